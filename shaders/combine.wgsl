@@ -1,0 +1,27 @@
+// out = x + clamp(Σ weight · y + y of the shared expert) (ops/combine.rs). Grid: a thread an element.
+#import step
+
+struct Params {
+    lead: u32,
+    rows: u32,
+    width: u32,
+    k: u32,
+    bound: f32,
+}
+@group(0) @binding(1) var<uniform> params: Params;
+#bind var<storage, read> x: array<f32>; // [rows, width]
+#bind var<storage, read> y: array<f32>; // [rows, k + 1, width]
+#bind var<storage, read> weights: array<f32>; // [rows, k]
+#bind var<storage, read_write> out: array<f32>; // [rows, width]
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let row = id.x / params.width;
+    let i = id.x % params.width;
+    if row >= led(params.lead, params.rows) { return; }
+    let base = row * (params.k + 1u) * params.width + i;
+    var sum = 0.0;
+    for (var s = 0u; s < params.k; s++) { sum += weights[row * params.k + s] * y[base + s * params.width]; }
+    sum += y[base + params.k * params.width];
+    out[id.x] = x[id.x] + clamp(sum, -params.bound, params.bound);
+}

@@ -1,0 +1,67 @@
+// Sums and maxima over a workgroup of WG threads, every thread gets the result.
+// One pass over subgroups where there are any, else two barriers; no assumption about the subgroup size.
+
+const WG: u32 = 64u;
+const FEW: u32 = 8u;
+
+struct Lane {
+    @builtin(local_invocation_index) id: u32,
+#ifdef SUBGROUPS
+    @builtin(subgroup_invocation_id) in_subgroup: u32,
+    @builtin(subgroup_size) subgroup_size: u32,
+    @builtin(subgroup_id) subgroup: u32,
+#endif
+}
+
+var<workgroup> reduce_partial: array<f32, WG>;
+var<workgroup> reduce_few: array<f32, FEW>;
+
+fn workgroup_sum(lane: Lane, v: f32) -> f32 {
+    workgroupBarrier();
+#ifdef SUBGROUPS
+    let mine = subgroupAdd(v);
+    if lane.in_subgroup == 0u { reduce_partial[lane.subgroup] = mine; }
+    workgroupBarrier();
+    var sum = 0.0;
+    let n = (WG + lane.subgroup_size - 1u) / lane.subgroup_size;
+    for (var i = 0u; i < n; i++) { sum += reduce_partial[i]; }
+    return sum;
+#else
+    reduce_partial[lane.id] = v;
+    workgroupBarrier();
+    if lane.id < FEW {
+        var few = 0.0;
+        for (var i = lane.id; i < WG; i += FEW) { few += reduce_partial[i]; }
+        reduce_few[lane.id] = few;
+    }
+    workgroupBarrier();
+    var sum = 0.0;
+    for (var i = 0u; i < FEW; i++) { sum += reduce_few[i]; }
+    return sum;
+#endif
+}
+
+fn workgroup_max(lane: Lane, v: f32) -> f32 {
+    workgroupBarrier();
+#ifdef SUBGROUPS
+    let mine = subgroupMax(v);
+    if lane.in_subgroup == 0u { reduce_partial[lane.subgroup] = mine; }
+    workgroupBarrier();
+    var top = reduce_partial[0];
+    let n = (WG + lane.subgroup_size - 1u) / lane.subgroup_size;
+    for (var i = 1u; i < n; i++) { top = max(top, reduce_partial[i]); }
+    return top;
+#else
+    reduce_partial[lane.id] = v;
+    workgroupBarrier();
+    if lane.id < FEW {
+        var few = reduce_partial[lane.id];
+        for (var i = lane.id; i < WG; i += FEW) { few = max(few, reduce_partial[i]); }
+        reduce_few[lane.id] = few;
+    }
+    workgroupBarrier();
+    var top = reduce_few[0];
+    for (var i = 1u; i < FEW; i++) { top = max(top, reduce_few[i]); }
+    return top;
+#endif
+}

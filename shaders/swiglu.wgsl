@@ -1,0 +1,24 @@
+// h = clamp(silu(clamp(gate)) · up) (ops/swiglu.rs). Grid: a thread an output.
+#import step
+
+const GATE_BOUND: f32 = 20.0;
+const OUT_BOUND: f32 = 1000.0;
+
+struct Params {
+    lead: u32,
+    rows: u32,
+    per_lead: u32,
+    width: u32,
+}
+@group(0) @binding(1) var<uniform> params: Params;
+#bind var<storage, read> x: array<f32>; // [rows · per_lead, 2 · width]: gate, up
+#bind var<storage, read_write> y: array<f32>; // [rows · per_lead, width]
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let row = id.x / params.width;
+    if row >= led(params.lead, params.rows) * params.per_lead { return; }
+    let at = row * 2u * params.width + id.x % params.width;
+    let g = clamp(x[at], -GATE_BOUND, GATE_BOUND);
+    y[id.x] = clamp(g / (1.0 + exp(-g)) * x[at + params.width], -OUT_BOUND, OUT_BOUND);
+}

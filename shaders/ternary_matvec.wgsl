@@ -1,0 +1,79 @@
+// Codes × ternary matrices for few rows, and for experts chosen per row (ops/ternary_matmul.rs).
+// Grid: x = tiles of 128 outputs of one row's matrices, y = rows · slots. A workgroup is 32 lanes of 4 outputs, times
+// SPLIT shares of the columns that are added up at the end behind one barrier.
+#import step
+#import ternary
+
+override SPLIT: u32 = 4u;
+
+struct Params {
+    lead: u32,
+    rows: u32,
+    sets: u32,
+    set_words: u32,
+    parts: u32, // matrices of the stack, or of one expert
+    slots: u32, // k + 1 with experts, else 1
+    k: u32,
+    n_experts: u32,
+    out_width: u32,
+}
+@group(0) @binding(1) var<uniform> params: Params;
+#bind var<storage, read> codes: array<u32>; // [rows, sets, set_words]
+#bind var<storage, read> meta: array<vec2<f32>>; // [rows, sets]: 1/k, sum of codes
+#bind var<storage, read> weights: array<vec4<u32>>; // a stack: header, table, words
+#ifdef EXPERTS
+#bind var<storage, read> top: array<u32>; // [rows, k]
+#endif
+#ifdef RESIDUAL
+#bind var<storage, read> residual: array<f32>; // [rows, out_width]
+#endif
+#bind var<storage, read_write> y: array<f32>; // [rows, slots, out_width]
+
+#import stack
+
+var<workgroup> shares: array<vec4<i32>, SPLIT * TILE_LANES>;
+
+@compute @workgroup_size(TILE_LANES, SPLIT)
+fn main(@builtin(local_invocation_id) local: vec3<u32>, @builtin(workgroup_id) group: vec3<u32>) {
+    let row = group.y / params.slots;
+    let slot = group.y % params.slots;
+    var first = 0u;
+#ifdef EXPERTS
+    var expert = params.n_experts;
+    if slot < params.k { expert = top[row * params.k + slot]; }
+    first = expert * params.parts;
+#endif
+    let tile = find_tile(first, group.x);
+    let part = part_at(first + tile.part);
+    let set = row * params.sets + select(slot * params.parts + tile.part, 0u, params.sets == 1u);
+    let act = set * params.set_words;
+    let groups = 8u / part.bits; // words of activations for a word of weights: 4 or 8
+    let words = (weights[0].y + 4u * groups - 1u) / (4u * groups);
+    let mask = select(0x03030303u, 0x01010101u, part.bits == 1u);
+
+    var sum = vec4<i32>();
+    for (var j = local.y; j < words; j += SPLIT) {
+        let w = weights[part.first + (tile.tile * words + j) * TILE_LANES + local.x];
+        for (var g = 0u; g < groups; g++) {
+            sum += dot_rows(w, g * part.bits, mask, codes[act + j * groups + g]);
+        }
+    }
+    shares[local.y * TILE_LANES + local.x] = sum;
+    workgroupBarrier();
+    if local.y != 0u { return; }
+    for (var s = 1u; s < SPLIT; s++) { sum += shares[s * TILE_LANES + local.x]; }
+
+    let m = meta[set];
+    let in_part = (tile.tile * TILE_LANES + local.x) * 4u;
+    let out = group.y * params.out_width + tile.out + in_part;
+    let exact = exact_sums(sum, i32(m.y), part.bits);
+    for (var i = 0u; i < 4u; i++) {
+        if in_part + i < part.rows {
+            var v = f32(exact[i]) * (part.scale * m.x);
+#ifdef RESIDUAL
+            v += residual[out + i];
+#endif
+            y[out + i] = v;
+        }
+    }
+}

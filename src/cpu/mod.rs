@@ -1,0 +1,163 @@
+//! The CPU backend: words for every slot, and each op's own function in order.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::plan::{Backend, Caps, Io, Memory, Place, Plan, ProgramId, Slot, SlotKind, Step};
+
+/// Runs plans on the CPU: by the plain definitions, or with SIMD and threads where an op has that.
+#[derive(Debug, Default)]
+pub struct Cpu {
+    plain: bool,
+    /// Weights, constants and states, shared between programs.
+    own: Vec<Vec<u32>>,
+    by_name: HashMap<String, usize>,
+    programs: Vec<Program>,
+}
+
+#[derive(Debug)]
+struct Program {
+    plan: Arc<Plan>,
+    places: Vec<At>,
+    pool: Vec<Vec<u32>>,
+}
+
+/// Where a slot's words are.
+#[derive(Debug, Clone, Copy)]
+enum At {
+    Pool(usize),
+    Own(usize),
+}
+
+impl Cpu {
+    /// With SIMD and threads.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// By the plain definitions alone: the reference.
+    pub fn plain() -> Self {
+        Cpu { plain: true, ..Self::default() }
+    }
+
+    fn own(&mut self, name: String, words: impl FnOnce() -> Vec<u32>) -> usize {
+        *self.by_name.entry(name).or_insert_with(|| {
+            self.own.push(words());
+            self.own.len() - 1
+        })
+    }
+
+    fn words_mut(&mut self, program: ProgramId, slot: Slot) -> &mut Vec<u32> {
+        let p = &mut self.programs[program.0];
+        match p.places[slot.0] {
+            At::Pool(i) => &mut p.pool[i],
+            At::Own(i) => &mut self.own[i],
+        }
+    }
+}
+
+fn weight_key(name: &str) -> String {
+    format!("weight {name}")
+}
+
+impl Backend for Cpu {
+    fn describe(&self) -> String {
+        let kind = if self.plain { "plain definitions" } else { "SIMD and threads" };
+        format!("CPU, {} threads, {kind}", rayon::current_num_threads())
+    }
+
+    fn caps(&self) -> Caps {
+        Caps::PLAIN
+    }
+
+    fn has_weight(&self, name: &str) -> bool {
+        self.by_name.contains_key(&weight_key(name))
+    }
+
+    fn load_weight(&mut self, name: &str, words: Vec<u32>) -> Result<()> {
+        self.own(weight_key(name), || words);
+        Ok(())
+    }
+
+    fn prepare(&mut self, plan: Arc<Plan>, keep: bool) -> Result<ProgramId> {
+        let memory = Memory::assign(&plan, keep);
+        let mut places = Vec::with_capacity(plan.slots.len());
+        for (slot, place) in plan.slots.iter().zip(&memory.places) {
+            places.push(match (&slot.kind, place) {
+                (_, Place::Pooled(i)) => At::Pool(*i),
+                (SlotKind::Weight(w), _) => {
+                    let key = weight_key(&w.to_string());
+                    let found = self.by_name.get(&key).copied();
+                    At::Own(found.ok_or_else(|| Error::format(&key, "is not resident"))?)
+                }
+                (SlotKind::Constant(name, words), _) => {
+                    At::Own(self.own(format!("constant {name}"), || words.to_vec()))
+                }
+                (SlotKind::State(name), _) => {
+                    At::Own(self.own(format!("state {name}"), || vec![0; slot.spec.words()]))
+                }
+                // Nothing reads or writes a temporary that no node mentions.
+                (SlotKind::Temp | SlotKind::Input(_), Place::Own) => At::Own(self.own("unused".into(), Vec::new)),
+            });
+        }
+        let pool = memory.sizes.iter().map(|&n| vec![0; n]).collect();
+        self.programs.push(Program { plan, places, pool });
+        Ok(ProgramId(self.programs.len() - 1))
+    }
+
+    fn plan(&self, program: ProgramId) -> Arc<Plan> {
+        self.programs[program.0].plan.clone()
+    }
+
+    fn write(&mut self, program: ProgramId, slot: Slot, at: usize, words: &[u32]) -> Result<()> {
+        let target = self.words_mut(program, slot).get_mut(at..at + words.len());
+        let n = words.len();
+        target.ok_or_else(|| Error::argument("write", format!("{n} words at {at} do not fit")))?.copy_from_slice(words);
+        Ok(())
+    }
+
+    fn run(&mut self, program: ProgramId, step: &Step, nodes: Range<usize>) -> Result<()> {
+        let plan = self.programs[program.0].plan.clone();
+        for node in &plan.nodes[nodes] {
+            // Outputs are taken out while the op runs; a node never reads what it writes.
+            let taken: Vec<Vec<u32>> =
+                node.outputs.iter().map(|&s| std::mem::take(self.words_mut(program, s))).collect();
+            let p = &self.programs[program.0];
+            let read = |slot: &Slot| {
+                let words = match p.places[slot.0] {
+                    At::Pool(i) => &p.pool[i],
+                    At::Own(i) => &self.own[i],
+                };
+                (plan.spec(*slot), &words[..])
+            };
+            let mut taken = taken;
+            let outputs = node.outputs.iter().zip(&mut taken).map(|(&s, w)| (plan.spec(s), &mut w[..])).collect();
+            let mut io = Io { inputs: node.inputs.iter().map(read).collect(), outputs };
+            if self.plain {
+                node.op.cpu(step, &mut io);
+            } else {
+                node.op.cpu_fast(step, &mut io);
+            }
+            for (&slot, words) in node.outputs.iter().zip(taken) {
+                *self.words_mut(program, slot) = words;
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, program: ProgramId, ranges: &[(Slot, Range<usize>)]) -> Result<Vec<Vec<u32>>> {
+        let mut all = Vec::new();
+        for (slot, range) in ranges {
+            let words = self.words_mut(program, *slot).get(range.clone());
+            all.push(words.ok_or_else(|| Error::argument("read", format!("{range:?} is out of bounds")))?.to_vec());
+        }
+        Ok(all)
+    }
+
+    fn memory(&self) -> u64 {
+        let pools = self.programs.iter().flat_map(|p| &p.pool);
+        self.own.iter().chain(pools).map(|w| 4 * w.len() as u64).sum()
+    }
+}

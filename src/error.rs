@@ -1,0 +1,131 @@
+//! The one error type: what is wrong, with which object, what was expected and found, and what to do.
+
+use std::path::PathBuf;
+
+/// The result of everything in this crate that can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Everything that files, devices and callers can do wrong. No variant leaves the engine unusable.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be opened, read or written.
+    #[error("{path}: cannot be read or written", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// A file, or a named part of it, is not what it should be.
+    #[error("{object}: {problem}")]
+    Format {
+        /// The file, with the offset, tensor or key where it is known.
+        object: String,
+        /// What was expected, what was found, and what to do.
+        problem: String,
+    },
+    /// A tensor or an op's input has another shape or dtype than needed.
+    #[error("{object} is {found}, expected {expected}")]
+    Shape {
+        /// The tensor or the op.
+        object: String,
+        /// The shape and dtype needed.
+        expected: String,
+        /// The shape and dtype found.
+        found: String,
+    },
+    /// Tensors that the model needs and the checkpoint lacks, all of them.
+    #[error("{file}: {n} tensors are missing: {list}", n = names.len(), list = names.join(", "))]
+    MissingTensors {
+        /// The checkpoint.
+        file: String,
+        /// Their names.
+        names: Vec<String>,
+    },
+    /// A key of a model's configuration is missing, of the wrong type or out of bounds.
+    #[error("config key {key:?}: {problem}")]
+    Config {
+        /// The key, with its path in the file.
+        key: String,
+        /// What was expected and found.
+        problem: String,
+    },
+    /// Valid, but not something that this engine runs.
+    #[error("{object} is not supported: {problem}")]
+    Unsupported {
+        /// What is not supported.
+        object: String,
+        /// What is supported instead.
+        problem: String,
+    },
+    /// A value given by the caller is out of range.
+    #[error("{name}: {problem}")]
+    Argument {
+        /// The option or parameter.
+        name: String,
+        /// The value found and the range allowed.
+        problem: String,
+    },
+    /// Something does not fit: memory, a device limit, the context.
+    #[error("{what} needs {wanted}, {available} available; {advice}")]
+    Limit {
+        /// What does not fit.
+        what: String,
+        /// How much it needs.
+        wanted: String,
+        /// How much there is.
+        available: String,
+        /// What to do.
+        advice: String,
+    },
+    /// A graphics device is absent, was lost, or refused a command.
+    #[error("device {device}: {problem}")]
+    Device {
+        /// The adapter's name, or what was asked for.
+        device: String,
+        /// What happened, and what to do.
+        problem: String,
+    },
+    /// The logits of a step hold NaN or infinity, so no token can be chosen.
+    #[error("{0}: the logits are not finite; the weights or the input are broken (`ternion check` finds the op)")]
+    NonFiniteLogits(String),
+    /// A model was recorded with operands that do not fit; a mistake in a model definition.
+    #[error("{op} at {at}: {source}")]
+    Plan {
+        /// The op's name.
+        op: &'static str,
+        /// The file and line that recorded it.
+        at: String,
+        /// What does not fit.
+        source: Box<Error>,
+    },
+}
+
+impl Error {
+    /// [`Error::Io`] for `path`, as a closure for `map_err`.
+    pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Error::Io { path, source }
+    }
+
+    /// [`Error::Format`].
+    pub fn format(object: impl ToString, problem: impl ToString) -> Self {
+        Error::Format { object: object.to_string(), problem: problem.to_string() }
+    }
+
+    /// [`Error::Argument`].
+    pub fn argument(name: impl ToString, problem: impl ToString) -> Self {
+        Error::Argument { name: name.to_string(), problem: problem.to_string() }
+    }
+
+    /// [`Error::Config`].
+    pub fn config(key: impl ToString, problem: impl ToString) -> Self {
+        Error::Config { key: key.to_string(), problem: problem.to_string() }
+    }
+
+    /// [`Error::Shape`], from anything that prints.
+    pub fn shape(object: impl ToString, expected: impl ToString, found: impl ToString) -> Self {
+        Error::Shape { object: object.to_string(), expected: expected.to_string(), found: found.to_string() }
+    }
+}

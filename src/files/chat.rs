@@ -1,0 +1,34 @@
+//! The prompt of EmberNet: the text that its training and its own generate() wrap around a question.
+
+/// The text that stands for the picture in a prompt; the tokenizer turns it into the image token.
+pub const IMAGE_MARK: &str = "<image>";
+
+/// The prompt for one question: `User: <image>`, the question and `Assistant:` on lines of their own, with nothing
+/// after the colon.
+///
+/// The original always writes the image mark. Without a picture (`with_image` false) it is left out and the rest stays
+/// as it is, with the space after `User:`, so that the words around it become the same tokens. The beginning-of-text
+/// token is not part of this text; encode it with the tokenizer's special tokens.
+pub fn embernet_prompt(question: &str, with_image: bool) -> String {
+    let mark = if with_image { IMAGE_MARK } else { "" };
+    format!("User: {mark}\n{question}\nAssistant:")
+}
+
+/// What follows an answer when a chat goes on: a new line, `User: ` with the next question, and `Assistant:`.
+///
+/// The original answers single questions only; this continues its layout, and is to be encoded without special tokens.
+pub fn embernet_follow_up(question: &str) -> String {
+    format!("\nUser: {question}\nAssistant:")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_have_the_layout_of_the_original() {
+        assert_eq!(embernet_prompt("What is it?", true), "User: <image>\nWhat is it?\nAssistant:");
+        assert_eq!(embernet_prompt("What is it?", false), "User: \nWhat is it?\nAssistant:");
+        assert_eq!(embernet_follow_up("And now?"), "\nUser: And now?\nAssistant:");
+    }
+}

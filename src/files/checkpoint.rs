@@ -1,0 +1,285 @@
+//! A checkpoint of any form as a set of named tensors.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use super::mapped::{Backing, Form, map_file, recognise};
+use super::{Stored, safetensors, sharded, torch};
+use crate::error::{Error, Result};
+
+/// The names looked for in a directory, first match wins.
+const FILE_NAMES: [&str; 5] =
+    ["model.safetensors.index.json", "model.safetensors", "pytorch_model.bin", "model.pt", "final_model.pt"];
+
+/// What a file says of one tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// The tensor's name, without a `module.` that all names of the checkpoint begin with.
+    pub name: String,
+    /// The number format in the file.
+    pub stored: Stored,
+    /// The dimensions, outermost first; at most 8, empty for a scalar.
+    pub shape: Vec<usize>,
+}
+
+impl TensorInfo {
+    /// The number of elements; it does not overflow for the tensors of an open checkpoint.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+/// A tensor and where its elements lie. Readers make only entries whose bytes lie within their backing.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) info: TensorInfo,
+    /// Index into [`Contents::backings`].
+    pub(super) backing: usize,
+    /// From the first byte of the first element to the last byte of the last one, in the backing.
+    pub(super) bytes: Range<usize>,
+    /// Steps between neighbours of each dimension, in elements; `None` where the elements are contiguous.
+    pub(super) strides: Option<Vec<usize>>,
+}
+
+/// What a reader of one file form finds; `entries` are sorted by name and the names are unique.
+#[derive(Debug)]
+pub(super) struct Contents {
+    pub(super) entries: Vec<Entry>,
+    pub(super) backings: Vec<Backing>,
+    pub(super) metadata: BTreeMap<String, String>,
+}
+
+/// The named tensors of a model file, mapped into memory: opening reads headers only, tensors are read on demand.
+///
+/// The file must not be changed while it is open: truncating a mapped file makes the next read of it end the process
+/// (SIGBUS on Unix), and rewriting it changes the tensors. Replacing it by renaming another file over it is safe.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    contents: Contents,
+}
+
+impl Checkpoint {
+    /// Opens a checkpoint: a safetensors file, a `.safetensors.index.json` with its shards, a torch zip file, or a
+    /// directory with one of them under its usual name.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for what cannot be opened, [`Error::Format`] for what is no checkpoint or a broken one (with the
+    /// offset, tensor or key), [`Error::MissingTensors`] for shards that lack tensors, [`Error::Unsupported`] for
+    /// forms to save anew, [`Error::Limit`] for compressed archives that inflate to too much.
+    pub fn open(path: &Path) -> Result<Self> {
+        let path = find_file(path)?;
+        let mut contents = if path.to_string_lossy().ends_with(".index.json") {
+            sharded::read(&path)?
+        } else {
+            let map = map_file(&path)?;
+            match recognise(&path, &map)? {
+                Form::Safetensors => safetensors::read(&path, map)?,
+                Form::TorchZip => torch::read(&path, map)?,
+            }
+        };
+        strip_common_prefix(&mut contents.entries, "module.");
+        Ok(Self { path, contents })
+    }
+
+    /// The file that was opened: the index for a sharded checkpoint, the file found for a directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All tensors, sorted by name; tied ones appear under each of their names.
+    pub fn tensors(&self) -> impl Iterator<Item = &TensorInfo> {
+        self.contents.entries.iter().map(|entry| &entry.info)
+    }
+
+    /// The tensor called `name`, if there is one.
+    pub fn get(&self, name: &str) -> Option<&TensorInfo> {
+        self.entry(name).ok().map(|entry| &entry.info)
+    }
+
+    /// The free-form text pairs of a safetensors header; empty for torch files.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.contents.metadata
+    }
+
+    /// A range of a tensor's elements, counted row-major, converted to f32 from f64, f32, f16 or bf16.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensors`] if there is no such tensor, [`Error::Unsupported`] if its format is another,
+    /// [`Error::Argument`] if the range is not within the tensor.
+    pub fn read_f32(&self, name: &str, elements: Range<usize>) -> Result<Vec<f32>> {
+        let entry = self.entry(name)?;
+        let stored = entry.info.stored;
+        if !stored.reads_as_f32() {
+            return Err(self.wrong_format(&entry.info, "f64, f32, f16 or bf16"));
+        }
+        let bytes = self.element_bytes(entry, elements)?;
+        stored.decode(&bytes).ok_or_else(|| self.wrong_format(&entry.info, "f64, f32, f16 or bf16"))
+    }
+
+    /// All elements of a u32 tensor, row-major.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensors`] if there is no such tensor, [`Error::Unsupported`] if its format is not u32.
+    pub fn read_words(&self, name: &str) -> Result<Vec<u32>> {
+        let entry = self.entry(name)?;
+        if entry.info.stored != Stored::U32 {
+            return Err(self.wrong_format(&entry.info, "u32"));
+        }
+        let bytes = self.element_bytes(entry, 0..entry.info.elements())?;
+        Ok(bytes.as_chunks().0.iter().map(|&word| u32::from_le_bytes(word)).collect())
+    }
+
+    /// The bytes of all elements in the file's format, row-major; borrowed from the map where they are contiguous.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensors`] if there is no such tensor.
+    pub fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>> {
+        let entry = self.entry(name)?;
+        self.element_bytes(entry, 0..entry.info.elements())
+    }
+
+    /// Drops a tensor's pages from resident memory once it has been read; reading it again brings them back. Does
+    /// nothing for an unknown name and where the operating system has no such call.
+    pub fn release(&self, name: &str) {
+        if let Ok(entry) = self.entry(name)
+            && let Some(backing) = self.contents.backings.get(entry.backing)
+        {
+            backing.release(&entry.bytes);
+        }
+    }
+
+    fn entry(&self, name: &str) -> Result<&Entry> {
+        let entries = &self.contents.entries;
+        let found = entries.binary_search_by(|entry| entry.info.name.as_str().cmp(name)).ok();
+        found.and_then(|at| entries.get(at)).ok_or_else(|| Error::MissingTensors {
+            file: self.path.display().to_string(),
+            names: vec![name.to_string()],
+        })
+    }
+
+    fn element_bytes(&self, entry: &Entry, elements: Range<usize>) -> Result<Cow<'_, [u8]>> {
+        let TensorInfo { name, stored, shape } = &entry.info;
+        let count = entry.info.elements();
+        if elements.start > elements.end || elements.end > count {
+            let problem = format!("{elements:?} is not within the tensor's {count} elements");
+            return Err(Error::argument(format!("elements of {name:?}"), problem));
+        }
+        let backing = self.contents.backings.get(entry.backing).map_or(&[][..], Backing::bytes);
+        let bytes = backing.get(entry.bytes.clone()).unwrap_or_default();
+        let size = stored.size();
+        match &entry.strides {
+            Some(strides) => Ok(Cow::Owned(gather(bytes, size, shape, strides, elements))),
+            None => {
+                let range = elements.start * size..elements.end * size;
+                Ok(Cow::Borrowed(bytes.get(range).unwrap_or_default()))
+            }
+        }
+    }
+
+    fn wrong_format(&self, info: &TensorInfo, readable: &str) -> Error {
+        let object = format!("{}: tensor {:?} of {}", self.path.display(), info.name, info.stored);
+        Error::Unsupported { object, problem: format!("it is needed as {readable}") }
+    }
+}
+
+/// Copies elements `elements` (row-major count) of a strided tensor out of `bytes`, which start at its first element.
+fn gather(bytes: &[u8], size: usize, shape: &[usize], strides: &[usize], elements: Range<usize>) -> Vec<u8> {
+    let mut out = Vec::with_capacity(elements.len() * size);
+    for element in elements {
+        let mut rest = element;
+        let mut at = 0;
+        for (dim, stride) in shape.iter().zip(strides).rev() {
+            at += rest % dim * stride;
+            rest /= dim;
+        }
+        out.extend_from_slice(bytes.get(at * size..(at + 1) * size).unwrap_or_default());
+    }
+    out
+}
+
+/// Sorts `entries` by name, as [`Contents`] needs them.
+///
+/// # Errors
+/// [`Error::Format`] on `path` if two have the same name.
+pub(super) fn sort_by_name(path: &Path, entries: &mut [Entry]) -> Result<()> {
+    entries.sort_by(|a, b| a.info.name.cmp(&b.info.name));
+    for pair in entries.windows(2) {
+        if let [a, b] = pair
+            && a.info.name == b.info.name
+        {
+            let object = format!("{}: tensor {:?}", path.display(), a.info.name);
+            return Err(Error::format(object, "is there twice; names must be unique"));
+        }
+    }
+    Ok(())
+}
+
+/// Removes `prefix` from the names if all begin with it, as often as they do: wrappers for training on several devices
+/// put one there each. The order by name stays.
+fn strip_common_prefix(entries: &mut [Entry], prefix: &str) {
+    let wrapped = |entry: &Entry| entry.info.name.len() > prefix.len() && entry.info.name.starts_with(prefix);
+    while !entries.is_empty() && entries.iter().all(wrapped) {
+        for entry in &mut *entries {
+            entry.info.name.drain(..prefix.len());
+        }
+    }
+}
+
+/// `path` itself if it is a file, else the first of [`FILE_NAMES`] in it.
+fn find_file(path: &Path) -> Result<PathBuf> {
+    if !std::fs::metadata(path).map_err(Error::io(path))?.is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    let found = FILE_NAMES.iter().map(|name| path.join(name)).find(|file| file.exists());
+    found.ok_or_else(|| {
+        Error::format(path.display(), format!("holds no checkpoint; looked for {}", FILE_NAMES.join(", ")))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(name: &str) -> Entry {
+        let info = TensorInfo { name: name.to_string(), stored: Stored::U8, shape: vec![] };
+        Entry { info, backing: 0, bytes: 0..0, strides: None }
+    }
+
+    fn names(entries: &[Entry]) -> Vec<&str> {
+        entries.iter().map(|entry| entry.info.name.as_str()).collect()
+    }
+
+    #[test]
+    fn a_strided_tensor_is_gathered_row_major() {
+        let bytes: Vec<u8> = (0..6).collect();
+        assert_eq!(gather(&bytes, 1, &[3, 2], &[1, 3], 0..6), [0, 3, 1, 4, 2, 5]);
+        assert_eq!(gather(&bytes, 1, &[3, 2], &[1, 3], 3..5), [4, 2]);
+        assert_eq!(gather(&bytes, 2, &[2, 2], &[0, 1], 0..4), [0, 1, 2, 3, 0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_prefix_goes_only_if_all_names_have_it() {
+        let mut all = [named("module.module.a"), named("module.module.b")];
+        strip_common_prefix(&mut all, "module.");
+        assert_eq!(names(&all), ["a", "b"]);
+        let mut some = [named("module.a"), named("other.b")];
+        strip_common_prefix(&mut some, "module.");
+        assert_eq!(names(&some), ["module.a", "other.b"]);
+    }
+
+    #[test]
+    fn a_repeated_name_is_an_error() {
+        let mut twice = [named("b"), named("a"), named("b")];
+        let error = sort_by_name(Path::new("m"), &mut twice).unwrap_err();
+        assert_eq!(error.to_string(), "m: tensor \"b\": is there twice; names must be unique");
+    }
+
+    #[test]
+    fn a_checkpoint_can_be_shared_between_threads() {
+        fn shared<T: Send + Sync>() {}
+        shared::<Checkpoint>();
+    }
+}

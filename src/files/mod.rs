@@ -1,0 +1,21 @@
+//! Files from outside, none of them trusted: checkpoints, tokenizers, prompts, images.
+//!
+//! [`Checkpoint::open`] parses headers only; tensors are converted, a range at a time, when they are read. Files are
+//! not trusted: sizes and offsets are checked before use, and a pickle is read as data, never run.
+
+pub mod chat;
+mod checkpoint;
+pub mod image;
+mod mapped;
+mod pickle;
+mod pickled;
+mod safetensors;
+mod sharded;
+mod stored;
+pub mod tokenizer;
+mod torch;
+
+pub use checkpoint::{Checkpoint, TensorInfo};
+pub use image::Image;
+pub use stored::Stored;
+pub use tokenizer::{DecodeStream, Tokenizer};

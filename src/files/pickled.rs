@@ -1,0 +1,155 @@
+//! The values of a pickle, and the few globals that mean something in one that torch.save wrote.
+
+use super::stored::Stored;
+
+/// The index of a value in its [`Pickle`].
+pub(super) type Id = u32;
+
+/// A class or function by name; what it is elsewhere is of no concern here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Global<'a> {
+    pub(super) module: &'a str,
+    pub(super) name: &'a str,
+}
+
+impl std::fmt::Display for Global<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.module, self.name)
+    }
+}
+
+/// The globals that mean something to this reader.
+pub(super) enum Known {
+    RebuildTensorV2,
+    RebuildTensorV3,
+    RebuildParameter,
+    OrderedDict,
+    Size,
+    Storage(Option<Stored>),
+    Dtype(Stored),
+}
+
+impl Global<'_> {
+    pub(super) fn known(&self) -> Option<Known> {
+        Some(match (self.module, self.name) {
+            ("torch._utils", "_rebuild_tensor_v2") => Known::RebuildTensorV2,
+            ("torch._utils", "_rebuild_tensor_v3") => Known::RebuildTensorV3,
+            ("torch._utils", "_rebuild_parameter") => Known::RebuildParameter,
+            ("collections", "OrderedDict") => Known::OrderedDict,
+            ("torch", "Size") => Known::Size,
+            ("torch" | "torch.storage", "UntypedStorage") => Known::Storage(None),
+            ("torch" | "torch.cuda", name) if name.ends_with("Storage") => Known::Storage(Some(storage_class(name)?)),
+            ("torch", name) => Known::Dtype(dtype(name)?),
+            _ => return None,
+        })
+    }
+}
+
+fn storage_class(name: &str) -> Option<Stored> {
+    Some(match name {
+        "DoubleStorage" => Stored::F64,
+        "FloatStorage" => Stored::F32,
+        "HalfStorage" => Stored::F16,
+        "BFloat16Storage" => Stored::BF16,
+        "LongStorage" => Stored::I64,
+        "IntStorage" => Stored::I32,
+        "ShortStorage" => Stored::I16,
+        "CharStorage" => Stored::I8,
+        "ByteStorage" => Stored::U8,
+        "BoolStorage" => Stored::Bool,
+        _ => return None,
+    })
+}
+
+fn dtype(name: &str) -> Option<Stored> {
+    Some(match name {
+        "float64" | "double" => Stored::F64,
+        "float32" | "float" => Stored::F32,
+        "float16" | "half" => Stored::F16,
+        "bfloat16" => Stored::BF16,
+        "float8_e4m3fn" => Stored::F8E4M3,
+        "float8_e5m2" => Stored::F8E5M2,
+        "int64" | "long" => Stored::I64,
+        "int32" | "int" => Stored::I32,
+        "int16" | "short" => Stored::I16,
+        "int8" => Stored::I8,
+        "uint64" => Stored::U64,
+        "uint32" => Stored::U32,
+        "uint16" => Stored::U16,
+        "uint8" => Stored::U8,
+        "bool" => Stored::Bool,
+        _ => return None,
+    })
+}
+
+/// A tensor as the pickle gives it, not yet checked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RawTensor {
+    /// A [`Node::Storage`].
+    pub(super) storage: Id,
+    /// In elements.
+    pub(super) offset: i64,
+    /// Should be a tuple of ints; kept as an index, as one tuple may serve many tensors.
+    pub(super) shape: Id,
+    /// Likewise, in elements.
+    pub(super) strides: Id,
+    /// Overrides the storage's format.
+    pub(super) stored: Option<Stored>,
+}
+
+/// A value of a pickle.
+#[derive(Debug)]
+pub(super) enum Node<'a> {
+    Int(i64),
+    Str(&'a str),
+    Tuple(Vec<Id>),
+    List(Vec<Id>),
+    Dict(Vec<(Id, Id)>),
+    /// A name that was mentioned, not called.
+    Global(Global<'a>),
+    /// What calling an unknown global would have made.
+    Object(Global<'a>),
+    /// `stored` is `None` and `elements` are bytes for an untyped storage.
+    Storage {
+        stored: Option<Stored>,
+        key: &'a str,
+        elements: i64,
+    },
+    Tensor(RawTensor),
+    /// A value whose kind alone matters.
+    Other(&'static str),
+}
+
+impl std::fmt::Display for Node<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Node::Int(value) => write!(f, "the int {value}"),
+            Node::Str(_) => f.write_str("a string"),
+            Node::Tuple(_) => f.write_str("a tuple"),
+            Node::List(_) => f.write_str("a list"),
+            Node::Dict(_) => f.write_str("a dict"),
+            Node::Global(global) => write!(f, "the global {global}"),
+            Node::Object(global) => write!(f, "an object of {global}"),
+            Node::Storage { .. } => f.write_str("a storage"),
+            Node::Tensor(_) => f.write_str("a tensor"),
+            Node::Other(kind) => f.write_str(kind),
+        }
+    }
+}
+
+/// A pickle's values; `root` is what was pickled.
+#[derive(Debug)]
+pub(super) struct Pickle<'a> {
+    pub(super) nodes: Vec<Node<'a>>,
+    pub(super) root: Id,
+}
+
+impl<'a> Pickle<'a> {
+    pub(super) fn root(&self) -> &Node<'a> {
+        self.node(self.root)
+    }
+
+    pub(super) fn node(&self, id: Id) -> &Node<'a> {
+        self.nodes.get(id as usize).unwrap_or(&Node::Other("nothing"))
+    }
+}

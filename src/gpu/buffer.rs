@@ -1,0 +1,103 @@
+//! Buffers: creation within limits, upload in pieces, reading back.
+
+use std::ops::Range;
+
+use super::device::Device;
+use crate::error::{Error, Result};
+
+/// Bytes uploaded between two flushes, so that staging memory does not pile up.
+const UPLOAD_CHUNK: usize = 64 << 20;
+
+/// A zeroed storage buffer of at least one word.
+///
+/// # Errors
+/// [`Error::Limit`] with the buffer's name if it is above the device's limits or memory is short.
+pub fn storage(device: &Device, name: &str, words: usize) -> Result<wgpu::Buffer> {
+    let bytes = 4 * words.max(4) as u64;
+    if bytes > device.caps.max_binding {
+        return Err(Error::Limit {
+            what: name.to_owned(),
+            wanted: format!("{bytes} bytes"),
+            available: format!("{} bytes a buffer on {}", device.caps.max_binding, device.label),
+            advice: "use a smaller context or fewer sessions, or `--device cpu`".into(),
+        });
+    }
+    let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
+    let desc = wgpu::BufferDescriptor { label: Some(name), size: bytes, usage, mapped_at_creation: false };
+    device.guarded(name, bytes, || device.device.create_buffer(&desc))
+}
+
+/// A storage buffer with these words.
+///
+/// # Errors
+/// As [`storage`].
+pub fn upload(device: &Device, name: &str, words: &[u32]) -> Result<wgpu::Buffer> {
+    let buffer = storage(device, name, words.len())?;
+    let bytes: &[u8] = bytemuck::cast_slice(words);
+    device.guarded(name, bytes.len() as u64, || {
+        for (i, chunk) in bytes.chunks(UPLOAD_CHUNK).enumerate() {
+            device.queue.write_buffer(&buffer, (i * UPLOAD_CHUNK) as u64, chunk);
+            device.queue.submit([]);
+        }
+    })?;
+    Ok(buffer)
+}
+
+/// Reads back ranges of words through one staging buffer that is kept and grown.
+#[derive(Debug, Default)]
+pub struct Readback {
+    staging: Option<wgpu::Buffer>,
+}
+
+impl Readback {
+    /// Words of buffers, after everything submitted before has run.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device is lost.
+    pub fn read(&mut self, device: &Device, ranges: &[(&wgpu::Buffer, Range<usize>)]) -> Result<Vec<Vec<u32>>> {
+        let total: u64 = ranges.iter().map(|(_, r)| 4 * r.len() as u64).sum();
+        if total == 0 {
+            return Ok(vec![Vec::new(); ranges.len()]);
+        }
+        let staging = self.staging(device, total)?;
+        let mut encoder = device.device.create_command_encoder(&Default::default());
+        let mut at = 0;
+        for (buffer, range) in ranges {
+            let bytes = 4 * range.len() as u64;
+            encoder.copy_buffer_to_buffer(buffer, 4 * range.start as u64, &staging, at, bytes);
+            at += bytes;
+        }
+        device.queue.submit([encoder.finish()]);
+        let (done, wait) = std::sync::mpsc::channel();
+        staging.slice(..total).map_async(wgpu::MapMode::Read, move |r| {
+            let _ = done.send(r);
+        });
+        let failed = |e: String| Error::Device { device: device.label.clone(), problem: format!("reading back: {e}") };
+        device.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| failed(e.to_string()))?;
+        device.check()?;
+        wait.recv().map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;
+        let view = staging.slice(..total).get_mapped_range().map_err(|e| failed(e.to_string()))?;
+        let mut words: &[u32] = &bytemuck::pod_collect_to_vec::<u8, u32>(&view);
+        let mut out = Vec::with_capacity(ranges.len());
+        for (_, range) in ranges {
+            let (head, tail) = words.split_at(range.len());
+            out.push(head.to_vec());
+            words = tail;
+        }
+        drop(view);
+        staging.unmap();
+        Ok(out)
+    }
+
+    fn staging(&mut self, device: &Device, bytes: u64) -> Result<wgpu::Buffer> {
+        if let Some(buffer) = self.staging.as_ref().filter(|b| b.size() >= bytes) {
+            return Ok(buffer.clone());
+        }
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let size = bytes.next_power_of_two();
+        let desc = wgpu::BufferDescriptor { label: Some("readback"), size, usage, mapped_at_creation: false };
+        let buffer = device.guarded("readback", size, || device.device.create_buffer(&desc))?;
+        self.staging = Some(buffer.clone());
+        Ok(buffer)
+    }
+}

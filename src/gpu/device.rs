@@ -1,0 +1,239 @@
+//! Adapters: listing, choosing, opening.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use crate::error::{Error, Result};
+use crate::plan::Caps;
+
+/// An adapter as wgpu reports it.
+#[derive(Debug, Clone)]
+pub struct AdapterSummary {
+    /// Number in the list, for `--device N`.
+    pub index: usize,
+    /// The device's name.
+    pub name: String,
+    /// Vulkan, Metal, Dx12 or Gl.
+    pub backend: String,
+    /// Driver and its version.
+    pub driver: String,
+    /// What kind of device.
+    pub kind: AdapterKind,
+    /// The features that matter to kernels, as (name, present).
+    pub features: Vec<(&'static str, bool)>,
+    /// The limits that matter to kernels, as (name, value).
+    pub limits: Vec<(&'static str, u64)>,
+}
+
+/// What kind of device an adapter is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdapterKind {
+    /// A graphics card.
+    Discrete,
+    /// Part of the processor.
+    Integrated,
+    /// Of a virtual machine, or of unknown kind.
+    Other,
+    /// A driver that computes on the CPU.
+    Software,
+}
+
+/// Every adapter, real GPUs first, one backend for each device before its second ones.
+#[derive(Debug)]
+pub struct Adapters {
+    list: Vec<wgpu::Adapter>,
+}
+
+/// The backends tried when `WGPU_BACKEND` does not name any: GL only where nothing better is found.
+const NATIVE: wgpu::Backends = wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
+
+impl Adapters {
+    /// All adapters of the backends that `WGPU_BACKEND` names (default: Vulkan, Metal, DX12; GL if there are none).
+    pub fn find() -> Self {
+        let list = match wgpu::Backends::from_env() {
+            Some(backends) => Self::of(backends),
+            None => {
+                let native = Self::of(NATIVE);
+                if native.is_empty() { Self::of(wgpu::Backends::GL) } else { native }
+            }
+        };
+        Adapters { list }
+    }
+
+    fn of(backends: wgpu::Backends) -> Vec<wgpu::Adapter> {
+        let mut desc = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+        desc.backends = backends;
+        let mut list = pollster::block_on(wgpu::Instance::new(desc).enumerate_adapters(backends));
+        list.sort_by_key(|a| kind(a) as u8);
+        list
+    }
+
+    /// What `ternion devices` prints.
+    pub fn summaries(&self) -> Vec<AdapterSummary> {
+        self.list.iter().enumerate().map(|(index, a)| summary(index, a)).collect()
+    }
+
+    /// The best real GPU, or the one that `WGPU_ADAPTER_NAME` names (part of a name, any case).
+    pub fn best(&self, software: bool) -> Option<usize> {
+        if let Ok(name) = std::env::var("WGPU_ADAPTER_NAME") {
+            return self.named(&name);
+        }
+        self.list.iter().position(|a| software || kind(a) != AdapterKind::Software)
+    }
+
+    /// The first adapter whose name contains `name`, ignoring case.
+    pub fn named(&self, name: &str) -> Option<usize> {
+        let name = name.to_lowercase();
+        self.list.iter().position(|a| a.get_info().name.to_lowercase().contains(&name))
+    }
+
+    /// Opens adapter `index` with all its limits.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if there is no such adapter, or it cannot be opened.
+    pub fn open(&self, index: usize) -> Result<Device> {
+        let Some(adapter) = self.list.get(index) else {
+            let problem = format!("there are {} adapters; `ternion devices` lists them", self.list.len());
+            return Err(Error::Device { device: format!("number {index}"), problem });
+        };
+        Device::open(adapter)
+    }
+}
+
+fn kind(adapter: &wgpu::Adapter) -> AdapterKind {
+    match adapter.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => AdapterKind::Discrete,
+        wgpu::DeviceType::IntegratedGpu => AdapterKind::Integrated,
+        wgpu::DeviceType::Cpu => AdapterKind::Software,
+        _ => AdapterKind::Other,
+    }
+}
+
+fn summary(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
+    let (info, features, limits) = (adapter.get_info(), adapter.features(), adapter.limits());
+    AdapterSummary {
+        index,
+        backend: format!("{:?}", info.backend),
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+        kind: kind(adapter),
+        features: vec![
+            ("subgroups", features.contains(wgpu::Features::SUBGROUP)),
+            ("f16", features.contains(wgpu::Features::SHADER_F16)),
+            ("timestamps", features.contains(wgpu::Features::TIMESTAMP_QUERY)),
+        ],
+        limits: vec![
+            ("storage binding, bytes", limits.max_storage_buffer_binding_size),
+            ("buffer, bytes", limits.max_buffer_size),
+            ("workgroup storage, bytes", u64::from(limits.max_compute_workgroup_storage_size)),
+            ("workgroup invocations", u64::from(limits.max_compute_invocations_per_workgroup)),
+            ("least subgroup", u64::from(info.subgroup_min_size)),
+            ("largest subgroup", u64::from(info.subgroup_max_size)),
+        ],
+        name: info.name,
+    }
+}
+
+/// What went wrong outside of any call: kept until the next call can return it.
+#[derive(Debug, Default)]
+pub struct Trouble {
+    lost: AtomicBool,
+    message: Mutex<Option<String>>,
+}
+
+impl Trouble {
+    fn note(&self, message: String) {
+        log::error!("{message}");
+        if let Ok(mut slot) = self.message.lock() {
+            slot.get_or_insert(message);
+        }
+    }
+}
+
+/// An open device with its queue.
+#[derive(Debug)]
+pub struct Device {
+    /// The device.
+    pub device: wgpu::Device,
+    /// Its queue.
+    pub queue: wgpu::Queue,
+    /// What kernels may use.
+    pub caps: Caps,
+    /// Name, backend, driver.
+    pub label: String,
+    trouble: Arc<Trouble>,
+}
+
+impl Device {
+    fn open(adapter: &wgpu::Adapter) -> Result<Self> {
+        let info = adapter.get_info();
+        let label = format!("{} ({:?}, {} {})", info.name, info.backend, info.driver, info.driver_info);
+        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+        let features = adapter.features() & wanted;
+        let limits = adapter.limits();
+        let desc = wgpu::DeviceDescriptor {
+            label: Some("ternion"),
+            required_features: features,
+            required_limits: limits.clone(),
+            ..Default::default()
+        };
+        let failed = |e: wgpu::RequestDeviceError| Error::Device { device: label.clone(), problem: e.to_string() };
+        let (device, queue) = pollster::block_on(adapter.request_device(&desc)).map_err(failed)?;
+        let trouble = Arc::new(Trouble::default());
+        // By default an uncaptured error panics.
+        let on_error = trouble.clone();
+        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| on_error.note(e.to_string())));
+        let on_lost = trouble.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            on_lost.lost.store(true, Ordering::SeqCst);
+            on_lost.note(format!("the device was lost ({reason:?}): {message}"));
+        });
+        let caps = Caps {
+            subgroups: features.contains(wgpu::Features::SUBGROUP),
+            dot4: info.backend != wgpu::Backend::Gl,
+            max_binding: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+        };
+        Ok(Device { device, queue, caps, label, trouble })
+    }
+
+    /// The trouble since the last call, or that the device is lost: after a loss wgpu itself reports nothing.
+    ///
+    /// # Errors
+    /// [`Error::Device`].
+    pub fn check(&self) -> Result<()> {
+        let message = self.trouble.message.lock().ok().and_then(|mut m| m.take());
+        let lost = self.trouble.lost.load(Ordering::SeqCst);
+        match (message, lost) {
+            (None, false) => Ok(()),
+            (message, _) => {
+                let what = message.unwrap_or_else(|| "the device was lost".into());
+                let advice = if lost { "; open the engine again" } else { "" };
+                Err(Error::Device { device: self.label.clone(), problem: what + advice })
+            }
+        }
+    }
+
+    /// Runs `f` and returns what wgpu says of its commands: out of memory as [`Error::Limit`] for `what`.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] or [`Error::Device`].
+    pub fn guarded<T>(&self, what: &str, bytes: u64, f: impl FnOnce() -> T) -> Result<T> {
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let result = f();
+        let memory = pollster::block_on(memory.pop());
+        let other = pollster::block_on(internal.pop()).or(pollster::block_on(validation.pop()));
+        if memory.is_some() {
+            return Err(Error::Limit {
+                what: what.to_owned(),
+                wanted: format!("{bytes} bytes"),
+                available: format!("less on {}", self.label),
+                advice: "use a smaller context, fewer sessions, or `--device cpu`".into(),
+            });
+        }
+        match other {
+            Some(e) => Err(Error::Device { device: self.label.clone(), problem: format!("{what}: {e}") }),
+            None => self.check().map(|()| result),
+        }
+    }
+}

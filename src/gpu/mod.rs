@@ -1,0 +1,173 @@
+//! The GPU backend, through wgpu: [`device`] finds and opens adapters, [`shader`] expands kernels, and [`Gpu`] runs
+//! plans that are frozen once and encoded anew every step.
+
+mod buffer;
+pub mod device;
+mod pipeline;
+mod program;
+pub mod shader;
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use buffer::Readback;
+pub use device::{AdapterKind, AdapterSummary, Adapters, Device};
+use pipeline::Pipelines;
+use program::Program;
+
+use crate::error::{Error, Result};
+use crate::plan::{Backend, Caps, Memory, Place, Plan, ProgramId, Slot, SlotKind, Step};
+
+/// Runs plans on an adapter.
+#[derive(Debug)]
+pub struct Gpu {
+    device: Device,
+    pipelines: Pipelines,
+    /// Weights, constants and states, shared between programs.
+    own: HashMap<String, wgpu::Buffer>,
+    pooled: u64,
+    step: wgpu::Buffer,
+    programs: Vec<Program>,
+    readback: Readback,
+}
+
+impl Gpu {
+    /// A backend on an open device. `caps` may be less than the device's, to run other kernel variants.
+    ///
+    /// # Errors
+    /// [`Error::Device`] or [`Error::Limit`] if the device cannot even hold the step's uniform.
+    pub fn new(mut device: Device, caps: Caps) -> Result<Self> {
+        device.caps = caps;
+        let desc = wgpu::BufferDescriptor {
+            label: Some("step"),
+            size: size_of::<Step>() as u64,
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        };
+        let step = device.guarded("step", desc.size, || device.device.create_buffer(&desc))?;
+        Ok(Gpu {
+            device,
+            pipelines: Pipelines::default(),
+            own: HashMap::new(),
+            pooled: 0,
+            step,
+            programs: Vec::new(),
+            readback: Readback::default(),
+        })
+    }
+
+    /// Destroys the device, as a driver reset would: every later call returns [`Error::Device`].
+    pub fn destroy(&self) {
+        self.device.device.destroy();
+        let _ = self.device.device.poll(wgpu::PollType::Poll);
+    }
+
+    /// The buffer of a slot that outlives programs.
+    fn own_buffer(&mut self, kind: &SlotKind, words: usize) -> Result<Option<wgpu::Buffer>> {
+        let key = match kind {
+            SlotKind::Weight(w) => weight_key(&w.to_string()),
+            SlotKind::Constant(name, _) => format!("constant {name}"),
+            SlotKind::State(name) => format!("state {name}"),
+            SlotKind::Temp | SlotKind::Input(_) => return Ok(None),
+        };
+        if let Some(buffer) = self.own.get(&key) {
+            return Ok(Some(buffer.clone()));
+        }
+        let buffer = match kind {
+            SlotKind::Constant(_, words) => buffer::upload(&self.device, &key, words)?,
+            SlotKind::State(_) => buffer::storage(&self.device, &key, words)?,
+            _ => return Err(Error::format(&key, "is not resident")),
+        };
+        self.own.insert(key, buffer.clone());
+        Ok(Some(buffer))
+    }
+
+    fn slot_buffer(&self, program: ProgramId, slot: Slot, range: &Range<usize>) -> Result<&wgpu::Buffer> {
+        let buffer = self.programs[program.0].buffers[slot.0].as_ref();
+        let fits = |b: &&wgpu::Buffer| range.start <= range.end && 4 * range.end as u64 <= b.size();
+        let problem = || format!("words {range:?} of slot %{} are out of bounds", slot.0);
+        buffer.filter(fits).ok_or_else(|| Error::argument("slot", problem()))
+    }
+}
+
+fn weight_key(name: &str) -> String {
+    format!("weight {name}")
+}
+
+impl Backend for Gpu {
+    fn describe(&self) -> String {
+        self.device.label.clone()
+    }
+
+    fn caps(&self) -> Caps {
+        self.device.caps
+    }
+
+    fn has_weight(&self, name: &str) -> bool {
+        self.own.contains_key(&weight_key(name))
+    }
+
+    fn load_weight(&mut self, name: &str, words: Vec<u32>) -> Result<()> {
+        let key = weight_key(name);
+        if !self.own.contains_key(&key) {
+            let buffer = buffer::upload(&self.device, &key, &words)?;
+            self.own.insert(key, buffer);
+        }
+        Ok(())
+    }
+
+    fn prepare(&mut self, plan: Arc<Plan>, keep: bool) -> Result<ProgramId> {
+        self.device.check()?;
+        let memory = Memory::assign(&plan, keep);
+        let mut pool = Vec::with_capacity(memory.sizes.len());
+        for (i, &words) in memory.sizes.iter().enumerate() {
+            let buffer = buffer::storage(&self.device, &format!("temporaries {i}"), words)?;
+            self.pooled += buffer.size();
+            pool.push(buffer);
+        }
+        let mut buffers = Vec::with_capacity(plan.slots.len());
+        for (slot, place) in plan.slots.iter().zip(&memory.places) {
+            buffers.push(match place {
+                Place::Pooled(i) => Some(pool[*i].clone()),
+                Place::Own => self.own_buffer(&slot.kind, slot.spec.words())?,
+            });
+        }
+        let program = Program::new(&self.device, &mut self.pipelines, &self.step, plan, buffers)?;
+        self.programs.push(program);
+        Ok(ProgramId(self.programs.len() - 1))
+    }
+
+    fn plan(&self, program: ProgramId) -> Arc<Plan> {
+        self.programs[program.0].plan.clone()
+    }
+
+    fn write(&mut self, program: ProgramId, slot: Slot, at: usize, words: &[u32]) -> Result<()> {
+        self.device.check()?;
+        let buffer = self.slot_buffer(program, slot, &(at..at + words.len()))?;
+        self.device.queue.write_buffer(buffer, 4 * at as u64, bytemuck::cast_slice(words));
+        Ok(())
+    }
+
+    fn run(&mut self, program: ProgramId, step: &Step, nodes: Range<usize>) -> Result<()> {
+        self.device.check()?;
+        self.device.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(step));
+        let mut encoder = self.device.device.create_command_encoder(&Default::default());
+        self.programs[program.0].encode(&mut encoder, &self.pipelines, step, nodes)?;
+        self.device.queue.submit([encoder.finish()]);
+        self.device.check()
+    }
+
+    fn read(&mut self, program: ProgramId, ranges: &[(Slot, Range<usize>)]) -> Result<Vec<Vec<u32>>> {
+        self.device.check()?;
+        let buffers: Result<Vec<_>> =
+            ranges.iter().map(|(s, r)| Ok((self.slot_buffer(program, *s, r)?.clone(), r.clone()))).collect();
+        let buffers = buffers?;
+        let list: Vec<_> = buffers.iter().map(|(b, r)| (b, r.clone())).collect();
+        self.readback.read(&self.device, &list)
+    }
+
+    fn memory(&self) -> u64 {
+        self.own.values().map(wgpu::Buffer::size).sum::<u64>() + self.pooled
+    }
+}

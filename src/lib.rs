@@ -1,0 +1,13 @@
+//! Ternion.
+#![allow(missing_docs)]
+
+pub mod cpu;
+pub mod error;
+pub mod files;
+pub mod gpu;
+pub mod ops;
+pub mod plan;
+pub mod tensor;
+pub mod ternary;
+
+pub use error::{Error, Result};

@@ -1,0 +1,238 @@
+//! Fused attention: grouped-query, causal over a KV cache, bidirectional, or cross.
+
+use rayon::prelude::*;
+
+use crate::error::Result;
+use crate::ops::embed::ROW_WORDS;
+use crate::ops::{expect, fast, require};
+use crate::params;
+use crate::plan::{Caps, Extent, Floats, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
+use crate::shader;
+use crate::tensor::{DType, Spec};
+
+/// Heads of an attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; query head h reads number `h / (heads / kv_heads)` (Ainslie et al. 2023).
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub d: usize,
+}
+
+/// Some columns of a slot, from `at` on: q, k and v may lie side by side in one matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Columns {
+    /// The slot.
+    pub slot: Slot,
+    /// First column.
+    pub at: usize,
+}
+
+/// `softmax(q · kᵀ / sqrt(d)) · v` per head. Source: Vaswani et al. 2017; one pass with a running maximum
+/// (Milakov & Gimelshein 2018).
+///
+/// q `[n, ..]` F32, k and v `[keys, ..]` F32 or F16 (columns of each) → `[n, heads · d]` F32. Cached: with
+/// rows `[n, 4]`, row r attends to keys `seq_base .. seq_base + seq_len`. Else every query attends to all keys.
+/// d at most 256. Error: ≤ 1e-5 absolute on values of size 1.
+#[derive(Debug)]
+struct Attention {
+    shape: AttentionShape,
+    at: [usize; 3],
+    cached: bool,
+}
+
+params!(AttentionParams {
+    heads: u32,
+    group: u32,
+    d: u32,
+    n_keys: u32,
+    q_at: u32,
+    q_width: u32,
+    k_at: u32,
+    k_width: u32,
+    v_at: u32,
+    v_width: u32,
+    scale: f32,
+});
+
+/// Widest head of the kernel: 64 threads keep 4 values each.
+const MAX_D: usize = 256;
+
+impl PlanBuilder {
+    /// Attention of every query over all keys: bidirectional, or cross.
+    #[track_caller]
+    pub fn attention(&self, q: Columns, k: Columns, v: Columns, shape: AttentionShape) -> Slot {
+        let op = Attention { shape, at: [q.at, k.at, v.at], cached: false };
+        self.push(op, &[q.slot, k.slot, v.slot])
+    }
+
+    /// Causal attention of each row over its sequence in the KV cache.
+    #[track_caller]
+    pub fn cached_attention(&self, q: Slot, k: Slot, v: Slot, rows: Slot, shape: AttentionShape) -> Slot {
+        self.push(Attention { shape, at: [0; 3], cached: true }, &[q, k, v, rows])
+    }
+}
+
+/// One head's keys and values as the plain definition reads them.
+struct Head<'a> {
+    k: Floats<'a>,
+    v: Floats<'a>,
+    k_width: usize,
+    v_width: usize,
+    k_at: usize,
+    v_at: usize,
+}
+
+impl Attention {
+    fn scale(&self) -> f32 {
+        1.0 / (self.shape.d as f32).sqrt()
+    }
+
+    /// Keys of query row `r`: first and count.
+    fn span(&self, io: &Io, r: usize) -> (usize, usize) {
+        if self.cached {
+            let row = &io.u32s(3)[r * ROW_WORDS..];
+            (row[2] as usize, row[3] as usize)
+        } else {
+            (0, io.spec(1).shape[0])
+        }
+    }
+
+    fn head<'a>(&self, io: &Io<'a>, h: usize) -> Head<'a> {
+        let kv = h / (self.shape.heads / self.shape.kv_heads) * self.shape.d;
+        Head {
+            k: io.floats(1),
+            v: io.floats(2),
+            k_width: io.spec(1).width(),
+            v_width: io.spec(2).width(),
+            k_at: self.at[1] + kv,
+            v_at: self.at[2] + kv,
+        }
+    }
+}
+
+impl Op for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>> {
+        let AttentionShape { heads, kv_heads, d } = self.shape;
+        let (q, k, v) = (inputs[0], inputs[1], inputs[2]);
+        require("heads", q, kv_heads > 0 && heads.is_multiple_of(kv_heads), "query heads a multiple of kv heads")?;
+        require("heads", q, d <= MAX_D && d.is_multiple_of(4), "a head width that is a multiple of 4, at most 256")?;
+        require("q", q, q.dtype == DType::F32 && q.width() >= self.at[0] + heads * d, "F32 with room for all heads")?;
+        for (what, x, at) in [("k", k, self.at[1]), ("v", v, self.at[2])] {
+            let float = matches!(x.dtype, DType::F32 | DType::F16);
+            require(what, x, float && x.width() >= at + kv_heads * d, "F32 or F16 with room for all kv heads")?;
+        }
+        require("v", v, v.shape[0] == k.shape[0] && v.dtype == k.dtype, "as many rows as k, of its dtype")?;
+        if self.cached {
+            expect("rows", inputs[3], &[q.shape[0], ROW_WORDS], &[DType::U32])?;
+        }
+        Ok(vec![Spec::led(&[q.shape[0], heads * d], DType::F32, q.lead)])
+    }
+
+    fn cpu(&self, step: &Step, io: &mut Io) {
+        let AttentionShape { heads, d, .. } = self.shape;
+        let (q, q_width) = (io.f32s(0), io.spec(0).width());
+        for r in 0..step.leading(io.spec(0)) {
+            let (first, n) = self.span(io, r);
+            for h in 0..heads {
+                let head = self.head(io, h);
+                let q = &q[r * q_width + self.at[0] + h * d..][..d];
+                let score = |key: usize| -> f64 {
+                    let k0 = (first + key) * head.k_width + head.k_at;
+                    (0..d).map(|i| f64::from(q[i]) * f64::from(head.k.get(k0 + i))).sum::<f64>()
+                        * f64::from(self.scale())
+                };
+                let scores: Vec<f64> = (0..n).map(score).collect();
+                let top = scores.iter().fold(f64::MIN, |a, &b| a.max(b));
+                let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                for i in 0..d {
+                    let v = |key: usize| f64::from(head.v.get((first + key) * head.v_width + head.v_at + i));
+                    let sum: f64 = weights.iter().enumerate().map(|(key, w)| w * v(key)).sum();
+                    io.out_f32s(0)[(r * heads + h) * d + i] = (sum / total) as f32;
+                }
+            }
+        }
+    }
+
+    fn cpu_fast(&self, step: &Step, io: &mut Io) {
+        let AttentionShape { heads, d, .. } = self.shape;
+        let (q, q_width) = (io.f32s(0), io.spec(0).width());
+        let rows = step.leading(io.spec(0));
+        let spans: Vec<(usize, usize)> = (0..rows).map(|r| self.span(io, r)).collect();
+        let by_head: Vec<Head> = (0..heads).map(|h| self.head(io, h)).collect();
+        let run = |(task, out): (usize, &mut [f32])| {
+            let (r, h) = (task / heads, task % heads);
+            let q = &q[r * q_width + self.at[0] + h * d..][..d];
+            one_head(q, &by_head[h], spans[r], self.scale(), out);
+        };
+        let out = &mut io.out_f32s(0)[..rows * heads * d];
+        if rows == 1 && spans[0].1 < 64 {
+            out.chunks_exact_mut(d).enumerate().for_each(run);
+        } else {
+            out.par_chunks_exact_mut(d).enumerate().for_each(run);
+        }
+    }
+
+    fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
+        let AttentionShape { heads, kv_heads, d } = self.shape;
+        let params = AttentionParams {
+            heads: heads as u32,
+            group: (heads / kv_heads) as u32,
+            d: d as u32,
+            n_keys: inputs[1].shape[0] as u32,
+            q_at: self.at[0] as u32,
+            q_width: inputs[0].width() as u32,
+            k_at: self.at[1] as u32,
+            k_width: inputs[1].width() as u32,
+            v_at: self.at[2] as u32,
+            v_width: inputs[2].width() as u32,
+            scale: self.scale(),
+        };
+        let flags = [(self.cached, "CACHED"), (inputs[1].dtype == DType::F16, "F16")];
+        let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
+        let grid = Grid::xy(Extent::Fixed(heads), Extent::rows(&inputs[0].leading_only(), 1, 1));
+        Kernel { source: shader!("attention"), defines, overrides: vec![], params: params.params(), grid }
+    }
+}
+
+/// One query head over keys `first .. first + n` in one pass: sums are rescaled when the maximum grows.
+fn one_head(q: &[f32], head: &Head, (first, n): (usize, usize), scale: f32, out: &mut [f32]) {
+    let d = q.len();
+    let (mut top, mut total) = (f32::MIN, 0.0);
+    let mut widened = vec![0.0; d];
+    out.fill(0.0);
+    for key in first..first + n {
+        let k = row(head.k, key * head.k_width + head.k_at, d, &mut widened);
+        let score = fast::dot_f32(q, k) * scale;
+        if score > top {
+            let shrink = (top - score).exp();
+            total *= shrink;
+            out.iter_mut().for_each(|o| *o *= shrink);
+            top = score;
+        }
+        let weight = (score - top).exp();
+        total += weight;
+        let v = row(head.v, key * head.v_width + head.v_at, d, &mut widened);
+        out.iter_mut().zip(v).for_each(|(o, v)| *o += weight * v);
+    }
+    out.iter_mut().for_each(|o| *o /= total);
+}
+
+/// `d` elements from `at` on as f32.
+fn row<'a>(x: Floats<'a>, at: usize, d: usize, widened: &'a mut [f32]) -> &'a [f32] {
+    use half::slice::HalfFloatSliceExt;
+    match x {
+        Floats::F32(x) => &x[at..at + d],
+        Floats::F16(x) => {
+            x[at..at + d].convert_to_f32_slice(widened);
+            widened
+        }
+    }
+}

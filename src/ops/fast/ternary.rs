@@ -1,0 +1,142 @@
+//! Products of codes with ternary matrices: the work cut into tiles, each by the best kernel of this processor.
+
+use rayon::prelude::*;
+
+use super::{Shared, THREADS_FROM, ternary_portable};
+use crate::ternary::{Bits, Stack, StackPart, TILE_ROWS};
+
+/// One row of activation codes, padded to a multiple of 32.
+#[derive(Debug, Clone, Copy)]
+pub struct Codes<'a> {
+    /// The codes.
+    pub codes: &'a [i8],
+    /// Their sum.
+    pub sum: i32,
+}
+
+/// One matrix times one row of codes.
+#[derive(Debug, Clone, Copy)]
+pub struct Product<'a> {
+    /// Which matrix of the stack.
+    pub matrix: usize,
+    /// The codes.
+    pub act: Codes<'a>,
+    /// What a code of 1 stands for.
+    pub inv_k: f32,
+    /// First output.
+    pub out: usize,
+}
+
+/// Rows of codes that share one pass over a tile's words.
+pub(super) const BATCH: usize = 4;
+
+/// Sums over stored codes (code + 1, or 0 and 1) of one tile, for up to [`BATCH`] rows of codes.
+pub(super) type TileSums = [[i32; TILE_ROWS]; BATCH];
+
+/// Adds up a tile: its words, the bits of a code, the rows of codes as words of four.
+pub(super) type TileKernel = fn(&[u32], Bits, &[&[u32]], &mut TileSums);
+
+/// The best kernel for this processor.
+fn tile_kernel() -> TileKernel {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(kernel) = super::ternary_x86::kernel() {
+        return kernel;
+    }
+    ternary_portable::tile
+}
+
+/// All `jobs`: `y[out..] = scale · inv_k · Σ code · activation (+ residual[out..])`. Outputs do not overlap.
+pub fn ternary_products(stack: Stack, mut jobs: Vec<Product>, residual: &[f32], y: &mut [f32]) {
+    jobs.sort_by_key(|j| j.matrix);
+    let kernel = tile_kernel();
+    let mut tasks = Vec::new();
+    for group in jobs.chunk_by(|a, b| a.matrix == b.matrix) {
+        let part = stack.part(group[0].matrix);
+        let tiles = part.rows.div_ceil(TILE_ROWS);
+        tasks.extend((0..tiles).map(|t| (part, t, group)));
+    }
+    let y = Shared::new(y);
+    let run = |&(part, tile, group): &(StackPart, usize, &[Product])| {
+        for batch in group.chunks(BATCH) {
+            run_tile(kernel, &part, tile, batch, residual, y);
+        }
+    };
+    let work = jobs.len() * stack.cols() * stack.part(jobs.first().map_or(0, |j| j.matrix)).rows;
+    if work < THREADS_FROM {
+        tasks.iter().for_each(run);
+    } else {
+        // Neighbouring tiles stay on one thread, so each reads memory forward.
+        let chunk = tasks.len().div_ceil(rayon::current_num_threads());
+        tasks.par_chunks(chunk.max(1)).for_each(|tasks| tasks.iter().for_each(run));
+    }
+}
+
+fn run_tile(kernel: TileKernel, part: &StackPart, tile: usize, batch: &[Product], residual: &[f32], y: Shared<f32>) {
+    let per_tile = part.bits.row_words(part.cols) * TILE_ROWS;
+    let words = &part.words[tile * per_tile..][..per_tile];
+    let mut acts: [&[u32]; BATCH] = [&[]; BATCH];
+    for (act, job) in acts.iter_mut().zip(batch) {
+        *act = bytemuck::cast_slice(job.act.codes);
+    }
+    let mut sums = [[0; TILE_ROWS]; BATCH];
+    kernel(words, part.bits, &acts[..batch.len()], &mut sums);
+    let rows = TILE_ROWS.min(part.rows - tile * TILE_ROWS);
+    for (job, sums) in batch.iter().zip(&sums) {
+        let from = job.out + tile * TILE_ROWS;
+        // SAFETY: each (output range, tile) belongs to one task.
+        let out = unsafe { y.slice(from, rows) };
+        let factor = part.scale * job.inv_k;
+        let times = if part.bits == Bits::One { 2 } else { 1 };
+        for (i, out) in out.iter_mut().enumerate() {
+            *out = (times * sums[i] - job.act.sum) as f32 * factor + residual.get(from + i).unwrap_or(&0.0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ternary::{Packed, stack};
+
+    /// Every kernel that this processor can run.
+    fn kernels() -> Vec<TileKernel> {
+        let mut all: Vec<TileKernel> = vec![ternary_portable::tile];
+        #[cfg(target_arch = "x86_64")]
+        all.extend(super::super::ternary_x86::kernels());
+        all
+    }
+
+    #[test]
+    fn every_tile_kernel_sums_like_the_codes() {
+        for (cols, zeros) in [(16, true), (40, false), (96, true), (100, false)] {
+            let codes: Vec<i8> = (0..TILE_ROWS * cols)
+                .map(|i| if zeros { (i * 7 % 3) as i8 - 1 } else { (i * 5 % 7 % 2) as i8 * 2 - 1 })
+                .collect();
+            let words = stack(&[Packed::new(TILE_ROWS, cols, &codes, 1.0)]);
+            let part = Stack(&words).part(0);
+            let act = |a: usize| -> Vec<i8> {
+                (0..cols.next_multiple_of(32))
+                    .map(|c| if c < cols { ((c * 37 + a * 91) % 256) as u8 as i8 } else { 0 })
+                    .collect()
+            };
+            let acts: Vec<Vec<i8>> = (0..BATCH).map(act).collect();
+            let act_words: Vec<Vec<u32>> = acts.iter().map(|a| bytemuck::pod_collect_to_vec(a)).collect();
+            for kernel in kernels() {
+                for n in 1..=BATCH {
+                    let list: Vec<&[u32]> = act_words[..n].iter().map(|a| &a[..]).collect();
+                    let mut sums = [[0; TILE_ROWS]; BATCH];
+                    kernel(part.words, part.bits, &list, &mut sums);
+                    for (act, sums) in acts[..n].iter().zip(&sums) {
+                        let total: i32 = act.iter().map(|&v| i32::from(v)).sum();
+                        for r in 0..TILE_ROWS {
+                            let row = &codes[r * cols..][..cols];
+                            let want: i32 = row.iter().zip(act).map(|(&w, &x)| i32::from(w) * i32::from(x)).sum();
+                            let times = if part.bits == Bits::One { 2 } else { 1 };
+                            assert_eq!(times * sums[r] - total, want, "row {r} of {cols} columns");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

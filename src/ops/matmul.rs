@@ -1,0 +1,140 @@
+//! The dense product with f32 or f16 weights.
+
+use crate::error::Result;
+use crate::ops::{expect, fast, require};
+use crate::params;
+use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
+use crate::shader;
+use crate::tensor::{DType, Spec};
+
+/// `y[r, col0 + o] = Σ_i x[r, i] · w[o, i] + bias[o] + residual[r, o]`.
+///
+/// x `[.., d_in]` F32, w `[d_out, d_in]` F32 or F16 (d_in a multiple of 4), bias `[d_out]` F32, residual like y F32
+/// → y `[.., width]` F32, of which columns `col0..col0 + d_out` are written: a weight above the binding limit is cut
+/// into several ops. Error: ≤ 1e-5 of the largest product sum; only the order of the sum differs.
+#[derive(Debug)]
+struct MatMul {
+    bias: bool,
+    residual: bool,
+    col0: usize,
+    width: usize,
+}
+
+params!(MatMulParams { lead: u32, rows: u32, d_in: u32, d_out: u32, col0: u32, width: u32 });
+
+/// Rows up to which a workgroup works on dot products; beyond, each thread keeps a 4 × 4 block of outputs.
+const MATVEC_ROWS: usize = 4;
+/// Outputs of a workgroup of the matvec kernel (its `OUTS`).
+const MATVEC_OUTS: usize = 4;
+/// Rows and outputs of a workgroup of the matmul kernel: 8 × 8 threads of 4 × 4.
+const BLOCK: usize = 32;
+
+impl PlanBuilder {
+    /// `x · wᵀ (+ bias) (+ residual)`.
+    #[track_caller]
+    pub fn matmul(&self, x: Slot, w: Slot, bias: Option<Slot>, residual: Option<Slot>) -> Slot {
+        let width = self.spec(w).shape[0];
+        let op = MatMul { bias: bias.is_some(), residual: residual.is_some(), col0: 0, width };
+        let inputs: Vec<Slot> = [x, w].into_iter().chain(bias).chain(residual).collect();
+        self.push(op, &inputs)
+    }
+
+    /// `x · wᵀ` for a weight that is cut into several by rows, side by side.
+    #[track_caller]
+    pub fn matmul_sharded(&self, x: Slot, shards: &[Slot]) -> Slot {
+        let d_out = |s: Slot| self.spec(s).shape[0];
+        let width = shards.iter().map(|&s| d_out(s)).sum();
+        let op = |col0| MatMul { bias: false, residual: false, col0, width };
+        let y = self.push(op(0), &[x, shards[0]]);
+        let mut col0 = d_out(shards[0]);
+        for &shard in &shards[1..] {
+            self.push_into(op(col0), &[x, shard], &[y]);
+            col0 += d_out(shard);
+        }
+        y
+    }
+}
+
+impl Op for MatMul {
+    fn name(&self) -> &'static str {
+        "matmul"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>> {
+        let (x, w) = (inputs[0], inputs[1]);
+        require("x", x, x.dtype == DType::F32, "F32")?;
+        require("x", x, x.width().is_multiple_of(4), "a multiple of 4 columns")?;
+        let d_out = w.shape[0];
+        expect("weight", w, &[d_out, x.width()], &[DType::F32, DType::F16])?;
+        require("weight", w, self.col0 + d_out <= self.width, "rows that fit the output")?;
+        let y = x.with_last(self.width, DType::F32);
+        let mut rest = inputs[2..].iter();
+        if self.bias {
+            expect("bias", rest.next().unwrap_or(&x), &[d_out], &[DType::F32])?;
+        }
+        if self.residual {
+            expect("residual", rest.next().unwrap_or(&x), &y.shape, &[DType::F32])?;
+        }
+        Ok(vec![y])
+    }
+
+    fn cpu(&self, step: &Step, io: &mut Io) {
+        self.run(step, io, |d, x, w, y| {
+            for r in 0..d.rows {
+                for o in 0..d.d_out {
+                    let product = |i| f64::from(x[r * d.d_in + i]) * f64::from(w.get(o * d.d_in + i));
+                    y[r * d.y_width + d.col0 + o] = (0..d.d_in).map(product).sum::<f64>() as f32;
+                }
+            }
+        });
+    }
+
+    fn cpu_fast(&self, step: &Step, io: &mut Io) {
+        self.run(step, io, fast::dense);
+    }
+
+    fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
+        let (x, w) = (inputs[0], inputs[1]);
+        let params = MatMulParams {
+            lead: x.lead as u32,
+            rows: x.rows() as u32,
+            d_in: x.width() as u32,
+            d_out: w.shape[0] as u32,
+            col0: self.col0 as u32,
+            width: self.width as u32,
+        };
+        let flags = [(self.bias, "BIAS"), (self.residual, "RESIDUAL"), (w.dtype == DType::F16, "F16")];
+        let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
+        let (source, outs, rows) = if x.rows() <= MATVEC_ROWS {
+            (shader!("matvec"), MATVEC_OUTS, 1)
+        } else {
+            (shader!("matmul"), BLOCK, BLOCK)
+        };
+        let grid = Grid::xy(Extent::Fixed(w.shape[0].div_ceil(outs)), Extent::rows(x, 1, rows));
+        Kernel { source, defines, overrides: vec![], params: params.params(), grid }
+    }
+}
+
+impl MatMul {
+    /// The product by `f`, then bias and residual.
+    fn run(&self, step: &Step, io: &mut Io, f: impl Fn(fast::Dense, &[f32], crate::plan::Floats, &mut [f32])) {
+        let (x, w) = (io.f32s(0), io.floats(1));
+        let d = fast::Dense {
+            rows: step.rows_of(io.spec(0)),
+            d_out: io.spec(1).shape[0],
+            d_in: io.spec(0).width(),
+            col0: self.col0,
+            y_width: self.width,
+        };
+        let bias = self.bias.then(|| io.f32s(2));
+        let residual = self.residual.then(|| io.f32s(2 + usize::from(self.bias)));
+        let y = io.out_f32s(0);
+        f(d, x, w, y);
+        for r in 0..d.rows {
+            for o in 0..d.d_out {
+                let at = r * d.y_width + d.col0 + o;
+                y[at] += bias.map_or(0.0, |b| b[o]) + residual.map_or(0.0, |r| r[at]);
+            }
+        }
+    }
+}

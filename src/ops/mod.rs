@@ -1,0 +1,71 @@
+//! The ops: one file each, with its builder method, shapes, CPU definition and kernel.
+//!
+//! ## Add an op
+//! 1. `shaders/foo.wgsl`: the kernel. Header with purpose, grid and source; `#bind` lines that end with shapes.
+//! 2. `src/ops/foo.rs`: the struct, a method on [`PlanBuilder`](crate::plan::PlanBuilder), and
+//!    [`Op`](crate::plan::Op) for it. `cpu` is the definition: plain loops. `cpu_fast` only where time goes.
+//! 3. Here: `mod foo;` and its name in [`NAMES`].
+//! 4. `tests/op_parity.rs`: rows with nasty sizes. A test fails if a name has none.
+//!
+//! Nothing in `cpu/`, `gpu/` or `runtime/` changes.
+
+mod argmax;
+mod attention;
+mod combine;
+mod embed;
+mod fast;
+mod layer_norm;
+mod matmul;
+mod norm_quantise;
+mod patches;
+mod pixel_shuffle;
+mod rms_norm;
+mod rope_kv_write;
+mod router;
+mod select_rows;
+mod swiglu;
+mod ternary_matmul;
+mod unary;
+
+pub use attention::{AttentionShape, Columns};
+pub use embed::{ROW_WORDS, Row, TOKEN_CLAMP, TOKEN_IMAGE};
+pub use norm_quantise::{ActQuant, Experts};
+pub use rms_norm::RmsNorm;
+pub use unary::UnaryKind;
+
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Spec};
+
+/// Names of all ops; the tests check that each has parity rows.
+pub const NAMES: &[&str] = &[
+    "argmax",
+    "attention",
+    "combine",
+    "embed",
+    "layer_norm",
+    "matmul",
+    "norm_quantise",
+    "patches",
+    "pixel_shuffle",
+    "rms_norm",
+    "rope_kv_write",
+    "router",
+    "select_rows",
+    "swiglu",
+    "ternary_matmul",
+    "unary",
+];
+
+/// Checks an input's shape and dtype; `what` names it in the error.
+fn expect(what: &str, found: &Spec, shape: &[usize], dtypes: &[DType]) -> Result<()> {
+    if found.shape == shape && dtypes.contains(&found.dtype) {
+        return Ok(());
+    }
+    let names: Vec<String> = dtypes.iter().map(|d| format!("{d:?}")).collect();
+    Err(Error::shape(what, format!("{shape:?} {}", names.join(" or ")), found))
+}
+
+/// Checks a condition on an input's shape.
+fn require(what: &str, found: &Spec, holds: bool, expected: &str) -> Result<()> {
+    if holds { Ok(()) } else { Err(Error::shape(what, expected, found)) }
+}

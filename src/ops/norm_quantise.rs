@@ -1,0 +1,184 @@
+//! From floats to 8-bit activation codes: RMSNorm and absmax quantisation in one, for several norms at once.
+
+use crate::error::Result;
+use crate::ops::{RmsNorm, expect, require};
+use crate::params;
+use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
+use crate::shader;
+use crate::tensor::{DType, Spec, code_words};
+
+/// Absmax quantisation of a row: `k = max_code / max(max|clamp(x)|, floor)`, code `clamp(round(clamp(x) · k))`,
+/// ties to even. Source: Ma et al. 2024 (BitNet b1.58), section 2.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ActQuant {
+    /// Largest code: 127 for 8 bits, 7 for 4. The smallest is `-max_code - 1`.
+    pub max_code: f32,
+    /// Bound on the magnitude before quantisation; `f32::MAX` for none.
+    pub bound: f32,
+    /// Least magnitude that is mapped to the largest code.
+    pub floor: f32,
+}
+
+/// Which of several experts each row uses: `k` chosen ones, then one shared by all rows, numbered `n`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Experts {
+    /// Chosen per row.
+    pub k: usize,
+    /// To choose from; the shared expert is number `n` behind them.
+    pub n: usize,
+}
+
+impl Experts {
+    /// Expert of slot `s` of a row whose choices are `top`.
+    pub(super) fn pick(self, top: &[u32], s: usize) -> usize {
+        if s < self.k { top[s] as usize } else { self.n }
+    }
+}
+
+/// Codes of x under each of several norms.
+///
+/// x `[rows, d]` or `[rows, sets, d]` F32 (one input for all sets, or one each), w `[n, d]` F32, and with experts
+/// top `[rows, k]` U32 → codes `[rows, sets, d]`, meta `[rows, sets, 2]` F32: `1/k` and the sum of the codes.
+/// Without experts `sets = n`. With experts w holds p norms an expert and `sets = (k + 1) · p`: the chosen experts'
+/// in order, then the shared one's. Error: a code may differ by 1 from `cpu` where rounding is on an edge.
+#[derive(Debug)]
+struct NormQuantise {
+    norm: RmsNorm,
+    act: ActQuant,
+    experts: Option<Experts>,
+}
+
+params!(NormQuantiseParams {
+    width: u32,
+    sets: u32,
+    norms: u32,
+    k: u32,
+    n_experts: u32,
+    x_per_set: u32,
+    eps: f32,
+    rms_floor: f32,
+    in_bound: f32,
+    out_bound: f32,
+    max_code: f32,
+    act_bound: f32,
+    act_floor: f32,
+});
+
+impl PlanBuilder {
+    /// `[codes, meta]` of x under each norm of w. See [`PlanBuilder::ternary_matmul`], which reads them.
+    #[track_caller]
+    pub fn norm_quantise(&self, x: Slot, w: Slot, norm: RmsNorm, act: ActQuant) -> [Slot; 2] {
+        self.push_all(NormQuantise { norm, act, experts: None }, &[x, w])
+    }
+
+    /// `[codes, meta]` of x under the norms of each row's experts.
+    #[track_caller]
+    pub fn norm_quantise_experts(
+        &self,
+        x: Slot,
+        w: Slot,
+        top: Slot,
+        experts: Experts,
+        norm: RmsNorm,
+        act: ActQuant,
+    ) -> [Slot; 2] {
+        self.push_all(NormQuantise { norm, act, experts: Some(experts) }, &[x, w, top])
+    }
+}
+
+impl NormQuantise {
+    /// Norms of one expert.
+    fn norms(&self, n: usize) -> usize {
+        self.experts.map_or(n, |e| n / (e.n + 1))
+    }
+
+    fn sets(&self, n: usize) -> usize {
+        self.experts.map_or(n, |e| (e.k + 1) * self.norms(n))
+    }
+
+    /// Codes of one row into `codes`; returns `1/k` and the sum.
+    fn quantise(&self, x: &[f32], w: &[f32], codes: &mut [i8]) -> [f32; 2] {
+        let ActQuant { max_code, bound, floor } = self.act;
+        let rms = self.norm.rms(x);
+        let y: Vec<f32> = (0..x.len()).map(|i| self.norm.apply(x[i], rms, w[i]).clamp(-bound, bound)).collect();
+        let top = y.iter().fold(floor, |a, &v| a.max(v.abs()));
+        let k = max_code / top;
+        codes.fill(0);
+        let mut sum = 0;
+        for (code, v) in codes.iter_mut().zip(y) {
+            *code = (v * k).round_ties_even().clamp(-max_code - 1.0, max_code) as i8;
+            sum += i32::from(*code);
+        }
+        [1.0 / k, sum as f32]
+    }
+}
+
+impl Op for NormQuantise {
+    fn name(&self) -> &'static str {
+        "norm_quantise"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>> {
+        let (x, w) = (inputs[0], inputs[1]);
+        require("x", x, x.dtype == DType::F32 && matches!(x.shape.len(), 2 | 3), "[rows, d] or [rows, sets, d] F32")?;
+        let n = w.shape[0];
+        expect("norm weights", w, &[n, x.width()], &[DType::F32])?;
+        let rows = x.shape[0];
+        if let Some(e) = self.experts {
+            expect("chosen experts", inputs[2], &[rows, e.k], &[DType::U32])?;
+            require("norm weights", w, n.is_multiple_of(e.n + 1), "a whole number of norms for each expert")?;
+        }
+        let sets = self.sets(n);
+        if x.shape.len() == 3 {
+            expect("x", x, &[rows, sets, x.width()], &[DType::F32])?;
+        }
+        Ok(vec![
+            Spec::led(&[rows, sets, x.width()], DType::Codes, x.lead),
+            Spec::led(&[rows, sets, 2], DType::F32, x.lead),
+        ])
+    }
+
+    fn cpu(&self, step: &Step, io: &mut Io) {
+        let (x, w, width) = (io.f32s(0), io.f32s(1), io.spec(0).width());
+        let n = io.spec(1).shape[0];
+        let (sets, norms) = (self.sets(n), self.norms(n));
+        let per_set = io.spec(0).shape.len() == 3;
+        let stride = 4 * code_words(width);
+        for r in 0..step.leading(io.spec(0)) {
+            for s in 0..sets {
+                let from = if per_set { r * sets + s } else { r };
+                let norm = match self.experts {
+                    Some(e) => e.pick(&io.u32s(2)[r * e.k..], s / norms) * norms + s % norms,
+                    None => s,
+                };
+                let at = r * sets + s;
+                let (x, w) = (&x[from * width..][..width], &w[norm * width..][..width]);
+                let meta = self.quantise(x, w, &mut io.out_codes(0)[at * stride..][..stride]);
+                io.out_f32s(1)[2 * at..][..2].copy_from_slice(&meta);
+            }
+        }
+    }
+
+    fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
+        let n = inputs[1].shape[0];
+        let experts = self.experts.unwrap_or(Experts { k: 0, n: 0 });
+        let params = NormQuantiseParams {
+            width: inputs[0].width() as u32,
+            sets: self.sets(n) as u32,
+            norms: self.norms(n) as u32,
+            k: experts.k as u32,
+            n_experts: experts.n as u32,
+            x_per_set: u32::from(inputs[0].shape.len() == 3),
+            eps: self.norm.eps,
+            rms_floor: self.norm.floor(),
+            in_bound: self.norm.in_bound(),
+            out_bound: self.norm.out_bound(),
+            max_code: self.act.max_code,
+            act_bound: self.act.bound,
+            act_floor: self.act.floor,
+        };
+        let grid = Grid::xy(Extent::Fixed(self.sets(n)), Extent::rows(&outputs[0].leading_only(), 1, 1));
+        let defines = if self.experts.is_some() { vec!["EXPERTS"] } else { vec![] };
+        Kernel { source: shader!("norm_quantise"), defines, overrides: vec![], params: params.params(), grid }
+    }
+}

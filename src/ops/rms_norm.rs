@@ -1,0 +1,104 @@
+//! Root-mean-square normalisation, plain and with EmberNet's clamps.
+
+use crate::error::Result;
+use crate::ops::{expect, require};
+use crate::params;
+use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
+use crate::shader;
+use crate::tensor::{DType, Spec};
+
+/// `y = w · x / sqrt(mean(x²) + eps)`, row by row; x `[.., d]` F32, w `[d]` F32 → y `[.., d]` F32.
+/// Source: Zhang & Sennrich 2019.
+///
+/// With `clamped` (EmberNet): x is clamped to ±100, the mean of squares is at least eps, and y is clamped to ±10
+/// before it is multiplied by w. Error: ≤ 1e-6 relative against `cpu`; only the order of the sum differs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RmsNorm {
+    /// Added to the mean of squares.
+    pub eps: f32,
+    /// EmberNet's clamps.
+    pub clamped: bool,
+}
+
+/// EmberNet's bound on a norm's input.
+const IN_BOUND: f32 = 100.0;
+/// EmberNet's bound on a norm's output, before the weight.
+const OUT_BOUND: f32 = 10.0;
+
+impl RmsNorm {
+    /// `sqrt(mean(x²) + eps)` of one row.
+    pub(super) fn rms(&self, x: &[f32]) -> f32 {
+        let bound = self.in_bound();
+        let sum: f64 = x.iter().map(|&v| f64::from(v.clamp(-bound, bound)).powi(2)).sum();
+        let mean = (sum / x.len() as f64) as f32;
+        let mean = if self.clamped { mean.max(self.eps) } else { mean };
+        (mean + self.eps).sqrt()
+    }
+
+    /// One element, given the row's [`RmsNorm::rms`].
+    pub(super) fn apply(&self, x: f32, rms: f32, w: f32) -> f32 {
+        let (bound, out) = (self.in_bound(), self.out_bound());
+        w * (x.clamp(-bound, bound) / rms).clamp(-out, out)
+    }
+
+    /// Bound on the input; infinite without clamps.
+    pub(super) fn in_bound(&self) -> f32 {
+        if self.clamped { IN_BOUND } else { f32::MAX }
+    }
+
+    /// Bound on the normalised value; infinite without clamps.
+    pub(super) fn out_bound(&self) -> f32 {
+        if self.clamped { OUT_BOUND } else { f32::MAX }
+    }
+
+    /// The least mean of squares.
+    pub(super) fn floor(&self) -> f32 {
+        if self.clamped { self.eps } else { 0.0 }
+    }
+}
+
+params!(RmsNormParams { width: u32, eps: f32, floor: f32, in_bound: f32, out_bound: f32 });
+
+impl PlanBuilder {
+    /// [`RmsNorm`] of x with weight w.
+    #[track_caller]
+    pub fn rms_norm(&self, x: Slot, w: Slot, norm: RmsNorm) -> Slot {
+        self.push(norm, &[x, w])
+    }
+}
+
+impl Op for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms_norm"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>> {
+        require("x", inputs[0], inputs[0].dtype == DType::F32, "F32")?;
+        expect("weight", inputs[1], &[inputs[0].width()], &[DType::F32])?;
+        Ok(vec![inputs[0].clone()])
+    }
+
+    fn cpu(&self, step: &Step, io: &mut Io) {
+        let (x, w, width) = (io.f32s(0), io.f32s(1), io.spec(0).width());
+        let rows = step.rows_of(io.spec(0));
+        for (x, y) in x.chunks_exact(width).zip(io.out_f32s(0).chunks_exact_mut(width)).take(rows) {
+            let rms = self.rms(x);
+            for i in 0..width {
+                y[i] = self.apply(x[i], rms, w[i]);
+            }
+        }
+    }
+
+    fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
+        let x = inputs[0];
+        let params = RmsNormParams {
+            width: x.width() as u32,
+            eps: self.eps,
+            floor: self.floor(),
+            in_bound: self.in_bound(),
+            out_bound: self.out_bound(),
+        };
+        let grid = Grid::x(Extent::rows(x, 1, 1));
+        Kernel { source: shader!("rms_norm"), defines: vec![], overrides: vec![], params: params.params(), grid }
+    }
+}

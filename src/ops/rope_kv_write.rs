@@ -1,0 +1,123 @@
+//! Rotary position embedding of queries and keys, and the write of keys and values into the cache.
+
+use crate::error::Result;
+use crate::ops::embed::ROW_WORDS;
+use crate::ops::{AttentionShape, expect, require};
+use crate::params;
+use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
+use crate::shader;
+use crate::tensor::{DType, Spec};
+
+/// Rotates q and k by each row's position and stores k and v at `seq_base + pos`.
+///
+/// qkv `[n, (heads + 2·kv_heads)·d]` F32 (q, k, v side by side), rows `[n, 4]`, table `[positions, d/2, 2]` F32 (cosine,
+/// sine) → q `[n, heads·d]` F32, and the caches k, v `[capacity, kv_heads·d]` F32 or F16. Element j < d/2 of a head
+/// pairs with j + d/2: `(a·cos − b·sin, b·cos + a·sin)`. Source: Su et al. 2021, in the half-split form.
+#[derive(Debug)]
+struct RopeKvWrite {
+    shape: AttentionShape,
+}
+
+params!(RopeParams { heads: u32, kv_heads: u32, d: u32 });
+
+impl PlanBuilder {
+    /// Rotated queries `[n, heads·d]`; keys and values go into the caches.
+    #[track_caller]
+    pub fn rope_kv_write(&self, qkv: Slot, rows: Slot, theta: f64, shape: AttentionShape, kv: [Slot; 2]) -> Slot {
+        let positions = self.spec(kv[0]).shape[0];
+        let table = self.rope_table(theta, shape.d, positions);
+        let q = self.temp(Spec::led(&[self.spec(rows).shape[0], shape.heads * shape.d], DType::F32, self.spec(qkv).lead));
+        self.push_into(RopeKvWrite { shape }, &[qkv, rows, table], &[q, kv[0], kv[1]]);
+        q
+    }
+
+    /// Cosines and sines of `pos · theta^(−2j/d)`, rounded to f32 where the original rounds.
+    fn rope_table(&self, theta: f64, d: usize, positions: usize) -> Slot {
+        let spec = Spec::fixed(&[positions, d / 2, 2], DType::F32);
+        self.constant(&format!("rope {theta} {d} {positions}"), spec, || {
+            let freq = |j: usize| (1.0 / theta.powf((2 * j) as f64 / d as f64)) as f32;
+            let angle = |p: usize, j: usize| f64::from(p as f32 * freq(j));
+            let pair = |(p, j)| [angle(p, j).cos() as f32, angle(p, j).sin() as f32];
+            let all = (0..positions).flat_map(|p| (0..d / 2).map(move |j| (p, j)));
+            all.flat_map(pair).map(f32::to_bits).collect()
+        })
+    }
+}
+
+/// A cache row in its stored dtype.
+fn store(io: &mut Io, output: usize, at: usize, values: &[f32]) {
+    if io.out_spec(output).dtype == DType::F16 {
+        let out = &mut io.out_f16s(output)[at..at + values.len()];
+        out.iter_mut().zip(values).for_each(|(o, &v)| *o = half::f16::from_f32(v));
+    } else {
+        io.out_f32s(output)[at..at + values.len()].copy_from_slice(values);
+    }
+}
+
+/// One head rotated by row `p` of the table.
+fn rotate(x: &[f32], table: &[f32], out: &mut [f32]) {
+    let half = x.len() / 2;
+    for j in 0..half {
+        let (cos, sin) = (table[2 * j], table[2 * j + 1]);
+        out[j] = x[j] * cos - x[j + half] * sin;
+        out[j + half] = x[j + half] * cos + x[j] * sin;
+    }
+}
+
+impl Op for RopeKvWrite {
+    fn name(&self) -> &'static str {
+        "rope_kv_write"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>> {
+        let AttentionShape { heads, kv_heads, d } = self.shape;
+        let (qkv, rows, table) = (inputs[0], inputs[1], inputs[2]);
+        let n = rows.shape[0];
+        require("heads", qkv, d.is_multiple_of(4), "a head width that is a multiple of 4")?;
+        expect("qkv", qkv, &[n, (heads + 2 * kv_heads) * d], &[DType::F32])?;
+        expect("rows", rows, &[n, ROW_WORDS], &[DType::U32])?;
+        expect("table", table, &[table.shape[0], d / 2, 2], &[DType::F32])?;
+        Ok(vec![Spec::led(&[n, heads * d], DType::F32, qkv.lead)])
+    }
+
+    fn check_outputs(&self, inputs: &[&Spec], outputs: &[&Spec]) -> Result<()> {
+        let (q, width) = (self.infer(inputs)?, self.shape.kv_heads * self.shape.d);
+        expect("q", outputs[0], &q[0].shape, &[DType::F32])?;
+        let capacity = inputs[2].shape[0];
+        for (what, cache) in [("k cache", outputs[1]), ("v cache", outputs[2])] {
+            expect(what, cache, &[capacity, width], &[outputs[1].dtype])?;
+            require(what, cache, matches!(cache.dtype, DType::F32 | DType::F16), "F32 or F16")?;
+        }
+        Ok(())
+    }
+
+    fn cpu(&self, step: &Step, io: &mut Io) {
+        let AttentionShape { heads, kv_heads, d } = self.shape;
+        let (qkv, rows, table) = (io.f32s(0), io.u32s(1), io.f32s(2));
+        let width = (heads + 2 * kv_heads) * d;
+        let mut head = vec![0.0; d];
+        for r in 0..step.leading(io.spec(0)) {
+            let row = &rows[r * ROW_WORDS..][..ROW_WORDS];
+            let (pos, cache) = (row[1] as usize, (row[1] + row[2]) as usize);
+            let table = &table[pos * d..][..d];
+            let x = |h: usize| &qkv[r * width + h * d..][..d];
+            for h in 0..heads {
+                rotate(x(h), table, &mut io.out_f32s(0)[(r * heads + h) * d..][..d]);
+            }
+            for h in 0..kv_heads {
+                let at = (cache * kv_heads + h) * d;
+                rotate(x(heads + h), table, &mut head);
+                store(io, 1, at, &head);
+                store(io, 2, at, x(heads + kv_heads + h));
+            }
+        }
+    }
+
+    fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
+        let AttentionShape { heads, kv_heads, d } = self.shape;
+        let params = RopeParams { heads: heads as u32, kv_heads: kv_heads as u32, d: d as u32 };
+        let defines = if outputs[1].dtype == DType::F16 { vec!["F16"] } else { vec![] };
+        let grid = Grid::x(Extent::rows(&inputs[0].leading_only(), 1, 1));
+        Kernel { source: shader!("rope_kv_write"), defines, overrides: vec![], params: params.params(), grid }
+    }
+}

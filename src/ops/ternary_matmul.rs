@@ -1,0 +1,189 @@
+//! The product of activation codes with ternary matrices: plain stacks, and experts chosen per row.
+
+use crate::error::Result;
+use crate::ops::norm_quantise::Experts;
+use crate::ops::{expect, fast, require};
+use crate::params;
+use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
+use crate::shader;
+use crate::tensor::{DType, Spec, code_words};
+use crate::ternary::{Stack, StackPart, TILE_ROWS, code_at};
+
+/// `y = scale · (1/k) · Σ code · activation`, summed exactly in integers.
+///
+/// codes `[rows, sets, d]`, meta `[rows, sets, 2]` F32 (from `norm_quantise`), weights Ternary.
+/// * Without experts: y `[rows, Σ out]` F32, the stack's matrices side by side; matrix p reads set p, or set 0 if there
+///   is one set only. A residual of y's shape may be added.
+/// * With experts: the stack holds p matrices an expert (all experts of the same shapes, the shared one last),
+///   top `[rows, k]` U32; y `[rows, k + 1, Σ out]` F32, for the chosen experts in order and then the shared one;
+///   set `s · p + i` belongs to matrix i of slot s.
+///
+/// Exact against `cpu` before the scale: integers below 2^24.
+#[derive(Debug)]
+struct TernaryMatmul {
+    /// Output rows of each matrix of the stack, or of one expert.
+    outs: Vec<usize>,
+    experts: Option<Experts>,
+    residual: bool,
+}
+
+params!(TernaryMatmulParams {
+    lead: u32,
+    rows: u32,
+    sets: u32,
+    set_words: u32,
+    parts: u32,
+    slots: u32,
+    k: u32,
+    n_experts: u32,
+    out_width: u32,
+});
+
+/// Rows up to which the matvec kernel is used, which shares no weights between rows.
+const MATVEC_ROWS: usize = 4;
+/// Threads that share a row's columns in the matvec kernel (its `SPLIT`).
+const SPLIT: usize = 4;
+/// Rows that a thread of the matmul kernel keeps (its `ROWS`).
+const TILE_TOKENS: usize = 4;
+
+impl PlanBuilder {
+    /// Product of codes with a stack of matrices of `outs` rows each; `[rows, Σ outs]`, plus `residual` if given.
+    #[track_caller]
+    pub fn ternary_matmul(&self, act: [Slot; 2], weights: Slot, outs: &[usize], residual: Option<Slot>) -> Slot {
+        let op = TernaryMatmul { outs: outs.to_vec(), experts: None, residual: residual.is_some() };
+        let inputs: Vec<Slot> = [act[0], act[1], weights].into_iter().chain(residual).collect();
+        self.push(op, &inputs)
+    }
+
+    /// Product of codes with the matrices of each row's experts (`outs` rows each); `[rows, k + 1, Σ outs]`.
+    #[track_caller]
+    pub fn expert_matmul(&self, act: [Slot; 2], weights: Slot, top: Slot, outs: &[usize], experts: Experts) -> Slot {
+        let op = TernaryMatmul { outs: outs.to_vec(), experts: Some(experts), residual: false };
+        self.push(op, &[act[0], act[1], weights, top])
+    }
+}
+
+impl TernaryMatmul {
+    fn out_width(&self) -> usize {
+        self.outs.iter().sum()
+    }
+
+    fn slots(&self) -> usize {
+        self.experts.map_or(1, |e| e.k + 1)
+    }
+
+    /// Calls `f(matrix, set, first output)` for each product of row `r`.
+    fn for_each(&self, r: usize, top: &[u32], sets: usize, mut f: impl FnMut(usize, usize, usize)) {
+        let parts = self.outs.len();
+        for slot in 0..self.slots() {
+            let expert = self.experts.map_or(0, |e| e.pick(&top[r * e.k..], slot));
+            let mut out = (r * self.slots() + slot) * self.out_width();
+            for p in 0..parts {
+                let set = if sets == 1 { 0 } else { slot * parts + p };
+                f(expert * parts + p, r * sets + set, out);
+                out += self.outs[p];
+            }
+        }
+    }
+}
+
+/// `Σ code · activation` of one row of a matrix.
+fn dot(part: &StackPart, row: usize, act: &[i8]) -> i32 {
+    let code = |c| i32::from(code_at(part.words, part.bits, part.cols, row, c));
+    (0..part.cols).map(|c| code(c) * i32::from(act[c])).sum()
+}
+
+impl Op for TernaryMatmul {
+    fn name(&self) -> &'static str {
+        "ternary_matmul"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>> {
+        let (codes, d) = (inputs[0], inputs[0].width());
+        require("codes", codes, codes.dtype == DType::Codes && codes.shape.len() == 3, "[rows, sets, d] Codes")?;
+        let (rows, sets) = (codes.shape[0], codes.shape[1]);
+        expect("meta", inputs[1], &[rows, sets, 2], &[DType::F32])?;
+        let matrices = self.outs.len() * self.experts.map_or(1, |e| e.n + 1);
+        let total = self.out_width() * self.experts.map_or(1, |e| e.n + 1);
+        expect("weights", inputs[2], &[matrices, total, d], &[DType::Ternary])?;
+        let want = self.slots() * self.outs.len();
+        require("codes", codes, sets == want || (sets == 1 && self.experts.is_none()), "a set for each matrix")?;
+        let shape = match self.experts {
+            Some(e) => {
+                expect("chosen experts", inputs[3], &[rows, e.k], &[DType::U32])?;
+                vec![rows, e.k + 1, self.out_width()]
+            }
+            None => vec![rows, self.out_width()],
+        };
+        if self.residual {
+            expect("residual", inputs[3], &shape, &[DType::F32])?;
+        }
+        Ok(vec![Spec::led(&shape, DType::F32, codes.lead)])
+    }
+
+    fn cpu(&self, step: &Step, io: &mut Io) {
+        let (codes, meta, stack) = (io.codes(0), io.f32s(1), Stack(io.u32s(2)));
+        let (sets, stride) = (io.spec(0).shape[1], 4 * code_words(io.spec(0).width()));
+        let top = if self.experts.is_some() { io.u32s(3) } else { &[] };
+        let residual = if self.residual { io.f32s(3) } else { &[] };
+        let rows = step.leading(io.spec(0));
+        let y = io.out_f32s(0);
+        for r in 0..rows {
+            self.for_each(r, top, sets, |matrix, set, out| {
+                let part = stack.part(matrix);
+                let factor = part.scale * meta[2 * set];
+                for row in 0..part.rows {
+                    let sum = dot(&part, row, &codes[set * stride..]) as f32 * factor;
+                    y[out + row] = if self.residual { sum + residual[out + row] } else { sum };
+                }
+            });
+        }
+    }
+
+    fn cpu_fast(&self, step: &Step, io: &mut Io) {
+        let (codes, meta, stack) = (io.codes(0), io.f32s(1), Stack(io.u32s(2)));
+        let (sets, stride) = (io.spec(0).shape[1], 4 * code_words(io.spec(0).width()));
+        let top = if self.experts.is_some() { io.u32s(3) } else { &[] };
+        let residual = if self.residual { io.f32s(3) } else { &[] };
+        let mut jobs = Vec::new();
+        for r in 0..step.leading(io.spec(0)) {
+            self.for_each(r, top, sets, |matrix, set, out| {
+                let act = fast::Codes { codes: &codes[set * stride..][..stride], sum: meta[2 * set + 1] as i32 };
+                jobs.push(fast::Product { matrix, act, inv_k: meta[2 * set], out });
+            });
+        }
+        fast::ternary_products(stack, jobs, residual, io.out_f32s(0));
+    }
+
+    fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
+        let codes = inputs[0];
+        let experts = self.experts.unwrap_or(Experts { k: 0, n: 0 });
+        let params = TernaryMatmulParams {
+            lead: codes.lead as u32,
+            rows: codes.shape[0] as u32,
+            sets: codes.shape[1] as u32,
+            set_words: code_words(codes.width()) as u32,
+            parts: self.outs.len() as u32,
+            slots: self.slots() as u32,
+            k: experts.k as u32,
+            n_experts: experts.n as u32,
+            out_width: self.out_width() as u32,
+        };
+        let tiles = self.outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum();
+        let mut defines = Vec::new();
+        if self.experts.is_some() {
+            defines.push("EXPERTS");
+        }
+        if self.residual {
+            defines.push("RESIDUAL");
+        }
+        let lead = outputs[0].leading_only();
+        let matvec = self.experts.is_some() || codes.shape[0] <= MATVEC_ROWS;
+        let (source, overrides, y) = if matvec {
+            (shader!("ternary_matvec"), vec![("SPLIT", SPLIT as f64)], Extent::rows(&lead, self.slots(), 1))
+        } else {
+            (shader!("ternary_matmul"), vec![], Extent::rows(&lead, 1, TILE_TOKENS))
+        };
+        Kernel { source, defines, overrides, params: params.params(), grid: Grid::xy(Extent::Fixed(tiles), y) }
+    }
+}

@@ -1,0 +1,59 @@
+//! What runs a plan.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::{Caps, Plan, Slot, Step};
+use crate::error::Result;
+
+/// A prepared plan of one backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProgramId(pub usize);
+
+/// Runs plans: the CPU, or a GPU through wgpu. Weights and states are shared between its programs by name.
+pub trait Backend: Send {
+    /// One line: the device, its driver, its kind.
+    fn describe(&self) -> String;
+
+    /// What kernels may use here.
+    fn caps(&self) -> Caps;
+
+    /// Whether a weight of this name is resident.
+    fn has_weight(&self, name: &str) -> bool;
+
+    /// Makes a weight resident under this name.
+    ///
+    /// # Errors
+    /// [`crate::Error::Limit`] if it does not fit, [`crate::Error::Device`] if the device is gone.
+    fn load_weight(&mut self, name: &str, words: Vec<u32>) -> Result<()>;
+
+    /// Freezes a plan: memory, pipelines, bindings. With `keep`, every slot stays readable after a step.
+    ///
+    /// # Errors
+    /// As [`Backend::load_weight`]; a weight that is not resident is an error.
+    fn prepare(&mut self, plan: Arc<Plan>, keep: bool) -> Result<ProgramId>;
+
+    /// The plan of a program.
+    fn plan(&self, program: ProgramId) -> Arc<Plan>;
+
+    /// Overwrites words of a slot, from word `at` on.
+    ///
+    /// # Errors
+    /// [`crate::Error::Argument`] if they do not fit in the slot.
+    fn write(&mut self, program: ProgramId, slot: Slot, at: usize, words: &[u32]) -> Result<()>;
+
+    /// Runs some of a program's nodes in order (all of them: `0..plan.nodes.len()`).
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if the device was lost.
+    fn run(&mut self, program: ProgramId, step: &Step, nodes: Range<usize>) -> Result<()>;
+
+    /// Words of slots, read together after everything before has run.
+    ///
+    /// # Errors
+    /// [`crate::Error::Device`] if the device was lost.
+    fn read(&mut self, program: ProgramId, ranges: &[(Slot, Range<usize>)]) -> Result<Vec<Vec<u32>>>;
+
+    /// Bytes of device memory in use: weights, states, temporaries.
+    fn memory(&self) -> u64;
+}

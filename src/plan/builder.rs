@@ -1,0 +1,188 @@
+//! Recording: a forward pass calls one method an op, and errors wait for the end.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::panic::Location;
+use std::sync::Arc;
+
+use super::{Node, Op, Plan, Slot, SlotInfo, SlotKind};
+use crate::error::{Error, Result};
+use crate::tensor::{Spec, WeightRef};
+
+/// Records a [`Plan`]. Each op adds its own method; calls nest, since all take `&self`.
+///
+/// The first operand that does not fit is kept with the caller's file and line, and [`PlanBuilder::finish`] returns it.
+#[derive(Debug, Default)]
+pub struct PlanBuilder {
+    inner: RefCell<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    plan: Plan,
+    scope: Vec<String>,
+    by_name: HashMap<String, Slot>,
+    error: Option<Error>,
+}
+
+/// Ends a scope of labels when dropped.
+#[derive(Debug)]
+pub struct Scope<'a>(&'a PlanBuilder);
+
+impl Drop for Scope<'_> {
+    fn drop(&mut self) {
+        self.0.inner.borrow_mut().scope.pop();
+    }
+}
+
+impl PlanBuilder {
+    /// An empty plan.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Prefixes the labels of the nodes recorded while the result lives.
+    #[must_use]
+    pub fn scope(&self, name: impl Into<String>) -> Scope<'_> {
+        self.inner.borrow_mut().scope.push(name.into());
+        Scope(self)
+    }
+
+    /// A weight; asking twice for the same one gives the same slot.
+    pub fn weight(&self, weight: &WeightRef, shape: &[usize]) -> Slot {
+        let spec = Spec::fixed(shape, weight.pack.dtype());
+        self.shared(format!("weight {weight} {shape:?}"), SlotKind::Weight(weight.clone()), spec)
+    }
+
+    /// A table computed at recording, shared by name.
+    pub fn constant(&self, name: &str, spec: Spec, words: impl FnOnce() -> Vec<u32>) -> Slot {
+        let key = format!("constant {name}");
+        if let Some(&slot) = self.inner.borrow().by_name.get(&key) {
+            return slot;
+        }
+        let words = Arc::new(words());
+        self.shared(key, SlotKind::Constant(name.to_owned(), words), spec)
+    }
+
+    /// Memory that outlives the step, shared by name between plans.
+    pub fn state(&self, name: &str, spec: Spec) -> Slot {
+        self.shared(format!("state {name}"), SlotKind::State(name.to_owned()), spec)
+    }
+
+    /// What the caller writes before a step.
+    pub fn input(&self, name: &str, spec: Spec) -> Slot {
+        self.shared(format!("input {name}"), SlotKind::Input(name.to_owned()), spec)
+    }
+
+    /// A result that an op will write with [`PlanBuilder::push_into`].
+    pub fn temp(&self, spec: Spec) -> Slot {
+        self.inner.borrow_mut().add(SlotKind::Temp, spec)
+    }
+
+    fn shared(&self, key: String, kind: SlotKind, spec: Spec) -> Slot {
+        let mut inner = self.inner.borrow_mut();
+        if let Some(&slot) = inner.by_name.get(&key) {
+            return slot;
+        }
+        let slot = inner.add(kind, spec);
+        inner.by_name.insert(key, slot);
+        slot
+    }
+
+    /// Shape of a slot.
+    pub fn spec(&self, slot: Slot) -> Spec {
+        self.inner.borrow().plan.spec(slot).clone()
+    }
+
+    /// Applies an op with one output.
+    #[track_caller]
+    pub fn push(&self, op: impl Op + 'static, inputs: &[Slot]) -> Slot {
+        self.push_all::<1>(op, inputs)[0]
+    }
+
+    /// Applies an op with `N` outputs.
+    #[track_caller]
+    pub fn push_all<const N: usize>(&self, op: impl Op + 'static, inputs: &[Slot]) -> [Slot; N] {
+        let at = Location::caller();
+        let mut inner = self.inner.borrow_mut();
+        let specs = inner.infer(&op, inputs, at);
+        let specs = specs.unwrap_or_else(|| vec![Spec::fixed(&[1], crate::tensor::DType::F32); N]);
+        assert_eq!(specs.len(), N, "{} has {} outputs", op.name(), specs.len());
+        let outputs: Vec<Slot> = specs.into_iter().map(|s| inner.add(SlotKind::Temp, s)).collect();
+        inner.node(Box::new(op), inputs, &outputs);
+        std::array::from_fn(|i| outputs[i])
+    }
+
+    /// Applies an op that writes into slots that exist: a state, or a part of an earlier result.
+    #[track_caller]
+    pub fn push_into(&self, op: impl Op + 'static, inputs: &[Slot], outputs: &[Slot]) {
+        let at = Location::caller();
+        let mut inner = self.inner.borrow_mut();
+        let specs = |slots: &[Slot]| slots.iter().map(|&s| inner.plan.spec(s).clone()).collect::<Vec<Spec>>();
+        let (ins, outs) = (specs(inputs), specs(outputs));
+        let check = op.check_outputs(&ins.iter().collect::<Vec<_>>(), &outs.iter().collect::<Vec<_>>());
+        if let Err(source) = check {
+            inner.fail(op.name(), at, source);
+        }
+        inner.node(Box::new(op), inputs, outputs);
+    }
+
+    /// Marks a slot as read after the step.
+    pub fn output(&self, name: &str, slot: Slot) {
+        self.inner.borrow_mut().plan.outputs.insert(name.to_owned(), slot);
+    }
+
+    /// Names an intermediate slot, for tests and comparisons; returns it.
+    pub fn tag(&self, name: impl Into<String>, slot: Slot) -> Slot {
+        self.inner.borrow_mut().plan.tags.insert(name.into(), slot);
+        slot
+    }
+
+    /// The plan.
+    ///
+    /// # Errors
+    /// The first operand that did not fit, with the place that recorded it.
+    pub fn finish(self) -> Result<Plan> {
+        let inner = self.inner.into_inner();
+        match inner.error {
+            Some(error) => Err(error),
+            None => Ok(inner.plan),
+        }
+    }
+}
+
+impl Inner {
+    fn add(&mut self, kind: SlotKind, spec: Spec) -> Slot {
+        self.plan.slots.push(SlotInfo { kind, spec });
+        Slot(self.plan.slots.len() - 1)
+    }
+
+    /// Output shapes, or none after an error: what follows an error is not checked, since it only echoes it.
+    fn infer(&mut self, op: &dyn Op, inputs: &[Slot], at: &'static Location<'static>) -> Option<Vec<Spec>> {
+        if self.error.is_some() {
+            return None;
+        }
+        let specs: Vec<&Spec> = inputs.iter().map(|&s| self.plan.spec(s)).collect();
+        match op.infer(&specs) {
+            Ok(specs) => Some(specs),
+            Err(source) => {
+                self.fail(op.name(), at, source);
+                None
+            }
+        }
+    }
+
+    fn fail(&mut self, op: &'static str, at: &'static Location<'static>, source: Error) {
+        let at = format!("{}:{}", at.file(), at.line());
+        self.error.get_or_insert(Error::Plan { op, at, source: Box::new(source) });
+    }
+
+    fn node(&mut self, op: Box<dyn Op>, inputs: &[Slot], outputs: &[Slot]) {
+        let mut label = self.scope.join(".");
+        if !label.is_empty() {
+            label.push('/');
+        }
+        label.push_str(op.name());
+        self.plan.nodes.push(Node { op, inputs: inputs.to_vec(), outputs: outputs.to_vec(), label });
+    }
+}

@@ -1,0 +1,160 @@
+//! What an op tells a GPU backend: shader, variant, parameters, grid.
+
+use bytemuck::Pod;
+
+use super::Step;
+use crate::tensor::{Lead, Spec};
+
+/// A shader's text, by the name of its file without `.wgsl`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Source {
+    /// File stem: `rms_norm` for `shaders/rms_norm.wgsl`.
+    pub name: &'static str,
+    /// WGSL with `#import` and `#ifdef` lines.
+    pub text: &'static str,
+}
+
+/// The [`Source`] of `shaders/NAME.wgsl`.
+#[macro_export]
+#[doc(hidden)]
+macro_rules! shader {
+    ($name:literal) => {
+        $crate::plan::Source {
+            name: $name,
+            text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $name, ".wgsl")),
+        }
+    };
+}
+
+/// One dispatch, described.
+#[derive(Debug, Clone)]
+pub struct Kernel {
+    /// The shader.
+    pub source: Source,
+    /// What changes the language of the shader: names that `#ifdef` asks for.
+    pub defines: Vec<&'static str>,
+    /// What changes a number in it: WGSL `override` constants.
+    pub overrides: Vec<(&'static str, f64)>,
+    /// The uniform at binding 1.
+    pub params: Params,
+    /// How many workgroups.
+    pub grid: Grid,
+}
+
+/// The bytes of a kernel's `Params` struct and the names of its fields, four bytes each, in order.
+#[derive(Debug, Clone)]
+pub struct Params {
+    /// The struct's bytes.
+    pub bytes: Vec<u8>,
+    /// Field names; a test compares them and their offsets with the shader's.
+    pub fields: &'static [&'static str],
+}
+
+/// A struct of 4-byte fields that is a shader's `Params`.
+pub trait ParamStruct: Pod {
+    /// Names of the fields, in order.
+    const FIELDS: &'static [&'static str];
+
+    /// The struct as the words of a uniform.
+    fn params(&self) -> Params {
+        Params { bytes: bytemuck::bytes_of(self).to_vec(), fields: Self::FIELDS }
+    }
+}
+
+/// Declares a `Params` struct of `u32` and `f32` fields whose layout the shader test checks.
+#[macro_export]
+#[doc(hidden)]
+macro_rules! params {
+    ($name:ident { $($field:ident : $ty:ty),+ $(,)? }) => {
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+        struct $name { $($field: $ty),+ }
+        impl $crate::plan::ParamStruct for $name {
+            const FIELDS: &'static [&'static str] = &[$(stringify!($field)),+];
+        }
+    };
+}
+
+/// Workgroups along one axis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Always as many.
+    Fixed(usize),
+    /// `ceil(count · times / per)`, where `count` is what the step uses of `max`.
+    Count {
+        /// What counts.
+        lead: Lead,
+        /// The most.
+        max: usize,
+        /// Threads for each.
+        times: usize,
+        /// Threads a workgroup.
+        per: usize,
+    },
+}
+
+impl Extent {
+    /// Enough workgroups of `per` threads for every row of the last dimension of `spec`, `times` threads a row.
+    pub fn rows(spec: &Spec, times: usize, per: usize) -> Self {
+        let max = spec.shape.first().copied().unwrap_or(1);
+        Extent::Count { lead: spec.lead, max, times: times * spec.rows_per_lead(), per }
+    }
+
+    /// The number in this step.
+    pub fn resolve(self, step: &Step) -> usize {
+        match self {
+            Extent::Fixed(n) => n,
+            Extent::Count { lead, max, times, per } => (step.count(lead, max) * times).div_ceil(per),
+        }
+    }
+}
+
+/// Workgroups along x, y and z.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grid(pub [Extent; 3]);
+
+impl Grid {
+    /// One axis.
+    pub fn x(x: Extent) -> Self {
+        Grid([x, Extent::Fixed(1), Extent::Fixed(1)])
+    }
+
+    /// Two axes.
+    pub fn xy(x: Extent, y: Extent) -> Self {
+        Grid([x, y, Extent::Fixed(1)])
+    }
+}
+
+/// What an adapter can do, as far as kernels choose by it. Tests mask these to run every variant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caps {
+    /// Subgroup operations in compute shaders.
+    pub subgroups: bool,
+    /// The 4×8-bit integer dot product is native (elsewhere it is emulated, or done in floats).
+    pub dot4: bool,
+    /// Largest range of a buffer that a kernel can bind, in bytes; larger weights are split.
+    pub max_binding: u64,
+}
+
+impl Caps {
+    /// No optional capability, and a binding limit that splits nothing: what the CPU backend reports.
+    pub const PLAIN: Caps = Caps { subgroups: false, dot4: false, max_binding: u64::MAX };
+
+    /// Every combination of the optional capabilities that `self` has.
+    pub fn subsets(self) -> Vec<Caps> {
+        let mut all = Vec::new();
+        for bits in 0..4 {
+            let caps = Caps { subgroups: bits & 1 != 0, dot4: bits & 2 != 0, max_binding: self.max_binding };
+            if (self.subgroups || !caps.subgroups) && (self.dot4 || !caps.dot4) {
+                all.push(caps);
+            }
+        }
+        all
+    }
+
+    /// The defines that every kernel gets.
+    pub fn defines(self) -> Vec<&'static str> {
+        let flags = [(self.subgroups, "SUBGROUPS"), (self.dot4, "DOT4")];
+        flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect()
+    }
+}

@@ -1,0 +1,123 @@
+//! A forward pass as data: slots, and nodes that apply ops to them. Recorded once, prepared once, replayed every step.
+//!
+//! Models record through [`PlanBuilder`]; backends read [`Plan`] and call [`Op::cpu`] or [`Op::kernel`] of each node,
+//! so neither knows the other.
+
+mod backend;
+mod builder;
+mod kernel;
+mod memory;
+mod op;
+
+pub use backend::{Backend, ProgramId};
+pub use builder::PlanBuilder;
+pub use kernel::{Caps, Extent, Grid, Kernel, ParamStruct, Params, Source};
+pub use memory::{Memory, Place};
+pub use op::{Floats, Io, Op, Step};
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::tensor::{Spec, WeightRef};
+
+/// A value of a plan, by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slot(pub usize);
+
+/// What a slot's words are and how long they live.
+#[derive(Debug, Clone)]
+pub enum SlotKind {
+    /// A weight of the checkpoint: read-only, shared by all plans that ask for the same one.
+    Weight(WeightRef),
+    /// Words computed at recording (a table of cosines, say), shared by name.
+    Constant(String, Arc<Vec<u32>>),
+    /// Memory that outlives a step (a KV cache), zero at first, shared by name between plans.
+    State(String),
+    /// What the caller writes before a step, by name.
+    Input(String),
+    /// A result, valid until its last use in the step.
+    Temp,
+}
+
+/// A slot's kind and shape.
+#[derive(Debug, Clone)]
+pub struct SlotInfo {
+    /// Kind.
+    pub kind: SlotKind,
+    /// Shape, dtype and leading count.
+    pub spec: Spec,
+}
+
+/// One op applied to slots.
+#[derive(Debug)]
+pub struct Node {
+    /// The op with its parameters.
+    pub op: Box<dyn Op>,
+    /// Slots read.
+    pub inputs: Vec<Slot>,
+    /// Slots written, wholly or in part.
+    pub outputs: Vec<Slot>,
+    /// Scope and op name: "layers.3/rms_norm".
+    pub label: String,
+}
+
+/// A recorded forward pass.
+#[derive(Debug, Default)]
+pub struct Plan {
+    /// All slots; [`Slot`] is an index.
+    pub slots: Vec<SlotInfo>,
+    /// The nodes in order of execution.
+    pub nodes: Vec<Node>,
+    /// Slots that are read after a step, by name; they keep their words until the next step.
+    pub outputs: BTreeMap<String, Slot>,
+    /// Names of intermediate slots, for tests and for comparing backends.
+    pub tags: BTreeMap<String, Slot>,
+}
+
+impl Plan {
+    /// A slot's kind and shape.
+    pub fn slot(&self, slot: Slot) -> &SlotInfo {
+        &self.slots[slot.0]
+    }
+
+    /// A slot's shape.
+    pub fn spec(&self, slot: Slot) -> &Spec {
+        &self.slots[slot.0].spec
+    }
+
+    /// The input slot of this name.
+    pub fn input(&self, name: &str) -> Option<Slot> {
+        self.slots.iter().position(|s| matches!(&s.kind, SlotKind::Input(n) if n == name)).map(Slot)
+    }
+
+    /// The state slot of this name.
+    pub fn state(&self, name: &str) -> Option<Slot> {
+        self.slots.iter().position(|s| matches!(&s.kind, SlotKind::State(n) if n == name)).map(Slot)
+    }
+
+    /// The weights that the plan reads, each once.
+    pub fn weights(&self) -> impl Iterator<Item = (&WeightRef, &Spec)> {
+        self.slots.iter().filter_map(|s| match &s.kind {
+            SlotKind::Weight(w) => Some((w, &s.spec)),
+            _ => None,
+        })
+    }
+
+    /// The last node that writes `slot`.
+    pub fn producer(&self, slot: Slot) -> Option<usize> {
+        self.nodes.iter().rposition(|n| n.outputs.contains(&slot))
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, node) in self.nodes.iter().enumerate() {
+            let list = |slots: &[Slot]| {
+                slots.iter().map(|&s| format!("%{} {}", s.0, self.spec(s))).collect::<Vec<_>>().join(", ")
+            };
+            writeln!(f, "{i:4} {}: {} -> {}", node.label, list(&node.inputs), list(&node.outputs))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,171 @@
+//! What an op is: its shapes, its definition on the CPU, its kernel on the GPU.
+
+use std::fmt::Debug;
+
+use half::f16;
+
+use super::{Caps, Kernel};
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Lead, Spec};
+
+/// An operation on slots. One file of `ops/` each; backends know nothing more of it than this.
+pub trait Op: Debug + Send + Sync {
+    /// snake_case name, equal to the op's file and, where it has its own, its shader.
+    fn name(&self) -> &'static str;
+
+    /// Shapes of the outputs for these inputs.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] for inputs that do not fit, with both sides.
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>>;
+
+    /// Checks the slots that a node writes, where they exist already.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shape`] if they are not what [`Op::infer`] gives; ops that also write states override this.
+    fn check_outputs(&self, inputs: &[&Spec], outputs: &[&Spec]) -> Result<()> {
+        let specs = self.infer(inputs)?;
+        if specs.iter().eq(outputs.iter().copied()) {
+            return Ok(());
+        }
+        let list = |specs: &[&Spec]| specs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        Err(Error::shape("its output", list(&specs.iter().collect::<Vec<_>>()), list(outputs)))
+    }
+
+    /// The definition of truth: plain loops on the words of the slots.
+    fn cpu(&self, step: &Step, io: &mut Io);
+
+    /// The same with SIMD and threads, for the ops where time goes.
+    fn cpu_fast(&self, step: &Step, io: &mut Io) {
+        self.cpu(step, io);
+    }
+
+    /// The kernel for these inputs and outputs on an adapter with these capabilities.
+    fn kernel(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel;
+}
+
+/// What changes from step to step. The same words are the uniform at binding 0 of every kernel.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Step {
+    /// Rows in use of slots with [`Lead::Rows`].
+    pub rows: u32,
+    /// Rows in use of slots with [`Lead::Outputs`].
+    pub outputs: u32,
+    /// The longest context of any row, in tokens.
+    pub context: u32,
+    /// Unused; keeps the uniform at 16 bytes.
+    pub reserved: u32,
+}
+
+impl Step {
+    /// Everything in use: for plans without rows, such as an image encoder.
+    pub const FULL: Step = Step { rows: u32::MAX, outputs: u32::MAX, context: u32::MAX, reserved: 0 };
+
+    /// `n` of a dimension of at most `max` counted by `lead`.
+    pub fn count(&self, lead: Lead, max: usize) -> usize {
+        match lead {
+            Lead::Fixed => max,
+            Lead::Rows => max.min(self.rows as usize),
+            Lead::Outputs => max.min(self.outputs as usize),
+        }
+    }
+
+    /// Leading rows of a slot in use.
+    pub fn leading(&self, spec: &Spec) -> usize {
+        self.count(spec.lead, spec.shape.first().copied().unwrap_or(1))
+    }
+
+    /// Rows of the last dimension in use.
+    pub fn rows_of(&self, spec: &Spec) -> usize {
+        self.leading(spec) * spec.rows_per_lead()
+    }
+}
+
+/// The words of a node's slots, for [`Op::cpu`].
+#[derive(Debug)]
+pub struct Io<'a> {
+    /// Inputs, in the order of the node.
+    pub inputs: Vec<(&'a Spec, &'a [u32])>,
+    /// Outputs, in the order of the node. They hold what was there before the step.
+    pub outputs: Vec<(&'a Spec, &'a mut [u32])>,
+}
+
+impl<'a> Io<'a> {
+    /// Shape of input `i`.
+    pub fn spec(&self, i: usize) -> &'a Spec {
+        self.inputs[i].0
+    }
+
+    /// Whether there is an input `i`.
+    pub fn has(&self, i: usize) -> bool {
+        i < self.inputs.len()
+    }
+
+    /// Words of input `i`.
+    pub fn u32s(&self, i: usize) -> &'a [u32] {
+        self.inputs[i].1
+    }
+
+    /// Input `i` of dtype F32.
+    pub fn f32s(&self, i: usize) -> &'a [f32] {
+        bytemuck::cast_slice(self.inputs[i].1)
+    }
+
+    /// Input `i` of dtype Codes: rows of `width` codes padded to a multiple of 32.
+    pub fn codes(&self, i: usize) -> &'a [i8] {
+        bytemuck::cast_slice(self.inputs[i].1)
+    }
+
+    /// Input `i` of dtype F32 or F16.
+    pub fn floats(&self, i: usize) -> Floats<'a> {
+        match self.inputs[i].0.dtype {
+            DType::F16 => Floats::F16(bytemuck::cast_slice(self.inputs[i].1)),
+            _ => Floats::F32(bytemuck::cast_slice(self.inputs[i].1)),
+        }
+    }
+
+    /// Shape of output `i`.
+    pub fn out_spec(&self, i: usize) -> &'a Spec {
+        self.outputs[i].0
+    }
+
+    /// Words of output `i`.
+    pub fn out_u32s(&mut self, i: usize) -> &mut [u32] {
+        self.outputs[i].1
+    }
+
+    /// Output `i` of dtype F32.
+    pub fn out_f32s(&mut self, i: usize) -> &mut [f32] {
+        bytemuck::cast_slice_mut(self.outputs[i].1)
+    }
+
+    /// Output `i` of dtype Codes.
+    pub fn out_codes(&mut self, i: usize) -> &mut [i8] {
+        bytemuck::cast_slice_mut(self.outputs[i].1)
+    }
+
+    /// Output `i` of dtype F16.
+    pub fn out_f16s(&mut self, i: usize) -> &mut [f16] {
+        bytemuck::cast_slice_mut(self.outputs[i].1)
+    }
+}
+
+/// Elements of a slot that is stored in 32 or 16 bits.
+#[derive(Debug, Clone, Copy)]
+pub enum Floats<'a> {
+    /// 32-bit.
+    F32(&'a [f32]),
+    /// 16-bit.
+    F16(&'a [f16]),
+}
+
+impl Floats<'_> {
+    /// Element `i` as f32.
+    pub fn get(self, i: usize) -> f32 {
+        match self {
+            Floats::F32(v) => v[i],
+            Floats::F16(v) => v[i].to_f32(),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Shapes and dtypes of what a plan's slots hold, and where a weight comes from. Nothing of plans or devices.
+
+use std::fmt;
+use std::ops::Range;
+
+use crate::ternary::WeightQuant;
+
+/// How the elements of a slot lie in its `u32` words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DType {
+    /// 32-bit floats, one a word.
+    F32,
+    /// 16-bit floats, two a word; the last dimension is even.
+    F16,
+    /// Unsigned integers, one a word.
+    U32,
+    /// Signed 8-bit activation codes, four a word; each row is padded to [`CODE_ALIGN`] codes with zeros.
+    Codes,
+    /// A stack of ternary matrices in the form of [`crate::ternary::stack`].
+    Ternary,
+}
+
+/// Rows of [`DType::Codes`] are padded to a multiple of this many codes (the columns of a 1-bit weight word).
+pub const CODE_ALIGN: usize = 32;
+
+/// What decides how many of a slot's leading rows are used in a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Lead {
+    /// All of them, always.
+    Fixed,
+    /// As many as the step has rows.
+    Rows,
+    /// As many as the step has outputs (rows whose logits are wanted).
+    Outputs,
+}
+
+/// Shape, dtype and leading count of a slot. `shape[0]` is the most rows it can hold.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Spec {
+    /// Dimensions, row-major.
+    pub shape: Vec<usize>,
+    /// Element type.
+    pub dtype: DType,
+    /// What the leading dimension counts.
+    pub lead: Lead,
+}
+
+impl Spec {
+    /// A slot whose rows are all used in every step.
+    pub fn fixed(shape: &[usize], dtype: DType) -> Self {
+        Spec { shape: shape.to_vec(), dtype, lead: Lead::Fixed }
+    }
+
+    /// A slot whose leading dimension is counted by `lead`.
+    pub fn led(shape: &[usize], dtype: DType, lead: Lead) -> Self {
+        Spec { shape: shape.to_vec(), dtype, lead }
+    }
+
+    /// This spec with another width (last dimension) and dtype.
+    pub fn with_last(&self, width: usize, dtype: DType) -> Self {
+        let mut shape = self.shape.clone();
+        if let Some(last) = shape.last_mut() {
+            *last = width;
+        }
+        Spec { shape, dtype, lead: self.lead }
+    }
+
+    /// This spec without its other dimensions: one element for each leading row.
+    pub fn leading_only(&self) -> Self {
+        Spec { shape: self.shape[..1].to_vec(), dtype: self.dtype, lead: self.lead }
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The last dimension.
+    pub fn width(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Rows of the last dimension: the product of all others.
+    pub fn rows(&self) -> usize {
+        self.len() / self.width().max(1)
+    }
+
+    /// Rows of the last dimension that belong to one leading row.
+    pub fn rows_per_lead(&self) -> usize {
+        self.rows() / self.shape.first().copied().unwrap_or(1).max(1)
+    }
+
+    /// `u32` words that the slot occupies. A ternary stack's size is known only when it is packed: 0 here.
+    pub fn words(&self) -> usize {
+        match self.dtype {
+            DType::F32 | DType::U32 => self.len(),
+            DType::F16 => self.len().div_ceil(2),
+            DType::Codes => self.rows() * code_words(self.width()),
+            DType::Ternary => 0,
+        }
+    }
+}
+
+/// Words of one row of `width` codes.
+pub fn code_words(width: usize) -> usize {
+    width.next_multiple_of(CODE_ALIGN) / 4
+}
+
+impl fmt::Display for Spec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {:?}", self.shape, self.dtype)
+    }
+}
+
+/// A weight as a plan knows it: which tensors of the checkpoint, one after the other, and how they are packed.
+/// No bytes move until the engine loads it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct WeightRef {
+    /// The tensors, in the order in which they are stacked.
+    pub parts: Vec<WeightPart>,
+    /// How their elements become words.
+    pub pack: Pack,
+}
+
+/// Some rows of one tensor of the checkpoint, read as a matrix.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct WeightPart {
+    /// The tensor's name in the file.
+    pub name: String,
+    /// Which rows (of its first dimension; row 0 alone for a vector read as one row).
+    pub rows: Range<usize>,
+    /// Elements of a row: the product of the other dimensions.
+    pub cols: usize,
+}
+
+/// How a weight's elements become words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pack {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats, rounded to nearest.
+    F16,
+    /// Quantised by a rule and packed at 1 or 2 bits a weight, whichever loses nothing.
+    Ternary(WeightQuant),
+}
+
+impl Pack {
+    /// The dtype of a slot packed so.
+    pub fn dtype(self) -> DType {
+        match self {
+            Pack::F32 => DType::F32,
+            Pack::F16 => DType::F16,
+            Pack::Ternary(_) => DType::Ternary,
+        }
+    }
+}
+
+impl fmt::Display for WeightRef {
+    /// A name that is equal for equal weights only.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, p) in self.parts.iter().enumerate() {
+            let plus = if i > 0 { "+" } else { "" };
+            write!(f, "{plus}{}[{}..{}]", p.name, p.rows.start, p.rows.end)?;
+        }
+        write!(f, ":{:?}", self.pack)
+    }
+}
