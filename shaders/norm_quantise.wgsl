@@ -24,7 +24,7 @@ struct Params {
 #bind var<storage, read> top: array<u32>; // [rows, k]
 #endif
 #bind var<storage, read_write> codes: array<u32>; // [rows, sets, width / 4 padded to 8]
-#bind var<storage, read_write> meta: array<vec2<f32>>; // [rows, sets]: 1/k, sum of codes
+#bind var<storage, read_write> act_meta: array<vec2<f32>>; // [rows, sets]: 1/k, sum of codes
 
 fn normed(at: u32, weight: f32, rms: f32) -> f32 {
     let v = clamp(x[at], -params.in_bound, params.in_bound);
@@ -34,16 +34,16 @@ fn normed(at: u32, weight: f32, rms: f32) -> f32 {
 
 @compute @workgroup_size(64)
 fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
-    let set = group.x;
+    let which = group.x;
     let row = group.y;
-    let out = row * params.sets + set;
+    let out = row * params.sets + which;
     let x0 = select(row, out, params.x_per_set != 0u) * params.width;
-    var norm = set;
+    var norm = which;
 #ifdef EXPERTS
-    let slot = set / params.norms;
+    let slot = which / params.norms;
     var expert = params.n_experts;
     if slot < params.k { expert = top[row * params.k + slot]; }
-    norm = expert * params.norms + set % params.norms;
+    norm = expert * params.norms + which % params.norms;
 #endif
     let w0 = norm * params.width;
 
@@ -76,5 +76,5 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
         codes[out * words + word] = packed;
     }
     let total = workgroup_sum(lane, sum);
-    if lane.id == 0u { meta[out] = vec2<f32>(1.0 / k, total); }
+    if lane.id == 0u { act_meta[out] = vec2<f32>(1.0 / k, total); }
 }

@@ -2,7 +2,7 @@
 
 struct Params {
     side: u32,
-    patch: u32,
+    size: u32, // of a patch
     grid: u32,
     width: u32, // channels · patch²
 }
@@ -12,7 +12,7 @@ struct Params {
 
 @compute @workgroup_size(64)
 fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: vec3<u32>) {
-    let p = params.patch;
+    let p = params.size;
     for (var i = id; i < params.width; i += 64u) {
         let row = group.x / params.grid * p + i / p % p;
         let column = group.x % params.grid * p + i % p;

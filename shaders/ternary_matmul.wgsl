@@ -18,7 +18,7 @@ struct Params {
 }
 @group(0) @binding(1) var<uniform> params: Params;
 #bind var<storage, read> codes: array<u32>; // [rows, sets, set_words]
-#bind var<storage, read> meta: array<vec2<f32>>; // [rows, sets]: 1/k, sum of codes
+#bind var<storage, read> act_meta: array<vec2<f32>>; // [rows, sets]: 1/k, sum of codes
 #bind var<storage, read> weights: array<vec4<u32>>; // a stack: header, table, words
 #ifdef RESIDUAL
 #bind var<storage, read> residual: array<f32>; // [rows, out_width]
@@ -58,7 +58,7 @@ fn main(@builtin(local_invocation_id) local: vec3<u32>, @builtin(workgroup_id) g
     for (var r = 0u; r < ROWS; r++) {
         let row = row0 + r;
         if row >= rows { return; }
-        let m = meta[row * params.sets + set0];
+        let m = act_meta[row * params.sets + set0];
         let out = row * params.out_width + tile.out + in_part;
         let exact = exact_sums(sum[r], i32(m.y), part.bits);
         for (var i = 0u; i < 4u; i++) {

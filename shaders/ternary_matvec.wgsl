@@ -19,7 +19,7 @@ struct Params {
 }
 @group(0) @binding(1) var<uniform> params: Params;
 #bind var<storage, read> codes: array<u32>; // [rows, sets, set_words]
-#bind var<storage, read> meta: array<vec2<f32>>; // [rows, sets]: 1/k, sum of codes
+#bind var<storage, read> act_meta: array<vec2<f32>>; // [rows, sets]: 1/k, sum of codes
 #bind var<storage, read> weights: array<vec4<u32>>; // a stack: header, table, words
 #ifdef EXPERTS
 #bind var<storage, read> top: array<u32>; // [rows, k]
@@ -45,8 +45,8 @@ fn main(@builtin(local_invocation_id) local: vec3<u32>, @builtin(workgroup_id) g
 #endif
     let tile = find_tile(first, group.x);
     let part = part_at(first + tile.part);
-    let set = row * params.sets + select(slot * params.parts + tile.part, 0u, params.sets == 1u);
-    let act = set * params.set_words;
+    let which = row * params.sets + select(slot * params.parts + tile.part, 0u, params.sets == 1u);
+    let act = which * params.set_words;
     let groups = 8u / part.bits; // words of activations for a word of weights: 4 or 8
     let words = (weights[0].y + 4u * groups - 1u) / (4u * groups);
     let mask = select(0x03030303u, 0x01010101u, part.bits == 1u);
@@ -63,7 +63,7 @@ fn main(@builtin(local_invocation_id) local: vec3<u32>, @builtin(workgroup_id) g
     if local.y != 0u { return; }
     for (var s = 1u; s < SPLIT; s++) { sum += shares[s * TILE_LANES + local.x]; }
 
-    let m = meta[set];
+    let m = act_meta[which];
     let in_part = (tile.tile * TILE_LANES + local.x) * 4u;
     let out = group.y * params.out_width + tile.out + in_part;
     let exact = exact_sums(sum, i32(m.y), part.bits);

@@ -5,8 +5,10 @@ pub mod cpu;
 pub mod error;
 pub mod files;
 pub mod gpu;
+pub mod models;
 pub mod ops;
 pub mod plan;
+pub mod runtime;
 pub mod tensor;
 pub mod ternary;
 

@@ -67,7 +67,7 @@ impl Spec {
 
     /// This spec without its other dimensions: one element for each leading row.
     pub fn leading_only(&self) -> Self {
-        Spec { shape: self.shape[..1].to_vec(), dtype: self.dtype, lead: self.lead }
+        Spec { shape: vec![self.shape[0], 1], dtype: self.dtype, lead: self.lead }
     }
 
     /// Number of elements.

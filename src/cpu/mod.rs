@@ -95,9 +95,7 @@ impl Backend for Cpu {
                 (SlotKind::Constant(name, words), _) => {
                     At::Own(self.own(format!("constant {name}"), || words.to_vec()))
                 }
-                (SlotKind::State(name), _) => {
-                    At::Own(self.own(format!("state {name}"), || vec![0; slot.spec.words()]))
-                }
+                (SlotKind::State(name), _) => At::Own(self.own(format!("state {name}"), || vec![0; slot.spec.words()])),
                 // Nothing reads or writes a temporary that no node mentions.
                 (SlotKind::Temp | SlotKind::Input(_), Place::Own) => At::Own(self.own("unused".into(), Vec::new)),
             });

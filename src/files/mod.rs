@@ -14,8 +14,10 @@ mod sharded;
 mod stored;
 pub mod tokenizer;
 mod torch;
+pub mod weights;
 
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use image::Image;
 pub use stored::Stored;
 pub use tokenizer::{DecodeStream, Tokenizer};
+pub use weights::Weights;

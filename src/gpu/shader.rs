@@ -154,7 +154,8 @@ mod tests {
 
     #[test]
     fn what_it_does_not_know_is_an_error() {
-        for text in ["#import nothing", "#endif", "#else", "#ifdef X", "#define X", "#ifdef", "#ifdef X\n#else\n#else"] {
+        for text in ["#import nothing", "#endif", "#else", "#ifdef X", "#define X", "#ifdef", "#ifdef X\n#else\n#else"]
+        {
             assert!(run(text, &[]).is_err(), "{text}");
         }
         assert!(run("x", &["UNKNOWN"]).is_err());

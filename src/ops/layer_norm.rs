@@ -51,10 +51,7 @@ impl Op for LayerNorm {
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
         let x = inputs[0];
-        let params = LayerNormParams {
-            width: x.width() as u32,
-            eps: self.eps,
-        };
+        let params = LayerNormParams { width: x.width() as u32, eps: self.eps };
         let grid = Grid::x(Extent::rows(x, 1, 1));
         Kernel { source: shader!("layer_norm"), defines: vec![], overrides: vec![], params: params.params(), grid }
     }

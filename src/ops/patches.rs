@@ -15,7 +15,7 @@ struct Patches {
     patch: usize,
 }
 
-params!(PatchesParams { side: u32, patch: u32, grid: u32, width: u32 });
+params!(PatchesParams { side: u32, size: u32, grid: u32, width: u32 });
 
 impl PlanBuilder {
     /// The non-overlapping square patches of an image `[channels, s, s]`.
@@ -54,7 +54,7 @@ impl Op for Patches {
         let side = inputs[0].width();
         let params = PatchesParams {
             side: side as u32,
-            patch: self.patch as u32,
+            size: self.patch as u32,
             grid: (side / self.patch) as u32,
             width: outputs[0].width() as u32,
         };

@@ -26,7 +26,8 @@ impl PlanBuilder {
     pub fn rope_kv_write(&self, qkv: Slot, rows: Slot, theta: f64, shape: AttentionShape, kv: [Slot; 2]) -> Slot {
         let positions = self.spec(kv[0]).shape[0];
         let table = self.rope_table(theta, shape.d, positions);
-        let q = self.temp(Spec::led(&[self.spec(rows).shape[0], shape.heads * shape.d], DType::F32, self.spec(qkv).lead));
+        let q =
+            self.temp(Spec::led(&[self.spec(rows).shape[0], shape.heads * shape.d], DType::F32, self.spec(qkv).lead));
         self.push_into(RopeKvWrite { shape }, &[qkv, rows, table], &[q, kv[0], kv[1]]);
         q
     }

@@ -43,8 +43,7 @@ impl Op for SelectRows {
 
     fn kernel(&self, _: &Caps, _: &[&Spec], outputs: &[&Spec]) -> Kernel {
         let y = outputs[0];
-        let params =
-            SelectRowsParams { lead: y.lead as u32, rows: y.shape[0] as u32, width: y.width() as u32 };
+        let params = SelectRowsParams { lead: y.lead as u32, rows: y.shape[0] as u32, width: y.width() as u32 };
         let grid = Grid::x(Extent::rows(y, y.width(), 64));
         Kernel { source: shader!("select_rows"), defines: vec![], overrides: vec![], params: params.params(), grid }
     }

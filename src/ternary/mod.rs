@@ -119,9 +119,7 @@ impl Packed {
 /// The word of up to 16 or 32 codes of one row; missing ones are padding.
 fn pack_word(bits: Bits, codes: &[i8]) -> u32 {
     match bits {
-        Bits::One => {
-            codes.iter().enumerate().fold(0, |w, (c, &code)| w | u32::from(code > 0) << (8 * (c % 4) + c / 4))
-        }
+        Bits::One => codes.iter().enumerate().fold(0, |w, (c, &code)| w | u32::from(code > 0) << (8 * (c % 4) + c / 4)),
         Bits::Two => (0..16).fold(0, |w, c| {
             let code = codes.get(c).copied().unwrap_or(0);
             w | ((code + 1) as u32) << (8 * (c % 4) + 2 * (c / 4))

@@ -1,0 +1,166 @@
+//! From tensors of a checkpoint to the words of a slot, and Ternion's own packed form.
+//!
+//! A packed checkpoint is a safetensors file whose ternary tensors are `U32` words in the form of [`crate::ternary`];
+//! its metadata entry [`PACKED_KEY`] says shape, bits and scale of each. Reading it needs no quantisation.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use half::f16;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::{Checkpoint, TensorInfo};
+use crate::error::{Error, Result};
+use crate::tensor::{Pack, WeightPart, WeightRef};
+use crate::ternary::{Bits, Packed, WeightQuant, quantise, stack};
+
+/// The metadata entry of a packed checkpoint: JSON, a [`PackedInfo`] for each ternary tensor.
+pub const PACKED_KEY: &str = "ternion.packed";
+
+/// What a packed checkpoint says of one ternary tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PackedInfo {
+    /// Rows (outputs).
+    pub rows: usize,
+    /// Columns (inputs).
+    pub cols: usize,
+    /// 1 or 2 bits a code.
+    pub bits: usize,
+    /// The scale's bits as f32: decimal digits would not round-trip everywhere.
+    pub scale_bits: u32,
+}
+
+/// The tensors of a checkpoint, packed or not.
+#[derive(Debug)]
+pub struct Weights {
+    checkpoint: Checkpoint,
+    packed: BTreeMap<String, PackedInfo>,
+}
+
+impl Weights {
+    /// Opens a checkpoint (see [`Checkpoint::open`]).
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`]; a packed table that does not fit its tensors is [`Error::Format`].
+    pub fn open(path: &Path) -> Result<Self> {
+        let checkpoint = Checkpoint::open(path)?;
+        let file = checkpoint.path().display().to_string();
+        let packed: BTreeMap<String, PackedInfo> = match checkpoint.metadata().get(PACKED_KEY) {
+            Some(json) => serde_json::from_str(json)
+                .map_err(|e| Error::format(&file, format!("its metadata {PACKED_KEY} is no table: {e}")))?,
+            None => BTreeMap::new(),
+        };
+        for (name, info) in &packed {
+            check_packed(&file, name, info, checkpoint.get(name))?;
+        }
+        Ok(Weights { checkpoint, packed })
+    }
+
+    /// The file that was opened.
+    pub fn path(&self) -> &Path {
+        self.checkpoint.path()
+    }
+
+    /// The tensors as the file holds them.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// What the file says of a packed tensor.
+    pub fn packed(&self, name: &str) -> Option<&PackedInfo> {
+        self.packed.get(name)
+    }
+
+    /// The shape that a tensor stands for.
+    pub fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        match self.packed.get(name) {
+            Some(info) => Some(vec![info.rows, info.cols]),
+            None => self.checkpoint.get(name).map(|t| t.shape.clone()),
+        }
+    }
+
+    /// The words of a weight; the tensors' pages leave memory again.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for NaN or infinite values or a broken scale, [`Error::Unsupported`] for a dtype that holds no
+    /// floats, each with the tensor's name.
+    pub fn load(&self, weight: &WeightRef) -> Result<Vec<u32>> {
+        match weight.pack {
+            Pack::F32 => Ok(self.floats(weight)?.into_iter().map(f32::to_bits).collect()),
+            Pack::F16 => {
+                let pair = |v: &[f32]| {
+                    let bits = |i: usize| u32::from(v.get(i).map_or(0, |&x| f16::from_f32(x).to_bits()));
+                    bits(0) | bits(1) << 16
+                };
+                Ok(self.floats(weight)?.chunks(2).map(pair).collect())
+            }
+            Pack::Ternary(rule) => {
+                let parts: Result<Vec<Packed>> = weight.parts.par_iter().map(|p| self.ternary(p, rule)).collect();
+                Ok(stack(&parts?))
+            }
+        }
+    }
+
+    fn floats(&self, weight: &WeightRef) -> Result<Vec<f32>> {
+        let mut all = Vec::new();
+        for part in &weight.parts {
+            all.extend(self.part(part)?);
+            self.checkpoint.release(&part.name);
+        }
+        Ok(all)
+    }
+
+    fn part(&self, part: &WeightPart) -> Result<Vec<f32>> {
+        let elements = part.rows.start * part.cols..part.rows.end * part.cols;
+        let values = self.checkpoint.read_f32(&part.name, elements)?;
+        match values.iter().position(|v| !v.is_finite()) {
+            Some(i) => Err(self.broken(&part.name, format!("element {i} is {}, expected a finite number", values[i]))),
+            None => Ok(values),
+        }
+    }
+
+    /// One ternary matrix, quantised now or taken as it lies.
+    ///
+    /// # Errors
+    /// As [`Weights::load`].
+    pub fn ternary(&self, part: &WeightPart, rule: WeightQuant) -> Result<Packed> {
+        let Some(info) = self.packed.get(&part.name) else {
+            let values = self.part(part)?;
+            self.checkpoint.release(&part.name);
+            let (codes, scale) = quantise(&values, rule);
+            return Ok(Packed::new(part.rows.len(), part.cols, &codes, scale));
+        };
+        let (Some(bits), scale) = (Bits::from_count(info.bits), f32::from_bits(info.scale_bits)) else {
+            return Err(self.broken(&part.name, format!("{} bits a code, expected 1 or 2", info.bits)));
+        };
+        let words = self.checkpoint.read_words(&part.name)?;
+        self.checkpoint.release(&part.name);
+        if bits == Bits::Two && words.iter().any(|w| w & w >> 1 & 0x5555_5555 != 0) {
+            return Err(self.broken(&part.name, "a code of 3, expected 0, 1 or 2".into()));
+        }
+        Ok(Packed { rows: info.rows, cols: info.cols, bits, scale, words })
+    }
+
+    fn broken(&self, tensor: &str, problem: String) -> Error {
+        Error::format(format!("{}: tensor {tensor}", self.path().display()), problem)
+    }
+}
+
+/// Checks one entry of the packed table against the tensor that it describes.
+fn check_packed(file: &str, name: &str, info: &PackedInfo, tensor: Option<&TensorInfo>) -> Result<()> {
+    let broken = |problem: String| Err(Error::format(format!("{file}: tensor {name}"), problem));
+    let Some(tensor) = tensor else { return broken("is in the packed table but not in the file".into()) };
+    let Some(bits) = Bits::from_count(info.bits) else {
+        return broken(format!("{} bits a code, expected 1 or 2", info.bits));
+    };
+    let scale = f32::from_bits(info.scale_bits);
+    if !(scale.is_finite() && scale > 0.0) {
+        return broken(format!("its scale is {scale}, expected a positive number"));
+    }
+    let sane = |n: usize| (1..=1 << 24).contains(&n);
+    if !sane(info.rows) || !sane(info.cols) || tensor.elements() != bits.matrix_words(info.rows, info.cols) {
+        return broken(format!("{} words do not hold {} x {} codes", tensor.elements(), info.rows, info.cols));
+    }
+    Ok(())
+}

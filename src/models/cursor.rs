@@ -1,0 +1,141 @@
+//! A place in the tree of tensor names, from which a model takes tensors of the shapes that it needs.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use crate::error::{Error, Result};
+use crate::files::Weights;
+use crate::plan::{PlanBuilder, Slot};
+use crate::tensor::{Pack, WeightPart, WeightRef};
+use crate::ternary::WeightQuant;
+
+/// How weights are packed and cut.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LoadOptions {
+    /// Full-precision matrices: [`Pack::F16`] or [`Pack::F32`]. Norms, biases and routers are always f32.
+    pub dense: Pack,
+    /// Largest weight in bytes before it is cut by rows.
+    pub max_binding: u64,
+}
+
+/// A weight with the shape that it has in a plan.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    /// Where its bytes come from.
+    pub weight: WeightRef,
+    /// Its shape.
+    pub shape: Vec<usize>,
+}
+
+impl Tensor {
+    /// The slot of this weight in a plan.
+    pub fn slot(&self, p: &PlanBuilder) -> Slot {
+        p.weight(&self.weight, &self.shape)
+    }
+
+    /// Several weights of one kind behind one another, under a new shape.
+    pub fn stack(parts: &[Tensor], shape: &[usize]) -> Tensor {
+        let weight = WeightRef {
+            parts: parts.iter().flat_map(|t| t.weight.parts.clone()).collect(),
+            pack: parts.first().map_or(Pack::F32, |t| t.weight.pack),
+        };
+        Tensor { weight, shape: shape.to_vec() }
+    }
+
+    /// Rows of a matrix of one tensor.
+    pub fn rows(&self, rows: Range<usize>) -> Tensor {
+        let mut weight = self.weight.clone();
+        for part in &mut weight.parts {
+            part.rows = part.rows.start + rows.start..part.rows.start + rows.end;
+        }
+        let mut shape = self.shape.clone();
+        shape[0] = rows.len();
+        Tensor { weight, shape }
+    }
+}
+
+/// Looks tensors up under a prefix. What is missing or misshapen is collected, so that one error names all of it.
+#[derive(Debug)]
+pub struct Cursor<'a> {
+    weights: &'a Weights,
+    prefix: String,
+    options: LoadOptions,
+    quant: WeightQuant,
+    faults: &'a RefCell<Faults>,
+}
+
+/// What a model's `load` found wrong so far.
+#[derive(Debug, Default)]
+pub struct Faults {
+    missing: Vec<String>,
+    shape: Option<Error>,
+}
+
+impl Faults {
+    /// The error, if anything was wrong.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensors`] with every name, else [`Error::Shape`] for the first tensor that does not fit.
+    pub fn into_result(self, weights: &Weights) -> Result<()> {
+        if !self.missing.is_empty() {
+            return Err(Error::MissingTensors { file: weights.path().display().to_string(), names: self.missing });
+        }
+        self.shape.map_or(Ok(()), Err)
+    }
+}
+
+impl<'a> Cursor<'a> {
+    /// The root of the tree.
+    pub fn new(weights: &'a Weights, options: LoadOptions, quant: WeightQuant, faults: &'a RefCell<Faults>) -> Self {
+        Cursor { weights, prefix: String::new(), options, quant, faults }
+    }
+
+    /// A place below this one.
+    pub fn at(&self, name: impl std::fmt::Display) -> Cursor<'a> {
+        Cursor { prefix: format!("{}{name}.", self.prefix), ..*self }
+    }
+
+    /// A matrix in full precision: the tensor's first dimension by the product of the others.
+    pub fn dense(&self, name: &str, shape: &[usize]) -> Tensor {
+        self.tensor(name, shape, self.options.dense)
+    }
+
+    /// A matrix in f32, whatever the options say.
+    pub fn exact(&self, name: &str, shape: &[usize]) -> Tensor {
+        self.tensor(name, shape, Pack::F32)
+    }
+
+    /// A vector: a norm or a bias, always f32.
+    pub fn vector(&self, name: &str, d: usize) -> Tensor {
+        Tensor { shape: vec![d], ..self.tensor(name, &[d], Pack::F32) }
+    }
+
+    /// A ternary matrix.
+    pub fn ternary(&self, name: &str, shape: [usize; 2]) -> Tensor {
+        self.tensor(name, &shape, Pack::Ternary(self.quant))
+    }
+
+    /// A matrix cut into pieces that fit a binding each.
+    pub fn sharded(&self, name: &str, shape: [usize; 2]) -> Vec<Tensor> {
+        let whole = self.dense(name, &shape);
+        let bytes = if whole.weight.pack == Pack::F16 { 2 } else { 4 } * shape[1] as u64;
+        let rows = (self.options.max_binding / bytes.max(1)).clamp(1, shape[0].max(1) as u64) as usize;
+        (0..shape[0]).step_by(rows).map(|from| whole.rows(from..(from + rows).min(shape[0]))).collect()
+    }
+
+    fn tensor(&self, name: &str, shape: &[usize], pack: Pack) -> Tensor {
+        let name = format!("{}{name}", self.prefix);
+        match self.weights.shape(&name) {
+            None => self.faults.borrow_mut().missing.push(name.clone()),
+            Some(found) if found != shape => {
+                let object = format!("{}: tensor {name}", self.weights.path().display());
+                let error = Error::shape(object, format!("{shape:?}"), format!("{found:?}"));
+                self.faults.borrow_mut().shape.get_or_insert(error);
+            }
+            Some(_) => {}
+        }
+        let cols = shape[1..].iter().product();
+        let part = WeightPart { name, rows: 0..shape[0], cols };
+        Tensor { weight: WeightRef { parts: vec![part], pack }, shape: vec![shape[0], cols] }
+    }
+}

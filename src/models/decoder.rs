@@ -1,0 +1,116 @@
+//! EmberNet's decoder: rows in, logits out.
+
+use super::cursor::{Cursor, Tensor};
+use super::embernet_config::EmberNetConfig;
+use super::moe::{BitStack, Moe, Quant};
+use super::{TextShape, slots};
+use crate::ops::{AttentionShape, ROW_WORDS, RmsNorm};
+use crate::plan::{PlanBuilder, Slot};
+use crate::tensor::{DType, Lead, Spec};
+
+/// Base of the rotary angles.
+const THETA: f64 = 10000.0;
+/// Bound on embeddings of text and images that meet.
+const MERGE_BOUND: f32 = 10.0;
+const NORM: RmsNorm = RmsNorm { eps: 1e-6, clamped: true };
+
+/// The decoder; its head is the embedding table.
+#[derive(Debug)]
+pub struct Decoder {
+    table: Vec<Tensor>,
+    layers: Vec<Layer>,
+    norm: Tensor,
+    width: usize,
+}
+
+#[derive(Debug)]
+struct Layer {
+    name: String,
+    number: usize,
+    input_norm: Tensor,
+    qkv: BitStack,
+    out: BitStack,
+    post_norm: Tensor,
+    moe: Moe,
+    heads: AttentionShape,
+    experts_per_token: usize,
+    quant: Quant,
+}
+
+impl Decoder {
+    /// Takes the tensors below `decoder`.
+    pub fn load(w: &Cursor, c: &EmberNetConfig) -> Self {
+        Decoder {
+            table: w.sharded("embed_tokens.weight", [c.vocab_size, c.hidden_size]),
+            layers: (0..c.num_layers).map(|i| Layer::load(&w.at("layers").at(i), i, c)).collect(),
+            norm: w.vector("norm.weight", c.hidden_size),
+            width: c.hidden_size,
+        }
+    }
+
+    /// One step: embeds the input rows, runs all layers, and gives logits of the rows that `outputs` names.
+    pub fn record(&self, p: &PlanBuilder, shape: &TextShape) {
+        let rows = p.input(slots::ROWS, Spec::led(&[shape.max_rows, ROW_WORDS], DType::U32, Lead::Rows));
+        let outputs = p.input(slots::OUTPUTS, Spec::led(&[shape.max_outputs, 1], DType::U32, Lead::Outputs));
+        let image_spec = Spec::led(&[shape.max_rows, self.width], DType::F32, Lead::Rows);
+        let image = shape.images.then(|| p.input(slots::IMAGE_ROWS, image_spec));
+        let table: Vec<Slot> = self.table.iter().map(|t| t.slot(p)).collect();
+        let x = p.embed(rows, &table, image, MERGE_BOUND); // [rows, d]
+        let mut x = p.tag("merged_embeds", x);
+        for layer in &self.layers {
+            x = layer.record(p, x, rows, shape);
+        }
+        let x = p.select_rows(x, outputs); // [outputs, d]
+        let x = p.tag("final_norm.out", p.rms_norm(x, self.norm.slot(p), NORM));
+        let logits = p.matmul_sharded(x, &table); // [outputs, vocab]
+        p.output(slots::LOGITS, logits);
+        p.tag(slots::LOGITS, logits);
+        p.output(slots::ARGMAX, p.argmax(logits));
+    }
+
+    /// The ternary matrices.
+    pub fn ternary(&self) -> Vec<Tensor> {
+        let of = |l: &Layer| [vec![l.qkv.weights(), l.out.weights()], l.moe.ternary().to_vec()].concat();
+        self.layers.iter().flat_map(of).collect()
+    }
+}
+
+impl Layer {
+    fn load(w: &Cursor, number: usize, c: &EmberNetConfig) -> Self {
+        let d = c.hidden_size;
+        let heads =
+            AttentionShape { heads: c.num_attention_heads, kv_heads: c.num_kv_heads, d: d / c.num_attention_heads };
+        let d_kv = heads.kv_heads * heads.d;
+        let attention = w.at("attention");
+        Layer {
+            name: format!("layer.{number}"),
+            number,
+            input_norm: w.vector("input_layernorm.weight", d),
+            qkv: BitStack::load(&attention, &["q_proj", "k_proj", "v_proj"], &[d, d_kv, d_kv], d),
+            out: BitStack::load(&attention, &["o_proj"], &[d], d),
+            post_norm: w.vector("post_attention_layernorm.weight", d),
+            moe: Moe::load(&w.at("moe"), c),
+            heads,
+            experts_per_token: c.num_experts_per_tok,
+            quant: Quant::new(c),
+        }
+    }
+
+    fn record(&self, p: &PlanBuilder, x: Slot, rows: Slot, shape: &TextShape) -> Slot {
+        let _scope = p.scope(&self.name);
+        let tag = |what: &str, slot| p.tag(format!("{}.{what}", self.name), slot);
+        tag("in", x);
+        let d_kv = self.heads.kv_heads * self.heads.d;
+        let kv = slots::kv(self.number).map(|name| p.state(&name, Spec::fixed(&[shape.kv_rows, d_kv], shape.kv_dtype)));
+        let log_spec = Spec::fixed(&[shape.kv_rows, self.experts_per_token], DType::U32);
+        let log = p.state(&slots::routing(self.number), log_spec);
+
+        let h = p.rms_norm(x, self.input_norm.slot(p), NORM);
+        let qkv = self.qkv.record(p, h, self.quant, None); // [rows, (heads + 2·kv_heads)·d_head]
+        let q = p.rope_kv_write(qkv, rows, THETA, self.heads, kv);
+        let a = p.cached_attention(q, kv[0], kv[1], rows, self.heads); // [rows, heads·d_head]
+        let x = tag("mid", self.out.record(p, a, self.quant, Some(x)));
+        let h = p.rms_norm(x, self.post_norm.slot(p), NORM);
+        tag("out", self.moe.record_add(p, x, h, rows, log, &self.name))
+    }
+}

@@ -1,0 +1,298 @@
+//! EmberNet's configuration, in the nested form that is pushed and in the flat one.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use crate::error::{Error, Result};
+use crate::files::Weights;
+use crate::ternary::WeightQuant;
+
+/// Largest configuration file.
+const MAX_CONFIG_BYTES: u64 = 16 << 20;
+
+/// Sizes of an EmberNet. Source: the model's code; `config.json` for what it says rightly.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmberNetConfig {
+    /// Tokens of the vocabulary.
+    pub vocab_size: usize,
+    /// Width of a token's vector.
+    pub hidden_size: usize,
+    /// Width inside an expert.
+    pub intermediate_size: usize,
+    /// Decoder layers.
+    pub num_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads.
+    pub num_kv_heads: usize,
+    /// Most positions.
+    pub max_position_embeddings: usize,
+    /// Experts to choose from.
+    pub num_experts: usize,
+    /// Experts chosen a token.
+    pub num_experts_per_tok: usize,
+    /// Names of the experts.
+    pub expert_domains: Vec<String>,
+    /// Tokens that an image becomes.
+    pub num_image_tokens: usize,
+    /// Replaces `<image>` tokens.
+    pub pad_token_id: u32,
+    /// Begins a text.
+    pub bos_token_id: u32,
+    /// Ends a text.
+    pub eos_token_id: u32,
+    /// Stands for an image in a prompt.
+    pub image_token_id: u32,
+    /// How weights become ternary.
+    pub weight_quant: WeightQuant,
+    /// 8, or 4 where the configuration overrides it.
+    pub activation_bits: usize,
+    /// The image encoder.
+    pub vision: VisionConfig,
+}
+
+/// Sizes of a SigLIP encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VisionConfig {
+    /// Width of a patch's vector.
+    pub hidden_size: usize,
+    /// Width inside the feed-forward part.
+    pub intermediate_size: usize,
+    /// Layers.
+    pub num_hidden_layers: usize,
+    /// Heads.
+    pub num_attention_heads: usize,
+    /// Pixels a side.
+    pub image_size: usize,
+    /// Pixels of a patch's side.
+    pub patch_size: usize,
+}
+
+/// Reads a JSON object.
+///
+/// # Errors
+/// [`Error::Io`], or [`Error::Format`] for what is no JSON object.
+pub(super) fn read_json(path: &Path) -> Result<Map<String, Value>> {
+    let length = std::fs::metadata(path).map_err(Error::io(path))?.len();
+    if length > MAX_CONFIG_BYTES {
+        return Err(Error::format(path.display(), format!("{length} bytes, expected at most {MAX_CONFIG_BYTES}")));
+    }
+    let text = std::fs::read(path).map_err(Error::io(path))?;
+    serde_json::from_slice(&text).map_err(|e| Error::format(path.display(), format!("is no JSON object: {e}")))
+}
+
+/// A configuration object with the name that errors give it.
+struct Section<'a> {
+    name: &'a str,
+    map: &'a Map<String, Value>,
+}
+
+impl Section<'_> {
+    fn key(&self, key: &str) -> String {
+        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
+    }
+
+    /// An integer in 1..=most.
+    fn size(&self, key: &str, most: usize) -> Result<usize> {
+        let value = self.map.get(key).ok_or_else(|| Error::config(self.key(key), "is missing"))?;
+        let fits = |n: &u64| (1..=most as u64).contains(n);
+        let problem = || Error::config(self.key(key), format!("is {value}, expected an integer in 1..={most}"));
+        value.as_u64().filter(fits).map(|n| n as usize).ok_or_else(problem)
+    }
+
+    /// A token number, or the default of the model's code.
+    fn token(&self, key: &str, default: u32) -> Result<u32> {
+        match self.map.get(key) {
+            None | Some(Value::Null) => Ok(default),
+            Some(value) => {
+                let problem = || Error::config(self.key(key), format!("is {value}, expected a token number"));
+                value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|&n| n < 1 << 30).ok_or_else(problem)
+            }
+        }
+    }
+}
+
+impl EmberNetConfig {
+    /// Whether a `config.json` is EmberNet's, in either form.
+    pub fn recognises(config: &Map<String, Value>) -> bool {
+        let named = config.get("model_type").and_then(Value::as_str) == Some("embernet_vlm");
+        let flat = ["num_image_tokens", "num_experts_per_tok", "vision_model_name"];
+        named || flat.iter().all(|k| config.contains_key(*k))
+    }
+
+    /// Reads the sizes: from `config.json`, from `embernet_config.json` and `siglip_vision_config.json` beside it where
+    /// they exist (the pushed file lacks the special tokens and SigLIP's heads), the rest from the tensors' shapes.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the key.
+    pub fn read(dir: &Path, config: &Map<String, Value>, weights: &Weights) -> Result<Self> {
+        let optional = |name: &str| {
+            let path = dir.join(name);
+            if path.exists() { read_json(&path) } else { Ok(Map::new()) }
+        };
+        let flat = optional("embernet_config.json")?;
+        let nested = config.get("language_decoder").and_then(Value::as_object);
+        let decoder =
+            Section { name: if nested.is_some() { "language_decoder" } else { "" }, map: nested.unwrap_or(config) };
+        let encoder = match config.get("vision_encoder").and_then(Value::as_object) {
+            Some(map) => Section { name: "vision_encoder", map },
+            None => Section { name: "", map: config },
+        };
+        let special = Section { name: "", map: if flat.is_empty() { config } else { &flat } };
+        let siglip = match config.get("vision_config").and_then(Value::as_object) {
+            Some(map) => map.clone(),
+            None => optional("siglip_vision_config.json")?,
+        };
+        let num_experts = decoder.size("num_experts", 32)?;
+        let this = EmberNetConfig {
+            vocab_size: decoder.size("vocab_size", 1 << 24)?,
+            hidden_size: decoder.size("hidden_size", 1 << 16)?,
+            intermediate_size: decoder.size("intermediate_size", 1 << 18)?,
+            num_layers: decoder.size("num_layers", 1024)?,
+            num_attention_heads: decoder.size("num_attention_heads", 1024)?,
+            num_kv_heads: decoder.size("num_kv_heads", 1024)?,
+            max_position_embeddings: decoder.size("max_position_embeddings", 1 << 20)?,
+            num_experts,
+            num_experts_per_tok: decoder.size("num_experts_per_tok", num_experts)?,
+            expert_domains: expert_names(decoder.map, num_experts),
+            num_image_tokens: encoder.size("num_image_tokens", 1 << 16)?,
+            pad_token_id: special.token("pad_token_id", 0)?,
+            bos_token_id: special.token("bos_token_id", 1)?,
+            eos_token_id: special.token("eos_token_id", 2)?,
+            image_token_id: special.token("image_token_id", 32000)?,
+            weight_quant: weight_quant(config)?,
+            activation_bits: activation_bits(config)?,
+            vision: VisionConfig::read(&siglip, weights)?,
+        };
+        this.validate(decoder.map)?;
+        Ok(this)
+    }
+
+    fn validate(&self, decoder: &Map<String, Value>) -> Result<()> {
+        let whole = |key: &str, n: usize, by: usize, what: &str| {
+            if n.is_multiple_of(by) {
+                Ok(())
+            } else {
+                Err(Error::config(key, format!("is {n}, not a multiple of {what} {by}")))
+            }
+        };
+        whole("hidden_size", self.hidden_size, self.num_attention_heads, "num_attention_heads")?;
+        whole("num_attention_heads", self.num_attention_heads, self.num_kv_heads, "num_kv_heads")?;
+        whole("hidden_size / num_attention_heads", self.hidden_size / self.num_attention_heads, 4, "4:")?;
+        // The pooler and the projector have 8 heads each.
+        whole("hidden_size", self.hidden_size, 32, "8 heads of a multiple of 4:")?;
+        whole("intermediate_size", self.intermediate_size, 2, "2:")?;
+        if decoder.get("use_shared_expert") == Some(&Value::Bool(false)) {
+            return Err(Error::config("use_shared_expert", "is false; every published EmberNet has a shared expert"));
+        }
+        Ok(())
+    }
+
+    /// The configuration in the flat form with the encoder's sizes, as [`EmberNetConfig::read`] reads it.
+    pub fn to_json(&self) -> Value {
+        let v = &self.vision;
+        json!({
+            "model_type": "embernet_vlm",
+            "vocab_size": self.vocab_size,
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "num_layers": self.num_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "num_kv_heads": self.num_kv_heads,
+            "max_position_embeddings": self.max_position_embeddings,
+            "num_experts": self.num_experts,
+            "num_experts_per_tok": self.num_experts_per_tok,
+            "use_shared_expert": true,
+            "expert_domains": self.expert_domains,
+            "num_image_tokens": self.num_image_tokens,
+            "pad_token_id": self.pad_token_id,
+            "bos_token_id": self.bos_token_id,
+            "eos_token_id": self.eos_token_id,
+            "image_token_id": self.image_token_id,
+            "weight_quant": self.weight_quant,
+            "activation_bits_override": self.activation_bits,
+            "vision_config": {
+                "hidden_size": v.hidden_size,
+                "intermediate_size": v.intermediate_size,
+                "num_hidden_layers": v.num_hidden_layers,
+                "num_attention_heads": v.num_attention_heads,
+                "image_size": v.image_size,
+                "patch_size": v.patch_size,
+            },
+        })
+    }
+}
+
+fn expert_names(decoder: &Map<String, Value>, n: usize) -> Vec<String> {
+    let listed = decoder.get("expert_domains").and_then(Value::as_array);
+    let name = |i: usize| listed.and_then(|l| l.get(i)?.as_str().map(str::to_owned));
+    (0..n).map(|i| name(i).unwrap_or_else(|| format!("expert {i}"))).collect()
+}
+
+fn weight_quant(config: &Map<String, Value>) -> Result<WeightQuant> {
+    let Some(value) = config.get("weight_quant") else { return Ok(WeightQuant::SignMean) };
+    let problem = |_| Error::config("weight_quant", format!("is {value}, expected \"sign_mean\" or \"absmean\""));
+    serde_json::from_value(value.clone()).map_err(problem)
+}
+
+/// The pushed file's `activation_bits: 4` is wrong: the model's code computes with 8. Only the override counts.
+fn activation_bits(config: &Map<String, Value>) -> Result<usize> {
+    match config.get("activation_bits_override") {
+        None | Some(Value::Null) => Ok(8),
+        Some(v) if v == 4 => Ok(4),
+        Some(v) if v == 8 => Ok(8),
+        Some(v) => Err(Error::config("activation_bits_override", format!("is {v}, expected 4 or 8"))),
+    }
+}
+
+/// Where the encoder's tensors begin.
+pub(super) const SIGLIP: &str = "vision_encoder.encoder.vision_model";
+
+impl VisionConfig {
+    /// From the tensors' shapes; the heads, which no shape shows, from `config` or from SigLIP's published widths.
+    fn read(config: &Map<String, Value>, weights: &Weights) -> Result<Self> {
+        let shape = |name: &str, dims: usize| {
+            let name = format!("{SIGLIP}.{name}");
+            let file = || weights.path().display().to_string();
+            match weights.shape(&name) {
+                Some(shape) if shape.len() == dims => Ok(shape),
+                Some(shape) => {
+                    Err(Error::shape(format!("tensor {name}"), format!("{dims} dimensions"), format!("{shape:?}")))
+                }
+                None => Err(Error::MissingTensors { file: file(), names: vec![name] }),
+            }
+        };
+        let patch = shape("embeddings.patch_embedding.weight", 4)?;
+        let positions = shape("embeddings.position_embedding.weight", 2)?[0];
+        let (hidden_size, patch_size, grid) = (patch[0], patch[2], positions.isqrt());
+        if grid * grid != positions {
+            return Err(Error::config("vision positions", format!("{positions} is no square number")));
+        }
+        let layer = |i: usize| format!("{SIGLIP}.encoder.layers.{i}.layer_norm1.weight");
+        let layers = (0..1024).take_while(|&i| weights.shape(&layer(i)).is_some()).count();
+        let section = Section { name: "vision_config", map: config };
+        let heads = match (config.is_empty(), hidden_size) {
+            (false, _) => section.size("num_attention_heads", 1024)?,
+            (true, 768) => 12,
+            (true, 1024 | 1152) => 16,
+            (true, other) => {
+                let problem =
+                    format!("is missing; SigLIP of width {other} is not known, put it into \"vision_config\"");
+                return Err(Error::config("vision_config.num_attention_heads", problem));
+            }
+        };
+        if !hidden_size.is_multiple_of(heads) || !(hidden_size / heads).is_multiple_of(4) {
+            let problem = format!("{heads} heads do not divide {hidden_size} into multiples of 4");
+            return Err(Error::config("vision_config.num_attention_heads", problem));
+        }
+        Ok(VisionConfig {
+            hidden_size,
+            intermediate_size: shape("encoder.layers.0.mlp.fc1.weight", 2)?[0],
+            num_hidden_layers: layers,
+            num_attention_heads: heads,
+            image_size: grid * patch_size,
+            patch_size,
+        })
+    }
+}

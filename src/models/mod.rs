@@ -1,0 +1,170 @@
+//! Model definitions: configuration, weights by name, and the forward pass recorded in the order of the paper.
+//!
+//! ## Add a model
+//! 1. A config struct with `validate`: sizes come from the config file and the tensors' shapes, bounded and checked.
+//! 2. A struct of [`Tensor`]s with `load`: its table of names, each with the shape that it must have ([`Cursor`]).
+//! 3. `record`: the forward pass on a [`PlanBuilder`], in the paper's order, shapes in comments, stages tagged.
+//! 4. A line in [`open`].
+//! 5. A tiny checkpoint with golden outputs, checked in `tests/models.rs`.
+//!
+//! Models see plans and files; they never see a device.
+
+mod cursor;
+mod decoder;
+mod embernet;
+mod embernet_config;
+mod moe;
+mod siglip;
+mod vision;
+
+pub use cursor::{Cursor, LoadOptions, Tensor};
+pub use embernet_config::{EmberNetConfig, VisionConfig};
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::files::Weights;
+use crate::plan::Plan;
+use crate::tensor::DType;
+
+/// How text is recorded: the bounds of a step, and the memory that it shares with other plans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TextShape {
+    /// Most rows of a step.
+    pub max_rows: usize,
+    /// Most rows of a step whose logits are wanted.
+    pub max_outputs: usize,
+    /// Rows of the KV cache, for all sessions together.
+    pub kv_rows: usize,
+    /// F32 or F16.
+    pub kv_dtype: DType,
+    /// Whether rows may take their vector from the input `image_rows`.
+    pub images: bool,
+}
+
+/// Names of the slots through which an engine talks to a text plan.
+pub mod slots {
+    /// Input `[max_rows, 4]`: [`crate::ops::Row`]s.
+    pub const ROWS: &str = "rows";
+    /// Input `[max_outputs, 1]`: numbers of the rows whose logits are wanted.
+    pub const OUTPUTS: &str = "outputs";
+    /// Input `[max_rows, d]`: vectors of the rows that come from an image.
+    pub const IMAGE_ROWS: &str = "image_rows";
+    /// Input `[3, s, s]` of an image plan.
+    pub const PIXELS: &str = "pixel_values";
+    /// Output `[tokens, d]` of an image plan.
+    pub const IMAGE: &str = "image";
+    /// Output `[max_outputs, vocab]`.
+    pub const LOGITS: &str = "logits";
+    /// Output `[max_outputs, 1]`: the most likely token.
+    pub const ARGMAX: &str = "argmax";
+
+    /// State `[kv_rows, k]`: the experts chosen in layer `i` at each row of the KV cache.
+    pub fn routing(i: usize) -> String {
+        format!("routing.{i}")
+    }
+
+    /// States `[kv_rows, kv_heads · d]`: keys and values of layer `i`.
+    pub fn kv(i: usize) -> [String; 2] {
+        [format!("kv.{i}.k"), format!("kv.{i}.v")]
+    }
+}
+
+/// What a model says of itself to the engine.
+#[derive(Debug, Clone)]
+pub struct ModelInfo {
+    /// "EmberNet".
+    pub family: &'static str,
+    /// Tokens of the vocabulary.
+    pub vocab: usize,
+    /// Most positions of a sequence.
+    pub max_positions: usize,
+    /// Decoder layers.
+    pub layers: usize,
+    /// Ends the text.
+    pub eos: u32,
+    /// What images become, if the model reads any.
+    pub image: Option<ImageInfo>,
+    /// Names of the experts that rows are routed to; empty without a mixture.
+    pub experts: Vec<String>,
+    /// Experts chosen a row.
+    pub experts_per_token: usize,
+    /// Said when a tokenizer does not fit.
+    pub tokenizer_note: &'static str,
+}
+
+/// How a model reads images.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ImageInfo {
+    /// Pixels a side.
+    pub size: usize,
+    /// Tokens that an image becomes.
+    pub tokens: usize,
+    /// Width of a token.
+    pub width: usize,
+    /// Subtracted from each channel in 0..1.
+    pub mean: [f32; 3],
+    /// Divides each channel.
+    pub std: [f32; 3],
+}
+
+/// A component of a model and its tensors' prefix, for counting parameters.
+pub type Component = (&'static str, &'static str);
+
+/// A model, loaded as far as names and shapes.
+pub trait Model: Send + Sync + std::fmt::Debug {
+    /// Sizes and special tokens.
+    fn info(&self) -> &ModelInfo;
+
+    /// Records a step of text.
+    ///
+    /// # Errors
+    /// [`Error::Plan`] if operands do not fit.
+    fn record_text(&self, shape: &TextShape) -> Result<Plan>;
+
+    /// Records the encoding of one image.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a model without vision, [`Error::Plan`] if operands do not fit.
+    fn record_image(&self) -> Result<Plan>;
+
+    /// The row token of a prompt's token, beside an image or not.
+    fn prompt_token(&self, id: u32, with_image: bool) -> u32;
+
+    /// The prompt for a question.
+    fn prompt(&self, question: &str, with_image: bool) -> String;
+
+    /// The text of a further question in the same conversation.
+    fn follow_up(&self, question: &str) -> String;
+
+    /// Components, for parameter counts: (name, prefix of the tensors), the longest prefix wins.
+    fn components(&self) -> Vec<Component>;
+
+    /// Tensors of the checkpoint that the model does not read, by prefix or suffix.
+    fn ignores(&self, name: &str) -> bool;
+
+    /// Names of the ternary matrices.
+    fn ternary(&self) -> Vec<Tensor>;
+
+    /// The configuration as JSON, for a converted model.
+    fn config(&self) -> serde_json::Value;
+}
+
+/// Opens the model whose checkpoint is at `path` (a file or a directory, with its `config.json` beside it).
+///
+/// # Errors
+/// [`Error::Config`] for a broken configuration, [`Error::Unsupported`] for another family,
+/// [`Error::MissingTensors`] and [`Error::Shape`] for a checkpoint that does not fit.
+pub fn open(path: &Path, weights: &Weights, options: LoadOptions) -> Result<Box<dyn Model>> {
+    let dir = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+    let config = embernet_config::read_json(&dir.join("config.json"))?;
+    if EmberNetConfig::recognises(&config) {
+        let config = EmberNetConfig::read(dir, &config, weights)?;
+        return Ok(Box::new(embernet::EmberNet::load(config, weights, options)?));
+    }
+    let found = config.get("model_type").and_then(|v| v.as_str()).unwrap_or("none").to_owned();
+    Err(Error::Unsupported {
+        object: format!("{}: model_type {found:?}", dir.join("config.json").display()),
+        problem: "supported families: embernet_vlm (EmberNet)".into(),
+    })
+}

@@ -1,0 +1,121 @@
+//! BitLinear layers, and the mixture of experts made of them.
+
+use super::cursor::{Cursor, Tensor};
+use super::embernet_config::EmberNetConfig;
+use crate::ops::{ActQuant, Experts, RmsNorm};
+use crate::plan::{PlanBuilder, Slot};
+
+/// Bound on the mixture's output.
+const BOUND: f32 = 1e4;
+
+/// How activations become codes in front of every ternary matrix.
+#[derive(Debug, Clone, Copy)]
+pub struct Quant {
+    norm: RmsNorm,
+    act: ActQuant,
+}
+
+impl Quant {
+    /// EmberNet's: its own norm, clamp to ±50, floor 1e-4, 8 or 4 bits.
+    pub fn new(c: &EmberNetConfig) -> Self {
+        let max_code = if c.activation_bits == 4 { 7.0 } else { 127.0 };
+        Quant { norm: RmsNorm { eps: 1e-5, clamped: true }, act: ActQuant { max_code, bound: 50.0, floor: 1e-4 } }
+    }
+}
+
+/// BitLinears that read the same input, each with its norm: `[norms [n, d_in], weights [n, Σ d_out, d_in]]`.
+#[derive(Debug)]
+pub struct BitStack {
+    norms: Tensor,
+    weights: Tensor,
+    outs: Vec<usize>,
+}
+
+impl BitStack {
+    /// Takes `NAME.norm.weight` and `NAME.weight` of each name.
+    pub fn load(w: &Cursor, names: &[&str], outs: &[usize], d_in: usize) -> Self {
+        let places: Vec<Cursor> = names.iter().map(|name| w.at(name)).collect();
+        Self::of(&places, outs, d_in)
+    }
+
+    /// The same from several places in the tree.
+    fn of(places: &[Cursor], outs: &[usize], d_in: usize) -> Self {
+        let all = || places.iter().zip(outs.iter().cycle());
+        let norms: Vec<Tensor> = all().map(|(w, _)| w.vector("norm.weight", d_in)).collect();
+        let weights: Vec<Tensor> = all().map(|(w, &out)| w.ternary("weight", [out, d_in])).collect();
+        let n = places.len();
+        let total = all().map(|(_, out)| out).sum();
+        BitStack {
+            norms: Tensor::stack(&norms, &[n, d_in]),
+            weights: Tensor::stack(&weights, &[n, total, d_in]),
+            outs: outs.to_vec(),
+        }
+    }
+
+    /// x `[rows, d_in]` → `[rows, Σ d_out]`, plus a residual if given.
+    pub fn record(&self, p: &PlanBuilder, x: Slot, q: Quant, residual: Option<Slot>) -> Slot {
+        let codes = p.norm_quantise(x, self.norms.slot(p), q.norm, q.act);
+        p.ternary_matmul(codes, self.weights.slot(p), &self.outs, residual)
+    }
+
+    /// x `[rows, d_in]` or `[rows, k + 1, d_in]` → `[rows, k + 1, Σ d_out]` by each row's experts.
+    fn record_experts(&self, p: &PlanBuilder, x: Slot, q: Quant, top: Slot, experts: Experts) -> Slot {
+        let codes = p.norm_quantise_experts(x, self.norms.slot(p), top, experts, q.norm, q.act);
+        p.expert_matmul(codes, self.weights.slot(p), top, &self.outs, experts)
+    }
+
+    /// The ternary matrices.
+    pub fn weights(&self) -> Tensor {
+        self.weights.clone()
+    }
+}
+
+/// Mixture of SwiGLU experts, the k best of n and a shared one. Source: Shazeer et al. 2017; Dai et al. 2024.
+#[derive(Debug)]
+pub struct Moe {
+    router: Tensor,
+    router_bias: Tensor,
+    gate_up: BitStack,
+    down: BitStack,
+    experts: Experts,
+    quant: Quant,
+}
+
+impl Moe {
+    /// Takes the tensors below `w`.
+    pub fn load(w: &Cursor, c: &EmberNetConfig) -> Self {
+        let (d, d_ff, n) = (c.hidden_size, c.intermediate_size, c.num_experts);
+        let expert = |e: usize| if e < n { w.at("experts").at(e) } else { w.at("shared_expert") };
+        let gate_up: Vec<Cursor> =
+            (0..=n).flat_map(|e| ["gate_proj", "up_proj"].map(|name| expert(e).at(name))).collect();
+        let down: Vec<Cursor> = (0..=n).map(|e| expert(e).at("down_proj")).collect();
+        Moe {
+            router: w.exact("router.weight", &[n, d]),
+            router_bias: w.vector("router.bias", n),
+            gate_up: BitStack::of(&gate_up, &[d_ff, d_ff], d),
+            down: BitStack::of(&down, &[d], d_ff),
+            experts: Experts { k: c.num_experts_per_tok, n },
+            quant: Quant::new(c),
+        }
+    }
+
+    /// `x + moe(h)`: h `[rows, d]` normed, x `[rows, d]` the residual. `name` prefixes the tags.
+    pub fn record_add(&self, p: &PlanBuilder, x: Slot, h: Slot, rows: Slot, log: Slot, name: &str) -> Slot {
+        let tag = |what: &str, slot| p.tag(format!("{name}.{what}"), slot);
+        let logits = p.matmul(h, self.router.slot(p), Some(self.router_bias.slot(p)), None);
+        let logits = tag("router_logits", logits); // [rows, experts]
+        let [top, weights] = p.router(logits, rows, log, self.experts.k); // [rows, k]
+        tag("topk_indices", top);
+        tag("topk_weights", weights);
+        let y = self.gate_up.record_experts(p, h, self.quant, top, self.experts); // [rows, k + 1, 2·d_ff]
+        let y = tag("hidden", p.swiglu(y)); // [rows, k + 1, d_ff]
+        let y = self.down.record_experts(p, y, self.quant, top, self.experts); // [rows, k + 1, d]
+        tag("experts_out", y);
+        p.combine(x, y, weights, BOUND)
+    }
+
+    /// The ternary matrices.
+    pub fn ternary(&self) -> [Tensor; 2] {
+        [self.gate_up.weights(), self.down.weights()]
+    }
+}

@@ -1,0 +1,23 @@
+//! What drives a model: the engine that keeps it resident, sessions with their part of the KV cache, the scheduler that
+//! batches their rows, sampling, and the tools around a model file.
+//!
+//! A token's way: [`Session::generate`] → a job of rows → [`scheduler`] puts jobs of all sessions into a batch → the
+//! engine writes rows, runs a program, reads token ids or logits back → [`Stream`] samples, decodes and yields text.
+
+pub mod compare;
+pub mod convert;
+mod device;
+mod engine;
+pub mod inspect;
+mod kv;
+mod options;
+pub mod sampler;
+pub mod scheduler;
+mod session;
+mod stream;
+
+pub use engine::{Engine, LoadReport, Progress};
+pub use options::{DeviceChoice, GenerateOptions, Options, Precision};
+pub use sampler::Sampling;
+pub use session::Session;
+pub use stream::{Stats, StopReason, Stream, Token};

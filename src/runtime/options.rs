@@ -1,0 +1,115 @@
+//! What a caller can choose: at opening, and for each generation.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use super::sampler::Sampling;
+use crate::error::{Error, Result};
+use crate::tensor::{DType, Pack};
+
+/// How an engine is opened.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// Where it runs.
+    pub device: DeviceChoice,
+    /// Full-precision weights and the KV cache.
+    pub precision: Precision,
+    /// Most tokens of a session, images included; none: the model's most, at most 2048.
+    pub context: Option<usize>,
+    /// Sessions that can be open at once; each has its part of the KV cache.
+    pub sessions: usize,
+    /// A `tokenizer.json`; none: the one beside the model, if there is one.
+    pub tokenizer: Option<PathBuf>,
+    /// Most rows of a prefill step; long prompts are cut so that no submission runs long enough for a driver to reset
+    /// the GPU.
+    pub prefill_rows: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            device: DeviceChoice::Auto,
+            precision: Precision::F16,
+            context: None,
+            sessions: 4,
+            tokenizer: None,
+            prefill_rows: 64,
+        }
+    }
+}
+
+/// Where an engine runs.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// The best real GPU, else the CPU; never a software adapter.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The best adapter, a software one included.
+    Gpu,
+    /// The adapter of this number in `ternion devices`.
+    Number(usize),
+    /// The first adapter whose name contains this.
+    Name(String),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = Error;
+
+    /// `auto`, `cpu`, `gpu`, a number, or a part of a name.
+    fn from_str(s: &str) -> Result<Self> {
+        Ok(match s.trim() {
+            "" => return Err(Error::argument("device", "is empty, expected auto, cpu, gpu, a number or a name")),
+            "auto" => DeviceChoice::Auto,
+            "cpu" => DeviceChoice::Cpu,
+            "gpu" => DeviceChoice::Gpu,
+            other => other.parse().map_or_else(|_| DeviceChoice::Name(other.to_owned()), DeviceChoice::Number),
+        })
+    }
+}
+
+/// How full-precision weights and the KV cache are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// 16 bits; sums in 32.
+    #[default]
+    F16,
+    /// 32 bits: the original's own numbers.
+    F32,
+}
+
+impl Precision {
+    /// How dense weights are packed.
+    pub fn pack(self) -> Pack {
+        match self {
+            Precision::F16 => Pack::F16,
+            Precision::F32 => Pack::F32,
+        }
+    }
+
+    /// Element type of the KV cache.
+    pub fn kv_dtype(self) -> DType {
+        self.pack().dtype()
+    }
+}
+
+/// How a text is generated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GenerateOptions {
+    /// Most tokens; none: as many as the context holds, at most 512.
+    pub max_tokens: Option<usize>,
+    /// How a token is chosen.
+    pub sampling: Sampling,
+    /// Strings that end the text; they are not part of it.
+    pub stop: Vec<String>,
+    /// Ends the text; none: the model's.
+    pub eos: Option<u32>,
+}
+
+impl Default for GenerateOptions {
+    /// Greedy, to the end of text.
+    fn default() -> Self {
+        GenerateOptions { max_tokens: None, sampling: Sampling::greedy(), stop: Vec::new(), eos: None }
+    }
+}

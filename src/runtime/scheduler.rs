@@ -1,0 +1,226 @@
+//! Which rows run next: the policy, and the queue that lets any waiting thread run a batch for all of them.
+
+use std::collections::BTreeMap;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::error::{Error, Result};
+use crate::ops::Row;
+
+/// Rows of one sequence that are to run, in order; the last one's logits are wanted.
+#[derive(Debug, Clone, Default)]
+pub struct Job {
+    /// What to run.
+    pub rows: Vec<Row>,
+    /// Vectors of the first rows, where they come from images: `[n, width]`.
+    pub image: Vec<f32>,
+    /// Whether the logits are wanted, or the most likely token alone.
+    pub logits: bool,
+    /// Rows that have run.
+    pub done: usize,
+}
+
+/// What a finished job gives.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// The most likely token.
+    Token(u32),
+    /// All logits.
+    Logits(Vec<f32>),
+}
+
+/// What the policy needs to know of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// Number in order of arrival.
+    pub id: u64,
+    /// Rows left.
+    pub rows: usize,
+}
+
+/// Rows of one job in a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// The job.
+    pub id: u64,
+    /// How many of its rows.
+    pub rows: usize,
+}
+
+/// One row from every job that has only one left, oldest first, then chunks of the oldest prefills, up to `max_rows` rows
+/// and `max_outputs` finished jobs. Nobody starves: every job is oldest after finitely many batches.
+pub fn next_batch(waiting: &[Waiting], max_rows: usize, max_outputs: usize) -> Vec<Share> {
+    let (mut room, mut outputs, mut batch) = (max_rows, max_outputs, Vec::new());
+    for job in waiting.iter().filter(|j| j.rows == 1) {
+        if room > 0 && outputs > 0 {
+            batch.push(Share { id: job.id, rows: 1 });
+            room -= 1;
+            outputs -= 1;
+        }
+    }
+    // A step full of decoding rows must not hold up a prompt forever: the oldest job always moves.
+    if let Some(oldest) = waiting.first()
+        && oldest.rows > 1
+        && room == 0
+        && max_rows > 0
+    {
+        batch.pop();
+        (room, outputs) = (1, outputs + 1);
+    }
+    for job in waiting.iter().filter(|j| j.rows > 1) {
+        let rows = job.rows.min(room);
+        if rows == 0 || (rows == job.rows && outputs == 0) {
+            continue;
+        }
+        outputs -= usize::from(rows == job.rows);
+        room -= rows;
+        batch.push(Share { id: job.id, rows });
+    }
+    batch
+}
+
+/// Jobs of all threads. Whoever waits and finds nobody running runs the next batch for everyone.
+#[derive(Debug, Default)]
+pub struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    jobs: BTreeMap<u64, Job>,
+    finished: BTreeMap<u64, Result<Outcome>>,
+    next_id: u64,
+    running: bool,
+}
+
+/// Lets the next thread run when the runner stops, even by a panic.
+struct Running<'a>(&'a Queue);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.lock().running = false;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a job and returns its outcome. `step` runs a batch of parts of jobs and returns the outcomes of those that it
+    /// finishes, in order; it is called on some thread that waits, one at a time.
+    ///
+    /// # Errors
+    /// What `step` returns goes to every job of its batch.
+    pub fn run(
+        &self,
+        job: Job,
+        limits: (usize, usize),
+        step: impl Fn(&[(Job, usize)]) -> Result<Vec<Outcome>>,
+    ) -> Result<Outcome> {
+        let mut state = self.lock();
+        let id = state.next_id;
+        state.next_id += 1;
+        state.jobs.insert(id, job);
+        loop {
+            if let Some(outcome) = state.finished.remove(&id) {
+                return outcome;
+            }
+            if state.running {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            state.running = true;
+            let guard = Running(self);
+            let waiting: Vec<Waiting> =
+                state.jobs.iter().map(|(&id, j)| Waiting { id, rows: j.rows.len() - j.done }).collect();
+            let batch = next_batch(&waiting, limits.0, limits.1);
+            let parts: Vec<(Job, usize)> =
+                batch.iter().filter_map(|s| Some((state.jobs.get(&s.id)?.clone(), s.rows))).collect();
+            drop(state);
+            let result = step(&parts);
+            state = self.lock();
+            state.deliver(&batch, result);
+            drop(state);
+            drop(guard);
+            state = self.lock();
+        }
+    }
+}
+
+impl State {
+    fn deliver(&mut self, batch: &[Share], result: Result<Vec<Outcome>>) {
+        let mut outcomes = match result {
+            Ok(outcomes) => outcomes.into_iter(),
+            Err(error) => {
+                let message = error.to_string();
+                let mut first = Some(error);
+                for share in batch {
+                    self.jobs.remove(&share.id);
+                    let copy = || Error::Device { device: "the batch's".into(), problem: message.clone() };
+                    self.finished.insert(share.id, Err(first.take().unwrap_or_else(copy)));
+                }
+                return;
+            }
+        };
+        for share in batch {
+            let Some(job) = self.jobs.get_mut(&share.id) else { continue };
+            job.done += share.rows;
+            if job.done == job.rows.len() {
+                self.jobs.remove(&share.id);
+                let none = || Err(Error::format("a step", "gave fewer outcomes than jobs"));
+                self.finished.insert(share.id, outcomes.next().map_or_else(none, Ok));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(rows: &[usize]) -> Vec<Waiting> {
+        rows.iter().enumerate().map(|(id, &rows)| Waiting { id: id as u64, rows }).collect()
+    }
+
+    #[test]
+    fn decoding_rows_come_first_and_prefill_fills_the_rest() {
+        let batch = next_batch(&waiting(&[100, 1, 1, 50]), 16, 4);
+        assert_eq!(batch, [(1, 1), (2, 1), (0, 14)].map(|(id, rows)| Share { id, rows }));
+    }
+
+    #[test]
+    fn a_prompt_moves_even_among_many_decoding_sessions() {
+        let batch = next_batch(&waiting(&[100, 1, 1, 1]), 3, 3);
+        assert_eq!(batch, [(1, 1), (2, 1), (0, 1)].map(|(id, rows)| Share { id, rows }));
+    }
+
+    #[test]
+    fn no_more_jobs_finish_than_there_are_outputs() {
+        let batch = next_batch(&waiting(&[2, 2, 2]), 16, 2);
+        assert_eq!(batch, [(0, 2), (1, 2)].map(|(id, rows)| Share { id, rows }));
+    }
+
+    #[test]
+    fn threads_share_batches_and_each_gets_its_own_outcome() {
+        let queue = Queue::default();
+        let step = |parts: &[(Job, usize)]| {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            let finished = parts.iter().filter(|(j, n)| j.done + n == j.rows.len());
+            Ok(finished.map(|(j, _)| Outcome::Token(j.rows[0].token)).collect())
+        };
+        std::thread::scope(|s| {
+            for t in 0..8 {
+                let queue = &queue;
+                s.spawn(move || {
+                    for n in 1..20 {
+                        let row = Row { token: t * 100 + n, pos: 0, seq_base: 0, seq_len: 1 };
+                        let job = Job { rows: vec![row; n as usize], ..Job::default() };
+                        assert_eq!(queue.run(job, (7, 3), step).unwrap(), Outcome::Token(row.token));
+                    }
+                });
+            }
+        });
+    }
+}

@@ -1,0 +1,211 @@
+//! A conversation: what was pushed, what was said, and where it lies in the KV cache.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::engine::Inner;
+use super::kv::KvRange;
+use super::options::GenerateOptions;
+use super::scheduler::{Job, Outcome};
+use super::stream::Stream;
+use crate::error::{Error, Result};
+use crate::files::Image;
+use crate::ops::{Row, TOKEN_IMAGE};
+
+/// A conversation with a model. Dropping it frees its part of the KV cache.
+///
+/// Push images, then text; generate; push more text; generate again. EmberNet reads all images before all text, so an
+/// image cannot follow text.
+#[derive(Debug)]
+pub struct Session {
+    pub(super) engine: Arc<Inner>,
+    kv: KvRange,
+    /// Tokens whose keys and values are in the cache.
+    cached: usize,
+    /// Vectors of the images, `[n, d]`, and how many rows they are.
+    image: Vec<f32>,
+    image_rows: usize,
+    images: usize,
+    /// Text tokens pushed or generated, in order.
+    tokens: Vec<u32>,
+    /// How each of them goes into a row: prompt tokens beside an image are clamped.
+    row_tokens: Vec<u32>,
+    image_time: Duration,
+}
+
+impl Session {
+    pub(super) fn new(engine: Arc<Inner>) -> Result<Self> {
+        Ok(Session {
+            kv: engine.kv.take()?,
+            engine,
+            cached: 0,
+            image: Vec::new(),
+            image_rows: 0,
+            images: 0,
+            tokens: Vec::new(),
+            row_tokens: Vec::new(),
+            image_time: Duration::ZERO,
+        })
+    }
+
+    /// Encodes an image and puts it behind the images pushed so far.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] after text was pushed, [`Error::Unsupported`] for a model without vision,
+    /// [`Error::Limit`] if the context is full.
+    pub fn push_image(&mut self, image: &Image) -> Result<()> {
+        if !self.tokens.is_empty() {
+            return Err(Error::argument(
+                "image",
+                "cannot follow text: the model reads images first; reset the session",
+            ));
+        }
+        let start = Instant::now();
+        let tokens = self.engine.model.info().image.map_or(0, |i| i.tokens);
+        self.check_room(tokens)?;
+        let vectors = self.engine.encode_image(image)?;
+        self.image.extend(vectors);
+        self.image_rows += tokens;
+        self.images += 1;
+        self.image_time += start.elapsed();
+        Ok(())
+    }
+
+    /// Pushes text as it is, with the tokenizer's special tokens if it is the first.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] without a tokenizer, [`Error::Limit`] if the context is full.
+    pub fn push_text(&mut self, text: &str) -> Result<()> {
+        let tokenizer = self.engine.tokenizer.as_ref().ok_or_else(|| {
+            Error::argument("tokenizer", "there is none beside the model; give a tokenizer.json with --tokenizer")
+        })?;
+        let ids = tokenizer.encode(text, self.tokens.is_empty())?;
+        self.push_tokens(&ids)
+    }
+
+    /// Pushes a question in the model's own prompt, or as a further turn of the conversation.
+    ///
+    /// # Errors
+    /// As [`Session::push_text`].
+    pub fn push_question(&mut self, question: &str) -> Result<()> {
+        let model = &self.engine.model;
+        let first = self.tokens.is_empty();
+        let text = if first { model.prompt(question, self.images > 0) } else { model.follow_up(question) };
+        self.push_text(&text)
+    }
+
+    /// Pushes tokens by number.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a token outside the vocabulary, [`Error::Limit`] if the context is full.
+    pub fn push_tokens(&mut self, ids: &[u32]) -> Result<()> {
+        let vocab = self.engine.model.info().vocab;
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
+            return Err(Error::argument("token", format!("{id} is outside the vocabulary of {vocab}")));
+        }
+        self.check_room(ids.len())?;
+        let with_image = self.images > 0;
+        self.tokens.extend(ids);
+        self.row_tokens.extend(ids.iter().map(|&id| self.engine.model.prompt_token(id, with_image)));
+        Ok(())
+    }
+
+    fn check_room(&self, n: usize) -> Result<()> {
+        let (used, context) = (self.len(), self.kv.len());
+        if used + n <= context {
+            return Ok(());
+        }
+        Err(Error::Limit {
+            what: "the session".into(),
+            wanted: format!("{} tokens", used + n),
+            available: format!("a context of {context} is"),
+            advice: "shorten the prompt, or open the engine with a larger context".into(),
+        })
+    }
+
+    /// Tokens so far: image rows, pushed text, generated text.
+    pub fn len(&self) -> usize {
+        self.image_rows + self.tokens.len()
+    }
+
+    /// Whether nothing was pushed.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Tokens that still fit.
+    pub fn room(&self) -> usize {
+        self.kv.len() - self.len()
+    }
+
+    /// Text tokens pushed and generated: what a session on another engine needs to go on from here.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Time spent encoding images.
+    pub fn image_time(&self) -> Duration {
+        self.image_time
+    }
+
+    /// Forgets the text, and the images too if asked; image vectors that stay are not encoded again.
+    pub fn reset(&mut self, images_too: bool) {
+        self.tokens.clear();
+        self.row_tokens.clear();
+        self.cached = 0;
+        if images_too {
+            self.image.clear();
+            (self.image_rows, self.images, self.image_time) = (0, 0, Duration::ZERO);
+        }
+    }
+
+    /// Generates text after what was pushed; the stream yields tokens as they come and may be dropped at any time.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for an empty session or sampling values out of range, [`Error::Limit`] if the tokens asked for
+    /// do not fit in the context.
+    pub fn generate(&mut self, options: GenerateOptions) -> Result<Stream<'_>> {
+        Stream::new(self, options)
+    }
+
+    /// How often each expert was chosen so far: `[layer][expert]`, each layer's shares adding up to 1.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device was lost.
+    pub fn expert_shares(&self) -> Result<Vec<Vec<f32>>> {
+        let experts = self.engine.model.info().experts.len();
+        let layers = self.engine.routing(self.kv.base(), self.cached)?;
+        let share = |choices: Vec<u32>| {
+            let mut counts = vec![0.0; experts];
+            for &e in &choices {
+                if let Some(count) = counts.get_mut(e as usize) {
+                    *count += 1.0 / choices.len() as f32;
+                }
+            }
+            counts
+        };
+        Ok(layers.into_iter().map(share).collect())
+    }
+
+    /// Runs everything that is not in the cache yet; the outcome belongs to the last token.
+    pub(super) fn advance(&mut self, logits: bool) -> Result<Outcome> {
+        let base = self.kv.base() as u32;
+        let row = |pos: usize| {
+            let token = pos.checked_sub(self.image_rows).map_or(TOKEN_IMAGE, |t| self.row_tokens[t]);
+            Row { token, pos: pos as u32, seq_base: base, seq_len: pos as u32 + 1 }
+        };
+        let rows: Vec<Row> = (self.cached..self.len()).map(row).collect();
+        let width = self.engine.model.info().image.map_or(0, |i| i.width);
+        let image = self.image.get(self.cached * width..).unwrap_or_default().to_vec();
+        let n = rows.len();
+        let outcome = self.engine.run(Job { rows, image, logits, done: 0 })?;
+        self.cached += n;
+        Ok(outcome)
+    }
+
+    /// Appends a generated token; it goes through the model with the next step.
+    pub(super) fn append(&mut self, token: u32) {
+        self.tokens.push(token);
+        self.row_tokens.push(token);
+    }
+}

@@ -1,0 +1,117 @@
+//! Rows of attention, of rope with the cache, and of the router.
+
+use ternion::ops::{AttentionShape, Columns};
+use ternion::plan::Slot;
+use ternion::tensor::{DType, Lead, Pack};
+
+use super::Tol::{Close, Exact};
+use super::{Cases, row_words, step};
+use crate::common::{Noise, Rig, bits, f16_words};
+
+const ATTENTION_TOL: f32 = 1e-5;
+
+pub fn add(cases: &mut Cases) {
+    cached(cases);
+    uncached(cases);
+    rope(cases);
+    router(cases);
+}
+
+/// A cache `[capacity, width]` full of noise.
+fn cache(r: &Rig, name: &str, shape: [usize; 2], dtype: DType, seed: u64) -> Slot {
+    let data = Noise(seed).f32s(shape[0] * shape[1], 2.0);
+    r.state(name, &shape, dtype, if dtype == DType::F16 { f16_words(&data) } else { bits(&data) })
+}
+
+fn cached(cases: &mut Cases) {
+    let mut one = |rows: &[(u32, u32, u32)], max: usize, shape: AttentionShape, dtype: DType| {
+        let longest = rows.iter().map(|r| r.1 + 1).max().unwrap_or(0);
+        let name = format!("{} of {max} rows, context up to {longest}, {shape:?}, {dtype:?}", rows.len());
+        cases.at(step(rows.len(), 0), "attention", name, |r| {
+            let AttentionShape { heads, kv_heads, d } = shape;
+            let q = r.f32s("q", &[max, heads * d], Lead::Rows, &Noise(20).f32s(max * heads * d, 2.0));
+            let [k, v] = [("k", 21), ("v", 22)].map(|(name, seed)| cache(r, name, [200, kv_heads * d], dtype, seed));
+            let rows = r.u32s("rows", &[max, 4], Lead::Rows, &row_words(rows, max));
+            vec![(r.p.cached_attention(q, k, v, rows, shape), Close(ATTENTION_TOL))]
+        });
+    };
+    for (i, context) in [1, 2, 63, 64, 65, 130].into_iter().enumerate() {
+        for dtype in [DType::F32, DType::F16] {
+            let group = i % 3 + 1;
+            one(&[(0, context - 1, 7)], 1, AttentionShape { heads: 2 * group, kv_heads: 2, d: 16 }, dtype);
+        }
+    }
+    // Two decoding sequences, a prefill chunk of a third, and the first again at an earlier place.
+    let batch = [(0, 63, 0), (0, 64, 70), (0, 0, 140), (0, 1, 140), (0, 2, 140), (0, 10, 0)];
+    for (kv_heads, group, d) in [(1, 1, 4), (2, 3, 16), (2, 2, 64), (1, 2, 100), (1, 1, 256)] {
+        let shape = AttentionShape { heads: kv_heads * group, kv_heads, d };
+        one(&batch, 8, shape, if d == 64 { DType::F16 } else { DType::F32 });
+    }
+}
+
+fn uncached(cases: &mut Cases) {
+    for (rows, heads, d) in [(1, 1, 16), (49, 4, 16), (65, 3, 20)] {
+        cases.full("attention", format!("bidirectional, {rows} rows, {heads} heads of {d}, q k v in one slot"), |r| {
+            let e = heads * d;
+            let slot = r.f32s("qkv", &[rows, 3 * e], Lead::Fixed, &Noise(23).f32s(rows * 3 * e, 2.0));
+            let [q, k, v] = [0, e, 2 * e].map(|at| Columns { slot, at });
+            vec![(r.p.attention(q, k, v, AttentionShape { heads, kv_heads: heads, d }), Close(ATTENTION_TOL))]
+        });
+    }
+    for pack in [Pack::F32, Pack::F16] {
+        cases.full("attention", format!("cross, 5 queries, 66 keys, {pack:?}, offsets"), |r| {
+            let shape = AttentionShape { heads: 4, kv_heads: 2, d: 8 };
+            let q = r.f32s("q", &[5, 40], Lead::Fixed, &Noise(24).f32s(200, 2.0));
+            let kv = r.weight("kv", &[66, 40], pack, &Noise(25).f32s(66 * 40, 2.0));
+            let [k, v] = [4, 22].map(|at| Columns { slot: kv, at });
+            vec![(r.p.attention(Columns { slot: q, at: 3 }, k, v, shape), Close(ATTENTION_TOL))]
+        });
+    }
+    cases.full("attention", "scores that overflow exp without the maximum", |r| {
+        let slot = r.f32s("qkv", &[70, 48], Lead::Fixed, &Noise(26).f32s(70 * 48, 40.0));
+        let [q, k, v] = [0, 16, 32].map(|at| Columns { slot, at });
+        vec![(r.p.attention(q, k, v, AttentionShape { heads: 1, kv_heads: 1, d: 16 }), Close(1e-3))]
+    });
+}
+
+fn rope(cases: &mut Cases) {
+    let late = [(0, 4090, 5), (0, 0, 17), (0, 1, 17), (0, 2000, 100), (0, 4095, 0)];
+    for (heads, kv_heads, d) in [(1, 1, 4), (4, 2, 16), (3, 1, 8), (2, 2, 64)] {
+        for dtype in [DType::F32, DType::F16] {
+            let shape = AttentionShape { heads, kv_heads, d };
+            cases.at(step(5, 0), "rope_kv_write", format!("{shape:?}, {dtype:?}, 5 of 7 rows, late"), |r| {
+                let width = (heads + 2 * kv_heads) * d;
+                let qkv = r.f32s("qkv", &[7, width], Lead::Rows, &Noise(27).f32s(7 * width, 3.0));
+                let rows = r.u32s("rows", &[7, 4], Lead::Rows, &row_words(&late, 7));
+                let [k, v] = ["k", "v"].map(|name| cache(r, name, [4096, kv_heads * d], dtype, 28));
+                let q = r.p.rope_kv_write(qkv, rows, 10_000.0, shape, [k, v]);
+                // One step of f16 is 1e-3 of a value.
+                let tol = if dtype == DType::F16 { Close(1e-3) } else { Close(1e-6) };
+                vec![(q, Close(1e-6)), (k, tol), (v, if dtype == DType::F16 { tol } else { Exact })]
+            });
+        }
+    }
+}
+
+fn router(cases: &mut Cases) {
+    let rows: Vec<(u32, u32, u32)> = (0..9).map(|i| (0, i, 10 * (i % 3))).collect();
+    for (experts, k) in [(8, 2), (1, 1), (5, 5), (32, 4), (3, 1)] {
+        cases.at(step(9, 0), "router", format!("{k} of {experts} experts, ties, 9 of 11 rows"), |r| {
+            let mut logits = Noise(29).f32s(11 * experts, 4.0);
+            let edit = |logits: &mut Vec<f32>, row: usize, f: &dyn Fn(usize) -> f32| {
+                (0..experts).for_each(|e| logits[row * experts + e] = f(e));
+            };
+            edit(&mut logits, 1, &|_| 0.5);
+            edit(&mut logits, 2, &|e| if e % 2 == 1 { 1.0 } else { -1.0 });
+            edit(&mut logits, 3, &|e| if e == 0 { 300.0 } else { e as f32 });
+            edit(&mut logits, 4, &|e| 1.0 + e as f32 * f32::EPSILON);
+            edit(&mut logits, 5, &|e| -1e30 * (1.0 + (e % 3) as f32));
+            edit(&mut logits, 6, &|e| if e % 2 == 0 { -0.0 } else { 0.0 });
+            let logits = r.f32s("logits", &[11, experts], Lead::Rows, &logits);
+            let rows = r.u32s("rows", &[11, 4], Lead::Rows, &row_words(&rows, 11));
+            let log = r.state("log", &[40, k], DType::U32, vec![77; 40 * k]);
+            let [top, weights] = r.p.router(logits, rows, log, k);
+            vec![(top, Exact), (weights, Close(1e-6)), (log, Exact)]
+        });
+    }
+}

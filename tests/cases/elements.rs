@@ -1,0 +1,162 @@
+//! Rows of the ops that work on elements or whole vectors of floats.
+
+use ternion::ops::{RmsNorm, TOKEN_CLAMP, TOKEN_IMAGE, UnaryKind};
+use ternion::tensor::{Lead, Pack};
+
+use super::Tol::{Close, Exact};
+use super::{Cases, row_words, step};
+use crate::common::Noise;
+
+pub fn add(cases: &mut Cases) {
+    argmax(cases);
+    combine(cases);
+    embed(cases);
+    norms(cases);
+    rearrangements(cases);
+    swiglu(cases);
+    unary(cases);
+}
+
+fn argmax(cases: &mut Cases) {
+    for width in [1, 2, 255, 256, 257, 1000] {
+        cases.full("argmax", format!("width {width}"), |r| {
+            let x = Noise(1).f32s(3 * width, 5.0);
+            vec![(r.p.argmax(r.f32s("x", &[3, width], Lead::Rows, &x)), Exact)]
+        });
+    }
+    cases.at(step(9, 7), "argmax", "ties, NaN, infinity, 7 of 8 rows", |r| {
+        let mut x = Noise(2).f32s(8 * 300, 1.0);
+        let marks = [(0, 299, 2.0), (0, 40, 2.0), (0, 257, 2.0), (1, 299, f32::NAN), (2, 0, f32::INFINITY)];
+        let more = [(3, 256, f32::NEG_INFINITY), (6, 1, -f32::NAN)];
+        for (row, i, v) in marks.into_iter().chain(more) {
+            x[row * 300 + i] = v;
+        }
+        x[4 * 300..5 * 300].fill(-3.0);
+        x[5 * 300..6 * 300].iter_mut().enumerate().for_each(|(i, v)| *v = if i % 2 == 0 { -0.0 } else { 0.0 });
+        vec![(r.p.argmax(r.f32s("x", &[8, 300], Lead::Outputs, &x)), Exact)]
+    });
+}
+
+fn combine(cases: &mut Cases) {
+    for (rows, used, width, k, bound) in [(1, 1, 16, 2, 1e4), (5, 3, 17, 1, 0.5), (4, 4, 130, 4, 1.0)] {
+        cases.at(step(used, 0), "combine", format!("{used} of {rows} rows, width {width}, k {k}"), |r| {
+            let mut noise = Noise(3);
+            let x = r.f32s("x", &[rows, width], Lead::Rows, &noise.f32s(rows * width, 3.0));
+            let y = r.f32s("y", &[rows, k + 1, width], Lead::Rows, &noise.f32s(rows * (k + 1) * width, 2.0));
+            let weights = r.f32s("weights", &[rows, k], Lead::Rows, &noise.f32s(rows * k, 1.0));
+            vec![(r.p.combine(x, y, weights, bound), Close(1e-6))]
+        });
+    }
+}
+
+fn embed(cases: &mut Cases) {
+    let tokens = [0, 6, 13 | TOKEN_CLAMP, TOKEN_IMAGE | 3, 12, 14, 0x3FFF_FFFF, 5 | TOKEN_CLAMP];
+    let rows: Vec<(u32, u32, u32)> = tokens.iter().map(|&t| (t, 0, 0)).collect();
+    for pack in [Pack::F32, Pack::F16] {
+        for (image, shards) in [(false, &[14][..]), (true, &[14]), (true, &[1, 6, 7])] {
+            cases.at(step(8, 0), "embed", format!("{pack:?}, image {image}, shards {shards:?}, 8 of 9 rows"), |r| {
+                let (width, mut noise) = (70, Noise(4));
+                let rows = r.u32s("rows", &[9, 4], Lead::Rows, &row_words(&rows, 9));
+                let shard = |(i, n): (usize, &usize)| {
+                    r.weight(&format!("table {i}"), &[*n, width], pack, &Noise(5 + i as u64).f32s(n * width, 2.0))
+                };
+                let tables: Vec<_> = shards.iter().enumerate().map(shard).collect();
+                let vectors = noise.f32s(9 * width, 3.0);
+                let image = image.then(|| r.f32s("image", &[9, width], Lead::Rows, &vectors));
+                vec![(r.p.embed(rows, &tables, image, 1.25), Exact)]
+            });
+        }
+    }
+}
+
+/// Rows that a norm may stumble over: plain, beyond ±100, zero, tiny, constant, one large element.
+pub fn hard_rows(rows: usize, width: usize, noise: &mut Noise) -> Vec<f32> {
+    let mut x = noise.f32s(rows * width, 2.0);
+    for (i, row) in x.chunks_exact_mut(width).enumerate() {
+        match i % 6 {
+            1 => row.iter_mut().for_each(|v| *v *= 150.0),
+            2 => row.fill(0.0),
+            3 => row.iter_mut().for_each(|v| *v *= 1e-6),
+            4 => row.fill(-0.75),
+            5 => row[width / 2] = 90.0,
+            _ => {}
+        }
+    }
+    x
+}
+
+fn norms(cases: &mut Cases) {
+    for (width, rows, used) in [(16, 1, 1), (1, 2, 2), (63, 7, 6), (64, 6, 6), (65, 6, 6), (257, 8, 7)] {
+        let name = |what: &str| format!("{what}width {width}, {used} of {rows} rows");
+        for (clamped, eps) in [(false, 1e-5), (true, 1e-6)] {
+            cases.at(step(used, 0), "rms_norm", name(if clamped { "clamped, " } else { "" }), |r| {
+                let mut noise = Noise(6);
+                let x = r.f32s("x", &[rows, width], Lead::Rows, &hard_rows(rows, width, &mut noise));
+                let w = r.weight("w", &[width], Pack::F32, &noise.f32s(width, 1.5));
+                vec![(r.p.rms_norm(x, w, RmsNorm { eps, clamped }), Close(2e-6))]
+            });
+        }
+        cases.at(step(used, 0), "layer_norm", name(""), |r| {
+            let mut noise = Noise(7);
+            let x = r.f32s("x", &[rows, width], Lead::Rows, &hard_rows(rows, width, &mut noise));
+            let w = r.weight("w", &[width], Pack::F32, &noise.f32s(width, 1.5));
+            let b = r.weight("b", &[width], Pack::F32, &noise.f32s(width, 1.0));
+            vec![(r.p.layer_norm(x, w, b, 1e-6), Close(1e-5))]
+        });
+    }
+    cases.at(step(2, 0), "rms_norm", "3 vectors a row, 2 of 3 rows", |r| {
+        let mut noise = Noise(8);
+        let x = r.f32s("x", &[3, 3, 40], Lead::Rows, &hard_rows(9, 40, &mut noise));
+        let w = r.weight("w", &[40], Pack::F32, &noise.f32s(40, 1.5));
+        vec![(r.p.rms_norm(x, w, RmsNorm { eps: 1e-6, clamped: true }), Close(2e-6))]
+    });
+}
+
+fn rearrangements(cases: &mut Cases) {
+    for (channels, side, patch) in [(3, 8, 4), (1, 10, 3), (3, 14, 14), (2, 5, 1)] {
+        cases.full("patches", format!("{channels} channels, side {side}, patch {patch}"), |r| {
+            let x = Noise(9).f32s(channels * side * side, 1.0);
+            vec![(r.p.patches(r.f32s("x", &[channels, side, side], Lead::Fixed, &x), patch), Exact)]
+        });
+    }
+    for (grid, factor, width) in [(4, 2, 16), (7, 2, 17), (5, 3, 70), (1, 2, 3), (3, 1, 8)] {
+        cases.full("pixel_shuffle", format!("grid {grid}, factor {factor}, width {width}"), |r| {
+            let x = Noise(10).f32s(grid * grid * width, 1.0);
+            vec![(r.p.pixel_shuffle(r.f32s("x", &[grid * grid, width], Lead::Fixed, &x), factor), Exact)]
+        });
+    }
+    for (rows, outputs, used, width) in [(1, 1, 1, 16), (6, 4, 3, 33), (2, 5, 5, 64)] {
+        let name = format!("{used} of {outputs} outputs from {rows} rows, width {width}");
+        cases.at(step(rows, used), "select_rows", name, |r| {
+            let x = r.f32s("x", &[rows, width], Lead::Rows, &Noise(11).f32s(rows * width, 1.0));
+            let mut which: Vec<u32> = (0..used).map(|i| ((i * 5 + 1) % rows) as u32).collect();
+            which.resize(outputs, u32::MAX);
+            let which = r.u32s("which", &[outputs, 1], Lead::Outputs, &which);
+            vec![(r.p.select_rows(x, which), Exact)]
+        });
+    }
+}
+
+fn swiglu(cases: &mut Cases) {
+    for (shape, used) in [(&[1, 32][..], 1), (&[5, 2 * 33], 3), (&[4, 3, 2 * 96], 3)] {
+        cases.at(step(used, 0), "swiglu", format!("{shape:?}, {used} rows"), |r| {
+            let mut x = Noise(12).f32s(shape.iter().product(), 60.0);
+            x[..4].copy_from_slice(&[0.0, -100.0, 100.0, 19.0]);
+            vec![(r.p.swiglu(r.f32s("x", shape, Lead::Rows, &x)), Close(1e-6))]
+        });
+    }
+}
+
+fn unary(cases: &mut Cases) {
+    for kind in [UnaryKind::GeluErf, UnaryKind::GeluTanh, UnaryKind::Scale(0.1)] {
+        for (shape, used) in [(&[1, 1][..], 1), (&[3, 1001], 2), (&[2, 3, 50], 1), (&[3, 4099], 3)] {
+            cases.at(step(used, 0), "unary", format!("{kind:?}, {shape:?}, {used} rows"), |r| {
+                let mut x = Noise(13).f32s(shape.iter().product(), 10.0);
+                if let Some(x) = x.get_mut(..8) {
+                    x.copy_from_slice(&[0.0, 100.0, -100.0, 1.4142, 1.4143, -1.0, 1e-7, -1e4]);
+                }
+                vec![(r.p.unary(r.f32s("x", shape, Lead::Rows, &x), kind), Close(1e-6))]
+            });
+        }
+    }
+}

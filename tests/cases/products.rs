@@ -1,0 +1,55 @@
+//! Rows of the dense product.
+
+use ternion::tensor::{Lead, Pack};
+
+use super::Tol::Close;
+use super::{Cases, step};
+use crate::common::Noise;
+
+const TOL: f32 = 1e-5;
+
+pub fn add(cases: &mut Cases) {
+    let sizes = [
+        (1, 1, 4, 1),
+        (1, 1, 16, 3),
+        (2, 2, 20, 5),
+        (3, 2, 100, 33),
+        (4, 4, 260, 64),
+        (5, 5, 16, 1),
+        (6, 3, 68, 31),
+        (9, 9, 64, 100),
+        (33, 33, 36, 34),
+        (70, 65, 128, 300),
+    ];
+    for (i, (rows, used, d_in, d_out)) in sizes.into_iter().enumerate() {
+        for pack in [Pack::F32, Pack::F16] {
+            let (bias, residual) = ((i + usize::from(pack == Pack::F16)).is_multiple_of(2), i % 4 < 2);
+            let name = format!("{used} of {rows} rows, {d_in} to {d_out}, {pack:?}, bias {bias}, residual {residual}");
+            cases.at(step(used, 0), "matmul", name, |r| {
+                let mut noise = Noise(40);
+                let x = r.f32s("x", &[rows, d_in], Lead::Rows, &noise.f32s(rows * d_in, 1.0));
+                let w = r.weight("w", &[d_out, d_in], pack, &noise.f32s(d_in * d_out, 1.0));
+                let (b, y) = (noise.f32s(d_out, 3.0), noise.f32s(rows * d_out, 3.0));
+                let bias = bias.then(|| r.weight("b", &[d_out], Pack::F32, &b));
+                let residual = residual.then(|| r.f32s("residual", &[rows, d_out], Lead::Rows, &y));
+                vec![(r.p.matmul(x, w, bias, residual), Close(TOL))]
+            });
+        }
+    }
+    for (rows, pack) in [(2, Pack::F32), (6, Pack::F32), (3, Pack::F16), (40, Pack::F16)] {
+        cases.at(step(rows - 1, 0), "matmul", format!("shards of 3, 37 and 1 outputs, {rows} rows, {pack:?}"), |r| {
+            let x = r.f32s("x", &[rows, 24], Lead::Rows, &Noise(41).f32s(rows * 24, 1.0));
+            let shards = [3, 37, 1].map(|n| {
+                r.weight(&format!("w {n}"), &[n, 24], pack, &Noise(n as u64).f32s(n * 24, 1.0))
+            });
+            vec![(r.p.matmul_sharded(x, &shards), Close(TOL))]
+        });
+    }
+    for rows in [2, 5] {
+        cases.at(step(rows - 1, 0), "matmul", format!("3 vectors a row, {} of {rows} rows", rows - 1), |r| {
+            let x = r.f32s("x", &[rows, 3, 20], Lead::Rows, &Noise(42).f32s(rows * 60, 1.0));
+            let w = r.weight("w", &[7, 20], Pack::F32, &Noise(43).f32s(140, 1.0));
+            vec![(r.p.matmul(x, w, None, None), Close(TOL))]
+        });
+    }
+}

@@ -1,0 +1,163 @@
+//! Rows of the quantised path: norm_quantise, and the ternary product by stacks and by experts.
+
+use ternion::ops::{ActQuant, Experts, RmsNorm};
+use ternion::tensor::{Lead, Pack};
+use ternion::ternary::Packed;
+
+use super::Tol::{Close, Codes, Exact, Meta};
+use super::elements::hard_rows;
+use super::{Cases, step};
+use crate::common::Noise;
+
+const EMBERNET: ActQuant = ActQuant { max_code: 127.0, bound: 50.0, floor: 1e-4 };
+const PLAIN: ActQuant = ActQuant { max_code: 127.0, bound: f32::MAX, floor: 1e-5 };
+const FOUR_BITS: ActQuant = ActQuant { max_code: 7.0, bound: f32::MAX, floor: 1e-5 };
+
+pub fn add(cases: &mut Cases) {
+    norm_quantise(cases);
+    norm_quantise_of_experts(cases);
+    stacks(cases);
+    rows_of_stacks(cases);
+    experts(cases);
+    scaled(cases);
+}
+
+fn norm_quantise(cases: &mut Cases) {
+    let sizes = [(1, 1, 1, 16), (3, 2, 2, 40), (6, 6, 3, 64), (7, 6, 1, 100), (2, 2, 2, 1), (6, 6, 1, 771)];
+    for (rows, used, sets, d) in sizes {
+        for (act, clamped) in [(EMBERNET, true), (PLAIN, false), (FOUR_BITS, false)] {
+            for own in [false, true] {
+                let name = format!("{used} of {rows} rows, {sets} sets, d {d}, own x {own}, {act:?}, clamped {clamped}");
+                cases.at(step(used, 0), "norm_quantise", name, |r| {
+                    let mut noise = Noise(50);
+                    let vectors = if own { rows * sets } else { rows };
+                    let shape = if own { vec![rows, sets, d] } else { vec![rows, d] };
+                    let x = r.f32s("x", &shape, Lead::Rows, &hard_rows(vectors, d, &mut noise));
+                    let w = r.weight("w", &[sets, d], Pack::F32, &noise.f32s(sets * d, 8.0));
+                    let [codes, meta] = r.p.norm_quantise(x, w, RmsNorm { eps: 1e-5, clamped }, act);
+                    vec![(codes, Codes), (meta, Meta)]
+                });
+            }
+        }
+    }
+}
+
+/// Every ordered choice of 2 different experts of `n`.
+fn pairs(n: u32) -> Vec<u32> {
+    let all = (0..n).flat_map(|a| (0..n).map(move |b| [a, b]));
+    all.filter(|[a, b]| a != b).flatten().collect()
+}
+
+fn norm_quantise_of_experts(cases: &mut Cases) {
+    let experts = Experts { k: 2, n: 4 };
+    for (norms, own) in [(2, false), (1, true), (1, false)] {
+        cases.at(step(11, 0), "norm_quantise", format!("experts, {norms} norms each, own x {own}, 11 of 12 rows"), |r| {
+            let (rows, d, sets, mut noise) = (12, 36, 3 * norms, Noise(51));
+            let shape = if own { vec![rows, sets, d] } else { vec![rows, d] };
+            let x = r.f32s("x", &shape, Lead::Rows, &hard_rows(shape.iter().product::<usize>() / d, d, &mut noise));
+            let w = r.weight("w", &[5 * norms, d], Pack::F32, &noise.f32s(5 * norms * d, 3.0));
+            let top = r.u32s("top", &[rows, 2], Lead::Rows, &pairs(4));
+            let norm = RmsNorm { eps: 1e-5, clamped: true };
+            let [codes, meta] = r.p.norm_quantise_experts(x, w, top, experts, norm, EMBERNET);
+            vec![(codes, Codes), (meta, Meta)]
+        });
+    }
+}
+
+/// Codes of all 8 bits, with one row of the extremes.
+fn acts(n: usize, d: usize) -> Vec<i8> {
+    let mut acts = Noise(52).acts(n * d);
+    acts[(n - 1) * d..].iter_mut().enumerate().for_each(|(i, v)| *v = if i % 3 == 0 { 127 } else { -128 });
+    acts
+}
+
+/// Matrices of `outs` rows, with zeros (2 bits) as `zeros` says in turn, of scale 1.
+fn parts(outs: &[usize], d: usize, zeros: &[bool]) -> Vec<Packed> {
+    let part = |(i, &n): (usize, &usize)| Noise(60 + i as u64).packed(n, d, zeros[i % zeros.len()], 1.0);
+    outs.iter().enumerate().map(part).collect()
+}
+
+/// How the bits of a stack's matrices are mixed.
+const BITS: [&[bool]; 3] = [&[true], &[false], &[true, false]];
+
+/// Shapes of stacks: with scale 1 and 1/k = 1 the outputs are the exact integers.
+fn stacks(cases: &mut Cases) {
+    let shapes: [(&[usize], usize); 8] = [
+        (&[1], 16),
+        (&[3], 1),
+        (&[128], 20),
+        (&[130, 2], 40),
+        (&[4, 127, 257], 33),
+        (&[64, 32, 32], 100),
+        (&[5, 5], 512),
+        (&[131], 2100),
+    ];
+    for (outs, d) in shapes {
+        for zeros in BITS {
+            for rows in [1, 5] {
+                for shared in [true, false] {
+                    let name = format!("{rows} rows, {d} to {outs:?}, zeros {zeros:?}, one set {shared}");
+                    cases.full("ternary_matmul", name, |r| {
+                        let sets = if shared { 1 } else { outs.len() };
+                        let act = r.codes([rows, sets, d], Lead::Rows, &acts(rows * sets, d), 1.0);
+                        let w = r.ternary("w", &parts(outs, d, zeros));
+                        vec![(r.p.ternary_matmul(act, w, outs, None), Exact)]
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// Counts of rows around both kernels' blocks, some of them unused, with and without a residual.
+fn rows_of_stacks(cases: &mut Cases) {
+    for (rows, used) in [(1, 1), (2, 2), (3, 3), (4, 4), (4, 2), (5, 5), (6, 6), (6, 1), (8, 8), (9, 7), (16, 13)] {
+        for residual in [false, true] {
+            cases.at(step(used, 0), "ternary_matmul", format!("{used} of {rows} rows, residual {residual}"), |r| {
+                let (outs, d) = ([6, 129], 48);
+                let act = r.codes([rows, 2, d], Lead::Rows, &acts(rows * 2, d), 1.0);
+                let w = r.ternary("w", &parts(&outs, d, &[true, false]));
+                // Whole numbers, so that the sum is exact too.
+                let whole: Vec<f32> = Noise(53).f32s(rows * 135, 1e3).into_iter().map(f32::round).collect();
+                let residual = residual.then(|| r.f32s("residual", &[rows, 135], Lead::Rows, &whole));
+                vec![(r.p.ternary_matmul(act, w, &outs, residual), Exact)]
+            });
+        }
+    }
+}
+
+fn experts(cases: &mut Cases) {
+    let experts = Experts { k: 2, n: 4 };
+    for outs in [&[33, 33][..], &[130], &[16, 200]] {
+        for zeros in BITS {
+            for (rows, used) in [(12, 12), (12, 5), (1, 1)] {
+                let name = format!("experts of {outs:?}, zeros {zeros:?}, {used} of {rows} rows");
+                cases.at(step(used, 0), "ternary_matmul", name, |r| {
+                    let (d, sets) = (52, 3 * outs.len());
+                    let act = r.codes([rows, sets, d], Lead::Rows, &acts(rows * sets, d), 1.0);
+                    let w = r.ternary("w", &parts(&outs.repeat(5), d, zeros));
+                    let mut top = pairs(4)[..2 * rows].to_vec();
+                    top[2 * used..].fill(u32::MAX);
+                    let top = r.u32s("top", &[rows, 2], Lead::Rows, &top);
+                    vec![(r.p.expert_matmul(act, w, top, outs, experts), Exact)]
+                });
+            }
+        }
+    }
+}
+
+/// Real scales: only the last float multiplication and the residual's addition may round differently.
+fn scaled(cases: &mut Cases) {
+    for rows in [2, 7] {
+        for residual in [false, true] {
+            cases.full("ternary_matmul", format!("real scales, {rows} rows, residual {residual}"), |r| {
+                let (outs, d, mut noise) = ([70, 9], 96, Noise(54));
+                let act = r.codes([rows, 1, d], Lead::Rows, &acts(rows, d), 0.013);
+                let w = r.ternary("w", &[noise.packed(70, d, true, 0.0371), noise.packed(9, d, false, 0.21)]);
+                let data = noise.f32s(rows * 79, 1.0);
+                let residual = residual.then(|| r.f32s("residual", &[rows, 79], Lead::Rows, &data));
+                vec![(r.p.ternary_matmul(act, w, &outs, residual), Close(1e-6))]
+            });
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Every op on every backend against its plain definition. See `cases` for the table.
+
+mod cases;
+mod common;
+
+use cases::{Case, Tol};
+use common::{Feed, UNWRITTEN, backends, compare, floats, run};
+use ternion::cpu::Cpu;
+use ternion::ops::NAMES;
+use ternion::plan::{Backend, Slot};
+use ternion::tensor::{DType, Spec};
+
+/// Words of one output as numbers to compare: F16 words hold two.
+fn numbers(spec: &Spec, words: &[u32]) -> Vec<f32> {
+    match spec.dtype {
+        DType::F16 => bytemuck::cast_slice::<u32, half::f16>(words).iter().map(|v| v.to_f32()).collect(),
+        _ => floats(words),
+    }
+}
+
+fn codes(words: &[u32]) -> Vec<i8> {
+    bytemuck::cast_slice(words).to_vec()
+}
+
+/// Says what is wrong with one output, if anything. `before` is the output before it.
+fn check(spec: &Spec, tol: Tol, found: &[u32], want: &[u32], before: Option<&Vec<u32>>) -> Result<(), String> {
+    match tol {
+        Tol::Exact => match found.iter().zip(want).position(|(f, w)| f != w) {
+            None => Ok(()),
+            Some(i) => {
+                let (f, w) = (found[i], want[i]);
+                let (ff, wf) = (f32::from_bits(f), f32::from_bits(w));
+                Err(format!("word {i}: found {f:#x} ({ff}), expected {w:#x} ({wf})"))
+            }
+        },
+        Tol::Close(tol) => compare(&numbers(spec, found), &numbers(spec, want), tol),
+        Tol::Codes => {
+            let (found, want) = (codes(found), codes(want));
+            let diff = |i: usize| (i32::from(found[i]) - i32::from(want[i])).abs();
+            let worst = (0..want.len()).max_by_key(|&i| diff(i)).unwrap_or(0);
+            let flips = (0..want.len()).filter(|&i| diff(i) > 0).count();
+            if diff(worst) <= 1 && 100 * flips <= want.len() {
+                return Ok(());
+            }
+            let (f, w) = (found[worst], want[worst]);
+            Err(format!("{flips} of {} codes differ, at {worst}: found {f}, expected {w}", want.len()))
+        }
+        Tol::Meta => check_meta(&floats(found), &floats(want), before.expect("the codes")),
+    }
+}
+
+fn check_meta(found: &[f32], want: &[f32], codes_words: &[u32]) -> Result<(), String> {
+    let codes = codes(codes_words);
+    let stride = codes.len() / (want.len() / 2);
+    let inv_k = |meta: &[f32]| meta.iter().step_by(2).map(|v| v * 127.0).collect::<Vec<f32>>();
+    compare(&inv_k(found), &inv_k(want), 1e-5).map_err(|e| format!("1/k: {e}"))?;
+    for (row, codes) in codes.chunks_exact(stride).enumerate() {
+        let sum: i32 = codes.iter().map(|&c| i32::from(c)).sum();
+        let unwritten = found[2 * row].to_bits() == UNWRITTEN;
+        if !unwritten && found[2 * row + 1] != sum as f32 {
+            return Err(format!("row {row} of meta: the sum is {}, the codes add up to {sum}", found[2 * row + 1]));
+        }
+    }
+    Ok(())
+}
+
+/// Rows that the step does not use hold what they held before.
+fn check_unwritten(case: &Case, slot: Slot, words: &[u32]) -> Result<(), String> {
+    let spec = case.plan.spec(slot);
+    let used = case.step.leading(spec) * (words.len() / spec.shape[0]);
+    if fed(&case.feed, slot) {
+        return Ok(());
+    }
+    match words[used..].iter().position(|&w| w != UNWRITTEN) {
+        Some(i) => Err(format!("word {} behind the used rows was written", used + i)),
+        None => Ok(()),
+    }
+}
+
+fn fed(feed: &Feed, slot: Slot) -> bool {
+    feed.slots.iter().any(|(s, _)| *s == slot)
+}
+
+/// Runs rows on a backend; returns what is wrong as `row, variant: problem`.
+fn failures(cases: &[Case], truth: &[Vec<Vec<u32>>], variant: &str, backend: &mut dyn Backend) -> Vec<String> {
+    let mut all = Vec::new();
+    for (case, truth) in cases.iter().zip(truth) {
+        let slots: Vec<Slot> = case.outs.iter().map(|o| o.0).collect();
+        let found = run(backend, &case.plan, &case.feed, case.step, &slots);
+        for (i, &(slot, tol)) in case.outs.iter().enumerate() {
+            let before = i.checked_sub(1).map(|b| &found[b]);
+            let result = check_unwritten(case, slot, &found[i])
+                .and_then(|()| check(case.plan.spec(slot), tol, &found[i], &truth[i], before));
+            if let Err(problem) = result {
+                all.push(format!("{}, {}, output {i}, {variant}: {problem}", case.op, case.name));
+            }
+        }
+    }
+    all
+}
+
+fn truth(cases: &[Case]) -> Vec<Vec<Vec<u32>>> {
+    let mut plain = Cpu::plain();
+    let one = |case: &Case| {
+        let slots: Vec<Slot> = case.outs.iter().map(|o| o.0).collect();
+        run(&mut plain, &case.plan, &case.feed, case.step, &slots)
+    };
+    cases.iter().map(one).collect()
+}
+
+fn assert_parity(cases: &[Case]) {
+    assert!(!cases.is_empty());
+    let truth = truth(cases);
+    let mut all = failures(cases, &truth, "plain CPU", &mut Cpu::plain());
+    for (variant, mut backend) in backends() {
+        all.extend(failures(cases, &truth, &variant, backend.as_mut()));
+    }
+    assert!(all.is_empty(), "{} failures in {} rows:\n{}", all.len(), cases.len(), all.join("\n"));
+}
+
+#[test]
+fn every_op_has_parity_rows() {
+    let cases = cases::all();
+    for name in NAMES {
+        assert!(cases.iter().any(|c| c.op == *name), "{name} has no row in tests/cases");
+    }
+    for case in &cases {
+        assert!(NAMES.contains(&case.op), "{} is not in ops::NAMES", case.op);
+    }
+}
+
+#[test]
+fn ternary_matmul_matches_reference_bit_for_bit() {
+    let exact = |c: &Case| c.op == "ternary_matmul" && c.outs.iter().all(|o| o.1 == Tol::Exact);
+    assert_parity(&cases::all().into_iter().filter(exact).collect::<Vec<_>>());
+}
+
+#[test]
+fn float_ops_match_reference() {
+    let exact = |c: &Case| c.op == "ternary_matmul" && c.outs.iter().all(|o| o.1 == Tol::Exact);
+    assert_parity(&cases::all().into_iter().filter(|c| !exact(c)).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_wrong_number_is_found() {
+    let spec = Spec::fixed(&[2], DType::F32);
+    let want = [1f32.to_bits(), 2f32.to_bits()];
+    for wrong in [2.001f32, f32::NAN, f32::INFINITY] {
+        let found = [want[0], wrong.to_bits()];
+        assert!(check(&spec, Tol::Exact, &found, &want, None).is_err());
+        let problem = check(&spec, Tol::Close(1e-5), &found, &want, None).unwrap_err();
+        assert!(problem.contains("at 1 of 2"), "{problem}");
+    }
+    assert!(check(&spec, Tol::Codes, &[0x0202_0202], &[0], None).is_err());
+    assert!(check(&spec, Tol::Codes, &[0x0000_0001], &[0], None).is_err());
+}
