@@ -7,13 +7,14 @@ const N: u32 = 4u;
 struct Params {
     lead: u32,
     rows: u32,
+    per_lead: u32, // vectors of a row
     d_in: u32,
     d_out: u32,
     col0: u32,
     width: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
-#bind var<storage, read> x: array<vec4<f32>>; // [rows, d_in / 4]
+#bind var<storage, read> x: array<vec4<f32>>; // [rows · per_lead, d_in / 4]
 #ifdef F16
 #bind var<storage, read> w: array<vec2<u32>>; // [d_out, d_in / 4]
 #else
@@ -23,9 +24,9 @@ struct Params {
 #bind var<storage, read> bias: array<f32>; // [d_out]
 #endif
 #ifdef RESIDUAL
-#bind var<storage, read> residual: array<f32>; // [rows, width]
+#bind var<storage, read> residual: array<f32>; // [rows · per_lead, width]
 #endif
-#bind var<storage, read_write> y: array<f32>; // [rows, width]
+#bind var<storage, read_write> y: array<f32>; // [rows · per_lead, width]
 
 #import weight4
 
@@ -33,7 +34,7 @@ struct Params {
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let out0 = id.x * N;
     let row0 = id.y * N;
-    let rows = led(params.lead, params.rows);
+    let rows = led(params.lead, params.rows) * params.per_lead;
     if out0 >= params.d_out || row0 >= rows { return; }
     var sum: array<vec4<f32>, N>; // by row, over outputs
     for (var i = 0u; i < params.d_in; i += 4u) {

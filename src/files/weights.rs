@@ -93,7 +93,12 @@ impl Weights {
                     let bits = |i: usize| u32::from(v.get(i).map_or(0, |&x| f16::from_f32(x).to_bits()));
                     bits(0) | bits(1) << 16
                 };
-                Ok(self.floats(weight)?.chunks(2).map(pair).collect())
+                let values = self.floats(weight)?;
+                if let Some(v) = values.iter().find(|&&v| f16::from_f32(v).is_infinite()) {
+                    let name = weight.parts.first().map_or("", |p| &p.name);
+                    return Err(self.broken(name, format!("{v} does not fit in 16 bits; use --precision f32")));
+                }
+                Ok(values.chunks(2).map(pair).collect())
             }
             Pack::Ternary(rule) => {
                 let parts: Result<Vec<Packed>> = weight.parts.par_iter().map(|p| self.ternary(p, rule)).collect();

@@ -115,11 +115,11 @@ impl Model for EmberNet {
     }
 
     fn ignores(&self, name: &str) -> bool {
-        let unused = ["image_newline", "decoder.lm_head.weight"].contains(&name);
-        unused
-            || name.contains(".rotary_emb.")
-            || name.ends_with(".expert_usage")
-            || name.contains(".vision_model.head.")
+        !self.counts(name) || name == "image_newline" || name.contains(".vision_model.head.")
+    }
+
+    fn counts(&self, name: &str) -> bool {
+        name != "decoder.lm_head.weight" && !name.contains(".rotary_emb.") && !name.ends_with(".expert_usage")
     }
 
     fn ternary(&self) -> Vec<Tensor> {

@@ -143,6 +143,9 @@ pub trait Model: Send + Sync + std::fmt::Debug {
     /// Tensors of the checkpoint that the model does not read, by prefix or suffix.
     fn ignores(&self, name: &str) -> bool;
 
+    /// Whether a tensor holds parameters of its own: it is neither a buffer nor tied to another.
+    fn counts(&self, name: &str) -> bool;
+
     /// Names of the ternary matrices.
     fn ternary(&self) -> Vec<Tensor>;
 

@@ -168,6 +168,7 @@ impl Projector {
         let v = p.tag("projector.vision_proj", self.vision_proj.record(p, pooled, self.quant, None)); // [n, d]
         let mut q = self.query_tokens.slot(p);
         for (i, layer) in self.layers.iter().enumerate() {
+            p.tag(format!("projector.cross_attn.{i}.in"), q);
             let sum = p.tag(format!("projector.cross_attn.{i}.sum"), layer.record_add(p, q, v));
             q = p.rms_norm(sum, self.ln_q.slot(p), NORM);
         }

@@ -20,7 +20,7 @@ struct MatMul {
     width: usize,
 }
 
-params!(MatMulParams { lead: u32, rows: u32, d_in: u32, d_out: u32, col0: u32, width: u32 });
+params!(MatMulParams { lead: u32, rows: u32, per_lead: u32, d_in: u32, d_out: u32, col0: u32, width: u32 });
 
 /// Rows up to which a workgroup works on dot products; beyond, each thread keeps a 4 × 4 block of outputs.
 const MATVEC_ROWS: usize = 4;
@@ -97,7 +97,8 @@ impl Op for MatMul {
         let (x, w) = (inputs[0], inputs[1]);
         let params = MatMulParams {
             lead: x.lead as u32,
-            rows: x.rows() as u32,
+            rows: x.shape[0] as u32,
+            per_lead: x.rows_per_lead() as u32,
             d_in: x.width() as u32,
             d_out: w.shape[0] as u32,
             col0: self.col0 as u32,

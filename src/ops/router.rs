@@ -68,7 +68,8 @@ impl Op for Router {
             let total: f32 = p.iter().sum();
             p.iter_mut().for_each(|p| *p /= total);
             let mut order: Vec<usize> = (0..experts).collect();
-            order.sort_by(|&a, &b| p[b].total_cmp(&p[a]));
+            // By logits: far apart ones have equal probabilities, 0. Adding 0 makes the two zeros equal.
+            order.sort_by(|&a, &b| (logits[b] + 0.0).total_cmp(&(logits[a] + 0.0)));
             let chosen: f32 = order[..self.k].iter().map(|&e| p[e]).sum();
             let at = (rows[r * ROW_WORDS + 1] + rows[r * ROW_WORDS + 2]) as usize;
             for (i, &e) in order[..self.k].iter().enumerate() {

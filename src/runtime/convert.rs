@@ -1,1 +1,246 @@
-//! x
+//! Writing a model in its packed form: quantised once, opened without quantisation.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rayon::prelude::*;
+use safetensors::{Dtype, SafeTensorError, View};
+
+use super::engine::{Progress, open_tokenizer};
+use super::options::Precision;
+use crate::error::{Error, Result};
+use crate::files::Weights;
+use crate::files::weights::{PACKED_KEY, PackedInfo};
+use crate::models::{self, LoadOptions, Model, TextShape};
+use crate::tensor::{Pack, WeightPart, WeightRef};
+
+const MODEL_FILE: &str = "model.safetensors";
+const CONFIG_FILE: &str = "config.json";
+const TOKENIZER_FILE: &str = "tokenizer.json";
+/// Ends the names of files that are being written.
+const PARTIAL: &str = ".partial";
+
+/// What a conversion wrote.
+#[derive(Debug, Clone)]
+pub struct ConvertReport {
+    /// The packed checkpoint.
+    pub file: PathBuf,
+    /// Tensors written.
+    pub tensors: usize,
+    /// Ternary ones among them.
+    pub ternary: usize,
+    /// Tensors of the input that the model does not read.
+    pub left_out: usize,
+    /// Whether a tokenizer was copied.
+    pub tokenizer: bool,
+    /// Bytes of the input's tensors.
+    pub input_bytes: u64,
+    /// Bytes of the packed checkpoint.
+    pub output_bytes: u64,
+    /// Time that it took.
+    pub time: Duration,
+}
+
+/// Writes the model at `input` into the directory `out_dir` in the packed form: `model.safetensors`, `config.json`, and
+/// the tokenizer given or beside the input.
+///
+/// Files are written under other names and renamed when they are whole. The packed model is held in memory, besides the
+/// few tensors that are being quantised.
+///
+/// # Errors
+/// As [`super::Engine::open`] for the input; [`Error::Argument`] for an output directory that holds the input or
+/// anything but an earlier conversion; [`Error::Io`] for what cannot be written.
+pub fn convert(
+    input: &Path,
+    out_dir: &Path,
+    tokenizer: Option<&Path>,
+    precision: Precision,
+    mut progress: impl FnMut(Progress),
+) -> Result<ConvertReport> {
+    let start = Instant::now();
+    let weights = Weights::open(input)?;
+    let model = models::open(input, &weights, LoadOptions { dense: precision.pack(), max_binding: u64::MAX })?;
+    let tokenizer = open_tokenizer(input, tokenizer, model.info())?;
+    check_target(&weights, out_dir)?;
+    let reads = tensors_read(model.as_ref(), precision)?;
+    let (packed, table) = pack_all(&weights, &reads, &mut progress)?;
+
+    fs::create_dir_all(out_dir).map_err(Error::io(out_dir))?;
+    let config = format!("{:#}\n", model.config());
+    let place = |name: &str| out_dir.join(name);
+    write_whole(&place(CONFIG_FILE), |file| fs::write(file, &config).map_err(Error::io(file)))?;
+    if let Some(tokenizer) = &tokenizer {
+        write_whole(&place(TOKENIZER_FILE), |file| fs::write(file, tokenizer.json()).map_err(Error::io(file)))?;
+    }
+    let ternary = table.len();
+    let file = place(MODEL_FILE);
+    write_whole(&file, |partial| {
+        write_tensors(partial, &packed, &table)?;
+        // The writer of safetensors makes a file for its owner alone; it is to be as readable as the others.
+        let like = fs::metadata(place(CONFIG_FILE)).map_err(Error::io(place(CONFIG_FILE)))?;
+        fs::set_permissions(partial, like.permissions()).map_err(Error::io(partial))
+    })?;
+    let all = weights.checkpoint().tensors();
+    Ok(ConvertReport {
+        tensors: packed.len(),
+        ternary,
+        left_out: weights.checkpoint().tensors().count().saturating_sub(packed.len()),
+        tokenizer: tokenizer.is_some(),
+        input_bytes: all.map(|t| (t.elements() * t.stored.size()) as u64).sum(),
+        output_bytes: fs::metadata(&file).map_err(Error::io(&file))?.len(),
+        file,
+        time: start.elapsed(),
+    })
+}
+
+/// The tensors that a model's plans read, and how each is packed. One that is read in two ways is f32.
+pub(super) fn tensors_read(model: &dyn Model, precision: Precision) -> Result<BTreeMap<String, Pack>> {
+    let kv_dtype = precision.kv_dtype();
+    let mut plans =
+        vec![model.record_text(&TextShape { max_rows: 1, max_outputs: 1, kv_rows: 1, kv_dtype, images: false })?];
+    if model.info().image.is_some() {
+        plans.push(model.record_image()?);
+    }
+    let mut reads = BTreeMap::new();
+    for (weight, _) in plans.iter().flat_map(|plan| plan.weights()) {
+        for part in &weight.parts {
+            let pack = reads.entry(part.name.clone()).or_insert(weight.pack);
+            if *pack != weight.pack {
+                *pack = Pack::F32;
+            }
+        }
+    }
+    Ok(reads)
+}
+
+/// A whole tensor as a matrix of its first dimension's rows.
+pub(super) fn whole(weights: &Weights, name: &str) -> Result<(WeightPart, Vec<usize>)> {
+    let missing = || Error::MissingTensors { file: weights.path().display().to_string(), names: vec![name.to_owned()] };
+    let shape = weights.shape(name).ok_or_else(missing)?;
+    let rows = shape.first().copied().unwrap_or(1);
+    let cols = shape.iter().skip(1).product();
+    Ok((WeightPart { name: name.to_owned(), rows: 0..rows, cols }, shape))
+}
+
+/// A tensor as it is written.
+struct Stored {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    words: Vec<u32>,
+    /// Bytes of `words` that are elements: an odd number of 16-bit ones leaves two behind.
+    bytes: usize,
+}
+
+impl View for &Stored {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(bytemuck::cast_slice(&self.words).get(..self.bytes).unwrap_or_default())
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes
+    }
+}
+
+type Table = BTreeMap<String, PackedInfo>;
+
+/// Packs every tensor that is read: as many at once as there are threads.
+fn pack_all(
+    weights: &Weights,
+    reads: &BTreeMap<String, Pack>,
+    progress: &mut impl FnMut(Progress),
+) -> Result<(BTreeMap<String, Stored>, Table)> {
+    let (mut packed, mut table) = (BTreeMap::new(), Table::new());
+    let names: Vec<(&String, Pack)> = reads.iter().map(|(name, &pack)| (name, pack)).collect();
+    for group in names.chunks(rayon::current_num_threads().max(1)) {
+        let what = group.first().map_or(String::new(), |(name, _)| (*name).clone());
+        progress(Progress { done: packed.len(), total: names.len(), what });
+        let done: Result<Vec<_>> = group.par_iter().map(|&(name, pack)| pack_one(weights, name, pack)).collect();
+        for ((name, _), (stored, info)) in group.iter().zip(done?) {
+            packed.insert((*name).clone(), stored);
+            table.extend(info.map(|info| ((*name).clone(), info)));
+        }
+    }
+    progress(Progress { done: names.len(), total: names.len(), what: String::new() });
+    Ok((packed, table))
+}
+
+fn pack_one(weights: &Weights, name: &str, pack: Pack) -> Result<(Stored, Option<PackedInfo>)> {
+    let (part, shape) = whole(weights, name)?;
+    let elements: usize = shape.iter().product();
+    let dense = |dtype, size| -> Result<Stored> {
+        let words = weights.load(&WeightRef { parts: vec![part.clone()], pack })?;
+        Ok(Stored { dtype, shape: shape.clone(), words, bytes: size * elements })
+    };
+    match pack {
+        Pack::F32 => Ok((dense(Dtype::F32, 4)?, None)),
+        Pack::F16 => Ok((dense(Dtype::F16, 2)?, None)),
+        Pack::Ternary(rule) => {
+            let matrix = weights.ternary(&part, rule)?;
+            let (bits, scale_bits) = (matrix.bits.count(), matrix.scale.to_bits());
+            let info = PackedInfo { rows: matrix.rows, cols: matrix.cols, bits, scale_bits };
+            let (n, words) = (matrix.words.len(), matrix.words);
+            Ok((Stored { dtype: Dtype::U32, shape: vec![n], words, bytes: 4 * n }, Some(info)))
+        }
+    }
+}
+
+/// The packed checkpoint, flushed to the disk.
+fn write_tensors(file: &Path, tensors: &BTreeMap<String, Stored>, table: &Table) -> Result<()> {
+    let json = serde_json::to_string(table).map_err(|e| Error::format(file.display(), e))?;
+    let metadata = HashMap::from([(PACKED_KEY.to_owned(), json)]);
+    safetensors::serialize_to_file(tensors, Some(metadata), file).map_err(|e| match e {
+        SafeTensorError::IoError(e) => Error::io(file)(e),
+        other => Error::format(file.display(), other),
+    })?;
+    File::open(file).and_then(|f| f.sync_all()).map_err(Error::io(file))
+}
+
+/// Lets `write` fill a file beside `file` and renames it, or removes it if that fails.
+fn write_whole(file: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let mut partial = file.as_os_str().to_owned();
+    partial.push(PARTIAL);
+    let partial = PathBuf::from(partial);
+    let written = write(&partial).and_then(|()| fs::rename(&partial, file).map_err(Error::io(file)));
+    if written.is_err() {
+        // What is left of it is of no use; that it cannot be removed says nothing new.
+        let _ = fs::remove_file(&partial);
+    }
+    written
+}
+
+/// Refuses a directory with the input, or with files that would be taken for a part of the packed model.
+fn check_target(weights: &Weights, out_dir: &Path) -> Result<()> {
+    let refused = |problem: String| Err(Error::argument(out_dir.display(), problem));
+    if !out_dir.exists() {
+        return Ok(());
+    }
+    if !out_dir.is_dir() {
+        return refused("is not a directory; give the directory to write the packed model into".into());
+    }
+    let input_dir = weights.path().parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let real = |path: &Path| fs::canonicalize(path).map_err(Error::io(path));
+    if real(input_dir)? == real(out_dir)? {
+        return refused("holds the input, which would be overwritten; give another directory".into());
+    }
+    for entry in fs::read_dir(out_dir).map_err(Error::io(out_dir))? {
+        let name = entry.map_err(Error::io(out_dir))?.file_name();
+        let name = name.to_string_lossy();
+        // The writer of safetensors leaves `.tmp…` behind when it is killed.
+        let own = [MODEL_FILE, CONFIG_FILE, TOKENIZER_FILE].contains(&name.trim_end_matches(PARTIAL));
+        if !own && !name.starts_with(".tmp") {
+            return refused(format!("holds {name:?}, which is no part of a packed model; give an empty directory"));
+        }
+    }
+    Ok(())
+}

@@ -120,7 +120,7 @@ impl Engine {
         let (mut backend, why) = device::choose(&options.device)?;
         let load = LoadOptions { dense: options.precision.pack(), max_binding: backend.caps().max_binding };
         let model = models::open(path, &weights, load)?;
-        let tokenizer = open_tokenizer(path, &options, model.info())?;
+        let tokenizer = open_tokenizer(path, options.tokenizer.as_deref(), model.info())?;
         let kv = KvPool::new(context(&options, model.info())?, options.sessions);
 
         let text = |max_rows, images| {
@@ -137,7 +137,8 @@ impl Engine {
         let prefill = text(options.prefill_rows.max(options.sessions), model.info().image.is_some())?;
         let image = model.info().image.map(|_| model.record_image()).transpose()?.map(Arc::new);
         let plans = [Some(&decode.0), Some(&prefill.0), image.as_ref()];
-        let weight_bytes = load_weights(&weights, backend.as_mut(), plans.into_iter().flatten(), progress)?;
+        let put = |name: &str, words| backend.load_weight(name, words);
+        let weight_bytes = load_weights(&weights, plans.into_iter().flatten(), put, progress)?;
 
         let core = Core {
             decode: TextProgram::new(backend.as_mut(), decode)?,
@@ -205,11 +206,12 @@ fn context(options: &Options, info: &ModelInfo) -> Result<usize> {
     }
 }
 
-fn open_tokenizer(path: &Path, options: &Options, info: &ModelInfo) -> Result<Option<Tokenizer>> {
+/// The tokenizer in `file`, or the one beside the model at `path` if there is one.
+pub(super) fn open_tokenizer(path: &Path, file: Option<&Path>, info: &ModelInfo) -> Result<Option<Tokenizer>> {
     let dir = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
     let beside: PathBuf = dir.join("tokenizer.json");
-    let file = match &options.tokenizer {
-        Some(file) => file.clone(),
+    let file = match file {
+        Some(file) => file.to_path_buf(),
         None if beside.exists() => beside,
         None => return Ok(None),
     };
@@ -218,11 +220,11 @@ fn open_tokenizer(path: &Path, options: &Options, info: &ModelInfo) -> Result<Op
     Ok(Some(tokenizer))
 }
 
-/// Loads every weight of the plans once; returns their bytes.
-fn load_weights<'a>(
+/// Hands every weight of the plans to `put` once, with its name; returns their bytes.
+pub(super) fn load_weights<'a>(
     weights: &Weights,
-    backend: &mut dyn Backend,
     plans: impl Iterator<Item = &'a Arc<Plan>>,
+    mut put: impl FnMut(&str, Vec<u32>) -> Result<()>,
     mut progress: impl FnMut(Progress),
 ) -> Result<u64> {
     let mut all: Vec<_> = Vec::new();
@@ -239,7 +241,7 @@ fn load_weights<'a>(
         progress(Progress { done, total, what });
         let words = weights.load(weight)?;
         bytes += 4 * words.len() as u64;
-        backend.load_weight(&weight.to_string(), words)?;
+        put(&weight.to_string(), words)?;
     }
     progress(Progress { done: total, total, what: String::new() });
     Ok(bytes)

@@ -1,1 +1,145 @@
-//! x
+//! What a model file holds: its tensors, how they are packed, and how many parameters each component has.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::convert::{tensors_read, whole};
+use super::engine::Progress;
+use super::options::Precision;
+use crate::error::{Error, Result};
+use crate::files::{TensorInfo, Weights};
+use crate::models::{self, LoadOptions, Model};
+use crate::tensor::Pack;
+
+/// A model file, described.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Inspection {
+    /// The checkpoint.
+    pub file: String,
+    /// The model's family.
+    pub family: String,
+    /// All tensors of the checkpoint, by name.
+    pub tensors: Vec<TensorLine>,
+    /// Parameters of each component, in the model's order.
+    pub components: Vec<ComponentLine>,
+    /// Parameters in all: buffers and tied tensors are not counted.
+    pub parameters: u64,
+    /// Parameters of ternary matrices.
+    pub ternary_parameters: u64,
+    /// Bytes of the tensors in the file.
+    pub stored_bytes: u64,
+    /// Bytes of the tensors that the model reads, as they are kept on a device.
+    pub packed_bytes: u64,
+}
+
+/// One tensor.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TensorLine {
+    /// Its name.
+    pub name: String,
+    /// The shape that it stands for.
+    pub shape: Vec<usize>,
+    /// Number format in the file.
+    pub stored: String,
+    /// "1 bit", "2 bits", "f16", "f32", or "not read".
+    pub packed: String,
+    /// Bytes as it is kept on a device; 0 if it is not read.
+    pub packed_bytes: u64,
+    /// Shares of the codes −1, 0 and +1, for a ternary matrix.
+    pub shares: Option<[f64; 3]>,
+    /// What a code of 1 stands for, for a ternary matrix.
+    pub scale: Option<f32>,
+}
+
+/// A part of the model and its size.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ComponentLine {
+    /// Its name.
+    pub name: String,
+    /// Its parameters.
+    pub parameters: u64,
+}
+
+/// Where tensors are counted that no component claims.
+const OTHER: &str = "other";
+
+/// Describes the model at `path`, quantising its ternary matrices to tell their codes.
+///
+/// # Errors
+/// As [`super::Engine::open`].
+pub fn inspect(path: &Path, precision: Precision, mut progress: impl FnMut(Progress)) -> Result<Inspection> {
+    let weights = Weights::open(path)?;
+    let model = models::open(path, &weights, LoadOptions { dense: precision.pack(), max_binding: u64::MAX })?;
+    let reads = tensors_read(model.as_ref(), precision)?;
+    let all: Vec<&TensorInfo> = weights.checkpoint().tensors().collect();
+    let mut tensors = Vec::with_capacity(all.len());
+    for (done, info) in all.iter().enumerate() {
+        progress(Progress { done, total: all.len(), what: info.name.clone() });
+        tensors.push(line(&weights, info, reads.get(&info.name).copied())?);
+    }
+    progress(Progress { done: all.len(), total: all.len(), what: String::new() });
+    let counted = || tensors.iter().filter(|t| model.counts(&t.name));
+    let ternary = counted().filter(|t| t.scale.is_some());
+    Ok(Inspection {
+        file: weights.path().display().to_string(),
+        family: model.info().family.to_owned(),
+        components: components(model.as_ref(), counted())?,
+        parameters: counted().map(TensorLine::elements).sum(),
+        ternary_parameters: ternary.map(TensorLine::elements).sum(),
+        stored_bytes: all.iter().map(|t| (t.elements() * t.stored.size()) as u64).sum(),
+        packed_bytes: tensors.iter().map(|t| t.packed_bytes).sum(),
+        tensors,
+    })
+}
+
+impl TensorLine {
+    fn elements(&self) -> u64 {
+        self.shape.iter().map(|&n| n as u64).product()
+    }
+}
+
+fn line(weights: &Weights, info: &TensorInfo, pack: Option<Pack>) -> Result<TensorLine> {
+    let (part, shape) = whole(weights, &info.name)?;
+    let elements = shape.iter().product::<usize>() as u64;
+    let mut line = TensorLine {
+        name: info.name.clone(),
+        shape,
+        stored: info.stored.to_string(),
+        packed: "not read".into(),
+        packed_bytes: 0,
+        shares: None,
+        scale: None,
+    };
+    match pack {
+        None => {}
+        Some(Pack::F32) => (line.packed, line.packed_bytes) = ("f32".into(), 4 * elements),
+        Some(Pack::F16) => (line.packed, line.packed_bytes) = ("f16".into(), 2 * elements),
+        Some(Pack::Ternary(rule)) => {
+            let matrix = weights.ternary(&part, rule)?;
+            let bits = matrix.bits.count();
+            line.packed = format!("{bits} bit{}", if bits == 1 { "" } else { "s" });
+            line.packed_bytes = 4 * matrix.words.len() as u64;
+            line.shares = Some(matrix.counts().map(|n| n as f64 / elements.max(1) as f64));
+            line.scale = Some(matrix.scale);
+        }
+    }
+    Ok(line)
+}
+
+/// Parameters of each component: a tensor belongs to the one with the longest prefix of its name.
+fn components<'a>(model: &dyn Model, tensors: impl Iterator<Item = &'a TensorLine>) -> Result<Vec<ComponentLine>> {
+    let components = model.components();
+    let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+    for tensor in tensors {
+        let claims = components.iter().filter(|(_, prefix)| tensor.name.starts_with(prefix));
+        let name = claims.max_by_key(|(_, prefix)| prefix.len()).map_or(OTHER, |(name, _)| name);
+        let sum = sums.entry(name).or_default();
+        let too_many = || Error::format(&tensor.name, "the parameters cannot be counted in 64 bits");
+        *sum = sum.checked_add(tensor.elements()).ok_or_else(too_many)?;
+    }
+    let names = components.iter().map(|(name, _)| *name).chain([OTHER]);
+    let line = |name: &str| sums.get(name).map(|&parameters| ComponentLine { name: name.to_owned(), parameters });
+    Ok(names.filter_map(line).collect())
+}

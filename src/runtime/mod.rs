@@ -9,6 +9,7 @@ pub mod convert;
 mod device;
 mod engine;
 pub mod inspect;
+mod judge;
 mod kv;
 mod options;
 pub mod sampler;
@@ -16,6 +17,7 @@ pub mod scheduler;
 mod session;
 mod stream;
 
+pub use device::choose as choose_device;
 pub use engine::{Engine, LoadReport, Progress};
 pub use options::{DeviceChoice, GenerateOptions, Options, Precision};
 pub use sampler::Sampling;

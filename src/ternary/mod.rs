@@ -114,6 +114,19 @@ impl Packed {
         }
         codes
     }
+
+    /// How many codes are −1, 0 and +1.
+    pub fn counts(&self) -> [u64; 3] {
+        let set = |mask: u32| self.words.iter().map(|w| u64::from((w & mask).count_ones())).sum::<u64>();
+        let all = (self.rows * self.cols) as u64;
+        // Padding is code 0 at 2 bits, and no set bit at 1 bit.
+        let padding = ((self.words.len() * self.bits.cols_per_word()) as u64).saturating_sub(all);
+        let (plus, zero) = match self.bits {
+            Bits::One => (set(u32::MAX), 0),
+            Bits::Two => (set(0xAAAA_AAAA), set(0x5555_5555).saturating_sub(padding)),
+        };
+        [all.saturating_sub(plus + zero), zero, plus]
+    }
 }
 
 /// The word of up to 16 or 32 codes of one row; missing ones are padding.
@@ -154,6 +167,8 @@ mod tests {
             let codes: Vec<i8> = (0..rows * cols).map(code).collect();
             let packed = Packed::new(rows, cols, &codes, 0.5);
             prop_assert_eq!(packed.bits, if codes.contains(&0) { Bits::Two } else { Bits::One });
+            let count = |code| codes.iter().filter(|&&c| c == code).count() as u64;
+            prop_assert_eq!(packed.counts(), [-1, 0, 1].map(count));
             prop_assert_eq!(packed.codes(), codes);
         }
     }

@@ -39,9 +39,8 @@ pub fn add(cases: &mut Cases) {
     for (rows, pack) in [(2, Pack::F32), (6, Pack::F32), (3, Pack::F16), (40, Pack::F16)] {
         cases.at(step(rows - 1, 0), "matmul", format!("shards of 3, 37 and 1 outputs, {rows} rows, {pack:?}"), |r| {
             let x = r.f32s("x", &[rows, 24], Lead::Rows, &Noise(41).f32s(rows * 24, 1.0));
-            let shards = [3, 37, 1].map(|n| {
-                r.weight(&format!("w {n}"), &[n, 24], pack, &Noise(n as u64).f32s(n * 24, 1.0))
-            });
+            let shards =
+                [3, 37, 1].map(|n| r.weight(&format!("w {n}"), &[n, 24], pack, &Noise(n as u64).f32s(n * 24, 1.0)));
             vec![(r.p.matmul_sharded(x, &shards), Close(TOL))]
         });
     }

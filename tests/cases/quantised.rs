@@ -27,7 +27,8 @@ fn norm_quantise(cases: &mut Cases) {
     for (rows, used, sets, d) in sizes {
         for (act, clamped) in [(EMBERNET, true), (PLAIN, false), (FOUR_BITS, false)] {
             for own in [false, true] {
-                let name = format!("{used} of {rows} rows, {sets} sets, d {d}, own x {own}, {act:?}, clamped {clamped}");
+                let name =
+                    format!("{used} of {rows} rows, {sets} sets, d {d}, own x {own}, {act:?}, clamped {clamped}");
                 cases.at(step(used, 0), "norm_quantise", name, |r| {
                     let mut noise = Noise(50);
                     let vectors = if own { rows * sets } else { rows };
@@ -51,16 +52,21 @@ fn pairs(n: u32) -> Vec<u32> {
 fn norm_quantise_of_experts(cases: &mut Cases) {
     let experts = Experts { k: 2, n: 4 };
     for (norms, own) in [(2, false), (1, true), (1, false)] {
-        cases.at(step(11, 0), "norm_quantise", format!("experts, {norms} norms each, own x {own}, 11 of 12 rows"), |r| {
-            let (rows, d, sets, mut noise) = (12, 36, 3 * norms, Noise(51));
-            let shape = if own { vec![rows, sets, d] } else { vec![rows, d] };
-            let x = r.f32s("x", &shape, Lead::Rows, &hard_rows(shape.iter().product::<usize>() / d, d, &mut noise));
-            let w = r.weight("w", &[5 * norms, d], Pack::F32, &noise.f32s(5 * norms * d, 3.0));
-            let top = r.u32s("top", &[rows, 2], Lead::Rows, &pairs(4));
-            let norm = RmsNorm { eps: 1e-5, clamped: true };
-            let [codes, meta] = r.p.norm_quantise_experts(x, w, top, experts, norm, EMBERNET);
-            vec![(codes, Codes), (meta, Meta)]
-        });
+        cases.at(
+            step(11, 0),
+            "norm_quantise",
+            format!("experts, {norms} norms each, own x {own}, 11 of 12 rows"),
+            |r| {
+                let (rows, d, sets, mut noise) = (12, 36, 3 * norms, Noise(51));
+                let shape = if own { vec![rows, sets, d] } else { vec![rows, d] };
+                let x = r.f32s("x", &shape, Lead::Rows, &hard_rows(shape.iter().product::<usize>() / d, d, &mut noise));
+                let w = r.weight("w", &[5 * norms, d], Pack::F32, &noise.f32s(5 * norms * d, 3.0));
+                let top = r.u32s("top", &[rows, 2], Lead::Rows, &pairs(4));
+                let norm = RmsNorm { eps: 1e-5, clamped: true };
+                let [codes, meta] = r.p.norm_quantise_experts(x, w, top, experts, norm, EMBERNET);
+                vec![(codes, Codes), (meta, Meta)]
+            },
+        );
     }
 }
 

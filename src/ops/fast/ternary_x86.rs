@@ -114,6 +114,7 @@ fn block_vnni<const B: usize, const A: usize, const G: usize>(words: &[u32], act
             *w = unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
         }
         for g in 0..G {
+            #[allow(clippy::needless_range_loop)] // Constant bounds unroll, so that the sums stay in registers.
             for a in 0..A {
                 // SAFETY: `j * G + g < n * G`, which every row of codes has, by the assertion.
                 let x = _mm512_set1_epi32(unsafe { *acts.get_unchecked(a).get_unchecked(j * G + g) } as i32);

@@ -1,0 +1,181 @@
+//! Options that several commands share, and reading the prompt.
+
+use std::fs::File;
+use std::io::{Read, stdin};
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use ternion::files::Image;
+use ternion::files::tokenizer::MAX_TEXT_BYTES;
+use ternion::runtime::{self, DeviceChoice, Engine, GenerateOptions, Options, Sampling};
+use ternion::{Error, Result};
+
+use super::output::Bar;
+
+/// Which model, and where and how it runs.
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// The model: a directory, a safetensors file or index, or a torch checkpoint, with config.json beside it.
+    #[arg(short, long, value_name = "PATH")]
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// The tokenizer.json; default: the one beside the model.
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+    /// Most tokens of a conversation, pictures included; default: the model's most, at most 2048.
+    #[arg(short, long, value_name = "TOKENS")]
+    pub context: Option<usize>,
+}
+
+/// Where and how precisely a model runs.
+#[derive(Debug, Args)]
+pub struct PlaceArgs {
+    /// auto (the best GPU, else the CPU), cpu, gpu (software adapters too), a number from `ternion devices`, or a part
+    /// of an adapter's name.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// How full-precision weights and the KV cache are kept.
+    #[arg(long, value_enum, default_value_t = Precision::F16)]
+    pub precision: Precision,
+}
+
+/// How full-precision weights are kept.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Precision {
+    /// 16 bits: half the memory.
+    F16,
+    /// 32 bits: the original's own numbers.
+    F32,
+}
+
+impl From<Precision> for runtime::Precision {
+    fn from(precision: Precision) -> Self {
+        match precision {
+            Precision::F16 => runtime::Precision::F16,
+            Precision::F32 => runtime::Precision::F32,
+        }
+    }
+}
+
+impl ModelArgs {
+    /// Opens the model for one conversation, with a progress bar on a terminal, and says where it runs.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn open(&self) -> Result<Engine> {
+        let options = Options {
+            device: self.place.device.clone(),
+            precision: self.place.precision.into(),
+            context: self.context,
+            sessions: 1,
+            tokenizer: self.tokenizer.clone(),
+            ..Options::default()
+        };
+        let bar = Bar::new("loading");
+        let engine = Engine::open_with(&self.model, options, |p| bar.show(&p))?;
+        bar.end();
+        let report = engine.report();
+        eprintln!("device: {} ({})", report.device, report.why);
+        Ok(engine)
+    }
+}
+
+/// How text is generated.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// Most tokens of an answer; default: as many as the context holds, at most 512.
+    #[arg(short = 'n', long, value_name = "TOKENS")]
+    pub max_tokens: Option<usize>,
+    /// Draw tokens at this temperature; without it, or with 0, the most likely token is taken.
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
+    pub temp: Option<f32>,
+    /// With --temp: draw from this many of the likeliest tokens; 0 means all.
+    #[arg(long, value_name = "K", default_value_t = Sampling::original().top_k)]
+    pub top_k: usize,
+    /// With --temp: draw from the likeliest tokens that make up this probability; 1 means all.
+    #[arg(long, value_name = "P", default_value_t = Sampling::original().top_p, allow_negative_numbers = true)]
+    pub top_p: f32,
+    /// Make tokens that occurred less likely, by this factor; 1 means no penalty.
+    #[arg(long, value_name = "R", default_value_t = 1.0, allow_negative_numbers = true)]
+    pub repeat_penalty: f32,
+    /// With --temp: equal seeds give equal text.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// End the answer in front of this text; can be given several times.
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+}
+
+impl GenerateArgs {
+    /// The options, checked.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for values out of range.
+    pub fn options(&self) -> Result<GenerateOptions> {
+        let sampling = Sampling {
+            temperature: self.temp.unwrap_or(0.0),
+            top_k: self.top_k,
+            top_p: self.top_p,
+            repetition_penalty: self.repeat_penalty,
+            seed: self.seed,
+        };
+        sampling.validate()?;
+        if self.max_tokens == Some(0) {
+            return Err(Error::argument("max-tokens", "is 0, expected at least 1"));
+        }
+        Ok(GenerateOptions { max_tokens: self.max_tokens, sampling, stop: self.stop.clone(), eos: None })
+    }
+}
+
+/// Decodes pictures.
+///
+/// # Errors
+/// As [`Image::open`].
+pub fn open_images(files: &[PathBuf]) -> Result<Vec<Image>> {
+    files.iter().map(Image::open).collect()
+}
+
+/// The text that `-p` stands for: itself, `-` for stdin, `@FILE` for a file. One line break at the end is dropped.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Format`] with the offset of the first byte that is no UTF-8, [`Error::Limit`] for too much,
+/// [`Error::Argument`] for nothing.
+pub fn read_prompt(prompt: &str) -> Result<String> {
+    let text = match prompt.strip_prefix('@') {
+        _ if prompt == "-" => read_text("stdin", stdin().lock())?,
+        Some(path) => read_text(path, File::open(path).map_err(Error::io(path))?)?,
+        None => prompt.to_owned(),
+    };
+    let text = text.strip_suffix('\n').map_or(text.as_str(), |t| t.strip_suffix('\r').unwrap_or(t));
+    if text.trim().is_empty() {
+        return Err(Error::argument("prompt", "is empty"));
+    }
+    Ok(text.to_owned())
+}
+
+fn read_text(name: &str, source: impl Read) -> Result<String> {
+    let mut bytes = Vec::new();
+    // One byte more than allowed, so that an endless source is told from one that just fits.
+    source.take(MAX_TEXT_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(Error::io(name))?;
+    utf8(name, bytes)
+}
+
+/// Bytes as text.
+///
+/// # Errors
+/// [`Error::Limit`] above [`MAX_TEXT_BYTES`], [`Error::Format`] with the offset of what is no UTF-8.
+pub fn utf8(name: &str, bytes: Vec<u8>) -> Result<String> {
+    if bytes.len() > MAX_TEXT_BYTES {
+        return Err(Error::Limit {
+            what: format!("{name}: the prompt"),
+            wanted: format!("more than {MAX_TEXT_BYTES} bytes"),
+            available: format!("{MAX_TEXT_BYTES} bytes are"),
+            advice: "no model has a context that long, shorten it".into(),
+        });
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        Error::format(name, format!("the prompt is no UTF-8 at byte {at}"))
+    })
+}

@@ -1,0 +1,50 @@
+//! `ternion convert`: a model in its packed form.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use ternion::runtime::convert::convert;
+
+use super::Outcome;
+use super::args::Precision;
+use super::output::{Bar, bytes, ms};
+
+/// Write a model in its packed form, which is smaller and opens faster.
+///
+/// Ternary matrices are quantised once, to 1 or 2 bits a weight, and give the same results as the original. Tensors that
+/// the model does not read are left out.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: ternion convert models/embernet models/embernet-packed")]
+pub struct Convert {
+    /// The model: a directory, a safetensors file or index, or a torch checkpoint.
+    input: PathBuf,
+    /// The directory to write: new, empty, or an earlier conversion.
+    output: PathBuf,
+    /// The tokenizer.json to copy; default: the one beside the model.
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// How full-precision weights are written.
+    #[arg(long, value_enum, default_value_t = Precision::F16)]
+    precision: Precision,
+}
+
+impl Convert {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Those of [`convert`].
+    pub fn main(&self) -> Outcome {
+        let bar = Bar::new("converting");
+        let (tokenizer, precision) = (self.tokenizer.as_deref(), self.precision.into());
+        let report = convert(&self.input, &self.output, tokenizer, precision, |p| bar.show(&p))?;
+        bar.end();
+        let (from, to) = (bytes(report.input_bytes), bytes(report.output_bytes));
+        let (n, ternary, left_out) = (report.tensors, report.ternary, report.left_out);
+        eprintln!("{}: {n} tensors, {ternary} of them ternary; {left_out} left out", report.file.display());
+        eprintln!("{from} became {to} in {}", ms(report.time));
+        if !report.tokenizer {
+            eprintln!("no tokenizer was found; give one with --tokenizer, here or when the model is run");
+        }
+        Ok(())
+    }
+}

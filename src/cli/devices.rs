@@ -1,0 +1,51 @@
+//! `ternion devices`: where a model can run.
+
+use std::io::{self, Write};
+
+use clap::Args;
+use ternion::gpu::{AdapterKind, Adapters};
+use ternion::runtime::{DeviceChoice, choose_device};
+
+use super::Outcome;
+
+/// List the graphics adapters, and the one that `--device auto` takes.
+///
+/// WGPU_BACKEND (vulkan, metal, dx12, gl) and WGPU_ADAPTER_NAME narrow the list.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: ternion devices")]
+pub struct Devices {}
+
+impl Devices {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Those of writing to stdout.
+    pub fn main(&self) -> Outcome {
+        let mut out = io::stdout().lock();
+        let adapters = Adapters::find().summaries();
+        if adapters.is_empty() {
+            writeln!(out, "no graphics adapter was found")?;
+        }
+        for a in &adapters {
+            let kind = match a.kind {
+                AdapterKind::Discrete => "graphics card",
+                AdapterKind::Integrated => "part of the processor",
+                AdapterKind::Software => "software on the CPU",
+                AdapterKind::Other => "virtual or unknown",
+            };
+            writeln!(out, "{}: {} ({}, {kind})", a.index, a.name, a.backend)?;
+            writeln!(out, "   driver: {}", a.driver)?;
+            let word = |has: bool| if has { "yes" } else { "no" };
+            let features: Vec<String> = a.features.iter().map(|(name, has)| format!("{name} {}", word(*has))).collect();
+            writeln!(out, "   features: {}", features.join(", "))?;
+            for (name, value) in &a.limits {
+                writeln!(out, "   {name}: {value}")?;
+            }
+        }
+        match choose_device(&DeviceChoice::Auto) {
+            Ok((backend, why)) => writeln!(out, "auto: {} ({why})", backend.describe())?,
+            Err(error) => writeln!(out, "auto: fails: {error}")?,
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! `ternion inspect`: what a model file holds.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+use ternion::runtime::inspect::{Inspection, TensorLine, inspect};
+
+use super::args::Precision;
+use super::output::{Bar, bytes, table};
+use super::{Failure, Outcome};
+
+/// Show a model's tensors, how they are packed, and how many parameters it has.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: ternion inspect models/embernet --json > embernet.json")]
+pub struct Inspect {
+    /// The model: a directory, a safetensors file or index, or a torch checkpoint.
+    model: PathBuf,
+    /// Print JSON instead of tables.
+    #[arg(long)]
+    json: bool,
+    /// How full-precision weights would be kept.
+    #[arg(long, value_enum, default_value_t = Precision::F16)]
+    precision: Precision,
+}
+
+impl Inspect {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Those of [`inspect`], and of writing to stdout.
+    pub fn main(&self) -> Outcome {
+        let bar = Bar::new("inspecting");
+        let found = inspect(&self.model, self.precision.into(), |p| bar.show(&p))?;
+        bar.end();
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        if self.json {
+            serde_json::to_writer_pretty(&mut out, &found).map_err(|e| Failure::Output(e.into()))?;
+            writeln!(out)?;
+        } else {
+            print(&mut out, &found)?;
+        }
+        out.flush()?;
+        Ok(())
+    }
+}
+
+fn print(out: &mut impl Write, found: &Inspection) -> io::Result<()> {
+    let header = ["tensor", "shape", "stored", "packed", "bytes", "-1", "0", "+1", "scale"];
+    let rows: Vec<Vec<String>> = found.tensors.iter().map(row).collect();
+    table(out, &header, &rows)?;
+    writeln!(out)?;
+    let share = |n: u64| format!("{:.1} %", 100.0 * n as f64 / found.parameters.max(1) as f64);
+    let line = |name: &str, n: u64| vec![name.to_owned(), n.to_string(), share(n)];
+    let mut rows: Vec<_> = found.components.iter().map(|c| line(&c.name, c.parameters)).collect();
+    rows.push(line("all", found.parameters));
+    rows.push(line("ternary", found.ternary_parameters));
+    table(out, &["component", "parameters", "share"], &rows)?;
+    writeln!(out)?;
+    let (stored, packed) = (bytes(found.stored_bytes), bytes(found.packed_bytes));
+    writeln!(out, "{}: {}, {} tensors, {stored} stored, {packed} packed", found.file, found.family, found.tensors.len())
+}
+
+fn row(tensor: &TensorLine) -> Vec<String> {
+    let share = |i: usize| tensor.shares.and_then(|s| s.get(i).copied()).map(|s| format!("{:.1} %", 100.0 * s));
+    let size = if tensor.packed_bytes == 0 { String::new() } else { bytes(tensor.packed_bytes) };
+    let mut row = vec![tensor.name.clone(), format!("{:?}", tensor.shape), tensor.stored.clone()];
+    row.extend([tensor.packed.clone(), size]);
+    row.extend((0..3).map(|i| share(i).unwrap_or_default()));
+    row.push(tensor.scale.map_or(String::new(), |s| format!("{s:.6}")));
+    row
+}

@@ -1,0 +1,134 @@
+//! Progress bars, tables, streamed text and statistics.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use ternion::runtime::{Engine, GenerateOptions, Progress, Session, Stats, StopReason};
+
+use super::Outcome;
+
+/// A progress bar on stderr; nothing where that is no terminal.
+pub struct Bar(ProgressBar);
+
+impl Bar {
+    /// A bar with a word in front.
+    pub fn new(what: &'static str) -> Self {
+        let bar = ProgressBar::no_length().with_prefix(what);
+        // A template that does not parse leaves the usual style.
+        if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {wide_msg}") {
+            bar.set_style(style);
+        }
+        Bar(bar)
+    }
+
+    /// Shows how far things are.
+    pub fn show(&self, progress: &Progress) {
+        self.0.set_length(progress.total as u64);
+        self.0.set_position(progress.done as u64);
+        self.0.set_message(progress.what.clone());
+    }
+
+    /// Removes the bar.
+    pub fn end(&self) {
+        self.0.finish_and_clear();
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Prints rows in aligned columns under a header.
+///
+/// # Errors
+/// What writing to `out` gives.
+pub fn table(out: &mut impl Write, header: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
+    let header: Vec<String> = header.iter().map(|&h| h.to_owned()).collect();
+    let all = || [&header].into_iter().chain(rows);
+    let width = |column: usize| all().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    for row in all() {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+        writeln!(out, "{}", cells.join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+/// A number of bytes in a unit that suits it.
+pub fn bytes(n: u64) -> String {
+    let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
+    let unit = units.iter().find(|(shift, _)| n >> shift > 0);
+    unit.map_or(format!("{n} B"), |(shift, name)| format!("{:.2} {name}", n as f64 / (1u64 << shift) as f64))
+}
+
+/// A duration in milliseconds.
+pub fn ms(time: Duration) -> String {
+    format!("{:.1} ms", 1e3 * time.as_secs_f64())
+}
+
+/// Generates an answer to stdout as it comes.
+///
+/// # Errors
+/// Those of the engine, and of writing to stdout.
+pub fn stream(session: &mut Session, options: GenerateOptions) -> Outcome<(Stats, Option<StopReason>)> {
+    let mut out = io::stdout().lock();
+    let mut stream = session.generate(options)?;
+    for token in stream.by_ref() {
+        let token = match token {
+            Ok(token) => token,
+            Err(error) => {
+                // What was said so far ends with its line.
+                writeln!(out)?;
+                return Err(error.into());
+            }
+        };
+        if !token.text.is_empty() {
+            out.write_all(token.text.as_bytes())?;
+            out.flush()?;
+        }
+    }
+    writeln!(out)?;
+    out.flush()?;
+    Ok((stream.stats(), stream.stop_reason()))
+}
+
+/// Prints counts and times of the last answer to stderr, with how often each expert was chosen.
+///
+/// # Errors
+/// [`ternion::Error::Device`] if the device was lost.
+pub fn statistics(
+    engine: &Engine,
+    session: &Session,
+    images: usize,
+    (stats, end): &(Stats, Option<StopReason>),
+) -> ternion::Result<()> {
+    let report = engine.report();
+    let (weights, memory) = (bytes(report.weight_bytes), bytes(report.memory_bytes));
+    eprintln!("loaded:    {weights} of weights, {memory} on the device, in {}", ms(report.time));
+    if images > 0 {
+        let plural = if images == 1 { "" } else { "s" };
+        eprintln!("image:     {images} picture{plural} in {}", ms(session.image_time()));
+    }
+    let (prompt, prefill) = (stats.prompt_tokens, ms(stats.prefill));
+    eprintln!("prefill:   {prompt} tokens in {prefill}, {:.1} tokens/s", stats.prefill_rate());
+    let why = match end {
+        Some(StopReason::Eos) => "the model ended its text",
+        Some(StopReason::StopString) => "a stop text came",
+        Some(StopReason::Length) => "the most tokens were reached",
+        None => "it was stopped",
+    };
+    let (each, rate) = (stats.ms_per_token(), stats.decode_rate());
+    eprintln!("generated: {} tokens, {each:.2} ms/token, {rate:.1} tokens/s; {why}", stats.generated);
+    let names = &engine.info().experts;
+    if !names.is_empty() {
+        let layers = session.expert_shares()?;
+        let mean = |e: usize| layers.iter().filter_map(|l| l.get(e)).sum::<f32>() / layers.len().max(1) as f32;
+        let shares: Vec<String> =
+            names.iter().enumerate().map(|(e, name)| format!("{name} {:.1} %", 100.0 * mean(e))).collect();
+        eprintln!("experts:   {}", shares.join(", "));
+    }
+    Ok(())
+}

@@ -1,0 +1,119 @@
+//! Devices that fail: lost, too small, given a broken kernel. Every failure is a typed error, and nothing panics.
+
+mod common;
+
+use std::sync::Arc;
+
+use common::{Rig, gpu, run};
+use ternion::Error;
+use ternion::plan::{Backend, Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, Plan, PlanBuilder, Source, Step};
+use ternion::tensor::{DType, Lead, Spec};
+
+fn small_plan() -> (Arc<Plan>, common::Feed) {
+    let rig = Rig::new("devices");
+    let x = rig.f32s("x", &[2, 8], Lead::Fixed, &[1.0; 16]);
+    let y = rig.p.unary(x, ternion::ops::UnaryKind::Scale(2.0));
+    rig.p.output("y", y);
+    rig.finish()
+}
+
+#[test]
+fn a_lost_device_is_an_error_from_then_on() {
+    let Some(mut gpu) = gpu(|caps| caps) else { return };
+    let (plan, feed) = small_plan();
+    let y = plan.outputs["y"];
+    assert_eq!(run(&mut gpu, &plan, &feed, Step::FULL, &[y])[0], vec![2.0f32.to_bits(); 16]);
+    let program = gpu.prepare(plan.clone(), true).unwrap();
+    gpu.destroy();
+    for _ in 0..2 {
+        let ran = gpu.run(program, &Step::FULL, 0..1).and_then(|()| gpu.read(program, &[(y, 0..16)]).map(|_| ()));
+        let error = ran.expect_err("the device is gone");
+        assert!(
+            matches!(&error, Error::Device { problem, .. } if problem.contains("open the engine again")),
+            "{error}"
+        );
+    }
+    assert!(gpu.load_weight("w", vec![0; 16]).is_err());
+}
+
+#[test]
+fn a_buffer_above_the_limit_is_refused_by_name() {
+    let Some(mut gpu) = gpu(|caps| Caps { max_binding: 1 << 16, ..caps }) else { return };
+    let error = gpu.load_weight("decoder.big", vec![0; 1 << 15]).unwrap_err();
+    assert!(matches!(&error, Error::Limit { what, .. } if what.contains("decoder.big")), "{error}");
+    gpu.load_weight("decoder.small", vec![0; 16]).expect("the backend stays usable");
+}
+
+#[test]
+fn words_outside_a_slot_are_refused() {
+    let Some(mut gpu) = gpu(|caps| caps) else { return };
+    let (plan, _) = small_plan();
+    let (x, y) = (plan.input("x").unwrap(), plan.outputs["y"]);
+    let program = gpu.prepare(plan, true).unwrap();
+    assert!(matches!(gpu.write(program, x, 15, &[0, 0]), Err(Error::Argument { .. })));
+    assert!(matches!(gpu.read(program, &[(y, 0..1 << 20)]), Err(Error::Argument { .. })));
+}
+
+/// An op whose kernel does not compile.
+#[derive(Debug)]
+struct Broken;
+
+#[repr(C)]
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct NoParams {
+    unused: u32,
+}
+
+impl ParamStruct for NoParams {
+    const FIELDS: &'static [&'static str] = &["unused"];
+}
+
+impl Op for Broken {
+    fn name(&self) -> &'static str {
+        "broken"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> ternion::Result<Vec<Spec>> {
+        Ok(vec![inputs[0].clone()])
+    }
+
+    fn cpu(&self, _: &Step, _: &mut Io) {}
+
+    fn kernel(&self, _: &Caps, _: &[&Spec], _: &[&Spec]) -> Kernel {
+        let text = "#import step\n\n@compute @workgroup_size(1)\nfn main() { nonsense(); }\n";
+        Kernel {
+            source: Source { name: "broken", text },
+            defines: vec![],
+            overrides: vec![],
+            params: NoParams { unused: 0 }.params(),
+            grid: Grid::x(Extent::Fixed(1)),
+        }
+    }
+}
+
+#[test]
+fn a_broken_kernel_is_named_with_its_own_line() {
+    let Some(mut gpu) = gpu(|caps| caps) else { return };
+    let p = PlanBuilder::new();
+    let x = p.input("x", Spec::fixed(&[4], DType::F32));
+    p.push(Broken, &[x]);
+    let error = gpu.prepare(Arc::new(p.finish().unwrap()), false).unwrap_err().to_string();
+    assert!(error.contains("shaders/broken.wgsl:4"), "{error}");
+    let (plan, feed) = small_plan();
+    let y = plan.outputs["y"];
+    run(&mut gpu, &plan, &feed, Step::FULL, &[y]);
+}
+
+#[test]
+fn a_misfit_is_reported_where_it_was_recorded() {
+    let p = PlanBuilder::new();
+    let x = p.input("x", Spec::fixed(&[2, 8], DType::F32));
+    let w = p.input("w", Spec::fixed(&[5], DType::F32));
+    p.layer_norm(x, w, w, 1e-5);
+    p.rms_norm(x, w, ternion::ops::RmsNorm { eps: 1e-5, clamped: false });
+    let error = p.finish().unwrap_err();
+    let text = format!("{error}: {}", std::error::Error::source(&error).unwrap());
+    for part in ["layer_norm", "devices.rs:", "[5]", "[8]"] {
+        assert!(text.contains(part), "{text}");
+    }
+}

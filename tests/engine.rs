@@ -1,0 +1,216 @@
+//! The engine as an application uses it: sessions, streams, threads, limits, a lost device.
+
+mod common;
+
+use std::path::PathBuf;
+
+use common::{Golden, device};
+use ternion::files::Image;
+use ternion::ops::TOKEN_IMAGE;
+use ternion::runtime::{DeviceChoice, Engine, GenerateOptions, Options, Precision, Sampling, StopReason};
+use ternion::{Error, Result};
+
+fn tiny() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/embernet/tiny")
+}
+
+fn golden(file: &str) -> Golden {
+    Golden::open(&tiny().join(file).to_string_lossy())
+}
+
+/// The CPU, and a GPU if there is one.
+fn choices() -> Vec<DeviceChoice> {
+    let gpu = device().map(|_| DeviceChoice::Gpu);
+    [DeviceChoice::Cpu].into_iter().chain(gpu).collect()
+}
+
+fn options(device: DeviceChoice) -> Options {
+    let tokenizer = Some(tiny().join("../../tokenizer.json"));
+    Options { device, precision: Precision::F32, tokenizer, ..Options::default() }
+}
+
+fn prompt() -> Vec<u32> {
+    golden("golden_prefill.safetensors").i32s("input_ids").into_iter().map(|id| id as u32).collect()
+}
+
+fn picture() -> Image {
+    Image::open(tiny().join("image_97x61.png")).unwrap()
+}
+
+/// Tokens of a generation in a new session.
+fn generate(engine: &Engine, ids: &[u32], image: Option<&Image>, options: GenerateOptions) -> Result<Vec<u32>> {
+    let mut session = engine.session()?;
+    if let Some(image) = image {
+        session.push_image(image)?;
+    }
+    session.push_tokens(ids)?;
+    session.generate(options)?.map(|t| t.map(|t| t.id)).collect()
+}
+
+fn greedy(n: usize) -> GenerateOptions {
+    GenerateOptions { max_tokens: Some(n), eos: Some(u32::MAX), ..GenerateOptions::default() }
+}
+
+#[test]
+fn embernet_engine_gives_the_original_greedy_ids_and_stops_at_eos() {
+    let want: Vec<u32> =
+        golden("golden_greedy.safetensors").i32s("generated_ids").into_iter().map(|id| id as u32).collect();
+    let eos: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(tiny().join("golden_eos.json")).unwrap()).unwrap();
+    for choice in choices() {
+        let engine = Engine::open(tiny(), options(choice.clone())).unwrap();
+        assert_eq!(generate(&engine, &prompt(), Some(&picture()), greedy(16)).unwrap(), want, "{choice:?}");
+
+        let token = eos["eos_token_id"].as_u64().unwrap() as u32;
+        let until_eos = GenerateOptions { eos: Some(token), ..greedy(16) };
+        let ids = generate(&engine, &prompt(), Some(&picture()), until_eos).unwrap();
+        assert_eq!(serde_json::json!(ids), eos["generated_ids"], "{choice:?}");
+    }
+}
+
+#[test]
+fn sessions_on_threads_equal_each_alone() {
+    for choice in choices() {
+        let engine = Engine::open(tiny(), options(choice)).unwrap();
+        let prompts: Vec<Vec<u32>> = (0..3).map(|s| (0..12).map(|i| 3 + (i * 7 + s * 31) % 400).collect()).collect();
+        let image = picture();
+        let run = |p: &Vec<u32>| generate(&engine, p, Some(&image), greedy(12)).unwrap();
+        let alone: Vec<Vec<u32>> = prompts.iter().map(run).collect();
+        let together: Vec<Vec<u32>> = std::thread::scope(|s| {
+            let threads: Vec<_> = prompts.iter().map(|p| s.spawn(|| run(p))).collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        assert_eq!(alone, together);
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_tokens() {
+    for choice in choices() {
+        let engine = Engine::open(tiny(), options(choice)).unwrap();
+        let sampled = |seed| {
+            let sampling = Sampling { temperature: 1.5, top_k: 40, seed, ..Sampling::greedy() };
+            generate(&engine, &prompt(), None, GenerateOptions { sampling, ..greedy(24) }).unwrap()
+        };
+        assert_eq!(sampled(7), sampled(7));
+        assert_ne!(sampled(7), sampled(8));
+    }
+}
+
+#[test]
+fn a_dropped_stream_leaves_a_session_that_goes_on() {
+    let engine = Engine::open(tiny(), options(DeviceChoice::Cpu)).unwrap();
+    let whole = generate(&engine, &prompt(), Some(&picture()), greedy(10)).unwrap();
+    let mut session = engine.session().unwrap();
+    session.push_image(&picture()).unwrap();
+    session.push_tokens(&prompt()).unwrap();
+    let mut ids: Vec<u32> = session.generate(greedy(10)).unwrap().take(4).map(|t| t.unwrap().id).collect();
+    ids.extend(session.generate(greedy(6)).unwrap().map(|t| t.unwrap().id));
+    assert_eq!(ids, whole);
+}
+
+#[test]
+fn a_reset_session_keeps_its_image() {
+    let engine = Engine::open(tiny(), options(DeviceChoice::Cpu)).unwrap();
+    let whole = generate(&engine, &prompt(), Some(&picture()), greedy(6)).unwrap();
+    let mut session = engine.session().unwrap();
+    session.push_image(&picture()).unwrap();
+    for _ in 0..2 {
+        session.push_tokens(&prompt()).unwrap();
+        let ids: Vec<u32> = session.generate(greedy(6)).unwrap().map(|t| t.unwrap().id).collect();
+        assert_eq!(ids, whole);
+        session.reset(false);
+    }
+    session.reset(true);
+    assert!(session.is_empty());
+}
+
+#[test]
+fn long_prompts_run_in_chunks_with_the_same_result() {
+    for choice in choices() {
+        let runs: Vec<Vec<u32>> = [5, 64]
+            .map(|prefill_rows| {
+                let options = Options { prefill_rows, sessions: 1, ..options(choice.clone()) };
+                let engine = Engine::open(tiny(), options).unwrap();
+                generate(&engine, &prompt(), Some(&picture()), greedy(8)).unwrap()
+            })
+            .to_vec();
+        assert_eq!(runs[0], runs[1], "{choice:?}");
+    }
+}
+
+#[test]
+fn streams_say_why_they_end_and_count_experts() {
+    let engine = Engine::open(tiny(), options(DeviceChoice::Cpu)).unwrap();
+    let mut session = engine.session().unwrap();
+    session.push_question("What is this?").unwrap();
+    let mut stream = session.generate(greedy(5)).unwrap();
+    assert_eq!(stream.by_ref().count(), 5);
+    assert_eq!((stream.stop_reason(), stream.stats().generated), (Some(StopReason::Length), 5));
+    let text: String = session.generate(greedy(8)).unwrap().map(|t| t.unwrap().text).collect();
+    let stop: String = text.chars().skip(1).take(2).collect();
+    let shares = session.expert_shares().unwrap();
+    assert_eq!((shares.len(), shares[0].len()), (3, 8));
+    assert!(shares.iter().all(|layer| (layer.iter().sum::<f32>() - 1.0).abs() < 1e-4));
+
+    let mut session = engine.session().unwrap();
+    session.push_question("What is this?").unwrap();
+    session.generate(greedy(5)).unwrap().for_each(drop);
+    let mut stream = session.generate(GenerateOptions { stop: vec![stop.clone()], ..greedy(8) }).unwrap();
+    let shown: String = stream.by_ref().map(|t| t.unwrap().text).collect();
+    assert_eq!(stream.stop_reason(), Some(StopReason::StopString), "{text:?} has {stop:?}");
+    assert!(text.starts_with(&shown) && !shown.contains(&stop), "{shown:?} of {text:?}");
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_both_numbers() {
+    let options = Options { context: Some(40), sessions: 1, ..options(DeviceChoice::Cpu) };
+    let engine = Engine::open(tiny(), options).unwrap();
+    let mut session = engine.session().unwrap();
+    assert!(matches!(engine.session(), Err(Error::Limit { .. })), "one session is all");
+    let error = session.push_tokens(&[5; 41]).unwrap_err().to_string();
+    assert!(error.contains("41") && error.contains("40"), "{error}");
+    session.push_tokens(&[5; 30]).unwrap();
+    let error = session.generate(greedy(11)).unwrap_err().to_string();
+    assert!(error.contains("41") && error.contains("40"), "{error}");
+    assert_eq!(session.generate(GenerateOptions { eos: Some(u32::MAX), ..Default::default() }).unwrap().count(), 10);
+    assert!(matches!(session.push_tokens(&[512]), Err(Error::Argument { .. })), "outside the vocabulary");
+    drop(session);
+    let mut session = engine.session().unwrap();
+    assert!(matches!(session.generate(greedy(1)), Err(Error::Argument { .. })), "nothing was pushed");
+    session.push_tokens(&[5]).unwrap();
+    assert!(matches!(session.push_image(&picture()), Err(Error::Argument { .. })), "images come first");
+    assert!(matches!(session.push_tokens(&[TOKEN_IMAGE]), Err(Error::Argument { .. })));
+}
+
+#[test]
+fn half_precision_stays_close_to_full() {
+    for choice in choices() {
+        let engine = Engine::open(tiny(), Options { precision: Precision::F16, ..options(choice) }).unwrap();
+        let ids = generate(&engine, &prompt(), Some(&picture()), greedy(4)).unwrap();
+        let want = golden("golden_greedy.safetensors").i32s("generated_ids");
+        assert_eq!(ids[0], want[0] as u32, "the first token has a wide margin");
+    }
+}
+
+#[test]
+fn a_weight_that_is_not_a_number_is_named_at_opening() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bytes = std::fs::read(tiny().join("model.safetensors")).unwrap();
+    let n = bytes.len();
+    bytes[n - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(dir.path().join("model.safetensors"), bytes).unwrap();
+    for file in ["config.json", "embernet_config.json", "siglip_vision_config.json"] {
+        std::fs::copy(tiny().join(file), dir.path().join(file)).unwrap();
+    }
+    let error = Engine::open(dir.path(), options(DeviceChoice::Cpu)).unwrap_err().to_string();
+    assert!(error.contains("NaN") && error.contains("vision_encoder"), "{error}");
+}
+
+#[test]
+fn engines_are_shared_between_threads() {
+    fn assert_shared<T: Send + Sync>() {}
+    assert_shared::<Engine>();
+    fn assert_sent<T: Send>() {}
+    assert_sent::<ternion::runtime::Session>();
+}

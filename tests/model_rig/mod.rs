@@ -1,0 +1,292 @@
+//! Running recorded models against the originals' numbers, stage by stage.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ternion::cpu::Cpu;
+use ternion::files::Weights;
+use ternion::models::{self, LoadOptions, Model, TextShape, slots};
+use ternion::ops::{Row, TOKEN_IMAGE};
+use ternion::plan::{Backend, Plan, ProgramId, Slot, Step};
+use ternion::tensor::{DType, Pack};
+
+use crate::common::{Golden, bits, floats, golden_root, gpu};
+
+/// Folders at most four levels below the golden root that hold `file`.
+pub fn variants(file: &str) -> Vec<PathBuf> {
+    let (mut found, mut level) = (Vec::new(), vec![golden_root()]);
+    for _ in 0..5 {
+        let mut next = Vec::new();
+        for dir in level {
+            if dir.join(file).exists() {
+                found.push(dir.clone());
+            }
+            let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+            next.extend(entries.map(|e| e.path()).filter(|p| p.is_dir()));
+        }
+        level = next;
+    }
+    found.sort();
+    found
+}
+
+/// The EmberNet variants; a root without any fails.
+pub fn embernets() -> Vec<PathBuf> {
+    let found: Vec<PathBuf> = variants("golden_prefill.safetensors")
+        .into_iter()
+        .filter(|d| d.join("embernet_config.json").exists())
+        .collect();
+    assert!(!found.is_empty(), "{}: no EmberNet variant", golden_root().display());
+    found
+}
+
+/// A golden file of a variant.
+pub fn golden(dir: &Path, file: &str) -> Golden {
+    Golden::open(&dir.join(file).to_string_lossy())
+}
+
+/// The plain CPU, the fast CPU, and the GPU if there is one.
+pub fn devices() -> Vec<(&'static str, Box<dyn Backend>)> {
+    let mut all: Vec<(&'static str, Box<dyn Backend>)> =
+        vec![("plain CPU", Box::new(Cpu::plain())), ("fast CPU", Box::new(Cpu::new()))];
+    if let Some(gpu) = gpu(|caps| caps) {
+        all.push(("GPU", Box::new(gpu)));
+    }
+    all
+}
+
+/// A model with its weights on a backend.
+pub struct Rig {
+    pub model: Box<dyn Model>,
+    pub weights: Weights,
+    pub backend: Box<dyn Backend>,
+}
+
+/// A prepared plan.
+pub struct Program {
+    pub plan: Arc<Plan>,
+    pub id: ProgramId,
+}
+
+impl Rig {
+    /// Opens a variant in full precision. Weights above `max_binding` bytes are cut.
+    pub fn open(dir: &Path, backend: Box<dyn Backend>, max_binding: u64) -> Self {
+        let weights = Weights::open(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+        let options = LoadOptions { dense: Pack::F32, max_binding };
+        let model = models::open(dir, &weights, options).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+        Rig { model, weights, backend }
+    }
+
+    /// Replaces a weight before the first plan is prepared.
+    pub fn scale_weight(&mut self, tensor: &str, factor: f32) {
+        let plan = self.model.record_text(&text_shape(1, 1, 16)).expect("a plan");
+        for (weight, _) in plan.weights().filter(|(w, _)| w.parts[0].name == tensor) {
+            let words = self.weights.load(weight).expect("the weight loads");
+            let scaled: Vec<f32> = floats(&words).into_iter().map(|v| v * factor).collect();
+            self.backend.load_weight(&weight.to_string(), bits(&scaled)).expect("it fits");
+        }
+    }
+
+    /// Loads what a plan needs and prepares it so that every slot can be read.
+    pub fn prepare(&mut self, plan: Plan) -> Program {
+        for (weight, _) in plan.weights() {
+            if !self.backend.has_weight(&weight.to_string()) {
+                let words = self.weights.load(weight).unwrap_or_else(|e| panic!("{weight}: {e}"));
+                self.backend.load_weight(&weight.to_string(), words).expect("it fits");
+            }
+        }
+        let plan = Arc::new(plan);
+        let id = self.backend.prepare(plan.clone(), true).unwrap_or_else(|e| panic!("prepare: {e}"));
+        Program { plan, id }
+    }
+
+    /// The image plan.
+    pub fn image(&mut self) -> Program {
+        let plan = self.model.record_image().expect("an image plan");
+        self.prepare(plan)
+    }
+
+    /// A text plan in which every row's logits can be read.
+    pub fn text(&mut self, rows: usize, capacity: usize) -> Program {
+        let plan = self.model.record_text(&text_shape(rows, rows, capacity)).expect("a text plan");
+        self.prepare(plan)
+    }
+
+    pub fn write(&mut self, program: &Program, slot: Slot, values: &[f32]) {
+        self.backend.write(program.id, slot, 0, &bits(values)).unwrap_or_else(|e| panic!("write: {e}"));
+    }
+
+    pub fn read_words(&mut self, program: &Program, slot: Slot, n: usize) -> Vec<u32> {
+        let mut read = self.backend.read(program.id, &[(slot, 0..n)]).unwrap_or_else(|e| panic!("read: {e}"));
+        read.remove(0)
+    }
+
+    pub fn read(&mut self, program: &Program, slot: Slot, n: usize) -> Vec<f32> {
+        floats(&self.read_words(program, slot, n))
+    }
+
+    pub fn run(&mut self, program: &Program, step: &Step, nodes: Range<usize>) {
+        self.backend.run(program.id, step, nodes).unwrap_or_else(|e| panic!("run: {e}"));
+    }
+
+    /// Writes rows, all of them outputs, and the vectors of the image rows in front; returns the step.
+    pub fn batch(&mut self, program: &Program, rows: &[Row], image: &[f32]) -> Step {
+        let input = |name: &str| program.plan.input(name).expect("the plan has this input");
+        let all: Vec<u32> = (0..rows.len() as u32).collect();
+        self.backend.write(program.id, input(slots::ROWS), 0, bytemuck::cast_slice(rows)).expect("rows");
+        self.backend.write(program.id, input(slots::OUTPUTS), 0, &all).expect("outputs");
+        self.write(program, input(slots::IMAGE_ROWS), image);
+        let n = rows.len() as u32;
+        let context = rows.iter().map(|r| r.seq_len).max().unwrap_or(0);
+        Step { rows: n, outputs: n, context, reserved: 0 }
+    }
+
+    /// Logits of every row of a batch, `[rows, vocab]`.
+    pub fn logits(&mut self, program: &Program, rows: &[Row], image: &[f32]) -> Vec<f32> {
+        let step = self.batch(program, rows, image);
+        self.run(program, &step, 0..program.plan.nodes.len());
+        let vocab = self.model.info().vocab;
+        self.read(program, program.plan.outputs[slots::LOGITS], rows.len() * vocab)
+    }
+
+    /// Image tokens `[n, d]` of pixel values `[3, s, s]`.
+    pub fn encode(&mut self, program: &Program, pixels: &[f32]) -> Vec<f32> {
+        let input = program.plan.input(slots::PIXELS).expect("pixels");
+        self.write(program, input, pixels);
+        self.run(program, &Step::FULL, 0..program.plan.nodes.len());
+        let out = program.plan.outputs[slots::IMAGE];
+        self.read(program, out, program.plan.spec(out).len())
+    }
+
+    /// Rows of a sequence: `n_image` image rows, then a prompt.
+    pub fn rows(&self, n_image: usize, ids: &[i32], base: usize) -> Vec<Row> {
+        let token = |id: &i32| self.model.prompt_token(*id as u32, n_image > 0);
+        let tokens = std::iter::repeat_n(TOKEN_IMAGE, n_image).chain(ids.iter().map(token));
+        tokens.enumerate().map(|(pos, token)| row(token, pos, base)).collect()
+    }
+}
+
+/// One row.
+pub fn row(token: u32, pos: usize, base: usize) -> Row {
+    Row { token, pos: pos as u32, seq_base: base as u32, seq_len: pos as u32 + 1 }
+}
+
+fn text_shape(max_rows: usize, max_outputs: usize, kv_rows: usize) -> TextShape {
+    TextShape { max_rows, max_outputs, kv_rows, kv_dtype: DType::F32, images: true }
+}
+
+/// How values compare with golden ones: rows beyond 1e-5 of the largest value (or of 1) are rounding flips.
+#[derive(Default)]
+pub struct Report {
+    pub rows: usize,
+    pub flips: Vec<String>,
+    pub worst: f32,
+}
+
+impl Report {
+    /// Compares rows of `width` values.
+    pub fn compare(&mut self, what: &str, found: &[f32], want: &[f32], width: usize) {
+        assert_eq!(found.len(), want.len(), "{what}: length");
+        let size = want.iter().fold(1.0f32, |a, v| a.max(v.abs()));
+        for (r, (f, w)) in found.chunks(width).zip(want.chunks(width)).enumerate() {
+            let diff = f.iter().zip(w).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max) / size;
+            assert!(diff <= 5e-2, "{what}: row {r} differs by {diff} of {size}, more than a rounding flip");
+            self.rows += 1;
+            if diff > 1e-5 {
+                self.flips.push(format!("{what} row {r}: {diff:.1e}"));
+            } else {
+                self.worst = self.worst.max(diff);
+            }
+        }
+    }
+
+    /// Fails if more than 1 % of the rows are flips.
+    pub fn finish(self, name: &str) {
+        println!("{name}: {} rows, worst {:.1e}, flips {:?}", self.rows, self.worst, self.flips);
+        assert!(100 * self.flips.len() <= self.rows, "{name}: more than 1 % flips: {:?}", self.flips);
+    }
+}
+
+/// Relative root mean square difference.
+pub fn rms(found: &[f32], want: &[f32]) -> f64 {
+    assert_eq!(found.len(), want.len(), "lengths");
+    let square = |v: f64| v * v;
+    let diff: f64 = found.iter().zip(want).map(|(a, b)| square(f64::from(a - b))).sum();
+    let size: f64 = want.iter().map(|b| square(f64::from(*b))).sum();
+    (diff / size.max(1e-30)).sqrt()
+}
+
+/// Runs a program stage by stage. After each tagged stage that has golden numbers these are compared, and written over
+/// the stage's own, so that an error cannot hide in or blow up through what follows.
+pub fn forced_walk(rig: &mut Rig, program: &Program, step: &Step, golden: &Golden, report: &mut Report) {
+    let plan = program.plan.clone();
+    let names = golden.names();
+    let mut stages: Vec<(usize, &str, Slot)> =
+        plan.tags.iter().filter_map(|(tag, &slot)| Some((plan.producer(slot)?, tag.as_str(), slot))).collect();
+    stages.sort();
+    let mut next = 0;
+    for (producer, tag, slot) in stages {
+        rig.run(program, step, next..(producer + 1).max(next));
+        next = (producer + 1).max(next);
+        let spec = plan.spec(slot).clone();
+        let n = step.rows_of(&spec) * spec.width();
+        if names.iter().any(|n| n == tag) {
+            if spec.dtype == DType::U32 {
+                let found: Vec<i32> = rig.read_words(program, slot, n).into_iter().map(|v| v as i32).collect();
+                assert_eq!(found, golden.i32s(tag), "{tag}");
+                continue;
+            }
+            let want = golden.f32s(tag);
+            report.compare(tag, &rig.read(program, slot, n), &want, spec.width());
+            if tag.starts_with("layer.") && tag.ends_with(".out") {
+                compare_difference(
+                    rig,
+                    program,
+                    golden,
+                    &tag.replace(".out", ".mid"),
+                    tag,
+                    &tag.replace(".out", ".moe_out"),
+                    n,
+                    report,
+                );
+            }
+            rig.write(program, slot, &want);
+        } else if tag.ends_with(".mid") {
+            let (from, name) = (tag.replace(".mid", ".in"), tag.replace(".mid", ".attn_out"));
+            let want = compare_difference(rig, program, golden, &from, tag, &name, n, report);
+            rig.write(program, slot, &want);
+        } else if tag.ends_with(".sum") {
+            let from = if tag == "projector.sum" { "projector.q".into() } else { tag.replace(".sum", ".in") };
+            let name = if tag == "projector.sum" { "projector.ffn".into() } else { tag.replace(".sum", ".out") };
+            compare_difference(rig, program, golden, &from, tag, &name, n, report);
+        } else if let Some(layer) = tag.strip_suffix(".experts_out") {
+            let (want, k) = (golden.f32s(&format!("{layer}.shared_expert_out")), spec.shape[1]);
+            let found = rig.read(program, slot, n);
+            let shared: Vec<f32> =
+                found.chunks(k * spec.width()).flat_map(|r| r[(k - 1) * spec.width()..].to_vec()).collect();
+            report.compare(tag, &shared, &want, spec.width());
+        }
+    }
+    rig.run(program, step, next..plan.nodes.len());
+}
+
+/// Compares `b − a` with golden `name`; returns `a + name`.
+#[allow(clippy::too_many_arguments)] // One call a stage; a struct would only rename them.
+fn compare_difference(
+    rig: &mut Rig,
+    program: &Program,
+    golden: &Golden,
+    a: &str,
+    b: &str,
+    name: &str,
+    n: usize,
+    report: &mut Report,
+) -> Vec<f32> {
+    let width = program.plan.spec(program.plan.tags[b]).width();
+    let (a, b) = (rig.read(program, program.plan.tags[a], n), rig.read(program, program.plan.tags[b], n));
+    let want = golden.f32s(name);
+    let difference: Vec<f32> = b.iter().zip(&a).map(|(b, a)| b - a).collect();
+    report.compare(name, &difference, &want, width);
+    a.iter().zip(&want).map(|(a, w)| a + w).collect()
+}
