@@ -161,7 +161,7 @@ struct Recorded {
 
 /// The kernels of all parity rows under all capabilities.
 fn kernels() -> Vec<Recorded> {
-    let most = Caps { subgroups: true, dot4: true, max_binding: 128 << 20 };
+    let most = Caps { subgroups: true, dot4: true, half: true, max_binding: 128 << 20 };
     let mut all = Vec::new();
     for case in cases::all() {
         for node in &case.plan.nodes {

@@ -190,6 +190,7 @@ impl Device {
         let caps = Caps {
             subgroups: features.contains(wgpu::Features::SUBGROUP),
             dot4: info.backend != wgpu::Backend::Gl,
+            half: adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32),
             max_binding: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
         };
         Ok(Device { device, queue, caps, label, trouble })

@@ -139,8 +139,10 @@ impl EmberNetConfig {
             Some(map) => Section { name: "vision_encoder", map },
             None => Section { name: "", map: config },
         };
-        let special = Section { name: "", map: if flat.is_empty() { config } else { &flat } };
-        let siglip = match config.get("vision_config").and_then(Value::as_object) {
+        let inner = config.get("embernet_config").and_then(Value::as_object);
+        let special = Section { name: "", map: inner.unwrap_or(if flat.is_empty() { config } else { &flat }) };
+        let siglip = [config.get("vision_config"), encoder.map.get("siglip_vision_config")];
+        let siglip = match siglip.into_iter().flatten().find_map(Value::as_object) {
             Some(map) => map.clone(),
             None => optional("siglip_vision_config.json")?,
         };

@@ -3,7 +3,8 @@
 //! ## Add a model
 //! 1. A config struct with `validate`: sizes come from the config file and the tensors' shapes, bounded and checked.
 //! 2. A struct of [`Tensor`]s with `load`: its table of names, each with the shape that it must have ([`Cursor`]).
-//! 3. `record`: the forward pass on a [`PlanBuilder`], in the paper's order, shapes in comments, stages tagged.
+//! 3. `record`: the forward pass on a [`PlanBuilder`](crate::plan::PlanBuilder), in the paper's order, shapes in
+//!    comments, stages tagged.
 //! 4. A line in [`open`].
 //! 5. A tiny checkpoint with golden outputs, checked in `tests/models.rs`.
 //!

@@ -132,19 +132,21 @@ pub struct Caps {
     pub subgroups: bool,
     /// The 4×8-bit integer dot product is native (elsewhere it is emulated, or done in floats).
     pub dot4: bool,
+    /// Kernels can unpack 16-bit floats; without it only f32 weights and caches run.
+    pub half: bool,
     /// Largest range of a buffer that a kernel can bind, in bytes; larger weights are split.
     pub max_binding: u64,
 }
 
 impl Caps {
     /// No optional capability, and a binding limit that splits nothing: what the CPU backend reports.
-    pub const PLAIN: Caps = Caps { subgroups: false, dot4: false, max_binding: u64::MAX };
+    pub const PLAIN: Caps = Caps { subgroups: false, dot4: false, half: true, max_binding: u64::MAX };
 
     /// Every combination of the optional capabilities that `self` has.
     pub fn subsets(self) -> Vec<Caps> {
         let mut all = Vec::new();
         for bits in 0..4 {
-            let caps = Caps { subgroups: bits & 1 != 0, dot4: bits & 2 != 0, max_binding: self.max_binding };
+            let caps = Caps { subgroups: bits & 1 != 0, dot4: bits & 2 != 0, ..self };
             if (self.subgroups || !caps.subgroups) && (self.dot4 || !caps.dot4) {
                 all.push(caps);
             }

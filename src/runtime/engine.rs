@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::device;
 use super::kv::KvPool;
-use super::options::Options;
+use super::options::{Options, Precision};
 use super::scheduler::{Job, Outcome, Queue};
 use super::session::Session;
 use crate::error::{Error, Result};
@@ -112,12 +112,16 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::open`].
-    pub fn open_with(path: impl AsRef<Path>, options: Options, progress: impl FnMut(Progress)) -> Result<Self> {
+    pub fn open_with(path: impl AsRef<Path>, mut options: Options, progress: impl FnMut(Progress)) -> Result<Self> {
         let start = Instant::now();
         let path = path.as_ref();
         check_options(&options)?;
         let weights = Weights::open(path)?;
         let (mut backend, why) = device::choose(&options.device)?;
+        if options.precision == Precision::F16 && !backend.caps().half {
+            log::warn!("{} cannot unpack 16-bit floats: weights and cache take 32 bits", backend.describe());
+            options.precision = Precision::F32;
+        }
         let load = LoadOptions { dense: options.precision.pack(), max_binding: backend.caps().max_binding };
         let model = models::open(path, &weights, load)?;
         let tokenizer = open_tokenizer(path, options.tokenizer.as_deref(), model.info())?;
