@@ -41,16 +41,34 @@ const POSITIONS: usize = 4096;
 const HEAD: usize = 64;
 const EXPERTS: usize = 8;
 const IMAGE_TOKENS: usize = 64;
+/// Ids of the small tokenizer that are text.
+const SPELLED: std::ops::Range<usize> = 4..512;
 
 /// What a tensor is filled with.
 #[derive(Clone, Copy)]
 enum Fill {
     /// `mean + std · (about normal)`.
     Normal { mean: f32, std: f32 },
+    /// The embedding, which is the head too. Rows that the small tokenizer can spell are larger, so that they win there
+    /// and the model's noise can be read.
+    Embedding,
     /// A table or a counter that the original saves beside the weights: element `i` of it.
     Buffer(fn(usize) -> f32),
     /// The storage of an earlier tensor.
     Same(usize),
+}
+
+impl Fill {
+    fn element(self, seed: u64, i: usize) -> f32 {
+        match self {
+            Fill::Normal { mean, std } => mean + std * about_normal(seed, i as u64),
+            Fill::Embedding if SPELLED.contains(&(i / D)) => 0.05 * about_normal(seed, i as u64),
+            Fill::Embedding => 0.02 * about_normal(seed, i as u64),
+            Fill::Buffer(value) => value(i),
+            // Never asked for: what shares a storage is not written.
+            Fill::Same(_) => 0.0,
+        }
+    }
 }
 
 struct Tensor {
@@ -65,7 +83,7 @@ impl Tensor {
     }
 
     fn is_parameter(&self) -> bool {
-        matches!(self.fill, Fill::Normal { .. })
+        matches!(self.fill, Fill::Normal { .. } | Fill::Embedding)
     }
 }
 
@@ -158,7 +176,7 @@ impl StateDict {
 
     fn decoder(&mut self, layers: usize) {
         let embedding = self.0.len();
-        self.weight("decoder.embed_tokens.weight", &[VOCAB, D]);
+        self.add("decoder.embed_tokens.weight".into(), &[VOCAB, D], Fill::Embedding);
         for i in 0..layers {
             let layer = format!("decoder.layers.{i}");
             self.norm(&format!("{layer}.input_layernorm"), D);
@@ -273,12 +291,7 @@ fn write_elements(out: &mut impl Write, tensor: &Tensor, seed: u64, bar: &Progre
         block.par_chunks_mut(4 * PIECE).enumerate().for_each(|(p, piece)| {
             for (i, element) in piece.as_chunks_mut::<4>().0.iter_mut().enumerate() {
                 let at = start + p * PIECE + i;
-                let value = match tensor.fill {
-                    Fill::Normal { mean, std } => mean + std * about_normal(seed, at as u64),
-                    Fill::Buffer(value) => value(at),
-                    Fill::Same(_) => 0.0,
-                };
-                *element = value.to_le_bytes();
+                *element = tensor.fill.element(seed, at).to_le_bytes();
             }
         });
         out.write_all(block)?;
@@ -308,17 +321,38 @@ fn write_checkpoint(path: &Path, tensors: &[Tensor], seed: u64) -> Result<(), Bo
     Ok(())
 }
 
-/// `config.json` as the original's code pushes it, its wrong facts included (`decoder_attention`, `activation_bits`).
-fn config(state: &StateDict, layers: usize) -> String {
-    let encoder = state.count(&["vision_encoder.encoder."]);
-    let compressor = state.count(&["vision_encoder.compressor."]);
-    let pooler = state.count(&["vision_encoder.pooler."]);
-    let projector = state.count(&["vision_encoder.projector."]);
+/// The `parameter_counts` of the pushed `config.json`; that the attention has none is the original's own mistake.
+fn parameter_counts(state: &StateDict) -> String {
+    let part = |name: &str| state.count(&[&format!("vision_encoder.{name}.")]);
+    let (encoder, compressor, pooler, projector) =
+        (part("encoder"), part("compressor"), part("pooler"), part("projector"));
     let vision = encoder + compressor + pooler + projector;
     let decoder = state.count(&["decoder."]);
     let embeddings = state.count(&["decoder.embed_tokens."]);
     let (router, shared) = (state.count_with(".moe.router."), state.count_with(".moe.shared_expert."));
     let experts = state.count_with(".moe.experts.");
+    format!(
+        r#"{{
+    "vision_encoder": {vision},
+    "vision_encoder_breakdown": {{
+      "encoder": {encoder},
+      "compressor": {compressor},
+      "pooler": {pooler},
+      "projector": {projector}
+    }},
+    "decoder_total": {decoder},
+    "decoder_embeddings": {embeddings},
+    "decoder_attention": 0,
+    "decoder_router": {router},
+    "decoder_shared_expert": {shared},
+    "decoder_domain_experts": {experts},
+    "num_domain_experts": {EXPERTS}
+  }}"#
+    )
+}
+
+/// `config.json` as the original's code pushes it; `activation_bits` and `torch_dtype` are wrong there too.
+fn config(state: &StateDict, layers: usize) -> String {
     format!(
         r#"{{
   "model_type": "embernet_vlm",
@@ -354,26 +388,12 @@ fn config(state: &StateDict, layers: usize) -> String {
   }},
   "torch_dtype": "bfloat16",
   "transformers_version": ">=4.36.0",
-  "parameter_counts": {{
-    "vision_encoder": {vision},
-    "vision_encoder_breakdown": {{
-      "encoder": {encoder},
-      "compressor": {compressor},
-      "pooler": {pooler},
-      "projector": {projector}
-    }},
-    "decoder_total": {decoder},
-    "decoder_embeddings": {embeddings},
-    "decoder_attention": 0,
-    "decoder_router": {router},
-    "decoder_shared_expert": {shared},
-    "decoder_domain_experts": {experts},
-    "num_domain_experts": {EXPERTS}
-  }}
+  "parameter_counts": {counts}
 }}
 "#,
         heads = D / HEAD,
         kv_heads = KV / HEAD,
+        counts = parameter_counts(state),
     )
 }
 
@@ -386,8 +406,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     state.bridge();
     state.decoder(args.layers);
     fs::write(args.dir.join("config.json"), config(&state, args.layers))?;
-    let tokenizer = include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/tokenizer.json"));
-    fs::write(args.dir.join("tokenizer.json"), tokenizer)?;
+    let tokenizer = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/tokenizer.json");
+    fs::copy(tokenizer, args.dir.join("tokenizer.json"))?;
     let file = args.dir.join("pytorch_model.bin");
     write_checkpoint(&file, &state.0, args.seed)?;
     println!("{}: {} tensors, {} parameters", file.display(), state.0.len(), state.count(&[""]));
