@@ -1,34 +1,8 @@
 // y = x · wᵀ for many rows (ops/matmul.rs): each thread keeps 4 rows × 4 outputs in registers.
 // Grid: x = blocks of 32 outputs, y = blocks of 32 rows; workgroup 8 × 8.
-#import step
+#import dense
 
 const N: u32 = 4u;
-
-struct Params {
-    lead: u32,
-    rows: u32,
-    per_lead: u32, // vectors of a row
-    d_in: u32,
-    d_out: u32,
-    col0: u32,
-    width: u32,
-}
-@group(0) @binding(1) var<uniform> params: Params;
-#bind var<storage, read> x: array<vec4<f32>>; // [rows · per_lead, d_in / 4]
-#ifdef F16
-#bind var<storage, read> w: array<vec2<u32>>; // [d_out, d_in / 4]
-#else
-#bind var<storage, read> w: array<vec4<f32>>; // [d_out, d_in / 4]
-#endif
-#ifdef BIAS
-#bind var<storage, read> bias: array<f32>; // [d_out]
-#endif
-#ifdef RESIDUAL
-#bind var<storage, read> residual: array<f32>; // [rows · per_lead, width]
-#endif
-#bind var<storage, read_write> y: array<f32>; // [rows · per_lead, width]
-
-#import weight4
 
 @compute @workgroup_size(8, 8)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {

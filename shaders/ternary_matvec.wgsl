@@ -1,35 +1,9 @@
 // Codes × ternary matrices for few rows, and for experts chosen per row (ops/ternary_matmul.rs).
 // Grid: x = tiles of 128 outputs of one row's matrices, y = rows · slots. A workgroup is 32 lanes of 4 outputs, times
 // SPLIT shares of the columns that are added up at the end behind one barrier.
-#import step
 #import ternary
 
 override SPLIT: u32 = 4u;
-
-struct Params {
-    lead: u32,
-    rows: u32,
-    sets: u32,
-    set_words: u32,
-    parts: u32, // matrices of the stack, or of one expert
-    slots: u32, // k + 1 with experts, else 1
-    k: u32,
-    n_experts: u32,
-    out_width: u32,
-}
-@group(0) @binding(1) var<uniform> params: Params;
-#bind var<storage, read> codes: array<u32>; // [rows, sets, set_words]
-#bind var<storage, read> act_meta: array<vec2<f32>>; // [rows, sets]: 1/k, sum of codes
-#bind var<storage, read> weights: array<vec4<u32>>; // a stack: header, table, words
-#ifdef EXPERTS
-#bind var<storage, read> top: array<u32>; // [rows, k]
-#endif
-#ifdef RESIDUAL
-#bind var<storage, read> residual: array<f32>; // [rows, out_width]
-#endif
-#bind var<storage, read_write> y: array<f32>; // [rows, slots, out_width]
-
-#import stack
 
 var<workgroup> shares: array<vec4<i32>, SPLIT * TILE_LANES>;
 
@@ -48,8 +22,8 @@ fn main(@builtin(local_invocation_id) local: vec3<u32>, @builtin(workgroup_id) g
     let which = row * params.sets + select(slot * params.parts + tile.part, 0u, params.sets == 1u);
     let act = which * params.set_words;
     let groups = 8u / part.bits; // words of activations for a word of weights: 4 or 8
-    let words = (weights[0].y + 4u * groups - 1u) / (4u * groups);
-    let mask = select(0x03030303u, 0x01010101u, part.bits == 1u);
+    let words = row_words(part.bits);
+    let mask = code_mask(part.bits);
 
     var sum = vec4<i32>();
     for (var j = local.y; j < words; j += SPLIT) {
@@ -63,17 +37,6 @@ fn main(@builtin(local_invocation_id) local: vec3<u32>, @builtin(workgroup_id) g
     if local.y != 0u { return; }
     for (var s = 1u; s < SPLIT; s++) { sum += shares[s * TILE_LANES + local.x]; }
 
-    let m = act_meta[which];
     let in_part = (tile.tile * TILE_LANES + local.x) * 4u;
-    let out = group.y * params.out_width + tile.out + in_part;
-    let exact = exact_sums(sum, i32(m.y), part.bits);
-    for (var i = 0u; i < 4u; i++) {
-        if in_part + i < part.rows {
-            var v = f32(exact[i]) * (part.scale * m.x);
-#ifdef RESIDUAL
-            v += residual[out + i];
-#endif
-            y[out + i] = v;
-        }
-    }
+    store4(sum, part, which, in_part, group.y * params.out_width + tile.out + in_part);
 }

@@ -44,7 +44,7 @@ pub enum Error {
         names: Vec<String>,
     },
     /// A key of a model's configuration is missing, of the wrong type or out of bounds.
-    #[error("config key {key:?}: {problem}")]
+    #[error("{key}: {problem}")]
     Config {
         /// The key, with its path in the file.
         key: String,

@@ -1,4 +1,29 @@
-// Reading a stack of ternary matrices (src/ternary): table, words, and the integer dot products.
+// Parameters and bindings of the ternary products (ops/ternary_matmul.rs), reading a stack of matrices (src/ternary),
+// and the integer dot products.
+#import step
+
+struct Params {
+    lead: u32,
+    rows: u32,
+    sets: u32,
+    set_words: u32,
+    parts: u32, // matrices of the stack, or of one expert
+    slots: u32, // k + 1 with experts, else 1
+    k: u32,
+    n_experts: u32,
+    out_width: u32,
+}
+@group(0) @binding(1) var<uniform> params: Params;
+#bind var<storage, read> codes: array<u32>; // [rows, sets, set_words]
+#bind var<storage, read> act_meta: array<vec2<f32>>; // [rows, sets]: 1/k, sum of codes
+#bind var<storage, read> weights: array<vec4<u32>>; // a stack: header, table, words
+#ifdef EXPERTS
+#bind var<storage, read> top: array<u32>; // [rows, k]
+#endif
+#ifdef RESIDUAL
+#bind var<storage, read> residual: array<f32>; // [rows, out_width]
+#endif
+#bind var<storage, read_write> y: array<f32>; // [rows, slots, out_width]
 
 const TILE_LANES: u32 = 32u; // lanes of 4 rows in a tile
 
@@ -35,4 +60,55 @@ fn dot4(a: u32, b: u32) -> i32 {
 fn dot_rows(words: vec4<u32>, shift: u32, mask: u32, act: u32) -> vec4<i32> {
     let w = (words >> vec4<u32>(shift)) & vec4<u32>(mask);
     return vec4<i32>(dot4(w.x, act), dot4(w.y, act), dot4(w.z, act), dot4(w.w, act));
+}
+
+fn part_at(matrix: u32) -> Part {
+    let a = weights[1u + 2u * matrix];
+    let b = weights[2u + 2u * matrix];
+    return Part(a.x, a.y, a.z, bitcast<f32>(b.y), b.z);
+}
+
+// Tile `t` of the tiles of matrices `first`, `first + 1`, ...
+fn find_tile(first: u32, t: u32) -> Tile {
+    var at = Tile(0u, t, 0u);
+    var tiles = weights[2u + 2u * first].z;
+    while at.tile >= tiles {
+        at.tile -= tiles;
+        at.out += weights[1u + 2u * (first + at.part)].z;
+        at.part++;
+        tiles = weights[2u + 2u * (first + at.part)].z;
+    }
+    return at;
+}
+
+// Σ code · activation from sums over stored codes: code = stored − 1, or 2 · stored − 1 at 1 bit.
+fn exact_sums(stored: vec4<i32>, sum_of_codes: i32, bits: u32) -> vec4<i32> {
+    return select(stored, 2 * stored, bits == 1u) - vec4<i32>(sum_of_codes);
+}
+
+// Words of weights of a row of the stack.
+fn row_words(bits: u32) -> u32 {
+    let columns = 32u / bits;
+    return (weights[0].y + columns - 1u) / columns;
+}
+
+// The bits of the first code of each byte.
+fn code_mask(bits: u32) -> u32 {
+    return select(0x03030303u, 0x01010101u, bits == 1u);
+}
+
+// Writes four outputs, `in_part` the first one's number in its matrix and `out` its place in y, from sums over stored
+// codes and the activations' meta of set `which`.
+fn store4(stored: vec4<i32>, part: Part, which: u32, in_part: u32, out: u32) {
+    let m = act_meta[which];
+    let exact = exact_sums(stored, i32(m.y), part.bits);
+    for (var i = 0u; i < 4u; i++) {
+        if in_part + i < part.rows {
+            var v = f32(exact[i]) * (part.scale * m.x);
+#ifdef RESIDUAL
+            v += residual[out + i];
+#endif
+            y[out + i] = v;
+        }
+    }
 }

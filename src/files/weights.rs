@@ -139,6 +139,11 @@ impl Weights {
         let (Some(bits), scale) = (Bits::from_count(info.bits), f32::from_bits(info.scale_bits)) else {
             return Err(self.broken(&part.name, format!("{} bits a code, expected 1 or 2", info.bits)));
         };
+        if part.rows != (0..info.rows) || part.cols != info.cols {
+            return Err(
+                self.broken(&part.name, format!("rows {:?} were asked for; a packed matrix is read whole", part.rows))
+            );
+        }
         let words = self.checkpoint.read_words(&part.name)?;
         self.checkpoint.release(&part.name);
         if bits == Bits::Two && words.iter().any(|w| w & w >> 1 & 0x5555_5555 != 0) {

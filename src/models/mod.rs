@@ -163,7 +163,12 @@ pub fn open(path: &Path, weights: &Weights, options: LoadOptions) -> Result<Box<
     let dir = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
     let config = embernet_config::read_json(&dir.join("config.json"))?;
     if EmberNetConfig::recognises(&config) {
-        let config = EmberNetConfig::read(dir, &config, weights)?;
+        let file = dir.join("config.json");
+        let named = |e| match e {
+            Error::Config { key, problem } => Error::Config { key: format!("{}: {key}", file.display()), problem },
+            other => other,
+        };
+        let config = EmberNetConfig::read(dir, &config, weights).map_err(named)?;
         return Ok(Box::new(embernet::EmberNet::load(config, weights, options)?));
     }
     let found = config.get("model_type").and_then(|v| v.as_str()).unwrap_or("none").to_owned();

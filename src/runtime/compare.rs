@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use super::device;
 use super::engine::{Progress, load_weights};
-use super::judge::{Fault, judge};
+pub use super::judge::Divergence;
+use super::judge::judge;
 use super::options::{DeviceChoice, Precision};
 use super::sampler::uniform;
 use crate::cpu::Cpu;
@@ -67,25 +68,6 @@ pub struct OpReport {
     pub at: String,
     /// Nodes beyond the tolerance.
     pub divergences: usize,
-}
-
-/// A result that differs by more than it may.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Divergence {
-    /// Plan and node.
-    pub node: String,
-    /// Which of the node's outputs, from 0, and its shape.
-    pub output: String,
-    /// Which element of it.
-    pub element: usize,
-    /// The reference's value.
-    pub expected: f64,
-    /// The other's.
-    pub found: f64,
-    /// By how much it differs, as in [`OpReport::worst`].
-    pub error: f32,
-    /// By how much it may.
-    pub tolerance: f32,
 }
 
 /// Rows of the KV cache that each of the two compared sequences has.
@@ -230,26 +212,26 @@ impl Pair {
             self.backend.run(other, &stage.step, n..n + 1)?;
             let want = read(&mut self.plain, reference, plan, &node.outputs)?;
             let found = read(self.backend.as_mut(), other, plan, &node.outputs)?;
-            let faults = judge(plan, node, &given, &want, &found, self.tolerance);
-            self.note(node.op.name(), format!("{}: {}", stage.name, node.label), faults);
+            let label = format!("{}: {}", stage.name, node.label);
+            self.note(node.op.name(), judge(plan, node, &label, &given, &want, &found, self.tolerance));
         }
         Ok(())
     }
 
-    /// Adds a node's faults (one an output) to its op's line.
-    fn note(&mut self, op: &'static str, node: String, faults: Vec<Fault>) {
+    /// Adds the differences of a node's outputs to its op's line.
+    fn note(&mut self, op: &'static str, differences: Vec<Divergence>) {
         let new = || OpReport { op, nodes: 0, worst: 0.0, at: String::new(), divergences: 0 };
         let line = self.ops.entry(op).or_insert_with(new);
         line.nodes += 1;
-        for fault in &faults {
-            if fault.error > line.worst {
-                (line.worst, line.at) = (fault.error, node.clone());
+        for d in &differences {
+            if d.error > line.worst {
+                (line.worst, line.at) = (d.error, d.node.clone());
             }
         }
-        let Some(fault) = faults.into_iter().find(|f| f.error > f.tolerance) else { return };
-        line.divergences += 1;
-        let Fault { output, element, expected, found, error, tolerance } = fault;
-        self.first.get_or_insert(Divergence { node, output, element, expected, found, error, tolerance });
+        if let Some(divergence) = differences.into_iter().find(|d| d.error > d.tolerance) {
+            line.divergences += 1;
+            self.first.get_or_insert(divergence);
+        }
     }
 }
 

@@ -3,20 +3,23 @@
 use crate::plan::{Node, Plan};
 use crate::tensor::{DType, Spec};
 
-/// The largest difference in one output.
+/// The largest difference in one output of a node.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Fault {
-    /// Number and shape of the output.
+pub struct Divergence {
+    /// Plan and node.
+    pub node: String,
+    /// Which of the node's outputs, from 0, and its shape.
     pub output: String,
-    /// The element.
+    /// Which element of it.
     pub element: usize,
-    /// The reference's value there.
+    /// The reference's value.
     pub expected: f64,
     /// The other's.
     pub found: f64,
-    /// Relative to the output's largest magnitude, or the share of elements that differ, or the difference of two codes.
+    /// By how much it differs: relative to the output's largest magnitude, or the share of elements that differ, or
+    /// the difference of two codes.
     pub error: f32,
-    /// The most that it may be.
+    /// By how much it may.
     pub tolerance: f32,
 }
 
@@ -25,16 +28,17 @@ const F16_STEP: f32 = 1.0 / 1024.0;
 /// The share of activation codes that may differ, by 1, where rounding is on an edge.
 const FLIPS: f32 = 0.01;
 
-/// Compares each output. `given` are the words of the node's inputs before it ran; `want` and `found` those of its
+/// Compares each output; `label` names the node. `given` are the words of the node's inputs before it ran; `want` and `found` those of its
 /// outputs.
 pub(super) fn judge(
     plan: &Plan,
     node: &Node,
+    label: &str,
     given: &[Vec<u32>],
     want: &[Vec<u32>],
     found: &[Vec<u32>],
     tolerance: f32,
-) -> Vec<Fault> {
+) -> Vec<Divergence> {
     let logits = node.inputs.first().zip(given.first()).map(|(&slot, words)| (plan.spec(slot), words.as_slice()));
     let mut faults = Vec::new();
     for (i, &slot) in node.outputs.iter().enumerate() {
@@ -54,7 +58,8 @@ pub(super) fn judge(
         let (error, element) = worst;
         let at = |v: &[f64]| v.get(element).copied().unwrap_or(f64::NAN);
         let (expected, found) = (at(&pair.want), at(&pair.found));
-        faults.push(Fault { output: format!("{i}, {spec}"), element, expected, found, error, tolerance });
+        let node = label.to_owned();
+        faults.push(Divergence { node, output: format!("{i}, {spec}"), element, expected, found, error, tolerance });
     }
     faults
 }
