@@ -117,3 +117,23 @@ fn a_misfit_is_reported_where_it_was_recorded() {
         assert!(text.contains(part), "{text}");
     }
 }
+
+#[test]
+fn a_state_of_two_sizes_is_refused() {
+    let plan = |n| {
+        let p = PlanBuilder::new();
+        let x = p.state("devices.shared", Spec::fixed(&[n, 8], DType::F32));
+        p.output("y", p.unary(x, ternion::ops::UnaryKind::Scale(2.0)));
+        Arc::new(p.finish().unwrap())
+    };
+    let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(ternion::cpu::Cpu::new())];
+    if let Some(gpu) = gpu(|caps| caps) {
+        backends.push(Box::new(gpu));
+    }
+    for mut backend in backends {
+        backend.prepare(plan(4), false).unwrap();
+        backend.prepare(plan(4), false).unwrap();
+        let error = backend.prepare(plan(5), false).unwrap_err();
+        assert!(matches!(&error, Error::Shape { object, .. } if object.contains("devices.shared")), "{error}");
+    }
+}

@@ -214,3 +214,37 @@ fn engines_are_shared_between_threads() {
     fn assert_sent<T: Send>() {}
     assert_sent::<ternion::runtime::Session>();
 }
+
+/// A copy of the tiny model with another `config.json`.
+fn with_config(edit: impl FnOnce(&mut serde_json::Value)) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["model.safetensors", "embernet_config.json", "siglip_vision_config.json"] {
+        std::fs::copy(tiny().join(file), dir.path().join(file)).unwrap();
+    }
+    let mut config = serde_json::from_slice(&std::fs::read(tiny().join("config.json")).unwrap()).unwrap();
+    edit(&mut config);
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    dir
+}
+
+#[test]
+fn four_bit_activations_and_absmean_weights_are_chosen_by_the_configuration() {
+    let ids = |edit: fn(&mut serde_json::Value)| {
+        let dir = with_config(edit);
+        choices()
+            .into_iter()
+            .map(|choice| {
+                let engine = Engine::open(dir.path(), options(choice)).unwrap();
+                generate(&engine, &prompt(), Some(&picture()), greedy(12)).unwrap()
+            })
+            .collect::<Vec<_>>()
+    };
+    let plain = ids(|_| {});
+    for other in [ids(|c| c["activation_bits_override"] = 4.into()), ids(|c| c["weight_quant"] = "absmean".into())] {
+        assert_ne!(other, plain);
+        assert!(other.windows(2).all(|pair| pair[0] == pair[1]), "devices differ: {other:?}");
+    }
+    let broken = with_config(|c| c["weight_quant"] = "other".into());
+    let error = Engine::open(broken.path(), options(DeviceChoice::Cpu)).unwrap_err().to_string();
+    assert!(error.contains("config.json") && error.contains("sign_mean"), "{error}");
+}

@@ -70,6 +70,7 @@ impl ModelArgs {
             context: self.context,
             sessions: 1,
             tokenizer: self.tokenizer.clone(),
+            needs_tokenizer: true,
             ..Options::default()
         };
         let bar = Bar::new("loading");

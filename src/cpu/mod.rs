@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::plan::{Backend, Caps, Io, Memory, Place, Plan, ProgramId, Slot, SlotKind, Step};
+use crate::plan::{Backend, Caps, Io, Memory, Place, Plan, ProgramId, Slot, SlotKind, Step, state_fits};
 
 /// Runs plans on the CPU: by the plain definitions, or with SIMD and threads where an op has that.
 #[derive(Debug, Default)]
@@ -95,7 +95,11 @@ impl Backend for Cpu {
                 (SlotKind::Constant(name, words), _) => {
                     At::Own(self.own(format!("constant {name}"), || words.to_vec()))
                 }
-                (SlotKind::State(name), _) => At::Own(self.own(format!("state {name}"), || vec![0; slot.spec.words()])),
+                (SlotKind::State(name), _) => {
+                    let i = self.own(format!("state {name}"), || vec![0; slot.spec.words()]);
+                    state_fits(name, self.own[i].len(), &slot.spec)?;
+                    At::Own(i)
+                }
                 // Nothing reads or writes a temporary that no node mentions.
                 (SlotKind::Temp | SlotKind::Input(_), Place::Own) => At::Own(self.own("unused".into(), Vec::new)),
             });

@@ -8,12 +8,17 @@ use crate::error::{Error, Result};
 /// Bytes uploaded between two flushes, so that staging memory does not pile up.
 const UPLOAD_CHUNK: usize = 64 << 20;
 
-/// A zeroed storage buffer of at least one word.
+/// Bytes of a buffer for this many words: never empty, which no device allows.
+pub fn bytes(words: usize) -> u64 {
+    4 * words.max(4) as u64
+}
+
+/// A zeroed storage buffer.
 ///
 /// # Errors
 /// [`Error::Limit`] with the buffer's name if it is above the device's limits or memory is short.
 pub fn storage(device: &Device, name: &str, words: usize) -> Result<wgpu::Buffer> {
-    let bytes = 4 * words.max(4) as u64;
+    let bytes = bytes(words);
     if bytes > device.caps.max_binding {
         return Err(Error::Limit {
             what: name.to_owned(),

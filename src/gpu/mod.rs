@@ -17,7 +17,8 @@ use pipeline::Pipelines;
 use program::Program;
 
 use crate::error::{Error, Result};
-use crate::plan::{Backend, Caps, Memory, Place, Plan, ProgramId, Slot, SlotKind, Step};
+use crate::plan::{Backend, Caps, Memory, Place, Plan, ProgramId, Slot, SlotKind, Step, state_fits};
+use crate::tensor::Spec;
 
 /// Runs plans on an adapter.
 #[derive(Debug)]
@@ -64,7 +65,7 @@ impl Gpu {
     }
 
     /// The buffer of a slot that outlives programs.
-    fn own_buffer(&mut self, kind: &SlotKind, words: usize) -> Result<Option<wgpu::Buffer>> {
+    fn own_buffer(&mut self, kind: &SlotKind, spec: &Spec) -> Result<Option<wgpu::Buffer>> {
         let key = match kind {
             SlotKind::Weight(w) => weight_key(&w.to_string()),
             SlotKind::Constant(name, _) => format!("constant {name}"),
@@ -72,11 +73,14 @@ impl Gpu {
             SlotKind::Temp | SlotKind::Input(_) => return Ok(None),
         };
         if let Some(buffer) = self.own.get(&key) {
+            if let (SlotKind::State(name), true) = (kind, buffer.size() != buffer::bytes(spec.words())) {
+                state_fits(name, buffer.size() as usize / 4, spec)?;
+            }
             return Ok(Some(buffer.clone()));
         }
         let buffer = match kind {
             SlotKind::Constant(_, words) => buffer::upload(&self.device, &key, words)?,
-            SlotKind::State(_) => buffer::storage(&self.device, &key, words)?,
+            SlotKind::State(_) => buffer::storage(&self.device, &key, spec.words())?,
             _ => return Err(Error::format(&key, "is not resident")),
         };
         self.own.insert(key, buffer.clone());
@@ -130,7 +134,7 @@ impl Backend for Gpu {
         for (slot, place) in plan.slots.iter().zip(&memory.places) {
             buffers.push(match place {
                 Place::Pooled(i) => Some(pool[*i].clone()),
-                Place::Own => self.own_buffer(&slot.kind, slot.spec.words())?,
+                Place::Own => self.own_buffer(&slot.kind, &slot.spec)?,
             });
         }
         let program = Program::new(&self.device, &mut self.pipelines, &self.step, plan, buffers)?;

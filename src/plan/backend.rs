@@ -4,7 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Caps, Plan, Slot, Step};
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::tensor::Spec;
 
 /// A prepared plan of one backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,4 +57,20 @@ pub trait Backend: Send {
 
     /// Bytes of device memory in use: weights, states, temporaries.
     fn memory(&self) -> u64;
+}
+
+/// Checks that a state which an earlier plan made has the size that another plan gives it.
+///
+/// # Errors
+/// [`Error::Shape`] with the state's name and both sizes.
+pub fn state_fits(name: &str, words: usize, spec: &Spec) -> Result<()> {
+    let wanted = spec.words();
+    if words == wanted {
+        return Ok(());
+    }
+    Err(Error::shape(
+        format!("state {name}"),
+        format!("{spec}, {wanted} words"),
+        format!("{words} words in another plan"),
+    ))
 }

@@ -9,7 +9,7 @@ mod kernel;
 mod memory;
 mod op;
 
-pub use backend::{Backend, ProgramId};
+pub use backend::{Backend, ProgramId, state_fits};
 pub use builder::PlanBuilder;
 pub use kernel::{Caps, Extent, Grid, Kernel, ParamStruct, Params, Source};
 pub use memory::{Memory, Place};

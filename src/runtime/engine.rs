@@ -1,7 +1,7 @@
 //! The engine: a model resident on a device, shared by sessions on any threads.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -125,6 +125,9 @@ impl Engine {
         let load = LoadOptions { dense: options.precision.pack(), max_binding: backend.caps().max_binding };
         let model = models::open(path, &weights, load)?;
         let tokenizer = open_tokenizer(path, options.tokenizer.as_deref(), model.info())?;
+        if tokenizer.is_none() && options.needs_tokenizer {
+            return Err(no_tokenizer());
+        }
         let kv = KvPool::new(context(&options, model.info())?, options.sessions);
 
         let text = |max_rows, images| {
@@ -210,15 +213,15 @@ fn context(options: &Options, info: &ModelInfo) -> Result<usize> {
     }
 }
 
+pub(super) fn no_tokenizer() -> Error {
+    Error::argument("tokenizer", "there is none beside the model; give a tokenizer.json with --tokenizer")
+}
+
 /// The tokenizer in `file`, or the one beside the model at `path` if there is one.
 pub(super) fn open_tokenizer(path: &Path, file: Option<&Path>, info: &ModelInfo) -> Result<Option<Tokenizer>> {
     let dir = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-    let beside: PathBuf = dir.join("tokenizer.json");
-    let file = match file {
-        Some(file) => file.to_path_buf(),
-        None if beside.exists() => beside,
-        None => return Ok(None),
-    };
+    let beside = Some(dir.join("tokenizer.json")).filter(|file| file.exists());
+    let Some(file) = file.map(Path::to_owned).or(beside) else { return Ok(None) };
     let tokenizer = Tokenizer::open(&file)?;
     tokenizer.check_vocab(info.vocab, info.tokenizer_note)?;
     Ok(Some(tokenizer))

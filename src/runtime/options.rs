@@ -20,6 +20,8 @@ pub struct Options {
     pub sessions: usize,
     /// A `tokenizer.json`; none: the one beside the model, if there is one.
     pub tokenizer: Option<PathBuf>,
+    /// Whether opening fails without a tokenizer, before anything large is loaded; else only tokens can be pushed.
+    pub needs_tokenizer: bool,
     /// Most rows of a prefill step; long prompts are cut so that no submission runs long enough for a driver to reset
     /// the GPU.
     pub prefill_rows: usize,
@@ -33,6 +35,7 @@ impl Default for Options {
             context: None,
             sessions: 4,
             tokenizer: None,
+            needs_tokenizer: false,
             prefill_rows: 64,
         }
     }

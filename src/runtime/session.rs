@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::engine::Inner;
+use super::engine::{Inner, no_tokenizer};
 use super::kv::KvRange;
 use super::options::GenerateOptions;
 use super::scheduler::{Job, Outcome};
@@ -76,9 +76,7 @@ impl Session {
     /// # Errors
     /// [`Error::Argument`] without a tokenizer, [`Error::Limit`] if the context is full.
     pub fn push_text(&mut self, text: &str) -> Result<()> {
-        let tokenizer = self.engine.tokenizer.as_ref().ok_or_else(|| {
-            Error::argument("tokenizer", "there is none beside the model; give a tokenizer.json with --tokenizer")
-        })?;
+        let tokenizer = self.engine.tokenizer.as_ref().ok_or_else(no_tokenizer)?;
         let ids = tokenizer.encode(text, self.tokens.is_empty())?;
         self.push_tokens(&ids)
     }
