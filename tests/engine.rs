@@ -110,6 +110,21 @@ fn a_dropped_stream_leaves_a_session_that_goes_on() {
 }
 
 #[test]
+fn a_session_can_generate_again_after_the_end_of_text() {
+    let engine = Engine::open(tiny(), options(DeviceChoice::Cpu)).unwrap();
+    let mut session = engine.session().unwrap();
+    session.push_tokens(&prompt()).unwrap();
+    let first = session.generate(greedy(1)).unwrap().next().unwrap().unwrap().id;
+    session.reset(true);
+    session.push_tokens(&prompt()).unwrap();
+    for _ in 0..2 {
+        let until_first = GenerateOptions { eos: Some(first), ..greedy(4) };
+        let ids: Vec<u32> = session.generate(until_first).unwrap().map(|t| t.unwrap().id).collect();
+        assert_eq!(ids, [first]);
+    }
+}
+
+#[test]
 fn a_reset_session_keeps_its_image() {
     let engine = Engine::open(tiny(), options(DeviceChoice::Cpu)).unwrap();
     let whole = generate(&engine, &prompt(), Some(&picture()), greedy(6)).unwrap();

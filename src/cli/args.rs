@@ -125,7 +125,8 @@ impl GenerateArgs {
         if self.max_tokens == Some(0) {
             return Err(Error::argument("max-tokens", "is 0, expected at least 1"));
         }
-        Ok(GenerateOptions { max_tokens: self.max_tokens, sampling, stop: self.stop.clone(), eos: None })
+        let stop = self.stop.clone();
+        Ok(GenerateOptions { max_tokens: self.max_tokens, sampling, stop, ..GenerateOptions::default() })
     }
 }
 

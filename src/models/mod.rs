@@ -60,6 +60,12 @@ pub mod slots {
     /// Output `[max_outputs, 1]`: the most likely token.
     pub const ARGMAX: &str = "argmax";
 
+    /// Tag `[max_rows, k + 1, d_ff]`: what the second matrices of layer `i`'s chosen experts read, before their norm; the
+    /// shared expert's is the last of a row.
+    pub fn hidden(i: usize) -> String {
+        format!("layer.{i}.hidden")
+    }
+
     /// State `[kv_rows, k]`: the experts chosen in layer `i` at each row of the KV cache.
     pub fn routing(i: usize) -> String {
         format!("routing.{i}")

@@ -1,5 +1,6 @@
 //! The engine: a model resident on a device, shared by sessions on any threads.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::device;
 use super::kv::KvPool;
 use super::options::{Options, Precision};
+use super::refiner::RefinerOptions;
 use super::scheduler::{Job, Outcome, Queue};
 use super::session::Session;
 use crate::error::{Error, Result};
@@ -88,6 +90,9 @@ struct TextProgram {
     image_rows: Option<Slot>,
     logits: Slot,
     argmax: Slot,
+    /// By layer, the slots of [`slots::hidden`] that can be read after a step, with the first word of the shared
+    /// expert's vector in a row and the words of a row.
+    hidden: BTreeMap<usize, (Slot, [usize; 2])>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -138,7 +143,7 @@ impl Engine {
                 kv_dtype: options.precision.kv_dtype(),
                 images,
             };
-            model.record_text(&shape).map(|plan| (Arc::new(plan), shape))
+            model.record_text(&shape).map(|plan| (Arc::new(with_hidden(plan, &options.refiner_layers)), shape))
         };
         let decode = text(options.sessions, false)?;
         let prefill = text(options.prefill_rows.max(options.sessions), model.info().image.is_some())?;
@@ -148,8 +153,8 @@ impl Engine {
         let weight_bytes = load_weights(&weights, plans.into_iter().flatten(), put, progress)?;
 
         let core = Core {
-            decode: TextProgram::new(backend.as_mut(), decode)?,
-            prefill: TextProgram::new(backend.as_mut(), prefill)?,
+            decode: TextProgram::new(backend.as_mut(), decode, model.info().layers)?,
+            prefill: TextProgram::new(backend.as_mut(), prefill, model.info().layers)?,
             image: image.map(|plan| ImageProgram::new(backend.as_mut(), plan)).transpose()?,
             backend,
         };
@@ -254,15 +259,36 @@ pub(super) fn load_weights<'a>(
     Ok(bytes)
 }
 
+/// The plan with the hidden vectors of these layers among its outputs, as far as it has them.
+fn with_hidden(mut plan: Plan, layers: &[usize]) -> Plan {
+    for name in layers.iter().map(|&i| slots::hidden(i)) {
+        if let Some(&slot) = plan.tags.get(&name) {
+            plan.outputs.insert(name, slot);
+        }
+    }
+    plan
+}
+
+fn unwatched(layer: usize) -> Error {
+    let problem = format!("layer {layer} cannot be watched; open the engine with it in `refiner_layers`");
+    Error::argument("refiner.layers", problem)
+}
+
 /// A slot that every plan of its kind has.
 fn required(slot: Option<Slot>, name: &str) -> Result<Slot> {
     slot.ok_or_else(|| Error::format("the model's plan", format!("has no {name}")))
 }
 
 impl TextProgram {
-    fn new(backend: &mut dyn Backend, (plan, shape): (Arc<Plan>, TextShape)) -> Result<Self> {
+    fn new(backend: &mut dyn Backend, (plan, shape): (Arc<Plan>, TextShape), layers: usize) -> Result<Self> {
         let output = |name: &str| required(plan.outputs.get(name).copied(), name);
+        let hidden = |i: usize| {
+            let slot = *plan.outputs.get(&slots::hidden(i))?;
+            let [_, experts, width] = *plan.spec(slot).shape.as_slice() else { return None };
+            Some((i, (slot, [(experts - 1) * width, experts * width])))
+        };
         Ok(TextProgram {
+            hidden: (0..layers).filter_map(hidden).collect(),
             nodes: plan.nodes.len(),
             shape,
             rows: required(plan.input(slots::ROWS), slots::ROWS)?,
@@ -294,6 +320,16 @@ impl Inner {
     /// Runs a job, batched with those of other threads.
     pub fn run(&self, job: Job) -> Result<Outcome> {
         self.queue.run(job, self.limits, |parts| self.core().step(parts, self.model.info()))
+    }
+
+    /// The layers that a refiner watches, as far as the model has them.
+    pub fn watched(&self, refiner: &RefinerOptions) -> Result<Vec<usize>> {
+        let layers = if refiner.use_neuron { refiner.layers.as_slice() } else { &[] };
+        let layers: Vec<usize> = layers.iter().copied().filter(|&i| i < self.model.info().layers).collect();
+        match layers.iter().find(|i| !self.core().decode.hidden.contains_key(i)) {
+            None => Ok(layers),
+            Some(&i) => Err(unwatched(i)),
+        }
     }
 
     /// Image tokens `[n, d]` of a picture.
@@ -335,7 +371,7 @@ impl Core {
                 rows.push(job.rows[i]);
             }
             if job.done + n == job.rows.len() {
-                outputs.push((rows.len() as u32 - 1, job.logits));
+                outputs.push((rows.len() as u32 - 1, job));
             }
         }
         let few = rows.len() <= self.decode.shape.max_rows && images.is_empty();
@@ -358,18 +394,31 @@ impl Core {
         self.outcomes(&program, &outputs, info)
     }
 
-    fn outcomes(&mut self, program: &TextProgram, outputs: &[(u32, bool)], info: &ModelInfo) -> Result<Vec<Outcome>> {
-        let range = |(i, &(_, logits)): (usize, &(u32, bool))| match logits {
-            true => (program.logits, i * info.vocab..(i + 1) * info.vocab),
-            false => (program.argmax, i..i + 1),
+    /// Reads what the jobs want that end with these rows of the batch.
+    fn outcomes(&mut self, program: &TextProgram, outputs: &[(u32, &Job)], info: &ModelInfo) -> Result<Vec<Outcome>> {
+        let mut ranges = Vec::new();
+        for (i, (row, job)) in outputs.iter().enumerate() {
+            ranges.push(match job.logits {
+                true => (program.logits, i * info.vocab..(i + 1) * info.vocab),
+                false => (program.argmax, i..i + 1),
+            });
+            for layer in &job.hidden {
+                let (slot, [first, width]) = *program.hidden.get(layer).ok_or_else(|| unwatched(*layer))?;
+                let start = *row as usize * width;
+                ranges.push((slot, start + first..start + width));
+            }
+        }
+        let mut read = self.backend.read(program.id, &ranges)?.into_iter();
+        let floats = |words: Vec<u32>| -> Vec<f32> { words.into_iter().map(f32::from_bits).collect() };
+        let outcome = |(_, job): &(u32, &Job)| {
+            let words = read.next().unwrap_or_default();
+            let hidden = job.hidden.iter().copied().zip(read.by_ref().map(floats)).collect();
+            match (job.logits, words.first()) {
+                (true, _) => Ok(Outcome::Logits(floats(words), hidden)),
+                (false, Some(&token)) if token != u32::MAX => Ok(Outcome::Token(token)),
+                _ => Err(Error::NonFiniteLogits(info.family.into())),
+            }
         };
-        let ranges: Vec<_> = outputs.iter().enumerate().map(range).collect();
-        let read = self.backend.read(program.id, &ranges)?;
-        let outcome = |(words, &(_, logits)): (Vec<u32>, &(u32, bool))| match (logits, words.first()) {
-            (true, _) => Ok(Outcome::Logits(words.into_iter().map(f32::from_bits).collect())),
-            (false, Some(&token)) if token != u32::MAX => Ok(Outcome::Token(token)),
-            _ => Err(Error::NonFiniteLogits(info.family.into())),
-        };
-        read.into_iter().zip(outputs).map(outcome).collect()
+        outputs.iter().map(outcome).collect()
     }
 }

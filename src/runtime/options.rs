@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::refiner::RefinerOptions;
 use super::sampler::Sampling;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Pack};
@@ -25,6 +26,9 @@ pub struct Options {
     /// Most rows of a prefill step; long prompts are cut so that no submission runs long enough for a driver to reset
     /// the GPU.
     pub prefill_rows: usize,
+    /// Layers whose shared experts a refiner may watch ([`RefinerOptions::layers`]); they cost memory, and time in
+    /// generations that watch them. Layers that the model does not have are passed over.
+    pub refiner_layers: Vec<usize>,
 }
 
 impl Default for Options {
@@ -37,6 +41,7 @@ impl Default for Options {
             tokenizer: None,
             needs_tokenizer: false,
             prefill_rows: 64,
+            refiner_layers: Vec::new(),
         }
     }
 }
@@ -108,11 +113,13 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// Ends the text; none: the model's.
     pub eos: Option<u32>,
+    /// Makes tokens that owe little to the image less likely; none: the logits stay as they are.
+    pub refiner: Option<RefinerOptions>,
 }
 
 impl Default for GenerateOptions {
     /// Greedy, to the end of text.
     fn default() -> Self {
-        GenerateOptions { max_tokens: None, sampling: Sampling::greedy(), stop: Vec::new(), eos: None }
+        GenerateOptions { max_tokens: None, sampling: Sampling::greedy(), stop: Vec::new(), eos: None, refiner: None }
     }
 }

@@ -115,7 +115,7 @@ struct Candidate {
 }
 
 /// Refuses logits that no token can be chosen from.
-fn check_logits(logits: &[f32]) -> Result<()> {
+pub(super) fn check_logits(logits: &[f32]) -> Result<()> {
     if logits.is_empty() || u32::try_from(logits.len()).is_err() {
         return Err(Error::argument("logits", format!("{} values, expected one per token", logits.len())));
     }
@@ -126,7 +126,7 @@ fn check_logits(logits: &[f32]) -> Result<()> {
 }
 
 /// The id of the largest logit, the lowest id among equals; 0 when there is none.
-fn argmax(logits: &[f32]) -> u32 {
+pub(super) fn argmax(logits: &[f32]) -> u32 {
     let mut best = (0, f32::NEG_INFINITY);
     for (id, &logit) in (0u32..).zip(logits) {
         if logit > best.1 {

@@ -15,6 +15,8 @@ pub struct Job {
     pub image: Vec<f32>,
     /// Whether the logits are wanted, or the most likely token alone.
     pub logits: bool,
+    /// Layers whose shared expert's hidden vector is wanted with the logits, of those that the engine was opened for.
+    pub hidden: Vec<usize>,
     /// Rows that have run.
     pub done: usize,
 }
@@ -24,8 +26,8 @@ pub struct Job {
 pub enum Outcome {
     /// The most likely token.
     Token(u32),
-    /// All logits.
-    Logits(Vec<f32>),
+    /// All logits, and the hidden vectors asked for, by layer.
+    Logits(Vec<f32>, Vec<(usize, Vec<f32>)>),
 }
 
 /// What the policy needs to know of a job.

@@ -185,20 +185,40 @@ impl Session {
         Ok(layers.into_iter().map(share).collect())
     }
 
-    /// Runs everything that is not in the cache yet; the outcome belongs to the last token.
-    pub(super) fn advance(&mut self, logits: bool) -> Result<Outcome> {
-        let base = self.kv.base() as u32;
+    /// Everything from token `from` on as a job in the rows of `kv`.
+    fn job(&self, kv: &KvRange, from: usize, logits: bool, hidden: &[usize]) -> Job {
+        let base = kv.base() as u32;
         let row = |pos: usize| {
             let token = pos.checked_sub(self.image_rows).map_or(TOKEN_IMAGE, |t| self.row_tokens[t]);
             Row { token, pos: pos as u32, seq_base: base, seq_len: pos as u32 + 1 }
         };
-        let rows: Vec<Row> = (self.cached..self.len()).map(row).collect();
+        let rows: Vec<Row> = (from..self.len()).map(row).collect();
         let width = self.engine.model.info().image.map_or(0, |i| i.width);
-        let image = self.image.get(self.cached * width..).unwrap_or_default().to_vec();
-        let n = rows.len();
-        let outcome = self.engine.run(Job { rows, image, logits, done: 0 })?;
-        self.cached += n;
+        let image = self.image.get(from * width..).unwrap_or_default().to_vec();
+        Job { rows, image, logits, hidden: hidden.to_vec(), done: 0 }
+    }
+
+    /// Runs everything that is not in the cache yet; the outcome belongs to the last token. With `logits` come the
+    /// hidden vectors of the layers in `hidden`.
+    pub(super) fn advance(&mut self, logits: bool, hidden: &[usize]) -> Result<Outcome> {
+        // After an end of text nothing is pending: the last token runs again, for the same keys and values.
+        let from = self.cached.min(self.len().saturating_sub(1));
+        let outcome = self.engine.run(self.job(&self.kv, from, logits, hidden))?;
+        self.cached = self.len();
         Ok(outcome)
+    }
+
+    /// Logits after everything so far, were the first image's vectors zero; none without an image. The pass takes rows
+    /// of the KV cache as one more session would, and frees them.
+    pub(super) fn blind_logits(&self) -> Result<Option<Vec<f32>>> {
+        let Some(info) = self.engine.model.info().image.filter(|_| self.images > 0) else { return Ok(None) };
+        let kv = self.engine.kv.take()?;
+        let mut job = self.job(&kv, 0, true, &[]);
+        job.image.iter_mut().take(info.tokens * info.width).for_each(|v| *v = 0.0);
+        match self.engine.run(job)? {
+            Outcome::Logits(logits, _) => Ok(Some(logits)),
+            Outcome::Token(_) => Ok(None),
+        }
     }
 
     /// Appends a generated token; it goes through the model with the next step.

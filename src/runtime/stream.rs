@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::options::GenerateOptions;
+use super::refiner::Refiner;
 use super::sampler::{Sampler, Sampling, StopStrings};
 use super::scheduler::Outcome;
 use super::session::Session;
@@ -67,6 +68,9 @@ impl Stats {
 pub struct Stream<'a> {
     session: &'a mut Session,
     sampler: Option<Sampler>,
+    refiner: Option<Refiner>,
+    /// Layers that the refiner watches and the model has.
+    watched: Vec<usize>,
     stop: StopStrings,
     text: DecodeStream,
     eos: u32,
@@ -96,8 +100,11 @@ impl<'a> Stream<'a> {
             }
         };
         let greedy = options.sampling.temperature == 0.0 && options.sampling.repetition_penalty == 1.0;
+        let refiner = options.refiner.map(Refiner::new).transpose()?;
         Ok(Stream {
-            sampler: if greedy { None } else { Some(Sampler::new(options.sampling)?) },
+            sampler: if greedy && refiner.is_none() { None } else { Some(Sampler::new(options.sampling)?) },
+            watched: refiner.as_ref().map_or(Ok(Vec::new()), |r| session.engine.watched(r.options()))?,
+            refiner,
             stop: StopStrings::new(options.stop)?,
             text: DecodeStream::new(true),
             eos: options.eos.unwrap_or(session.engine.model.info().eos),
@@ -119,17 +126,21 @@ impl<'a> Stream<'a> {
         self.stats
     }
 
+    /// The refiner with the scores so far, if the options ask for one.
+    pub fn refiner(&self) -> Option<&Refiner> {
+        self.refiner.as_ref()
+    }
+
     /// Runs what is pending and chooses a token.
     fn choose(&mut self) -> Result<u32> {
         let start = Instant::now();
         let before = self.session.tokens().len();
-        let outcome = self.session.advance(self.sampler.is_some())?;
-        let token = match (outcome, &mut self.sampler) {
-            (Outcome::Token(token), _) => token,
-            (Outcome::Logits(mut logits), Some(sampler)) => sampler.next(&mut logits, self.session.tokens())?,
-            (Outcome::Logits(mut logits), None) => {
-                Sampler::new(Sampling::greedy())?.next(&mut logits, self.session.tokens())?
-            }
+        if let Some(refiner) = self.refiner.as_mut().filter(|r| r.options().use_logit && r.scores().is_empty()) {
+            refiner.set_baseline(self.session.blind_logits()?);
+        }
+        let token = match self.session.advance(self.sampler.is_some(), &self.watched)? {
+            Outcome::Token(token) => token,
+            Outcome::Logits(logits, hidden) => self.sample(logits, &hidden)?,
         };
         let time = start.elapsed();
         if self.stats.generated == 0 {
@@ -140,6 +151,20 @@ impl<'a> Stream<'a> {
         }
         self.stats.generated += 1;
         Ok(token)
+    }
+
+    /// Chooses a token from logits, refined if the options ask for it.
+    fn sample(&mut self, mut logits: Vec<f32>, hidden: &[(usize, Vec<f32>)]) -> Result<u32> {
+        if let Some(refiner) = &mut self.refiner {
+            let features = refiner.options().features(hidden);
+            let tokenizer = self.session.engine.tokenizer.as_ref();
+            let text = |id| tokenizer.map_or(Ok(String::new()), |t| t.decode(&[id], true));
+            refiner.refine(&mut logits, features.as_deref(), text)?;
+        }
+        match &mut self.sampler {
+            Some(sampler) => sampler.next(&mut logits, self.session.tokens()),
+            None => Sampler::new(Sampling::greedy())?.next(&mut logits, self.session.tokens()),
+        }
     }
 
     /// The token with its text; notes the end of the generation.
