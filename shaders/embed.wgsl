@@ -1,13 +1,10 @@
 // x[r] = table[token of row r] or image[r], clamped where the row's flags say so (ops/embed.rs).
 // Grid: a workgroup a row.
-#import step
 
 const IMAGE_FLAG: u32 = 0x80000000u;
 const CLAMP_FLAG: u32 = 0x40000000u;
 
 struct Params {
-    lead: u32,
-    rows: u32,
     width: u32,
     first: u32,
     shard: u32,

@@ -21,3 +21,8 @@ pub use image::Image;
 pub use stored::Stored;
 pub use tokenizer::{DecodeStream, Tokenizer};
 pub use weights::Weights;
+
+/// The directory of a model that is given as a directory or as a file: configuration and tokenizer lie there.
+pub fn model_dir(path: &std::path::Path) -> &std::path::Path {
+    if path.is_dir() { path } else { path.parent().unwrap_or(std::path::Path::new(".")) }
+}

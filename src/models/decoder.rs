@@ -67,12 +67,6 @@ impl Decoder {
         p.tag(slots::LOGITS, logits);
         p.output(slots::ARGMAX, p.argmax(logits));
     }
-
-    /// The ternary matrices.
-    pub fn ternary(&self) -> Vec<Tensor> {
-        let of = |l: &Layer| [vec![l.qkv.weights(), l.out.weights()], l.moe.ternary().to_vec()].concat();
-        self.layers.iter().flat_map(of).collect()
-    }
 }
 
 impl Layer {

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use super::cursor::{Cursor, Faults, LoadOptions, Tensor};
+use super::cursor::{Cursor, Faults, LoadOptions};
 use super::decoder::Decoder;
 use super::embernet_config::EmberNetConfig;
 use super::vision::Vision;
@@ -120,10 +120,6 @@ impl Model for EmberNet {
 
     fn counts(&self, name: &str) -> bool {
         name != "decoder.lm_head.weight" && !name.contains(".rotary_emb.") && !name.ends_with(".expert_usage")
-    }
-
-    fn ternary(&self) -> Vec<Tensor> {
-        [self.vision.ternary(), self.decoder.ternary()].concat()
     }
 
     fn config(&self) -> serde_json::Value {

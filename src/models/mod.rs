@@ -24,7 +24,7 @@ pub use embernet_config::{EmberNetConfig, VisionConfig};
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::files::Weights;
+use crate::files::{Weights, model_dir};
 use crate::plan::Plan;
 use crate::tensor::DType;
 
@@ -153,9 +153,6 @@ pub trait Model: Send + Sync + std::fmt::Debug {
     /// Whether a tensor holds parameters of its own: it is neither a buffer nor tied to another.
     fn counts(&self, name: &str) -> bool;
 
-    /// Names of the ternary matrices.
-    fn ternary(&self) -> Vec<Tensor>;
-
     /// The configuration as JSON, for a converted model.
     fn config(&self) -> serde_json::Value;
 }
@@ -166,7 +163,7 @@ pub trait Model: Send + Sync + std::fmt::Debug {
 /// [`Error::Config`] for a broken configuration, [`Error::Unsupported`] for another family,
 /// [`Error::MissingTensors`] and [`Error::Shape`] for a checkpoint that does not fit.
 pub fn open(path: &Path, weights: &Weights, options: LoadOptions) -> Result<Box<dyn Model>> {
-    let dir = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+    let dir = model_dir(path);
     let config = embernet_config::read_json(&dir.join("config.json"))?;
     if EmberNetConfig::recognises(&config) {
         let file = dir.join("config.json");

@@ -63,11 +63,6 @@ impl BitStack {
         let codes = p.norm_quantise_experts(x, self.norms.slot(p), top, experts, q.norm, q.act);
         p.expert_matmul(codes, self.weights.slot(p), top, &self.outs, experts)
     }
-
-    /// The ternary matrices.
-    pub fn weights(&self) -> Tensor {
-        self.weights.clone()
-    }
 }
 
 /// Mixture of SwiGLU experts, the k best of n and a shared one. Source: Shazeer et al. 2017; Dai et al. 2024.
@@ -112,10 +107,5 @@ impl Moe {
         let y = self.down.record_experts(p, y, self.quant, top, self.experts); // [rows, k + 1, d]
         tag("experts_out", y);
         p.combine(x, y, weights, BOUND)
-    }
-
-    /// The ternary matrices.
-    pub fn ternary(&self) -> [Tensor; 2] {
-        [self.gate_up.weights(), self.down.weights()]
     }
 }

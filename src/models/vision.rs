@@ -45,11 +45,6 @@ impl Vision {
         let x = p.tag("image_embeds.raw", self.projector.record(p, x));
         p.tag("image_embeds.scaled", p.unary(x, UnaryKind::Scale(IMAGE_SCALE)))
     }
-
-    /// The ternary matrices.
-    pub fn ternary(&self) -> Vec<Tensor> {
-        [&self.projector.vision_proj, &self.projector.up, &self.projector.down].map(BitStack::weights).to_vec()
-    }
 }
 
 /// Four neighbouring patches become one token.

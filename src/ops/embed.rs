@@ -22,7 +22,7 @@ pub struct Row {
 }
 
 /// Words of a [`Row`].
-pub const ROW_WORDS: usize = 4;
+pub const ROW_WORDS: usize = size_of::<Row>() / 4;
 /// Flag of [`Row::token`]: the row takes its vector from the image input.
 pub const TOKEN_IMAGE: u32 = 1 << 31;
 /// Flag of [`Row::token`]: the embedding is clamped (EmberNet's text beside an image).
@@ -40,7 +40,7 @@ struct Embed {
     image: bool,
 }
 
-params!(EmbedParams { lead: u32, rows: u32, width: u32, first: u32, shard: u32, vocab: u32, bound: f32 });
+params!(EmbedParams { width: u32, first: u32, shard: u32, vocab: u32, bound: f32 });
 
 impl PlanBuilder {
     /// Vectors of `rows` from a table that may be cut into shards by rows, and from `image` where given.
@@ -100,8 +100,6 @@ impl Op for Embed {
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
         let params = EmbedParams {
-            lead: inputs[0].lead as u32,
-            rows: inputs[0].shape[0] as u32,
             width: outputs[0].width() as u32,
             first: self.first as u32,
             shard: inputs[1].shape[0] as u32,

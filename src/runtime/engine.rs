@@ -13,9 +13,9 @@ use super::refiner::RefinerOptions;
 use super::scheduler::{Job, Outcome, Queue};
 use super::session::Session;
 use crate::error::{Error, Result};
-use crate::files::{Image, Tokenizer, Weights};
+use crate::files::{Image, Tokenizer, Weights, model_dir};
 use crate::models::{self, LoadOptions, Model, ModelInfo, TextShape, slots};
-use crate::ops::{ROW_WORDS, TOKEN_IMAGE};
+use crate::ops::TOKEN_IMAGE;
 use crate::plan::{Backend, Plan, ProgramId, Slot, Step};
 
 /// Most tokens of a session unless the caller asks for more.
@@ -80,7 +80,7 @@ struct Core {
 }
 
 /// A text plan's slots by what they are for.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct TextProgram {
     id: ProgramId,
     nodes: usize,
@@ -224,8 +224,7 @@ pub(super) fn no_tokenizer() -> Error {
 
 /// The tokenizer in `file`, or the one beside the model at `path` if there is one.
 pub(super) fn open_tokenizer(path: &Path, file: Option<&Path>, info: &ModelInfo) -> Result<Option<Tokenizer>> {
-    let dir = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-    let beside = Some(dir.join("tokenizer.json")).filter(|file| file.exists());
+    let beside = Some(model_dir(path).join("tokenizer.json")).filter(|file| file.exists());
     let Some(file) = file.map(Path::to_owned).or(beside) else { return Ok(None) };
     let tokenizer = Tokenizer::open(&file)?;
     tokenizer.check_vocab(info.vocab, info.tokenizer_note)?;
@@ -375,7 +374,7 @@ impl Core {
             }
         }
         let few = rows.len() <= self.decode.shape.max_rows && images.is_empty();
-        let program = if few { self.decode.clone() } else { self.prefill.clone() };
+        let program = if few { &self.decode } else { &self.prefill };
         let backend = self.backend.as_mut();
         backend.write(program.id, program.rows, 0, bytemuck::cast_slice(&rows))?;
         let which: Vec<u32> = outputs.iter().map(|o| o.0).collect();
@@ -384,41 +383,45 @@ impl Core {
             let slot = required(program.image_rows, slots::IMAGE_ROWS)?;
             backend.write(program.id, slot, row * width, bytemuck::cast_slice(vector))?;
         }
-        debug_assert_eq!(size_of_val(&rows[0]), 4 * ROW_WORDS);
         let context = rows.iter().map(|r| r.seq_len).max().unwrap_or(0);
         let step = Step { rows: rows.len() as u32, outputs: which.len() as u32, context, reserved: 0 };
         backend.run(program.id, &step, 0..program.nodes)?;
         if outputs.is_empty() {
             return Ok(Vec::new());
         }
-        self.outcomes(&program, &outputs, info)
+        outcomes(backend, program, &outputs, info)
     }
+}
 
-    /// Reads what the jobs want that end with these rows of the batch.
-    fn outcomes(&mut self, program: &TextProgram, outputs: &[(u32, &Job)], info: &ModelInfo) -> Result<Vec<Outcome>> {
-        let mut ranges = Vec::new();
-        for (i, (row, job)) in outputs.iter().enumerate() {
-            ranges.push(match job.logits {
-                true => (program.logits, i * info.vocab..(i + 1) * info.vocab),
-                false => (program.argmax, i..i + 1),
-            });
-            for layer in &job.hidden {
-                let (slot, [first, width]) = *program.hidden.get(layer).ok_or_else(|| unwatched(*layer))?;
-                let start = *row as usize * width;
-                ranges.push((slot, start + first..start + width));
-            }
+/// Reads what the jobs want that end with these rows of the batch.
+fn outcomes(
+    backend: &mut dyn Backend,
+    program: &TextProgram,
+    outputs: &[(u32, &Job)],
+    info: &ModelInfo,
+) -> Result<Vec<Outcome>> {
+    let mut ranges = Vec::new();
+    for (i, (row, job)) in outputs.iter().enumerate() {
+        ranges.push(match job.logits {
+            true => (program.logits, i * info.vocab..(i + 1) * info.vocab),
+            false => (program.argmax, i..i + 1),
+        });
+        for layer in &job.hidden {
+            let (slot, [first, width]) = *program.hidden.get(layer).ok_or_else(|| unwatched(*layer))?;
+            let start = *row as usize * width;
+            ranges.push((slot, start + first..start + width));
         }
-        let mut read = self.backend.read(program.id, &ranges)?.into_iter();
-        let floats = |words: Vec<u32>| -> Vec<f32> { words.into_iter().map(f32::from_bits).collect() };
-        let outcome = |(_, job): &(u32, &Job)| {
-            let words = read.next().unwrap_or_default();
-            let hidden = job.hidden.iter().copied().zip(read.by_ref().map(floats)).collect();
-            match (job.logits, words.first()) {
-                (true, _) => Ok(Outcome::Logits(floats(words), hidden)),
-                (false, Some(&token)) if token != u32::MAX => Ok(Outcome::Token(token)),
-                _ => Err(Error::NonFiniteLogits(info.family.into())),
-            }
-        };
-        outputs.iter().map(outcome).collect()
     }
+    let mut read = backend.read(program.id, &ranges)?.into_iter();
+    let floats = |words: Vec<u32>| -> Vec<f32> { words.into_iter().map(f32::from_bits).collect() };
+    let outcome = |(_, job): &(u32, &Job)| {
+        let words = read.next().unwrap_or_default();
+        let hidden = job.hidden.iter().copied().zip(read.by_ref().map(floats)).collect();
+        match (job.logits, words.first()) {
+            (true, _) => Ok(Outcome::Logits(floats(words), hidden)),
+            (false, Some(&token)) if token != u32::MAX => Ok(Outcome::Token(token)),
+            _ => Err(Error::NonFiniteLogits(info.family.into())),
+        }
+    };
+    outputs.iter().map(outcome).collect()
 }
