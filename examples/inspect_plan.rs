@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
 
 use ternion::Result;
 use ternion::files::Weights;
@@ -43,10 +42,10 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let path = args.next().ok_or("usage: inspect_plan MODEL [decode|prefill|image]")?;
     let which = args.next().unwrap_or_else(|| "decode".into());
-    let weights = Weights::open(Path::new(&path))?;
+    let weights = Weights::open(&path)?;
     // Full-precision parts as 16-bit floats, and no tensor so large that it must be split.
     let options = LoadOptions { dense: Pack::F16, max_binding: u64::MAX };
-    let model = models::open(Path::new(&path), &weights, options)?;
+    let model = models::open(&path, &weights, options)?;
     let plan = record(model.as_ref(), &which)?;
     // Not `print!`, which panics when a reader such as `head` goes away.
     let mut out = std::io::stdout().lock();

@@ -7,19 +7,20 @@
 //! ```
 //! use ternion::{Engine, GenerateOptions, Image, Options};
 //!
+//! # #[cfg(feature = "demo")] {
 //! # std::env::set_current_dir(env!("CARGO_MANIFEST_DIR"))?;
-//! let tokenizer = Some("tests/golden/tokenizer.json".into());
-//! let options = Options { device: "cpu".parse()?, tokenizer, ..Options::default() };
-//! let engine = Engine::open("tests/golden/embernet/tiny", options)?;
+//! let engine = Engine::demo(Options::default())?;
 //! let mut session = engine.session()?;
-//! session.push_image(&Image::open("tests/golden/embernet/tiny/image_97x61.png")?)?;
-//! session.push_question("What is this?")?;
-//! let options = GenerateOptions { max_tokens: Some(8), ..GenerateOptions::default() };
-//! for token in session.generate(options)? {
+//! session.push_image(&Image::open("examples/shapes/samples/spatial_scene_100000.png")?)?;
+//! session.push_question("What color is the circle?")?;
+//! for token in session.generate(GenerateOptions::default())? {
 //!     print!("{}", token?.text);
 //! }
+//! # }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! `Engine::demo` opens a small model of drawn scenes that is built in, [`Engine::open`] any other.
 //!
 //! [`Engine`] is `Send + Sync`: clone it or share it, one [`Session`] for each conversation. Calls block, and there is
 //! no async runtime. A [`Stream`] is an iterator; dropping it ends the generation.
@@ -45,7 +46,10 @@
 //! may use there. *Expert*, *router*, *top-k*, *combine*: the parts of a mixture of experts.
 //!
 //! # Features
-//! None to choose: Vulkan, Metal, DX12 and GL are found at run time.
+//! * `demo` (on by default) builds the demo model in, 3 MB: a small EmberNet that answers questions about drawn scenes,
+//!   for `Engine::demo` and for commands without `--model`.
+//!
+//! Vulkan, Metal, DX12 and GL need none: they are found at run time.
 
 pub mod cpu;
 pub mod error;
@@ -59,5 +63,5 @@ pub mod tensor;
 pub mod ternary;
 
 pub use error::{Error, Result};
-pub use files::Image;
+pub use files::{Image, ModelFiles};
 pub use runtime::{Engine, GenerateOptions, Options, Session, Stream, Token};

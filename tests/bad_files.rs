@@ -120,15 +120,15 @@ fn torch_file(value: Vec<u8>) -> Vec<u8> {
 fn open_bytes(bytes: Vec<u8>) -> Checkpoint {
     // The map keeps the content after the directory is gone.
     let dir = tempfile::tempdir().unwrap();
-    Checkpoint::open(&put(dir.path(), "m", bytes)).unwrap()
+    Checkpoint::open(put(dir.path(), "m", bytes)).unwrap()
 }
 
 #[test]
 fn every_form_of_a_checkpoint_holds_the_same_tensors() {
-    let reference = Checkpoint::open(&golden("oddgrid/model.safetensors")).unwrap();
+    let reference = Checkpoint::open(golden("oddgrid/model.safetensors")).unwrap();
     assert!(reference.tensors().count() > 100);
     for form in ["pytorch_model.bin", "final_model.pt", "save_pretrained_format", "save_pretrained_format/model.pt"] {
-        let checkpoint = Checkpoint::open(&golden("oddgrid").join(form)).unwrap();
+        let checkpoint = Checkpoint::open(golden("oddgrid").join(form)).unwrap();
         assert_eq!(
             read_all(&checkpoint, "decoder.lm_head.weight"),
             read_all(&reference, "decoder.embed_tokens.weight")
@@ -145,7 +145,7 @@ fn every_form_of_a_checkpoint_holds_the_same_tensors() {
 
 #[test]
 fn tensors_are_listed_by_name_and_survive_release() {
-    let checkpoint = Checkpoint::open(&golden("tiny")).unwrap();
+    let checkpoint = Checkpoint::open(golden("tiny")).unwrap();
     assert!(checkpoint.path().ends_with("model.safetensors"));
     assert!(checkpoint.tensors().is_sorted_by_key(|tensor| &tensor.name));
     let name = "decoder.embed_tokens.weight";
@@ -185,7 +185,7 @@ fn a_directory_without_a_checkpoint_lists_what_was_looked_for() {
         error,
         &["model.safetensors.index.json", "model.safetensors, pytorch_model.bin, model.pt, final_model.pt"],
     );
-    assert!(matches!(Checkpoint::open(&dir.path().join("none")), Err(Error::Io { .. })));
+    assert!(matches!(Checkpoint::open(dir.path().join("none")), Err(Error::Io { .. })));
 }
 
 /// Shortens the file at `path` to each of `lengths`, which descend, and opens it.

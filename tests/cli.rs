@@ -1,17 +1,16 @@
 //! The `ternion` command as a user runs it: what it prints, its exit codes, and what bad inputs get.
 
+mod command;
 mod common;
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
 
+use command::{Ran, assert_fails, command, fed, has_adapter, succeeds, ternion, text};
 use common::golden_root;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use ternion::files::Weights;
-use ternion::gpu::Adapters;
 use ternion::models::{self, LoadOptions, TextShape};
 use ternion::runtime::Precision;
 use ternion::runtime::convert::convert;
@@ -26,63 +25,6 @@ fn tokenizer() -> PathBuf {
 
 fn picture() -> PathBuf {
     tiny().join("image_97x61.png")
-}
-
-fn text(path: impl AsRef<Path>) -> String {
-    path.as_ref().to_str().expect("a UTF-8 path").to_owned()
-}
-
-fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ternion"));
-    // Without it, a graphics driver's library prints an `error:` line of its own.
-    command.args(args).env_remove("RUST_LOG").env("XDG_RUNTIME_DIR", std::env::temp_dir());
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-/// What a finished command did.
-struct Ran {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl From<Output> for Ran {
-    fn from(output: Output) -> Self {
-        let text = |bytes| String::from_utf8(bytes).expect("UTF-8 output");
-        Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
-    }
-}
-
-fn ternion(args: &[&str]) -> Ran {
-    command(args).output().expect("the command runs").into()
-}
-
-/// The same with text on stdin.
-fn fed(args: &[&str], input: &[u8]) -> Ran {
-    let mut child = command(args).stdin(Stdio::piped()).spawn().expect("the command runs");
-    child.stdin.take().expect("stdin").write_all(input).expect("the command reads stdin");
-    child.wait_with_output().expect("the command ends").into()
-}
-
-/// Its stdout; the exit code must be 0.
-#[track_caller]
-fn succeeds(args: &[&str]) -> String {
-    let ran = ternion(args);
-    assert_eq!(ran.code, Some(0), "{args:?}: {}", ran.err);
-    ran.out
-}
-
-/// Exit code 2, one line `error: …`, and the texts in it or in its causes.
-#[track_caller]
-fn assert_fails(ran: &Ran, args: &[&str], texts: &[&str]) {
-    assert_eq!(ran.code, Some(2), "{args:?}: {}{}", ran.out, ran.err);
-    let errors = ran.err.lines().filter(|l| l.starts_with("error: ")).count();
-    assert_eq!(errors, 1, "{args:?}: {}", ran.err);
-    assert!(!ran.err.contains("panicked"), "{args:?}: {}", ran.err);
-    for text in texts {
-        assert!(ran.err.contains(text), "{args:?} does not say {text:?}: {}", ran.err);
-    }
 }
 
 /// `ternion run` on a model, with more options.
@@ -107,16 +49,6 @@ fn run_fails(more: &[&str], texts: &[&str]) {
     let mut args = vec!["run", "-m", &model, "--device", "cpu", "--tokenizer", &tokenizer];
     args.extend(more);
     assert_fails(&ternion(&args), &args, texts);
-}
-
-/// Whether there is an adapter; without one it says so, or panics if `REQUIRE_GPU=1`.
-fn has_adapter() -> bool {
-    let found = Adapters::find().best(true).is_some();
-    assert!(found || std::env::var("REQUIRE_GPU").as_deref() != Ok("1"), "REQUIRE_GPU=1, and there is no adapter");
-    if !found {
-        eprintln!("skipped: no adapter");
-    }
-    found
 }
 
 #[test]

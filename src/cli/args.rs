@@ -2,11 +2,11 @@
 
 use std::fs::File;
 use std::io::{Read, stdin};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use ternion::files::Image;
 use ternion::files::tokenizer::MAX_TEXT_BYTES;
+use ternion::files::{Image, ModelFiles};
 use ternion::runtime::{self, DeviceChoice, Engine, GenerateOptions, Options, Sampling};
 use ternion::{Error, Result};
 
@@ -15,9 +15,10 @@ use super::output::Bar;
 /// Which model, and where and how it runs.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// The model: a directory, a safetensors file or index, or a torch checkpoint, with config.json beside it.
+    /// The model: a directory, a safetensors file or index, or a torch checkpoint, with config.json beside it; default:
+    /// the demo model, which is built in and knows drawn scenes only.
     #[arg(short, long, value_name = "PATH")]
-    pub model: PathBuf,
+    pub model: Option<PathBuf>,
     #[command(flatten)]
     pub place: PlaceArgs,
     /// The tokenizer.json; default: the one beside the model.
@@ -62,8 +63,9 @@ impl ModelArgs {
     /// Opens the model for one conversation, with a progress bar on a terminal, and says where it runs.
     ///
     /// # Errors
-    /// As [`Engine::open`].
+    /// As [`Engine::open`], and [`model_files`].
     pub fn open(&self) -> Result<Engine> {
+        let files = model_files(self.model.as_deref())?;
         let options = Options {
             device: self.place.device.clone(),
             precision: self.place.precision.into(),
@@ -74,12 +76,28 @@ impl ModelArgs {
             ..Options::default()
         };
         let bar = Bar::new("loading");
-        let engine = Engine::open_with(&self.model, options, |p| bar.show(&p))?;
+        let engine = Engine::open_with(files, options, |p| bar.show(&p))?;
         bar.end();
         let report = engine.report();
         eprintln!("device: {} ({})", report.device, report.why);
         Ok(engine)
     }
+}
+
+/// The files of the model at `path`; without one those of the demo model, which is said.
+///
+/// # Errors
+/// Those of [`ModelFiles::demo`].
+pub fn model_files(path: Option<&Path>) -> Result<ModelFiles> {
+    if let Some(path) = path {
+        return Ok(path.into());
+    }
+    let demo = ModelFiles::demo()?;
+    eprintln!(
+        "model: {demo}, since none is given; it knows drawn scenes only: words and numbers, boxes and arrows, bar charts, \
+         sums, colours and shapes, positions and counts, gauges and clocks, robots and terrain"
+    );
+    Ok(demo)
 }
 
 /// How text is generated.

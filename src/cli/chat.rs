@@ -26,7 +26,7 @@ Anything else is a question.";
 /// Pictures are encoded once and stay. Type /help for the commands, Ctrl-D to end. Piped lines work too; then the exit
 /// code is 2 if any of them failed.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: ternion chat -m models/embernet --image cat.png\n\
+#[command(after_help = "Example: ternion chat --image examples/shapes/samples/spatial_scene_100000.png\n\
                         Example: printf 'What is it?\\nWhich colour?\\n' | ternion chat -m models/embernet --image cat.png")]
 pub struct Chat {
     #[command(flatten)]

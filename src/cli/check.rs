@@ -7,7 +7,7 @@ use clap::Args;
 use ternion::Error;
 use ternion::runtime::compare::{CompareOptions, Comparison, compare};
 
-use super::args::PlaceArgs;
+use super::args::{PlaceArgs, model_files};
 use super::output::{Bar, table};
 use super::{Failure, Outcome};
 
@@ -16,11 +16,12 @@ use super::{Failure, Outcome};
 /// Each operation gets the reference's inputs, so the first divergence is where an error begins. The exit code is 1 if
 /// there is one.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: ternion check -m models/embernet --device gpu")]
+#[command(after_help = "Example: ternion check --device gpu\n\
+                        Example: ternion check -m models/embernet --device gpu")]
 pub struct Check {
-    /// The model: a directory, a safetensors file or index, or a torch checkpoint.
+    /// The model: a directory, a safetensors file or index, or a torch checkpoint; default: the demo model.
     #[arg(short, long, value_name = "PATH")]
-    model: PathBuf,
+    model: Option<PathBuf>,
     #[command(flatten)]
     place: PlaceArgs,
     /// Largest error of 32-bit results, relative to the largest magnitude of a result.
@@ -40,8 +41,9 @@ impl Check {
         }
         let device = self.place.device.clone();
         let options = CompareOptions { device, precision: self.place.precision.into(), tolerance: self.tolerance };
+        let files = model_files(self.model.as_deref())?;
         let bar = Bar::new("checking");
-        let found = compare(&self.model, &options, |p| bar.show(&p))?;
+        let found = compare(files, &options, |p| bar.show(&p))?;
         bar.end();
         eprintln!("device: {} ({})", found.device, found.why);
         print(&mut io::stdout().lock(), &found)?;

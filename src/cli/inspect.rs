@@ -6,16 +6,17 @@ use std::path::PathBuf;
 use clap::Args;
 use ternion::runtime::inspect::{Inspection, TensorLine, inspect};
 
-use super::args::Precision;
+use super::args::{Precision, model_files};
 use super::output::{Bar, bytes, table};
 use super::{Failure, Outcome};
 
 /// Show a model's tensors, how they are packed, and how many parameters it has.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: ternion inspect models/embernet --json > embernet.json")]
+#[command(after_help = "Example: ternion inspect\n\
+                        Example: ternion inspect models/embernet --json > embernet.json")]
 pub struct Inspect {
-    /// The model: a directory, a safetensors file or index, or a torch checkpoint.
-    model: PathBuf,
+    /// The model: a directory, a safetensors file or index, or a torch checkpoint; default: the demo model.
+    model: Option<PathBuf>,
     /// Print JSON instead of tables.
     #[arg(long)]
     json: bool,
@@ -30,8 +31,9 @@ impl Inspect {
     /// # Errors
     /// Those of [`inspect`], and of writing to stdout.
     pub fn main(&self) -> Outcome {
+        let files = model_files(self.model.as_deref())?;
         let bar = Bar::new("inspecting");
-        let found = inspect(&self.model, self.precision.into(), |p| bar.show(&p))?;
+        let found = inspect(files, self.precision.into(), |p| bar.show(&p))?;
         bar.end();
         let mut out = io::BufWriter::new(io::stdout().lock());
         if self.json {

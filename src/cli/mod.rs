@@ -8,8 +8,10 @@ mod chat;
 mod check;
 mod convert;
 mod devices;
+mod eval;
 mod inspect;
 mod output;
+mod plot;
 mod run;
 
 use std::error::Error as _;
@@ -24,7 +26,8 @@ use clap::{ArgAction, Parser, Subcommand};
     name = "ternion",
     version,
     about,
-    after_help = "Example: ternion run -m models/embernet --image cat.png -p 'What is in the picture?'\n\
+    after_help = "Example: ternion run --image examples/shapes/samples/spatial_scene_100000.png -p 'What color is the circle?'\n\
+                  Example: ternion run -m models/embernet --image cat.png -p 'What is in the picture?'\n\
                   The environment variable RUST_LOG sets what is logged, for example RUST_LOG=ternion=debug."
 )]
 struct Cli {
@@ -43,6 +46,7 @@ enum Command {
     Inspect(inspect::Inspect),
     Devices(devices::Devices),
     Check(check::Check),
+    Eval(eval::Eval),
 }
 
 /// Why a command ends early.
@@ -84,6 +88,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(inspect) => inspect.main(),
         Command::Devices(devices) => devices.main(),
         Command::Check(check) => check.main(),
+        Command::Eval(eval) => eval.main(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,9 +1,12 @@
 //! Progress bars, tables, streamed text and statistics.
 
+use std::fs::{self, File};
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use ternion::Error;
 use ternion::runtime::{Engine, GenerateOptions, Progress, Session, Stats, StopReason};
 
 use super::Outcome;
@@ -64,18 +67,29 @@ pub fn bytes(n: u64) -> String {
     unit.map_or(format!("{n} B"), |(shift, name)| format!("{:.2} {name}", n as f64 / (1u64 << shift) as f64))
 }
 
+/// Checks that a file can be written later. One that exists stays as it is, and no new one is left behind.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn check_writable(file: &Path) -> ternion::Result<()> {
+    let new = fs::symlink_metadata(file).is_err();
+    File::options().append(true).create(true).open(file).map_err(Error::io(file))?;
+    if new { fs::remove_file(file).map_err(Error::io(file)) } else { Ok(()) }
+}
+
 /// A duration in milliseconds.
 pub fn ms(time: Duration) -> String {
     format!("{:.1} ms", 1e3 * time.as_secs_f64())
 }
 
-/// Generates an answer to stdout as it comes.
+/// Generates an answer to stdout as it comes, without space in front.
 ///
 /// # Errors
 /// Those of the engine, and of writing to stdout.
 pub fn stream(session: &mut Session, options: GenerateOptions) -> Outcome<(Stats, Option<StopReason>)> {
     let mut out = io::stdout().lock();
     let mut stream = session.generate(options)?;
+    let mut begun = false;
     for token in stream.by_ref() {
         let token = match token {
             Ok(token) => token,
@@ -85,8 +99,11 @@ pub fn stream(session: &mut Session, options: GenerateOptions) -> Outcome<(Stats
                 return Err(error.into());
             }
         };
-        if !token.text.is_empty() {
-            out.write_all(token.text.as_bytes())?;
+        // Many tokenizers put a space in front of an answer's first word.
+        let text = if begun { token.text.as_str() } else { token.text.trim_start() };
+        if !text.is_empty() {
+            begun = true;
+            out.write_all(text.as_bytes())?;
             out.flush()?;
         }
     }

@@ -7,12 +7,16 @@ use clap::Args;
 use super::Outcome;
 use super::args::{GenerateArgs, ModelArgs, open_images, read_prompt};
 use super::output::{statistics, stream};
+use super::plot::PlotArgs;
 
 /// Answer one question and end.
 ///
 /// The answer goes to stdout as it is generated. The most likely token is taken at each step unless --temp is given.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: ternion run -m models/embernet --image cat.png -p 'What is in the picture?' -n 100")]
+#[command(
+    after_help = "Example: ternion run --image examples/shapes/samples/spatial_scene_100000.png -p 'What color is the circle?'\n\
+                        Example: ternion run -m models/embernet --image cat.png -p 'What is in the picture?' -n 100"
+)]
 pub struct Run {
     #[command(flatten)]
     model: ModelArgs,
@@ -24,6 +28,8 @@ pub struct Run {
     prompt: String,
     #[command(flatten)]
     generate: GenerateArgs,
+    #[command(flatten)]
+    plot: PlotArgs,
 }
 
 impl Run {
@@ -36,16 +42,19 @@ impl Run {
         let options = self.generate.options()?;
         let prompt = read_prompt(&self.prompt)?;
         let images = open_images(&self.image)?;
+        let plots = self.plot.plots(&self.image)?;
         let engine = self.model.open()?;
+        plots.check(engine.info())?;
         let mut session = engine.session()?;
         for image in &images {
             session.push_image(image)?;
         }
         session.push_question(&prompt)?;
+        let answer = session.tokens().len();
         let result = stream(&mut session, options)?;
         if verbose {
             statistics(&engine, &session, images.len(), &result)?;
         }
-        Ok(())
+        Ok(plots.draw(&engine, &mut session, &images, answer)?)
     }
 }

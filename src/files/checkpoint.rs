@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::mapped::{Backing, Form, map_file, recognise};
-use super::{Stored, safetensors, sharded, torch};
+use super::{ModelFiles, Stored, safetensors, sharded, torch};
 use crate::error::{Error, Result};
 
 /// The names looked for in a directory, first match wins.
@@ -51,7 +51,7 @@ pub(super) struct Contents {
     pub(super) metadata: BTreeMap<String, String>,
 }
 
-/// The named tensors of a model file, mapped into memory: opening reads headers only, tensors are read on demand.
+/// The named tensors of a model file, mapped into memory or held there: opening reads headers only, tensors are read on demand.
 ///
 /// The file must not be changed while it is open: truncating a mapped file makes the next read of it end the process
 /// (SIGBUS on Unix), and rewriting it changes the tensors. Replacing it by renaming another file over it is safe.
@@ -63,28 +63,36 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// Opens a checkpoint: a safetensors file, a `.safetensors.index.json` with its shards, a torch zip file, or a
-    /// directory with one of them under its usual name.
+    /// directory with one of them under its usual name; in memory, a single file.
     ///
     /// # Errors
     /// [`Error::Io`] for what cannot be opened, [`Error::Format`] for what is no checkpoint or a broken one (with the
     /// offset, tensor or key), [`Error::MissingTensors`] for shards that lack tensors, [`Error::Unsupported`] for
     /// forms to save anew, [`Error::Limit`] for compressed archives that inflate to too much.
-    pub fn open(path: &Path) -> Result<Self> {
-        let path = find_file(path)?;
-        let mut contents = if path.to_string_lossy().ends_with(".index.json") {
-            sharded::read(&path)?
-        } else {
-            let map = map_file(&path)?;
-            match recognise(&path, &map)? {
-                Form::Safetensors => safetensors::read(&path, map)?,
-                Form::TorchZip => torch::read(&path, map)?,
-            }
+    pub fn open(files: impl Into<ModelFiles>) -> Result<Self> {
+        let files = files.into();
+        let path = match &files {
+            ModelFiles::Disk(path) => find_file(path)?,
+            ModelFiles::Memory { .. } => files.path(ModelFiles::CHECKPOINT),
+        };
+        let file = match &files {
+            ModelFiles::Disk(_) if path.to_string_lossy().ends_with(".index.json") => None,
+            ModelFiles::Disk(_) => Some(map_file(&path)?),
+            ModelFiles::Memory { .. } => Some(Backing::Static(files.in_memory(ModelFiles::CHECKPOINT)?)),
+        };
+        let mut contents = match file {
+            None => sharded::read(&path)?,
+            Some(file) => match recognise(&path, file.bytes())? {
+                Form::Safetensors => safetensors::read(&path, file)?,
+                Form::TorchZip => torch::read(&path, file)?,
+            },
         };
         strip_common_prefix(&mut contents.entries, "module.");
         Ok(Self { path, contents })
     }
 
-    /// The file that was opened: the index for a sharded checkpoint, the file found for a directory.
+    /// The file that was opened: the index for a sharded checkpoint, the file found for a directory, a name that only
+    /// messages use for a file in memory.
     pub fn path(&self) -> &Path {
         &self.path
     }

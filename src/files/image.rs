@@ -1,7 +1,6 @@
 //! Pictures: decoding under limits, the bicubic resize of Pillow, and the pixel values a vision encoder reads.
 
-use std::fs::File;
-use std::io::{Cursor, Read};
+use std::io::Cursor;
 use std::path::Path;
 
 use fast_image_resize::images::{Image as Plane, ImageRef};
@@ -9,6 +8,7 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
+use super::read_at_most;
 use crate::error::{Error, Result};
 
 /// The largest width and the largest height of a picture that is decoded or made by a resize, in pixels.
@@ -41,11 +41,7 @@ impl Image {
     /// [`Error::Io`], and those of [`Image::decode`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let file = File::open(path).map_err(Error::io(path))?;
-        let mut bytes = Vec::new();
-        // One byte more than allowed, so that an endless file is told from one that just fits.
-        file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
-        Self::decode(&path.display().to_string(), &bytes)
+        Self::decode(&path.display().to_string(), &read_at_most(path, MAX_BYTES)?)
     }
 
     /// Decodes a PNG, JPEG, WebP, BMP or GIF held in `bytes`; `name` stands for it in messages.

@@ -8,10 +8,11 @@ use memmap2::Mmap;
 
 use crate::error::{Error, Result};
 
-/// The bytes behind tensors: a mapped file, or what was inflated from a compressed archive entry.
+/// The bytes behind tensors: a mapped file, what the program holds, or what was inflated from a compressed archive entry.
 #[derive(Debug)]
 pub(super) enum Backing {
     Map(Mmap),
+    Static(&'static [u8]),
     Inflated(Vec<u8>),
 }
 
@@ -19,6 +20,7 @@ impl Backing {
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
             Backing::Map(map) => map,
+            Backing::Static(bytes) => bytes,
             Backing::Inflated(bytes) => bytes,
         }
     }
@@ -45,7 +47,7 @@ impl Backing {
 }
 
 /// Maps a regular, non-empty file for reading.
-pub(super) fn map_file(path: &Path) -> Result<Mmap> {
+pub(super) fn map_file(path: &Path) -> Result<Backing> {
     let kind = std::fs::metadata(path).map_err(Error::io(path))?;
     // Opening a pipe would block for ever, so this comes first.
     if !kind.is_file() {
@@ -57,7 +59,7 @@ pub(super) fn map_file(path: &Path) -> Result<Mmap> {
     let file = File::open(path).map_err(Error::io(path))?;
     // SAFETY: The map is read-only, and `Checkpoint` documents that the file must not change while it is open. What is
     // read from it is plain bytes, validated before use as lengths or offsets.
-    unsafe { Mmap::map(&file) }.map_err(Error::io(path))
+    unsafe { Mmap::map(&file) }.map(Backing::Map).map_err(Error::io(path))
 }
 
 /// The forms of a single checkpoint file.

@@ -7,6 +7,7 @@ pub mod chat;
 mod checkpoint;
 pub mod image;
 mod mapped;
+mod model_files;
 mod pickle;
 mod pickled;
 mod safetensors;
@@ -18,11 +19,8 @@ pub mod weights;
 
 pub use checkpoint::{Checkpoint, TensorInfo};
 pub use image::Image;
+pub use model_files::ModelFiles;
+pub(crate) use model_files::read_at_most;
 pub use stored::Stored;
 pub use tokenizer::{DecodeStream, Tokenizer};
 pub use weights::Weights;
-
-/// The directory of a model that is given as a directory or as a file: configuration and tokenizer lie there.
-pub fn model_dir(path: &std::path::Path) -> &std::path::Path {
-    if path.is_dir() { path } else { path.parent().unwrap_or(std::path::Path::new(".")) }
-}

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use ::safetensors::SafeTensors;
 use ::safetensors::tensor::{Dtype, SafeTensorError, TensorInfo as Declared};
-use memmap2::Mmap;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 
@@ -21,10 +20,10 @@ pub(super) const MAX_DIMS: usize = 8;
 /// The bytes of the header's length, which come before it.
 const LENGTH_BYTES: usize = 8;
 
-/// Reads the header of the safetensors file `path`, mapped as `map`.
-pub(super) fn read(path: &Path, map: Mmap) -> Result<Contents> {
-    let (entries, metadata) = parse(path, &map)?;
-    Ok(Contents { entries, backings: vec![Backing::Map(map)], metadata })
+/// Reads the header of the safetensors file `path`, whose content is `file`.
+pub(super) fn read(path: &Path, file: Backing) -> Result<Contents> {
+    let (entries, metadata) = parse(path, file.bytes())?;
+    Ok(Contents { entries, backings: vec![file], metadata })
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<(Vec<Entry>, BTreeMap<String, String>)> {

@@ -39,14 +39,12 @@ pub(super) fn read(path: &Path) -> Result<Contents> {
 }
 
 fn read_index(path: &Path) -> Result<Index> {
-    let map = map_file(path)?;
-    if map.len() > MAX_HEADER {
-        return Err(Error::format(
-            path.display(),
-            format!("has {} bytes, an index has at most {MAX_HEADER}", map.len()),
-        ));
+    let file = map_file(path)?;
+    let length = file.bytes().len();
+    if length > MAX_HEADER {
+        return Err(Error::format(path.display(), format!("has {length} bytes, an index has at most {MAX_HEADER}")));
     }
-    serde_json::from_slice(&map).map_err(|error| Error::format(path.display(), error))
+    serde_json::from_slice(file.bytes()).map_err(|error| Error::format(path.display(), error))
 }
 
 /// The file of a shard, which must be a plain name and lie beside its index.
@@ -81,7 +79,7 @@ fn shard_path(index: &Path, shard: &str, tensors: &[String]) -> Result<PathBuf> 
 /// Adds the listed tensors (sorted names) of one shard to `contents`.
 fn add_shard(contents: &mut Contents, file: &Path, tensors: &[String]) -> Result<()> {
     let map = map_file(file)?;
-    if recognise(file, &map)? != Form::Safetensors {
+    if recognise(file, map.bytes())? != Form::Safetensors {
         return Err(Error::format(file.display(), "is not a safetensors file, as the shards of this index must be"));
     }
     let mut shard = safetensors::read(file, map)?;

@@ -1,10 +1,9 @@
 //! Text to token ids and back, for every `tokenizer.json`, and the decoding of ids that arrive one at a time.
 
-use std::fs::File;
-use std::io::Read;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use super::read_at_most;
 use crate::error::{Error, Result};
 
 /// The longest text that [`Tokenizer::encode`] takes: 64 MiB of UTF-8.
@@ -34,11 +33,7 @@ impl Tokenizer {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let path = if path.is_dir() { path.join(FILE_NAME) } else { path.to_path_buf() };
-        let file = File::open(&path).map_err(Error::io(&path))?;
-        let mut bytes = Vec::new();
-        // One byte more than allowed, so that an endless file is told from one that just fits.
-        file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(Error::io(&path))?;
-        Self::from_bytes(&path.display().to_string(), bytes)
+        Self::from_bytes(&path.display().to_string(), read_at_most(&path, MAX_FILE_BYTES)?)
     }
 
     /// The tokenizer that `json`, the bytes of a tokenizer.json, describes; `name` stands for it in messages.

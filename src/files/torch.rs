@@ -8,7 +8,6 @@ use std::io::{Cursor, Read};
 use std::ops::Range;
 use std::path::Path;
 
-use memmap2::Mmap;
 use zip::read::{ArchiveOffset, Config};
 use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
@@ -26,10 +25,10 @@ const MAX_INFLATED: u64 = 1 << 30;
 /// The keys under which trainers keep the model's tensors.
 const STATE_DICT_KEYS: [&str; 3] = ["model_state_dict", "state_dict", "model"];
 
-/// Reads the pickle of the torch archive `path`, mapped as `map`, and locates the storages that it names.
-pub(super) fn read(path: &Path, map: Mmap) -> Result<Contents> {
-    let (entries, inflated) = parse(path, &map)?;
-    let mut backings = vec![Backing::Map(map)];
+/// Reads the pickle of the torch archive `path`, whose content is `file`, and locates the storages that it names.
+pub(super) fn read(path: &Path, file: Backing) -> Result<Contents> {
+    let (entries, inflated) = parse(path, file.bytes())?;
+    let mut backings = vec![file];
     backings.extend(inflated.into_iter().map(Backing::Inflated));
     Ok(Contents { entries, backings, metadata: BTreeMap::new() })
 }

@@ -10,7 +10,7 @@ use half::f16;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Checkpoint, TensorInfo};
+use super::{Checkpoint, ModelFiles, TensorInfo};
 use crate::error::{Error, Result};
 use crate::tensor::{Pack, WeightPart, WeightRef};
 use crate::ternary::{Bits, Packed, WeightQuant, quantise, stack};
@@ -43,8 +43,8 @@ impl Weights {
     ///
     /// # Errors
     /// As [`Checkpoint::open`]; a packed table that does not fit its tensors is [`Error::Format`].
-    pub fn open(path: &Path) -> Result<Self> {
-        let checkpoint = Checkpoint::open(path)?;
+    pub fn open(files: impl Into<ModelFiles>) -> Result<Self> {
+        let checkpoint = Checkpoint::open(files)?;
         let file = checkpoint.path().display().to_string();
         let packed: BTreeMap<String, PackedInfo> = match checkpoint.metadata().get(PACKED_KEY) {
             Some(json) => serde_json::from_str(json)
@@ -57,7 +57,7 @@ impl Weights {
         Ok(Weights { checkpoint, packed })
     }
 
-    /// The file that was opened.
+    /// The file that was opened (see [`Checkpoint::path`]).
     pub fn path(&self) -> &Path {
         self.checkpoint.path()
     }

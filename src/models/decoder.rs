@@ -102,6 +102,7 @@ impl Layer {
         let h = p.rms_norm(x, self.input_norm.slot(p), NORM);
         let qkv = self.qkv.record(p, h, self.quant, None); // [rows, (heads + 2·kv_heads)·d_head]
         let q = p.rope_kv_write(qkv, rows, THETA, self.heads, kv);
+        p.trace(&slots::attention(self.number), |p| p.cached_attention_weights(q, kv[0], rows, self.heads));
         let a = p.cached_attention(q, kv[0], kv[1], rows, self.heads); // [rows, heads·d_head]
         let x = tag("mid", self.out.record(p, a, self.quant, Some(x)));
         let h = p.rms_norm(x, self.post_norm.slot(p), NORM);

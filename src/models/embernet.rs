@@ -6,7 +6,7 @@ use super::cursor::{Cursor, Faults, LoadOptions};
 use super::decoder::Decoder;
 use super::embernet_config::EmberNetConfig;
 use super::vision::Vision;
-use super::{Component, ImageInfo, Model, ModelInfo, TextShape, slots};
+use super::{Component, ImageInfo, ImageTrace, Model, ModelInfo, TextShape, slots};
 use crate::error::Result;
 use crate::files::{Weights, chat};
 use crate::ops::TOKEN_CLAMP;
@@ -39,6 +39,19 @@ impl EmberNet {
             log::warn!("{} tensors are not part of EmberNet and are not read, {first} for one", unread.len());
         }
         Ok(model)
+    }
+
+    fn text(&self, p: PlanBuilder, shape: &TextShape) -> Result<Plan> {
+        self.decoder.record(&p, shape);
+        p.finish()
+    }
+
+    fn image(&self, p: PlanBuilder) -> Result<Plan> {
+        let size = self.config.vision.image_size;
+        let pixels = p.input(slots::PIXELS, Spec::fixed(&[3, size, size], DType::F32));
+        p.tag(slots::PIXELS, pixels);
+        p.output(slots::IMAGE, self.vision.record(&p, pixels));
+        p.finish()
     }
 
     /// Whether a name lies where the model takes its tensors from.
@@ -74,18 +87,20 @@ impl Model for EmberNet {
     }
 
     fn record_text(&self, shape: &TextShape) -> Result<Plan> {
-        let p = PlanBuilder::new();
-        self.decoder.record(&p, shape);
-        p.finish()
+        self.text(PlanBuilder::new(), shape)
     }
 
     fn record_image(&self) -> Result<Plan> {
-        let p = PlanBuilder::new();
-        let size = self.config.vision.image_size;
-        let pixels = p.input(slots::PIXELS, Spec::fixed(&[3, size, size], DType::F32));
-        p.tag(slots::PIXELS, pixels);
-        p.output(slots::IMAGE, self.vision.record(&p, pixels));
-        p.finish()
+        self.image(PlanBuilder::new())
+    }
+
+    fn trace_text(&self, shape: &TextShape) -> Result<Plan> {
+        self.text(PlanBuilder::traced(), shape)
+    }
+
+    fn trace_image(&self) -> Result<ImageTrace> {
+        let c = &self.config.vision;
+        Ok(Vision::trace(self.image(PlanBuilder::traced())?, c.image_size / c.patch_size))
     }
 
     fn prompt_token(&self, id: u32, with_image: bool) -> u32 {

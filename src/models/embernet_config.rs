@@ -1,11 +1,9 @@
 //! EmberNet's configuration, in the nested form that is pushed and in the flat one.
 
-use std::path::Path;
-
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use crate::files::Weights;
+use crate::files::{ModelFiles, Weights};
 use crate::ternary::WeightQuant;
 
 /// Largest configuration file.
@@ -69,16 +67,15 @@ pub struct VisionConfig {
     pub patch_size: usize,
 }
 
-/// Reads a JSON object.
+/// Reads the JSON object in the file `name` of a model.
 ///
 /// # Errors
 /// [`Error::Io`], or [`Error::Format`] for what is no JSON object.
-pub(super) fn read_json(path: &Path) -> Result<Map<String, Value>> {
-    let length = std::fs::metadata(path).map_err(Error::io(path))?.len();
-    if length > MAX_CONFIG_BYTES {
-        return Err(Error::format(path.display(), format!("{length} bytes, expected at most {MAX_CONFIG_BYTES}")));
+pub(super) fn read_json(files: &ModelFiles, name: &str) -> Result<Map<String, Value>> {
+    let (text, path) = (files.read(name, MAX_CONFIG_BYTES)?, files.path(name));
+    if text.len() as u64 > MAX_CONFIG_BYTES {
+        return Err(Error::format(path.display(), format!("has more than {MAX_CONFIG_BYTES} bytes, the most allowed")));
     }
-    let text = std::fs::read(path).map_err(Error::io(path))?;
     serde_json::from_slice(&text).map_err(|e| Error::format(path.display(), format!("is no JSON object: {e}")))
 }
 
@@ -126,11 +123,8 @@ impl EmberNetConfig {
     ///
     /// # Errors
     /// [`Error::Config`] with the key.
-    pub fn read(dir: &Path, config: &Map<String, Value>, weights: &Weights) -> Result<Self> {
-        let optional = |name: &str| {
-            let path = dir.join(name);
-            if path.exists() { read_json(&path) } else { Ok(Map::new()) }
-        };
+    pub fn read(files: &ModelFiles, config: &Map<String, Value>, weights: &Weights) -> Result<Self> {
+        let optional = |name: &str| if files.has(name) { read_json(files, name) } else { Ok(Map::new()) };
         let flat = optional("embernet_config.json")?;
         let nested = config.get("language_decoder").and_then(Value::as_object);
         let decoder =

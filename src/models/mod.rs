@@ -4,7 +4,7 @@
 //! 1. A config struct with `validate`: sizes come from the config file and the tensors' shapes, bounded and checked.
 //! 2. A struct of [`Tensor`]s with `load`: its table of names, each with the shape that it must have ([`Cursor`]).
 //! 3. `record`: the forward pass on a [`PlanBuilder`](crate::plan::PlanBuilder), in the paper's order, shapes in
-//!    comments, stages tagged.
+//!    comments, stages tagged, attention to look at in [`PlanBuilder::trace`](crate::plan::PlanBuilder::trace).
 //! 4. A line in [`open`].
 //! 5. A tiny checkpoint with golden outputs, checked in `tests/models.rs`.
 //!
@@ -21,10 +21,8 @@ mod vision;
 pub use cursor::{Cursor, LoadOptions, Tensor};
 pub use embernet_config::{EmberNetConfig, VisionConfig};
 
-use std::path::Path;
-
 use crate::error::{Error, Result};
-use crate::files::{Weights, model_dir};
+use crate::files::{ModelFiles, Weights};
 use crate::plan::Plan;
 use crate::tensor::DType;
 
@@ -64,6 +62,12 @@ pub mod slots {
     /// shared expert's is the last of a row.
     pub fn hidden(i: usize) -> String {
         format!("layer.{i}.hidden")
+    }
+
+    /// Output `[max_rows, kv_rows]` of a traced text plan: what each row attends to in layer `i`, its sequence's first
+    /// token in front, the mean over heads.
+    pub fn attention(i: usize) -> String {
+        format!("attention.{i}")
     }
 
     /// State `[kv_rows, k]`: the experts chosen in layer `i` at each row of the KV cache.
@@ -115,6 +119,24 @@ pub struct ImageInfo {
     pub std: [f32; 3],
 }
 
+/// The image plan with the attention by which its tokens came from the picture's patches.
+///
+/// The patches are a square grid. Blocks of them become cells; the attention of [`ImageTrace::stages`], one after the
+/// other, leads from image tokens to cells.
+#[derive(Debug)]
+pub struct ImageTrace {
+    /// The plan; the matrices of `stages` are among its outputs.
+    pub plan: Plan,
+    /// Names of outputs: matrices `[n, m]` of rows that add up to 1. Those of one stage are layers that read the same m
+    /// things. The first stage's n is the image's tokens, the last one's m the cells, row by row. Without stages, each
+    /// image token is a cell.
+    pub stages: Vec<Vec<String>>,
+    /// Patches a side of the picture.
+    pub grid: usize,
+    /// Patches a side of a cell; at the right and at the bottom a cell may have fewer.
+    pub block: usize,
+}
+
 /// A component of a model and its tensors' prefix, for counting parameters.
 pub type Component = (&'static str, &'static str);
 
@@ -134,6 +156,18 @@ pub trait Model: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// [`Error::Unsupported`] for a model without vision, [`Error::Plan`] if operands do not fit.
     fn record_image(&self) -> Result<Plan>;
+
+    /// [`Model::record_text`] with the outputs [`slots::attention`].
+    ///
+    /// # Errors
+    /// As [`Model::record_text`].
+    fn trace_text(&self, shape: &TextShape) -> Result<Plan>;
+
+    /// [`Model::record_image`] with the attention that leads from image tokens to patches.
+    ///
+    /// # Errors
+    /// As [`Model::record_image`].
+    fn trace_image(&self) -> Result<ImageTrace>;
 
     /// The row token of a prompt's token, beside an image or not.
     fn prompt_token(&self, id: u32, with_image: bool) -> u32;
@@ -157,26 +191,25 @@ pub trait Model: Send + Sync + std::fmt::Debug {
     fn config(&self) -> serde_json::Value;
 }
 
-/// Opens the model whose checkpoint is at `path` (a file or a directory, with its `config.json` beside it).
+/// Opens the model whose `config.json` is among `files` and whose tensors are `weights`.
 ///
 /// # Errors
 /// [`Error::Config`] for a broken configuration, [`Error::Unsupported`] for another family,
 /// [`Error::MissingTensors`] and [`Error::Shape`] for a checkpoint that does not fit.
-pub fn open(path: &Path, weights: &Weights, options: LoadOptions) -> Result<Box<dyn Model>> {
-    let dir = model_dir(path);
-    let config = embernet_config::read_json(&dir.join("config.json"))?;
+pub fn open(files: impl Into<ModelFiles>, weights: &Weights, options: LoadOptions) -> Result<Box<dyn Model>> {
+    let files = files.into();
+    let (config, file) = (embernet_config::read_json(&files, "config.json")?, files.path("config.json"));
     if EmberNetConfig::recognises(&config) {
-        let file = dir.join("config.json");
         let named = |e| match e {
             Error::Config { key, problem } => Error::Config { key: format!("{}: {key}", file.display()), problem },
             other => other,
         };
-        let config = EmberNetConfig::read(dir, &config, weights).map_err(named)?;
+        let config = EmberNetConfig::read(&files, &config, weights).map_err(named)?;
         return Ok(Box::new(embernet::EmberNet::load(config, weights, options)?));
     }
     let found = config.get("model_type").and_then(|v| v.as_str()).unwrap_or("none").to_owned();
     Err(Error::Unsupported {
-        object: format!("{}: model_type {found:?}", dir.join("config.json").display()),
+        object: format!("{}: model_type {found:?}", file.display()),
         problem: "supported families: embernet_vlm (EmberNet)".into(),
     })
 }

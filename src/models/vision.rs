@@ -1,19 +1,29 @@
 //! EmberNet's way from SigLIP's patches to image tokens: compressor, pooler, projector.
 
+use super::ImageTrace;
 use super::cursor::{Cursor, Tensor};
 use super::embernet_config::{EmberNetConfig, SIGLIP};
 use super::moe::{BitStack, Quant};
 use super::siglip::{Affine, SigLip};
 use crate::ops::{AttentionShape, Columns, RmsNorm, UnaryKind};
-use crate::plan::{PlanBuilder, Slot};
+use crate::plan::{Plan, PlanBuilder, Slot};
 
 /// Tokens of a compressed block's side.
 const FACTOR: usize = 2;
 /// Heads of the pooler and the projector.
 const HEADS: usize = 8;
+/// Cross attentions of the projector.
+const CROSS: usize = 2;
+/// The pooler's attention in a trace.
+const POOLER: &str = "pooler";
 /// What image tokens are multiplied by before they meet text.
 const IMAGE_SCALE: f32 = 0.1;
 const NORM: RmsNorm = RmsNorm { eps: 1e-5, clamped: true };
+
+/// The projector's cross attention `i` in tags and in a trace.
+fn cross(i: usize) -> String {
+    format!("projector.cross_attn.{i}")
+}
 
 /// The whole image side.
 #[derive(Debug)]
@@ -35,6 +45,13 @@ impl Vision {
             pooler: Pooler::load(&w.at("pooler"), n, dv),
             projector: Projector::load(&w.at("projector"), n, dv, d, Quant::new(c)),
         }
+    }
+
+    /// How a traced plan's image tokens come from the `grid × grid` patches: both cross attentions read the pooled
+    /// tokens, and the pooler reads the compressor's blocks.
+    pub fn trace(plan: Plan, grid: usize) -> ImageTrace {
+        let stages = vec![(0..CROSS).map(cross).collect(), vec![POOLER.to_owned()]];
+        ImageTrace { plan, stages, grid, block: FACTOR }
     }
 
     /// Pixels `[3, s, s]` → image tokens `[n, d]`.
@@ -90,12 +107,13 @@ impl CrossAttention {
         CrossAttention { q: part(0..d), kv: part(d..3 * d), out: Affine::linear(&w.at("out_proj"), d, d), d }
     }
 
-    /// `x + attention(x, tokens, tokens)`, x `[n, d]`, tokens `[m, d]`.
-    fn record_add(&self, p: &PlanBuilder, x: Slot, tokens: Slot) -> Slot {
+    /// `x + attention(x, tokens, tokens)`, x `[n, d]`, tokens `[m, d]`. Traced as `name`: its weights `[n, m]`.
+    fn record_add(&self, p: &PlanBuilder, x: Slot, tokens: Slot, name: &str) -> Slot {
         let q = self.q.apply(p, x, None);
         let kv = self.kv.apply(p, tokens, None); // [m, 2·d]
         let shape = AttentionShape { heads: HEADS, kv_heads: HEADS, d: self.d / HEADS };
         let columns = |slot, at| Columns { slot, at };
+        p.trace(name, |p| p.attention_weights(columns(q, 0), columns(kv, 0), shape));
         let a = p.attention(columns(q, 0), columns(kv, 0), columns(kv, self.d), shape);
         self.out.apply(p, a, Some(x))
     }
@@ -126,7 +144,7 @@ impl Pooler {
     }
 
     fn record(&self, p: &PlanBuilder, tokens: Slot) -> Slot {
-        let x = self.attention.record_add(p, self.queries.slot(p), tokens);
+        let x = self.attention.record_add(p, self.queries.slot(p), tokens, POOLER);
         p.tag("pooler.out", p.rms_norm(x, self.norm.slot(p), NORM)) // [n, d]
     }
 }
@@ -150,7 +168,7 @@ impl Projector {
         Projector {
             vision_proj: BitStack::load(w, &["vision_proj"], &[d], dv),
             query_tokens: learned(w, "query_tokens", n, d),
-            layers: (0..2).map(|i| CrossAttention::load(&w.at("cross_attn_layers").at(i), d)).collect(),
+            layers: (0..CROSS).map(|i| CrossAttention::load(&w.at("cross_attn_layers").at(i), d)).collect(),
             ln_q: w.vector("ln_q.weight", d),
             up: BitStack::load(w, &["ffn.0"], &[wide], d),
             down: BitStack::load(w, &["ffn.2"], &[d], wide),
@@ -163,8 +181,9 @@ impl Projector {
         let v = p.tag("projector.vision_proj", self.vision_proj.record(p, pooled, self.quant, None)); // [n, d]
         let mut q = self.query_tokens.slot(p);
         for (i, layer) in self.layers.iter().enumerate() {
-            p.tag(format!("projector.cross_attn.{i}.in"), q);
-            let sum = p.tag(format!("projector.cross_attn.{i}.sum"), layer.record_add(p, q, v));
+            let name = cross(i);
+            p.tag(format!("{name}.in"), q);
+            let sum = p.tag(format!("{name}.sum"), layer.record_add(p, q, v, &name));
             q = p.rms_norm(sum, self.ln_q.slot(p), NORM);
         }
         let q = p.tag("projector.q", q);

@@ -21,6 +21,26 @@ pub struct AttentionShape {
     pub d: usize,
 }
 
+impl AttentionShape {
+    /// What scores are multiplied by.
+    pub(super) fn scale(self) -> f32 {
+        1.0 / (self.d as f32).sqrt()
+    }
+
+    /// Checks queries from column `q_at` on, and keys or values by name, each from a column on.
+    pub(super) fn check(self, q: &Spec, q_at: usize, keys: &[(&str, &Spec, usize)]) -> Result<()> {
+        let AttentionShape { heads, kv_heads, d } = self;
+        require("heads", q, kv_heads > 0 && heads.is_multiple_of(kv_heads), "query heads a multiple of kv heads")?;
+        require("heads", q, d <= MAX_D && d.is_multiple_of(4), "a head width that is a multiple of 4, at most 256")?;
+        require("q", q, q.dtype == DType::F32 && q.width() >= q_at + heads * d, "F32 with room for all heads")?;
+        for &(what, x, at) in keys {
+            let float = matches!(x.dtype, DType::F32 | DType::F16);
+            require(what, x, float && x.width() >= at + kv_heads * d, "F32 or F16 with room for all kv heads")?;
+        }
+        Ok(())
+    }
+}
+
 /// Some columns of a slot, from `at` on: q, k and v may lie side by side in one matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Columns {
@@ -86,10 +106,6 @@ struct Head<'a> {
 }
 
 impl Attention {
-    fn scale(&self) -> f32 {
-        1.0 / (self.shape.d as f32).sqrt()
-    }
-
     /// Keys of query row `r`: first and count.
     fn span(&self, io: &Io, r: usize) -> (usize, usize) {
         if self.cached {
@@ -119,15 +135,9 @@ impl Op for Attention {
     }
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>> {
-        let AttentionShape { heads, kv_heads, d } = self.shape;
+        let AttentionShape { heads, d, .. } = self.shape;
         let (q, k, v) = (inputs[0], inputs[1], inputs[2]);
-        require("heads", q, kv_heads > 0 && heads.is_multiple_of(kv_heads), "query heads a multiple of kv heads")?;
-        require("heads", q, d <= MAX_D && d.is_multiple_of(4), "a head width that is a multiple of 4, at most 256")?;
-        require("q", q, q.dtype == DType::F32 && q.width() >= self.at[0] + heads * d, "F32 with room for all heads")?;
-        for (what, x, at) in [("k", k, self.at[1]), ("v", v, self.at[2])] {
-            let float = matches!(x.dtype, DType::F32 | DType::F16);
-            require(what, x, float && x.width() >= at + kv_heads * d, "F32 or F16 with room for all kv heads")?;
-        }
+        self.shape.check(q, self.at[0], &[("k", k, self.at[1]), ("v", v, self.at[2])])?;
         require("v", v, v.shape[0] == k.shape[0] && v.dtype == k.dtype, "as many rows as k, of its dtype")?;
         if self.cached {
             expect("rows", inputs[3], &[q.shape[0], ROW_WORDS], &[DType::U32])?;
@@ -146,7 +156,7 @@ impl Op for Attention {
                 let score = |key: usize| -> f64 {
                     let k0 = (first + key) * head.k_width + head.k_at;
                     (0..d).map(|i| f64::from(q[i]) * f64::from(head.k.get(k0 + i))).sum::<f64>()
-                        * f64::from(self.scale())
+                        * f64::from(self.shape.scale())
                 };
                 let scores: Vec<f64> = (0..n).map(score).collect();
                 let top = scores.iter().fold(f64::MIN, |a, &b| a.max(b));
@@ -170,7 +180,7 @@ impl Op for Attention {
         let run = |(task, out): (usize, &mut [f32])| {
             let (r, h) = (task / heads, task % heads);
             let q = &q[r * q_width + self.at[0] + h * d..][..d];
-            one_head(q, &by_head[h], spans[r], self.scale(), out);
+            one_head(q, &by_head[h], spans[r], self.shape.scale(), out);
         };
         let out = &mut io.out_f32s(0)[..rows * heads * d];
         if rows == 1 && spans[0].1 < 64 {
@@ -193,7 +203,7 @@ impl Op for Attention {
             k_width: inputs[1].width() as u32,
             v_at: self.at[2] as u32,
             v_width: inputs[2].width() as u32,
-            scale: self.scale(),
+            scale: self.shape.scale(),
         };
         let flags = [(self.cached, "CACHED"), (inputs[1].dtype == DType::F16, "F16")];
         let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();

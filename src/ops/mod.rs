@@ -11,6 +11,7 @@
 
 mod argmax;
 mod attention;
+mod attention_weights;
 mod combine;
 mod embed;
 mod fast;
@@ -40,6 +41,7 @@ use crate::tensor::{DType, Spec};
 pub const NAMES: &[&str] = &[
     "argmax",
     "attention",
+    "attention_weights",
     "combine",
     "embed",
     "layer_norm",

@@ -15,6 +15,7 @@ use crate::tensor::{Spec, WeightRef};
 #[derive(Debug, Default)]
 pub struct PlanBuilder {
     inner: RefCell<Inner>,
+    traced: bool,
 }
 
 #[derive(Debug, Default)]
@@ -39,6 +40,11 @@ impl PlanBuilder {
     /// An empty plan.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty plan that keeps what [`PlanBuilder::trace`] records.
+    pub fn traced() -> Self {
+        PlanBuilder { traced: true, ..Self::default() }
     }
 
     /// Prefixes the labels of the nodes recorded while the result lives.
@@ -130,6 +136,13 @@ impl PlanBuilder {
     /// Marks a slot as read after the step.
     pub fn output(&self, name: &str, slot: Slot) {
         self.inner.borrow_mut().plan.outputs.insert(name.to_owned(), slot);
+    }
+
+    /// An output of traced plans alone, to look at how a result came about; in other plans `record` is not called.
+    pub fn trace(&self, name: &str, record: impl FnOnce(&Self) -> Slot) {
+        if self.traced {
+            self.output(name, record(self));
+        }
     }
 
     /// Names an intermediate slot, for tests and comparisons; returns it.

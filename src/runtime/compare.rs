@@ -4,7 +4,6 @@
 //! an error is the node's own and never one that it inherits.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::device;
@@ -15,7 +14,7 @@ use super::options::{DeviceChoice, Precision};
 use super::sampler::uniform;
 use crate::cpu::Cpu;
 use crate::error::Result;
-use crate::files::Weights;
+use crate::files::{ModelFiles, Weights};
 use crate::models::{self, LoadOptions, Model, TextShape, slots};
 use crate::ops::{Row, TOKEN_IMAGE};
 use crate::plan::{Backend, Plan, ProgramId, Slot, SlotKind, Step};
@@ -77,18 +76,23 @@ const PREFILL_ROWS: usize = 16;
 /// Most rows of the compared decode step, and most outputs of both.
 const DECODE_ROWS: usize = 4;
 
-/// Runs the model at `path` on the plain CPU and on a device and compares every node.
+/// Runs a model on the plain CPU and on a device and compares every node.
 ///
-/// Three plans are run: an image, a prefill with image and text rows of two sequences, and a decode step of both. Inputs
+/// Three plans are run, with what they have for looking at attention: an image, a prefill with image and text rows of two sequences, and a decode step of both. Inputs
 /// and KV cache are noise that is equal in every run.
 ///
 /// # Errors
 /// As [`super::Engine::open`]; a divergence is no error but a part of the result.
-pub fn compare(path: &Path, options: &CompareOptions, mut progress: impl FnMut(Progress)) -> Result<Comparison> {
-    let weights = Weights::open(path)?;
+pub fn compare(
+    files: impl Into<ModelFiles>,
+    options: &CompareOptions,
+    mut progress: impl FnMut(Progress),
+) -> Result<Comparison> {
+    let files = files.into();
+    let weights = Weights::open(&files)?;
     let (mut backend, why) = device::choose(&options.device)?;
     let load = LoadOptions { dense: options.precision.pack(), max_binding: backend.caps().max_binding };
-    let model = models::open(path, &weights, load)?;
+    let model = models::open(files, &weights, load)?;
     let stages = stages(model.as_ref(), options.precision)?;
     let mut plain = Cpu::plain();
     let put = |name: &str, words: Vec<u32>| {
@@ -123,14 +127,19 @@ fn stages(model: &dyn Model, precision: Precision) -> Result<Vec<Stage>> {
     let images = model.info().image.is_some();
     let mut all = Vec::new();
     if images {
-        all.push(Stage { name: "image", plan: Arc::new(model.record_image()?), step: Step::FULL, rows: Vec::new() });
+        all.push(Stage {
+            name: "image",
+            plan: Arc::new(model.trace_image()?.plan),
+            step: Step::FULL,
+            rows: Vec::new(),
+        });
     }
     let text = |name, max_rows, images, rows: Vec<Row>| -> Result<Stage> {
         let kv_dtype = precision.kv_dtype();
         let shape = TextShape { max_rows, max_outputs: DECODE_ROWS, kv_rows: 2 * CONTEXT, kv_dtype, images };
         let context = rows.iter().map(|r| r.seq_len).max().unwrap_or(0);
         let step = Step { rows: rows.len() as u32, outputs: 2, context, reserved: 0 };
-        Ok(Stage { name, plan: Arc::new(model.record_text(&shape)?), step, rows })
+        Ok(Stage { name, plan: Arc::new(model.trace_text(&shape)?), step, rows })
     };
     let vocab = model.info().vocab;
     let row = |sequence: usize, pos: usize, token: u32| Row {

@@ -12,12 +12,12 @@ use safetensors::{Dtype, SafeTensorError, View};
 use super::engine::{Progress, open_tokenizer};
 use super::options::Precision;
 use crate::error::{Error, Result};
-use crate::files::Weights;
 use crate::files::weights::{PACKED_KEY, PackedInfo};
+use crate::files::{ModelFiles, Weights};
 use crate::models::{self, LoadOptions, Model, TextShape};
 use crate::tensor::{Pack, WeightPart, WeightRef};
 
-const MODEL_FILE: &str = "model.safetensors";
+const MODEL_FILE: &str = ModelFiles::CHECKPOINT;
 const CONFIG_FILE: &str = "config.json";
 const TOKENIZER_FILE: &str = "tokenizer.json";
 /// Ends the names of files that are being written.
@@ -44,7 +44,7 @@ pub struct ConvertReport {
     pub time: Duration,
 }
 
-/// Writes the model at `input` into the directory `out_dir` in the packed form: `model.safetensors`, `config.json`, and
+/// Writes the model `input` into the directory `out_dir` in the packed form: `model.safetensors`, `config.json`, and
 /// the tokenizer given or beside the input.
 ///
 /// Files are written under other names and renamed when they are whole. The packed model is held in memory, besides the
@@ -54,17 +54,17 @@ pub struct ConvertReport {
 /// As [`super::Engine::open`] for the input; [`Error::Argument`] for an output directory that holds the input or
 /// anything but an earlier conversion; [`Error::Io`] for what cannot be written.
 pub fn convert(
-    input: &Path,
+    input: impl Into<ModelFiles>,
     out_dir: &Path,
     tokenizer: Option<&Path>,
     precision: Precision,
     mut progress: impl FnMut(Progress),
 ) -> Result<ConvertReport> {
-    let start = Instant::now();
-    let weights = Weights::open(input)?;
-    let model = models::open(input, &weights, LoadOptions { dense: precision.pack(), max_binding: u64::MAX })?;
-    let tokenizer = open_tokenizer(input, tokenizer, model.info())?;
-    check_target(&weights, out_dir)?;
+    let (start, input) = (Instant::now(), input.into());
+    let weights = Weights::open(&input)?;
+    let model = models::open(&input, &weights, LoadOptions { dense: precision.pack(), max_binding: u64::MAX })?;
+    let tokenizer = open_tokenizer(&input, tokenizer, model.info())?;
+    check_target(&input, &weights, out_dir)?;
     let reads = tensors_read(model.as_ref(), precision)?;
     let (packed, table) = pack_all(&weights, &reads, &mut progress)?;
 
@@ -220,7 +220,7 @@ fn write_whole(file: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<(
 }
 
 /// Refuses a directory with the input, or with files that would be taken for a part of the packed model.
-fn check_target(weights: &Weights, out_dir: &Path) -> Result<()> {
+fn check_target(input: &ModelFiles, weights: &Weights, out_dir: &Path) -> Result<()> {
     let refused = |problem: String| Err(Error::argument(out_dir.display(), problem));
     if !out_dir.exists() {
         return Ok(());
@@ -230,7 +230,7 @@ fn check_target(weights: &Weights, out_dir: &Path) -> Result<()> {
     }
     let input_dir = weights.path().parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let real = |path: &Path| fs::canonicalize(path).map_err(Error::io(path));
-    if real(input_dir)? == real(out_dir)? {
+    if matches!(input, ModelFiles::Disk(_)) && real(input_dir)? == real(out_dir)? {
         return refused("holds the input, which would be overwritten; give another directory".into());
     }
     for entry in fs::read_dir(out_dir).map_err(Error::io(out_dir))? {

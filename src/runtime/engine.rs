@@ -12,9 +12,11 @@ use super::options::{Options, Precision};
 use super::refiner::RefinerOptions;
 use super::scheduler::{Job, Outcome, Queue};
 use super::session::Session;
+use super::trace::Traces;
 use crate::error::{Error, Result};
-use crate::files::{Image, Tokenizer, Weights, model_dir};
-use crate::models::{self, LoadOptions, Model, ModelInfo, TextShape, slots};
+use crate::files::tokenizer::MAX_FILE_BYTES;
+use crate::files::{Image, ModelFiles, Tokenizer, Weights};
+use crate::models::{self, ImageInfo, LoadOptions, Model, ModelInfo, TextShape, slots};
 use crate::ops::TOKEN_IMAGE;
 use crate::plan::{Backend, Plan, ProgramId, Slot, Step};
 
@@ -72,11 +74,12 @@ impl fmt::Debug for Inner {
 }
 
 /// The device and its programs; one thread at a time.
-struct Core {
-    backend: Box<dyn Backend>,
+pub(super) struct Core {
+    pub backend: Box<dyn Backend>,
     decode: TextProgram,
     prefill: TextProgram,
     image: Option<ImageProgram>,
+    pub traces: Traces,
 }
 
 /// A text plan's slots by what they are for.
@@ -104,32 +107,44 @@ struct ImageProgram {
 }
 
 impl Engine {
-    /// Opens the model at `path`: a checkpoint file or a directory with one.
+    /// Opens a model: `files` is the path of a checkpoint or of a directory with one, or [`ModelFiles`] in memory.
     ///
     /// # Errors
     /// See [`Error`]: the file, its configuration or its tokenizer is broken, a tensor is missing or misshapen, the
     /// device is absent, or the model does not fit on it.
-    pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self> {
-        Self::open_with(path, options, |_| {})
+    pub fn open(files: impl Into<ModelFiles>, options: Options) -> Result<Self> {
+        Self::open_with(files, options, |_| {})
+    }
+
+    /// Opens the demo model, which is built in: a small EmberNet that answers questions about drawn scenes.
+    ///
+    /// # Errors
+    /// As [`Engine::open`], as far as they concern the device and the options.
+    #[cfg(feature = "demo")]
+    pub fn demo(options: Options) -> Result<Self> {
+        Self::open(ModelFiles::demo()?, options)
     }
 
     /// [`Engine::open`] with a callback before each weight is loaded.
     ///
     /// # Errors
     /// As [`Engine::open`].
-    pub fn open_with(path: impl AsRef<Path>, mut options: Options, progress: impl FnMut(Progress)) -> Result<Self> {
-        let start = Instant::now();
-        let path = path.as_ref();
+    pub fn open_with(
+        files: impl Into<ModelFiles>,
+        mut options: Options,
+        progress: impl FnMut(Progress),
+    ) -> Result<Self> {
+        let (start, files) = (Instant::now(), files.into());
         check_options(&options)?;
-        let weights = Weights::open(path)?;
+        let weights = Weights::open(&files)?;
         let (mut backend, why) = device::choose(&options.device)?;
         if options.precision == Precision::F16 && !backend.caps().half {
             log::warn!("{} cannot unpack 16-bit floats: weights and cache take 32 bits", backend.describe());
             options.precision = Precision::F32;
         }
         let load = LoadOptions { dense: options.precision.pack(), max_binding: backend.caps().max_binding };
-        let model = models::open(path, &weights, load)?;
-        let tokenizer = open_tokenizer(path, options.tokenizer.as_deref(), model.info())?;
+        let model = models::open(&files, &weights, load)?;
+        let tokenizer = open_tokenizer(&files, options.tokenizer.as_deref(), model.info())?;
         if tokenizer.is_none() && options.needs_tokenizer {
             return Err(no_tokenizer());
         }
@@ -156,6 +171,7 @@ impl Engine {
             decode: TextProgram::new(backend.as_mut(), decode, model.info().layers)?,
             prefill: TextProgram::new(backend.as_mut(), prefill, model.info().layers)?,
             image: image.map(|plan| ImageProgram::new(backend.as_mut(), plan)).transpose()?,
+            traces: Traces::default(),
             backend,
         };
         let report = LoadReport {
@@ -165,7 +181,7 @@ impl Engine {
             memory_bytes: core.backend.memory(),
             time: start.elapsed(),
         };
-        log::info!("{}: {} on {} ({})", path.display(), model.info().family, report.device, report.why);
+        log::info!("{files}: {} on {} ({})", model.info().family, report.device, report.why);
         let limits = (core.prefill.shape.max_rows, core.prefill.shape.max_outputs);
         let (core, queue) = (Mutex::new(core), Queue::default());
         Ok(Engine(Arc::new(Inner { model, tokenizer, kv, report, core, queue, limits })))
@@ -222,11 +238,17 @@ pub(super) fn no_tokenizer() -> Error {
     Error::argument("tokenizer", "there is none beside the model; give a tokenizer.json with --tokenizer")
 }
 
-/// The tokenizer in `file`, or the one beside the model at `path` if there is one.
-pub(super) fn open_tokenizer(path: &Path, file: Option<&Path>, info: &ModelInfo) -> Result<Option<Tokenizer>> {
-    let beside = Some(model_dir(path).join("tokenizer.json")).filter(|file| file.exists());
-    let Some(file) = file.map(Path::to_owned).or(beside) else { return Ok(None) };
-    let tokenizer = Tokenizer::open(&file)?;
+/// The tokenizer in `file`, or the one among the model's files if there is one.
+pub(super) fn open_tokenizer(files: &ModelFiles, file: Option<&Path>, info: &ModelInfo) -> Result<Option<Tokenizer>> {
+    const BESIDE: &str = "tokenizer.json";
+    let tokenizer = match file {
+        Some(file) => Tokenizer::open(file)?,
+        None if files.has(BESIDE) => {
+            let json = files.read(BESIDE, MAX_FILE_BYTES)?.into_owned();
+            Tokenizer::from_bytes(&files.path(BESIDE).display().to_string(), json)?
+        }
+        None => return Ok(None),
+    };
     tokenizer.check_vocab(info.vocab, info.tokenizer_note)?;
     Ok(Some(tokenizer))
 }
@@ -274,7 +296,7 @@ fn unwatched(layer: usize) -> Error {
 }
 
 /// A slot that every plan of its kind has.
-fn required(slot: Option<Slot>, name: &str) -> Result<Slot> {
+pub(super) fn required(slot: Option<Slot>, name: &str) -> Result<Slot> {
     slot.ok_or_else(|| Error::format("the model's plan", format!("has no {name}")))
 }
 
@@ -312,7 +334,7 @@ impl ImageProgram {
 }
 
 impl Inner {
-    fn core(&self) -> MutexGuard<'_, Core> {
+    pub fn core(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -331,13 +353,20 @@ impl Inner {
         }
     }
 
+    fn no_images(&self) -> Error {
+        let object = format!("an image for {}", self.model.info().family);
+        Error::Unsupported { object, problem: "the model reads text only".into() }
+    }
+
+    /// How the model reads images, or an error if it reads none.
+    pub fn image_info(&self) -> Result<ImageInfo> {
+        self.model.info().image.ok_or_else(|| self.no_images())
+    }
+
     /// Image tokens `[n, d]` of a picture.
     pub fn encode_image(&self, image: &Image) -> Result<Vec<f32>> {
         let mut core = self.core();
-        let (Some(program), Some(info)) = (core.image, self.model.info().image) else {
-            let object = format!("an image for {}", self.model.info().family);
-            return Err(Error::Unsupported { object, problem: "the model reads text only".into() });
-        };
+        let (program, info) = (core.image.ok_or_else(|| self.no_images())?, self.image_info()?);
         let pixels = image.resized(info.size)?.pixel_values(info.mean, info.std);
         core.backend.write(program.id, program.pixels, 0, bytemuck::cast_slice(&pixels))?;
         core.backend.run(program.id, &Step::FULL, 0..program.nodes)?;
@@ -358,6 +387,11 @@ impl Inner {
 }
 
 impl Core {
+    /// The bounds of a decode step, and the cache.
+    pub fn text_shape(&self) -> TextShape {
+        self.decode.shape
+    }
+
     /// Runs parts of jobs (each with a number of its rows) as one batch; outcomes of the jobs that end.
     fn step(&mut self, parts: &[(Job, usize)], info: &ModelInfo) -> Result<Vec<Outcome>> {
         let width = info.image.map_or(0, |i| i.width);

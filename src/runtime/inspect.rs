@@ -1,7 +1,6 @@
 //! What a model file holds: its tensors, how they are packed, and how many parameters each component has.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde::Serialize;
 
@@ -9,7 +8,7 @@ use super::convert::{tensors_read, whole};
 use super::engine::Progress;
 use super::options::Precision;
 use crate::error::{Error, Result};
-use crate::files::{TensorInfo, Weights};
+use crate::files::{ModelFiles, TensorInfo, Weights};
 use crate::models::{self, LoadOptions, Model};
 use crate::tensor::Pack;
 
@@ -65,13 +64,18 @@ pub struct ComponentLine {
 /// Where tensors are counted that no component claims.
 const OTHER: &str = "other";
 
-/// Describes the model at `path`, quantising its ternary matrices to tell their codes.
+/// Describes a model, quantising its ternary matrices to tell their codes.
 ///
 /// # Errors
 /// As [`super::Engine::open`].
-pub fn inspect(path: &Path, precision: Precision, mut progress: impl FnMut(Progress)) -> Result<Inspection> {
-    let weights = Weights::open(path)?;
-    let model = models::open(path, &weights, LoadOptions { dense: precision.pack(), max_binding: u64::MAX })?;
+pub fn inspect(
+    files: impl Into<ModelFiles>,
+    precision: Precision,
+    mut progress: impl FnMut(Progress),
+) -> Result<Inspection> {
+    let files = files.into();
+    let weights = Weights::open(&files)?;
+    let model = models::open(files, &weights, LoadOptions { dense: precision.pack(), max_binding: u64::MAX })?;
     let reads = tensors_read(model.as_ref(), precision)?;
     let all: Vec<&TensorInfo> = weights.checkpoint().tensors().collect();
     let mut tensors = Vec::with_capacity(all.len());

@@ -8,6 +8,7 @@ use super::kv::KvRange;
 use super::options::GenerateOptions;
 use super::scheduler::{Job, Outcome};
 use super::stream::Stream;
+use super::trace::{Attention, ImageAttention, Origin, Routing};
 use crate::error::{Error, Result};
 use crate::files::Image;
 use crate::ops::{Row, TOKEN_IMAGE};
@@ -25,12 +26,19 @@ pub struct Session {
     /// Vectors of the images, `[n, d]`, and how many rows they are.
     image: Vec<f32>,
     image_rows: usize,
-    images: usize,
+    pictures: Vec<Picture>,
     /// Text tokens pushed or generated, in order.
     tokens: Vec<u32>,
     /// How each of them goes into a row: prompt tokens beside an image are clamped.
     row_tokens: Vec<u32>,
     image_time: Duration,
+}
+
+/// A picture at the model's size, and where its tokens came from once that was asked for.
+#[derive(Debug)]
+struct Picture {
+    image: Image,
+    origin: Option<Origin>,
 }
 
 impl Session {
@@ -41,7 +49,7 @@ impl Session {
             cached: 0,
             image: Vec::new(),
             image_rows: 0,
-            images: 0,
+            pictures: Vec::new(),
             tokens: Vec::new(),
             row_tokens: Vec::new(),
             image_time: Duration::ZERO,
@@ -61,12 +69,13 @@ impl Session {
             ));
         }
         let start = Instant::now();
-        let tokens = self.engine.model.info().image.map_or(0, |i| i.tokens);
-        self.check_room(tokens)?;
-        let vectors = self.engine.encode_image(image)?;
+        let info = self.engine.image_info()?;
+        self.check_room(info.tokens)?;
+        let image = image.resized(info.size)?;
+        let vectors = self.engine.encode_image(&image)?;
         self.image.extend(vectors);
-        self.image_rows += tokens;
-        self.images += 1;
+        self.image_rows += info.tokens;
+        self.pictures.push(Picture { image, origin: None });
         self.image_time += start.elapsed();
         Ok(())
     }
@@ -88,7 +97,7 @@ impl Session {
     pub fn push_question(&mut self, question: &str) -> Result<()> {
         let model = &self.engine.model;
         let first = self.tokens.is_empty();
-        let text = if first { model.prompt(question, self.images > 0) } else { model.follow_up(question) };
+        let text = if first { model.prompt(question, !self.pictures.is_empty()) } else { model.follow_up(question) };
         self.push_text(&text)
     }
 
@@ -102,7 +111,7 @@ impl Session {
             return Err(Error::argument("token", format!("{id} is outside the vocabulary of {vocab}")));
         }
         self.check_room(ids.len())?;
-        let with_image = self.images > 0;
+        let with_image = !self.pictures.is_empty();
         self.tokens.extend(ids);
         self.row_tokens.extend(ids.iter().map(|&id| self.engine.model.prompt_token(id, with_image)));
         Ok(())
@@ -150,10 +159,13 @@ impl Session {
     pub fn reset(&mut self, images_too: bool) {
         self.tokens.clear();
         self.row_tokens.clear();
-        self.cached = 0;
+        // Nothing before them changes the keys and values of the images.
+        self.cached = self.cached.min(self.image_rows);
         if images_too {
+            self.cached = 0;
             self.image.clear();
-            (self.image_rows, self.images, self.image_time) = (0, 0, Duration::ZERO);
+            self.pictures.clear();
+            (self.image_rows, self.image_time) = (0, Duration::ZERO);
         }
     }
 
@@ -185,14 +197,70 @@ impl Session {
         Ok(layers.into_iter().map(share).collect())
     }
 
+    /// Which experts every row of the session chose, pending ones included: those are run first.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a model without a mixture of experts, [`Error::Device`] if the device was lost.
+    pub fn routing(&mut self) -> Result<Routing> {
+        let info = self.engine.model.info().clone();
+        if info.experts.is_empty() {
+            let object = format!("the routing of {}", info.family);
+            return Err(Error::Unsupported { object, problem: "the model has no experts".into() });
+        }
+        if self.cached < self.len() {
+            self.advance(false, &[])?;
+        }
+        let choices = self.engine.routing(self.kv.base(), self.cached)?;
+        let (experts, per_row) = (info.experts.len(), info.experts_per_token);
+        Ok(Routing { experts, per_row, image_rows: self.image_rows, choices })
+    }
+
+    /// Where the attention of text token `token` goes, counted from 0 in [`Session::tokens`]: of the row that reads this
+    /// token and predicts the next one. So where the model looked as it wrote token n is the attention of n − 1.
+    ///
+    /// The row runs once more with its attention as output, the mean over heads; for the session it has run as before.
+    /// For each picture, the mean over layers of what goes to its tokens is led back to the patches by the attention that
+    /// made these tokens. For EmberNet that is the mean of the projector's two cross attentions times the pooler's, and
+    /// each of the compressor's blocks is 2 × 2 patches. It is attention rollout (Abnar & Zuidema 2020) along these
+    /// stages alone. Left out are residual connections, the sizes of the values that are added up, the mixing between
+    /// patches inside the encoder, and attention to text that had read the picture: a patch stands for the token that
+    /// the encoder made at its place.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] with the range if there is no such token, [`Error::Limit`] if the traced plan does not fit on
+    /// the device, [`Error::Device`] if the device was lost.
+    pub fn attention(&mut self, token: usize) -> Result<Attention> {
+        let n = self.tokens.len();
+        if token >= n {
+            let range = if n == 0 { "there are none".into() } else { format!("there are 0 to {}", n - 1) };
+            return Err(Error::argument("text token", format!("is {token}; {range}")));
+        }
+        let pos = self.image_rows + token;
+        if self.cached < pos {
+            self.advance(false, &[])?;
+        }
+        let layers = self.engine.trace_text(self.row(&self.kv, pos))?;
+        let (engine, per_image) = (&self.engine, self.image_rows / self.pictures.len().max(1));
+        let part = |(i, picture): (usize, &mut Picture)| -> Result<ImageAttention> {
+            let origin = match &picture.origin {
+                Some(origin) => origin,
+                None => picture.origin.insert(engine.trace_image(&picture.image)?),
+            };
+            Ok(origin.attention(&layers, i * per_image..(i + 1) * per_image))
+        };
+        let images = self.pictures.iter_mut().enumerate().map(part).collect::<Result<_>>()?;
+        Ok(Attention { token, layers, images })
+    }
+
+    /// The row of position `pos` in the rows of `kv`.
+    fn row(&self, kv: &KvRange, pos: usize) -> Row {
+        let token = pos.checked_sub(self.image_rows).map_or(TOKEN_IMAGE, |t| self.row_tokens[t]);
+        Row { token, pos: pos as u32, seq_base: kv.base() as u32, seq_len: pos as u32 + 1 }
+    }
+
     /// Everything from token `from` on as a job in the rows of `kv`.
     fn job(&self, kv: &KvRange, from: usize, logits: bool, hidden: &[usize]) -> Job {
-        let base = kv.base() as u32;
-        let row = |pos: usize| {
-            let token = pos.checked_sub(self.image_rows).map_or(TOKEN_IMAGE, |t| self.row_tokens[t]);
-            Row { token, pos: pos as u32, seq_base: base, seq_len: pos as u32 + 1 }
-        };
-        let rows: Vec<Row> = (from..self.len()).map(row).collect();
+        let rows: Vec<Row> = (from..self.len()).map(|pos| self.row(kv, pos)).collect();
         let width = self.engine.model.info().image.map_or(0, |i| i.width);
         let image = self.image.get(from * width..).unwrap_or_default().to_vec();
         Job { rows, image, logits, hidden: hidden.to_vec(), done: 0 }
@@ -211,7 +279,7 @@ impl Session {
     /// Logits after everything so far, were the first image's vectors zero; none without an image. The pass takes rows
     /// of the KV cache as one more session would, and frees them.
     pub(super) fn blind_logits(&self) -> Result<Option<Vec<f32>>> {
-        let Some(info) = self.engine.model.info().image.filter(|_| self.images > 0) else { return Ok(None) };
+        let Some(info) = self.engine.model.info().image.filter(|_| !self.pictures.is_empty()) else { return Ok(None) };
         let kv = self.engine.kv.take()?;
         let mut job = self.job(&kv, 0, true, &[]);
         job.image.iter_mut().take(info.tokens * info.width).for_each(|v| *v = 0.0);

@@ -13,6 +13,7 @@ const ATTENTION_TOL: f32 = 1e-5;
 pub fn add(cases: &mut Cases) {
     cached(cases);
     uncached(cases);
+    weights(cases);
     rope(cases);
     router(cases);
 }
@@ -71,6 +72,36 @@ fn uncached(cases: &mut Cases) {
         let slot = r.f32s("qkv", &[70, 48], Lead::Fixed, &Noise(26).f32s(70 * 48, 40.0));
         let [q, k, v] = [0, 16, 32].map(|at| Columns { slot, at });
         vec![(r.p.attention(q, k, v, AttentionShape { heads: 1, kv_heads: 1, d: 16 }), Close(1e-3))]
+    });
+}
+
+/// Softmax alone; rows of the cache behind a row's own sequence are 0.
+fn weights(cases: &mut Cases) {
+    let batch = [(0, 63, 0), (0, 64, 70), (0, 0, 140), (0, 1, 140), (0, 129, 70), (0, 10, 0)];
+    for (kv_heads, group, d) in [(1, 1, 4), (2, 3, 16), (2, 2, 64), (1, 2, 100), (1, 1, 256)] {
+        for dtype in [DType::F32, DType::F16] {
+            let shape = AttentionShape { heads: kv_heads * group, kv_heads, d };
+            cases.at(step(6, 0), "attention_weights", format!("6 of 8 rows, {shape:?}, {dtype:?}"), |r| {
+                let q = r.f32s("q", &[8, shape.heads * d], Lead::Rows, &Noise(30).f32s(8 * shape.heads * d, 2.0));
+                let k = cache(r, "k", [200, kv_heads * d], dtype, 31);
+                let rows = r.u32s("rows", &[8, 4], Lead::Rows, &row_words(&batch, 8));
+                vec![(r.p.cached_attention_weights(q, k, rows, shape), Close(ATTENTION_TOL))]
+            });
+        }
+    }
+    for (pack, keys) in [(Pack::F32, 1), (Pack::F32, 64), (Pack::F16, 66), (Pack::F16, 131)] {
+        cases.full("attention_weights", format!("cross, 5 queries, {keys} keys, {pack:?}, offsets"), |r| {
+            let shape = AttentionShape { heads: 4, kv_heads: 2, d: 8 };
+            let q = r.f32s("q", &[5, 40], Lead::Fixed, &Noise(32).f32s(200, 2.0));
+            let k = r.weight("k", &[keys, 40], pack, &Noise(33).f32s(keys * 40, 2.0));
+            let [q, k] = [(q, 3), (k, 22)].map(|(slot, at)| Columns { slot, at });
+            vec![(r.p.attention_weights(q, k, shape), Close(ATTENTION_TOL))]
+        });
+    }
+    cases.full("attention_weights", "scores that overflow exp without the maximum", |r| {
+        let slot = r.f32s("qk", &[70, 32], Lead::Fixed, &Noise(34).f32s(70 * 32, 40.0));
+        let [q, k] = [0, 16].map(|at| Columns { slot, at });
+        vec![(r.p.attention_weights(q, k, AttentionShape { heads: 1, kv_heads: 1, d: 16 }), Close(1e-3))]
     });
 }
 

@@ -1,4 +1,5 @@
 //! Running recorded models against the originals' numbers, stage by stage.
+#![allow(dead_code)] // Each test uses a part.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,133 @@
+//! Where in a picture a token's attention goes.
+
+use image::RgbImage;
+use image::imageops::{FilterType, resize};
+use plotters::prelude::DrawingBackend;
+use ternion::files::Image;
+use ternion::runtime::Attention;
+use ternion::{Error, Result};
+
+use super::heat::{Scale, percent};
+use super::text::{Align, Font};
+use super::{Drawn, Figure, GREY, INK, Paper};
+
+/// Room around everything.
+const MARGIN: i32 = 28;
+/// Width of the longest token that is shown whole.
+const LONGEST: f64 = 300.0;
+/// Room between a picture and its heat.
+const BETWEEN: i32 = 24;
+/// Largest sides of a picture as it is drawn.
+const SIDE: u32 = 520;
+/// Room above a picture.
+const ABOVE: i32 = 40;
+/// Room for the colour bar and its numbers.
+const BAR_ROOM: i32 = 130;
+/// How light a colour of the scale is where the picture is black; where it is white, it is as in the bar.
+const DARKEST: f32 = 0.45;
+/// Sizes of the title and of all else.
+const SIZES: [f64; 2] = [26.0, 16.0];
+/// Where the first picture's part begins.
+const TOP: i32 = 104;
+
+/// A picture with its heat.
+struct Part {
+    picture: Image,
+    heat: Image,
+    caption: String,
+    scale: Scale,
+    y: i32,
+}
+
+/// Pictures of a session, and over them the attention of one text token.
+pub struct AttentionFigure {
+    title: String,
+    note: String,
+    parts: Vec<Part>,
+    size: (i32, i32),
+}
+
+impl AttentionFigure {
+    /// Lays out the pictures with a token's attention to them; `texts` are those of all tokens.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if a picture's sides are zero.
+    pub fn new(font: &Font, attention: &Attention, pictures: &[Image], texts: &[String]) -> Result<Self> {
+        let (layers, mut parts, mut y, mut widest) = (attention.layers.len(), Vec::new(), TOP, 0);
+        for (n, (picture, part)) in pictures.iter().zip(&attention.images).enumerate() {
+            let picture = fitted(picture)?;
+            let scale = Scale::up_to(part.patches.iter().copied().fold(0.0, f32::max));
+            let heat = heat(&picture, &part.patches, part.grid, scale);
+            let number = if pictures.len() > 1 { format!("Picture {}: ", n + 1) } else { String::new() };
+            let caption = format!("{number}{} of its attention goes to this picture", percent(part.share));
+            let height = picture.height as i32;
+            widest = widest.max(2 * picture.width as i32 + BETWEEN + BAR_ROOM);
+            parts.push(Part { picture, heat, caption, scale, y: y + ABOVE });
+            y += ABOVE + height + MARGIN;
+        }
+        let (grid, block) = attention.images.first().map_or((0, 1), |i| (i.grid, i.block));
+        let joined = if block > 1 { format!(", of which the model joins {block} x {block}") } else { String::new() };
+        let quoted = |token: usize| texts.get(token).map(|t| font.cut(&font.token(t), SIZES[0], LONGEST));
+        let mut title = format!("Attention of text token {}", attention.token);
+        title += &quoted(attention.token).map_or(String::new(), |text| format!(" “{text}”"));
+        let next = attention.token + 1;
+        title += &quoted(next).map_or(String::new(), |text| format!(", which is followed by {next} “{text}”"));
+        let note = format!(
+            "Mean of {layers} layers, led back to {grid} x {grid} patches{joined}. Colours: the part of this on each patch."
+        );
+        let texts = [(&title, SIZES[0]), (&note, SIZES[1])].map(|(t, size)| font.width(t, size) as i32 * 11 / 10);
+        let captions = parts.iter().map(|p| font.width(&p.caption, SIZES[1]) as i32 * 11 / 10);
+        let width = texts.into_iter().chain(captions).fold(widest, i32::max) + 2 * MARGIN;
+        Ok(AttentionFigure { title, note, parts, size: (width, y) })
+    }
+}
+
+/// The picture at the size at which it is drawn.
+fn fitted(picture: &Image) -> Result<Image> {
+    let (w, h) = (picture.width as u32, picture.height as u32);
+    let scale = f64::from(SIDE) / f64::from(w.max(h));
+    let side = |n: u32| ((f64::from(n) * scale).round() as u32).max(1);
+    let broken = || Error::argument("image", "its bytes are not those of its size");
+    let rgb = RgbImage::from_raw(w, h, picture.rgb.clone()).ok_or_else(broken)?;
+    let fitted = resize(&rgb, side(w), side(h), FilterType::CatmullRom);
+    Image::from_rgb(side(w) as usize, side(h) as usize, fitted.into_raw())
+}
+
+/// The picture in the colours of its patches' numbers.
+fn heat(picture: &Image, patches: &[f32], grid: usize, scale: Scale) -> Image {
+    let mut heat = picture.clone();
+    for (i, pixel) in heat.rgb.chunks_exact_mut(3).enumerate() {
+        let (x, y) = (i % picture.width * grid / picture.width, i / picture.width * grid / picture.height);
+        let colour = scale.colour(patches.get(y * grid + x).copied().unwrap_or(0.0));
+        let grey = 0.299 * f32::from(pixel[0]) + 0.587 * f32::from(pixel[1]) + 0.114 * f32::from(pixel[2]);
+        for (value, colour) in pixel.iter_mut().zip([colour.0, colour.1, colour.2]) {
+            *value = (f32::from(colour) * (DARKEST + (1.0 - DARKEST) * grey / 255.0)).round() as u8;
+        }
+    }
+    heat
+}
+
+impl Figure for AttentionFigure {
+    fn size(&self) -> (u32, u32) {
+        (self.size.0 as u32, self.size.1 as u32)
+    }
+
+    fn draw<B: DrawingBackend>(&self, paper: &Paper<B>) -> Drawn<B> {
+        paper.text(&self.title, (MARGIN, 42), SIZES[0], INK, Align::Left)?;
+        paper.text(&self.note, (MARGIN, 82), SIZES[1], GREY, Align::Left)?;
+        for part in &self.parts {
+            paper.text(&part.caption, (MARGIN, part.y - 18), SIZES[1], INK, Align::Left)?;
+            let x = MARGIN + 2 * part.picture.width as i32 + BETWEEN + 20;
+            paper.bar(part.scale, (x, part.y), part.picture.height as i32, "")?;
+        }
+        Ok(())
+    }
+
+    fn pictures(&self) -> Vec<(Image, (usize, usize))> {
+        let place = |part: &Part| {
+            let (left, right) = (MARGIN as usize, MARGIN as usize + part.picture.width + BETWEEN as usize);
+            [(part.picture.clone(), (left, part.y as usize)), (part.heat.clone(), (right, part.y as usize))]
+        };
+        self.parts.iter().flat_map(place).collect()
+    }
+}

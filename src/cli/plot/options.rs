@@ -1,0 +1,131 @@
+//! The options that ask for pictures of what a model did, and drawing what they ask for.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::Args;
+use ternion::files::Image;
+use ternion::models::ModelInfo;
+use ternion::runtime::{Engine, Session};
+use ternion::{Error, Result};
+
+use super::text::pieces;
+use super::{AttentionFigure, Font, PlotFile, RoutingFigure};
+
+/// Pictures of what the model did.
+#[derive(Debug, Args)]
+pub struct PlotArgs {
+    /// Draw which experts were chosen, by layer and by token, into an .svg or .png file.
+    #[arg(long, value_name = "FILE")]
+    routing: Option<PathBuf>,
+    /// Draw where in the picture the attention of text token N goes, into an .svg or .png file.
+    ///
+    /// The text tokens of the prompt and the answer are counted from 0, as --routing shows them; -1 is the last one. This
+    /// is the attention with which the model, having read token N, chooses the next: where it looked as it wrote
+    /// token N is the attention of N - 1. It can be given several times.
+    #[arg(long, num_args = 2, value_names = ["N", "FILE"], allow_negative_numbers = true)]
+    attention: Vec<OsString>,
+}
+
+/// Files to draw into, all of them checked.
+#[derive(Debug)]
+pub struct Plots {
+    font: Font,
+    routing: Option<PlotFile>,
+    attention: Vec<(i64, PlotFile)>,
+}
+
+impl PlotArgs {
+    /// What is asked for; `images` are the files of the pictures that the model sees.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a number that is none, for attention without a picture, for a file that is named twice or
+    /// that is a picture of the question; those of [`PlotFile::new`].
+    pub fn plots(&self, images: &[PathBuf]) -> Result<Plots> {
+        if !self.attention.is_empty() && images.is_empty() {
+            return Err(Error::argument("attention", "needs a picture to look at; give one with --image"));
+        }
+        let number = |n: &OsString| {
+            let problem =
+                || format!("{n:?} is no number; a text token's is expected, from 0 or, from the end, from -1");
+            n.to_str().and_then(|n| n.parse().ok()).ok_or_else(|| Error::argument("attention", problem()))
+        };
+        let routing = self.routing.as_ref().map(|file| PlotFile::new("routing", file.as_os_str())).transpose()?;
+        let mut attention = Vec::new();
+        for pair in self.attention.chunks_exact(2) {
+            attention.push((number(&pair[0])?, PlotFile::new("attention", &pair[1])?));
+        }
+        let plots = Plots { font: Font::built_in()?, routing, attention };
+        let files: Vec<&PlotFile> = plots.routing.iter().chain(plots.attention.iter().map(|(_, f)| f)).collect();
+        for (i, file) in files.iter().enumerate() {
+            let refused = |problem: &str| Err(Error::argument(file.path().display(), problem));
+            if files[..i].iter().any(|other| other.is(file.path())) {
+                return refused("would be written twice; give each picture its own file");
+            }
+            if images.iter().any(|image| file.is(image)) {
+                return refused("is a picture of the question and would be overwritten; give another file");
+            }
+        }
+        Ok(plots)
+    }
+}
+
+impl Plots {
+    /// Checks what the model must have.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for routing without experts, and attention to pictures without vision.
+    pub fn check(&self, info: &ModelInfo) -> Result<()> {
+        let lacks = |wanted: bool, option: &str, problem: &str| {
+            let object = format!("--{option} with {}", info.family);
+            if wanted { Err(Error::Unsupported { object, problem: problem.into() }) } else { Ok(()) }
+        };
+        lacks(self.routing.is_some() && info.experts.is_empty(), "routing", "the model has no experts")?;
+        lacks(!self.attention.is_empty() && info.image.is_none(), "attention", "the model reads text only")
+    }
+
+    /// Draws a session in which the answer begins with text token `answer`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a token that there is not, [`Error::Io`] for a file that cannot be written,
+    /// [`Error::Device`] if the device was lost.
+    pub fn draw(&self, engine: &Engine, session: &mut Session, images: &[Image], answer: usize) -> Result<()> {
+        // A command that asks questions has opened its model with a tokenizer.
+        let Some(tokenizer) = engine.tokenizer() else { return Ok(()) };
+        let texts = pieces(tokenizer, session.tokens())?;
+        if let Some(file) = &self.routing {
+            let routing = session.routing()?;
+            let figure = RoutingFigure::new(&self.font, &routing, engine.info(), &texts, answer);
+            file.write(&self.font, &figure)?;
+        }
+        for (number, file) in &self.attention {
+            let found = session.attention(place(*number, texts.len())?)?;
+            file.write(&self.font, &AttentionFigure::new(&self.font, &found, images, &texts)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// The token with this number of `n`, which counts from the end if it is negative.
+fn place(number: i64, n: usize) -> Result<usize> {
+    let from_start = if number < 0 { number + n as i64 } else { number };
+    let found = usize::try_from(from_start).ok().filter(|&token| token < n);
+    let problem = || {
+        format!("there is no text token {number}; prompt and answer have 0 to {}, or -{n} to -1", n.saturating_sub(1))
+    };
+    found.ok_or_else(|| Error::argument("attention", problem()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_count_from_both_ends() {
+        assert_eq!([0, 4, -1, -5].map(|n| place(n, 5).unwrap()), [0, 4, 4, 0]);
+        for n in [5, -6, i64::MAX, i64::MIN] {
+            let error = place(n, 5).unwrap_err().to_string();
+            assert!(error.contains("0 to 4") && error.contains("-5 to -1"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Where a model's files are: on disk, or in memory.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+
+/// The files of a model: its checkpoint, and beside it `config.json` and, as a rule, `tokenizer.json`.
+///
+/// Whatever opens a model takes a path as well, for [`ModelFiles::Disk`].
+#[derive(Clone, PartialEq, Eq)]
+pub enum ModelFiles {
+    /// A checkpoint, or a directory with one; the other files lie in the same directory.
+    Disk(PathBuf),
+    /// Files that the program holds.
+    Memory {
+        /// Stands for the directory in messages.
+        name: &'static str,
+        /// Names and contents; the checkpoint is [`ModelFiles::CHECKPOINT`].
+        files: &'static [(&'static str, &'static [u8])],
+    },
+}
+
+/// What is built in; nothing without the feature.
+#[cfg(not(feature = "demo"))]
+const DEMO: &[(&str, &[u8])] = &[];
+#[cfg(feature = "demo")]
+const DEMO: &[(&str, &[u8])] = &[
+    (ModelFiles::CHECKPOINT, include_bytes!("../../examples/shapes/model/model.safetensors")),
+    ("config.json", include_bytes!("../../examples/shapes/model/config.json")),
+    ("tokenizer.json", include_bytes!("../../examples/shapes/model/tokenizer.json")),
+];
+
+impl ModelFiles {
+    /// The name of a checkpoint in memory.
+    pub const CHECKPOINT: &str = "model.safetensors";
+
+    /// The demo model: a small EmberNet that answers questions about drawn scenes (`examples/shapes`).
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if the crate is built without its feature `demo`.
+    pub fn demo() -> Result<Self> {
+        if DEMO.is_empty() {
+            let problem = "none is given, and the demo model is not built in; give one with --model, or build with \
+                           the feature `demo`";
+            return Err(Error::argument("model", problem));
+        }
+        Ok(ModelFiles::Memory { name: "the demo model", files: DEMO })
+    }
+
+    /// The path of the file `name` beside the checkpoint; for a model in memory, what messages call it.
+    pub fn path(&self, name: &str) -> PathBuf {
+        match self {
+            ModelFiles::Disk(path) if path.is_dir() => path.join(name),
+            ModelFiles::Disk(path) => path.parent().unwrap_or(Path::new(".")).join(name),
+            ModelFiles::Memory { name: model, .. } => Path::new(model).join(name),
+        }
+    }
+
+    /// Whether there is a file `name` beside the checkpoint.
+    pub fn has(&self, name: &str) -> bool {
+        match self {
+            ModelFiles::Disk(_) => self.path(name).exists(),
+            ModelFiles::Memory { files, .. } => files.iter().any(|(file, _)| *file == name),
+        }
+    }
+
+    /// The content of the file `name` beside the checkpoint, or the first `most + 1` bytes of a longer one.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn read(&self, name: &str, most: u64) -> Result<Cow<'static, [u8]>> {
+        match self {
+            ModelFiles::Disk(_) => read_at_most(&self.path(name), most).map(Cow::Owned),
+            ModelFiles::Memory { .. } => self.in_memory(name).map(Cow::Borrowed),
+        }
+    }
+
+    /// The whole content of the file `name` of a model in memory.
+    pub(super) fn in_memory(&self, name: &str) -> Result<&'static [u8]> {
+        let ModelFiles::Memory { files, .. } = self else { return Err(self.missing(name)) };
+        files.iter().find(|(file, _)| *file == name).map(|(_, bytes)| *bytes).ok_or_else(|| self.missing(name))
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        Error::io(self.path(name))(io::ErrorKind::NotFound.into())
+    }
+}
+
+impl<P: AsRef<Path>> From<P> for ModelFiles {
+    fn from(path: P) -> Self {
+        ModelFiles::Disk(path.as_ref().to_owned())
+    }
+}
+
+impl From<&ModelFiles> for ModelFiles {
+    fn from(files: &ModelFiles) -> Self {
+        files.clone()
+    }
+}
+
+impl fmt::Display for ModelFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ModelFiles::Disk(path) => path.display().fmt(f),
+            ModelFiles::Memory { name, .. } => f.write_str(name),
+        }
+    }
+}
+
+impl fmt::Debug for ModelFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ModelFiles({self})")
+    }
+}
+
+/// The content of a file, or the first `most + 1` bytes of a longer one, so that an endless file is told from one that
+/// just fits.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn read_at_most(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(Error::io(path))?;
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(Error::io(path))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILES: ModelFiles = ModelFiles::Memory { name: "a model", files: &[("config.json", b"{}")] };
+
+    #[test]
+    fn files_lie_beside_a_checkpoint_or_in_its_directory() {
+        assert_eq!(ModelFiles::from("models/m.safetensors").path("x"), Path::new("models/x"));
+        let dir = env!("CARGO_MANIFEST_DIR");
+        assert_eq!(ModelFiles::from(dir).path("x"), Path::new(dir).join("x"));
+        assert!(ModelFiles::from(dir).has("Cargo.toml") && !ModelFiles::from(dir).has("config.json"));
+    }
+
+    #[test]
+    fn files_in_memory_are_found_by_name_and_missing_ones_are_named() {
+        assert_eq!(FILES.read("config.json", 10).unwrap(), &b"{}"[..]);
+        assert!(FILES.has("config.json") && !FILES.has("tokenizer.json"));
+        assert_eq!(FILES.read("tokenizer.json", 10).unwrap_err().to_string(), missing("a model/tokenizer.json"));
+        assert_eq!(format!("{FILES} {FILES:?}"), "a model ModelFiles(a model)");
+    }
+
+    fn missing(path: &str) -> String {
+        format!("{path}: cannot be read or written")
+    }
+
+    #[cfg(not(feature = "demo"))]
+    #[test]
+    fn without_the_feature_the_error_says_what_to_do() {
+        let error = ModelFiles::demo().unwrap_err().to_string();
+        assert!(error.contains("--model") && error.contains("feature `demo`"), "{error}");
+    }
+
+    #[test]
+    fn a_long_file_is_cut_behind_the_limit() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+        assert_eq!(read_at_most(&path, 4).unwrap().len(), 5);
+    }
+}

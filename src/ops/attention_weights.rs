@@ -1,0 +1,112 @@
+//! Where an attention looks: its softmax, which the fused kernel never writes down.
+
+use super::attention::{AttentionShape, Columns};
+use crate::error::Result;
+use crate::ops::embed::ROW_WORDS;
+use crate::ops::expect;
+use crate::params;
+use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
+use crate::shader;
+use crate::tensor::{DType, Spec};
+
+/// `softmax(q · kᵀ / sqrt(d))`, the mean over the query heads: each row adds up to 1. Source: Vaswani et al. 2017.
+///
+/// q `[n, ..]` F32, k `[keys, ..]` F32 or F16 (columns of each) → `[n, keys]` F32. Cached: with rows `[n, 4]`, row r
+/// attends to keys `seq_base .. seq_base + seq_len`, whose weights come first; the rest of its row is 0.
+/// Error: ≤ 1e-5 absolute.
+#[derive(Debug)]
+struct AttentionWeights {
+    shape: AttentionShape,
+    at: [usize; 2],
+    cached: bool,
+}
+
+params!(AttentionWeightsParams {
+    heads: u32,
+    group: u32,
+    d: u32,
+    n_keys: u32,
+    q_at: u32,
+    q_width: u32,
+    k_at: u32,
+    k_width: u32,
+    scale: f32,
+});
+
+impl PlanBuilder {
+    /// The weights of [`PlanBuilder::attention`], the mean over heads: q `[n, ..]`, k `[keys, ..]` → `[n, keys]`.
+    #[track_caller]
+    pub fn attention_weights(&self, q: Columns, k: Columns, shape: AttentionShape) -> Slot {
+        self.push(AttentionWeights { shape, at: [q.at, k.at], cached: false }, &[q.slot, k.slot])
+    }
+
+    /// The weights of [`PlanBuilder::cached_attention`], the mean over heads: `[n, keys of the cache]`, those of a row's
+    /// sequence first.
+    #[track_caller]
+    pub fn cached_attention_weights(&self, q: Slot, k: Slot, rows: Slot, shape: AttentionShape) -> Slot {
+        self.push(AttentionWeights { shape, at: [0; 2], cached: true }, &[q, k, rows])
+    }
+}
+
+impl Op for AttentionWeights {
+    fn name(&self) -> &'static str {
+        "attention_weights"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>> {
+        let (q, k) = (inputs[0], inputs[1]);
+        self.shape.check(q, self.at[0], &[("k", k, self.at[1])])?;
+        if self.cached {
+            expect("rows", inputs[2], &[q.shape[0], ROW_WORDS], &[DType::U32])?;
+        }
+        Ok(vec![Spec::led(&[q.shape[0], k.shape[0]], DType::F32, q.lead)])
+    }
+
+    fn cpu(&self, step: &Step, io: &mut Io) {
+        let AttentionShape { heads, d, .. } = self.shape;
+        let (q, k, q_width, k_width) = (io.f32s(0), io.floats(1), io.spec(0).width(), io.spec(1).width());
+        let (n_keys, rows) = (io.spec(1).shape[0], self.cached.then(|| io.u32s(2)));
+        let used = step.leading(io.spec(0));
+        for (r, out) in io.out_f32s(0).chunks_exact_mut(n_keys).take(used).enumerate() {
+            let (first, n) = rows.map_or((0, n_keys), |rows| {
+                let row = &rows[r * ROW_WORDS..];
+                (row[2] as usize, row[3] as usize)
+            });
+            let mut mean = vec![0.0f64; n_keys];
+            for h in 0..heads {
+                let q = &q[r * q_width + self.at[0] + h * d..][..d];
+                let k_at = self.at[1] + h / (heads / self.shape.kv_heads) * d;
+                let score = |key: usize| -> f64 {
+                    let k0 = (first + key) * k_width + k_at;
+                    let dot: f64 = (0..d).map(|i| f64::from(q[i]) * f64::from(k.get(k0 + i))).sum();
+                    dot * f64::from(self.shape.scale())
+                };
+                let scores: Vec<f64> = (0..n).map(score).collect();
+                let top = scores.iter().fold(f64::MIN, |a, &b| a.max(b));
+                let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                mean.iter_mut().zip(&weights).for_each(|(m, w)| *m += w / total / heads as f64);
+            }
+            out.iter_mut().zip(mean).for_each(|(o, m)| *o = m as f32);
+        }
+    }
+
+    fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
+        let AttentionShape { heads, kv_heads, d } = self.shape;
+        let params = AttentionWeightsParams {
+            heads: heads as u32,
+            group: (heads / kv_heads) as u32,
+            d: d as u32,
+            n_keys: inputs[1].shape[0] as u32,
+            q_at: self.at[0] as u32,
+            q_width: inputs[0].width() as u32,
+            k_at: self.at[1] as u32,
+            k_width: inputs[1].width() as u32,
+            scale: self.shape.scale(),
+        };
+        let flags = [(self.cached, "CACHED"), (inputs[1].dtype == DType::F16, "F16")];
+        let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
+        let grid = Grid::x(Extent::rows(&inputs[0].leading_only(), 1, 1));
+        Kernel { source: shader!("attention_weights"), defines, overrides: vec![], params: params.params(), grid }
+    }
+}
