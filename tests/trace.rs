@@ -2,7 +2,6 @@
 //! from image tokens back to patches, and which experts were chosen.
 
 mod common;
-#[allow(dead_code)] // The walk through all stages is for the models' own tests.
 mod model_rig;
 
 use std::path::Path;
