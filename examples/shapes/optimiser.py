@@ -1,4 +1,6 @@
-"""Muon for weight matrices, AdamW for everything else, with one gradient average over the workers."""
+"""Muon for weight matrices, AdamW for everything else; the worker processes and their common gradient."""
+import os
+
 import torch
 import torch.distributed as dist
 
@@ -116,3 +118,23 @@ class Optimiser:
 def trapezoid(step, steps, warmup, tail):
     """Learning-rate factor: linear warm-up, flat, linear fall over the last `tail` of the steps."""
     return min(1.0, (step + 1) / warmup, max(0.01, (1 - step / steps) / tail))
+
+
+def join(rank, a):
+    """Makes this process worker `rank` of `a.workers`."""
+    torch.set_num_threads(1)
+    if a.workers > 1:
+        dist.init_process_group("gloo", init_method=f"file://{a.out}/rendezvous", rank=rank, world_size=a.workers)
+    torch.manual_seed(a.seed)
+
+
+def launch(worker, a):
+    """Run the workers; a process each, since two of one thread use two cores better than one of two."""
+    a.out = os.path.abspath(a.out)
+    os.makedirs(a.out, exist_ok=True)
+    if os.path.exists(f"{a.out}/rendezvous"):
+        os.remove(f"{a.out}/rendezvous")
+    if a.workers == 1:
+        worker(0, a)
+    else:
+        torch.multiprocessing.spawn(worker, (a,), nprocs=a.workers)

@@ -4,7 +4,7 @@ Two light heads, thrown away afterwards, tell it what to see: one names what is 
 64 patches and its colour, the other answers the scene's questions token by token from the 16 image
 tokens.  A run that was stopped goes on from its last checkpoint.
 
-    python pretrain.py --steps 12000 --out run
+    python pretrain.py --steps 5000 --out run
 """
 import argparse
 import itertools
@@ -14,7 +14,6 @@ import time
 import zlib
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
@@ -22,7 +21,7 @@ from torch import nn
 import model as M
 import shapes
 from data import Prompts, augment, pixels, to_pixels
-from optimiser import Optimiser, trapezoid
+from optimiser import Optimiser, join, launch, trapezoid
 
 QUESTIONS = 2048
 THINGS = {t: i for i, t in enumerate(["", "bar", *shapes.SHAPES, *shapes.GLYPHS])}
@@ -101,10 +100,7 @@ def note(run, logits, label, family, losses):
 
 
 def setup(rank, a):
-    torch.set_num_threads(1)
-    if a.workers > 1:
-        dist.init_process_group("gloo", init_method=f"file://{a.out}/rendezvous", rank=rank, world_size=a.workers)
-    torch.manual_seed(a.seed)
+    join(rank, a)
     c = M.Config()
     m = M.EmberNet(c)
     M.local_init(m, to_pixels([pixels(shapes.make_scene("train", i % 8, i)[0]) for i in range(96)]))
@@ -151,7 +147,7 @@ def worker(rank, a):
 
 if __name__ == "__main__":
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--steps", type=int, default=12000)
+    ap.add_argument("--steps", type=int, default=5000)
     ap.add_argument("--workers", type=int, default=2)
     ap.add_argument("--images", type=int, default=32, help="pictures per worker and step")
     ap.add_argument("--lr", type=float, default=1e-3)
@@ -160,12 +156,4 @@ if __name__ == "__main__":
     ap.add_argument("--compile", type=int, default=1)
     ap.add_argument("--seed", type=int, default=1)
     ap.add_argument("--out", default="run")
-    a = ap.parse_args()
-    a.out = os.path.abspath(a.out)
-    os.makedirs(a.out, exist_ok=True)
-    if os.path.exists(f"{a.out}/rendezvous"):
-        os.remove(f"{a.out}/rendezvous")
-    if a.workers == 1:
-        worker(0, a)
-    else:
-        torch.multiprocessing.spawn(worker, (a,), nprocs=a.workers)
+    launch(worker, ap.parse_args())

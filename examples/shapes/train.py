@@ -4,7 +4,7 @@ First in full precision, then with ternary weights and 8-bit activations (straig
 Every step draws new scenes; weak families are drawn more often.  A run that was stopped goes on from its
 last checkpoint.
 
-    python train.py --init run/vision.safetensors --steps 12000 --out run
+    python train.py --init run/vision.safetensors --steps 9000 --out run
 """
 import argparse
 import itertools
@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 import model as M
 import shapes
 from data import Prompts, augment, pixels, to_pixels
-from optimiser import Optimiser, trapezoid
+from optimiser import Optimiser, join, launch, trapezoid
 
 PLAIN = (M.expert, M.Layer.attention, M.Vision.forward)
 
@@ -98,10 +98,7 @@ class Run:
     """A worker's model, optimiser, and what a checkpoint holds."""
 
     def __init__(self, rank, a):
-        torch.set_num_threads(1)
-        if a.workers > 1:
-            dist.init_process_group("gloo", init_method=f"file://{a.out}/rendezvous", rank=rank, world_size=a.workers)
-        torch.manual_seed(a.seed)
+        join(rank, a)
         self.rank, self.a, self.c = rank, a, M.Config()
         self.m = M.EmberNet(self.c)
         M.local_init(self.m, to_pixels([pixels(shapes.make_scene("train", i % 8, i)[0]) for i in range(96)]))
@@ -160,22 +157,10 @@ def worker(rank, a):
             run.save()
 
 
-def launch(worker, a):
-    """Run the workers; a process each, since two of one thread use two cores better than one of two."""
-    a.out = os.path.abspath(a.out)
-    os.makedirs(a.out, exist_ok=True)
-    if os.path.exists(f"{a.out}/rendezvous"):
-        os.remove(f"{a.out}/rendezvous")
-    if a.workers == 1:
-        worker(0, a)
-    else:
-        torch.multiprocessing.spawn(worker, (a,), nprocs=a.workers)
-
-
 if __name__ == "__main__":
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("--init", required=True, help="vision.safetensors of stage 1")
-    ap.add_argument("--steps", type=int, default=12000)
+    ap.add_argument("--steps", type=int, default=9000)
     ap.add_argument("--workers", type=int, default=2)
     ap.add_argument("--images", type=int, default=24, help="pictures per worker and step")
     ap.add_argument("--per-image", type=int, default=4, help="questions on each picture")

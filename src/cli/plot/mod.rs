@@ -27,6 +27,8 @@ pub use options::PlotArgs;
 use routing::RoutingFigure;
 use text::{Font, Sharp};
 
+use super::output::check_writable;
+
 /// Colour of text.
 const INK: RGBColor = RGBColor(34, 34, 34);
 /// Colour of lines and of less important text.
@@ -90,13 +92,8 @@ impl PlotFile {
                 return Err(Error::argument(option, problem));
             }
         };
-        let file = PlotFile { path, format };
-        if file.path.is_dir() {
-            return Err(Error::io(&file.path)(std::io::ErrorKind::IsADirectory.into()));
-        }
-        let partial = file.partial();
-        fs::write(&partial, []).and_then(|()| fs::remove_file(&partial)).map_err(Error::io(&file.path))?;
-        Ok(file)
+        check_writable(&path)?;
+        Ok(PlotFile { path, format })
     }
 
     /// The file's path.
