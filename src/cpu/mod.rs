@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::plan::{Backend, Caps, Io, Memory, Place, Plan, ProgramId, Slot, SlotKind, Step, state_fits};
@@ -147,6 +148,15 @@ impl Backend for Cpu {
             }
         }
         Ok(())
+    }
+
+    fn profile(&mut self, program: ProgramId, step: &Step) -> Result<Vec<Duration>> {
+        let nodes = self.programs[program.0].plan.nodes.len();
+        let timed = |node| {
+            let start = Instant::now();
+            self.run(program, step, node..node + 1).map(|()| start.elapsed())
+        };
+        (0..nodes).map(timed).collect()
     }
 
     fn read(&mut self, program: ProgramId, ranges: &[(Slot, Range<usize>)]) -> Result<Vec<Vec<u32>>> {

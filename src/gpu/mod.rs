@@ -4,12 +4,14 @@
 mod buffer;
 pub mod device;
 mod pipeline;
+mod profile;
 mod program;
 pub mod shader;
 
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use buffer::Readback;
 pub use device::{AdapterKind, AdapterSummary, Adapters, Device};
@@ -157,9 +159,15 @@ impl Backend for Gpu {
         self.device.check()?;
         self.device.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(step));
         let mut encoder = self.device.device.create_command_encoder(&Default::default());
-        self.programs[program.0].encode(&mut encoder, &self.pipelines, step, nodes)?;
+        self.programs[program.0].encode(&mut encoder, &self.pipelines, step, nodes, None)?;
         self.device.queue.submit([encoder.finish()]);
         self.device.check()
+    }
+
+    fn profile(&mut self, program: ProgramId, step: &Step) -> Result<Vec<Duration>> {
+        self.device.check()?;
+        self.device.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(step));
+        profile::profile(&self.device, &self.pipelines, &self.programs[program.0], step)
     }
 
     fn read(&mut self, program: ProgramId, ranges: &[(Slot, Range<usize>)]) -> Result<Vec<Vec<u32>>> {

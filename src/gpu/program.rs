@@ -72,7 +72,7 @@ impl Program {
         Ok(Program { plan, buffers, dispatches, most_groups })
     }
 
-    /// Records some nodes' launches into one compute pass.
+    /// Records some nodes' launches into one compute pass, whose times are taken where that is asked for.
     ///
     /// # Errors
     /// [`Error::Limit`] if a step is larger than the device's largest grid.
@@ -82,8 +82,9 @@ impl Program {
         pipelines: &Pipelines,
         step: &Step,
         nodes: Range<usize>,
+        timestamp_writes: Option<wgpu::ComputePassTimestampWrites>,
     ) -> Result<()> {
-        let mut pass = encoder.begin_compute_pass(&Default::default());
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
         let mut last = None;
         for (i, d) in self.dispatches[nodes.clone()].iter().enumerate() {
             let groups = d.grid.0.map(|e| e.resolve(step));

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Caps, Plan, Slot, Step};
 use crate::error::{Error, Result};
@@ -48,6 +49,12 @@ pub trait Backend: Send {
     /// # Errors
     /// [`crate::Error::Device`] if the device was lost.
     fn run(&mut self, program: ProgramId, step: &Step, nodes: Range<usize>) -> Result<()>;
+
+    /// Runs a whole program node by node and returns the time of each node; those that the step leaves out take none.
+    ///
+    /// # Errors
+    /// As [`Backend::run`]; [`crate::Error::Unsupported`] on a GPU that cannot take times.
+    fn profile(&mut self, program: ProgramId, step: &Step) -> Result<Vec<Duration>>;
 
     /// Words of slots, read together after everything before has run.
     ///
