@@ -28,7 +28,8 @@
 //! # Map
 //! Floors, from the bottom; a file uses only floors below its own.
 //!
-//! * **0** [`error`], [`tensor`] (shapes, dtypes, where a weight comes from), [`ternary`] (the packed weight format).
+//! * **0** [`error`], [`tensor`] (shapes, dtypes, where a weight comes from), [`ternary`] (the packed weight format),
+//!   [`threads`] (what runs an op's tasks on the CPU).
 //! * **1** [`plan`]: `Op`, `Slot`, `Plan`, its builder, the sharing of memory, the `Backend` trait. [`files`]:
 //!   checkpoints, tokenizers, prompts, images; nothing in them is trusted.
 //! * **2** [`ops`]: one file each, with shapes, CPU definition and kernel (its shader lies in `shaders/`). Beside them
@@ -61,6 +62,7 @@ pub mod plan;
 pub mod runtime;
 pub mod tensor;
 pub mod ternary;
+pub mod threads;
 
 pub use error::{Error, Result};
 pub use files::{Image, ModelFiles};

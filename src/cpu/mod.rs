@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::plan::{Backend, Caps, Io, Memory, Place, Plan, ProgramId, Slot, SlotKind, Step, state_fits};
+use crate::threads::Threads;
 
 /// Runs plans on the CPU: by the plain definitions, or with SIMD and threads where an op has that.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Cpu {
     plain: bool,
+    threads: Threads,
     /// Weights, constants and states, shared between programs.
     own: Vec<Vec<u32>>,
     by_name: HashMap<String, usize>,
@@ -32,15 +34,25 @@ enum At {
     Own(usize),
 }
 
+impl Default for Cpu {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Cpu {
     /// With SIMD and threads.
     pub fn new() -> Self {
-        Self::default()
+        Self::with(false, Threads::all())
     }
 
     /// By the plain definitions alone: the reference.
     pub fn plain() -> Self {
-        Cpu { plain: true, ..Self::default() }
+        Self::with(true, Threads::one())
+    }
+
+    fn with(plain: bool, threads: Threads) -> Self {
+        Cpu { plain, threads, own: Vec::new(), by_name: HashMap::new(), programs: Vec::new() }
     }
 
     fn own(&mut self, name: String, words: impl FnOnce() -> Vec<u32>) -> usize {
@@ -66,7 +78,7 @@ fn weight_key(name: &str) -> String {
 impl Backend for Cpu {
     fn describe(&self) -> String {
         let kind = if self.plain { "plain definitions" } else { "SIMD and threads" };
-        format!("CPU, {} threads, {kind}", rayon::current_num_threads())
+        format!("CPU, {} threads, {kind}", self.threads.count())
     }
 
     fn caps(&self) -> Caps {
@@ -137,7 +149,8 @@ impl Backend for Cpu {
             };
             let mut taken = taken;
             let outputs = node.outputs.iter().zip(&mut taken).map(|(&s, w)| (plan.spec(s), &mut w[..])).collect();
-            let mut io = Io { inputs: node.inputs.iter().map(read).collect(), outputs };
+            let inputs = node.inputs.iter().map(read).collect();
+            let mut io = Io { inputs, outputs, threads: &self.threads };
             if self.plain {
                 node.op.cpu(step, &mut io);
             } else {

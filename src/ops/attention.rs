@@ -1,7 +1,5 @@
 //! Fused attention: grouped-query, causal over a KV cache, bidirectional, or cross.
 
-use rayon::prelude::*;
-
 use crate::error::Result;
 use crate::ops::embed::ROW_WORDS;
 use crate::ops::{expect, fast, require};
@@ -172,22 +170,19 @@ impl Op for Attention {
     }
 
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
-        let AttentionShape { heads, d, .. } = self.shape;
-        let (q, q_width) = (io.f32s(0), io.spec(0).width());
-        let rows = step.leading(io.spec(0));
-        let spans: Vec<(usize, usize)> = (0..rows).map(|r| self.span(io, r)).collect();
-        let by_head: Vec<Head> = (0..heads).map(|h| self.head(io, h)).collect();
-        let run = |(task, out): (usize, &mut [f32])| {
-            let (r, h) = (task / heads, task % heads);
-            let q = &q[r * q_width + self.at[0] + h * d..][..d];
-            one_head(q, &by_head[h], spans[r], self.shape.scale(), out);
+        let AttentionShape { heads, kv_heads, d } = self.shape;
+        let spans: Vec<(usize, usize)> = (0..step.leading(io.spec(0))).map(|r| self.span(io, r)).collect();
+        let attention = fast::Attention {
+            q: fast::Matrix { data: io.f32s(0), width: io.spec(0).width(), at: self.at[0] },
+            k: fast::Matrix { data: io.floats(1), width: io.spec(1).width(), at: self.at[1] },
+            v: fast::Matrix { data: io.floats(2), width: io.spec(2).width(), at: self.at[2] },
+            heads,
+            group: heads / kv_heads,
+            d,
+            scale: self.shape.scale(),
+            spans: &spans,
         };
-        let out = &mut io.out_f32s(0)[..rows * heads * d];
-        if rows == 1 && spans[0].1 < 64 {
-            out.chunks_exact_mut(d).enumerate().for_each(run);
-        } else {
-            out.par_chunks_exact_mut(d).enumerate().for_each(run);
-        }
+        attention.run(io.threads, io.out_f32s(0));
     }
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
@@ -209,40 +204,5 @@ impl Op for Attention {
         let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
         let grid = Grid::xy(Extent::Fixed(heads), Extent::rows(&inputs[0].leading_only(), 1, 1));
         Kernel { source: shader!("attention"), defines, overrides: vec![], params: params.params(), grid }
-    }
-}
-
-/// One query head over keys `first .. first + n` in one pass: sums are rescaled when the maximum grows.
-fn one_head(q: &[f32], head: &Head, (first, n): (usize, usize), scale: f32, out: &mut [f32]) {
-    let d = q.len();
-    let (mut top, mut total) = (f32::MIN, 0.0);
-    let mut widened = vec![0.0; d];
-    out.fill(0.0);
-    for key in first..first + n {
-        let k = row(head.k, key * head.k_width + head.k_at, d, &mut widened);
-        let score = fast::dot_f32(q, k) * scale;
-        if score > top {
-            let shrink = (top - score).exp();
-            total *= shrink;
-            out.iter_mut().for_each(|o| *o *= shrink);
-            top = score;
-        }
-        let weight = (score - top).exp();
-        total += weight;
-        let v = row(head.v, key * head.v_width + head.v_at, d, &mut widened);
-        out.iter_mut().zip(v).for_each(|(o, v)| *o += weight * v);
-    }
-    out.iter_mut().for_each(|o| *o /= total);
-}
-
-/// `d` elements from `at` on as f32.
-fn row<'a>(x: Floats<'a>, at: usize, d: usize, widened: &'a mut [f32]) -> &'a [f32] {
-    use half::slice::HalfFloatSliceExt;
-    match x {
-        Floats::F32(x) => &x[at..at + d],
-        Floats::F16(x) => {
-            x[at..at + d].convert_to_f32_slice(widened);
-            widened
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! The weighted sum of experts' outputs.
 
 use crate::error::Result;
-use crate::ops::expect;
+use crate::ops::{expect, fast};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
@@ -51,6 +51,21 @@ impl Op for Combine {
                 out[r * width + i] = x[r * width + i] + sum.clamp(-self.bound, self.bound);
             }
         }
+    }
+
+    fn cpu_fast(&self, step: &Step, io: &mut Io) {
+        let (x, y, weights) = (io.f32s(0), io.f32s(1), io.f32s(2));
+        let (width, k) = (io.spec(0).width(), io.spec(2).width());
+        let (rows, threads) = (step.leading(io.spec(0)), io.threads);
+        let out = fast::Shared::new(io.out_f32s(0));
+        threads.chunks(rows, fast::rows_a_task(width), |range| {
+            for r in range {
+                let experts = &y[r * (k + 1) * width..][..(k + 1) * width];
+                // SAFETY: each row belongs to one task.
+                let out = unsafe { out.slice(r * width, width) };
+                fast::combine(&x[r * width..][..width], experts, &weights[r * k..][..k], self.bound, out);
+            }
+        });
     }
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {

@@ -3,9 +3,10 @@
 use crate::error::Result;
 use crate::ops::{expect, fast, require};
 use crate::params;
-use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
+use crate::plan::{Caps, Extent, Floats, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
 use crate::tensor::{DType, Spec};
+use crate::threads::Threads;
 
 /// `y[r, col0 + o] = Σ_i x[r, i] · w[o, i] + bias[o] + residual[r, o]`.
 ///
@@ -79,7 +80,7 @@ impl Op for MatMul {
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {
-        self.run(step, io, |d, x, w, y| {
+        self.run(step, io, |d, _, x, w, y| {
             for r in 0..d.rows {
                 for o in 0..d.d_out {
                     let product = |i| f64::from(x[r * d.d_in + i]) * f64::from(w.get(o * d.d_in + i));
@@ -118,7 +119,7 @@ impl Op for MatMul {
 
 impl MatMul {
     /// The product by `f`, then bias and residual.
-    fn run(&self, step: &Step, io: &mut Io, f: impl Fn(fast::Dense, &[f32], crate::plan::Floats, &mut [f32])) {
+    fn run(&self, step: &Step, io: &mut Io, f: impl Fn(fast::Dense, &Threads, &[f32], Floats, &mut [f32])) {
         let (x, w) = (io.f32s(0), io.floats(1));
         let d = fast::Dense {
             rows: step.rows_of(io.spec(0)),
@@ -129,12 +130,18 @@ impl MatMul {
         };
         let bias = self.bias.then(|| io.f32s(2));
         let residual = self.residual.then(|| io.f32s(2 + usize::from(self.bias)));
+        let threads = io.threads;
         let y = io.out_f32s(0);
-        f(d, x, w, y);
+        f(d, threads, x, w, y);
+        let add = |y: &mut [f32], more: &[f32]| y.iter_mut().zip(more).for_each(|(y, v)| *y += v);
         for r in 0..d.rows {
-            for o in 0..d.d_out {
-                let at = r * d.y_width + d.col0 + o;
-                y[at] += bias.map_or(0.0, |b| b[o]) + residual.map_or(0.0, |r| r[at]);
+            let at = r * d.y_width + d.col0;
+            let y = &mut y[at..at + d.d_out];
+            if let Some(bias) = bias {
+                add(y, bias);
+            }
+            if let Some(residual) = residual {
+                add(y, &residual[at..at + d.d_out]);
             }
         }
     }

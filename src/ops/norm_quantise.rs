@@ -1,7 +1,7 @@
 //! From floats to 8-bit activation codes: RMSNorm and absmax quantisation in one, for several norms at once.
 
 use crate::error::Result;
-use crate::ops::{RmsNorm, expect, require};
+use crate::ops::{RmsNorm, expect, fast, require};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
@@ -96,6 +96,21 @@ impl NormQuantise {
         self.experts.map_or(n, |e| (e.k + 1) * self.norms(n))
     }
 
+    /// For each set of each row, the row of x and the norm.
+    fn sources(&self, step: &Step, io: &Io) -> Vec<(usize, usize)> {
+        let n = io.spec(1).shape[0];
+        let (sets, norms) = (self.sets(n), self.norms(n));
+        let per_set = io.spec(0).shape.len() == 3;
+        let source = |r: usize, s: usize| {
+            let norm = match self.experts {
+                Some(e) => e.pick(&io.u32s(2)[r * e.k..], s / norms) * norms + s % norms,
+                None => s,
+            };
+            (if per_set { r * sets + s } else { r }, norm)
+        };
+        (0..step.leading(io.spec(0))).flat_map(|r| (0..sets).map(move |s| (r, s))).map(|(r, s)| source(r, s)).collect()
+    }
+
     /// Codes of one row into `codes`; returns `1/k` and the sum.
     fn quantise(&self, x: &[f32], w: &[f32], codes: &mut [i8]) -> [f32; 2] {
         let ActQuant { max_code, bound, floor } = self.act;
@@ -140,23 +155,43 @@ impl Op for NormQuantise {
 
     fn cpu(&self, step: &Step, io: &mut Io) {
         let (x, w, width) = (io.f32s(0), io.f32s(1), io.spec(0).width());
-        let n = io.spec(1).shape[0];
-        let (sets, norms) = (self.sets(n), self.norms(n));
-        let per_set = io.spec(0).shape.len() == 3;
         let stride = 4 * code_words(width);
-        for r in 0..step.leading(io.spec(0)) {
-            for s in 0..sets {
-                let from = if per_set { r * sets + s } else { r };
-                let norm = match self.experts {
-                    Some(e) => e.pick(&io.u32s(2)[r * e.k..], s / norms) * norms + s % norms,
-                    None => s,
-                };
-                let at = r * sets + s;
-                let (x, w) = (&x[from * width..][..width], &w[norm * width..][..width]);
-                let meta = self.quantise(x, w, &mut io.out_codes(0)[at * stride..][..stride]);
-                io.out_f32s(1)[2 * at..][..2].copy_from_slice(&meta);
-            }
+        for (at, (from, norm)) in self.sources(step, io).into_iter().enumerate() {
+            let (x, w) = (&x[from * width..][..width], &w[norm * width..][..width]);
+            let meta = self.quantise(x, w, &mut io.out_codes(0)[at * stride..][..stride]);
+            io.out_f32s(1)[2 * at..][..2].copy_from_slice(&meta);
         }
+    }
+
+    fn cpu_fast(&self, step: &Step, io: &mut Io) {
+        let (x, w, width) = (io.f32s(0), io.f32s(1), io.spec(0).width());
+        let sets = self.sets(io.spec(1).shape[0]);
+        let sources = self.sources(step, io);
+        let stride = 4 * code_words(width);
+        let threads = io.threads;
+        let [codes, meta] = &mut io.outputs[..] else { return };
+        let codes = fast::Shared::new(bytemuck::cast_slice_mut::<u32, i8>(codes.1));
+        let meta = fast::Shared::new(bytemuck::cast_slice_mut::<u32, f32>(meta.1));
+        threads.chunks(sources.len(), fast::rows_a_task(width).min(sets), |range| {
+            let mut y = vec![0.0; width];
+            let mut last = None;
+            for at in range {
+                let (from, norm) = sources[at];
+                let x = &x[from * width..][..width];
+                let normed = match last {
+                    Some((row, normed)) if row == from => normed,
+                    _ => self.norm.normed(x, self.act.bound),
+                };
+                last = Some((from, normed));
+                let top = fast::norm(x, &w[norm * width..][..width], normed, &mut y).max(self.act.floor);
+                let k = self.act.max_code / top;
+                // SAFETY: each set of a row belongs to one task.
+                let (codes, meta) = unsafe { (codes.slice(at * stride, stride), meta.slice(2 * at, 2)) };
+                codes[width..].fill(0);
+                let sum = fast::quantise(&y, k, self.act.max_code, codes);
+                meta.copy_from_slice(&[1.0 / k, sum as f32]);
+            }
+        });
     }
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {

@@ -1,7 +1,7 @@
 //! Root-mean-square normalisation, plain and with EmberNet's clamps.
 
 use crate::error::Result;
-use crate::ops::{expect, require};
+use crate::ops::{expect, fast, require};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
@@ -39,6 +39,18 @@ impl RmsNorm {
     pub(super) fn apply(&self, x: f32, rms: f32, w: f32) -> f32 {
         let (bound, out) = (self.in_bound(), self.out_bound());
         w * (x.clamp(-bound, bound) / rms).clamp(-out, out)
+    }
+
+    /// One row with SIMD.
+    pub(super) fn fast(&self, x: &[f32], w: &[f32], y: &mut [f32]) {
+        fast::norm(x, w, self.normed(x, f32::MAX), y);
+    }
+
+    /// What [`fast::norm`] needs to know of a row whose products with the weights are bounded by `act_bound`.
+    pub(super) fn normed(&self, x: &[f32], act_bound: f32) -> fast::Normed {
+        let mean = (fast::sum_of_squares(x, self.in_bound()) / x.len() as f32).max(self.floor());
+        let rms = (mean + self.eps).sqrt();
+        fast::Normed { rms, in_bound: self.in_bound(), out_bound: self.out_bound(), act_bound }
     }
 
     /// Bound on the input; infinite without clamps.
@@ -87,6 +99,19 @@ impl Op for RmsNorm {
                 y[i] = self.apply(x[i], rms, w[i]);
             }
         }
+    }
+
+    fn cpu_fast(&self, step: &Step, io: &mut Io) {
+        let (x, w, width) = (io.f32s(0), io.f32s(1), io.spec(0).width());
+        let (rows, threads) = (step.rows_of(io.spec(0)), io.threads);
+        let y = fast::Shared::new(io.out_f32s(0));
+        threads.chunks(rows, fast::rows_a_task(width), |range| {
+            for r in range {
+                // SAFETY: each row belongs to one task.
+                let y = unsafe { y.slice(r * width, width) };
+                self.fast(&x[r * width..][..width], w, y);
+            }
+        });
     }
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {

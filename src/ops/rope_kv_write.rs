@@ -1,5 +1,7 @@
 //! Rotary position embedding of queries and keys, and the write of keys and values into the cache.
 
+use half::slice::HalfFloatSliceExt;
+
 use crate::error::Result;
 use crate::ops::embed::ROW_WORDS;
 use crate::ops::{AttentionShape, expect, require};
@@ -48,8 +50,7 @@ impl PlanBuilder {
 /// A cache row in its stored dtype.
 fn store(io: &mut Io, output: usize, at: usize, values: &[f32]) {
     if io.out_spec(output).dtype == DType::F16 {
-        let out = &mut io.out_f16s(output)[at..at + values.len()];
-        out.iter_mut().zip(values).for_each(|(o, &v)| *o = half::f16::from_f32(v));
+        io.out_f16s(output)[at..at + values.len()].convert_from_f32_slice(values);
     } else {
         io.out_f32s(output)[at..at + values.len()].copy_from_slice(values);
     }

@@ -152,7 +152,7 @@ impl Op for TernaryMatmul {
                 jobs.push(fast::Product { matrix, act, inv_k: meta[2 * set], out });
             });
         }
-        fast::ternary_products(stack, jobs, residual, io.out_f32s(0));
+        fast::ternary_products(stack, jobs, io.threads, residual, io.out_f32s(0));
     }
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {

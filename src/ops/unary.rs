@@ -1,7 +1,7 @@
 //! Functions of single elements: GELU in both forms, and scaling.
 
 use crate::error::Result;
-use crate::ops::require;
+use crate::ops::{fast, require};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
@@ -63,11 +63,17 @@ impl Op for Unary {
     }
 
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
-        use rayon::prelude::*;
         const CHUNK: usize = 4096;
-        let (x, n) = (io.f32s(0), step.rows_of(io.spec(0)) * io.spec(0).width());
-        let chunks = io.out_f32s(0)[..n].par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK));
-        chunks.for_each(|(y, x)| y.iter_mut().zip(x).for_each(|(y, &x)| *y = self.0.apply(x)));
+        let (x, n, threads) = (io.f32s(0), step.rows_of(io.spec(0)) * io.spec(0).width(), io.threads);
+        let y = fast::Shared::new(io.out_f32s(0));
+        threads.chunks(n, CHUNK, |range| {
+            // SAFETY: the chunks do not overlap.
+            let y = unsafe { y.slice(range.start, range.len()) };
+            match self.0 {
+                UnaryKind::GeluTanh => fast::gelu_tanh(&x[range], y),
+                kind => y.iter_mut().zip(&x[range]).for_each(|(y, &x)| *y = kind.apply(x)),
+            }
+        });
     }
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {

@@ -7,6 +7,7 @@ use half::f16;
 use super::{Caps, Kernel};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Lead, Spec};
+use crate::threads::Threads;
 
 /// An operation on slots. One file of `ops/` each; backends know nothing more of it than this.
 pub trait Op: Debug + Send + Sync {
@@ -89,6 +90,8 @@ pub struct Io<'a> {
     pub inputs: Vec<(&'a Spec, &'a [u32])>,
     /// Outputs, in the order of the node. They hold what was there before the step.
     pub outputs: Vec<(&'a Spec, &'a mut [u32])>,
+    /// What [`Op::cpu_fast`] may share its work among.
+    pub threads: &'a Threads,
 }
 
 impl<'a> Io<'a> {

@@ -1,10 +1,10 @@
 //! f32 and f16 matrix products: dot products for few rows, the `gemm` crate for many.
 
 use half::slice::HalfFloatSliceExt;
-use rayon::prelude::*;
 
-use super::{Shared, THREADS_FROM};
+use super::{Shared, maths};
 use crate::plan::Floats;
+use crate::threads::Threads;
 
 /// `y[r, col0 + o] = Σ_i x[r, i] · w[o, i]`.
 #[derive(Debug, Clone, Copy)]
@@ -21,69 +21,96 @@ pub struct Dense {
     pub y_width: usize,
 }
 
-/// Rows from which the product goes through `gemm`, which reads w in blocks that fit the cache.
-const GEMM_ROWS: usize = 5;
-/// Rows of an f16 matrix that are widened at a time.
-const WIDEN_ROWS: usize = 256;
+/// Rows of x from which the product goes through `gemm`, which keeps blocks of both in registers.
+const GEMM_ROWS: usize = 9;
+/// Rows of w that are widened and multiplied at a time.
+const WIDEN_ROWS: usize = 128;
+/// Weights of a task of dot products: enough to be worth a task, few enough to share evenly.
+const TASK: usize = 1 << 16;
+
+/// The product of some rows of w with all rows of x, by dot products: `(x, w, d_in, y)`, x `[rows, d_in]`, w of whole
+/// rows; y[r] of the n-th row of w is at `n · rows + r`.
+pub(super) type DotKernel = fn(&[f32], Floats, usize, &mut [f32]);
+
+/// The best kernel for this processor.
+fn dot_kernel() -> DotKernel {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(kernel) = super::dense_x86::kernel() {
+        return kernel;
+    }
+    dots
+}
+
+/// Dot products by way of [`maths::dot`], on any processor.
+fn dots(x: &[f32], w: Floats, d_in: usize, y: &mut [f32]) {
+    let rows = x.len() / d_in;
+    let mut widened = vec![0.0; d_in];
+    for (n, y) in y.chunks_exact_mut(rows).enumerate() {
+        let w = match w {
+            Floats::F32(w) => &w[n * d_in..][..d_in],
+            Floats::F16(w) => {
+                w[n * d_in..][..d_in].convert_to_f32_slice(&mut widened);
+                &widened
+            }
+        };
+        y.iter_mut().zip(x.chunks_exact(d_in)).for_each(|(y, x)| *y = maths::dot(x, w));
+    }
+}
+
+/// Some rows of a weight.
+fn some_rows(w: Floats, from: usize, n: usize, d_in: usize) -> Floats {
+    match w {
+        Floats::F32(w) => Floats::F32(&w[from * d_in..][..n * d_in]),
+        Floats::F16(w) => Floats::F16(&w[from * d_in..][..n * d_in]),
+    }
+}
 
 /// The product without bias; y's other columns stay.
-pub fn dense(d: Dense, x: &[f32], w: Floats, y: &mut [f32]) {
-    if d.rows >= GEMM_ROWS {
-        return gemm_blocks(d, x, w, y);
-    }
-    let y = Shared::new(y);
-    let run = |outs: std::ops::Range<usize>| {
-        let mut widened = vec![0.0; d.d_in];
-        for o in outs {
-            let row = match w {
-                Floats::F32(w) => &w[o * d.d_in..][..d.d_in],
-                Floats::F16(w) => {
-                    w[o * d.d_in..][..d.d_in].convert_to_f32_slice(&mut widened);
-                    &widened
-                }
-            };
-            for r in 0..d.rows {
-                // SAFETY: each column of y belongs to one task.
-                let out = unsafe { y.slice(r * d.y_width + d.col0 + o, 1) };
-                out[0] = dot_f32(&x[r * d.d_in..][..d.d_in], row);
-            }
-        }
-    };
-    if d.rows * d.d_out * d.d_in < THREADS_FROM {
-        run(0..d.d_out);
-    } else {
-        let chunk = d.d_out.div_ceil(4 * rayon::current_num_threads()).max(1);
-        (0..d.d_out.div_ceil(chunk)).into_par_iter().for_each(|c| run(c * chunk..((c + 1) * chunk).min(d.d_out)));
-    }
-}
-
-fn gemm_blocks(d: Dense, x: &[f32], w: Floats, y: &mut [f32]) {
-    match w {
-        Floats::F32(w) => gemm_f32(d, x, &w[..d.d_out * d.d_in], y),
-        Floats::F16(w) => {
-            let mut block = vec![0.0; WIDEN_ROWS.min(d.d_out) * d.d_in];
-            for from in (0..d.d_out).step_by(WIDEN_ROWS) {
-                let n = WIDEN_ROWS.min(d.d_out - from);
-                let block = &mut block[..n * d.d_in];
-                w[from * d.d_in..][..n * d.d_in].convert_to_f32_slice(block);
-                gemm_f32(Dense { d_out: n, col0: d.col0 + from, ..d }, x, block, y);
-            }
-        }
-    }
-}
-
-fn gemm_f32(d: Dense, x: &[f32], w: &[f32], y: &mut [f32]) {
-    assert!(x.len() >= d.rows * d.d_in && w.len() >= d.d_out * d.d_in, "inputs of {d:?}");
+pub fn dense(d: Dense, threads: &Threads, x: &[f32], w: Floats, y: &mut [f32]) {
+    let x = &x[..d.rows * d.d_in];
     assert!(d.col0 + d.d_out <= d.y_width && y.len() >= d.rows * d.y_width, "output of {d:?}");
-    let work = d.rows * d.d_out * d.d_in;
-    let threads = if work < THREADS_FROM { gemm::Parallelism::None } else { gemm::Parallelism::Rayon(0) };
-    // SAFETY: the strides stay inside the slices, by the assertions above; y is not read.
+    if d.rows >= GEMM_ROWS {
+        return gemm_blocks(d, threads, x, w, y);
+    }
+    let (y, kernel) = (Shared::new(y), dot_kernel());
+    threads.chunks(d.d_out, TASK / d.d_in.max(1), |outs| {
+        let mut found = vec![0.0; outs.len() * d.rows];
+        kernel(x, some_rows(w, outs.start, outs.len(), d.d_in), d.d_in, &mut found);
+        for r in 0..d.rows {
+            // SAFETY: each column of y belongs to one task.
+            let y = unsafe { y.slice(r * d.y_width + d.col0 + outs.start, outs.len()) };
+            y.iter_mut().zip(found[r..].iter().step_by(d.rows)).for_each(|(y, v)| *y = *v);
+        }
+    });
+}
+
+/// The product in blocks of outputs, each widened by the thread that multiplies it.
+fn gemm_blocks(d: Dense, threads: &Threads, x: &[f32], w: Floats, y: &mut [f32]) {
+    let y = Shared::new(y);
+    threads.chunks(d.d_out, WIDEN_ROWS, |outs| {
+        let block = Dense { d_out: outs.len(), col0: d.col0 + outs.start, ..d };
+        match some_rows(w, outs.start, outs.len(), d.d_in) {
+            Floats::F32(w) => gemm_f32(block, x, w, y),
+            Floats::F16(w) => {
+                let mut widened = vec![0.0; w.len()];
+                w.convert_to_f32_slice(&mut widened);
+                gemm_f32(block, x, &widened, y);
+            }
+        }
+    });
+}
+
+/// One block; its columns of y belong to the caller alone.
+fn gemm_f32(d: Dense, x: &[f32], w: &[f32], y: Shared<f32>) {
+    assert!(x.len() >= d.rows * d.d_in && w.len() >= d.d_out * d.d_in, "inputs of {d:?}");
+    // SAFETY: the strides stay inside the slices, by the assertions here and in `dense`; y is not read, and its columns
+    // of different blocks do not overlap.
     unsafe {
         gemm::gemm(
             d.rows,
             d.d_out,
             d.d_in,
-            y.as_mut_ptr().add(d.col0),
+            y.at(d.col0),
             1,
             d.y_width as isize,
             false,
@@ -98,21 +125,41 @@ fn gemm_f32(d: Dense, x: &[f32], w: &[f32], y: &mut [f32]) {
             false,
             false,
             false,
-            threads,
+            gemm::Parallelism::None,
         );
     }
 }
 
-/// `Σ a · b`, in lanes that the compiler vectorises.
-pub fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let mut acc = [0.0; LANES];
-    let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(x, y)| x * y).sum();
-    for (a, b) in a.zip(b) {
-        for i in 0..LANES {
-            acc[i] += a[i] * b[i];
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every kernel that this processor can run.
+    fn kernels() -> Vec<DotKernel> {
+        let mut all: Vec<DotKernel> = vec![dots];
+        #[cfg(target_arch = "x86_64")]
+        all.extend(super::super::dense_x86::kernels());
+        all
+    }
+
+    #[test]
+    fn every_dot_kernel_adds_up_products() {
+        for (rows, d_out, d_in) in [(1, 1, 4), (1, 9, 20), (2, 7, 64), (3, 5, 36), (8, 6, 68), (5, 3, 768)] {
+            let number = |i: usize| (i * 7 % 13) as f32 - 6.0;
+            let x: Vec<f32> = (0..rows * d_in).map(number).collect();
+            let w: Vec<f32> = (0..d_out * d_in).map(|i| number(i + 5) * 0.5).collect();
+            let narrow: Vec<half::f16> = w.iter().map(|&v| half::f16::from_f32(v)).collect();
+            for kernel in kernels() {
+                for w_kind in [Floats::F32(&w), Floats::F16(&narrow)] {
+                    let mut y = vec![0.0; rows * d_out];
+                    kernel(&x, w_kind, d_in, &mut y);
+                    for (i, y) in y.iter().enumerate() {
+                        let (o, r) = (i / rows, i % rows);
+                        let want: f32 = (0..d_in).map(|k| x[r * d_in + k] * w[o * d_in + k]).sum();
+                        assert_eq!(*y, want, "row {r}, output {o} of {rows}x{d_out}x{d_in}");
+                    }
+                }
+            }
         }
     }
-    acc.iter().sum::<f32>() + rest
 }

@@ -1,20 +1,43 @@
 //! SIMD and threads on the CPU, for the few ops where time goes. Checked against the plain definitions.
 
+mod attention;
+#[cfg(target_arch = "x86_64")]
+mod attention_x86;
 mod dense;
+#[cfg(target_arch = "x86_64")]
+mod dense_x86;
+mod maths;
 mod ternary;
 mod ternary_portable;
 #[cfg(target_arch = "x86_64")]
 mod ternary_x86;
 
-pub(super) use dense::{Dense, dense, dot_f32};
+pub(super) use attention::{Attention, Matrix};
+pub(super) use dense::{Dense, dense};
+pub(super) use maths::{Normed, combine, gelu_tanh, layer_norm, norm, quantise, sum_of_squares, swiglu};
 pub(super) use ternary::{Codes, Product, ternary_products};
 
-/// Multiply-adds below which threads cost more than they save.
-const THREADS_FROM: usize = 1 << 16;
+/// Rows of `width` elements that make a task of a few microseconds.
+pub(super) fn rows_a_task(width: usize) -> usize {
+    const ELEMENTS: usize = 1 << 13;
+    (ELEMENTS / width.max(1)).max(1)
+}
+
+/// Asks for memory to be brought into the second cache, where the processor can be asked.
+fn fetch(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in bytes.chunks(64) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a prefetch may name any address, and every x86-64 has it.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = bytes;
+}
 
 /// A pointer that tasks share to write disjoint parts of one slice.
 #[derive(Clone, Copy)]
-struct Shared<T>(*mut T, usize);
+pub(super) struct Shared<T>(*mut T, usize);
 
 // SAFETY: tasks write disjoint ranges, as `Shared::slice` demands, and the slice outlives them.
 unsafe impl<T: Send> Send for Shared<T> {}
@@ -22,7 +45,7 @@ unsafe impl<T: Send> Send for Shared<T> {}
 unsafe impl<T: Send> Sync for Shared<T> {}
 
 impl<T> Shared<T> {
-    fn new(slice: &mut [T]) -> Self {
+    pub(super) fn new(slice: &mut [T]) -> Self {
         Shared(slice.as_mut_ptr(), slice.len())
     }
 
@@ -31,9 +54,16 @@ impl<T> Shared<T> {
     /// # Safety
     /// No two live slices overlap, and the slice given to `new` is still borrowed.
     #[allow(clippy::mut_from_ref)]
-    unsafe fn slice(&self, from: usize, n: usize) -> &mut [T] {
+    pub(super) unsafe fn slice(&self, from: usize, n: usize) -> &mut [T] {
         assert!(from + n <= self.1, "{from} + {n} of {}", self.1);
         // SAFETY: in bounds by the assertion, disjoint by the contract.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(from), n) }
+    }
+
+    /// Where element `i` is.
+    fn at(&self, i: usize) -> *mut T {
+        assert!(i <= self.1, "{i} of {}", self.1);
+        // SAFETY: in bounds by the assertion.
+        unsafe { self.0.add(i) }
     }
 }

@@ -1,9 +1,8 @@
 //! Products of codes with ternary matrices: the work cut into tiles, each by the best kernel of this processor.
 
-use rayon::prelude::*;
-
-use super::{Shared, THREADS_FROM, ternary_portable};
+use super::{Shared, maths, ternary_portable};
 use crate::ternary::{Bits, Stack, StackPart, TILE_ROWS};
+use crate::threads::Threads;
 
 /// One row of activation codes, padded to a multiple of 32.
 #[derive(Debug, Clone, Copy)]
@@ -45,30 +44,27 @@ fn tile_kernel() -> TileKernel {
     ternary_portable::tile
 }
 
+/// Tasks a thread in one call: more share the work better, fewer cost less and read longer runs of memory.
+const TASKS: usize = 6;
+
 /// All `jobs`: `y[out..] = scale · inv_k · Σ code · activation (+ residual[out..])`. Outputs do not overlap.
-pub fn ternary_products(stack: Stack, mut jobs: Vec<Product>, residual: &[f32], y: &mut [f32]) {
+pub fn ternary_products(stack: Stack, mut jobs: Vec<Product>, threads: &Threads, residual: &[f32], y: &mut [f32]) {
     jobs.sort_by_key(|j| j.matrix);
     let kernel = tile_kernel();
-    let mut tasks = Vec::new();
+    let mut tasks: Vec<(StackPart, usize, &[Product])> = Vec::new();
     for group in jobs.chunk_by(|a, b| a.matrix == b.matrix) {
         let part = stack.part(group[0].matrix);
         let tiles = part.rows.div_ceil(TILE_ROWS);
         tasks.extend((0..tiles).map(|t| (part, t, group)));
     }
     let y = Shared::new(y);
-    let run = |&(part, tile, group): &(StackPart, usize, &[Product])| {
-        for batch in group.chunks(BATCH) {
-            run_tile(kernel, &part, tile, batch, residual, y);
+    threads.chunks(tasks.len(), tasks.len().div_ceil(TASKS * threads.count()), |range| {
+        for (part, tile, group) in &tasks[range] {
+            for batch in group.chunks(BATCH) {
+                run_tile(kernel, part, *tile, batch, residual, y);
+            }
         }
-    };
-    let work = jobs.len() * stack.cols() * stack.part(jobs.first().map_or(0, |j| j.matrix)).rows;
-    if work < THREADS_FROM {
-        tasks.iter().for_each(run);
-    } else {
-        // Neighbouring tiles stay on one thread, so each reads memory forward.
-        let chunk = tasks.len().div_ceil(rayon::current_num_threads());
-        tasks.par_chunks(chunk.max(1)).for_each(|tasks| tasks.iter().for_each(run));
-    }
+    });
 }
 
 fn run_tile(kernel: TileKernel, part: &StackPart, tile: usize, batch: &[Product], residual: &[f32], y: Shared<f32>) {
@@ -85,11 +81,9 @@ fn run_tile(kernel: TileKernel, part: &StackPart, tile: usize, batch: &[Product]
         let from = job.out + tile * TILE_ROWS;
         // SAFETY: each (output range, tile) belongs to one task.
         let out = unsafe { y.slice(from, rows) };
-        let factor = part.scale * job.inv_k;
         let times = if part.bits == Bits::One { 2 } else { 1 };
-        for (i, out) in out.iter_mut().enumerate() {
-            *out = (times * sums[i] - job.act.sum) as f32 * factor + residual.get(from + i).unwrap_or(&0.0);
-        }
+        let residual = (!residual.is_empty()).then(|| &residual[from..from + rows]);
+        maths::scale_sums(&sums[..rows], times, job.act.sum, part.scale * job.inv_k, residual, out);
     }
 }
 

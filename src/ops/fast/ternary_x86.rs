@@ -8,6 +8,9 @@ use std::arch::x86_64::*;
 use super::ternary::{TileKernel, TileSums};
 use crate::ternary::{Bits, TILE_ROWS};
 
+/// How far ahead words are fetched, in bytes.
+const AHEAD: usize = 8192;
+
 /// The best kernel that this processor can run.
 pub fn kernel() -> Option<TileKernel> {
     kernels().pop()
@@ -110,6 +113,7 @@ fn block_vnni<const B: usize, const A: usize, const G: usize>(words: &[u32], act
         let words = &words[j * TILE_ROWS..][..16 * B];
         let mut w = [_mm512_setzero_si512(); B];
         for (w, words) in w.iter_mut().zip(words.chunks_exact(16)) {
+            _mm_prefetch::<_MM_HINT_T0>(words.as_ptr().cast::<i8>().wrapping_add(AHEAD));
             // SAFETY: `words` has 16 words; unaligned loads are allowed.
             *w = unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
         }

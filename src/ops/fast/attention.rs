@@ -1,0 +1,300 @@
+//! Attention on the CPU in one pass over the keys, in blocks of them: with a running maximum, so that blocks can be
+//! taken by different threads and merged. Source: Milakov & Gimelshein 2018; Dao et al. 2022.
+
+use std::ops::Range;
+
+use half::slice::HalfFloatSliceExt;
+use multiversion::multiversion;
+
+use super::{Shared, maths};
+use crate::plan::Floats;
+use crate::threads::Threads;
+
+/// Keys that are widened and scored together.
+pub(super) const BLOCK: usize = 64;
+/// Queries that share a block's widened keys.
+const QUERIES: usize = 16;
+/// Keys that are seen together before they are merged, for any number of queries and threads: a query's result is the
+/// same in every batch.
+const PIECE: usize = 2 * BLOCK;
+
+/// Where queries, keys and values lie: a matrix, its width, and the first column of head 0.
+#[derive(Debug, Clone, Copy)]
+pub struct Matrix<T> {
+    /// Elements, row by row.
+    pub data: T,
+    /// Columns.
+    pub width: usize,
+    /// First column used.
+    pub at: usize,
+}
+
+impl<'a> Matrix<Floats<'a>> {
+    /// From a row and a column on, with the width.
+    fn part(&self, row: usize, at: usize) -> (Floats<'a>, usize) {
+        from_element((self.data, self.width), row * self.width + self.at + at)
+    }
+
+    /// Asks for these rows to be brought near.
+    fn fetch(&self, rows: Range<usize>) {
+        let bytes: &[u8] = match self.data {
+            Floats::F32(x) => bytemuck::cast_slice(&x[rows.start * self.width..rows.end * self.width]),
+            Floats::F16(x) => bytemuck::cast_slice(&x[rows.start * self.width..rows.end * self.width]),
+        };
+        super::fetch(bytes);
+    }
+}
+
+fn from_element((x, width): (Floats, usize), at: usize) -> (Floats, usize) {
+    match x {
+        Floats::F32(x) => (Floats::F32(&x[at..]), width),
+        Floats::F16(x) => (Floats::F16(&x[at..]), width),
+    }
+}
+
+/// One attention.
+#[derive(Debug)]
+pub struct Attention<'a> {
+    /// Queries.
+    pub q: Matrix<&'a [f32]>,
+    /// Keys.
+    pub k: Matrix<Floats<'a>>,
+    /// Values.
+    pub v: Matrix<Floats<'a>>,
+    /// Query heads.
+    pub heads: usize,
+    /// Query heads that share a key head.
+    pub group: usize,
+    /// Width of a head.
+    pub d: usize,
+    /// What scores are multiplied by.
+    pub scale: f32,
+    /// Keys of each query: first and count.
+    pub spans: &'a [(usize, usize)],
+}
+
+/// Keys or values of a block as f32, for a run of kv heads.
+#[derive(Default)]
+struct Widened(Vec<f32>);
+
+impl Widened {
+    /// Rows `rows`, `n` columns from `at` on, side by side; borrowed where they are f32 already.
+    fn fill<'a>(&'a mut self, m: &Matrix<Floats<'a>>, rows: Range<usize>, at: usize, n: usize) -> (Floats<'a>, usize) {
+        let from = rows.start * m.width + m.at + at;
+        match m.data {
+            Floats::F32(_) => m.part(rows.start, at),
+            Floats::F16(x) => {
+                self.0.resize(rows.len() * n, 0.0);
+                if n == m.width {
+                    x[from..][..self.0.len()].convert_to_f32_slice(&mut self.0);
+                } else {
+                    for (row, out) in self.0.chunks_exact_mut(n).enumerate() {
+                        x[from + row * m.width..][..n].convert_to_f32_slice(out);
+                    }
+                }
+                (Floats::F32(&self.0), n)
+            }
+        }
+    }
+}
+
+/// What one query head has seen: the largest score, `Σ e^(score − top)`, and `Σ e^(score − top) · v` behind them.
+struct Seen<'a>(&'a mut [f32]);
+
+/// Words in front of the sums of a [`Seen`].
+pub(super) const HEAD: usize = 2;
+
+impl Seen<'_> {
+    fn reset(&mut self) {
+        self.0.fill(0.0);
+        self.0[0] = f32::MIN;
+    }
+
+    /// Joins what another thread has seen of other keys.
+    fn merge(&mut self, other: &[f32]) {
+        let top = self.0[0].max(other[0]);
+        let (mine, theirs) = ((self.0[0] - top).exp(), (other[0] - top).exp());
+        self.0[0] = top;
+        for (a, b) in self.0[1..].iter_mut().zip(&other[1..]) {
+            *a = *a * mine + b * theirs;
+        }
+    }
+
+    fn finish(&self, out: &mut [f32]) {
+        out.iter_mut().zip(&self.0[HEAD..]).for_each(|(o, s)| *o = s / self.0[1]);
+    }
+}
+
+/// A block of keys and values of one key head, from its first element on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Block<'a> {
+    /// Keys.
+    pub k: Floats<'a>,
+    /// Elements from one key to the next.
+    pub k_width: usize,
+    /// Values.
+    pub v: Floats<'a>,
+    /// Elements from one value to the next.
+    pub v_width: usize,
+    /// How many, at most [`BLOCK`].
+    pub n: usize,
+}
+
+/// Adds a block to what the query heads that share it have seen: `(q [heads, d], block, scale, seen [heads, 2 + d])`.
+pub(super) type Kernel = fn(&[f32], &Block, f32, &mut [f32]);
+
+/// A kernel of this processor for keys and values as they are stored.
+fn stored_kernel(d: usize) -> Option<Kernel> {
+    #[cfg(target_arch = "x86_64")]
+    return super::attention_x86::kernel(d);
+    #[cfg(not(target_arch = "x86_64"))]
+    return None;
+}
+
+/// The kernel for any processor and width, which takes f32 alone.
+fn any_kernel(q: &[f32], block: &Block, scale: f32, seen: &mut [f32]) {
+    let (Floats::F32(k), Floats::F32(v)) = (block.k, block.v) else {
+        unreachable!("f16 is widened for this kernel");
+    };
+    let heads = seen.len() - q.len();
+    let d = q.len() / (heads / HEAD);
+    for (q, seen) in q.chunks_exact(d).zip(seen.chunks_exact_mut(HEAD + d)) {
+        add_keys(q, (k, block.k_width), (v, block.v_width), block.n, scale, seen);
+    }
+}
+
+/// Adds `n` keys and values, rows of a width, to what one head has seen.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn add_keys(q: &[f32], k: (&[f32], usize), v: (&[f32], usize), n: usize, scale: f32, seen: &mut [f32]) {
+    let mut scores = [0.0f32; BLOCK];
+    let scores = &mut scores[..n];
+    let mut top = seen[0];
+    for (j, score) in scores.iter_mut().enumerate() {
+        *score = maths::dot_inline(q, &k.0[j * k.1..][..q.len()]) * scale;
+        top = top.max(*score);
+    }
+    let shrink = (seen[0] - top).exp();
+    seen[0] = top;
+    seen[1] = seen[1] * shrink + maths::exp_all_inline(scores, top);
+    let out = &mut seen[HEAD..];
+    out.iter_mut().for_each(|a| *a *= shrink);
+    for (j, &weight) in scores.iter().enumerate() {
+        out.iter_mut().zip(&v.0[j * v.1..]).for_each(|(o, v)| *o += weight * v);
+    }
+}
+
+impl Attention<'_> {
+    /// Queries of the heads that share key head `kv`.
+    fn queries(&self, row: usize, kv: usize) -> &[f32] {
+        let n = self.group * self.d;
+        &self.q.data[row * self.q.width + self.q.at + kv * n..][..n]
+    }
+
+    /// Words of a [`Seen`].
+    fn words(&self) -> usize {
+        HEAD + self.d
+    }
+
+    /// What queries `rows` with key heads `kv` see of the keys `keys`, counted from each query's first, which is the
+    /// same for all; `seen` is by query and head.
+    fn see(&self, rows: Range<usize>, kv: Range<usize>, keys: Range<usize>, seen: &mut [f32]) {
+        let first = self.spans[rows.start].0;
+        let (at, n) = (kv.start * self.d, kv.len() * self.d);
+        let stored = stored_kernel(self.d);
+        let (mut wide_k, mut wide_v) = (Widened::default(), Widened::default());
+        for from in keys.clone().step_by(BLOCK) {
+            let to = keys.end.min(from + BLOCK);
+            let here = first + from..first + to;
+            let (k, v) = match stored {
+                Some(_) => (self.k.part(here.start, at), self.v.part(here.start, at)),
+                None => (wide_k.fill(&self.k, here.clone(), at, n), wide_v.fill(&self.v, here, at, n)),
+            };
+            if rows.len() == 1 && to < keys.end {
+                // The next block comes while this one is worked on.
+                self.k.fetch(first + to..first + keys.end.min(to + BLOCK));
+                self.v.fetch(first + to..first + keys.end.min(to + BLOCK));
+            }
+            let mut seen = seen.chunks_exact_mut(self.group * self.words());
+            for row in rows.clone() {
+                let n = self.spans[row].1.min(to).saturating_sub(from);
+                for kv_head in kv.clone() {
+                    let Some(seen) = seen.next() else { return };
+                    if n > 0 {
+                        let at = (kv_head - kv.start) * self.d;
+                        let (k, v) = (from_element(k, at), from_element(v, at));
+                        let block = Block { k: k.0, k_width: k.1, v: v.0, v_width: v.1, n };
+                        stored.unwrap_or(any_kernel)(self.queries(row, kv_head), &block, self.scale, seen);
+                    }
+                }
+            }
+        }
+    }
+
+    /// All queries; y `[n, heads · d]`.
+    pub fn run(&self, threads: &Threads, y: &mut [f32]) {
+        let longest = self.spans.iter().map(|s| s.1).max().unwrap_or(0);
+        if self.spans.len() < QUERIES && longest > PIECE {
+            return self.few(threads, longest, y);
+        }
+        let blocks = self.blocks();
+        let kv_heads = self.heads / self.group;
+        let (y, words) = (Shared::new(y), self.words());
+        threads.run(blocks.len() * kv_heads, |task| {
+            let (rows, kv) = (blocks[task / kv_heads].clone(), task % kv_heads);
+            let n = rows.len() * self.group * words;
+            let mut both = vec![0.0; 2 * n];
+            let (all, piece) = both.split_at_mut(n);
+            all.chunks_exact_mut(words).for_each(|s| Seen(s).reset());
+            let most = rows.clone().map(|r| self.spans[r].1).max().unwrap_or(0);
+            for from in (0..most).step_by(PIECE) {
+                piece.chunks_exact_mut(words).for_each(|s| Seen(s).reset());
+                self.see(rows.clone(), kv..kv + 1, from..most.min(from + PIECE), piece);
+                all.chunks_exact_mut(words).zip(piece.chunks_exact(words)).for_each(|(a, p)| Seen(a).merge(p));
+            }
+            for (i, seen) in all.chunks_exact_mut(words).enumerate() {
+                let (row, head) = (rows.start + i / self.group, kv * self.group + i % self.group);
+                // SAFETY: each (query, head) belongs to one task.
+                Seen(seen).finish(unsafe { y.slice((row * self.heads + head) * self.d, self.d) });
+            }
+        });
+    }
+
+    /// Neighbouring queries over the same sequence.
+    fn blocks(&self) -> Vec<Range<usize>> {
+        let mut blocks: Vec<Range<usize>> = Vec::new();
+        for row in 0..self.spans.len() {
+            match blocks.last_mut() {
+                Some(b) if b.len() < QUERIES && self.spans[b.start].0 == self.spans[row].0 => b.end = row + 1,
+                _ => blocks.push(row..row + 1),
+            }
+        }
+        blocks
+    }
+
+    /// Few queries over many keys: the keys are cut, and what was seen of the pieces is merged.
+    fn few(&self, threads: &Threads, longest: usize, y: &mut [f32]) {
+        let pieces = longest.div_ceil(PIECE);
+        let words = self.heads * self.words();
+        let mut seen = vec![0.0; self.spans.len() * pieces * words];
+        seen.chunks_exact_mut(self.words()).for_each(|s| Seen(s).reset());
+        let shared = Shared::new(&mut seen);
+        threads.run(self.spans.len() * pieces, |task| {
+            let (row, piece) = (task / pieces, task % pieces);
+            let keys = piece * PIECE..self.spans[row].1.min((piece + 1) * PIECE);
+            // SAFETY: each piece of a query belongs to one task.
+            let seen = unsafe { shared.slice(task * words, words) };
+            self.see(row..row + 1, 0..self.heads / self.group, keys, seen);
+        });
+        for (seen, y) in seen.chunks_exact_mut(pieces * words).zip(y.chunks_exact_mut(self.heads * self.d)) {
+            let (first, rest) = seen.split_at_mut(words);
+            for (head, (first, y)) in first.chunks_exact_mut(self.words()).zip(y.chunks_exact_mut(self.d)).enumerate() {
+                // From nothing, as where one thread sees all pieces.
+                let mut all = Seen(first);
+                for other in rest.chunks_exact(words) {
+                    all.merge(&other[head * self.words()..][..self.words()]);
+                }
+                all.finish(y);
+            }
+        }
+    }
+}

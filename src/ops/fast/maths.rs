@@ -1,0 +1,238 @@
+//! Loops over rows of floats, written so that the compiler vectorises them, and compiled for several processors.
+
+use multiversion::multiversion;
+
+/// Sums that run side by side: two vectors of the widest processor, which has two units that add.
+const LANES: usize = 32;
+
+/// The sum of all lanes, by halves.
+#[inline(always)]
+fn total(mut lanes: [f32; LANES]) -> f32 {
+    for half in [16, 8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+    }
+    lanes[0]
+}
+
+/// `Σ f(x)`.
+#[inline(always)]
+fn sum(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut acc = [0.0; LANES];
+    let chunks = x.chunks_exact(LANES);
+    let rest: f32 = chunks.remainder().iter().map(|&x| f(x)).sum();
+    for x in chunks {
+        for i in 0..LANES {
+            acc[i] += f(x[i]);
+        }
+    }
+    total(acc) + rest
+}
+
+/// `Σ a · b` of slices of one length.
+#[inline(always)]
+pub fn dot_inline(a: &[f32], b: &[f32]) -> f32 {
+    let mut acc = [0.0; LANES];
+    let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest: f32 = a.remainder().iter().zip(b.remainder()).map(|(x, y)| x * y).sum();
+    for (a, b) in a.zip(b) {
+        for i in 0..LANES {
+            acc[i] += a[i] * b[i];
+        }
+    }
+    total(acc) + rest
+}
+
+/// `Σ a · b` of slices of one length.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    dot_inline(a, b)
+}
+
+/// `Σ clamp(x, ±bound)²`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn sum_of_squares(x: &[f32], bound: f32) -> f32 {
+    sum(x, |x| {
+        let v = x.clamp(-bound, bound);
+        v * v
+    })
+}
+
+/// Bounds and scale of one row's normalisation.
+#[derive(Debug, Clone, Copy)]
+pub struct Normed {
+    /// What x is divided by.
+    pub rms: f32,
+    /// Bound on x.
+    pub in_bound: f32,
+    /// Bound on the quotient.
+    pub out_bound: f32,
+    /// Bound on the product with the weight.
+    pub act_bound: f32,
+}
+
+/// `y = clamp(w · clamp(clamp(x) / rms))`; returns `max |y|`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn norm(x: &[f32], w: &[f32], n: Normed, y: &mut [f32]) -> f32 {
+    let one = |x: f32, w: f32| {
+        let v = (x.clamp(-n.in_bound, n.in_bound) / n.rms).clamp(-n.out_bound, n.out_bound);
+        (w * v).clamp(-n.act_bound, n.act_bound)
+    };
+    let mut top = [0.0f32; LANES];
+    let (xs, ws, mut ys) = (x.chunks_exact(LANES), w.chunks_exact(LANES), y.chunks_exact_mut(LANES));
+    let rest = (xs.remainder(), ws.remainder());
+    for ((x, w), y) in xs.zip(ws).zip(&mut ys) {
+        for i in 0..LANES {
+            y[i] = one(x[i], w[i]);
+            top[i] = top[i].max(y[i].abs());
+        }
+    }
+    let mut most = top.iter().fold(0.0f32, |a, &b| a.max(b));
+    for ((x, w), y) in rest.0.iter().zip(rest.1).zip(ys.into_remainder()) {
+        *y = one(*x, *w);
+        most = most.max(y.abs());
+    }
+    most
+}
+
+/// `code = clamp(round(y · k), −max_code − 1, max_code)`, ties to even; returns the sum of the codes.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn quantise(y: &[f32], k: f32, max_code: f32, codes: &mut [i8]) -> i32 {
+    let mut sum = 0;
+    for (code, v) in codes.iter_mut().zip(y) {
+        let c = integer((v * k).clamp(-max_code - 1.0, max_code) + ROUND);
+        *code = c as i8;
+        sum += c;
+    }
+    sum
+}
+
+/// Added to a float below 2^22 in size, rounds it to an integer, ties to even, that stands in the lowest bits; unlike a
+/// cast, which has to look for NaN, it is one instruction of any vector.
+const ROUND: f32 = 12_582_912.0;
+
+/// The integer that a float plus [`ROUND`] holds.
+#[inline(always)]
+fn integer(rounded: f32) -> i32 {
+    (rounded.to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32)
+}
+
+/// `e^x`, within 2 units in the last place on −87..88, constant beyond. Source: the coefficients of Cephes' expf.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let x = x.clamp(-87.0, 88.0);
+    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
+    let r = x - n * LN2_HIGH - n * LN2_LOW;
+    let mut p = 1.987_569_1e-4;
+    for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
+        p = p * r + c;
+    }
+    let power = f32::from_bits((integer(rounded).wrapping_add(127) << 23) as u32);
+    (p * r * r + r + 1.0) * power
+}
+
+/// `x = e^(x − top)`; returns the sum.
+#[inline(always)]
+pub fn exp_all_inline(x: &mut [f32], top: f32) -> f32 {
+    let mut acc = [0.0; LANES];
+    let mut chunks = x.chunks_exact_mut(LANES);
+    for x in &mut chunks {
+        for i in 0..LANES {
+            x[i] = exp(x[i] - top);
+            acc[i] += x[i];
+        }
+    }
+    let mut sum = total(acc);
+    for x in chunks.into_remainder() {
+        *x = exp(*x - top);
+        sum += *x;
+    }
+    sum
+}
+
+/// `y = clamp(silu(clamp(gate)) · up)`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn swiglu(gate: &[f32], up: &[f32], gate_bound: f32, out_bound: f32, y: &mut [f32]) {
+    for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
+        let g = g.clamp(-gate_bound, gate_bound);
+        *y = (g / (1.0 + exp(-g)) * u).clamp(-out_bound, out_bound);
+    }
+}
+
+/// `out = x + clamp(Σ_i weights[i] · y[i] + y[k])`; y holds k + 1 rows.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn combine(x: &[f32], y: &[f32], weights: &[f32], bound: f32, out: &mut [f32]) {
+    let (experts, shared) = y.split_at(weights.len() * x.len());
+    out.fill(0.0);
+    for (y, weight) in experts.chunks_exact(x.len()).zip(weights) {
+        out.iter_mut().zip(y).for_each(|(o, y)| *o += weight * y);
+    }
+    out.iter_mut().zip(x).zip(shared).for_each(|((o, x), y)| *o = x + (*o + y).clamp(-bound, bound));
+}
+
+/// `y = x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn gelu_tanh(x: &[f32], y: &mut [f32]) {
+    for (y, &x) in y.iter_mut().zip(x) {
+        let u = 0.797_884_6 * (x + 0.044715 * x * x * x);
+        // (1 + tanh(u)) / 2 = 1 / (1 + e^(−2u))
+        *y = x / (1.0 + exp(-2.0 * u));
+    }
+}
+
+/// `y = (x − mean) / sqrt(var + eps) · w + b`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn layer_norm(x: &[f32], w: &[f32], b: &[f32], eps: f32, y: &mut [f32]) {
+    let n = x.len() as f32;
+    let mean = sum(x, |x| x) / n;
+    let inv = 1.0 / (sum(x, |x| (x - mean) * (x - mean)) / n + eps).sqrt();
+    for (((y, x), w), b) in y.iter_mut().zip(x).zip(w).zip(b) {
+        *y = (x - mean) * inv * w + b;
+    }
+}
+
+/// `y = (times · sum − offset) · factor (+ residual)`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn scale_sums(sums: &[i32], times: i32, offset: i32, factor: f32, residual: Option<&[f32]>, y: &mut [f32]) {
+    match residual {
+        Some(residual) => {
+            for ((y, s), r) in y.iter_mut().zip(sums).zip(residual) {
+                *y = (times * s - offset) as f32 * factor + r;
+            }
+        }
+        None => {
+            for (y, s) in y.iter_mut().zip(sums) {
+                *y = (times * s - offset) as f32 * factor;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_exact_to_two_units() {
+        for i in -8700..8800 {
+            let x = i as f32 * 0.01;
+            let want = f64::from(x).exp();
+            let error = (f64::from(exp(x)) - want).abs() / want;
+            assert!(error < 2.4e-7, "e^{x}: {error}");
+        }
+        assert!(exp(-1e30) < 1e-37 && exp(1e30).is_finite());
+    }
+
+    #[test]
+    fn sums_do_not_depend_on_the_length() {
+        for n in [0, 1, 15, 16, 17, 100] {
+            let x: Vec<f32> = (0..n).map(|i| (i % 7) as f32 - 3.0).collect();
+            let want: f32 = x.iter().map(|v| v * v).sum();
+            assert_eq!((dot(&x, &x), sum_of_squares(&x, 9.0)), (want, want), "{n} elements");
+        }
+    }
+}

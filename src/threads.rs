@@ -1,0 +1,282 @@
+//! A team of threads for the tasks of one op, which last microseconds: between ops its workers spin instead of
+//! sleeping, since waking a thread takes longer than an op of a decode step.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// How long a worker spins for the next call before it sleeps: longer than what lies between the ops of a step and
+/// between two steps, short enough to cost nobody anything.
+const SPIN: Duration = Duration::from_micros(200);
+/// Spins between two looks at the clock.
+const SPINS: usize = 64;
+/// Most tasks of one call.
+const MAX_TASKS: usize = u16::MAX as usize;
+
+/// The calling thread and its workers. Calls from several threads at once, and calls inside of tasks, are run by their
+/// own thread alone.
+#[derive(Debug)]
+pub struct Threads {
+    shared: Arc<Shared>,
+    workers: Vec<JoinHandle<()>>,
+    calling: Mutex<()>,
+}
+
+type Call = *mut &'static (dyn Fn(usize) + Sync);
+
+#[derive(Debug)]
+struct Shared {
+    /// [`Next`] in one word: a worker that comes late must not take a task of one call and run it for another.
+    next: AtomicU64,
+    /// Tasks that ended.
+    ended: AtomicUsize,
+    /// What a task does; valid while a task of its call has not ended.
+    call: AtomicPtr<&'static (dyn Fn(usize) + Sync)>,
+    sleeping: AtomicUsize,
+    closed: AtomicBool,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
+}
+
+/// Where a call is.
+#[derive(Clone, Copy)]
+struct Next {
+    /// Number of the call, 32 bits.
+    call: u32,
+    /// Its tasks.
+    tasks: u16,
+    /// The first task that nobody has taken.
+    task: u16,
+}
+
+impl Next {
+    fn pack(self) -> u64 {
+        u64::from(self.call) << 32 | u64::from(self.tasks) << 16 | u64::from(self.task)
+    }
+
+    fn unpack(word: u64) -> Self {
+        Next { call: (word >> 32) as u32, tasks: (word >> 16) as u16, task: word as u16 }
+    }
+}
+
+impl Threads {
+    /// A team of `count` threads, the calling one among them.
+    pub fn new(count: usize) -> Self {
+        let shared = Arc::new(Shared {
+            next: AtomicU64::new(0),
+            ended: AtomicUsize::new(0),
+            call: AtomicPtr::new(ptr::null_mut()),
+            sleeping: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            panic: Mutex::new(None),
+        });
+        let worker = |i: usize| {
+            let shared = shared.clone();
+            // A system that gives no more threads gets a smaller team.
+            thread::Builder::new().name(format!("ternion {i}")).spawn(move || shared.work()).ok()
+        };
+        let workers = (1..count).map_while(worker).collect();
+        Threads { shared, workers, calling: Mutex::new(()) }
+    }
+
+    /// A team of the calling thread alone.
+    pub fn one() -> Self {
+        Self::new(1)
+    }
+
+    /// A team with a thread for each processor that this process may use.
+    pub fn all() -> Self {
+        Self::new(
+            std::env::var("TERNION_THREADS")
+                .ok()
+                .and_then(|v| v.parse().ok())
+                .unwrap_or(thread::available_parallelism().map_or(1, usize::from)),
+        )
+    }
+
+    /// Threads of the team.
+    pub fn count(&self) -> usize {
+        self.workers.len() + 1
+    }
+
+    /// Calls `task(i)` for each `i` below `tasks`, in any order, on any thread of the team, and returns when all ended.
+    ///
+    /// # Panics
+    /// With a task's panic.
+    pub fn run(&self, tasks: usize, task: impl Fn(usize) + Sync) {
+        let per = tasks.div_ceil(MAX_TASKS).max(1);
+        self.call(tasks.div_ceil(per), &|i| (i * per..tasks.min((i + 1) * per)).for_each(&task));
+    }
+
+    /// Up to [`MAX_TASKS`] tasks.
+    fn call(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        let alone = tasks < 2 || self.workers.is_empty();
+        let Some(turn) = (if alone { None } else { self.calling.try_lock().ok() }) else {
+            return (0..tasks).for_each(task);
+        };
+        // SAFETY: only the lifetime changes; the pointer is used while a task has not ended, and this call ends later.
+        let mut task: &'static (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(task) };
+        let shared = &*self.shared;
+        let call = Next::unpack(shared.next.load(Ordering::Relaxed)).call.wrapping_add(1);
+        shared.call.store(&mut task, Ordering::Relaxed);
+        shared.ended.store(0, Ordering::Relaxed);
+        // Sequentially consistent, as the worker's count before it sleeps: one of the two sees the other.
+        shared.next.store(Next { call, tasks: tasks as u16, task: 0 }.pack(), Ordering::SeqCst);
+        if shared.sleeping.load(Ordering::SeqCst) > 0 {
+            self.workers.iter().for_each(|w| w.thread().unpark());
+        }
+        shared.take_tasks(call);
+        while shared.ended.load(Ordering::Acquire) < tasks {
+            std::hint::spin_loop();
+        }
+        drop(turn);
+        let panic = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(panic) = panic {
+            resume_unwind(panic);
+        }
+    }
+
+    /// [`Threads::run`] over the ranges that cut `0..len` into pieces of `grain`, the last one shorter.
+    pub fn chunks(&self, len: usize, grain: usize, task: impl Fn(std::ops::Range<usize>) + Sync) {
+        let grain = grain.max(1);
+        self.run(len.div_ceil(grain), |i| task(i * grain..((i + 1) * grain).min(len)));
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::SeqCst);
+        for worker in self.workers.drain(..) {
+            worker.thread().unpark();
+            let _ = worker.join();
+        }
+    }
+}
+
+impl Shared {
+    /// Runs tasks of call number `call` until none is left.
+    fn take_tasks(&self, call: u32) {
+        loop {
+            let word = self.next.load(Ordering::Acquire);
+            let next = Next::unpack(word);
+            if next.call != call || next.task == next.tasks {
+                return;
+            }
+            let task: Call = self.call.load(Ordering::Relaxed);
+            if self.next.compare_exchange_weak(word, word + 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+                continue;
+            }
+            // SAFETY: the task was not taken before, so the call has not ended: the pointer is this call's, and its
+            // caller waits for this task.
+            let run = unsafe { *task };
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(usize::from(next.task)))) {
+                self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+            }
+            self.ended.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    fn call_number(&self) -> u32 {
+        Next::unpack(self.next.load(Ordering::SeqCst)).call
+    }
+
+    /// A worker's life.
+    fn work(&self) {
+        let mut seen = 0;
+        while !self.closed.load(Ordering::SeqCst) {
+            let call = self.call_number();
+            if call != seen {
+                seen = call;
+                self.take_tasks(call);
+                continue;
+            }
+            if self.spin(seen) {
+                continue;
+            }
+            self.sleeping.fetch_add(1, Ordering::SeqCst);
+            if self.call_number() == seen && !self.closed.load(Ordering::SeqCst) {
+                thread::park();
+            }
+            self.sleeping.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Waits for another call than `seen`; whether there was one in time.
+    fn spin(&self, seen: u32) -> bool {
+        let start = Instant::now();
+        loop {
+            for _ in 0..SPINS {
+                if self.call_number() != seen {
+                    return true;
+                }
+                std::hint::spin_loop();
+            }
+            if start.elapsed() > SPIN {
+                return false;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(threads: &Threads, tasks: usize) -> Vec<usize> {
+        let all: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+        threads.run(tasks, |i| {
+            all[i].fetch_add(1, Ordering::Relaxed);
+        });
+        all.into_iter().map(AtomicUsize::into_inner).collect()
+    }
+
+    #[test]
+    fn every_task_runs_once() {
+        for count in [1, 2, 3, 8] {
+            let threads = Threads::new(count);
+            for round in 0..2000 {
+                let tasks = round % 7;
+                assert_eq!(counts(&threads, tasks), vec![1; tasks], "round {round} of {count} threads");
+            }
+            thread::sleep(2 * SPIN);
+            assert_eq!(counts(&threads, 100), [1; 100], "after a sleep");
+            assert_eq!(counts(&threads, 3 * MAX_TASKS + 5), vec![1; 3 * MAX_TASKS + 5], "more than a call has");
+        }
+    }
+
+    #[test]
+    fn calls_may_nest_and_come_from_several_threads() {
+        let threads = Threads::new(3);
+        let total = AtomicUsize::new(0);
+        thread::scope(|s| {
+            for _ in 0..4 {
+                s.spawn(|| {
+                    for _ in 0..200 {
+                        threads.run(4, |_| threads.run(3, |_| drop(total.fetch_add(1, Ordering::Relaxed))));
+                    }
+                });
+            }
+        });
+        assert_eq!(total.into_inner(), 4 * 200 * 4 * 3);
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_team_stays_usable() {
+        let threads = Threads::new(2);
+        for bad in 0..4 {
+            let call = || threads.run(4, |i| assert_ne!(i, bad));
+            assert!(catch_unwind(AssertUnwindSafe(call)).is_err());
+            assert_eq!(counts(&threads, 9), [1; 9]);
+        }
+    }
+
+    #[test]
+    fn chunks_cover_the_range() {
+        let sum = AtomicUsize::new(0);
+        Threads::new(2).chunks(10, 4, |r| drop(sum.fetch_add(r.map(|i| i + 1).sum(), Ordering::Relaxed)));
+        assert_eq!(sum.into_inner(), 55);
+    }
+}
