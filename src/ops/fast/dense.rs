@@ -24,7 +24,7 @@ pub struct Dense {
 /// Rows of x from which the product goes through `gemm`, which keeps blocks of both in registers.
 const GEMM_ROWS: usize = 9;
 /// Rows of w that are widened and multiplied at a time.
-const WIDEN_ROWS: usize = 128;
+const WIDEN_ROWS: usize = 384;
 /// Weights of a task of dot products: enough to be worth a task, few enough to share evenly.
 const TASK: usize = 1 << 16;
 

@@ -32,23 +32,26 @@ pub fn kernels() -> Vec<DotKernel> {
 /// How far ahead weights are fetched, in bytes: a hardware prefetcher alone reaches about half of the memory's rate.
 const AHEAD: usize = 8192;
 
-/// Calls `$one::<A>` for each row of w and each `A` rows of x; `A · U` sums stay in registers.
+/// Calls `$one::<A, O>` for blocks of `A` rows of x and `O` rows of w, whose sums stay in registers. One row of x reads w
+/// from front to back; more of them share each vector of x among two rows of w.
 macro_rules! blocks {
     ($one:ident, $x:ident, $w:ident, $d_in:ident, $y:ident) => {{
         let rows = $x.len() / $d_in;
         assert!($d_in > 0 && $x.len() == rows * $d_in, "shapes of a product");
-        for (o, y) in $y.chunks_exact_mut(rows).enumerate() {
-            let w = &$w[o * $d_in..][..$d_in];
-            let (xs, mut ys) = ($x.chunks_exact(4 * $d_in), y.chunks_exact_mut(4));
-            let last = xs.remainder();
-            for (x, y) in xs.zip(&mut ys) {
-                $one::<4>(x, w, y);
-            }
-            match (last.len() / $d_in, ys.into_remainder()) {
-                (1, y) => $one::<1>(last, w, y),
-                (2, y) => $one::<2>(last, w, y),
-                (3, y) => $one::<3>(last, w, y),
-                _ => {}
+        for (w, y) in $w.chunks(2 * $d_in).zip($y.chunks_mut(2 * rows)) {
+            for r in (0..rows).step_by(4) {
+                let x = &$x[r * $d_in..rows.min(r + 4) * $d_in];
+                match (x.len() / $d_in, w.len() / $d_in) {
+                    (4, 2) => $one::<4, 2>(x, w, $d_in, &mut y[r..], rows),
+                    (3, 2) => $one::<3, 2>(x, w, $d_in, &mut y[r..], rows),
+                    (2, 2) => $one::<2, 2>(x, w, $d_in, &mut y[r..], rows),
+                    (n, outs) => {
+                        for (a, o) in (0..n).flat_map(|a| (0..outs).map(move |o| (a, o))) {
+                            let (x, w) = (&x[a * $d_in..][..$d_in], &w[o * $d_in..][..$d_in]);
+                            $one::<1, 1>(x, w, $d_in, &mut y[o * rows + r + a..], rows);
+                        }
+                    }
+                }
             }
         }
     }};
@@ -71,38 +74,53 @@ fn dots_avx2(x: &[f32], w: Floats, d_in: usize, y: &mut [f32]) {
 }
 
 /// Vectors of a row that are added up side by side, for any number of rows: a row's sum is the same in every batch.
-const U: usize = 4;
+const U: usize = 2;
 
-/// Defines a kernel for one vector width and one weight type: `A` rows of x with one row of w.
+/// Multiplies the vectors at column `$i` of all rows and adds them to the sums `$u`.
+macro_rules! vector {
+    ($load:expr, $load_x:ident, $fma:ident, $x:ident, $w:ident, $d_in:ident, $i:expr, $acc:ident, $u:expr, [$a:ident, $o:ident], $zero:ident) => {{
+        let mut wide = [$zero(); $o];
+        for o in 0..$o {
+            // SAFETY: the whole vector lies inside row o.
+            let at = unsafe { $w.as_ptr().add(o * $d_in + $i) };
+            _mm_prefetch::<_MM_HINT_T0>(at.cast::<i8>().wrapping_add(AHEAD));
+            // SAFETY: as above.
+            wide[o] = unsafe { $load(at) };
+        }
+        for a in 0..$a {
+            // SAFETY: the whole vector lies inside row a.
+            let x = unsafe { $load_x($x.as_ptr().add(a * $d_in + $i)) };
+            for o in 0..$o {
+                $acc[a][o][$u] = $fma(x, wide[o], $acc[a][o][$u]);
+            }
+        }
+    }};
+}
+
+/// Defines a kernel for one vector width and one weight type: `A` rows of x with `O` rows of w; the sum of rows a and o
+/// goes to `y[o · stride + a]`.
 macro_rules! kernel {
-    ($name:ident, $features:literal, $element:ty, $lanes:literal, $vector:ty, $zero:ident, $load:expr, $load_x:ident,
+    ($name:ident, $features:literal, $element:ty, $lanes:literal, $zero:ident, $load:expr, $load_x:ident, $add:ident,
      $fma:ident, $sum:expr, $widen:expr) => {
         #[target_feature(enable = $features)]
-        fn $name<const A: usize>(x: &[f32], w: &[$element], y: &mut [f32]) {
-            let d_in = w.len();
-            let mut acc = [[$zero(); U]; A];
-            let step = |acc: &mut [[$vector; U]; A], i: usize, u: usize| {
-                // SAFETY: a prefetch may name any address.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(w.as_ptr().add(i).cast::<i8>().wrapping_add(AHEAD)) };
-                // SAFETY: the callers keep `i + lanes <= d_in`, the length of w.
-                let wide = unsafe { $load(w.as_ptr().add(i)) };
-                for (x, acc) in x.chunks_exact(d_in).zip(acc) {
-                    // SAFETY: as above; each chunk is as long as w.
-                    acc[u] = $fma(unsafe { $load_x(x.as_ptr().add(i)) }, wide, acc[u]);
-                }
-            };
-            let (blocks, whole) = (d_in / ($lanes * U) * ($lanes * U), d_in / $lanes * $lanes);
-            for i in (0..blocks).step_by($lanes * U) {
+        fn $name<const A: usize, const O: usize>(x: &[f32], w: &[$element], d_in: usize, y: &mut [f32], stride: usize) {
+            assert!(x.len() == A * d_in && w.len() == O * d_in, "shapes of a block");
+            // The bounds of all inner loops are constant, so that they unroll and the sums stay in registers.
+            let mut acc = [[[$zero(); U]; O]; A];
+            let (pairs, whole) = (d_in / ($lanes * U) * ($lanes * U), d_in / $lanes * $lanes);
+            for i in (0..pairs).step_by($lanes * U) {
                 for u in 0..U {
-                    step(&mut acc, i + u * $lanes, u);
+                    vector!($load, $load_x, $fma, x, w, d_in, i + u * $lanes, acc, u, [A, O], $zero);
                 }
             }
-            for i in (blocks..whole).step_by($lanes) {
-                step(&mut acc, i, 0);
+            if pairs < whole {
+                vector!($load, $load_x, $fma, x, w, d_in, pairs, acc, 0, [A, O], $zero);
             }
-            for ((acc, x), y) in acc.iter().zip(x.chunks_exact(d_in)).zip(y) {
-                let rest: f32 = (whole..d_in).map(|i| x[i] * $widen(w[i])).sum();
-                *y = rest + acc.iter().map(|&v| $sum(v)).sum::<f32>();
+            for a in 0..A {
+                for o in 0..O {
+                    let rest: f32 = (whole..d_in).map(|i| x[a * d_in + i] * $widen(w[o * d_in + i])).sum();
+                    y[o * stride + a] = rest + $sum($add(acc[a][o][0], acc[a][o][1]));
+                }
             }
         }
     };
@@ -141,10 +159,10 @@ kernel!(
     "avx512f,avx512vl",
     f16,
     16,
-    __m512,
     _mm512_setzero_ps,
     load16,
     _mm512_loadu_ps,
+    _mm512_add_ps,
     _mm512_fmadd_ps,
     _mm512_reduce_add_ps,
     f16::to_f32
@@ -154,10 +172,10 @@ kernel!(
     "avx512f,avx512vl",
     f32,
     16,
-    __m512,
     _mm512_setzero_ps,
     _mm512_loadu_ps,
     _mm512_loadu_ps,
+    _mm512_add_ps,
     _mm512_fmadd_ps,
     _mm512_reduce_add_ps,
     f32::from
@@ -167,10 +185,10 @@ kernel!(
     "avx2,fma,f16c",
     f16,
     8,
-    __m256,
     _mm256_setzero_ps,
     load8,
     _mm256_loadu_ps,
+    _mm256_add_ps,
     _mm256_fmadd_ps,
     sum8,
     f16::to_f32
@@ -180,10 +198,10 @@ kernel!(
     "avx2,fma,f16c",
     f32,
     8,
-    __m256,
     _mm256_setzero_ps,
     _mm256_loadu_ps,
     _mm256_loadu_ps,
+    _mm256_add_ps,
     _mm256_fmadd_ps,
     sum8,
     f32::from
