@@ -1,7 +1,7 @@
 //! Ops on the shapes of EmberNet and of BitNet-2B-4T, on the CPU and on the best adapter: `cargo bench --bench ops`.
 //!
 //! Each is compared with its plain definition first. Then copies of it with weights or caches of their own run one after
-//! the other, 32 MiB or more together, so that they come from memory as they do in a model. Times are the device's own.
+//! the other, 64 MiB or more together, so that they come from memory as they do in a model. Times are the device's own.
 //! The control row reads as much memory and does nothing else.
 
 #[path = "../tests/common/mod.rs"]
@@ -21,9 +21,9 @@ use ternion::ternary::Packed;
 use timing::{Timed, quick};
 
 /// Bytes that copies of an op read together at least.
-const TOGETHER: usize = 32 << 20;
+const TOGETHER: usize = 64 << 20;
 /// Most copies.
-const COPIES: usize = 256;
+const COPIES: usize = 400;
 /// Most bytes of one piece of a head; adapters bind no more than 128 MiB as a rule.
 const PIECE: usize = 120 << 20;
 const TOLERANCE: f32 = 1e-4;
@@ -114,7 +114,7 @@ fn norm_quantise(name: &'static str) -> Case {
 }
 
 fn control() -> Case {
-    let bytes = 64 << 20;
+    let bytes = 128 << 20;
     let record = move |r: &Rig, copy: usize| {
         let chunks = bytes / (4 * READ_CHUNK);
         let mut noise = Noise(10);

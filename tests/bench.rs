@@ -101,7 +101,8 @@ fn every_form_holds_every_row() {
     let keys: Vec<&String> = lines[0].as_object().expect("an object").keys().collect();
     assert_eq!(header.len(), keys.len());
     assert!(keys.iter().all(|key| header.iter().any(|h| h == *key)), "{header:?}");
-    assert_eq!(reader.records().map(|r| r.expect("a record")).count(), 6);
+    let records: Vec<csv::StringRecord> = reader.records().map(|r| r.expect("a record")).collect();
+    assert_eq!(records.len(), 6);
 
     let table = bench(&["--device", "cpu"]);
     let lines: Vec<&str> = table.lines().take_while(|l| l.starts_with('|')).collect();

@@ -1,6 +1,7 @@
 //! Single steps as the engine runs them: what they read, their launches, the host's part, and times by op.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -106,12 +107,13 @@ pub fn cost(engine: &Engine, test: Test) -> Result<Cost> {
     let mut host = BTreeMap::new();
     for shape in steps {
         let mut probe = Probe::text(inner, shape)?;
-        if !host.contains_key(&shape.rows) {
-            host.insert(shape.rows, probe.host()?);
-        }
+        let host = match host.entry(shape.rows) {
+            Entry::Occupied(known) => *known.get(),
+            Entry::Vacant(place) => *place.insert(probe.host()?),
+        };
         cost.bytes += probe.bytes().iter().sum::<u64>() as f64;
         cost.launches += probe.launches() as f64;
-        cost.host += host.get(&shape.rows).copied().unwrap_or_default().as_secs_f64();
+        cost.host += host.as_secs_f64();
     }
     Ok(cost)
 }
