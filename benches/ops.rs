@@ -28,13 +28,16 @@ const COPIES: usize = 400;
 const PIECE: usize = 120 << 20;
 const TOLERANCE: f32 = 1e-4;
 
+/// Records a copy of an op, by number.
+type Record = dyn Fn(&Rig, usize) -> Slot;
+
 /// An op with its sizes; its weights are named by the number of the copy.
 struct Case {
     name: &'static str,
     /// Bytes of weights or cache that it reads.
     bytes: usize,
     step: Step,
-    record: Box<dyn Fn(&Rig, usize) -> Slot>,
+    record: Box<Record>,
 }
 
 /// Codes of `rows` rows and their factors, shared by all copies.
