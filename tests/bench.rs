@@ -143,7 +143,7 @@ fn a_plot_is_a_picture_with_a_bar_for_each_test() {
     let source = fs::read_to_string(&svg).expect("UTF-8");
     let document = roxmltree::Document::parse(&source).unwrap_or_else(|e| panic!("{e}"));
     let texts: Vec<&str> = document.descendants().filter_map(|n| n.text()).map(str::trim).collect();
-    for test in ["pp9", "tg5 @ d33"] {
+    for test in ["pp9", "tg5 @ d33", "tg5 @ d33 x 2 sessions"] {
         assert!(texts.contains(&test), "{test}: {texts:?}");
     }
     assert!(document.descendants().filter(|n| n.tag_name().name() == "rect").count() > 6 * 4);
