@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
+use ternion::files::made::about_normal;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
@@ -268,17 +269,6 @@ fn pickle(tensors: &[Tensor]) -> Vec<u8> {
     out.extend(0.5f64.to_be_bytes());
     out.extend(b"u.");
     out
-}
-
-/// The sum of four uniform 16-bit numbers, scaled to mean 0 and variance 1: close enough to normal for weights.
-fn about_normal(seed: u64, i: u64) -> f32 {
-    // One step of SplitMix64 for each element, so that any range can be made on any thread.
-    let mut z = seed.wrapping_add((i + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-    z = (z ^ z >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    z = (z ^ z >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^= z >> 31;
-    let sum: u64 = (0..4).map(|k| z >> (16 * k) & 0xFFFF).sum();
-    (sum as f32 / 65535.0 - 2.0) * 3f32.sqrt()
 }
 
 /// Writes a tensor's elements, a block at a time.

@@ -4,6 +4,7 @@
 //! divergence, 2 for an error.
 
 mod args;
+mod bench;
 mod chat;
 mod check;
 mod convert;
@@ -47,6 +48,7 @@ enum Command {
     Devices(devices::Devices),
     Check(check::Check),
     Eval(eval::Eval),
+    Bench(bench::Bench),
 }
 
 /// Why a command ends early.
@@ -89,6 +91,7 @@ pub fn main() -> ExitCode {
         Command::Devices(devices) => devices.main(),
         Command::Check(check) => check.main(),
         Command::Eval(eval) => eval.main(),
+        Command::Bench(bench) => bench.main(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

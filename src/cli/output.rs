@@ -60,6 +60,35 @@ pub fn table(out: &mut impl Write, header: &[&str], rows: &[Vec<String>]) -> io:
     Ok(())
 }
 
+/// Prints a table of Markdown in aligned columns; the first `words` are of words, the others of numbers, which stand at
+/// the right.
+///
+/// # Errors
+/// What writing to `out` gives.
+pub fn markdown(out: &mut impl Write, header: &[&str], words: usize, rows: &[Vec<String>]) -> io::Result<()> {
+    let cell = |text: &str| text.replace('|', "\\|");
+    let header: Vec<String> = header.iter().map(|h| cell(h)).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|c| cell(c)).collect()).collect();
+    let all = || [&header].into_iter().chain(&rows);
+    let width = |column: usize| all().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    for (number, row) in all().enumerate() {
+        let line = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| match column < words {
+            true => format!(" {cell:width$} |"),
+            false => format!(" {cell:>width$} |"),
+        });
+        writeln!(out, "|{}", line.collect::<String>())?;
+        if number == 0 {
+            let rule = widths.iter().enumerate().map(|(column, &width)| {
+                let colon = if column < words { "-" } else { ":" };
+                format!("-{}{colon}|", "-".repeat(width))
+            });
+            writeln!(out, "|{}", rule.collect::<String>())?;
+        }
+    }
+    Ok(())
+}
+
 /// A number of bytes in a unit that suits it.
 pub fn bytes(n: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];

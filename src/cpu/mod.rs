@@ -85,8 +85,8 @@ impl Backend for Cpu {
         Caps::PLAIN
     }
 
-    fn has_weight(&self, name: &str) -> bool {
-        self.by_name.contains_key(&weight_key(name))
+    fn weight_bytes(&self, name: &str) -> Option<u64> {
+        self.by_name.get(&weight_key(name)).map(|&i| 4 * self.own[i].len() as u64)
     }
 
     fn load_weight(&mut self, name: &str, words: Vec<u32>) -> Result<()> {
@@ -161,6 +161,14 @@ impl Backend for Cpu {
             }
         }
         Ok(())
+    }
+
+    fn launches(&self, program: ProgramId, _: &Step) -> usize {
+        self.programs[program.0].plan.nodes.len()
+    }
+
+    fn runs_at_once(&self) -> bool {
+        true
     }
 
     fn profile(&mut self, program: ProgramId, step: &Step) -> Result<Vec<Duration>> {

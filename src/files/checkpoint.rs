@@ -74,11 +74,12 @@ impl Checkpoint {
         let path = match &files {
             ModelFiles::Disk(path) => find_file(path)?,
             ModelFiles::Memory { .. } => files.path(ModelFiles::CHECKPOINT),
+            ModelFiles::Made(made) => return Ok(Self { path: made.name.into(), contents: made.contents()? }),
         };
         let file = match &files {
             ModelFiles::Disk(_) if path.to_string_lossy().ends_with(".index.json") => None,
             ModelFiles::Disk(_) => Some(map_file(&path)?),
-            ModelFiles::Memory { .. } => Some(Backing::Static(files.in_memory(ModelFiles::CHECKPOINT)?)),
+            _ => Some(Backing::Static(files.in_memory(ModelFiles::CHECKPOINT)?)),
         };
         let mut contents = match file {
             None => sharded::read(&path)?,
@@ -175,8 +176,11 @@ impl Checkpoint {
             let problem = format!("{elements:?} is not within the tensor's {count} elements");
             return Err(Error::argument(format!("elements of {name:?}"), problem));
         }
-        let backing = self.contents.backings.get(entry.backing).map_or(&[][..], Backing::bytes);
-        let bytes = backing.get(entry.bytes.clone()).unwrap_or_default();
+        let backing = self.contents.backings.get(entry.backing);
+        if let Some(Backing::Made(fill)) = backing {
+            return Ok(Cow::Owned(fill.bytes(entry.backing as u64, elements)));
+        }
+        let bytes = backing.map_or(&[][..], Backing::bytes).get(entry.bytes.clone()).unwrap_or_default();
         let size = stored.size();
         match &entry.strides {
             Some(strides) => Ok(Cow::Owned(gather(bytes, size, shape, strides, elements))),

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use memmap2::Mmap;
 
+use super::made::Fill;
 use crate::error::{Error, Result};
 
 /// The bytes behind tensors: a mapped file, what the program holds, or what was inflated from a compressed archive entry.
@@ -14,6 +15,8 @@ pub(super) enum Backing {
     Map(Mmap),
     Static(&'static [u8]),
     Inflated(Vec<u8>),
+    /// No bytes: elements are made up when they are read.
+    Made(Fill),
 }
 
 impl Backing {
@@ -22,6 +25,7 @@ impl Backing {
             Backing::Map(map) => map,
             Backing::Static(bytes) => bytes,
             Backing::Inflated(bytes) => bytes,
+            Backing::Made(_) => &[],
         }
     }
 

@@ -6,6 +6,7 @@
 pub mod chat;
 mod checkpoint;
 pub mod image;
+pub mod made;
 mod mapped;
 mod model_files;
 mod pickle;

@@ -5,7 +5,9 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use super::made::Made;
 use crate::error::{Error, Result};
 
 /// The files of a model: its checkpoint, and beside it `config.json` and, as a rule, `tokenizer.json`.
@@ -22,7 +24,12 @@ pub enum ModelFiles {
         /// Names and contents; the checkpoint is [`ModelFiles::CHECKPOINT`].
         files: &'static [(&'static str, &'static [u8])],
     },
+    /// A model whose weights are made up as they are read.
+    Made(Arc<Made>),
 }
+
+/// The file of a model's configuration.
+const CONFIG: &str = "config.json";
 
 /// What is built in; nothing without the feature.
 #[cfg(not(feature = "demo"))]
@@ -30,7 +37,7 @@ const DEMO: &[(&str, &[u8])] = &[];
 #[cfg(feature = "demo")]
 const DEMO: &[(&str, &[u8])] = &[
     (ModelFiles::CHECKPOINT, include_bytes!("../../examples/shapes/model/model.safetensors")),
-    ("config.json", include_bytes!("../../examples/shapes/model/config.json")),
+    (CONFIG, include_bytes!("../../examples/shapes/model/config.json")),
     ("tokenizer.json", include_bytes!("../../examples/shapes/model/tokenizer.json")),
 ];
 
@@ -57,6 +64,7 @@ impl ModelFiles {
             ModelFiles::Disk(path) if path.is_dir() => path.join(name),
             ModelFiles::Disk(path) => path.parent().unwrap_or(Path::new(".")).join(name),
             ModelFiles::Memory { name: model, .. } => Path::new(model).join(name),
+            ModelFiles::Made(made) => Path::new(made.name).join(name),
         }
     }
 
@@ -65,6 +73,7 @@ impl ModelFiles {
         match self {
             ModelFiles::Disk(_) => self.path(name).exists(),
             ModelFiles::Memory { files, .. } => files.iter().any(|(file, _)| *file == name),
+            ModelFiles::Made(_) => name == CONFIG,
         }
     }
 
@@ -76,6 +85,8 @@ impl ModelFiles {
         match self {
             ModelFiles::Disk(_) => read_at_most(&self.path(name), most).map(Cow::Owned),
             ModelFiles::Memory { .. } => self.in_memory(name).map(Cow::Borrowed),
+            ModelFiles::Made(made) if name == CONFIG => Ok(Cow::Owned(made.config.clone().into_bytes())),
+            ModelFiles::Made(_) => Err(self.missing(name)),
         }
     }
 
@@ -107,6 +118,7 @@ impl fmt::Display for ModelFiles {
         match self {
             ModelFiles::Disk(path) => path.display().fmt(f),
             ModelFiles::Memory { name, .. } => f.write_str(name),
+            ModelFiles::Made(made) => f.write_str(made.name),
         }
     }
 }

@@ -110,8 +110,8 @@ impl Backend for Gpu {
         self.device.caps
     }
 
-    fn has_weight(&self, name: &str) -> bool {
-        self.own.contains_key(&weight_key(name))
+    fn weight_bytes(&self, name: &str) -> Option<u64> {
+        self.own.get(&weight_key(name)).map(wgpu::Buffer::size)
     }
 
     fn load_weight(&mut self, name: &str, words: Vec<u32>) -> Result<()> {
@@ -162,6 +162,10 @@ impl Backend for Gpu {
         self.programs[program.0].encode(&mut encoder, &self.pipelines, step, nodes, None)?;
         self.device.queue.submit([encoder.finish()]);
         self.device.check()
+    }
+
+    fn launches(&self, program: ProgramId, step: &Step) -> usize {
+        self.programs[program.0].launches(step)
     }
 
     fn profile(&mut self, program: ProgramId, step: &Step) -> Result<Vec<Duration>> {

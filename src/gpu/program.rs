@@ -72,6 +72,11 @@ impl Program {
         Ok(Program { plan, buffers, dispatches, most_groups })
     }
 
+    /// How many of the launches a step leaves in: those whose grid is not empty.
+    pub fn launches(&self, step: &Step) -> usize {
+        self.dispatches.iter().filter(|d| d.grid.0.iter().all(|e| e.resolve(step) > 0)).count()
+    }
+
     /// Records some nodes' launches into one compute pass, whose times are taken where that is asked for.
     ///
     /// # Errors

@@ -64,21 +64,38 @@ pub struct Cursor<'a> {
     faults: &'a RefCell<Faults>,
 }
 
+/// A tensor that a model reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its name in the checkpoint.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// How it is packed.
+    pub pack: Pack,
+}
+
 /// What a model's `load` found wrong so far.
 #[derive(Debug, Default)]
 pub struct Faults {
-    missing: Vec<String>,
+    missing: Vec<Wanted>,
     shape: Option<Error>,
 }
 
 impl Faults {
+    /// The tensors that are missing: for an empty checkpoint, all that the model reads.
+    pub fn missing(self) -> Vec<Wanted> {
+        self.missing
+    }
+
     /// The error, if anything was wrong.
     ///
     /// # Errors
     /// [`Error::MissingTensors`] with every name, else [`Error::Shape`] for the first tensor that does not fit.
     pub fn into_result(self, weights: &Weights) -> Result<()> {
         if !self.missing.is_empty() {
-            return Err(Error::MissingTensors { file: weights.path().display().to_string(), names: self.missing });
+            let names = self.missing.into_iter().map(|wanted| wanted.name).collect();
+            return Err(Error::MissingTensors { file: weights.path().display().to_string(), names });
         }
         self.shape.map_or(Ok(()), Err)
     }
@@ -126,7 +143,10 @@ impl<'a> Cursor<'a> {
     fn tensor(&self, name: &str, shape: &[usize], pack: Pack) -> Tensor {
         let name = format!("{}{name}", self.prefix);
         match self.weights.shape(&name) {
-            None => self.faults.borrow_mut().missing.push(name.clone()),
+            None => {
+                let wanted = Wanted { name: name.clone(), shape: shape.to_vec(), pack };
+                self.faults.borrow_mut().missing.push(wanted);
+            }
             Some(found) if found != shape => {
                 let object = format!("{}: tensor {name}", self.weights.path().display());
                 let error = Error::shape(object, format!("{shape:?}"), format!("{found:?}"));

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use super::cursor::{Cursor, Faults, LoadOptions};
+use super::cursor::{Cursor, Faults, LoadOptions, Wanted};
 use super::decoder::Decoder;
 use super::embernet_config::EmberNetConfig;
 use super::vision::Vision;
@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::files::{Weights, chat};
 use crate::ops::TOKEN_CLAMP;
 use crate::plan::{Plan, PlanBuilder};
-use crate::tensor::{DType, Spec};
+use crate::tensor::{DType, Pack, Spec};
 
 /// The model, as far as names and shapes.
 #[derive(Debug)]
@@ -39,6 +39,16 @@ impl EmberNet {
             log::warn!("{} tensors are not part of EmberNet and are not read, {first} for one", unread.len());
         }
         Ok(model)
+    }
+
+    /// The tensors that a model of these sizes reads, given an empty checkpoint; some are listed twice.
+    pub fn tensors(config: EmberNetConfig, nothing: &Weights) -> Vec<Wanted> {
+        let faults = RefCell::new(Faults::default());
+        let options = LoadOptions { dense: Pack::F16, max_binding: u64::MAX };
+        let w = Cursor::new(nothing, options, config.weight_quant, &faults);
+        Vision::load(&w, &config);
+        Decoder::load(&w.at("decoder"), &config);
+        faults.take().missing()
     }
 
     fn text(&self, p: PlanBuilder, shape: &TextShape) -> Result<Plan> {

@@ -165,6 +165,47 @@ impl EmberNetConfig {
         Ok(this)
     }
 
+    /// The published model's: 16 layers of 9 experts, SigLIP base of 16 x 16 patches.
+    pub fn published() -> Self {
+        let domains = [
+            "vision_ocr",
+            "vision_diagram",
+            "code_math_chart",
+            "code_math_formula",
+            "spatial_scene",
+            "spatial_reasoning",
+            "agentic_knowledge",
+            "agentic_reasoning",
+        ];
+        EmberNetConfig {
+            vocab_size: 32002,
+            hidden_size: 768,
+            intermediate_size: 2048,
+            num_layers: 16,
+            num_attention_heads: 12,
+            num_kv_heads: 6,
+            max_position_embeddings: 4096,
+            num_experts: domains.len(),
+            num_experts_per_tok: 2,
+            expert_domains: domains.map(str::to_owned).to_vec(),
+            num_image_tokens: 64,
+            pad_token_id: 0,
+            bos_token_id: 1,
+            eos_token_id: 2,
+            image_token_id: 32000,
+            weight_quant: WeightQuant::SignMean,
+            activation_bits: 8,
+            vision: VisionConfig {
+                hidden_size: 768,
+                intermediate_size: 3072,
+                num_hidden_layers: 12,
+                num_attention_heads: 12,
+                image_size: 224,
+                patch_size: 16,
+            },
+        }
+    }
+
     fn validate(&self, decoder: &Map<String, Value>) -> Result<()> {
         let whole = |key: &str, n: usize, by: usize, what: &str| {
             if n.is_multiple_of(by) {

@@ -18,13 +18,16 @@ mod moe;
 mod siglip;
 mod vision;
 
-pub use cursor::{Cursor, LoadOptions, Tensor};
+pub use cursor::{Cursor, LoadOptions, Tensor, Wanted};
 pub use embernet_config::{EmberNetConfig, VisionConfig};
 
+use std::sync::Arc;
+
 use crate::error::{Error, Result};
+use crate::files::made::{Fill, Made, MadeTensor};
 use crate::files::{ModelFiles, Weights};
 use crate::plan::Plan;
-use crate::tensor::DType;
+use crate::tensor::{DType, Pack};
 
 /// How text is recorded: the bounds of a step, and the memory that it shares with other plans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,6 +192,31 @@ pub trait Model: Send + Sync + std::fmt::Debug {
 
     /// The configuration as JSON, for a converted model.
     fn config(&self) -> serde_json::Value;
+}
+
+/// An EmberNet of the published sizes with random weights, made up as they are read: 834 million parameters, for measuring.
+///
+/// # Errors
+/// None that its sizes can cause.
+pub fn synthetic() -> Result<ModelFiles> {
+    let empty = Made { name: "nothing", config: String::new(), tensors: Vec::new() };
+    let nothing = Weights::open(ModelFiles::Made(Arc::new(empty)))?;
+    let config = EmberNetConfig::published();
+    let text = config.to_json().to_string();
+    let fill = |wanted: &Wanted| match wanted.pack {
+        Pack::Ternary(_) => Fill::Ternary,
+        Pack::F16 => Fill::Half,
+        Pack::F32 if wanted.shape.len() == 1 && wanted.name.ends_with(".weight") => Fill::Norm,
+        Pack::F32 => Fill::Exact,
+    };
+    let mut tensors: Vec<MadeTensor> = Vec::new();
+    for wanted in embernet::EmberNet::tensors(config, &nothing) {
+        let fill = fill(&wanted);
+        tensors.push(MadeTensor { name: wanted.name, shape: wanted.shape, fill });
+    }
+    tensors.sort_by(|a, b| a.name.cmp(&b.name));
+    tensors.dedup_by(|a, b| a.name == b.name);
+    Ok(ModelFiles::Made(Arc::new(Made { name: "an EmberNet with random weights", config: text, tensors })))
 }
 
 /// Opens the model whose `config.json` is among `files` and whose tensors are `weights`.

@@ -185,6 +185,16 @@ impl Op for Attention {
         attention.run(io.threads, io.out_f32s(0));
     }
 
+    fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {
+        let AttentionShape { heads, kv_heads, d } = self.shape;
+        let columns = |i: usize, heads: usize| {
+            let (spec, bytes) = inputs[i];
+            let bytes = if self.cached && i > 0 { step.contexts(spec, bytes) } else { step.used(spec, bytes) };
+            bytes * (heads * d) as u64 / spec.width() as u64
+        };
+        columns(0, heads) + columns(1, kv_heads) + columns(2, kv_heads)
+    }
+
     fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
         let AttentionShape { heads, kv_heads, d } = self.shape;
         let params = AttentionParams {

@@ -98,6 +98,13 @@ impl Op for Embed {
         }
     }
 
+    fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {
+        let used = |i: usize| inputs.get(i).map_or(0, |(spec, bytes)| step.used(spec, *bytes));
+        // A row reads one row of one shard; which one is not known.
+        let table = inputs[1].1 * step.leading(inputs[0].0) as u64 / self.vocab as u64;
+        used(0) + table + used(2)
+    }
+
     fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
         let params = EmbedParams {
             width: outputs[0].width() as u32,

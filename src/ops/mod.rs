@@ -20,6 +20,7 @@ mod matmul;
 mod norm_quantise;
 mod patches;
 mod pixel_shuffle;
+mod read_words;
 mod rms_norm;
 mod rope_kv_write;
 mod router;
@@ -31,6 +32,7 @@ mod unary;
 pub use attention::{AttentionShape, Columns};
 pub use embed::{ROW_WORDS, Row, TOKEN_CLAMP, TOKEN_IMAGE};
 pub use norm_quantise::{ActQuant, Experts};
+pub use read_words::READ_CHUNK;
 pub use rms_norm::RmsNorm;
 pub use unary::UnaryKind;
 
@@ -49,6 +51,7 @@ pub const NAMES: &[&str] = &[
     "norm_quantise",
     "patches",
     "pixel_shuffle",
+    "read_words",
     "rms_norm",
     "rope_kv_write",
     "router",

@@ -33,6 +33,14 @@ impl Experts {
     pub(super) fn pick(self, top: &[u32], s: usize) -> usize {
         if s < self.k { top[s] as usize } else { self.n }
     }
+
+    /// Of the bytes of all experts, those that `rows` rows read: the shared expert and the expected number of different
+    /// chosen ones, `n · (1 - (1 - k / n)^rows)`, as if each row chose evenly; for one row that is exact.
+    pub(super) fn read(self, bytes: u64, rows: usize) -> u64 {
+        let (k, n) = (self.k as f64, self.n as f64);
+        let chosen = n * (1.0 - (1.0 - k / n).powf(rows as f64));
+        (bytes as f64 * (chosen + f64::from(rows > 0)) / (n + 1.0)) as u64
+    }
 }
 
 /// Codes of x under each of several norms.
@@ -192,6 +200,12 @@ impl Op for NormQuantise {
                 meta.copy_from_slice(&[1.0 / k, sum as f32]);
             }
         });
+    }
+
+    fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {
+        let used = |i: usize| inputs.get(i).map_or(0, |(spec, bytes)| step.used(spec, *bytes));
+        let norms = self.experts.map_or(used(1), |e| e.read(used(1), step.leading(inputs[0].0)));
+        used(0) + norms + used(2)
     }
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {

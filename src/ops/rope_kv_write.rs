@@ -115,6 +115,12 @@ impl Op for RopeKvWrite {
         }
     }
 
+    fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {
+        let [qkv, rows, (table, bytes)] = [0, 1, 2].map(|i| (inputs[i].0, inputs[i].1));
+        let angles = bytes * step.leading(rows.0).min(table.shape[0]) as u64 / table.shape[0] as u64;
+        step.used(qkv.0, qkv.1) + step.used(rows.0, rows.1) + angles
+    }
+
     fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
         let AttentionShape { heads, kv_heads, d } = self.shape;
         let params = RopeParams { heads: heads as u32, kv_heads: kv_heads as u32, d: d as u32 };

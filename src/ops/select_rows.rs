@@ -41,6 +41,11 @@ impl Op for SelectRows {
         }
     }
 
+    fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {
+        let [(x, bytes), which] = [inputs[0], inputs[1]];
+        bytes * step.leading(which.0).min(x.shape[0]) as u64 / x.shape[0] as u64 + step.used(which.0, which.1)
+    }
+
     fn kernel(&self, _: &Caps, _: &[&Spec], outputs: &[&Spec]) -> Kernel {
         let y = outputs[0];
         let params = SelectRowsParams { lead: y.lead as u32, rows: y.shape[0] as u32, width: y.width() as u32 };

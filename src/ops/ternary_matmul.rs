@@ -155,6 +155,12 @@ impl Op for TernaryMatmul {
         fast::ternary_products(stack, jobs, io.threads, residual, io.out_f32s(0));
     }
 
+    fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {
+        let used = |i: usize| inputs.get(i).map_or(0, |(spec, bytes)| step.used(spec, *bytes));
+        let weights = self.experts.map_or(used(2), |e| e.read(used(2), step.leading(inputs[0].0)));
+        used(0) + used(1) + weights + used(3)
+    }
+
     fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
         let codes = inputs[0];
         let experts = self.experts.unwrap_or(Experts { k: 0, n: 0 });

@@ -20,8 +20,13 @@ pub trait Backend: Send {
     /// What kernels may use here.
     fn caps(&self) -> Caps;
 
+    /// Bytes of the weight of this name, if it is resident.
+    fn weight_bytes(&self, name: &str) -> Option<u64>;
+
     /// Whether a weight of this name is resident.
-    fn has_weight(&self, name: &str) -> bool;
+    fn has_weight(&self, name: &str) -> bool {
+        self.weight_bytes(name).is_some()
+    }
 
     /// Makes a weight resident under this name.
     ///
@@ -49,6 +54,14 @@ pub trait Backend: Send {
     /// # Errors
     /// [`crate::Error::Device`] if the device was lost.
     fn run(&mut self, program: ProgramId, step: &Step, nodes: Range<usize>) -> Result<()>;
+
+    /// How many launches a step of a program is: dispatches of a GPU, nodes on the CPU.
+    fn launches(&self, program: ProgramId, step: &Step) -> usize;
+
+    /// Whether [`Backend::run`] returns when the step has run, rather than when it is on its way to the device.
+    fn runs_at_once(&self) -> bool {
+        false
+    }
 
     /// Runs a whole program node by node and returns the time of each node; those that the step leaves out take none.
     ///

@@ -104,6 +104,19 @@ impl Plan {
         })
     }
 
+    /// Bytes that each node reads in a step ([`Op::bytes_read`]); `weight` tells the bytes of a weight.
+    pub fn bytes_read(&self, step: &Step, weight: impl Fn(&WeightRef) -> u64) -> Vec<u64> {
+        let bytes = |slot: &Slot| match &self.slot(*slot).kind {
+            SlotKind::Weight(w) => weight(w),
+            _ => 4 * self.spec(*slot).words() as u64,
+        };
+        let read = |node: &Node| {
+            let inputs: Vec<(&Spec, u64)> = node.inputs.iter().map(|s| (self.spec(*s), bytes(s))).collect();
+            node.op.bytes_read(step, &inputs)
+        };
+        self.nodes.iter().map(read).collect()
+    }
+
     /// The last node that writes `slot`.
     pub fn producer(&self, slot: Slot) -> Option<usize> {
         self.nodes.iter().rposition(|n| n.outputs.contains(&slot))

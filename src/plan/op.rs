@@ -41,6 +41,12 @@ pub trait Op: Debug + Send + Sync {
         self.cpu(step, io);
     }
 
+    /// Bytes that a step reads from memory at least, each counted once, given the inputs with their sizes in bytes: by
+    /// default the rows in use of every input. Ops that read a part of an input override this.
+    fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {
+        inputs.iter().map(|(spec, bytes)| step.used(spec, *bytes)).sum()
+    }
+
     /// The kernel for these inputs and outputs on an adapter with these capabilities.
     fn kernel(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel;
 }
@@ -75,6 +81,20 @@ impl Step {
     /// Leading rows of a slot in use.
     pub fn leading(&self, spec: &Spec) -> usize {
         self.count(spec.lead, spec.shape.first().copied().unwrap_or(1))
+    }
+
+    /// Of a slot's bytes, those of the leading rows in use.
+    pub fn used(&self, spec: &Spec, bytes: u64) -> u64 {
+        let rows = spec.shape.first().copied().unwrap_or(1).max(1) as u64;
+        bytes * self.leading(spec) as u64 / rows
+    }
+
+    /// Of the bytes of a KV cache, those of the contexts of the step's sequences, as if each were as long as the longest.
+    /// A sequence has one output in a step, unless it is a piece of a prompt, which has none.
+    pub fn contexts(&self, cache: &Spec, bytes: u64) -> u64 {
+        let rows = cache.shape.first().copied().unwrap_or(1).max(1) as u64;
+        let sequences = self.outputs.min(self.rows).max(1);
+        bytes / rows * rows.min(u64::from(sequences) * u64::from(self.context))
     }
 
     /// Rows of the last dimension in use.

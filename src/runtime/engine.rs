@@ -23,7 +23,7 @@ use crate::plan::{Backend, Plan, ProgramId, Slot, Step};
 /// Most tokens of a session unless the caller asks for more.
 const DEFAULT_CONTEXT: usize = 2048;
 /// Bounds on what a caller may ask for.
-const MAX_SESSIONS: usize = 64;
+pub(super) const MAX_SESSIONS: usize = 64;
 const MAX_PREFILL_ROWS: usize = 1024;
 
 /// A model on a device. Cheap to clone; clones share everything.
@@ -205,6 +205,15 @@ impl Engine {
     /// Most tokens of a session.
     pub fn context(&self) -> usize {
         self.0.kv.context()
+    }
+
+    /// Whether it runs on the CPU, where steps run at once.
+    pub fn runs_on_cpu(&self) -> bool {
+        self.0.core().backend.runs_at_once()
+    }
+
+    pub(super) fn inner(&self) -> &Inner {
+        &self.0
     }
 
     /// A new conversation.
@@ -390,6 +399,21 @@ impl Core {
     /// The bounds of a decode step, and the cache.
     pub fn text_shape(&self) -> TextShape {
         self.decode.shape
+    }
+
+    /// The program of a step of this many rows of text.
+    pub fn text_program(&self, rows: usize) -> ProgramId {
+        if rows <= self.decode.shape.max_rows { self.decode.id } else { self.prefill.id }
+    }
+
+    /// The program that encodes an image, if the model reads any.
+    pub fn image_program(&self) -> Option<ProgramId> {
+        self.image.map(|image| image.id)
+    }
+
+    /// Most rows of a step.
+    pub fn max_rows(&self) -> usize {
+        self.prefill.shape.max_rows
     }
 
     /// Runs parts of jobs (each with a number of its rows) as one batch; outcomes of the jobs that end.

@@ -4,6 +4,7 @@
 //! A token's way: [`Session::generate`] → a job of rows → [`scheduler`] puts jobs of all sessions into a batch → the
 //! engine writes rows, runs a program, reads token ids or logits back → [`Stream`] samples, decodes and yields text.
 
+pub mod bench;
 pub mod compare;
 pub mod convert;
 mod device;

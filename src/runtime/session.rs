@@ -169,6 +169,13 @@ impl Session {
         }
     }
 
+    /// Forgets the text behind its first `tokens` tokens; what stays is not run again.
+    pub fn truncate(&mut self, tokens: usize) {
+        self.tokens.truncate(tokens);
+        self.row_tokens.truncate(tokens);
+        self.cached = self.cached.min(self.len());
+    }
+
     /// Generates text after what was pushed; the stream yields tokens as they come and may be dropped at any time.
     ///
     /// # Errors

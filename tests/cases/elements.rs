@@ -2,7 +2,7 @@
 
 use std::f32::consts::SQRT_2;
 
-use ternion::ops::{RmsNorm, TOKEN_CLAMP, TOKEN_IMAGE, UnaryKind};
+use ternion::ops::{READ_CHUNK, RmsNorm, TOKEN_CLAMP, TOKEN_IMAGE, UnaryKind};
 use ternion::tensor::{Lead, Pack};
 
 use super::Tol::{Close, Exact};
@@ -14,6 +14,7 @@ pub fn add(cases: &mut Cases) {
     combine(cases);
     embed(cases);
     norms(cases);
+    read_words(cases);
     rearrangements(cases);
     swiglu(cases);
     unary(cases);
@@ -47,6 +48,17 @@ fn combine(cases: &mut Cases) {
             let y = r.f32s("y", &[rows, k + 1, width], Lead::Rows, &noise.f32s(rows * (k + 1) * width, 2.0));
             let weights = r.f32s("weights", &[rows, k], Lead::Rows, &noise.f32s(rows * k, 1.0));
             vec![(r.p.combine(x, y, weights, bound), Close(1e-6))]
+        });
+    }
+}
+
+fn read_words(cases: &mut Cases) {
+    for chunks in [1, 3] {
+        cases.full("read_words", format!("{chunks} chunks"), |r| {
+            let mut noise = Noise(5);
+            let words: Vec<u32> = (0..chunks * READ_CHUNK).map(|_| noise.word()).collect();
+            let x = r.u32s("x", &[chunks, 32, READ_CHUNK / 32], Lead::Fixed, &words);
+            vec![(r.p.read_words(x), Exact)]
         });
     }
 }

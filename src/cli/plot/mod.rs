@@ -4,6 +4,7 @@
 //! cells, [`text`] the font, which is built in: a machine that runs models may have none.
 
 mod attention;
+mod bars;
 mod heat;
 mod options;
 mod routing;
@@ -23,9 +24,11 @@ use ternion::files::Image;
 use ternion::{Error, Result};
 
 use attention::AttentionFigure;
+pub use bars::BarsFigure;
 pub use options::PlotArgs;
 use routing::RoutingFigure;
-use text::{Font, Sharp};
+pub use text::Font;
+use text::Sharp;
 
 use super::output::check_writable;
 

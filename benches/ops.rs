@@ -1,0 +1,216 @@
+//! Ops on the shapes of EmberNet and of BitNet-2B-4T, on the CPU and on the best adapter: `cargo bench --bench ops`.
+//!
+//! Each is compared with its plain definition first. Then copies of it with weights or caches of their own run one after
+//! the other, 64 MiB or more together, so that they come from memory as they do in a model. Times are the device's own.
+//! The control row reads as much memory and does nothing else.
+
+#[path = "../tests/common/mod.rs"]
+mod common;
+mod timing;
+
+use std::cell::OnceCell;
+use std::sync::Arc;
+
+use common::{Noise, Rig, compare, device, f16_words, floats, gpu};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use ternion::cpu::Cpu;
+use ternion::ops::{ActQuant, AttentionShape, Experts, READ_CHUNK, RmsNorm};
+use ternion::plan::{Backend, Plan, Slot, Step};
+use ternion::tensor::{DType, Lead, Pack};
+use ternion::ternary::Packed;
+use timing::{Timed, quick};
+
+/// Bytes that copies of an op read together at least.
+const TOGETHER: usize = 64 << 20;
+/// Most copies.
+const COPIES: usize = 400;
+/// Most bytes of one piece of a head; adapters bind no more than 128 MiB as a rule.
+const PIECE: usize = 120 << 20;
+const TOLERANCE: f32 = 1e-4;
+
+/// Records a copy of an op, by number.
+type Record = dyn Fn(&Rig, usize) -> Slot;
+
+/// An op with its sizes; its weights are named by the number of the copy.
+struct Case {
+    name: &'static str,
+    /// Bytes of weights or cache that it reads.
+    bytes: usize,
+    step: Step,
+    record: Box<Record>,
+}
+
+/// Codes of `rows` rows and their factors, shared by all copies.
+fn codes(r: &Rig, rows: usize, sets: usize, d: usize) -> [Slot; 2] {
+    r.codes([rows, sets, d], Lead::Fixed, &Noise(1).acts(rows * sets * d), 0.02)
+}
+
+/// The product of `rows` rows with a ternary matrix, of 2 bits a code with zeros and 1 bit without.
+fn ternary(name: &'static str, rows: usize, [out, d]: [usize; 2], zeros: bool) -> Case {
+    let matrix: OnceCell<Packed> = OnceCell::new();
+    let record = move |r: &Rig, copy: usize| {
+        let matrix = matrix.get_or_init(|| Noise(2).packed(out, d, zeros, 0.03));
+        let w = r.ternary(&format!("w {copy}"), std::slice::from_ref(matrix));
+        r.p.ternary_matmul(codes(r, rows, 1, d), w, &[out], None)
+    };
+    let bytes = out * d * if zeros { 2 } else { 1 } / 8;
+    Case { name, bytes, step: Step::FULL, record: Box::new(record) }
+}
+
+/// Gate and up of EmberNet's two chosen experts and the shared one.
+fn experts(name: &'static str, rows: usize) -> Case {
+    let experts = Experts { k: 2, n: 8 };
+    let matrix: OnceCell<Packed> = OnceCell::new();
+    let record = move |r: &Rig, copy: usize| {
+        let matrix = matrix.get_or_init(|| Noise(3).packed(2048, 768, false, 0.03));
+        let w = r.ternary(&format!("w {copy}"), &vec![matrix.clone(); 18]);
+        let chosen: Vec<u32> = (0..2 * rows as u32).map(|i| (5 * i + 3) % 8).collect();
+        let top = r.u32s("top", &[rows, 2], Lead::Fixed, &chosen);
+        r.p.expert_matmul(codes(r, rows, 6, 768), w, top, &[2048, 2048], experts)
+    };
+    // One row reads two experts of eight and the shared one; many rows read them all.
+    let bytes = 2 * 2048 * 768 / 8 * if rows == 1 { 3 } else { 9 };
+    Case { name, bytes, step: Step::FULL, record: Box::new(record) }
+}
+
+/// A head in 16 bits, cut as an engine would cut it.
+fn head(name: &'static str, [vocab, d]: [usize; 2]) -> Case {
+    let record = move |r: &Rig, copy: usize| {
+        let x = r.f32s("x", &[1, d], Lead::Fixed, &Noise(4).f32s(d, 1.0));
+        let (rows, noise) = (PIECE / (2 * d), Noise(5).f32s(4 * d, 0.05));
+        let shards: Vec<Slot> = (0..vocab)
+            .step_by(rows)
+            .map(|first| {
+                let n = rows.min(vocab - first);
+                let data: Vec<f32> = noise.iter().copied().cycle().take(n * d).collect();
+                r.weight(&format!("w {copy} {first}"), &[n, d], Pack::F16, &data)
+            })
+            .collect();
+        r.p.matmul_sharded(x, &shards)
+    };
+    Case { name, bytes: 2 * vocab * d, step: Step::FULL, record: Box::new(record) }
+}
+
+/// EmberNet's attention of one row at some depth.
+fn attention(name: &'static str, context: usize) -> Case {
+    let shape = AttentionShape { heads: 12, kv_heads: 6, d: 64 };
+    let record = move |r: &Rig, copy: usize| {
+        let q = r.f32s("q", &[1, 768], Lead::Rows, &Noise(6).f32s(768, 1.0));
+        let words = f16_words(&Noise(7).f32s(context * 384, 1.0));
+        let [k, v] = ["k", "v"].map(|n| r.state(&format!("{n} {copy}"), &[context, 384], DType::F16, words.clone()));
+        let rows = r.u32s("rows", &[1, 4], Lead::Rows, &[1, context as u32 - 1, 0, context as u32]);
+        r.p.cached_attention(q, k, v, rows, shape)
+    };
+    let step = Step { rows: 1, outputs: 1, context: context as u32, reserved: 0 };
+    Case { name, bytes: 2 * 2 * context * 384, step, record: Box::new(record) }
+}
+
+/// Codes of one row under the norms of q, k and v.
+fn norm_quantise(name: &'static str) -> Case {
+    let act = ActQuant { max_code: 127.0, bound: 50.0, floor: 1e-4 };
+    let record = move |r: &Rig, copy: usize| {
+        let x = r.f32s("x", &[1, 768], Lead::Fixed, &Noise(8).f32s(768, 2.0));
+        let w = r.weight(&format!("w {copy}"), &[3, 768], Pack::F32, &Noise(9).f32s(3 * 768, 1.0));
+        r.p.norm_quantise(x, w, RmsNorm { eps: 1e-5, clamped: true }, act)[0]
+    };
+    Case { name, bytes: 4 * 3 * 768, step: Step::FULL, record: Box::new(record) }
+}
+
+fn control() -> Case {
+    let bytes = 128 << 20;
+    let record = move |r: &Rig, copy: usize| {
+        let chunks = bytes / (4 * READ_CHUNK);
+        let mut noise = Noise(10);
+        let words = (0..chunks * READ_CHUNK).map(|_| noise.word()).collect();
+        r.p.read_words(r.state(&format!("x {copy}"), &[chunks, 32, READ_CHUNK / 32], DType::U32, words))
+    };
+    Case { name: "control: memory is read", bytes, step: Step::FULL, record: Box::new(record) }
+}
+
+fn cases() -> Vec<Case> {
+    vec![
+        control(),
+        ternary("EmberNet, ternary 768 to 2048, 1 row", 1, [2048, 768], false),
+        ternary("EmberNet, ternary 2048 to 768, 1 row", 1, [768, 2048], false),
+        ternary("EmberNet, ternary 768 to 2048, 96 rows", 96, [2048, 768], false),
+        experts("EmberNet, gate and up of experts, 1 row", 1),
+        experts("EmberNet, gate and up of experts, 64 rows", 64),
+        head("EmberNet, head 768 to 32002, f16", [32002, 768]),
+        attention("EmberNet, attention over 512 tokens", 512),
+        attention("EmberNet, attention over 2048 tokens", 2048),
+        norm_quantise("EmberNet, norm and codes for q, k, v"),
+        ternary("BitNet-2B, ternary 2560 to 6912, 1 row", 1, [6912, 2560], true),
+        ternary("BitNet-2B, ternary 6912 to 2560, 1 row", 1, [2560, 6912], true),
+        head("BitNet-2B, head 2560 to 128256, f16", [128_256, 2560]),
+    ]
+}
+
+impl Case {
+    fn record(&self, copies: usize) -> (Arc<Plan>, common::Feed, Vec<Slot>) {
+        let rig = Rig::new(self.name);
+        let outs = (0..copies).map(|copy| (self.record)(&rig, copy)).collect();
+        let (plan, feed) = rig.finish();
+        (plan, feed, outs)
+    }
+
+    /// Checks one copy against the plain definition.
+    fn check(&self, backend: &mut dyn Backend) {
+        let (plan, feed, outs) = self.record(1);
+        let found = common::run(backend, &plan, &feed, self.step, &outs).concat();
+        let want = common::run(&mut Cpu::plain(), &plan, &feed, self.step, &outs).concat();
+        let problem = match plan.spec(outs[0]).dtype {
+            DType::F32 => compare(&floats(&found), &floats(&want), TOLERANCE),
+            DType::Codes => {
+                let far = |(a, b): (&i8, &i8)| a.abs_diff(*b) > 1;
+                let codes = [&found, &want].map(|w| bytemuck::cast_slice::<u32, i8>(w));
+                let n = codes[0].iter().zip(codes[1]).filter(|&pair| far(pair)).count();
+                if n == 0 { Ok(()) } else { Err(format!("{n} codes differ")) }
+            }
+            _ if found == want => Ok(()),
+            _ => Err("the words differ".into()),
+        };
+        problem.unwrap_or_else(|e| panic!("{}: {e}", self.name));
+    }
+
+    /// How many copies read much memory together.
+    fn copies(&self) -> usize {
+        if quick() { 1 } else { TOGETHER.div_ceil(self.bytes).min(COPIES) }
+    }
+
+    /// All copies, ready to run on a backend that has been checked.
+    fn prepare(&self, mut backend: Box<dyn Backend>) -> Timed {
+        self.check(backend.as_mut());
+        let (plan, feed, _) = self.record(self.copies());
+        for (name, words) in feed.weights {
+            backend.load_weight(&name, words).unwrap_or_else(|e| panic!("{name}: {e}"));
+        }
+        Timed::new(backend, plan, self.step, |backend, program| {
+            for (slot, words) in feed.slots {
+                backend.write(program, slot, 0, &words).expect("words fit their slot");
+            }
+        })
+    }
+}
+
+fn ops(c: &mut Criterion) {
+    let devices: &[&str] = if device().is_some() { &["cpu", "gpu"] } else { &["cpu"] };
+    let backend = |name: &str| -> Box<dyn Backend> {
+        if name == "cpu" { Box::new(Cpu::new()) } else { Box::new(gpu(|caps| caps).expect("the adapter")) }
+    };
+    for &device in devices {
+        let mut group = timing::group(c, device);
+        for case in cases() {
+            group.throughput(Throughput::Bytes((case.bytes * case.copies()) as u64));
+            // Made when the filter lets the case through, once for all of its samples.
+            let mut timed = None;
+            group.bench_function(case.name, |b| {
+                let timed = timed.get_or_insert_with(|| case.prepare(backend(device)));
+                b.iter_custom(|n| timed.run(n));
+            });
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, ops);
+criterion_main!(benches);

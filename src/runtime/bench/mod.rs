@@ -1,0 +1,322 @@
+//! Measuring a model: how fast it reads prompts and images and writes text, and how near that is to what the device's
+//! memory gives.
+
+mod bandwidth;
+mod probe;
+mod runner;
+mod test;
+
+use serde::Serialize;
+
+use super::engine::{Engine, Progress};
+use super::options::{DeviceChoice, Options, Precision};
+use crate::error::{Error, Result};
+use crate::files::{ModelFiles, Weights};
+use crate::models::{self, LoadOptions, ModelInfo};
+use probe::Probe;
+use runner::Runner;
+
+pub use bandwidth::bandwidth;
+pub use probe::OpTime;
+pub use test::Test;
+
+/// Most repetitions of a test.
+const MAX_REPETITIONS: usize = 1000;
+
+/// What is measured, and where.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BenchOptions {
+    /// Where it runs.
+    pub device: DeviceChoice,
+    /// Full-precision weights and the KV cache.
+    pub precision: Precision,
+    /// Lengths of prompts that are read.
+    pub prompts: Vec<usize>,
+    /// Numbers of tokens that are generated.
+    pub generated: Vec<usize>,
+    /// Tokens in the cache before each generation.
+    pub depths: Vec<usize>,
+    /// Numbers of sessions that generate together.
+    pub sessions: Vec<usize>,
+    /// How often each test is measured, after one run that is not.
+    pub repetitions: usize,
+    /// Whether images are encoded too.
+    pub image: bool,
+    /// Whether the time of each op is taken.
+    pub profile: bool,
+}
+
+impl Default for BenchOptions {
+    fn default() -> Self {
+        BenchOptions {
+            device: DeviceChoice::Auto,
+            precision: Precision::F16,
+            prompts: vec![96, 512],
+            generated: vec![64],
+            depths: vec![0],
+            sessions: vec![1],
+            repetitions: 5,
+            image: false,
+            profile: false,
+        }
+    }
+}
+
+/// What one test gave.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    /// The model.
+    pub model: String,
+    /// Bytes of its weights on the device.
+    pub weight_bytes: u64,
+    /// Its parameters.
+    pub parameters: u64,
+    /// "cpu" or "gpu".
+    pub backend: &'static str,
+    /// The device: adapter and driver, or the CPU's threads.
+    pub device: String,
+    /// The test's name, as [`Test`] prints it.
+    pub test: String,
+    /// How often it was measured.
+    pub repetitions: usize,
+    /// Tokens a second, of all sessions together; the mean. An image counts as the tokens that it becomes.
+    pub tokens_per_s: f64,
+    /// Standard deviation of that.
+    pub stddev: f64,
+    /// Images a second, where one is encoded.
+    pub images_per_s: Option<f64>,
+    /// Milliseconds of a repetition, the mean.
+    pub ms: f64,
+    /// Bytes that a token's steps read from weights, cache and intermediate values, each once a step
+    /// ([`crate::plan::Op::bytes_read`]); of the generated text, for its middle token.
+    pub bytes_per_token: f64,
+    /// Bytes a second that the device reads at best ([`bandwidth()`]).
+    pub bandwidth: f64,
+    /// `bytes_per_token · tokens_per_s / bandwidth`.
+    pub bandwidth_share: f64,
+    /// Launches on the device: dispatches of a GPU, nodes on the CPU.
+    pub dispatches_per_token: f64,
+    /// Microseconds in which the host writes rows, encodes and submits, without waiting for the device; 0 on the CPU,
+    /// where host and device are one.
+    pub host_us_per_token: f64,
+    /// Most resident memory of the process so far; none where the system does not tell.
+    pub peak_host_bytes: Option<u64>,
+    /// Memory in use on the device.
+    pub device_bytes: u64,
+    /// Times by op, the largest first, if they were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub profile: Vec<OpTime>,
+}
+
+impl BenchOptions {
+    /// The tests in the order in which they run: by sessions, then prompts, images, generations.
+    pub fn tests(&self) -> Vec<Test> {
+        let mut tests: Vec<Test> = self.prompts.iter().map(|&tokens| Test::Prompt { tokens }).collect();
+        if self.image {
+            tests.extend([Test::Image, Test::ImagePrompt { tokens: 32 }]);
+        }
+        let mut counts = self.sessions.clone();
+        counts.sort_unstable();
+        for &sessions in &counts {
+            for &depth in &self.depths {
+                tests.extend(self.generated.iter().map(|&tokens| Test::Generate { tokens, depth, sessions }));
+            }
+        }
+        tests
+    }
+
+    /// Checks what can be checked without a model.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] with the range.
+    pub fn validate(&self) -> Result<()> {
+        let within = |name: &str, n: usize, most: usize| {
+            let problem = || Error::argument(name, format!("is {n}, expected 1..={most}"));
+            if (1..=most).contains(&n) { Ok(()) } else { Err(problem()) }
+        };
+        within("repetitions", self.repetitions, MAX_REPETITIONS)?;
+        let positions = 1 << 20;
+        self.prompts.iter().try_for_each(|&n| within("prompts", n, positions))?;
+        self.generated.iter().try_for_each(|&n| within("generated", n, positions))?;
+        self.sessions.iter().try_for_each(|&n| within("sessions", n, super::engine::MAX_SESSIONS))?;
+        match self.depths.iter().find(|&&n| n > positions) {
+            Some(n) => Err(Error::argument("depths", format!("is {n}, expected 0..={positions}"))),
+            None if self.tests().is_empty() => Err(Error::argument("tests", "there are none to run")),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that the model can do each test; before its weights are loaded.
+    fn check(&self, info: &ModelInfo) -> Result<()> {
+        for test in self.tests() {
+            let (needs, most) = (test.context(info)?, info.max_positions);
+            if needs > most {
+                let problem = format!("needs a context of {needs} tokens; the model has {most} positions");
+                return Err(Error::argument(test, problem));
+            }
+        }
+        Ok(())
+    }
+
+    fn engine(&self, files: &ModelFiles, sessions: usize, context: usize) -> Result<Engine> {
+        let options = Options {
+            device: self.device.clone(),
+            precision: self.precision,
+            context: Some(context),
+            sessions,
+            ..Options::default()
+        };
+        Engine::open(files, options)
+    }
+}
+
+/// Measures a model, which is opened once for each number of sessions; at the end, the bandwidth of the device.
+///
+/// Prompts are random tokens, the most likely token is taken, and an end of text does not end it. Every test runs once
+/// before it is measured.
+///
+/// # Errors
+/// [`Error::Argument`] for options out of range or beyond the model's positions, before anything is loaded;
+/// [`Error::Unsupported`] for images without vision, or for times of ops on an adapter that takes none; those of
+/// [`Engine::open`].
+pub fn bench(
+    files: impl Into<ModelFiles>,
+    options: &BenchOptions,
+    mut progress: impl FnMut(Progress),
+) -> Result<Vec<Row>> {
+    options.validate()?;
+    let files = files.into();
+    let parameters = check(&files, options)?;
+    let tests = options.tests();
+    let total = tests.len() * (options.repetitions + 1) + 1;
+    let (mut rows, mut done) = (Vec::new(), 0);
+    for group in tests.chunk_by(|a, b| a.sessions() == b.sessions()) {
+        progress(Progress { done, total, what: "opening the model".into() });
+        let (info, sessions) = (open_model(&files)?.1, group[0].sessions());
+        let contexts: Result<Vec<usize>> = group.iter().map(|t| t.context(&info)).collect();
+        let engine = options.engine(&files, sessions, contexts?.into_iter().max().unwrap_or(1))?;
+        for &test in group {
+            let step = || {
+                progress(Progress { done, total, what: test.to_string() });
+                done += 1;
+            };
+            rows.push(measure(&engine, &files, test, parameters, options, step)?);
+        }
+    }
+    progress(Progress { done, total, what: "bandwidth".into() });
+    let bandwidth = bandwidth(&options.device)?;
+    for row in &mut rows {
+        row.bandwidth = bandwidth;
+        row.bandwidth_share = row.bytes_per_token * row.tokens_per_s / bandwidth;
+    }
+    progress(Progress { done: total, total, what: String::new() });
+    Ok(rows)
+}
+
+/// Tensors as far as their names, and the model's sizes.
+fn open_model(files: &ModelFiles) -> Result<(u64, ModelInfo)> {
+    let weights = Weights::open(files)?;
+    let options = LoadOptions { dense: Precision::F16.pack(), max_binding: u64::MAX };
+    let model = models::open(files, &weights, options)?;
+    let counted = weights.checkpoint().tensors().filter(|t| model.counts(&t.name));
+    let elements = |name: &str| weights.shape(name).map_or(0, |shape| shape.iter().map(|&n| n as u64).product());
+    Ok((counted.map(|t| elements(&t.name)).sum::<u64>(), model.info().clone()))
+}
+
+/// Checks the options against the model, and counts its parameters.
+fn check(files: &ModelFiles, options: &BenchOptions) -> Result<u64> {
+    let (parameters, info) = open_model(files)?;
+    options.check(&info)?;
+    Ok(parameters)
+}
+
+/// Runs one test; `step` is called before each repetition.
+fn measure(
+    engine: &Engine,
+    files: &ModelFiles,
+    test: Test,
+    parameters: u64,
+    options: &BenchOptions,
+    mut step: impl FnMut(),
+) -> Result<Row> {
+    let mut times = Vec::new();
+    {
+        let mut runner = Runner::new(engine, test)?;
+        step();
+        runner.run()?;
+        for _ in 0..options.repetitions {
+            step();
+            times.push(runner.run()?.as_secs_f64().max(1e-9));
+        }
+    }
+    let tokens = test.tokens(engine.info()) as f64;
+    let rates: Vec<f64> = times.iter().map(|t| tokens / t).collect();
+    let (rate, stddev) = mean(&rates);
+    let seconds = mean(&times).0;
+    let (cost, backend) = (probe::cost(engine, test)?, if engine.runs_on_cpu() { "cpu" } else { "gpu" });
+    let profile = if options.profile { Probe::of(engine, test)?.profile()? } else { Vec::new() };
+    let report = engine.report();
+    Ok(Row {
+        model: files.to_string(),
+        weight_bytes: report.weight_bytes,
+        parameters,
+        backend,
+        device: report.device.clone(),
+        test: test.to_string(),
+        repetitions: options.repetitions,
+        tokens_per_s: rate,
+        stddev,
+        images_per_s: matches!(test, Test::Image).then_some(1.0 / seconds),
+        ms: 1e3 * seconds,
+        bytes_per_token: cost.bytes / tokens,
+        bandwidth: 0.0,
+        bandwidth_share: 0.0,
+        dispatches_per_token: cost.launches / tokens,
+        host_us_per_token: 1e6 * cost.host / tokens,
+        peak_host_bytes: peak_host_bytes(),
+        device_bytes: report.memory_bytes,
+        profile,
+    })
+}
+
+/// Mean and standard deviation (of a sample, so 0 for one value).
+fn mean(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n.max(1.0);
+    let squares: f64 = values.iter().map(|v| (v - mean) * (v - mean)).sum();
+    (mean, (squares / (n - 1.0).max(1.0)).sqrt())
+}
+
+/// Most resident memory of this process, in bytes; none where the system does not tell.
+fn peak_host_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|n| 1024 * n)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn means_and_deviations_are_those_of_a_sample() {
+        assert_eq!(mean(&[2.0, 4.0, 6.0]), (4.0, 2.0));
+        assert_eq!(mean(&[3.0]), (3.0, 0.0));
+    }
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        let fails = |options: BenchOptions, name: &str| {
+            let error = options.validate().unwrap_err().to_string();
+            assert!(error.starts_with(name), "{error}");
+        };
+        let usual = BenchOptions::default;
+        assert!(usual().validate().is_ok());
+        fails(BenchOptions { prompts: vec![8, 0], ..usual() }, "prompts");
+        fails(BenchOptions { sessions: vec![0], ..usual() }, "sessions");
+        fails(BenchOptions { sessions: vec![1, 65], ..usual() }, "sessions");
+        fails(BenchOptions { depths: vec![usize::MAX], ..usual() }, "depths");
+        fails(BenchOptions { repetitions: 0, ..usual() }, "repetitions");
+        fails(BenchOptions { prompts: vec![], generated: vec![], ..usual() }, "tests");
+    }
+}

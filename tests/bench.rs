@@ -1,0 +1,244 @@
+//! `ternion bench`: rows that say something, in every form, and bad requests refused before anything is loaded; what a step
+//! reads, counted by hand.
+
+mod command;
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use command::{assert_fails, has_adapter, succeeds, ternion, text};
+use common::golden_root;
+use serde_json::Value;
+use tempfile::TempDir;
+use ternion::files::Weights;
+use ternion::models::{self, LoadOptions, TextShape};
+use ternion::plan::{Plan, Step};
+use ternion::tensor::{DType, Pack, WeightRef};
+
+fn tiny() -> PathBuf {
+    golden_root().join("embernet/tiny")
+}
+
+/// The arguments of a short run on tiny, with more of them.
+fn args<'a>(model: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let usual = ["bench", "-m", model, "-p", "9,70", "-n", "5", "-d", "0,33", "-s", "1,2", "-r", "2"];
+    [&usual, more].concat()
+}
+
+#[track_caller]
+fn bench(more: &[&str]) -> String {
+    succeeds(&args(&text(tiny()), more))
+}
+
+fn rows(json: &str) -> Vec<Value> {
+    let rows: Value = serde_json::from_str(json).unwrap_or_else(|e| panic!("{e}: {json}"));
+    rows.as_array().expect("a list").clone()
+}
+
+fn number(row: &Value, key: &str) -> f64 {
+    row[key].as_f64().unwrap_or_else(|| panic!("{key} is no number: {row}"))
+}
+
+const TESTS: [&str; 8] =
+    ["pp9", "pp70", "image", "image+pp32", "tg5", "tg5 @ d33", "tg5 × 2 sessions", "tg5 @ d33 × 2 sessions"];
+
+/// Rows of a run on a device, checked for numbers that can be.
+fn checked(device: &str) -> BTreeMap<String, Value> {
+    let rows = rows(&bench(&["--device", device, "--image", "-o", "json"]));
+    let names: Vec<&str> = rows.iter().filter_map(|r| r["test"].as_str()).collect();
+    assert_eq!(names, TESTS);
+    for row in &rows {
+        let above_0 = ["tokens_per_s", "ms", "bytes_per_token", "bandwidth", "bandwidth_share", "dispatches_per_token"];
+        for key in above_0 {
+            let n = number(row, key);
+            assert!(n.is_finite() && n > 0.0, "{key} is {n}: {row}");
+        }
+        for key in ["weight_bytes", "parameters", "device_bytes"] {
+            assert!(row[key].as_u64() > Some(1000), "{key}: {row}");
+        }
+        let host = number(row, "host_us_per_token");
+        assert!(if device == "cpu" { host == 0.0 } else { host > 0.0 && host < 1e6 }, "{row}");
+        assert!(number(row, "stddev") >= 0.0 && row["device"].as_str().is_some_and(|d| !d.is_empty()), "{row}");
+        let share = number(row, "bytes_per_token") * number(row, "tokens_per_s") / number(row, "bandwidth");
+        assert!((share / number(row, "bandwidth_share") - 1.0).abs() < 1e-6, "{row}");
+        assert_eq!(row["images_per_s"].is_null(), row["test"] != "image", "{row}");
+    }
+    rows.into_iter().map(|row| (row["test"].as_str().expect("a name").to_owned(), row)).collect()
+}
+
+#[test]
+fn rows_say_what_a_step_costs() {
+    let rows = checked("cpu");
+    let get = |test: &str, key: &str| number(&rows[test], key);
+    let plan_nodes = 53.0;
+    assert_eq!(get("tg5", "dispatches_per_token"), plan_nodes);
+    assert_eq!(get("tg5 × 2 sessions", "dispatches_per_token"), plan_nodes / 2.0);
+    // 70 tokens are two steps.
+    assert_eq!(get("pp70", "dispatches_per_token"), 2.0 * plan_nodes / 70.0);
+    // Keys and values of 33 more tokens: 3 layers, 2 heads of 16, 16 bits.
+    assert_eq!(get("tg5 @ d33", "bytes_per_token") - get("tg5", "bytes_per_token"), 33.0 * 3.0 * 2.0 * 2.0 * 32.0);
+    assert!(get("tg5 × 2 sessions", "bytes_per_token") < get("tg5", "bytes_per_token"));
+}
+
+#[test]
+fn a_gpu_is_measured_too() {
+    if has_adapter() {
+        let rows = checked("gpu");
+        assert!(rows.values().all(|r| r["backend"] == "gpu"));
+    }
+}
+
+#[test]
+fn every_form_holds_every_row() {
+    let objects = |text: &str| text.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect::<Vec<Value>>();
+    let lines = objects(&bench(&["--device", "cpu", "-o", "jsonl"]));
+    assert_eq!(lines.len(), 6);
+    let csv = bench(&["--device", "cpu", "-o", "csv"]);
+    let mut reader = csv::Reader::from_reader(csv.as_bytes());
+    let header = reader.headers().expect("a header").clone();
+    let keys: Vec<&String> = lines[0].as_object().expect("an object").keys().collect();
+    assert_eq!(header.len(), keys.len());
+    assert!(keys.iter().all(|key| header.iter().any(|h| h == *key)), "{header:?}");
+    let records: Vec<csv::StringRecord> = reader.records().map(|r| r.expect("a record")).collect();
+    assert_eq!(records.len(), 6);
+
+    let table = bench(&["--device", "cpu"]);
+    let lines: Vec<&str> = table.lines().take_while(|l| l.starts_with('|')).collect();
+    assert_eq!(lines.len(), 2 + 6);
+    assert!(lines.iter().all(|l| l.chars().count() == lines[0].chars().count()), "{table}");
+    assert!(lines[2].contains("| pp9 ") && lines[2].contains(" ± "), "{table}");
+    assert!(table.contains("GB/s at best"), "{table}");
+}
+
+#[test]
+fn a_profile_lists_the_ops_of_the_plan() {
+    let devices: &[&str] = if has_adapter() { &["cpu", "gpu"] } else { &["cpu"] };
+    for device in devices {
+        let all = rows(&bench(&["--device", device, "--profile", "--image", "-o", "json"]));
+        let ops = |test: &str| -> Vec<String> {
+            let row = all.iter().find(|r| r["test"] == test).unwrap_or_else(|| panic!("no {test}"));
+            let ops = row["profile"].as_array().expect("a profile");
+            let share: f64 = ops.iter().map(|o| number(o, "share")).sum();
+            assert!((share - 1.0).abs() < 1e-6, "{row}");
+            assert!(ops.iter().all(|o| number(o, "us").is_finite() && number(o, "gb_per_s").is_finite()), "{row}");
+            ops.iter().filter_map(|o| o["op"].as_str().map(str::to_owned)).collect()
+        };
+        let (text, image) = (ops("tg5"), ops("image"));
+        for op in ["embed", "ternary_matmul", "attention", "matmul", "argmax"] {
+            assert!(text.iter().any(|o| o == op), "{device}: no {op}: {text:?}");
+        }
+        assert!(image.iter().any(|o| o == "patches") && !image.iter().any(|o| o == "embed"), "{image:?}");
+    }
+    let table = bench(&["--device", "cpu", "--profile"]);
+    assert!(table.contains("tg5 @ d33, one step:") && table.contains("| ternary_matmul"), "{table}");
+}
+
+#[test]
+fn a_plot_is_a_picture_with_a_bar_for_each_test() {
+    let dir = TempDir::new().expect("a directory");
+    let [svg, png] = ["rates.svg", "rates.png"].map(|name| text(dir.path().join(name)));
+    bench(&["--device", "cpu", "--plot", &svg]);
+    let source = fs::read_to_string(&svg).expect("UTF-8");
+    let document = roxmltree::Document::parse(&source).unwrap_or_else(|e| panic!("{e}"));
+    let texts: Vec<&str> = document.descendants().filter_map(|n| n.text()).map(str::trim).collect();
+    for test in ["pp9", "tg5 @ d33", "tg5 @ d33 x 2 sessions"] {
+        assert!(texts.contains(&test), "{test}: {texts:?}");
+    }
+    assert!(document.descendants().filter(|n| n.tag_name().name() == "rect").count() > 6 * 4);
+    bench(&["--device", "cpu", "--plot", &png]);
+    let image = ternion::Image::open(&png).expect("a picture");
+    let blue = image.rgb.chunks_exact(3).filter(|p| *p == [24, 90, 188]).count();
+    assert!(blue > 1000, "{blue} of {}x{}", image.width, image.height);
+}
+
+#[test]
+fn bad_requests_are_refused_with_the_range() {
+    let model = text(tiny());
+    let fails = |more: &[&str], texts: &[&str]| {
+        let args = [&["bench", "-m", model.as_str(), "--device", "cpu"], more].concat();
+        assert_fails(&ternion(&args), &args, texts);
+    };
+    fails(&["-p", "0"], &["prompts", "is 0", "1..="]);
+    fails(&["-n", "8,0"], &["generated", "is 0"]);
+    fails(&["-s", "0"], &["sessions", "is 0", "1..=64"]);
+    fails(&["-s", "1,65"], &["sessions", "is 65"]);
+    fails(&["-r", "0"], &["repetitions", "is 0"]);
+    fails(&["-p", "9", "-d", "300"], &["tg64 @ d300", "365", "256 positions"]);
+    fails(&["-p", "256"], &["pp256", "257"]);
+    fails(&["-o", "csv", "--profile"], &["profile", "csv"]);
+    fails(&["--plot", "rates.txt"], &["rates.txt", ".svg or .png"]);
+    fails(&["--plot", "nowhere/rates.svg"], &["rates.svg"]);
+    let args = ["bench", "-m", "nowhere"];
+    assert_fails(&ternion(&args), &args, &["nowhere"]);
+}
+
+/// Bytes of a weight that has no zeros, its table aside.
+fn packed_bytes(weight: &WeightRef) -> u64 {
+    let elements: usize = weight.parts.iter().map(|p| p.rows.len() * p.cols).sum();
+    match weight.pack {
+        Pack::F32 => 4 * elements as u64,
+        Pack::F16 => 2 * elements as u64,
+        Pack::Ternary(_) => elements as u64 / 8,
+    }
+}
+
+#[test]
+fn the_bytes_of_a_step_are_those_of_its_rows_experts_and_context() {
+    let files = models::synthetic().expect("a model");
+    let weights = Weights::open(&files).expect("it opens");
+    let load = LoadOptions { dense: Pack::F16, max_binding: u64::MAX };
+    let model = models::open(&files, &weights, load).expect("it opens");
+    let shape = TextShape { max_rows: 8, max_outputs: 8, kv_rows: 4096, kv_dtype: DType::F16, images: false };
+    let plan = model.record_text(&shape).expect("it records");
+    let bytes = |plan: &Plan, rows: u32, outputs: u32, context: u32| {
+        let step = Step { rows, outputs, context, reserved: 0 };
+        let mut by_op = BTreeMap::new();
+        for (node, bytes) in plan.nodes.iter().zip(plan.bytes_read(&step, packed_bytes)) {
+            *by_op.entry(node.op.name()).or_insert(0) += bytes;
+        }
+        by_op
+    };
+    let one = bytes(&plan, 1, 1, 1000);
+    // q, k, v and o; gate, up and down of three experts; their codes of one byte, factors and sums.
+    let weights = 16 * (768 * (768 + 2 * 384 + 768) + 3 * 3 * 768 * 2048) / 8;
+    let codes = 16 * (4 * 768 + 6 * 768 + 3 * 2048 + 8 * (4 + 6 + 3));
+    let (residual, chosen) = (16 * 4 * 768, 16 * 2 * 8);
+    assert_eq!(one["ternary_matmul"], weights + codes + residual + chosen);
+    assert_eq!(one["attention"], 16 * (4 * 768 + 2 * 2 * 1000 * 384));
+    assert_eq!(one["embed"], 16 + 2 * 768);
+    // The head, and the routers with their biases.
+    assert_eq!(one["matmul"], 2 * 32002 * 768 + 4 * 768 + 16 * 4 * (8 * 768 + 768 + 8));
+    // Eight sessions read more of the experts, the contexts of all, and the head once; a piece of a prompt, one context.
+    let (eight, piece) = (bytes(&plan, 8, 8, 500), bytes(&plan, 8, 0, 500));
+    assert_eq!(eight["attention"], 16 * 8 * (4 * 768 + 2 * 2 * 500 * 384));
+    assert_eq!(piece["attention"], 16 * (8 * 4 * 768 + 2 * 2 * 500 * 384));
+    assert!(eight["ternary_matmul"] > 2 * one["ternary_matmul"] && eight["ternary_matmul"] < 3 * one["ternary_matmul"]);
+    assert!(eight["matmul"] < one["matmul"] + one["matmul"] / 50);
+}
+
+#[test]
+fn a_made_up_model_is_an_embernet_of_the_published_sizes() {
+    let files = models::synthetic().expect("a model");
+    let weights = Weights::open(&files).expect("it opens");
+    let parameters: usize = weights
+        .checkpoint()
+        .tensors()
+        .map(|t| weights.shape(&t.name).expect("a shape").iter().product::<usize>())
+        .sum();
+    // 840,822,056 of the published checkpoint, less the encoder's pooling head, which the model does not read.
+    assert_eq!(parameters, 833_717_120);
+    let part = |name: &str, cols| ternion::tensor::WeightPart { name: name.into(), rows: 0..768, cols };
+    let rule = ternion::ternary::WeightQuant::SignMean;
+    let q = weights.ternary(&part("decoder.layers.3.attention.q_proj.weight", 768), rule).expect("a matrix");
+    let [minus, zero, plus] = q.counts();
+    assert!(zero == 0 && minus.abs_diff(plus) < 10_000, "{minus} {zero} {plus}");
+    let norm = |name: &str| WeightRef {
+        parts: vec![ternion::tensor::WeightPart { name: name.into(), rows: 0..1, cols: 768 }],
+        pack: Pack::F32,
+    };
+    let words = weights.load(&norm("decoder.norm.weight")).expect("a norm");
+    let mean: f32 = words.iter().map(|&w| f32::from_bits(w)).sum::<f32>() / 768.0;
+    assert!((mean - 1.0).abs() < 0.05, "{mean}");
+}
