@@ -1,4 +1,4 @@
-// Parameters and bindings of the dense products, and reading their weight (ops/matmul.rs).
+// Parameters and bindings of the dense products behind x, and reading their weight (ops/matmul.rs).
 #import step
 
 struct Params {
@@ -11,7 +11,6 @@ struct Params {
     width: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
-#bind var<storage, read> x: array<vec4<f32>>; // [rows · per_lead, d_in / 4]
 #ifdef F16
 #bind var<storage, read> w: array<vec2<u32>>; // [d_out, d_in / 4]
 #else
@@ -24,6 +23,19 @@ struct Params {
 #bind var<storage, read> residual: array<f32>; // [rows · per_lead, width]
 #endif
 #bind var<storage, read_write> y: array<f32>; // [rows · per_lead, width]
+
+// Writes element `out` of row `row`, with what is added to it.
+fn store(row: u32, out: u32, sum: f32) {
+    let at = row * params.width + params.col0 + out;
+    var v = sum;
+#ifdef BIAS
+    v += bias[out];
+#endif
+#ifdef RESIDUAL
+    v += residual[at];
+#endif
+    y[at] = v;
+}
 
 // Four neighbouring elements of w.
 fn weight4(at: u32) -> vec4<f32> {

@@ -20,12 +20,17 @@ struct Params {
 #ifdef EXPERTS
 #bind var<storage, read> top: array<u32>; // [rows, k]
 #endif
+#ifdef GROUPS
+#bind var<storage, read> groups: array<u32>; // [blocks, 9]: expert, and 8 places (row, slot)
+#endif
 #ifdef RESIDUAL
 #bind var<storage, read> residual: array<f32>; // [rows, out_width]
 #endif
 #bind var<storage, read_write> y: array<f32>; // [rows, slots, out_width]
 
 const TILE_LANES: u32 = 32u; // lanes of 4 rows in a tile
+
+const NO_ROW: u32 = 0xffffffffu; // in groups: no expert, no place
 
 struct Part {
     first: u32, // first vec4 of its words
