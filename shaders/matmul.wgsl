@@ -1,6 +1,7 @@
 // y = x · wᵀ for many rows (ops/matmul.rs): tiles of 32 rows × 64 outputs, 16 columns at a time through workgroup memory;
 // each thread keeps 4 rows × 4 outputs. Grid: x = blocks of 64 outputs, y = blocks of 32 rows. Workgroup 16 × 8.
 #bind var<storage, read> x: array<vec4<f32>>; // [rows · per_lead, d_in / 4]
+#import weight
 #import dense
 
 const ROWS: u32 = 32u;

@@ -1,6 +1,7 @@
 // y = x · wᵀ for few rows (ops/matmul.rs). Grid: x = groups of OUTS outputs, y = rows.
 // 16 lanes share an output and read neighbouring elements; their sums meet behind one barrier.
 #bind var<storage, read> x: array<vec4<f32>>; // [rows · per_lead, d_in / 4]
+#import weight
 #import dense
 
 const OUTS: u32 = 4u;

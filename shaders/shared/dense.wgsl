@@ -1,4 +1,4 @@
-// Parameters and bindings of the dense products behind x, and reading their weight (ops/matmul.rs).
+// Parameters of the dense products, their bindings behind x and w, and writing their results (ops/matmul.rs).
 #import step
 
 struct Params {
@@ -11,11 +11,6 @@ struct Params {
     width: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
-#ifdef F16
-#bind var<storage, read> w: array<vec2<u32>>; // [d_out, d_in / 4]
-#else
-#bind var<storage, read> w: array<vec4<f32>>; // [d_out, d_in / 4]
-#endif
 #ifdef BIAS
 #bind var<storage, read> bias: array<f32>; // [d_out]
 #endif
@@ -35,14 +30,4 @@ fn store(row: u32, out: u32, sum: f32) {
     v += residual[at];
 #endif
     y[at] = v;
-}
-
-// Four neighbouring elements of w.
-fn weight4(at: u32) -> vec4<f32> {
-#ifdef F16
-    let pair = w[at / 4u];
-    return vec4<f32>(unpack2x16float(pair.x), unpack2x16float(pair.y));
-#else
-    return w[at / 4u];
-#endif
 }

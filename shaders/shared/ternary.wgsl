@@ -1,5 +1,5 @@
-// Parameters and bindings of the ternary products (ops/ternary_matmul.rs), reading a stack of matrices (src/ternary),
-// and the integer dot products.
+// Parameters of the ternary products (ops/ternary_matmul.rs), their bindings behind the codes, reading a stack of matrices
+// (src/ternary), and the integer dot products.
 #import step
 
 struct Params {
@@ -14,7 +14,6 @@ struct Params {
     out_width: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
-#bind var<storage, read> codes: array<u32>; // [rows, sets, set_words]
 #bind var<storage, read> act_meta: array<vec2<f32>>; // [rows, sets]: 1/k, sum of codes
 #bind var<storage, read> weights: array<vec4<u32>>; // a stack: header, table, words
 #ifdef EXPERTS

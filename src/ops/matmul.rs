@@ -26,7 +26,7 @@ params!(MatMulParams { lead: u32, rows: u32, per_lead: u32, d_in: u32, d_out: u3
 const MATVEC_ROWS: usize = 4;
 /// Outputs of a workgroup of the matvec kernel (its `OUTS`).
 const MATVEC_OUTS: usize = 4;
-/// Outputs and rows of a workgroup of the kernel whose lanes pass words on (its `LANES` times 4, its `ROWS`).
+/// Outputs and rows of a workgroup of the kernel whose lanes pass words on (its `WORKERS` times 4, its `ROWS`).
 const LANE_BLOCK: [usize; 2] = [128, 8];
 /// Outputs and rows of a workgroup of the kernel with workgroup memory (its `OUTS` and `ROWS`).
 const TILE_BLOCK: [usize; 2] = [64, 32];
@@ -110,7 +110,7 @@ impl Op for MatMul {
         let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
         let (source, [outs, rows]) = if x.rows() <= MATVEC_ROWS {
             (shader!("matvec"), [MATVEC_OUTS, 1])
-        } else if caps.shuffles {
+        } else if caps.shuffles && x.width().is_multiple_of(8) {
             (shader!("matmul_lanes"), LANE_BLOCK)
         } else {
             (shader!("matmul"), TILE_BLOCK)

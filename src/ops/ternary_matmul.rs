@@ -187,21 +187,16 @@ impl Op for TernaryMatmul {
         };
         let tiles = self.outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum();
         let matvec = !self.grouped && (self.experts.is_some() || codes.shape[0] <= MATVEC_ROWS);
-        let swar = !matvec && (caps.shuffles || !caps.dot4);
-        let flags = [
-            (self.experts.is_some(), "EXPERTS"),
-            (self.grouped, "GROUPS"),
-            (self.residual, "RESIDUAL"),
-            (swar, "SWAR"),
-        ];
+        let flags = [(self.experts.is_some(), "EXPERTS"), (self.grouped, "GROUPS"), (self.residual, "RESIDUAL")];
         let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
         let lead = outputs[0].leading_only();
+        let by_rows = if caps.shuffles { shader!("ternary_lanes") } else { shader!("ternary_matmul") };
         let (source, overrides, y) = if matvec {
             (shader!("ternary_matvec"), vec![("SPLIT", SPLIT as f64)], Extent::rows(&lead, self.slots(), 1))
         } else if self.grouped {
-            (shader!("ternary_matmul"), vec![], blocks(codes.lead, codes.shape[0], experts))
+            (by_rows, vec![], blocks(codes.lead, codes.shape[0], experts))
         } else {
-            (shader!("ternary_matmul"), vec![], Extent::rows(&lead, 1, BLOCK))
+            (by_rows, vec![], Extent::rows(&lead, 1, BLOCK))
         };
         Kernel { source, defines, overrides, params: params.params(), grid: Grid::xy(Extent::Fixed(tiles), y) }
     }

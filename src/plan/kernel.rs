@@ -5,7 +5,7 @@ use bytemuck::Pod;
 use super::Step;
 use crate::tensor::{Lead, Spec};
 
-/// A shader's text, by the name of its file without `.wgsl`.
+/// A shader's text, by the name of its file without `.wgsl`. Each of its loops ends: backends do not watch over them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Source {
     /// File stem: `rms_norm` for `shaders/rms_norm.wgsl`.
