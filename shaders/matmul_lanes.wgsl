@@ -1,5 +1,6 @@
 // y = x · wᵀ for many rows where lanes pass words on (ops/matmul.rs): a lane keeps 4 outputs of 8 rows, and loads 4 of
-// 32 neighbouring elements of each row. Grid: x = blocks of 128 outputs, y = blocks of 8 rows. Workgroup: 32 lanes.
+// 32 neighbouring elements of each row. Grid: x = blocks of 8 rows, so that the
+// weights stay in the cache for the next one, y = blocks of 128 outputs. Workgroup: 32 lanes.
 #bind var<storage, read> x: array<vec4<f32>>; // [rows · per_lead, d_in / 4]
 #ifdef F16
 #bind var<storage, read> w: array<vec4<u32>>; // [d_out, d_in / 8]
@@ -54,8 +55,8 @@ fn add8(outs: vec4<u32>, i: u32, lane: u32) {
 
 @compute @workgroup_size(WORKERS)
 fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
-    let out0 = (group.x * WORKERS + lane.id) * 4u;
-    let row0 = group.y * ROWS;
+    let out0 = (group.y * WORKERS + lane.id) * 4u;
+    let row0 = group.x * ROWS;
     let rows = led(params.lead, params.rows) * params.per_lead;
     // Lanes and rows behind the last ones compute those again and write nothing.
     let outs = min(vec4<u32>(out0) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(params.d_out - 1u)) * params.d_in;

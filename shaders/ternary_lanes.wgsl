@@ -1,6 +1,7 @@
 // Codes × ternary matrices for many rows where lanes pass words on (ops/ternary_matmul.rs): a lane keeps 4 outputs of 8
 // rows, and loads 4 of 32 neighbouring words of codes of each row.
-// Grid: x = tiles of 128 outputs, y = blocks of 8 rows. Workgroup: 32 lanes, which share nothing.
+// Grid: x = blocks of 8 rows, so that the weights stay in the cache for the next one, y = tiles of 128 outputs.
+// Workgroup: 32 lanes, which share nothing.
 #bind var<storage, read> codes: array<vec4<u32>>; // [rows, sets, set_words / 4]
 #import halves
 #import lanes
@@ -58,10 +59,10 @@ fn load_codes(codes0: array<u32, ROWS>, quad: u32) {
 
 @compute @workgroup_size(TILE_LANES)
 fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
-    let block = group.y;
+    let block = group.x;
     let first = first_matrix(block);
     if first == NO_ROW { return; }
-    let tile = find_tile(first, group.x);
+    let tile = find_tile(first, group.y);
     let part = part_at(first + tile.part);
     let words = row_words(part.bits);
     let weights0 = part.first + tile.tile * words * TILE_LANES + lane.id;

@@ -8,7 +8,7 @@ use crate::plan::{PlanBuilder, Slot};
 /// Bound on the mixture's output.
 const BOUND: f32 = 1e4;
 /// Rows of a batch up to which experts are applied row by row; in more rows, several use the same expert.
-const FEW_ROWS: usize = 4;
+const FEW_ROWS: usize = 5;
 
 /// How activations become codes in front of every ternary matrix.
 #[derive(Debug, Clone, Copy)]

@@ -108,14 +108,15 @@ impl Op for MatMul {
         };
         let flags = [(self.bias, "BIAS"), (self.residual, "RESIDUAL"), (w.dtype == DType::F16, "F16")];
         let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
-        let (source, [outs, rows]) = if x.rows() <= MATVEC_ROWS {
-            (shader!("matvec"), [MATVEC_OUTS, 1])
+        let outs = |per| Extent::Fixed(w.shape[0].div_ceil(per));
+        let rows = |per| Extent::rows(x, 1, per);
+        let (source, grid) = if x.rows() <= MATVEC_ROWS {
+            (shader!("matvec"), Grid::xy(outs(MATVEC_OUTS), rows(1)))
         } else if caps.shuffles && x.width().is_multiple_of(8) {
-            (shader!("matmul_lanes"), LANE_BLOCK)
+            (shader!("matmul_lanes"), Grid::xy(rows(LANE_BLOCK[1]), outs(LANE_BLOCK[0])))
         } else {
-            (shader!("matmul"), TILE_BLOCK)
+            (shader!("matmul"), Grid::xy(outs(TILE_BLOCK[0]), rows(TILE_BLOCK[1])))
         };
-        let grid = Grid::xy(Extent::Fixed(w.shape[0].div_ceil(outs)), Extent::rows(x, 1, rows));
         Kernel { source, defines, overrides: vec![], params: params.params(), grid }
     }
 }

@@ -190,14 +190,19 @@ impl Op for TernaryMatmul {
         let flags = [(self.experts.is_some(), "EXPERTS"), (self.grouped, "GROUPS"), (self.residual, "RESIDUAL")];
         let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
         let lead = outputs[0].leading_only();
-        let by_rows = if caps.shuffles { shader!("ternary_lanes") } else { shader!("ternary_matmul") };
-        let (source, overrides, y) = if matvec {
-            (shader!("ternary_matvec"), vec![("SPLIT", SPLIT as f64)], Extent::rows(&lead, self.slots(), 1))
-        } else if self.grouped {
-            (by_rows, vec![], blocks(codes.lead, codes.shape[0], experts))
-        } else {
-            (by_rows, vec![], Extent::rows(&lead, 1, BLOCK))
+        let tiles = Extent::Fixed(tiles);
+        let in_blocks = match self.grouped {
+            true => blocks(codes.lead, codes.shape[0], experts),
+            false => Extent::rows(&lead, 1, BLOCK),
         };
-        Kernel { source, defines, overrides, params: params.params(), grid: Grid::xy(Extent::Fixed(tiles), y) }
+        let (source, grid) = if matvec {
+            (shader!("ternary_matvec"), Grid::xy(tiles, Extent::rows(&lead, self.slots(), 1)))
+        } else if caps.shuffles {
+            (shader!("ternary_lanes"), Grid::xy(in_blocks, tiles))
+        } else {
+            (shader!("ternary_matmul"), Grid::xy(tiles, in_blocks))
+        };
+        let overrides = if matvec { vec![("SPLIT", SPLIT as f64)] } else { vec![] };
+        Kernel { source, defines, overrides, params: params.params(), grid }
     }
 }
