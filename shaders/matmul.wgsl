@@ -1,38 +1,60 @@
-// y = x · wᵀ for many rows (ops/matmul.rs): each thread keeps 4 rows × 4 outputs in registers.
-// Grid: x = blocks of 32 outputs, y = blocks of 32 rows; workgroup 8 × 8.
+// y = x · wᵀ for many rows (ops/matmul.rs): tiles of 32 rows × 64 outputs, 16 columns at a time through workgroup memory;
+// each thread keeps 4 rows × 4 outputs. Grid: x = blocks of 64 outputs, y = blocks of 32 rows. Workgroup 16 × 8.
+#bind var<storage, read> x: array<vec4<f32>>; // [rows · per_lead, d_in / 4]
+#import weight
 #import dense
 
-const N: u32 = 4u;
+const ROWS: u32 = 32u;
+const OUTS: u32 = 64u;
+const DEPTH: u32 = 16u;
+const THREADS: u32 = 128u;
+// Columns lie one after the other, with a gap so that threads write to different banks.
+const ROW_PITCH: u32 = ROWS + 1u;
+const OUT_PITCH: u32 = OUTS + 1u;
 
-@compute @workgroup_size(8, 8)
-fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-    let out0 = id.x * N;
-    let row0 = id.y * N;
+var<workgroup> xs: array<f32, DEPTH * ROW_PITCH>;
+var<workgroup> ws: array<f32, DEPTH * OUT_PITCH>;
+
+@compute @workgroup_size(16, 8)
+fn main(
+    @builtin(local_invocation_id) local: vec3<u32>,
+    @builtin(local_invocation_index) id: u32,
+    @builtin(workgroup_id) group: vec3<u32>,
+) {
     let rows = led(params.lead, params.rows) * params.per_lead;
-    if out0 >= params.d_out || row0 >= rows { return; }
-    var sum: array<vec4<f32>, N>; // by row, over outputs
-    for (var i = 0u; i < params.d_in; i += 4u) {
-        var ws: array<vec4<f32>, N>;
-        for (var o = 0u; o < N; o++) { ws[o] = weight4(min(out0 + o, params.d_out - 1u) * params.d_in + i); }
-        for (var r = 0u; r < N; r++) {
-            let v = x[(min(row0 + r, rows - 1u) * params.d_in + i) / 4u];
-            sum[r] += vec4<f32>(dot(v, ws[0]), dot(v, ws[1]), dot(v, ws[2]), dot(v, ws[3]));
+    let row0 = group.y * ROWS;
+    let out0 = group.x * OUTS;
+    let quads = DEPTH / 4u;
+    var sums: array<vec4<f32>, 4>; // by row, over outputs 16 apart
+    for (var i0 = 0u; i0 < params.d_in; i0 += DEPTH) {
+        workgroupBarrier();
+        for (var t = id; t < (ROWS + OUTS) * quads; t += THREADS) {
+            let at = t / quads;
+            let column = t % quads * 4u;
+            let inside = i0 + column < params.d_in;
+            // Rows and outputs behind the last ones are those again, and are not written.
+            if at < ROWS {
+                var v = vec4<f32>();
+                if inside { v = x[(min(row0 + at, rows - 1u) * params.d_in + i0 + column) / 4u]; }
+                for (var c = 0u; c < 4u; c++) { xs[(column + c) * ROW_PITCH + at] = v[c]; }
+            } else {
+                var v = vec4<f32>();
+                if inside { v = weight4(min(out0 + at - ROWS, params.d_out - 1u) * params.d_in + i0 + column); }
+                for (var c = 0u; c < 4u; c++) { ws[(column + c) * OUT_PITCH + at - ROWS] = v[c]; }
+            }
+        }
+        workgroupBarrier();
+        for (var i = 0u; i < DEPTH; i++) {
+            let w0 = i * OUT_PITCH + local.x;
+            let w = vec4<f32>(ws[w0], ws[w0 + 16u], ws[w0 + 32u], ws[w0 + 48u]);
+            for (var r = 0u; r < 4u; r++) { sums[r] += xs[i * ROW_PITCH + local.y * 4u + r] * w; }
         }
     }
-    for (var r = 0u; r < N; r++) {
-        for (var o = 0u; o < N; o++) {
-            let out = out0 + o;
-            if row0 + r < rows && out < params.d_out {
-                let at = (row0 + r) * params.width + params.col0 + out;
-                var v = sum[r][o];
-#ifdef BIAS
-                v += bias[out];
-#endif
-#ifdef RESIDUAL
-                v += residual[at];
-#endif
-                y[at] = v;
-            }
+    for (var r = 0u; r < 4u; r++) {
+        for (var o = 0u; o < 4u; o++) {
+            let row = row0 + local.y * 4u + r;
+            let out = out0 + local.x + 16u * o;
+            if row < rows && out < params.d_out { store(row, out, sums[r][o]); }
         }
     }
 }

@@ -1,5 +1,7 @@
 // y = x · wᵀ for few rows (ops/matmul.rs). Grid: x = groups of OUTS outputs, y = rows.
 // 16 lanes share an output and read neighbouring elements; their sums meet behind one barrier.
+#bind var<storage, read> x: array<vec4<f32>>; // [rows · per_lead, d_in / 4]
+#import weight
 #import dense
 
 const OUTS: u32 = 4u;
@@ -20,12 +22,5 @@ fn main(@builtin(local_invocation_id) local: vec3<u32>, @builtin(workgroup_id) g
     workgroupBarrier();
     if local.x != 0u || out >= params.d_out { return; }
     for (var i = 1u; i < LANES; i++) { sum += shares[local.y * LANES + i]; }
-#ifdef BIAS
-    sum += bias[out];
-#endif
-    let at = row * params.width + params.col0 + out;
-#ifdef RESIDUAL
-    sum += residual[at];
-#endif
-    y[at] = sum;
+    store(row, out, sum);
 }

@@ -1,41 +1,99 @@
-// Codes × ternary matrices for many rows (ops/ternary_matmul.rs): each thread keeps 4 outputs of 4 rows, so that a word
-// of weights is unpacked once for 4 rows. Grid: x = tiles of 128 outputs, y = groups of 4 rows. Workgroup: 32 lanes.
-#import ternary
+// Codes × ternary matrices for many rows (ops/ternary_matmul.rs): a lane keeps 4 outputs of 8 rows, so that a word of
+// weights is unpacked once for 8 rows. A workgroup is 32 lanes times SPLIT shares of the columns; codes go through
+// workgroup memory, and the shares meet at the end. Grid: x = tiles of 128 outputs, y = blocks of 8 rows.
+#bind var<storage, read> codes: array<u32>; // [rows, sets, set_words]
+#ifdef DOT4
+#import ternary_blocks
+#else
+#import halves
+#endif
 
-const ROWS: u32 = 4u;
+const SPLIT: u32 = 4u;
+const WORDS: u32 = 8u; // of codes for a word of 1-bit weights; 4 for one of 2-bit weights
 
-@compute @workgroup_size(TILE_LANES)
-fn main(@builtin(local_invocation_id) local: vec3<u32>, @builtin(workgroup_id) group: vec3<u32>) {
-    let tile = find_tile(0u, group.x);
-    let part = part_at(tile.part);
-    let row0 = group.y * ROWS;
-    let rows = led(params.lead, params.rows);
-    let set0 = select(tile.part, 0u, params.sets == 1u);
-    let groups = 8u / part.bits;
-    let words = row_words(part.bits);
-    let mask = code_mask(part.bits);
-    // Rows behind the last one read the last one again: a clamp is cheaper than a branch in the loop.
-    var act = array<u32, ROWS>();
-    for (var r = 0u; r < ROWS; r++) {
-        act[r] = (min(row0 + r, rows - 1u) * params.sets + set0) * params.set_words;
-    }
+var<workgroup> tile_codes: array<u32, ROWS * SPLIT * WORDS>;
+var<workgroup> shares: array<vec4<i32>, SPLIT * SPLIT * TILE_LANES>;
 
-    var sum = array<vec4<i32>, ROWS>();
-    for (var j = 0u; j < words; j++) {
-        let w = weights[part.first + (tile.tile * words + j) * TILE_LANES + local.x];
-        for (var g = 0u; g < groups; g++) {
-            let at = j * groups + g;
-            for (var r = 0u; r < ROWS; r++) {
-                sum[r] += dot_rows(w, g * part.bits, mask, codes[act[r] + at]);
-            }
+#ifdef DOT4
+var<private> sums: array<vec4<i32>, ROWS>; // over stored codes
+
+// Adds the columns of a word of weights, whose codes begin at `first`.
+fn add_word(w: vec4<u32>, bits: u32, first: u32) {
+    let mask = code_mask(bits);
+    for (var g = 0u; g < 8u / bits; g++) {
+        for (var r = 0u; r < ROWS; r++) {
+            sums[r] += dot_rows(w, g * bits, mask, tile_codes[r * SPLIT * WORDS + first + g]);
         }
     }
+}
+#else
+fn add_word(w: vec4<u32>, bits: u32, first: u32) {
+    if bits == 1u { stored_sum += stored_ones(w); } else { stored_sum += stored_twos(w); }
+    for (var g = 0u; g < 8u / bits; g++) {
+        let at = vec4<u32>(g * bits);
+        let even = spread(w >> at);
+        let odd = spread(w >> (at + vec4<u32>(8u)));
+        let twos = vec4<u32>(select(0u, 0xffffffffu, bits == 2u));
+        let even_twos = spread(w >> (at + vec4<u32>(1u))) & twos;
+        let odd_twos = spread(w >> (at + vec4<u32>(9u))) & twos;
+        for (var r = 0u; r < ROWS; r++) {
+            let a = tile_codes[r * SPLIT * WORDS + first + g] ^ FLIP;
+            let e = vec4<u32>(a & HALVES);
+            let o = vec4<u32>((a >> 8u) & HALVES);
+            halves[r] += (even & e) + (odd & o) + 2u * ((even_twos & e) + (odd_twos & o));
+        }
+    }
+}
+#endif
 
+// Loads the codes of all rows for SPLIT words of weights from `j0` on.
+fn load_codes(id: u32, block: u32, matrix: u32, j0: u32, per_word: u32) {
+    let here = SPLIT * per_word;
+    for (var i = id; i < ROWS * here; i += TILE_LANES * SPLIT) {
+        let at = min(j0 * per_word + i % here, params.set_words - 1u);
+        let which = set_of(row_at(block, i / here), matrix);
+        tile_codes[i / here * SPLIT * WORDS + i % here] = codes[which * params.set_words + at];
+    }
+}
+
+@compute @workgroup_size(TILE_LANES, SPLIT)
+fn main(
+    @builtin(local_invocation_id) local: vec3<u32>,
+    @builtin(local_invocation_index) id: u32,
+    @builtin(workgroup_id) group: vec3<u32>,
+) {
+    let block = group.y;
+    let first = first_matrix(block);
+    if first == NO_ROW { return; }
+    let tile = find_tile(first, group.x);
+    let part = part_at(first + tile.part);
+    let words = row_words(part.bits);
+    let per_word = 8u / part.bits; // words of codes for a word of weights
+    let weights0 = part.first + tile.tile * words * TILE_LANES + local.x;
+    for (var j0 = 0u; j0 < words; j0 += SPLIT) {
+        workgroupBarrier();
+        load_codes(id, block, tile.part, j0, per_word);
+        workgroupBarrier();
+        let j = j0 + local.y;
+        if j < words {
+            add_word(weights[weights0 + j * TILE_LANES], part.bits, local.y * per_word);
+        }
+#ifdef DOT4
+#else
+        if j0 / SPLIT % RUN == RUN - 1u { settle(); }
+#endif
+    }
+#ifdef DOT4
+#else
+    settle();
+#endif
     let in_part = (tile.tile * TILE_LANES + local.x) * 4u;
-    for (var r = 0u; r < ROWS; r++) {
-        let row = row0 + r;
-        if row >= rows { return; }
-        let out = row * params.out_width + tile.out + in_part;
-        store4(sum[r], part, row * params.sets + set0, in_part, out);
+    for (var r0 = 0u; r0 < ROWS; r0 += SPLIT) {
+        workgroupBarrier();
+        for (var r = 0u; r < SPLIT; r++) { shares[(local.y * SPLIT + r) * TILE_LANES + local.x] = sums[r0 + r]; }
+        workgroupBarrier();
+        var sum = vec4<i32>();
+        for (var s = 0u; s < SPLIT; s++) { sum += shares[(s * SPLIT + local.y) * TILE_LANES + local.x]; }
+        finish(block, r0 + local.y, sum, tile, part, in_part);
     }
 }

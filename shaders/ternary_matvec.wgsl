@@ -1,6 +1,7 @@
 // Codes × ternary matrices for few rows, and for experts chosen per row (ops/ternary_matmul.rs).
 // Grid: x = tiles of 128 outputs of one row's matrices, y = rows · slots. A workgroup is 32 lanes of 4 outputs, times
 // SPLIT shares of the columns that are added up at the end behind one barrier.
+#bind var<storage, read> codes: array<u32>; // [rows, sets, set_words]
 #import ternary
 
 override SPLIT: u32 = 4u;

@@ -321,10 +321,10 @@ fn moe(r: &Rig, golden: &Golden, times: f32) -> [Slot; 4] {
     let [top, weights] = r.p.router(logits, rows, log, 2);
     let norms = r.weight("norms", &[18, 64], Pack::F32, &norm_weights(golden, &gate_up));
     let act = r.p.norm_quantise_experts(x, norms, top, experts, BIT_NORM, ACT);
-    let h = r.p.swiglu(r.p.expert_matmul(act, stack("gate up", &gate_up, 1.0), top, &[96, 96], experts));
+    let h = r.p.swiglu(r.p.expert_matmul(act, stack("gate up", &gate_up, 1.0), top, None, &[96, 96], experts));
     let norms = r.weight("down norms", &[9, 96], Pack::F32, &norm_weights(golden, &down));
     let act = r.p.norm_quantise_experts(h, norms, top, experts, BIT_NORM, ACT);
-    let y = r.p.expert_matmul(act, stack("down", &down, times), top, &[64], experts);
+    let y = r.p.expert_matmul(act, stack("down", &down, times), top, None, &[64], experts);
     let zero = r.f32s("zero", &[24, 64], Lead::Rows, &[0.0; 24 * 64]);
     [logits, top, weights, r.p.combine(zero, y, weights, 1e4)]
 }

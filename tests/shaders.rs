@@ -15,7 +15,12 @@ use ternion::gpu::shader::expand;
 use ternion::plan::{Caps, Kernel, Source};
 
 /// Shaders that need exactly one of some defines. All other sets are the subsets of what `#ifdef` lines mention.
-const ONE_OF: &[(&str, &[&str])] = &[("unary", &["GELU_ERF", "GELU_TANH", "SCALE"])];
+const ONE_OF: &[(&str, &[&str])] = &[
+    ("attention_lanes", &["SHUFFLES"]),
+    ("matmul_lanes", &["SHUFFLES"]),
+    ("ternary_lanes", &["SHUFFLES"]),
+    ("unary", &["GELU_ERF", "GELU_TANH", "SCALE"]),
+];
 /// Workgroup memory that every adapter has.
 const WORKGROUP_BYTES: u32 = 16 << 10;
 /// Storage buffers that every adapter can bind at once.
@@ -74,12 +79,21 @@ struct Valid {
     info: ModuleInfo,
 }
 
+/// Whether a variant asks for subgroup operations.
+fn with_subgroups(defines: &[&str]) -> bool {
+    defines.iter().any(|d| ["SUBGROUPS", "SHUFFLES"].contains(d))
+}
+
 fn validate(source: Source, defines: &[&str]) -> Result<Valid, String> {
     let expanded = expand(source, defines).map_err(|e| e.to_string())?;
     let module = naga::front::wgsl::parse_str(&expanded.wgsl).map_err(|e| e.emit_to_string(&expanded.wgsl))?;
-    let subgroups = defines.contains(&"SUBGROUPS");
+    let subgroups = with_subgroups(defines);
     // The least that each define stands for; `F16` is about conversions, not about a native type.
-    let needs = [("SUBGROUPS", Capabilities::SUBGROUP), ("F16", Capabilities::SHADER_FLOAT16_IN_FLOAT32)];
+    let needs = [
+        ("SUBGROUPS", Capabilities::SUBGROUP),
+        ("SHUFFLES", Capabilities::SUBGROUP),
+        ("F16", Capabilities::SHADER_FLOAT16_IN_FLOAT32),
+    ];
     let caps = needs.into_iter().filter(|(d, _)| defines.contains(d)).fold(Capabilities::empty(), |all, n| all | n.1);
     let mut validator = Validator::new(ValidationFlags::all(), caps);
     if subgroups {
@@ -161,7 +175,7 @@ struct Recorded {
 
 /// The kernels of all parity rows under all capabilities.
 fn kernels() -> Vec<Recorded> {
-    let most = Caps { subgroups: true, dot4: true, half: true, max_binding: 128 << 20 };
+    let most = Caps { subgroups: true, dot4: true, shuffles: true, half: true, max_binding: 128 << 20 };
     let mut all = Vec::new();
     for case in cases::all() {
         for node in &case.plan.nodes {
@@ -226,7 +240,7 @@ fn check_kernel(recorded: &Recorded) -> Result<(), String> {
 
 #[test]
 fn every_variant_is_valid_and_translates_to_every_language() {
-    for_all(|source, defines| translate(&validate(source, defines)?, defines.contains(&"SUBGROUPS")));
+    for_all(|source, defines| translate(&validate(source, defines)?, with_subgroups(defines)));
 }
 
 #[test]

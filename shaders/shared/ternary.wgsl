@@ -1,5 +1,5 @@
-// Parameters and bindings of the ternary products (ops/ternary_matmul.rs), reading a stack of matrices (src/ternary),
-// and the integer dot products.
+// Parameters of the ternary products (ops/ternary_matmul.rs), their bindings behind the codes, reading a stack of matrices
+// (src/ternary), and the integer dot products.
 #import step
 
 struct Params {
@@ -14,11 +14,13 @@ struct Params {
     out_width: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
-#bind var<storage, read> codes: array<u32>; // [rows, sets, set_words]
 #bind var<storage, read> act_meta: array<vec2<f32>>; // [rows, sets]: 1/k, sum of codes
 #bind var<storage, read> weights: array<vec4<u32>>; // a stack: header, table, words
 #ifdef EXPERTS
 #bind var<storage, read> top: array<u32>; // [rows, k]
+#endif
+#ifdef GROUPS
+#bind var<storage, read> groups: array<u32>; // [blocks, 9]: expert, and 8 places (row, slot)
 #endif
 #ifdef RESIDUAL
 #bind var<storage, read> residual: array<f32>; // [rows, out_width]
@@ -26,6 +28,8 @@ struct Params {
 #bind var<storage, read_write> y: array<f32>; // [rows, slots, out_width]
 
 const TILE_LANES: u32 = 32u; // lanes of 4 rows in a tile
+
+const NO_ROW: u32 = 0xffffffffu; // in groups: no expert, no place
 
 struct Part {
     first: u32, // first vec4 of its words

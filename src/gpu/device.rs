@@ -187,8 +187,10 @@ impl Device {
             on_lost.lost.store(true, Ordering::SeqCst);
             on_lost.note(format!("the device was lost ({reason:?}): {message}"));
         });
+        let subgroups = features.contains(wgpu::Features::SUBGROUP);
         let caps = Caps {
-            subgroups: features.contains(wgpu::Features::SUBGROUP),
+            subgroups,
+            shuffles: subgroups && info.device_type == wgpu::DeviceType::Cpu && info.subgroup_min_size >= 8,
             dot4: info.backend != wgpu::Backend::Gl,
             half: adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32),
             max_binding: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),

@@ -11,14 +11,21 @@ use crate::plan::Source;
 
 /// What `#import` finds.
 const SHARED: &[(&str, &str)] = &[
+    ("attention", include_str!("../../shaders/shared/attention.wgsl")),
     ("dense", include_str!("../../shaders/shared/dense.wgsl")),
+    ("halves", include_str!("../../shaders/shared/halves.wgsl")),
+    ("lanes", include_str!("../../shaders/shared/lanes.wgsl")),
+    ("queries", include_str!("../../shaders/shared/queries.wgsl")),
     ("reduce", include_str!("../../shaders/shared/reduce.wgsl")),
     ("step", include_str!("../../shaders/shared/step.wgsl")),
     ("ternary", include_str!("../../shaders/shared/ternary.wgsl")),
+    ("ternary_blocks", include_str!("../../shaders/shared/ternary_blocks.wgsl")),
+    ("values", include_str!("../../shaders/shared/values.wgsl")),
+    ("weight", include_str!("../../shaders/shared/weight.wgsl")),
 ];
 
 /// Defines that every kernel may get, whether it asks for them or not.
-const COMMON_DEFINES: &[&str] = &["SUBGROUPS", "DOT4"];
+const COMMON_DEFINES: &[&str] = &["SUBGROUPS", "DOT4", "SHUFFLES"];
 
 /// First number that `#bind` gives.
 const FIRST_BINDING: u32 = 2;

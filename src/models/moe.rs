@@ -7,6 +7,8 @@ use crate::plan::{PlanBuilder, Slot};
 
 /// Bound on the mixture's output.
 const BOUND: f32 = 1e4;
+/// Rows of a batch up to which experts are applied row by row; in more rows, several use the same expert.
+const FEW_ROWS: usize = 5;
 
 /// How activations become codes in front of every ternary matrix.
 #[derive(Debug, Clone, Copy)]
@@ -59,10 +61,19 @@ impl BitStack {
     }
 
     /// x `[rows, d_in]` or `[rows, k + 1, d_in]` → `[rows, k + 1, Σ d_out]` by each row's experts.
-    fn record_experts(&self, p: &PlanBuilder, x: Slot, q: Quant, top: Slot, experts: Experts) -> Slot {
+    fn record_experts(&self, p: &PlanBuilder, x: Slot, q: Quant, chosen: Chosen) -> Slot {
+        let Chosen { top, groups, experts } = chosen;
         let codes = p.norm_quantise_experts(x, self.norms.slot(p), top, experts, q.norm, q.act);
-        p.expert_matmul(codes, self.weights.slot(p), top, &self.outs, experts)
+        p.expert_matmul(codes, self.weights.slot(p), top, groups, &self.outs, experts)
     }
+}
+
+/// The experts of a batch's rows.
+#[derive(Debug, Clone, Copy)]
+struct Chosen {
+    top: Slot,
+    groups: Option<Slot>,
+    experts: Experts,
 }
 
 /// Mixture of SwiGLU experts, the k best of n and a shared one. Source: Shazeer et al. 2017; Dai et al. 2024.
@@ -102,9 +113,11 @@ impl Moe {
         let [top, weights] = p.router(logits, rows, log, self.experts.k); // [rows, k]
         tag("topk_indices", top);
         tag("topk_weights", weights);
-        let y = self.gate_up.record_experts(p, h, self.quant, top, self.experts); // [rows, k + 1, 2·d_ff]
+        let groups = (p.spec(top).shape[0] > FEW_ROWS).then(|| p.group_rows(top, self.experts));
+        let chosen = Chosen { top, groups, experts: self.experts };
+        let y = self.gate_up.record_experts(p, h, self.quant, chosen); // [rows, k + 1, 2·d_ff]
         let y = tag("hidden", p.swiglu(y)); // [rows, k + 1, d_ff]
-        let y = self.down.record_experts(p, y, self.quant, top, self.experts); // [rows, k + 1, d]
+        let y = self.down.record_experts(p, y, self.quant, chosen); // [rows, k + 1, d]
         tag("experts_out", y);
         p.combine(x, y, weights, BOUND)
     }

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::ops::embed::ROW_WORDS;
 use crate::ops::{expect, fast, require};
 use crate::params;
-use crate::plan::{Caps, Extent, Floats, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
+use crate::plan::{Caps, Extent, Floats, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Source, Step};
 use crate::shader;
 use crate::tensor::{DType, Spec};
 
@@ -25,6 +25,29 @@ impl AttentionShape {
         1.0 / (self.d as f32).sqrt()
     }
 
+    /// A kernel of q and k from columns `at` on, and v where it reads them.
+    pub(super) fn kernel(self, source: Source, grid: Grid, cached: bool, at: [usize; 3], inputs: &[&Spec]) -> Kernel {
+        let v_width = inputs.get(2).map_or(0, |v| v.width());
+        let params = AttentionParams {
+            lead: inputs[0].lead as u32,
+            rows: inputs[0].shape[0] as u32,
+            heads: self.heads as u32,
+            group: (self.heads / self.kv_heads) as u32,
+            d: self.d as u32,
+            n_keys: inputs[1].shape[0] as u32,
+            q_at: at[0] as u32,
+            q_width: inputs[0].width() as u32,
+            k_at: at[1] as u32,
+            k_width: inputs[1].width() as u32,
+            v_at: at[2] as u32,
+            v_width: v_width as u32,
+            scale: self.scale(),
+        };
+        let flags = [(cached, "CACHED"), (inputs[1].dtype == DType::F16, "F16")];
+        let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
+        Kernel { source, defines, overrides: vec![], params: params.params(), grid }
+    }
+
     /// Checks queries from column `q_at` on, and keys or values by name, each from a column on.
     pub(super) fn check(self, q: &Spec, q_at: usize, keys: &[(&str, &Spec, usize)]) -> Result<()> {
         let AttentionShape { heads, kv_heads, d } = self;
@@ -33,6 +56,7 @@ impl AttentionShape {
         require("q", q, q.dtype == DType::F32 && q.width() >= q_at + heads * d, "F32 with room for all heads")?;
         for &(what, x, at) in keys {
             let float = matches!(x.dtype, DType::F32 | DType::F16);
+            require(what, x, at.is_multiple_of(2) || x.dtype == DType::F32, "an even first column of 16-bit floats")?;
             require(what, x, float && x.width() >= at + kv_heads * d, "F32 or F16 with room for all kv heads")?;
         }
         Ok(())
@@ -62,6 +86,8 @@ struct Attention {
 }
 
 params!(AttentionParams {
+    lead: u32,
+    rows: u32,
     heads: u32,
     group: u32,
     d: u32,
@@ -74,6 +100,15 @@ params!(AttentionParams {
     v_width: u32,
     scale: f32,
 });
+
+/// Rows up to which a workgroup takes one row; beyond, blocks of them share the keys that are read.
+const FEW_ROWS: usize = 4;
+/// Queries of a workgroup of the kernel whose lanes pass words on: 4 blocks of 8.
+const LANE_QUERIES: usize = 32;
+/// Queries of a workgroup of the kernel with workgroup memory (its `QUERIES`).
+const TILE_QUERIES: usize = 16;
+/// Columns of a head that a workgroup of either writes (their `SLICE`).
+const SLICE: usize = 64;
 
 /// Widest head of the kernel: 64 threads keep 4 values each.
 const MAX_D: usize = 256;
@@ -195,24 +230,18 @@ impl Op for Attention {
         columns(0, heads) + columns(1, kv_heads) + columns(2, kv_heads)
     }
 
-    fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
+    fn kernel(&self, caps: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
         let AttentionShape { heads, kv_heads, d } = self.shape;
-        let params = AttentionParams {
-            heads: heads as u32,
-            group: (heads / kv_heads) as u32,
-            d: d as u32,
-            n_keys: inputs[1].shape[0] as u32,
-            q_at: self.at[0] as u32,
-            q_width: inputs[0].width() as u32,
-            k_at: self.at[1] as u32,
-            k_width: inputs[1].width() as u32,
-            v_at: self.at[2] as u32,
-            v_width: inputs[2].width() as u32,
-            scale: self.shape.scale(),
+        let q = inputs[0].leading_only();
+        let slices = Extent::Fixed(kv_heads * d.div_ceil(SLICE));
+        let queries = |per| Extent::rows(&q, heads / kv_heads, per);
+        let (source, grid) = if q.shape[0] <= FEW_ROWS {
+            (shader!("attention"), Grid::xy(Extent::Fixed(heads), Extent::rows(&q, 1, 1)))
+        } else if caps.shuffles {
+            (shader!("attention_lanes"), Grid::xy(slices, queries(LANE_QUERIES)))
+        } else {
+            (shader!("attention_tiles"), Grid::xy(slices, queries(TILE_QUERIES)))
         };
-        let flags = [(self.cached, "CACHED"), (inputs[1].dtype == DType::F16, "F16")];
-        let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
-        let grid = Grid::xy(Extent::Fixed(heads), Extent::rows(&inputs[0].leading_only(), 1, 1));
-        Kernel { source: shader!("attention"), defines, overrides: vec![], params: params.params(), grid }
+        self.shape.kernel(source, grid, self.cached, self.at, inputs)
     }
 }

@@ -4,8 +4,7 @@ use super::attention::{AttentionShape, Columns};
 use crate::error::Result;
 use crate::ops::embed::ROW_WORDS;
 use crate::ops::expect;
-use crate::params;
-use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
+use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, PlanBuilder, Slot, Step};
 use crate::shader;
 use crate::tensor::{DType, Spec};
 
@@ -20,18 +19,6 @@ struct AttentionWeights {
     at: [usize; 2],
     cached: bool,
 }
-
-params!(AttentionWeightsParams {
-    heads: u32,
-    group: u32,
-    d: u32,
-    n_keys: u32,
-    q_at: u32,
-    q_width: u32,
-    k_at: u32,
-    k_width: u32,
-    scale: f32,
-});
 
 impl PlanBuilder {
     /// The weights of [`PlanBuilder::attention`], the mean over heads: q `[n, ..]`, k `[keys, ..]` → `[n, keys]`.
@@ -92,21 +79,8 @@ impl Op for AttentionWeights {
     }
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
-        let AttentionShape { heads, kv_heads, d } = self.shape;
-        let params = AttentionWeightsParams {
-            heads: heads as u32,
-            group: (heads / kv_heads) as u32,
-            d: d as u32,
-            n_keys: inputs[1].shape[0] as u32,
-            q_at: self.at[0] as u32,
-            q_width: inputs[0].width() as u32,
-            k_at: self.at[1] as u32,
-            k_width: inputs[1].width() as u32,
-            scale: self.shape.scale(),
-        };
-        let flags = [(self.cached, "CACHED"), (inputs[1].dtype == DType::F16, "F16")];
-        let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
         let grid = Grid::x(Extent::rows(&inputs[0].leading_only(), 1, 1));
-        Kernel { source: shader!("attention_weights"), defines, overrides: vec![], params: params.params(), grid }
+        let [q_at, k_at] = self.at;
+        self.shape.kernel(shader!("attention_weights"), grid, self.cached, [q_at, k_at, 0], inputs)
     }
 }

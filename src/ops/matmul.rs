@@ -23,12 +23,14 @@ struct MatMul {
 
 params!(MatMulParams { lead: u32, rows: u32, per_lead: u32, d_in: u32, d_out: u32, col0: u32, width: u32 });
 
-/// Rows up to which a workgroup works on dot products; beyond, each thread keeps a 4 × 4 block of outputs.
+/// Rows up to which a workgroup works on dot products; beyond, each thread keeps several rows of outputs.
 const MATVEC_ROWS: usize = 4;
 /// Outputs of a workgroup of the matvec kernel (its `OUTS`).
 const MATVEC_OUTS: usize = 4;
-/// Rows and outputs of a workgroup of the matmul kernel: 8 × 8 threads of 4 × 4.
-const BLOCK: usize = 32;
+/// Outputs and rows of a workgroup of the kernel whose lanes pass words on (its `WORKERS` times 4, its `ROWS`).
+const LANE_BLOCK: [usize; 2] = [128, 8];
+/// Outputs and rows of a workgroup of the kernel with workgroup memory (its `OUTS` and `ROWS`).
+const TILE_BLOCK: [usize; 2] = [64, 32];
 
 impl PlanBuilder {
     /// `x · wᵀ (+ bias) (+ residual)`.
@@ -94,7 +96,7 @@ impl Op for MatMul {
         self.run(step, io, fast::dense);
     }
 
-    fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
+    fn kernel(&self, caps: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
         let (x, w) = (inputs[0], inputs[1]);
         let params = MatMulParams {
             lead: x.lead as u32,
@@ -107,12 +109,15 @@ impl Op for MatMul {
         };
         let flags = [(self.bias, "BIAS"), (self.residual, "RESIDUAL"), (w.dtype == DType::F16, "F16")];
         let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
-        let (source, outs, rows) = if x.rows() <= MATVEC_ROWS {
-            (shader!("matvec"), MATVEC_OUTS, 1)
+        let outs = |per| Extent::Fixed(w.shape[0].div_ceil(per));
+        let rows = |per| Extent::rows(x, 1, per);
+        let (source, grid) = if x.rows() <= MATVEC_ROWS {
+            (shader!("matvec"), Grid::xy(outs(MATVEC_OUTS), rows(1)))
+        } else if caps.shuffles && x.width().is_multiple_of(8) {
+            (shader!("matmul_lanes"), Grid::xy(rows(LANE_BLOCK[1]), outs(LANE_BLOCK[0])))
         } else {
-            (shader!("matmul"), BLOCK, BLOCK)
+            (shader!("matmul"), Grid::xy(outs(TILE_BLOCK[0]), rows(TILE_BLOCK[1])))
         };
-        let grid = Grid::xy(Extent::Fixed(w.shape[0].div_ceil(outs)), Extent::rows(x, 1, rows));
         Kernel { source, defines, overrides: vec![], params: params.params(), grid }
     }
 }

@@ -15,6 +15,7 @@ mod attention_weights;
 mod combine;
 mod embed;
 mod fast;
+mod group_rows;
 mod layer_norm;
 mod matmul;
 mod norm_quantise;
@@ -46,6 +47,7 @@ pub const NAMES: &[&str] = &[
     "attention_weights",
     "combine",
     "embed",
+    "group_rows",
     "layer_norm",
     "matmul",
     "norm_quantise",

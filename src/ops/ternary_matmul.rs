@@ -1,6 +1,7 @@
 //! The product of activation codes with ternary matrices: plain stacks, and experts chosen per row.
 
 use crate::error::Result;
+use crate::ops::group_rows::{BLOCK, blocks};
 use crate::ops::norm_quantise::Experts;
 use crate::ops::{expect, fast, require};
 use crate::params;
@@ -16,7 +17,8 @@ use crate::ternary::{Stack, StackPart, TILE_ROWS, code_at};
 ///   is one set only. A residual of y's shape may be added.
 /// * With experts: the stack holds p matrices an expert (all experts of the same shapes, the shared one last),
 ///   top `[rows, k]` U32; y `[rows, k + 1, Σ out]` F32, for the chosen experts in order and then the shared one;
-///   set `s · p + i` belongs to matrix i of slot s.
+///   set `s · p + i` belongs to matrix i of slot s. Groups `[blocks, 9]` U32 from `group_rows` may be added: the kernel
+///   then reads an expert's weights once for 8 places.
 ///
 /// Exact against `cpu` before the scale: integers below 2^24.
 #[derive(Debug)]
@@ -25,6 +27,7 @@ struct TernaryMatmul {
     outs: Vec<usize>,
     experts: Option<Experts>,
     residual: bool,
+    grouped: bool,
 }
 
 params!(TernaryMatmulParams {
@@ -43,23 +46,32 @@ params!(TernaryMatmulParams {
 const MATVEC_ROWS: usize = 4;
 /// Threads that share a row's columns in the matvec kernel (its `SPLIT`).
 const SPLIT: usize = 4;
-/// Rows that a thread of the matmul kernel keeps (its `ROWS`).
-const TILE_TOKENS: usize = 4;
 
 impl PlanBuilder {
     /// Product of codes with a stack of matrices of `outs` rows each; `[rows, Σ outs]`, plus `residual` if given.
     #[track_caller]
     pub fn ternary_matmul(&self, act: [Slot; 2], weights: Slot, outs: &[usize], residual: Option<Slot>) -> Slot {
-        let op = TernaryMatmul { outs: outs.to_vec(), experts: None, residual: residual.is_some() };
+        let op = TernaryMatmul { outs: outs.to_vec(), experts: None, residual: residual.is_some(), grouped: false };
         let inputs: Vec<Slot> = [act[0], act[1], weights].into_iter().chain(residual).collect();
         self.push(op, &inputs)
     }
 
-    /// Product of codes with the matrices of each row's experts (`outs` rows each); `[rows, k + 1, Σ outs]`.
+    /// Product of codes with the matrices of each row's experts (`outs` rows each); `[rows, k + 1, Σ outs]`. `groups`
+    /// from [`PlanBuilder::group_rows`] pays where several rows use the same expert.
     #[track_caller]
-    pub fn expert_matmul(&self, act: [Slot; 2], weights: Slot, top: Slot, outs: &[usize], experts: Experts) -> Slot {
-        let op = TernaryMatmul { outs: outs.to_vec(), experts: Some(experts), residual: false };
-        self.push(op, &[act[0], act[1], weights, top])
+    pub fn expert_matmul(
+        &self,
+        act: [Slot; 2],
+        weights: Slot,
+        top: Slot,
+        groups: Option<Slot>,
+        outs: &[usize],
+        experts: Experts,
+    ) -> Slot {
+        let op =
+            TernaryMatmul { outs: outs.to_vec(), experts: Some(experts), residual: false, grouped: groups.is_some() };
+        let inputs: Vec<Slot> = [act[0], act[1], weights, top].into_iter().chain(groups).collect();
+        self.push(op, &inputs)
     }
 }
 
@@ -115,6 +127,10 @@ impl Op for TernaryMatmul {
             }
             None => vec![rows, self.out_width()],
         };
+        if self.grouped {
+            let groups = inputs[4];
+            require("groups", groups, groups.dtype == DType::U32 && groups.width() == BLOCK + 1, "[blocks, 9] U32")?;
+        }
         if self.residual {
             expect("residual", inputs[3], &shape, &[DType::F32])?;
         }
@@ -161,7 +177,7 @@ impl Op for TernaryMatmul {
         used(0) + used(1) + weights + used(3)
     }
 
-    fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
+    fn kernel(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
         let codes = inputs[0];
         let experts = self.experts.unwrap_or(Experts { k: 0, n: 0 });
         let params = TernaryMatmulParams {
@@ -176,20 +192,23 @@ impl Op for TernaryMatmul {
             out_width: self.out_width() as u32,
         };
         let tiles = self.outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum();
-        let mut defines = Vec::new();
-        if self.experts.is_some() {
-            defines.push("EXPERTS");
-        }
-        if self.residual {
-            defines.push("RESIDUAL");
-        }
+        let matvec = !self.grouped && (self.experts.is_some() || codes.shape[0] <= MATVEC_ROWS);
+        let flags = [(self.experts.is_some(), "EXPERTS"), (self.grouped, "GROUPS"), (self.residual, "RESIDUAL")];
+        let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
         let lead = outputs[0].leading_only();
-        let matvec = self.experts.is_some() || codes.shape[0] <= MATVEC_ROWS;
-        let (source, overrides, y) = if matvec {
-            (shader!("ternary_matvec"), vec![("SPLIT", SPLIT as f64)], Extent::rows(&lead, self.slots(), 1))
-        } else {
-            (shader!("ternary_matmul"), vec![], Extent::rows(&lead, 1, TILE_TOKENS))
+        let tiles = Extent::Fixed(tiles);
+        let in_blocks = match self.grouped {
+            true => blocks(codes.lead, codes.shape[0], experts),
+            false => Extent::rows(&lead, 1, BLOCK),
         };
-        Kernel { source, defines, overrides, params: params.params(), grid: Grid::xy(Extent::Fixed(tiles), y) }
+        let (source, grid) = if matvec {
+            (shader!("ternary_matvec"), Grid::xy(tiles, Extent::rows(&lead, self.slots(), 1)))
+        } else if caps.shuffles {
+            (shader!("ternary_lanes"), Grid::xy(in_blocks, tiles))
+        } else {
+            (shader!("ternary_matmul"), Grid::xy(tiles, in_blocks))
+        };
+        let overrides = if matvec { vec![("SPLIT", SPLIT as f64)] } else { vec![] };
+        Kernel { source, defines, overrides, params: params.params(), grid }
     }
 }

@@ -5,7 +5,7 @@ use bytemuck::Pod;
 use super::Step;
 use crate::tensor::{Lead, Spec};
 
-/// A shader's text, by the name of its file without `.wgsl`.
+/// A shader's text, by the name of its file without `.wgsl`. Each of its loops ends: backends do not watch over them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Source {
     /// File stem: `rms_norm` for `shaders/rms_norm.wgsl`.
@@ -91,6 +91,19 @@ pub enum Extent {
         /// Threads a workgroup.
         per: usize,
     },
+    /// `ceil(count · times / per) + more`, or none where nothing counts: blocks of groups of unknown sizes.
+    Blocks {
+        /// What counts.
+        lead: Lead,
+        /// The most.
+        max: usize,
+        /// Members for each.
+        times: usize,
+        /// Members of a block.
+        per: usize,
+        /// Groups, each of which may leave a block half full.
+        more: usize,
+    },
 }
 
 impl Extent {
@@ -105,6 +118,10 @@ impl Extent {
         match self {
             Extent::Fixed(n) => n,
             Extent::Count { lead, max, times, per } => (step.count(lead, max) * times).div_ceil(per),
+            Extent::Blocks { lead, max, times, per, more } => match step.count(lead, max) * times {
+                0 => 0,
+                members => members.div_ceil(per) + more,
+            },
         }
     }
 }
@@ -132,6 +149,9 @@ pub struct Caps {
     pub subgroups: bool,
     /// The 4×8-bit integer dot product is native (elsewhere it is emulated, or done in floats).
     pub dot4: bool,
+    /// A CPU plays the GPU, in subgroups of at least 8 lanes: it loads words lane by lane, so that kernels load each
+    /// once and pass it from lane to lane. Only with `subgroups`.
+    pub shuffles: bool,
     /// Kernels can unpack 16-bit floats; without it only f32 weights and caches run.
     pub half: bool,
     /// Largest range of a buffer that a kernel can bind, in bytes; larger weights are split.
@@ -140,14 +160,18 @@ pub struct Caps {
 
 impl Caps {
     /// No optional capability, and a binding limit that splits nothing: what the CPU backend reports.
-    pub const PLAIN: Caps = Caps { subgroups: false, dot4: false, half: true, max_binding: u64::MAX };
+    pub const PLAIN: Caps = Caps { subgroups: false, dot4: false, shuffles: false, half: true, max_binding: u64::MAX };
 
     /// Every combination of the optional capabilities that `self` has.
     pub fn subsets(self) -> Vec<Caps> {
         let mut all = Vec::new();
-        for bits in 0..4 {
-            let caps = Caps { subgroups: bits & 1 != 0, dot4: bits & 2 != 0, ..self };
-            if (self.subgroups || !caps.subgroups) && (self.dot4 || !caps.dot4) {
+        for bits in 0..8 {
+            let caps = Caps { subgroups: bits & 1 != 0, dot4: bits & 2 != 0, shuffles: bits & 4 != 0, ..self };
+            let had = |mine: bool, its: bool| mine || !its;
+            if had(self.subgroups, caps.subgroups)
+                && had(self.dot4, caps.dot4)
+                && had(self.shuffles && caps.subgroups, caps.shuffles)
+            {
                 all.push(caps);
             }
         }
@@ -156,7 +180,7 @@ impl Caps {
 
     /// The defines that every kernel gets.
     pub fn defines(self) -> Vec<&'static str> {
-        let flags = [(self.subgroups, "SUBGROUPS"), (self.dot4, "DOT4")];
+        let flags = [(self.subgroups, "SUBGROUPS"), (self.dot4, "DOT4"), (self.shuffles, "SHUFFLES")];
         flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect()
     }
 }

@@ -48,6 +48,13 @@ fn cached(cases: &mut Cases) {
         let shape = AttentionShape { heads: kv_heads * group, kv_heads, d };
         one(&batch, 8, shape, if d == 64 { DType::F16 } else { DType::F32 });
     }
+    // A prompt behind an earlier part of it, with a decoding row of another sequence in front.
+    let prompt: Vec<(u32, u32, u32)> = (0..37).map(|i| if i == 0 { (0, 40, 150) } else { (0, 24 + i, 3) }).collect();
+    for (kv_heads, group, d) in [(1, 2, 64), (2, 3, 72), (1, 1, 16)] {
+        for dtype in [DType::F32, DType::F16] {
+            one(&prompt, 40, AttentionShape { heads: kv_heads * group, kv_heads, d }, dtype);
+        }
+    }
 }
 
 fn uncached(cases: &mut Cases) {

@@ -20,6 +20,8 @@ pub fn add(cases: &mut Cases) {
         (9, 9, 64, 100),
         (33, 33, 36, 34),
         (70, 65, 128, 300),
+        (17, 17, 72, 130),
+        (8, 1, 104, 129),
     ];
     for (i, (rows, used, d_in, d_out)) in sizes.into_iter().enumerate() {
         for pack in [Pack::F32, Pack::F16] {

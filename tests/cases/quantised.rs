@@ -19,6 +19,7 @@ pub fn add(cases: &mut Cases) {
     stacks(cases);
     rows_of_stacks(cases);
     experts(cases);
+    groups(cases);
     scaled(cases);
 }
 
@@ -135,9 +136,10 @@ fn rows_of_stacks(cases: &mut Cases) {
 fn experts(cases: &mut Cases) {
     let experts = Experts { k: 2, n: 4 };
     for outs in [&[33, 33][..], &[130], &[16, 200]] {
+        let sizes = [(12, 12, false), (12, 5, false), (1, 1, false), (12, 12, true), (12, 5, true), (1, 1, true)];
         for zeros in BITS {
-            for (rows, used) in [(12, 12), (12, 5), (1, 1)] {
-                let name = format!("experts of {outs:?}, zeros {zeros:?}, {used} of {rows} rows");
+            for (rows, used, grouped) in sizes {
+                let name = format!("experts of {outs:?}, zeros {zeros:?}, {used} of {rows} rows, grouped {grouped}");
                 cases.at(step(used, 0), "ternary_matmul", name, |r| {
                     let (d, sets) = (52, 3 * outs.len());
                     let act = r.codes([rows, sets, d], Lead::Rows, &acts(rows * sets, d), 1.0);
@@ -145,9 +147,41 @@ fn experts(cases: &mut Cases) {
                     let mut top = pairs(4)[..2 * rows].to_vec();
                     top[2 * used..].fill(u32::MAX);
                     let top = r.u32s("top", &[rows, 2], Lead::Rows, &top);
-                    vec![(r.p.expert_matmul(act, w, top, outs, experts), Exact)]
+                    let groups = grouped.then(|| r.p.group_rows(top, experts));
+                    vec![(r.p.expert_matmul(act, w, top, groups, outs, experts), Exact)]
                 });
             }
+        }
+    }
+    // More rows of one expert than a block holds, and columns beyond what half a word can sum up.
+    for zeros in BITS {
+        cases.at(step(37, 0), "ternary_matmul", format!("37 of 40 rows, zeros {zeros:?}, grouped, d 1060"), |r| {
+            let (d, rows, experts) = (1060, 40, Experts { k: 1, n: 3 });
+            let act = r.codes([rows, 2, d], Lead::Rows, &acts(2 * rows, d), 1.0);
+            let w = r.ternary("w", &parts(&[9; 4], d, zeros));
+            let top: Vec<u32> = (0..rows as u32).map(|r| u32::from(r % 5 == 0) * 2).collect();
+            let top = r.u32s("top", &[rows, 1], Lead::Rows, &top);
+            let groups = Some(r.p.group_rows(top, experts));
+            vec![(r.p.expert_matmul(act, w, top, groups, &[9], experts), Exact)]
+        });
+    }
+}
+
+/// Places sorted by expert: none of one, more than a block of another, fewer rows than there could be.
+fn groups(cases: &mut Cases) {
+    for (k, n) in [(1, 1), (2, 4), (2, 8), (4, 32)] {
+        for (rows, used) in [(1, 1), (9, 9), (16, 11), (70, 70), (300, 257)] {
+            cases.at(step(used, 0), "group_rows", format!("{used} of {rows} rows, {k} of {n} experts"), |r| {
+                let mut noise = Noise(55);
+                let mut top: Vec<u32> = Vec::new();
+                for _ in 0..rows {
+                    let first = noise.word() % n * (noise.word() % 2);
+                    top.extend((0..k).map(|i| (first + i) % n));
+                }
+                top[used * k as usize..].fill(u32::MAX);
+                let top = r.u32s("top", &[rows, k as usize], Lead::Rows, &top);
+                vec![(r.p.group_rows(top, Experts { k: k as usize, n: n as usize }), Exact)]
+            });
         }
     }
 }

@@ -1,0 +1,52 @@
+// Parameters of the attentions (ops/attention.rs), and reading queries and keys. A kernel with CACHED binds `rows`.
+#import step
+
+const MAX_D: u32 = 256u;
+const LEAST: f32 = -1e30; // finite, so that a difference of two is no NaN
+
+struct Params {
+    lead: u32,
+    rows: u32,
+    heads: u32,
+    group: u32, // query heads for a kv head
+    d: u32,
+    n_keys: u32,
+    q_at: u32,
+    q_width: u32,
+    k_at: u32,
+    k_width: u32,
+    v_at: u32,
+    v_width: u32,
+    scale: f32,
+}
+@group(0) @binding(1) var<uniform> params: Params;
+#bind var<storage, read> q: array<f32>; // [rows, q_width]
+#bind var<storage, read> k: array<u32>; // [keys, k_width] f32, or f16 in pairs
+
+// The keys of a row: the first one, and how many.
+fn span(row: u32) -> vec2<u32> {
+#ifdef CACHED
+    return rows[row].zw;
+#else
+    return vec2<u32>(0u, params.n_keys);
+#endif
+}
+
+// Where a row's query head begins in q.
+fn query_at(row: u32, head: u32) -> u32 {
+    return row * params.q_width + params.q_at + head * params.d;
+}
+
+// Where a key's kv head begins in k.
+fn key_at(key: u32, kv_head: u32) -> u32 {
+    return key * params.k_width + params.k_at + kv_head * params.d;
+}
+
+// Elements i and i + 1 of k; i is even.
+fn k_pair(i: u32) -> vec2<f32> {
+#ifdef F16
+    return unpack2x16float(k[i / 2u]);
+#else
+    return vec2<f32>(bitcast<f32>(k[i]), bitcast<f32>(k[i + 1u]));
+#endif
+}
