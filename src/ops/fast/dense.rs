@@ -69,6 +69,9 @@ fn some_rows(w: Floats, from: usize, n: usize, d_in: usize) -> Floats {
 pub fn dense(d: Dense, threads: &Threads, x: &[f32], w: Floats, y: &mut [f32]) {
     let x = &x[..d.rows * d.d_in];
     assert!(d.col0 + d.d_out <= d.y_width && y.len() >= d.rows * d.y_width, "output of {d:?}");
+    if d.rows == 0 {
+        return;
+    }
     if d.rows >= GEMM_ROWS {
         return gemm_blocks(d, threads, x, w, y);
     }
