@@ -9,7 +9,6 @@
 //!
 //! Nothing in `cpu/`, `gpu/` or `runtime/` changes.
 
-mod argmax;
 mod attention;
 mod attention_weights;
 mod combine;
@@ -23,6 +22,8 @@ mod pixel_shuffle;
 mod rms_norm;
 mod rope_kv_write;
 mod router;
+mod sample;
+mod sampling;
 mod select_rows;
 mod swiglu;
 mod ternary_matmul;
@@ -32,6 +33,9 @@ pub use attention::{AttentionShape, Columns};
 pub use embed::{ROW_WORDS, Row, TOKEN_CLAMP, TOKEN_IMAGE};
 pub use norm_quantise::{ActQuant, Experts};
 pub use rms_norm::RmsNorm;
+pub use sample::{DRAW_WORDS, Draw, MOST_CANDIDATES, Sampled, seen_words};
+pub use sampling::{Sampling, uniform};
+pub(crate) use sampling::{argmax, check_logits, penalised};
 pub use unary::UnaryKind;
 
 use crate::error::{Error, Result};
@@ -39,7 +43,6 @@ use crate::tensor::{DType, Spec};
 
 /// Names of all ops; the tests check that each has parity rows.
 pub const NAMES: &[&str] = &[
-    "argmax",
     "attention",
     "attention_weights",
     "combine",
@@ -52,6 +55,7 @@ pub const NAMES: &[&str] = &[
     "rms_norm",
     "rope_kv_write",
     "router",
+    "sample",
     "select_rows",
     "swiglu",
     "ternary_matmul",

@@ -11,8 +11,8 @@
 use std::collections::VecDeque;
 
 use super::refiner_words::{VISUAL_WORDS, is_digit};
-use super::sampler::{argmax, check_logits};
 use crate::error::{Error, Result};
+use crate::ops::{argmax, check_logits};
 use crate::files::Tokenizer;
 
 /// Units of the classifier's middle layer.
