@@ -99,7 +99,8 @@ fn devices_draw_what_the_host_draws() {
 #[test]
 fn samplings_without_room_on_the_device_have_no_draw() {
     let with = |temperature, top_k| Sampling { temperature, top_k, ..Sampling::greedy() };
-    for (sampling, fits) in [(with(0.0, 0), true), (with(1.0, 64), true), (with(1.0, 0), false), (with(1.0, 65), false)] {
+    for (sampling, fits) in [(with(0.0, 0), true), (with(1.0, 64), true), (with(1.0, 0), false), (with(1.0, 65), false)]
+    {
         assert_eq!(Draw::new(&sampling, 0, 0).is_some(), fits, "{sampling:?}");
     }
 }

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::plan::{Backend, Caps, Memory, Place, Plan, ProgramId, Slot, SlotKind, Step, state_fits};
 use crate::tensor::Spec;
 
-/// Runs of a program in one submission, at most: so many make the submission's own cost small beside theirs.
+/// Runs of a program before the host looks again: so many make what it costs to look small beside them.
 const MOST_REPEATS: usize = 16;
 
 /// Runs plans on an adapter.
@@ -63,15 +63,21 @@ impl Gpu {
         })
     }
 
-    /// Runs nodes of a program, this many times over, in one submission.
+    /// Runs nodes of a program, this many times over.
+    ///
+    /// The first run is submitted alone, then as many as were before, so that the device works while the next ones are
+    /// encoded.
     fn submit(&mut self, program: ProgramId, step: &Step, nodes: Range<usize>, times: usize) -> Result<()> {
         self.device.check()?;
         self.device.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(step));
-        let mut encoder = self.device.device.create_command_encoder(&Default::default());
-        for _ in 0..times {
-            self.programs[program.0].encode(&mut encoder, &self.pipelines, step, nodes.clone(), None)?;
+        let mut done = 0;
+        while done < times {
+            let now = done.clamp(1, times - done);
+            let mut encoder = self.device.device.create_command_encoder(&Default::default());
+            self.programs[program.0].encode(&mut encoder, &self.pipelines, step, nodes.clone(), now, None)?;
+            self.device.queue.submit([encoder.finish()]);
+            done += now;
         }
-        self.device.queue.submit([encoder.finish()]);
         self.device.check()
     }
 

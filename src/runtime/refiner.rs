@@ -12,8 +12,8 @@ use std::collections::VecDeque;
 
 use super::refiner_words::{VISUAL_WORDS, is_digit};
 use crate::error::{Error, Result};
-use crate::ops::{argmax, check_logits};
 use crate::files::Tokenizer;
+use crate::ops::{argmax, check_logits};
 
 /// Units of the classifier's middle layer.
 pub const CLASSIFIER_UNITS: usize = 64;

@@ -1,8 +1,8 @@
 //! The host's sampler, for what the device does not sample, and the strings that end an answer.
 
 use crate::error::{Error, Result};
-use crate::ops::{check_logits, penalised};
 pub use crate::ops::{Sampling, uniform};
+use crate::ops::{check_logits, penalised};
 
 /// Chooses the tokens of one answer, with a random number for each.
 #[derive(Clone, Debug)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::ops::{Draw, Row};
 
-/// How long a batch waits for sessions of the batch before: their threads are just waking up.
+/// How long a batch waits for the next of the sessions of the batch before: their threads are just waking up.
 const GATHER: Duration = Duration::from_micros(200);
 
 /// Rows of one sequence that are to run, in order; the token after the last one is wanted.
@@ -164,10 +164,13 @@ impl Queue {
         }
     }
 
-    /// Waits a little for as many jobs as the last batch had.
+    /// Waits for as many jobs as the last batch had, while they come.
     fn gather<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        let end = Instant::now() + GATHER;
+        let (mut waiting, mut end) = (state.jobs.len(), Instant::now() + GATHER);
         while state.jobs.len() < state.last {
+            if state.jobs.len() > waiting {
+                (waiting, end) = (state.jobs.len(), Instant::now() + GATHER);
+            }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;

@@ -51,6 +51,8 @@ pub struct Stats {
     pub prompt_tokens: usize,
     /// Tokens generated.
     pub generated: usize,
+    /// Times that the host waited for the device: fewer than tokens where it chose several in one go.
+    pub waits: usize,
     /// Time for the prompt, to the first token.
     pub prefill: Duration,
     /// Time for the tokens after the first.
@@ -180,6 +182,7 @@ impl<'a> Stream<'a> {
         } else {
             self.stats.decode += time;
         }
+        self.stats.waits += 1;
         self.session.ran();
         match outcome {
             Outcome::Tokens(tokens) => self.ready.extend(tokens),

@@ -71,9 +71,7 @@ fn drawn(cases: &mut Cases) {
                 draw(&Sampling { temperature, top_k, top_p, repetition_penalty, seed: seed(i as u64) }, 11 - i)
             };
             let draws: Vec<Draw> = (0..12).map(one).collect();
-            cases.at(step(13, 11), "sample", name, |r| {
-                sampled(r, &Noise(3).f32s(12 * vocab, 4.0), vocab, &draws)
-            });
+            cases.at(step(13, 11), "sample", name, |r| sampled(r, &Noise(3).f32s(12 * vocab, 4.0), vocab, &draws));
         }
     }
 }
