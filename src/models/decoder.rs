@@ -71,7 +71,7 @@ impl Decoder {
     /// Chooses each output's next token, and makes its row read it in the next step.
     fn sample(&self, p: &PlanBuilder, logits: Slot, outputs: Slot, rows: Slot, shape: &TextShape) {
         let draws = p.input(slots::DRAWS, Spec::led(&[shape.max_outputs, DRAW_WORDS], DType::U32, Lead::Outputs));
-        let seen = Spec::fixed(&[shape.max_outputs, seen_words(p.spec(logits).width())], DType::U32);
+        let seen = Spec::fixed(&[shape.sessions, seen_words(p.spec(logits).width())], DType::U32);
         let to = Sampled {
             sampled: p.state(slots::SAMPLED, Spec::fixed(&[shape.kv_rows, 1], DType::U32)),
             seen: p.state(slots::SEEN, seen),

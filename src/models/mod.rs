@@ -31,10 +31,12 @@ use crate::tensor::DType;
 pub struct TextShape {
     /// Most rows of a step.
     pub max_rows: usize,
-    /// Most rows of a step whose logits are wanted; as many sequences have a place in [`slots::SEEN`].
+    /// Most rows of a step whose logits are wanted.
     pub max_outputs: usize,
     /// Rows of the KV cache, for all sessions together.
     pub kv_rows: usize,
+    /// Sessions, each with a place in [`slots::SEEN`].
+    pub sessions: usize,
     /// F32 or F16.
     pub kv_dtype: DType,
     /// Whether rows may take their vector from the input `image_rows`.
@@ -60,7 +62,7 @@ pub mod slots {
     /// State `[kv_rows, 1]`: the token that was chosen after each row of the KV cache, `u32::MAX` where logits were not
     /// finite.
     pub const SAMPLED: &str = "sampled";
-    /// State `[max_outputs, ceil(vocab / 32)]`: a bit for each token that occurred in a sequence with a repetition penalty.
+    /// State `[sessions, ceil(vocab / 32)]`: a bit for each token that occurred in a sequence with a repetition penalty.
     pub const SEEN: &str = "seen";
 
     /// Tag `[max_rows, k + 1, d_ff]`: what the second matrices of layer `i`'s chosen experts read, before their norm; the

@@ -121,6 +121,7 @@ impl Engine {
                 max_rows,
                 max_outputs: options.sessions.min(max_rows),
                 kv_rows: kv.rows(),
+                sessions: options.sessions,
                 kv_dtype: options.precision.kv_dtype(),
                 images,
             };

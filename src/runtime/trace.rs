@@ -127,7 +127,7 @@ fn floats(words: Vec<u32>) -> Vec<f32> {
 
 impl TextProgram {
     fn new(core: &mut Core, model: &dyn Model) -> Result<Self> {
-        let shape = TextShape { max_rows: 1, images: false, ..core.text_shape() };
+        let shape = TextShape { max_rows: 1, max_outputs: 1, images: false, ..core.text_shape() };
         let plan = Arc::new(model.trace_text(&shape)?);
         let layer = |i| required(plan.outputs.get(&slots::attention(i)).copied(), &slots::attention(i));
         Ok(TextProgram {
