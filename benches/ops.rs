@@ -66,7 +66,8 @@ fn experts(name: &'static str, rows: usize) -> Case {
         let w = r.ternary(&format!("w {copy}"), &vec![matrix.clone(); 18]);
         let chosen: Vec<u32> = (0..2 * rows as u32).map(|i| (5 * i + 3) % 8).collect();
         let top = r.u32s("top", &[rows, 2], Lead::Fixed, &chosen);
-        r.p.expert_matmul(codes(r, rows, 6, 768), w, top, &[2048, 2048], experts)
+        let groups = (rows > 8).then(|| r.p.group_rows(top, experts));
+        r.p.expert_matmul(codes(r, rows, 6, 768), w, top, groups, &[2048, 2048], experts)
     };
     // One row reads two experts of eight and the shared one; many rows read them all.
     let bytes = 2 * 2048 * 768 / 8 * if rows == 1 { 3 } else { 9 };

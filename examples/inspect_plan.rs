@@ -14,7 +14,14 @@ use ternion::tensor::{DType, Pack};
 
 /// The sizes of a step: as the engine chooses them for one session.
 fn record(model: &dyn Model, which: &str) -> Result<Plan> {
-    let text = |max_rows, images| TextShape { max_rows, max_outputs: 1, kv_rows: 2048, kv_dtype: DType::F16, images };
+    let text = |max_rows, images| TextShape {
+        max_rows,
+        max_outputs: 1,
+        kv_rows: 2048,
+        sessions: 1,
+        kv_dtype: DType::F16,
+        images,
+    };
     match which {
         "image" => model.record_image(),
         "prefill" => model.record_text(&text(64, model.info().image.is_some())),

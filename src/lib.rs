@@ -23,7 +23,8 @@
 //! `Engine::demo` opens a small model of drawn scenes that is built in, [`Engine::open`] any other.
 //!
 //! [`Engine`] is `Send + Sync`: clone it or share it, one [`Session`] for each conversation. Calls block, and there is
-//! no async runtime. A [`Stream`] is an iterator; dropping it ends the generation.
+//! no async runtime. A [`Stream`] is an iterator; dropping it ends the generation. [`Engine::generate_all`] generates in
+//! several sessions from one thread.
 //!
 //! # Map
 //! Floors, from the bottom; a file uses only floors below its own.

@@ -255,7 +255,11 @@ mod tests {
             for _ in 0..4 {
                 s.spawn(|| {
                     for _ in 0..200 {
-                        threads.run(4, |_| threads.run(3, |_| drop(total.fetch_add(1, Ordering::Relaxed))));
+                        threads.run(4, |_| {
+                            threads.run(3, |_| {
+                                let _ = total.fetch_add(1, Ordering::Relaxed);
+                            })
+                        });
                     }
                 });
             }
@@ -276,7 +280,9 @@ mod tests {
     #[test]
     fn chunks_cover_the_range() {
         let sum = AtomicUsize::new(0);
-        Threads::new(2).chunks(10, 4, |r| drop(sum.fetch_add(r.map(|i| i + 1).sum(), Ordering::Relaxed)));
+        Threads::new(2).chunks(10, 4, |r| {
+            let _ = sum.fetch_add(r.map(|i| i + 1).sum(), Ordering::Relaxed);
+        });
         assert_eq!(sum.into_inner(), 55);
     }
 }

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use common::{Golden, device};
 use ternion::files::Image;
 use ternion::ops::TOKEN_IMAGE;
-use ternion::runtime::{DeviceChoice, Engine, GenerateOptions, Options, Precision, Sampling, StopReason};
+use ternion::runtime::{
+    DeviceChoice, Engine, GenerateOptions, Options, Precision, RefinerOptions, Sampling, Session, StopReason,
+};
 use ternion::{Error, Result};
 
 fn tiny() -> PathBuf {
@@ -99,28 +101,32 @@ fn the_same_seed_gives_the_same_tokens() {
 
 #[test]
 fn a_dropped_stream_leaves_a_session_that_goes_on() {
-    let engine = Engine::open(tiny(), options(DeviceChoice::Cpu)).unwrap();
-    let whole = generate(&engine, &prompt(), Some(&picture()), greedy(10)).unwrap();
-    let mut session = engine.session().unwrap();
-    session.push_image(&picture()).unwrap();
-    session.push_tokens(&prompt()).unwrap();
-    let mut ids: Vec<u32> = session.generate(greedy(10)).unwrap().take(4).map(|t| t.unwrap().id).collect();
-    ids.extend(session.generate(greedy(6)).unwrap().map(|t| t.unwrap().id));
-    assert_eq!(ids, whole);
+    for choice in choices() {
+        let engine = Engine::open(tiny(), options(choice)).unwrap();
+        let whole = generate(&engine, &prompt(), Some(&picture()), greedy(10)).unwrap();
+        let mut session = engine.session().unwrap();
+        session.push_image(&picture()).unwrap();
+        session.push_tokens(&prompt()).unwrap();
+        let mut ids: Vec<u32> = session.generate(greedy(10)).unwrap().take(4).map(|t| t.unwrap().id).collect();
+        ids.extend(session.generate(greedy(6)).unwrap().map(|t| t.unwrap().id));
+        assert_eq!(ids, whole);
+    }
 }
 
 #[test]
 fn a_session_can_generate_again_after_the_end_of_text() {
-    let engine = Engine::open(tiny(), options(DeviceChoice::Cpu)).unwrap();
-    let mut session = engine.session().unwrap();
-    session.push_tokens(&prompt()).unwrap();
-    let first = session.generate(greedy(1)).unwrap().next().unwrap().unwrap().id;
-    session.reset(true);
-    session.push_tokens(&prompt()).unwrap();
-    for _ in 0..2 {
-        let until_first = GenerateOptions { eos: Some(first), ..greedy(4) };
-        let ids: Vec<u32> = session.generate(until_first).unwrap().map(|t| t.unwrap().id).collect();
-        assert_eq!(ids, [first]);
+    for choice in choices() {
+        let engine = Engine::open(tiny(), options(choice)).unwrap();
+        let mut session = engine.session().unwrap();
+        session.push_tokens(&prompt()).unwrap();
+        let first = session.generate(greedy(1)).unwrap().next().unwrap().unwrap().id;
+        session.reset(true);
+        session.push_tokens(&prompt()).unwrap();
+        for _ in 0..2 {
+            let until_first = GenerateOptions { eos: Some(first), ..greedy(4) };
+            let ids: Vec<u32> = session.generate(until_first).unwrap().map(|t| t.unwrap().id).collect();
+            assert_eq!(ids, [first]);
+        }
     }
 }
 
@@ -138,6 +144,113 @@ fn a_reset_session_keeps_its_image() {
     }
     session.reset(true);
     assert!(session.is_empty());
+}
+
+/// Generates to the end, or drops the stream after `n` tokens.
+fn some(session: &mut Session, n: usize, options: GenerateOptions) -> Vec<u32> {
+    session.generate(options).unwrap().take(n).map(|t| t.unwrap().id).collect()
+}
+
+fn with_prompt(engine: &Engine) -> Session {
+    let mut session = engine.session().unwrap();
+    session.push_tokens(&prompt()).unwrap();
+    session
+}
+
+#[test]
+fn several_tokens_in_one_go_are_those_of_single_steps() {
+    for choice in choices() {
+        let engine = Engine::open(tiny(), options(choice.clone())).unwrap();
+        let mut session = with_prompt(&engine);
+        let single: Vec<u32> = (0..60).flat_map(|_| some(&mut session, 1, greedy(1))).collect();
+        let mut session = with_prompt(&engine);
+        let mut stream = session.generate(greedy(60)).unwrap();
+        let together: Vec<u32> = stream.by_ref().map(|t| t.unwrap().id).collect();
+        assert_eq!(together, single);
+        let waits = stream.stats().waits;
+        println!("{choice:?}: {waits} waits for 60 tokens");
+        assert_eq!(waits < 60, choice != DeviceChoice::Cpu, "{waits}");
+
+        // Wherever the stream is dropped, the rest comes as if it had not been.
+        for n in [2, 3, 5, 8, 13, 21, 34] {
+            let mut session = with_prompt(&engine);
+            let mut ids = some(&mut session, n, greedy(60));
+            assert_eq!(session.tokens().len(), prompt().len() + n);
+            session.expert_shares().unwrap();
+            ids.extend(some(&mut session, 60, greedy(60 - n)));
+            assert_eq!(ids, single, "dropped after {n} tokens");
+        }
+    }
+}
+
+#[test]
+fn a_conversation_goes_on_after_an_end_among_tokens_chosen_in_one_go() {
+    let single = |session: &mut Session, n| (0..n).flat_map(|_| some(session, 1, greedy(1))).collect::<Vec<u32>>();
+    for choice in choices() {
+        let engine = Engine::open(tiny(), options(choice)).unwrap();
+        let whole = some(&mut with_prompt(&engine), 60, greedy(60));
+        for end in [3, 9, 14, 22, 31, 40] {
+            let first = whole.iter().position(|&id| id == whole[end]).unwrap();
+            let talk = |session: &mut Session, together: bool| {
+                session.push_tokens(&[7, 8, 9]).unwrap();
+                if together { some(session, 20, greedy(20)) } else { single(session, 20) }
+            };
+            let (mut session, mut reference) = (with_prompt(&engine), with_prompt(&engine));
+            let until = GenerateOptions { eos: Some(whole[end]), ..greedy(60) };
+            assert_eq!(some(&mut session, 60, until), whole[..=first]);
+            single(&mut reference, first);
+            assert_eq!(session.tokens(), reference.tokens());
+            assert_eq!(talk(&mut session, true), talk(&mut reference, false));
+        }
+    }
+}
+
+#[test]
+fn the_device_samples_what_the_host_would() {
+    // A refiner that changes nothing leaves the choice to the host.
+    let neutral = || Some(RefinerOptions { use_logit: false, ..RefinerOptions::default() });
+    for choice in choices() {
+        let engine = Engine::open(tiny(), options(choice)).unwrap();
+        for (top_k, repetition_penalty, seed) in [(40, 1.0, 1), (64, 1.3, u64::MAX), (7, 0.8, 3), (512, 1.3, 4)] {
+            let sampling = Sampling { temperature: 1.5, top_k, top_p: 0.95, repetition_penalty, seed };
+            let sampled = |refiner| {
+                let options = GenerateOptions { sampling: sampling.clone(), refiner, ..greedy(40) };
+                let mut session = with_prompt(&engine);
+                // The second generation begins with what occurred in the first.
+                [some(&mut session, 23, options.clone()), some(&mut session, 40, options)].concat()
+            };
+            assert_eq!(sampled(None), sampled(neutral()), "{sampling:?}");
+        }
+    }
+}
+
+#[test]
+fn sessions_in_one_call_equal_each_alone() {
+    for choice in choices() {
+        let engine = Engine::open(tiny(), options(choice)).unwrap();
+        let sampling = Sampling { temperature: 1.2, top_k: 30, repetition_penalty: 1.2, seed: 9, ..Sampling::greedy() };
+        let all = [greedy(30), GenerateOptions { sampling, ..greedy(25) }, greedy(7)];
+        let ids = |s: u32| (0..5 + 9 * s).map(|i| 3 + (i * 7 + s * 31) % 400).collect::<Vec<u32>>();
+        let alone: Vec<Vec<u32>> =
+            (0..3).map(|s| generate(&engine, &ids(s), None, all[s as usize].clone()).unwrap()).collect();
+        let mut sessions: Vec<Session> = (0..3).map(|_| engine.session().unwrap()).collect();
+        for (s, session) in (0..).zip(&mut sessions) {
+            session.push_tokens(&ids(s)).unwrap();
+        }
+        let mut together = vec![Vec::new(); 3];
+        let mut batch = engine.generate_all(&mut sessions, all.clone()).unwrap();
+        for (session, token) in batch.by_ref() {
+            together[session].push(token.unwrap().id);
+        }
+        assert_eq!(together, alone);
+        let ends: Vec<_> = batch.streams().iter().map(|s| (s.stop_reason(), s.stats().generated)).collect();
+        assert_eq!(ends, [30, 25, 7].map(|n| (Some(StopReason::Length), n)));
+
+        assert!(matches!(engine.generate_all(&mut sessions, all[..2].to_vec()), Err(Error::Argument { .. })));
+        let other = Engine::open(tiny(), options(DeviceChoice::Cpu)).unwrap();
+        assert!(matches!(other.generate_all(&mut sessions, all), Err(Error::Argument { .. })));
+        assert_eq!(other.generate_all(&mut [], []).unwrap().count(), 0);
+    }
 }
 
 #[test]

@@ -109,7 +109,14 @@ fn check_program(
 
 /// A traced text plan in which whole prompts run, every slot readable.
 fn traced_text(rig: &mut Rig, rows: usize) -> Program {
-    let shape = TextShape { max_rows: rows, max_outputs: rows, kv_rows: rows + 7, kv_dtype: DType::F32, images: true };
+    let shape = TextShape {
+        max_rows: rows,
+        max_outputs: rows,
+        kv_rows: rows + 7,
+        sessions: 1,
+        kv_dtype: DType::F32,
+        images: true,
+    };
     let plan = rig.model.trace_text(&shape).unwrap();
     rig.prepare(plan)
 }

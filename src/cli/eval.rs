@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 use ternion::Error;
 use ternion::runtime::eval::{DataSet, Evaluation, Score, evaluate};
 
+use super::Outcome;
 use super::args::ModelArgs;
-use super::output::{Bar, check_writable, ms, table};
-use super::{Failure, Outcome};
+use super::output::{Bar, check_writable, ms, table, write_whole};
 
 /// Answer a folder of questions about pictures and count the right answers.
 ///
@@ -99,5 +99,5 @@ fn write_answers(file: &Path, data: &DataSet, found: &Evaluation) -> Outcome {
         Value::Object(entry)
     });
     let json = format!("{:#}\n", Value::Array(answered.collect()));
-    std::fs::write(file, json).map_err(Error::io(file)).map_err(Failure::Error)
+    Ok(write_whole(file, json)?)
 }

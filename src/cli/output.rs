@@ -106,6 +106,24 @@ pub fn check_writable(file: &Path) -> ternion::Result<()> {
     if new { fs::remove_file(file).map_err(Error::io(file)) } else { Ok(()) }
 }
 
+/// Writes a file: the whole of it, or none. What is no ordinary file (a pipe, a terminal) is written as it is.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write_whole(file: &Path, bytes: impl AsRef<[u8]>) -> ternion::Result<()> {
+    if fs::metadata(file).is_ok_and(|m| !m.is_file()) {
+        return fs::write(file, bytes).map_err(Error::io(file));
+    }
+    let mut partial = file.as_os_str().to_owned();
+    partial.push(".partial");
+    let written = fs::write(&partial, bytes).and_then(|()| fs::rename(&partial, file));
+    if written.is_err() {
+        // What is left of it is of no use; that it cannot be removed says nothing new.
+        let _ = fs::remove_file(&partial);
+    }
+    written.map_err(Error::io(file))
+}
+
 /// A duration in milliseconds.
 pub fn ms(time: Duration) -> String {
     format!("{:.1} ms", 1e3 * time.as_secs_f64())

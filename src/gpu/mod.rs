@@ -22,6 +22,9 @@ use crate::error::{Error, Result};
 use crate::plan::{Backend, Caps, Memory, Place, Plan, ProgramId, Slot, SlotKind, Step, state_fits};
 use crate::tensor::Spec;
 
+/// Runs of a program before the host looks again: so many make what it costs to look small beside them.
+const MOST_REPEATS: usize = 16;
+
 /// Runs plans on an adapter.
 #[derive(Debug)]
 pub struct Gpu {
@@ -58,6 +61,24 @@ impl Gpu {
             programs: Vec::new(),
             readback: Readback::default(),
         })
+    }
+
+    /// Runs nodes of a program, this many times over.
+    ///
+    /// The first run is submitted alone, then as many as were before, so that the device works while the next ones are
+    /// encoded.
+    fn submit(&mut self, program: ProgramId, step: &Step, nodes: Range<usize>, times: usize) -> Result<()> {
+        self.device.check()?;
+        self.device.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(step));
+        let mut done = 0;
+        while done < times {
+            let now = done.clamp(1, times - done);
+            let mut encoder = self.device.device.create_command_encoder(&Default::default());
+            self.programs[program.0].encode(&mut encoder, &self.pipelines, step, nodes.clone(), now, None)?;
+            self.device.queue.submit([encoder.finish()]);
+            done += now;
+        }
+        self.device.check()
     }
 
     /// Destroys the device, as a driver reset would: every later call returns [`Error::Device`].
@@ -156,12 +177,16 @@ impl Backend for Gpu {
     }
 
     fn run(&mut self, program: ProgramId, step: &Step, nodes: Range<usize>) -> Result<()> {
-        self.device.check()?;
-        self.device.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(step));
-        let mut encoder = self.device.device.create_command_encoder(&Default::default());
-        self.programs[program.0].encode(&mut encoder, &self.pipelines, step, nodes, None)?;
-        self.device.queue.submit([encoder.finish()]);
-        self.device.check()
+        self.submit(program, step, nodes, 1)
+    }
+
+    fn repeat(&mut self, program: ProgramId, step: &Step, times: usize) -> Result<()> {
+        let nodes = self.programs[program.0].plan.nodes.len();
+        self.submit(program, step, 0..nodes, times)
+    }
+
+    fn most_repeats(&self) -> usize {
+        MOST_REPEATS
     }
 
     fn launches(&self, program: ProgramId, step: &Step) -> usize {

@@ -51,7 +51,7 @@ fn chunk(
             beginning_of_pass_write_index: Some(first),
             end_of_pass_write_index: Some(first + 1),
         };
-        program.encode(&mut encoder, pipelines, step, node..node + 1, Some(writes))?;
+        program.encode(&mut encoder, pipelines, step, node..node + 1, 1, Some(writes))?;
     }
     encoder.resolve_query_set(&queries, 0..count, &resolved, 0);
     device.queue.submit([encoder.finish()]);

@@ -77,7 +77,8 @@ impl Program {
         self.dispatches.iter().filter(|d| d.grid.0.iter().all(|e| e.resolve(step) > 0)).count()
     }
 
-    /// Records some nodes' launches into one compute pass, whose times are taken where that is asked for.
+    /// Records some nodes' launches, this many times over, into one compute pass, whose times are taken where that is
+    /// asked for.
     ///
     /// # Errors
     /// [`Error::Limit`] if a step is larger than the device's largest grid.
@@ -87,17 +88,19 @@ impl Program {
         pipelines: &Pipelines,
         step: &Step,
         nodes: Range<usize>,
+        times: usize,
         timestamp_writes: Option<wgpu::ComputePassTimestampWrites>,
     ) -> Result<()> {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
         let mut last = None;
-        for (i, d) in self.dispatches[nodes.clone()].iter().enumerate() {
+        for i in (0..times).flat_map(|_| nodes.clone()) {
+            let d = &self.dispatches[i];
             let groups = d.grid.0.map(|e| e.resolve(step));
             if groups.contains(&0) {
                 continue;
             }
             if groups.iter().any(|&g| g > self.most_groups) {
-                let what = self.plan.nodes[nodes.start + i].label.clone();
+                let what = self.plan.nodes[i].label.clone();
                 let (wanted, available) = (format!("{groups:?} workgroups"), self.most_groups.to_string());
                 return Err(Error::Limit { what, wanted, available, advice: "use fewer rows a step".into() });
             }

@@ -4,7 +4,7 @@ use super::cursor::{Cursor, Tensor};
 use super::embernet_config::EmberNetConfig;
 use super::moe::{BitStack, Moe, Quant};
 use super::{TextShape, slots};
-use crate::ops::{AttentionShape, ROW_WORDS, RmsNorm};
+use crate::ops::{AttentionShape, DRAW_WORDS, ROW_WORDS, RmsNorm, Sampled, seen_words};
 use crate::plan::{PlanBuilder, Slot};
 use crate::tensor::{DType, Lead, Spec};
 
@@ -65,7 +65,18 @@ impl Decoder {
         let logits = p.matmul_sharded(x, &table); // [outputs, vocab]
         p.output(slots::LOGITS, logits);
         p.tag(slots::LOGITS, logits);
-        p.output(slots::ARGMAX, p.argmax(logits));
+        self.sample(p, logits, outputs, rows, shape);
+    }
+
+    /// Chooses each output's next token, and makes its row read it in the next step.
+    fn sample(&self, p: &PlanBuilder, logits: Slot, outputs: Slot, rows: Slot, shape: &TextShape) {
+        let draws = p.input(slots::DRAWS, Spec::led(&[shape.max_outputs, DRAW_WORDS], DType::U32, Lead::Outputs));
+        let seen = Spec::fixed(&[shape.sessions, seen_words(p.spec(logits).width())], DType::U32);
+        let to = Sampled {
+            sampled: p.state(slots::SAMPLED, Spec::fixed(&[shape.kv_rows, 1], DType::U32)),
+            seen: p.state(slots::SEEN, seen),
+        };
+        p.sample(logits, outputs, draws, rows, to);
     }
 }
 

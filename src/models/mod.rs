@@ -38,6 +38,8 @@ pub struct TextShape {
     pub max_outputs: usize,
     /// Rows of the KV cache, for all sessions together.
     pub kv_rows: usize,
+    /// Sessions, each with a place in [`slots::SEEN`].
+    pub sessions: usize,
     /// F32 or F16.
     pub kv_dtype: DType,
     /// Whether rows may take their vector from the input `image_rows`.
@@ -46,7 +48,7 @@ pub struct TextShape {
 
 /// Names of the slots through which an engine talks to a text plan.
 pub mod slots {
-    /// Input `[max_rows, 4]`: [`crate::ops::Row`]s.
+    /// Input `[max_rows, 4]`: [`crate::ops::Row`]s. After a step, each output's row reads the token that was chosen.
     pub const ROWS: &str = "rows";
     /// Input `[max_outputs, 1]`: numbers of the rows whose logits are wanted.
     pub const OUTPUTS: &str = "outputs";
@@ -58,8 +60,13 @@ pub mod slots {
     pub const IMAGE: &str = "image";
     /// Output `[max_outputs, vocab]`.
     pub const LOGITS: &str = "logits";
-    /// Output `[max_outputs, 1]`: the most likely token.
-    pub const ARGMAX: &str = "argmax";
+    /// Input `[max_outputs, 9]`: [`crate::ops::Draw`]s, how each output's token is chosen.
+    pub const DRAWS: &str = "draws";
+    /// State `[kv_rows, 1]`: the token that was chosen after each row of the KV cache, `u32::MAX` where logits were not
+    /// finite.
+    pub const SAMPLED: &str = "sampled";
+    /// State `[sessions, ceil(vocab / 32)]`: a bit for each token that occurred in a sequence with a repetition penalty.
+    pub const SEEN: &str = "seen";
 
     /// Tag `[max_rows, k + 1, d_ff]`: what the second matrices of layer `i`'s chosen experts read, before their norm; the
     /// shared expert's is the last of a row.

@@ -9,7 +9,6 @@
 //!
 //! Nothing in `cpu/`, `gpu/` or `runtime/` changes.
 
-mod argmax;
 mod attention;
 mod attention_weights;
 mod combine;
@@ -25,6 +24,8 @@ mod read_words;
 mod rms_norm;
 mod rope_kv_write;
 mod router;
+mod sample;
+mod sampling;
 mod select_rows;
 mod swiglu;
 mod ternary_matmul;
@@ -35,6 +36,9 @@ pub use embed::{ROW_WORDS, Row, TOKEN_CLAMP, TOKEN_IMAGE};
 pub use norm_quantise::{ActQuant, Experts};
 pub use read_words::READ_CHUNK;
 pub use rms_norm::RmsNorm;
+pub use sample::{DRAW_WORDS, Draw, MOST_CANDIDATES, Sampled, seen_words};
+pub use sampling::{Sampling, uniform};
+pub(crate) use sampling::{argmax, check_logits, penalised};
 pub use unary::UnaryKind;
 
 use crate::error::{Error, Result};
@@ -42,7 +46,6 @@ use crate::tensor::{DType, Spec};
 
 /// Names of all ops; the tests check that each has parity rows.
 pub const NAMES: &[&str] = &[
-    "argmax",
     "attention",
     "attention_weights",
     "combine",
@@ -57,6 +60,7 @@ pub const NAMES: &[&str] = &[
     "rms_norm",
     "rope_kv_write",
     "router",
+    "sample",
     "select_rows",
     "swiglu",
     "ternary_matmul",

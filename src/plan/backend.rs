@@ -63,6 +63,21 @@ pub trait Backend: Send {
         false
     }
 
+    /// Runs a whole program this many times, each on what the one before left in inputs and states, all of them with the
+    /// same step.
+    ///
+    /// # Errors
+    /// As [`Backend::run`].
+    fn repeat(&mut self, program: ProgramId, step: &Step, times: usize) -> Result<()> {
+        let nodes = self.plan(program).nodes.len();
+        (0..times).try_for_each(|_| self.run(program, step, 0..nodes))
+    }
+
+    /// The most times that [`Backend::repeat`] gains by: 1 where the host itself computes.
+    fn most_repeats(&self) -> usize {
+        1
+    }
+
     /// Runs a whole program node by node and returns the time of each node; those that the step leaves out take none.
     ///
     /// # Errors

@@ -136,7 +136,8 @@ fn stages(model: &dyn Model, precision: Precision) -> Result<Vec<Stage>> {
     }
     let text = |name, max_rows, images, rows: Vec<Row>| -> Result<Stage> {
         let kv_dtype = precision.kv_dtype();
-        let shape = TextShape { max_rows, max_outputs: DECODE_ROWS, kv_rows: 2 * CONTEXT, kv_dtype, images };
+        let (max_outputs, kv_rows, sessions) = (DECODE_ROWS, 2 * CONTEXT, 2);
+        let shape = TextShape { max_rows, max_outputs, kv_rows, sessions, kv_dtype, images };
         let context = rows.iter().map(|r| r.seq_len).max().unwrap_or(0);
         let step = Step { rows: rows.len() as u32, outputs: 2, context, reserved: 0 };
         Ok(Stage { name, plan: Arc::new(model.trace_text(&shape)?), step, rows })

@@ -99,8 +99,8 @@ pub fn convert(
 /// The tensors that a model's plans read, and how each is packed. One that is read in two ways is f32.
 pub(super) fn tensors_read(model: &dyn Model, precision: Precision) -> Result<BTreeMap<String, Pack>> {
     let kv_dtype = precision.kv_dtype();
-    let mut plans =
-        vec![model.record_text(&TextShape { max_rows: 1, max_outputs: 1, kv_rows: 1, kv_dtype, images: false })?];
+    let shape = TextShape { max_rows: 1, max_outputs: 1, kv_rows: 1, sessions: 1, kv_dtype, images: false };
+    let mut plans = vec![model.record_text(&shape)?];
     if model.info().image.is_some() {
         plans.push(model.record_image()?);
     }

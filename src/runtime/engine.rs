@@ -1,24 +1,23 @@
 //! The engine: a model resident on a device, shared by sessions on any threads.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::batch::Batch;
+use super::core::{Core, required};
 use super::device;
 use super::kv::KvPool;
-use super::options::{Options, Precision};
+use super::options::{GenerateOptions, Options, Precision};
 use super::refiner::RefinerOptions;
 use super::scheduler::{Job, Outcome, Queue};
 use super::session::Session;
-use super::trace::Traces;
 use crate::error::{Error, Result};
 use crate::files::tokenizer::MAX_FILE_BYTES;
 use crate::files::{Image, ModelFiles, Tokenizer, Weights};
 use crate::models::{self, ImageInfo, LoadOptions, Model, ModelInfo, TextShape, slots};
-use crate::ops::TOKEN_IMAGE;
-use crate::plan::{Backend, Plan, ProgramId, Slot, Step};
+use crate::plan::Plan;
 
 /// Most tokens of a session unless the caller asks for more.
 const DEFAULT_CONTEXT: usize = 2048;
@@ -73,39 +72,6 @@ impl fmt::Debug for Inner {
     }
 }
 
-/// The device and its programs; one thread at a time.
-pub(super) struct Core {
-    pub backend: Box<dyn Backend>,
-    decode: TextProgram,
-    prefill: TextProgram,
-    image: Option<ImageProgram>,
-    pub traces: Traces,
-}
-
-/// A text plan's slots by what they are for.
-#[derive(Debug)]
-struct TextProgram {
-    id: ProgramId,
-    nodes: usize,
-    shape: TextShape,
-    rows: Slot,
-    outputs: Slot,
-    image_rows: Option<Slot>,
-    logits: Slot,
-    argmax: Slot,
-    /// By layer, the slots of [`slots::hidden`] that can be read after a step, with the first word of the shared
-    /// expert's vector in a row and the words of a row.
-    hidden: BTreeMap<usize, (Slot, [usize; 2])>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct ImageProgram {
-    id: ProgramId,
-    nodes: usize,
-    pixels: Slot,
-    image: Slot,
-}
-
 impl Engine {
     /// Opens a model: `files` is the path of a checkpoint or of a directory with one, or [`ModelFiles`] in memory.
     ///
@@ -155,6 +121,7 @@ impl Engine {
                 max_rows,
                 max_outputs: options.sessions.min(max_rows),
                 kv_rows: kv.rows(),
+                sessions: options.sessions,
                 kv_dtype: options.precision.kv_dtype(),
                 images,
             };
@@ -167,13 +134,7 @@ impl Engine {
         let put = |name: &str, words| backend.load_weight(name, words);
         let weight_bytes = load_weights(&weights, plans.into_iter().flatten(), put, progress)?;
 
-        let core = Core {
-            decode: TextProgram::new(backend.as_mut(), decode, model.info().layers)?,
-            prefill: TextProgram::new(backend.as_mut(), prefill, model.info().layers)?,
-            image: image.map(|plan| ImageProgram::new(backend.as_mut(), plan)).transpose()?,
-            traces: Traces::default(),
-            backend,
-        };
+        let core = Core::new(backend, [decode, prefill], image, model.info().layers)?;
         let report = LoadReport {
             device: core.backend.describe(),
             why,
@@ -182,7 +143,7 @@ impl Engine {
             time: start.elapsed(),
         };
         log::info!("{files}: {} on {} ({})", model.info().family, report.device, report.why);
-        let limits = (core.prefill.shape.max_rows, core.prefill.shape.max_outputs);
+        let limits = core.limits();
         let (core, queue) = (Mutex::new(core), Queue::default());
         Ok(Engine(Arc::new(Inner { model, tokenizer, kv, report, core, queue, limits })))
     }
@@ -214,6 +175,20 @@ impl Engine {
 
     pub(super) fn inner(&self) -> &Inner {
         &self.0
+    }
+
+    /// Generates text in several sessions at once, decoded together from one thread: each step costs little more than one
+    /// session's. Pairs of a session's number in `sessions` and its next token come as they are generated; dropping the
+    /// batch ends all generations.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless each session is of this engine and has its own options; those of [`Session::generate`].
+    pub fn generate_all<'a>(
+        &self,
+        sessions: &'a mut [Session],
+        options: impl IntoIterator<Item = GenerateOptions>,
+    ) -> Result<Batch<'a>> {
+        Batch::new(&self.0, sessions, options)
     }
 
     /// A new conversation.
@@ -299,67 +274,27 @@ fn with_hidden(mut plan: Plan, layers: &[usize]) -> Plan {
     plan
 }
 
-fn unwatched(layer: usize) -> Error {
-    let problem = format!("layer {layer} cannot be watched; open the engine with it in `refiner_layers`");
-    Error::argument("refiner.layers", problem)
-}
-
-/// A slot that every plan of its kind has.
-pub(super) fn required(slot: Option<Slot>, name: &str) -> Result<Slot> {
-    slot.ok_or_else(|| Error::format("the model's plan", format!("has no {name}")))
-}
-
-impl TextProgram {
-    fn new(backend: &mut dyn Backend, (plan, shape): (Arc<Plan>, TextShape), layers: usize) -> Result<Self> {
-        let output = |name: &str| required(plan.outputs.get(name).copied(), name);
-        let hidden = |i: usize| {
-            let slot = *plan.outputs.get(&slots::hidden(i))?;
-            let [_, experts, width] = *plan.spec(slot).shape.as_slice() else { return None };
-            Some((i, (slot, [(experts - 1) * width, experts * width])))
-        };
-        Ok(TextProgram {
-            hidden: (0..layers).filter_map(hidden).collect(),
-            nodes: plan.nodes.len(),
-            shape,
-            rows: required(plan.input(slots::ROWS), slots::ROWS)?,
-            outputs: required(plan.input(slots::OUTPUTS), slots::OUTPUTS)?,
-            image_rows: plan.input(slots::IMAGE_ROWS),
-            logits: output(slots::LOGITS)?,
-            argmax: output(slots::ARGMAX)?,
-            id: backend.prepare(plan, false)?,
-        })
-    }
-}
-
-impl ImageProgram {
-    fn new(backend: &mut dyn Backend, plan: Arc<Plan>) -> Result<Self> {
-        Ok(ImageProgram {
-            nodes: plan.nodes.len(),
-            pixels: required(plan.input(slots::PIXELS), slots::PIXELS)?,
-            image: required(plan.outputs.get(slots::IMAGE).copied(), slots::IMAGE)?,
-            id: backend.prepare(plan, false)?,
-        })
-    }
-}
-
 impl Inner {
     pub fn core(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Runs jobs, batched with each other and with those of other threads; their outcomes in order.
+    pub fn run_all(&self, jobs: Vec<Job>) -> Vec<Result<Outcome>> {
+        self.queue.run_all(jobs, self.limits, |parts| self.core().step(parts, self.model.info()))
+    }
+
     /// Runs a job, batched with those of other threads.
     pub fn run(&self, job: Job) -> Result<Outcome> {
-        self.queue.run(job, self.limits, |parts| self.core().step(parts, self.model.info()))
+        self.run_all(vec![job]).pop().unwrap_or_else(|| Err(Error::format("a job", "has no outcome")))
     }
 
     /// The layers that a refiner watches, as far as the model has them.
     pub fn watched(&self, refiner: &RefinerOptions) -> Result<Vec<usize>> {
         let layers = if refiner.use_neuron { refiner.layers.as_slice() } else { &[] };
         let layers: Vec<usize> = layers.iter().copied().filter(|&i| i < self.model.info().layers).collect();
-        match layers.iter().find(|i| !self.core().decode.hidden.contains_key(i)) {
-            None => Ok(layers),
-            Some(&i) => Err(unwatched(i)),
-        }
+        self.core().check_watched(&layers)?;
+        Ok(layers)
     }
 
     fn no_images(&self) -> Error {
@@ -377,109 +312,17 @@ impl Inner {
         let mut core = self.core();
         let (program, info) = (core.image.ok_or_else(|| self.no_images())?, self.image_info()?);
         let pixels = image.resized(info.size)?.pixel_values(info.mean, info.std);
-        core.backend.write(program.id, program.pixels, 0, bytemuck::cast_slice(&pixels))?;
-        core.backend.run(program.id, &Step::FULL, 0..program.nodes)?;
-        let read = core.backend.read(program.id, &[(program.image, 0..info.tokens * info.width)])?;
-        Ok(read.into_iter().flatten().map(f32::from_bits).collect())
+        core.encode(program, &pixels, info.tokens * info.width)
     }
 
     /// The experts chosen in each layer at rows `base..base + n` of the KV cache: `[layer][row · k + i]`.
     pub fn routing(&self, base: usize, n: usize) -> Result<Vec<Vec<u32>>> {
         let mut core = self.core();
-        let (info, id) = (self.model.info(), core.decode.id);
+        let (info, id) = (self.model.info(), core.decode_program());
         let plan = core.backend.plan(id);
         let k = info.experts_per_token;
         let log = |i| required(plan.state(&slots::routing(i)), "routing log");
         let ranges: Result<Vec<_>> = (0..info.layers).map(|i| Ok((log(i)?, base * k..(base + n) * k))).collect();
         core.backend.read(id, &ranges?)
     }
-}
-
-impl Core {
-    /// The bounds of a decode step, and the cache.
-    pub fn text_shape(&self) -> TextShape {
-        self.decode.shape
-    }
-
-    /// The program of a step of this many rows of text.
-    pub fn text_program(&self, rows: usize) -> ProgramId {
-        if rows <= self.decode.shape.max_rows { self.decode.id } else { self.prefill.id }
-    }
-
-    /// The program that encodes an image, if the model reads any.
-    pub fn image_program(&self) -> Option<ProgramId> {
-        self.image.map(|image| image.id)
-    }
-
-    /// Most rows of a step.
-    pub fn max_rows(&self) -> usize {
-        self.prefill.shape.max_rows
-    }
-
-    /// Runs parts of jobs (each with a number of its rows) as one batch; outcomes of the jobs that end.
-    fn step(&mut self, parts: &[(Job, usize)], info: &ModelInfo) -> Result<Vec<Outcome>> {
-        let width = info.image.map_or(0, |i| i.width);
-        let (mut rows, mut outputs, mut images) = (Vec::new(), Vec::new(), Vec::new());
-        for (job, n) in parts {
-            for i in job.done..job.done + n {
-                if job.rows[i].token & TOKEN_IMAGE != 0 {
-                    images.push((rows.len(), &job.image[i * width..(i + 1) * width]));
-                }
-                rows.push(job.rows[i]);
-            }
-            if job.done + n == job.rows.len() {
-                outputs.push((rows.len() as u32 - 1, job));
-            }
-        }
-        let few = rows.len() <= self.decode.shape.max_rows && images.is_empty();
-        let program = if few { &self.decode } else { &self.prefill };
-        let backend = self.backend.as_mut();
-        backend.write(program.id, program.rows, 0, bytemuck::cast_slice(&rows))?;
-        let which: Vec<u32> = outputs.iter().map(|o| o.0).collect();
-        backend.write(program.id, program.outputs, 0, &which)?;
-        for (row, vector) in images {
-            let slot = required(program.image_rows, slots::IMAGE_ROWS)?;
-            backend.write(program.id, slot, row * width, bytemuck::cast_slice(vector))?;
-        }
-        let context = rows.iter().map(|r| r.seq_len).max().unwrap_or(0);
-        let step = Step { rows: rows.len() as u32, outputs: which.len() as u32, context, reserved: 0 };
-        backend.run(program.id, &step, 0..program.nodes)?;
-        if outputs.is_empty() {
-            return Ok(Vec::new());
-        }
-        outcomes(backend, program, &outputs, info)
-    }
-}
-
-/// Reads what the jobs want that end with these rows of the batch.
-fn outcomes(
-    backend: &mut dyn Backend,
-    program: &TextProgram,
-    outputs: &[(u32, &Job)],
-    info: &ModelInfo,
-) -> Result<Vec<Outcome>> {
-    let mut ranges = Vec::new();
-    for (i, (row, job)) in outputs.iter().enumerate() {
-        ranges.push(match job.logits {
-            true => (program.logits, i * info.vocab..(i + 1) * info.vocab),
-            false => (program.argmax, i..i + 1),
-        });
-        for layer in &job.hidden {
-            let (slot, [first, width]) = *program.hidden.get(layer).ok_or_else(|| unwatched(*layer))?;
-            let start = *row as usize * width;
-            ranges.push((slot, start + first..start + width));
-        }
-    }
-    let mut read = backend.read(program.id, &ranges)?.into_iter();
-    let floats = |words: Vec<u32>| -> Vec<f32> { words.into_iter().map(f32::from_bits).collect() };
-    let outcome = |(_, job): &(u32, &Job)| {
-        let words = read.next().unwrap_or_default();
-        let hidden = job.hidden.iter().copied().zip(read.by_ref().map(floats)).collect();
-        match (job.logits, words.first()) {
-            (true, _) => Ok(Outcome::Logits(floats(words), hidden)),
-            (false, Some(&token)) if token != u32::MAX => Ok(Outcome::Token(token)),
-            _ => Err(Error::NonFiniteLogits(info.family.into())),
-        }
-    };
-    outputs.iter().map(outcome).collect()
 }

@@ -52,6 +52,11 @@ impl KvPool {
 }
 
 impl KvRange {
+    /// Its number among the pool's ranges.
+    pub fn number(&self) -> usize {
+        self.number
+    }
+
     /// First row.
     pub fn base(&self) -> usize {
         self.number * self.pool.context

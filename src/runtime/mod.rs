@@ -2,11 +2,14 @@
 //! batches their rows, sampling, and the tools around a model file.
 //!
 //! A token's way: [`Session::generate`] → a job of rows → [`scheduler`] puts jobs of all sessions into a batch → the
-//! engine writes rows, runs a program, reads token ids or logits back → [`Stream`] samples, decodes and yields text.
+//! engine writes rows, runs a program that also chooses the next tokens, several times over where it can, and reads token
+//! ids back → [`Stream`] decodes them and yields text. [`Batch`] does the same for several sessions.
 
+mod batch;
 pub mod bench;
 pub mod compare;
 pub mod convert;
+mod core;
 mod device;
 mod engine;
 pub mod eval;
@@ -22,6 +25,7 @@ mod session;
 mod stream;
 mod trace;
 
+pub use batch::Batch;
 pub use device::choose as choose_device;
 pub use engine::{Engine, LoadReport, Progress};
 pub use options::{DeviceChoice, GenerateOptions, Options, Precision};

@@ -107,7 +107,8 @@ impl Precision {
 pub struct GenerateOptions {
     /// Most tokens; none: as many as the context holds, at most 512.
     pub max_tokens: Option<usize>,
-    /// How a token is chosen.
+    /// How a token is chosen. The device does it, several tokens in one go on a GPU, unless there is a `refiner`, or a
+    /// `top_k` of 0 or above 64 with a temperature: then the host does, from all logits, one token at a time.
     pub sampling: Sampling,
     /// Strings that end the text; they are not part of it.
     pub stop: Vec<String>,

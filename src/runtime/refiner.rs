@@ -11,9 +11,9 @@
 use std::collections::VecDeque;
 
 use super::refiner_words::{VISUAL_WORDS, is_digit};
-use super::sampler::{argmax, check_logits};
 use crate::error::{Error, Result};
 use crate::files::Tokenizer;
+use crate::ops::{argmax, check_logits};
 
 /// Units of the classifier's middle layer.
 pub const CLASSIFIER_UNITS: usize = 64;

@@ -2,19 +2,29 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::ops::Row;
+use crate::ops::{Draw, Row};
 
-/// Rows of one sequence that are to run, in order; the last one's logits are wanted.
+/// How long a batch waits for the next of the sessions of the batch before: their threads are just waking up.
+const GATHER: Duration = Duration::from_micros(200);
+
+/// Rows of one sequence that are to run, in order; the token after the last one is wanted.
 #[derive(Debug, Clone, Default)]
 pub struct Job {
     /// What to run.
     pub rows: Vec<Row>,
     /// Vectors of the first rows, where they come from images: `[n, width]`.
     pub image: Vec<f32>,
-    /// Whether the logits are wanted, or the most likely token alone.
+    /// Whether the logits are wanted instead of the token.
     pub logits: bool,
+    /// How the token is chosen.
+    pub draw: Draw,
+    /// Where the draw asks for a penalty, the tokens that occurred, a bit each; empty if the device knows them already.
+    pub seen: Vec<u32>,
+    /// How many tokens one after the other may be chosen before the host sees them, where there is one row; 0 is 1.
+    pub most: usize,
     /// Layers whose shared expert's hidden vector is wanted with the logits, of those that the engine was opened for.
     pub hidden: Vec<usize>,
     /// Rows that have run.
@@ -24,8 +34,8 @@ pub struct Job {
 /// What a finished job gives.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// The most likely token.
-    Token(u32),
+    /// The tokens chosen one after the other, at least one; `u32::MAX` where logits were not finite.
+    Tokens(Vec<u32>),
     /// All logits, and the hidden vectors asked for, by layer.
     Logits(Vec<f32>, Vec<(usize, Vec<f32>)>),
 }
@@ -85,6 +95,7 @@ pub fn next_batch(waiting: &[Waiting], max_rows: usize, max_outputs: usize) -> V
 pub struct Queue {
     state: Mutex<State>,
     changed: Condvar,
+    arrived: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -93,6 +104,8 @@ struct State {
     finished: BTreeMap<u64, Result<Outcome>>,
     next_id: u64,
     running: bool,
+    /// Jobs of the last batch.
+    last: usize,
 }
 
 /// Lets the next thread run when the runner stops, even by a panic.
@@ -110,24 +123,23 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a job and returns its outcome. `step` runs a batch of parts of jobs and returns the outcomes of those that it
+    /// Adds jobs and returns their outcomes in order. `step` runs a batch of parts of jobs and returns the outcomes of those that it
     /// finishes, in order; it is called on some thread that waits, one at a time.
     ///
     /// # Errors
     /// What `step` returns goes to every job of its batch.
-    pub fn run(
+    pub fn run_all(
         &self,
-        job: Job,
+        jobs: Vec<Job>,
         limits: (usize, usize),
         step: impl Fn(&[(Job, usize)]) -> Result<Vec<Outcome>>,
-    ) -> Result<Outcome> {
+    ) -> Vec<Result<Outcome>> {
         let mut state = self.lock();
-        let id = state.next_id;
-        state.next_id += 1;
-        state.jobs.insert(id, job);
+        let ids: Vec<u64> = jobs.into_iter().map(|job| state.add(job)).collect();
+        self.arrived.notify_all();
         loop {
-            if let Some(outcome) = state.finished.remove(&id) {
-                return outcome;
+            if ids.iter().all(|id| state.finished.contains_key(id)) {
+                return ids.iter().filter_map(|id| state.finished.remove(id)).collect();
             }
             if state.running {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -135,11 +147,13 @@ impl Queue {
             }
             state.running = true;
             let guard = Running(self);
+            state = self.gather(state);
             let waiting: Vec<Waiting> =
                 state.jobs.iter().map(|(&id, j)| Waiting { id, rows: j.rows.len() - j.done }).collect();
             let batch = next_batch(&waiting, limits.0, limits.1);
             let parts: Vec<(Job, usize)> =
                 batch.iter().filter_map(|s| Some((state.jobs.get(&s.id)?.clone(), s.rows))).collect();
+            state.last = batch.len();
             drop(state);
             let result = step(&parts);
             state = self.lock();
@@ -149,9 +163,32 @@ impl Queue {
             state = self.lock();
         }
     }
+
+    /// Waits for as many jobs as the last batch had, while they come.
+    fn gather<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        let (mut waiting, mut end) = (state.jobs.len(), Instant::now() + GATHER);
+        while state.jobs.len() < state.last {
+            if state.jobs.len() > waiting {
+                (waiting, end) = (state.jobs.len(), Instant::now() + GATHER);
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state = self.arrived.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state
+    }
 }
 
 impl State {
+    fn add(&mut self, job: Job) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        self.jobs.insert(id, job);
+        id
+    }
+
     fn deliver(&mut self, batch: &[Share], result: Result<Vec<Outcome>>) {
         let mut outcomes = match result {
             Ok(outcomes) => outcomes.into_iter(),
@@ -210,7 +247,7 @@ mod tests {
         let step = |parts: &[(Job, usize)]| {
             std::thread::sleep(std::time::Duration::from_millis(1));
             let finished = parts.iter().filter(|(j, n)| j.done + n == j.rows.len());
-            Ok(finished.map(|(j, _)| Outcome::Token(j.rows[0].token)).collect())
+            Ok(finished.map(|(j, _)| Outcome::Tokens(vec![j.rows[0].token])).collect())
         };
         std::thread::scope(|s| {
             for t in 0..8 {
@@ -219,7 +256,9 @@ mod tests {
                     for n in 1..20 {
                         let row = Row { token: t * 100 + n, pos: 0, seq_base: 0, seq_len: 1 };
                         let job = Job { rows: vec![row; n as usize], ..Job::default() };
-                        assert_eq!(queue.run(job, (7, 3), step).unwrap(), Outcome::Token(row.token));
+                        let outcomes = queue.run_all(vec![job.clone(), job], (7, 3), step);
+                        let tokens: Vec<Outcome> = outcomes.into_iter().map(|o| o.unwrap()).collect();
+                        assert_eq!(tokens, vec![Outcome::Tokens(vec![row.token]); 2]);
                     }
                 });
             }

@@ -215,7 +215,7 @@ impl Session {
             return Err(Error::Unsupported { object, problem: "the model has no experts".into() });
         }
         if self.cached < self.len() {
-            self.advance(false, &[])?;
+            self.advance()?;
         }
         let choices = self.engine.routing(self.kv.base(), self.cached)?;
         let (experts, per_row) = (info.experts.len(), info.experts_per_token);
@@ -244,7 +244,7 @@ impl Session {
         }
         let pos = self.image_rows + token;
         if self.cached < pos {
-            self.advance(false, &[])?;
+            self.advance()?;
         }
         let layers = self.engine.trace_text(self.row(&self.kv, pos))?;
         let (engine, per_image) = (&self.engine, self.image_rows / self.pictures.len().max(1));
@@ -270,17 +270,32 @@ impl Session {
         let rows: Vec<Row> = (from..self.len()).map(|pos| self.row(kv, pos)).collect();
         let width = self.engine.model.info().image.map_or(0, |i| i.width);
         let image = self.image.get(from * width..).unwrap_or_default().to_vec();
-        Job { rows, image, logits, hidden: hidden.to_vec(), done: 0 }
+        Job { rows, image, logits, hidden: hidden.to_vec(), ..Job::default() }
     }
 
-    /// Runs everything that is not in the cache yet; the outcome belongs to the last token. With `logits` come the
+    /// Everything that is not in the cache yet, as a job; its outcome belongs to the last token. With `logits` come the
     /// hidden vectors of the layers in `hidden`.
-    pub(super) fn advance(&mut self, logits: bool, hidden: &[usize]) -> Result<Outcome> {
+    pub(super) fn pending(&self, logits: bool, hidden: &[usize]) -> Job {
         // After an end of text nothing is pending: the last token runs again, for the same keys and values.
         let from = self.cached.min(self.len().saturating_sub(1));
-        let outcome = self.engine.run(self.job(&self.kv, from, logits, hidden))?;
+        self.job(&self.kv, from, logits, hidden)
+    }
+
+    /// Notes that everything so far has gone through the model.
+    pub(super) fn ran(&mut self) {
         self.cached = self.len();
-        Ok(outcome)
+    }
+
+    /// Runs everything that is not in the cache yet.
+    fn advance(&mut self) -> Result<()> {
+        self.engine.run(self.pending(false, &[]))?;
+        self.ran();
+        Ok(())
+    }
+
+    /// The session's number in the KV cache.
+    pub(super) fn number(&self) -> usize {
+        self.kv.number()
     }
 
     /// Logits after everything so far, were the first image's vectors zero; none without an image. The pass takes rows
@@ -292,13 +307,16 @@ impl Session {
         job.image.iter_mut().take(info.tokens * info.width).for_each(|v| *v = 0.0);
         match self.engine.run(job)? {
             Outcome::Logits(logits, _) => Ok(Some(logits)),
-            Outcome::Token(_) => Ok(None),
+            Outcome::Tokens(_) => Ok(None),
         }
     }
 
-    /// Appends a generated token; it goes through the model with the next step.
-    pub(super) fn append(&mut self, token: u32) {
+    /// Appends a generated token; it goes through the model with the next step, or has already if it `ran`.
+    pub(super) fn append(&mut self, token: u32, ran: bool) {
         self.tokens.push(token);
         self.row_tokens.push(token);
+        if ran {
+            self.ran();
+        }
     }
 }

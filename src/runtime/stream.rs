@@ -1,17 +1,28 @@
 //! Generated text as an iterator.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::options::GenerateOptions;
 use super::refiner::Refiner;
-use super::sampler::{Sampler, Sampling, StopStrings};
-use super::scheduler::Outcome;
+use super::sampler::{Sampler, StopStrings};
+use super::scheduler::{Job, Outcome};
 use super::session::Session;
 use crate::error::{Error, Result};
 use crate::files::DecodeStream;
+use crate::ops::{Draw, MOST_CANDIDATES, Sampling, seen_words};
 
 /// Most tokens of a generation that sets no limit.
 const DEFAULT_MAX_TOKENS: usize = 512;
+
+/// Who chooses the tokens.
+#[derive(Debug)]
+enum Chooser {
+    /// The device, without the host between tokens; before the first one, with the tokens that occurred.
+    Device(Draw, Vec<u32>),
+    /// The host, from all logits.
+    Host(Sampler),
+}
 
 /// One generated token.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +51,8 @@ pub struct Stats {
     pub prompt_tokens: usize,
     /// Tokens generated.
     pub generated: usize,
+    /// Times that the host waited for the device: fewer than tokens where it chose several in one go.
+    pub waits: usize,
     /// Time for the prompt, to the first token.
     pub prefill: Duration,
     /// Time for the tokens after the first.
@@ -67,12 +80,14 @@ impl Stats {
 #[derive(Debug)]
 pub struct Stream<'a> {
     session: &'a mut Session,
-    sampler: Option<Sampler>,
+    chooser: Chooser,
     refiner: Option<Refiner>,
     /// Layers that the refiner watches and the model has.
     watched: Vec<usize>,
     stop: StopStrings,
     text: DecodeStream,
+    /// Tokens that the device has chosen and that are not yielded yet.
+    ready: VecDeque<u32>,
     eos: u32,
     left: usize,
     ended: Option<StopReason>,
@@ -99,14 +114,14 @@ impl<'a> Stream<'a> {
                 });
             }
         };
-        let greedy = options.sampling.temperature == 0.0 && options.sampling.repetition_penalty == 1.0;
         let refiner = options.refiner.map(Refiner::new).transpose()?;
         Ok(Stream {
-            sampler: if greedy && refiner.is_none() { None } else { Some(Sampler::new(options.sampling)?) },
+            chooser: chooser(session, options.sampling, refiner.is_some())?,
             watched: refiner.as_ref().map_or(Ok(Vec::new()), |r| session.engine.watched(r.options()))?,
             refiner,
             stop: StopStrings::new(options.stop)?,
             text: DecodeStream::new(true),
+            ready: VecDeque::new(),
             eos: options.eos.unwrap_or(session.engine.model.info().eos),
             left,
             ended: None,
@@ -131,26 +146,60 @@ impl<'a> Stream<'a> {
         self.refiner.as_ref()
     }
 
-    /// Runs what is pending and chooses a token.
-    fn choose(&mut self) -> Result<u32> {
-        let start = Instant::now();
-        let before = self.session.tokens().len();
+    /// Whether there may be more tokens.
+    pub(super) fn goes_on(&mut self) -> bool {
+        if self.left == 0 && self.ended.is_none() {
+            self.ended = Some(StopReason::Length);
+        }
+        self.ended.is_none() && !self.failed
+    }
+
+    /// Ends the generation with an error.
+    pub(super) fn fail(&mut self, error: Error) -> Error {
+        self.failed = true;
+        error
+    }
+
+    /// The job of the next tokens, once all that are ready have been taken.
+    pub(super) fn request(&mut self) -> Result<Job> {
         if let Some(refiner) = self.refiner.as_mut().filter(|r| r.options().use_logit && r.scores().is_empty()) {
             refiner.set_baseline(self.session.blind_logits()?);
         }
-        let token = match self.session.advance(self.sampler.is_some(), &self.watched)? {
-            Outcome::Token(token) => token,
-            Outcome::Logits(logits, hidden) => self.sample(logits, &hidden)?,
-        };
-        let time = start.elapsed();
+        let mut job = self.session.pending(matches!(self.chooser, Chooser::Host(_)), &self.watched);
+        if let Chooser::Device(draw, seen) = &mut self.chooser {
+            (job.draw, job.seen) = (*draw, std::mem::take(seen));
+            // An end that comes early wastes what was chosen behind it: no more than half of what there was before.
+            job.most = self.left.min(self.stats.generated / 2);
+        }
+        Ok(job)
+    }
+
+    /// Takes what the job gave after this time.
+    pub(super) fn receive(&mut self, outcome: Outcome, time: Duration) -> Result<()> {
         if self.stats.generated == 0 {
             self.stats.prefill = time;
-            self.stats.prompt_tokens = self.session.len() - self.session.tokens().len() + before;
+            self.stats.prompt_tokens = self.session.len();
         } else {
             self.stats.decode += time;
         }
-        self.stats.generated += 1;
-        Ok(token)
+        self.stats.waits += 1;
+        self.session.ran();
+        match outcome {
+            Outcome::Tokens(tokens) => self.ready.extend(tokens),
+            Outcome::Logits(logits, hidden) => {
+                let token = self.sample(logits, &hidden)?;
+                self.ready.push_back(token);
+            }
+        }
+        Ok(())
+    }
+
+    /// The next token that is ready.
+    pub(super) fn take_ready(&mut self) -> Option<Result<Token>> {
+        let id = self.ready.pop_front().filter(|_| self.goes_on())?;
+        let token = self.accept(id);
+        self.failed = token.is_err();
+        Some(token)
     }
 
     /// Chooses a token from logits, refined if the options ask for it.
@@ -161,20 +210,25 @@ impl<'a> Stream<'a> {
             let text = |id| tokenizer.map_or(Ok(String::new()), |t| t.decode(&[id], true));
             refiner.refine(&mut logits, features.as_deref(), text)?;
         }
-        match &mut self.sampler {
-            Some(sampler) => sampler.next(&mut logits, self.session.tokens()),
-            None => Sampler::new(Sampling::greedy())?.next(&mut logits, self.session.tokens()),
+        match &mut self.chooser {
+            Chooser::Host(sampler) => sampler.next(&mut logits, self.session.tokens()),
+            Chooser::Device(..) => Err(Error::format("a step", "gave logits where it was to choose")),
         }
     }
 
     /// The token with its text; notes the end of the generation.
     fn accept(&mut self, id: u32) -> Result<Token> {
+        if id == u32::MAX {
+            return Err(Error::NonFiniteLogits(self.session.engine.model.info().family.into()));
+        }
         self.left -= 1;
+        self.stats.generated += 1;
         if id == self.eos {
             self.ended = Some(StopReason::Eos);
             return Ok(Token { id, text: self.rest() });
         }
-        self.session.append(id);
+        // The device went on from every token but the last one that it chose.
+        self.session.append(id, !self.ready.is_empty());
         let engine = self.session.engine.clone();
         let piece = match &engine.tokenizer {
             Some(tokenizer) => self.text.push(tokenizer, id)?,
@@ -201,15 +255,35 @@ impl Iterator for Stream<'_> {
     type Item = Result<Token>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.ended.is_some() || self.failed {
+        if !self.goes_on() {
             return None;
         }
-        if self.left == 0 {
-            self.ended = Some(StopReason::Length);
-            return None;
+        if self.ready.is_empty() {
+            let start = Instant::now();
+            let outcome = self.request().and_then(|job| self.session.engine.run(job));
+            if let Err(error) = outcome.and_then(|o| self.receive(o, start.elapsed())) {
+                return Some(Err(self.fail(error)));
+            }
         }
-        let token = self.choose().and_then(|id| self.accept(id));
-        self.failed = token.is_err();
-        Some(token)
+        self.take_ready()
     }
+}
+
+/// The device chooses where it can.
+fn chooser(session: &Session, sampling: Sampling, refined: bool) -> Result<Chooser> {
+    let tokens = session.tokens();
+    let draw = Draw::new(&sampling, session.len() as u32 - 1, session.number() as u32);
+    let Some(draw) = draw.filter(|_| !refined) else {
+        if !refined {
+            let k = sampling.top_k;
+            log::info!("top k is {k}, not 1 to {MOST_CANDIDATES}: the host chooses each token from all logits");
+        }
+        return Ok(Chooser::Host(Sampler::new(sampling)?));
+    };
+    let mut seen = Vec::new();
+    if draw.seen != 0 {
+        seen.resize(seen_words(session.engine.model.info().vocab), 0);
+        tokens.iter().for_each(|&t| seen[t as usize / 32] |= 1 << (t % 32));
+    }
+    Ok(Chooser::Device(draw, seen))
 }

@@ -7,7 +7,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::engine::{Core, Inner, required};
+use super::core::{Core, required};
+use super::engine::Inner;
 use crate::error::{Error, Result};
 use crate::files::Image;
 use crate::models::{ImageTrace, Model, TextShape, slots};

@@ -10,7 +10,6 @@ use super::{Cases, row_words, step};
 use crate::common::Noise;
 
 pub fn add(cases: &mut Cases) {
-    argmax(cases);
     combine(cases);
     embed(cases);
     norms(cases);
@@ -18,26 +17,6 @@ pub fn add(cases: &mut Cases) {
     rearrangements(cases);
     swiglu(cases);
     unary(cases);
-}
-
-fn argmax(cases: &mut Cases) {
-    for width in [1, 2, 255, 256, 257, 1000] {
-        cases.full("argmax", format!("width {width}"), |r| {
-            let x = Noise(1).f32s(3 * width, 5.0);
-            vec![(r.p.argmax(r.f32s("x", &[3, width], Lead::Rows, &x)), Exact)]
-        });
-    }
-    cases.at(step(9, 7), "argmax", "ties, NaN, infinity, 7 of 8 rows", |r| {
-        let mut x = Noise(2).f32s(8 * 300, 1.0);
-        let marks = [(0, 299, 2.0), (0, 40, 2.0), (0, 257, 2.0), (1, 299, f32::NAN), (2, 0, f32::INFINITY)];
-        let more = [(3, 256, f32::NEG_INFINITY), (6, 1, -f32::NAN)];
-        for (row, i, v) in marks.into_iter().chain(more) {
-            x[row * 300 + i] = v;
-        }
-        x[4 * 300..5 * 300].fill(-3.0);
-        x[5 * 300..6 * 300].iter_mut().enumerate().for_each(|(i, v)| *v = if i % 2 == 0 { -0.0 } else { 0.0 });
-        vec![(r.p.argmax(r.f32s("x", &[8, 300], Lead::Outputs, &x)), Exact)]
-    });
 }
 
 fn combine(cases: &mut Cases) {

@@ -4,6 +4,7 @@ mod attention;
 mod elements;
 mod products;
 mod quantised;
+mod sampling;
 
 use std::sync::Arc;
 
@@ -74,6 +75,7 @@ pub fn all() -> Vec<Case> {
     attention::add(&mut cases);
     products::add(&mut cases);
     quantised::add(&mut cases);
+    sampling::add(&mut cases);
     cases.0
 }
 

@@ -30,7 +30,7 @@ use routing::RoutingFigure;
 pub use text::Font;
 use text::Sharp;
 
-use super::output::check_writable;
+use super::output::{check_writable, write_whole};
 
 /// Colour of text.
 const INK: RGBColor = RGBColor(34, 34, 34);
@@ -113,13 +113,6 @@ impl PlotFile {
         real(&self.path).is_some_and(|own| Some(own) == real(path))
     }
 
-    /// Where the file is written until it is whole.
-    fn partial(&self) -> PathBuf {
-        let mut partial = self.path.clone().into_os_string();
-        partial.push(".partial");
-        partial.into()
-    }
-
     /// Draws and writes a figure: the whole file, or none.
     ///
     /// # Errors
@@ -130,13 +123,7 @@ impl PlotFile {
             Format::Png => png(font, figure),
         };
         let bytes = bytes.map_err(|problem| Error::format(self.path.display(), problem))?;
-        let partial = self.partial();
-        let written = fs::write(&partial, bytes).and_then(|()| fs::rename(&partial, &self.path));
-        if written.is_err() {
-            // What is left of it is of no use; that it cannot be removed says nothing new.
-            let _ = fs::remove_file(&partial);
-        }
-        written.map_err(Error::io(&self.path))
+        write_whole(&self.path, bytes)
     }
 }
 

@@ -87,11 +87,11 @@ impl Plots {
     /// Draws a session in which the answer begins with text token `answer`.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a token that there is not, [`Error::Io`] for a file that cannot be written,
-    /// [`Error::Device`] if the device was lost.
+    /// [`Error::Argument`] for a token that there is not and without a tokenizer, [`Error::Io`] for a file that cannot be
+    /// written, [`Error::Device`] if the device was lost.
     pub fn draw(&self, engine: &Engine, session: &mut Session, images: &[Image], answer: usize) -> Result<()> {
-        // A command that asks questions has opened its model with a tokenizer.
-        let Some(tokenizer) = engine.tokenizer() else { return Ok(()) };
+        let missing = || Error::argument("tokenizer", "there is none, and pictures name tokens by their text");
+        let tokenizer = engine.tokenizer().ok_or_else(missing)?;
         let texts = pieces(tokenizer, session.tokens())?;
         if let Some(file) = &self.routing {
             let routing = session.routing()?;

@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::super::engine::{Core, Engine, Inner, required};
+use super::super::core::{Core, required};
+use super::super::engine::{Engine, Inner};
 use super::super::kv::KvRange;
 use super::test::{Test, image, no_image};
 use crate::error::Result;
 use crate::models::slots;
-use crate::ops::Row;
+use crate::ops::{DRAW_WORDS, Row};
 use crate::plan::{Plan, ProgramId, Slot, Step};
 
 /// Steps whose host time is taken.
@@ -90,7 +91,7 @@ fn middle(tokens: usize, depth: usize, sessions: usize) -> Shape {
 pub fn cost(engine: &Engine, test: Test) -> Result<Cost> {
     let inner = engine.inner();
     let mut cost = Cost::default();
-    let most = inner.core().max_rows();
+    let most = inner.core().limits().0;
     let with_image = matches!(test, Test::Image | Test::ImagePrompt { .. });
     if with_image {
         cost.add(&mut Probe::image(inner)?, 1.0)?;
@@ -133,7 +134,7 @@ impl<'a> Probe<'a> {
     /// # Errors
     /// [`crate::Error::Limit`] if every session is open.
     pub fn of(engine: &'a Engine, test: Test) -> Result<Self> {
-        let (inner, most) = (engine.inner(), engine.inner().core().max_rows());
+        let (inner, most) = (engine.inner(), engine.inner().core().limits().0);
         match test {
             Test::Image | Test::ImagePrompt { .. } => Self::image(inner),
             Test::Prompt { tokens } => {
@@ -159,7 +160,10 @@ impl<'a> Probe<'a> {
         let program = core.text_program(rows.len());
         let plan = core.backend.plan(program);
         let input = |name: &str| required(plan.input(name), name);
-        let inputs = vec![(input(slots::ROWS)?, bytemuck::cast_slice(&rows).to_vec()), (input(slots::OUTPUTS)?, ends)];
+        // Zeros choose the most likely token.
+        let draws = vec![0; ends.len() * DRAW_WORDS];
+        let rows = (input(slots::ROWS)?, bytemuck::cast_slice(&rows).to_vec());
+        let inputs = vec![rows, (input(slots::OUTPUTS)?, ends), (input(slots::DRAWS)?, draws)];
         Self { core, program, plan, step, inputs, _kv: kv }.written()
     }
 
@@ -181,6 +185,7 @@ impl<'a> Probe<'a> {
         for (slot, words) in &self.inputs {
             self.core.backend.write(self.program, *slot, 0, words)?;
         }
+        self.core.inputs_changed();
         Ok(())
     }
 
@@ -223,6 +228,8 @@ impl<'a> Probe<'a> {
     pub fn profile(&mut self) -> Result<Vec<OpTime>> {
         let mut times = vec![Duration::ZERO; self.plan.nodes.len()];
         for _ in 0..PROFILE_RUNS {
+            // A step leaves the next one's rows behind.
+            self.write()?;
             let step = self.core.backend.profile(self.program, &self.step)?;
             times.iter_mut().zip(step).for_each(|(sum, time)| *sum += time / PROFILE_RUNS);
         }

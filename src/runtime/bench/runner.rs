@@ -1,13 +1,12 @@
 //! Running tests through sessions, as a caller of the library would.
 
-use std::thread;
 use std::time::{Duration, Instant};
 
 use super::super::engine::Engine;
 use super::super::options::GenerateOptions;
 use super::super::session::Session;
 use super::test::Test;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::Image;
 use crate::files::made::random;
 
@@ -16,6 +15,7 @@ const PICTURE: [usize; 2] = [640, 480];
 
 /// A test with its sessions, which it can run again and again.
 pub struct Runner {
+    engine: Engine,
     test: Test,
     sessions: Vec<Session>,
     /// Text tokens of each session before a repetition.
@@ -39,7 +39,7 @@ impl Runner {
         let token = |seed: u64, i: u64| (random(seed, i) % vocab) as u32;
         let prompt = |seed: usize| (0..n as u64).map(|i| token(seed as u64, i)).collect();
         let prompts = (0..test.sessions()).map(prompt).collect();
-        let mut runner = Runner { test, sessions: sessions?, prompts, picture: picture() };
+        let mut runner = Runner { engine: engine.clone(), test, sessions: sessions?, prompts, picture: picture() };
         if let Test::Generate { depth, .. } = test {
             for (session, prompt) in runner.sessions.iter_mut().zip(&runner.prompts) {
                 session.push_tokens(prompt)?;
@@ -60,7 +60,7 @@ impl Runner {
             for session in &mut self.sessions {
                 session.truncate(depth + 1);
             }
-            return together(&mut self.sessions, tokens);
+            return together(&self.engine, &mut self.sessions, tokens);
         }
         let (Some(session), Some(prompt)) = (self.sessions.first_mut(), self.prompts.first()) else {
             return Ok(Duration::ZERO);
@@ -78,24 +78,20 @@ impl Runner {
     }
 }
 
-/// Generates exactly `tokens` tokens: no token ends the text.
+/// Greedy, and exactly `tokens` tokens: no token ends the text.
+fn exactly(tokens: usize) -> GenerateOptions {
+    GenerateOptions { max_tokens: Some(tokens), eos: Some(u32::MAX), ..GenerateOptions::default() }
+}
+
 fn generate(session: &mut Session, tokens: usize) -> Result<()> {
-    let options = GenerateOptions { max_tokens: Some(tokens), eos: Some(u32::MAX), ..GenerateOptions::default() };
-    session.generate(options)?.try_for_each(|token| token.map(|_| ()))
+    session.generate(exactly(tokens))?.try_for_each(|token| token.map(|_| ()))
 }
 
 /// Generates `tokens` tokens in each of the sessions at the same time.
-fn together(sessions: &mut [Session], tokens: usize) -> Result<Duration> {
+fn together(engine: &Engine, sessions: &mut [Session], tokens: usize) -> Result<Duration> {
     let start = Instant::now();
-    if let [session] = sessions {
-        generate(session, tokens)?;
-        return Ok(start.elapsed());
-    }
-    let ended = || Error::Device { device: "the host's".into(), problem: "a thread of a session ended early".into() };
-    thread::scope(|scope| {
-        let running: Vec<_> = sessions.iter_mut().map(|s| scope.spawn(move || generate(s, tokens))).collect();
-        running.into_iter().try_for_each(|r| r.join().unwrap_or_else(|_| Err(ended())))
-    })?;
+    let options = vec![exactly(tokens); sessions.len()];
+    engine.generate_all(sessions, options)?.try_for_each(|(_, token)| token.map(|_| ()))?;
     Ok(start.elapsed())
 }
 

@@ -1,0 +1,167 @@
+//! The next token of each output, and the row that reads it in the next step.
+
+use crate::error::Result;
+use crate::ops::embed::{ROW_WORDS, Row};
+use crate::ops::sampling::{Sampling, check_logits, penalised};
+use crate::ops::{expect, require};
+use crate::params;
+use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
+use crate::shader;
+use crate::tensor::{DType, Spec};
+
+/// Largest top k that the op draws from.
+pub const MOST_CANDIDATES: usize = 64;
+/// Words of a [`Draw`].
+pub const DRAW_WORDS: usize = size_of::<Draw>() / 4;
+
+/// How the token of one output is chosen, as the words of the `draws` input. Zeros are greedy.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Draw {
+    /// [`Sampling::temperature`]; 0 means greedy.
+    pub temperature: f32,
+    /// [`Sampling::top_k`], from 1 to [`MOST_CANDIDATES`].
+    pub top_k: u32,
+    /// [`Sampling::top_p`].
+    pub top_p: f32,
+    /// [`Sampling::repetition_penalty`], where `seen` is not 0.
+    pub penalty: f32,
+    /// Its reciprocal.
+    pub reciprocal: f32,
+    /// [`Sampling::seed`], the low word first.
+    pub seed: [u32; 2],
+    /// Position of the row that makes draw 0; the row at position p makes draw p − `first`.
+    pub first: u32,
+    /// 1 + the row of `seen` that has the sequence's tokens; 0: none are penalised.
+    pub seen: u32,
+}
+
+impl Draw {
+    /// The words for a generation that begins with the row at position `first` of the sequence that has row `seen` of the
+    /// tokens that occurred; none for samplings that the op has no room for: above temperature 0, top k is from 1 to
+    /// [`MOST_CANDIDATES`].
+    pub fn new(sampling: &Sampling, first: u32, seen: u32) -> Option<Self> {
+        let greedy = sampling.temperature == 0.0;
+        if !greedy && !(1..=MOST_CANDIDATES).contains(&sampling.top_k) {
+            return None;
+        }
+        let penalty = sampling.repetition_penalty;
+        Some(Draw {
+            temperature: sampling.temperature,
+            top_k: sampling.top_k.min(MOST_CANDIDATES) as u32,
+            top_p: sampling.top_p,
+            penalty,
+            reciprocal: 1.0 / penalty,
+            seed: [sampling.seed as u32, (sampling.seed >> 32) as u32],
+            first,
+            seen: if penalty == 1.0 { 0 } else { seen + 1 },
+        })
+    }
+
+    fn sampling(&self) -> Sampling {
+        let [low, high] = self.seed.map(u64::from);
+        Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k as usize,
+            top_p: self.top_p,
+            repetition_penalty: self.penalty,
+            seed: high << 32 | low,
+        }
+    }
+}
+
+/// Words of a row of `seen`: a bit a token.
+pub fn seen_words(vocab: usize) -> usize {
+    vocab.div_ceil(32)
+}
+
+/// For output o of row r at position p of its sequence: t = the token that `Sampling` of `draws[o]` chooses from
+/// `logits[o]`, or `u32::MAX` if any of them is NaN or infinite.
+///
+/// logits `[o, vocab]` F32, outputs `[o, 1]` U32 (r of each), draws `[o, 9]` U32 ([`Draw`]) → rows `[n, 4]` U32: row r
+/// becomes t at p + 1, so that the same step can run again; sampled `[capacity, 1]` U32: t at the row's place in the KV
+/// cache; seen `[sequences, ceil(vocab / 32)]` U32: the bit of t is set where the draw asks for a penalty. Host and
+/// device choose alike but for draws that fall within the rounding of a 32-bit sum of probabilities.
+#[derive(Debug)]
+struct Sample;
+
+params!(SampleParams { vocab: u32 });
+
+/// The states that [`PlanBuilder::sample`] writes.
+#[derive(Debug, Clone, Copy)]
+pub struct Sampled {
+    /// `[capacity, 1]`.
+    pub sampled: Slot,
+    /// `[sequences, ceil(vocab / 32)]`.
+    pub seen: Slot,
+}
+
+impl PlanBuilder {
+    /// Chooses the next token of every output and makes its row read it.
+    #[track_caller]
+    pub fn sample(&self, logits: Slot, outputs: Slot, draws: Slot, rows: Slot, to: Sampled) {
+        self.push_into(Sample, &[logits, outputs, draws], &[rows, to.sampled, to.seen]);
+    }
+}
+
+/// The token that `draw` chooses for the row at position `pos`.
+fn choose(logits: &[f32], draw: &Draw, pos: u32, seen: &[u32]) -> u32 {
+    if check_logits(logits).is_err() {
+        return u32::MAX;
+    }
+    let index = u64::from(pos.wrapping_sub(draw.first));
+    if draw.seen == 0 {
+        return draw.sampling().draw(logits, index);
+    }
+    let occurred = |id: usize| seen[id / 32] >> (id % 32) & 1 == 1;
+    let value = |(id, &l): (usize, &f32)| if occurred(id) { penalised(l, draw.penalty) } else { l };
+    draw.sampling().draw(&logits.iter().enumerate().map(value).collect::<Vec<f32>>(), index)
+}
+
+impl Op for Sample {
+    fn name(&self) -> &'static str {
+        "sample"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>> {
+        let (logits, outputs, draws) = (inputs[0], inputs[1], inputs[2]);
+        let n = logits.shape[0];
+        require("logits", logits, logits.dtype == DType::F32 && logits.shape.len() == 2, "[n, vocab] F32")?;
+        expect("outputs", outputs, &[n, 1], &[DType::U32])?;
+        expect("draws", draws, &[n, DRAW_WORDS], &[DType::U32])?;
+        Ok(Vec::new())
+    }
+
+    fn check_outputs(&self, inputs: &[&Spec], outputs: &[&Spec]) -> Result<()> {
+        self.infer(inputs)?;
+        let (rows, sampled, seen) = (outputs[0], outputs[1], outputs[2]);
+        expect("rows", rows, &[rows.shape[0], ROW_WORDS], &[DType::U32])?;
+        expect("sampled", sampled, &[sampled.shape[0], 1], &[DType::U32])?;
+        expect("seen", seen, &[seen.shape[0], seen_words(inputs[0].width())], &[DType::U32])
+    }
+
+    fn cpu(&self, step: &Step, io: &mut Io) {
+        let (logits, vocab, outputs) = (io.f32s(0), io.spec(0).width(), io.u32s(1));
+        let draws: &[Draw] = bytemuck::cast_slice(io.u32s(2));
+        let words = seen_words(vocab);
+        for o in 0..step.leading(io.spec(0)) {
+            let (r, draw) = (outputs[o] as usize, &draws[o]);
+            let Row { pos, seq_base, seq_len, .. } = bytemuck::cast_slice(io.out_u32s(0))[r];
+            let at = draw.seen.saturating_sub(1) as usize * words;
+            let seen = &mut io.out_u32s(2)[at..at + words];
+            let token = choose(&logits[o * vocab..][..vocab], draw, pos, seen);
+            if draw.seen != 0 && token != u32::MAX {
+                seen[token as usize / 32] |= 1 << (token % 32);
+            }
+            io.out_u32s(1)[(seq_base + pos) as usize] = token;
+            let next = Row { token, pos: pos + 1, seq_base, seq_len: seq_len + 1 };
+            bytemuck::cast_slice_mut(io.out_u32s(0))[r] = next;
+        }
+    }
+
+    fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
+        let params = SampleParams { vocab: inputs[0].width() as u32 };
+        let grid = Grid::x(Extent::rows(inputs[0], 1, 1));
+        Kernel { source: shader!("sample"), defines: vec![], overrides: vec![], params: params.params(), grid }
+    }
+}

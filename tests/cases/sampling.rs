@@ -1,0 +1,93 @@
+//! Rows of the op that chooses tokens.
+
+use ternion::ops::{Draw, Sampled, Sampling, seen_words};
+use ternion::plan::Slot;
+use ternion::tensor::{DType, Lead};
+
+use super::Tol::{self, Exact};
+use super::{Cases, row_words, step};
+use crate::common::{Noise, Rig};
+
+/// Position of the first draw, and of the row that draws.
+const FIRST: u32 = 3;
+const POS: u32 = 7;
+
+/// Outputs in the rows 1, 0, 3, 2, …, each of its own sequence, with `draws[o]`; every third token occurred.
+fn sampled(r: &Rig, logits: &[f32], vocab: usize, draws: &[Draw]) -> Vec<(Slot, Tol)> {
+    let n = draws.len();
+    let rows: Vec<(u32, u32, u32)> = (0..n as u32 + 1).map(|i| (i, POS, 10 * i)).collect();
+    let outputs: Vec<u32> = (0..n as u32).map(|i| if i + 1 < n as u32 || i % 2 == 1 { i ^ 1 } else { i }).collect();
+    let logits = r.f32s("logits", &[n, vocab], Lead::Outputs, logits);
+    let outputs = r.u32s("outputs", &[n, 1], Lead::Outputs, &outputs);
+    let draws = r.u32s("draws", &[n, 9], Lead::Outputs, bytemuck::cast_slice(draws));
+    let rows = r.u32s("rows", &[n + 1, 4], Lead::Rows, &row_words(&rows, n + 1));
+    let sampled = r.state("sampled", &[10 * n + 10, 1], DType::U32, vec![77; 10 * n + 10]);
+    let seen = vec![0x4924_9249; n * seen_words(vocab)];
+    let seen = r.state("seen", &[n, seen_words(vocab)], DType::U32, seen);
+    r.p.sample(logits, outputs, draws, rows, Sampled { sampled, seen });
+    vec![(rows, Exact), (sampled, Exact), (seen, Exact)]
+}
+
+fn draw(sampling: &Sampling, seen: usize) -> Draw {
+    Draw::new(sampling, FIRST, seen as u32).expect("a sampling that the op draws")
+}
+
+pub fn add(cases: &mut Cases) {
+    greedy(cases);
+    drawn(cases);
+    crowded(cases);
+}
+
+fn greedy(cases: &mut Cases) {
+    for vocab in [1, 2, 255, 256, 257, 1000] {
+        cases.full("sample", format!("greedy, vocabulary {vocab}"), |r| {
+            sampled(r, &Noise(1).f32s(3 * vocab, 5.0), vocab, &[Draw::default(); 3])
+        });
+        let penalised = Sampling { repetition_penalty: 1.7, ..Sampling::greedy() };
+        cases.full("sample", format!("greedy with a penalty, vocabulary {vocab}"), |r| {
+            sampled(r, &Noise(2).f32s(3 * vocab, 5.0), vocab, &[0, 2, 1].map(|s| draw(&penalised, s)))
+        });
+    }
+    cases.at(step(9, 7), "sample", "ties, NaN, infinity, 7 of 8 outputs", |r| {
+        let mut x = Noise(2).f32s(8 * 300, 1.0);
+        let marks = [(0, 299, 2.0), (0, 40, 2.0), (0, 257, 2.0), (1, 299, f32::NAN), (2, 0, f32::INFINITY)];
+        let more = [(3, 256, f32::NEG_INFINITY), (6, 1, -f32::NAN)];
+        for (row, i, v) in marks.into_iter().chain(more) {
+            x[row * 300 + i] = v;
+        }
+        x[4 * 300..5 * 300].fill(-3.0);
+        x[5 * 300..6 * 300].iter_mut().enumerate().for_each(|(i, v)| *v = if i % 2 == 0 { -0.0 } else { 0.0 });
+        sampled(r, &x, 300, &[Draw::default(); 8])
+    });
+}
+
+fn drawn(cases: &mut Cases) {
+    for vocab in [1, 10, 63, 64, 65, 300, 2048] {
+        for (top_k, top_p) in [(1, 1.0), (5, 0.3), (50, 0.9), (64, 1.0)] {
+            let name = format!("vocabulary {vocab}, top k {top_k}, top p {top_p}");
+            let seed = |i: u64| 0x8765_4321_0FED_CBA9u64.wrapping_mul(i + 1) ^ (vocab * top_k) as u64;
+            let one = |i: usize| {
+                let (temperature, repetition_penalty) = ([0.4, 1.0, 3.0][i % 3], [1.0, 1.3][i % 2]);
+                draw(&Sampling { temperature, top_k, top_p, repetition_penalty, seed: seed(i as u64) }, 11 - i)
+            };
+            let draws: Vec<Draw> = (0..12).map(one).collect();
+            cases.at(step(13, 11), "sample", name, |r| sampled(r, &Noise(3).f32s(12 * vocab, 4.0), vocab, &draws));
+        }
+    }
+}
+
+/// More equal values than the kernel ranks at once, and NaN among what is drawn from.
+fn crowded(cases: &mut Cases) {
+    for (name, values) in [("all equal", &[1.5f32][..]), ("two values", &[2.0, 1.0]), ("zeros", &[0.0, -0.0, -1.0])] {
+        for top_p in [1.0, 0.5] {
+            let sampling = Sampling { temperature: 0.9, top_k: 40, top_p, ..Sampling::greedy() };
+            let draws: Vec<Draw> = (0..16).map(|seed| draw(&Sampling { seed, ..sampling.clone() }, 0)).collect();
+            cases.full("sample", format!("{name}, top p {top_p}"), |r| {
+                let one = |o: usize, i: usize| if i % 97 == o { 3.0 } else { values[i % values.len()] };
+                let mut x: Vec<f32> = (0..16 * 3001).map(|i| one(i / 3001, i % 3001)).collect();
+                x[5 * 3001 + 2000] = f32::NAN;
+                sampled(r, &x, 3001, &draws)
+            });
+        }
+    }
+}
