@@ -13,8 +13,10 @@ use crate::plan::Source;
 const SHARED: &[(&str, &str)] = &[
     ("dense", include_str!("../../shaders/shared/dense.wgsl")),
     ("reduce", include_str!("../../shaders/shared/reduce.wgsl")),
+    ("stack", include_str!("../../shaders/shared/stack.wgsl")),
     ("step", include_str!("../../shaders/shared/step.wgsl")),
     ("ternary", include_str!("../../shaders/shared/ternary.wgsl")),
+    ("ternary_few", include_str!("../../shaders/shared/ternary_few.wgsl")),
 ];
 
 /// Defines that every kernel may get, whether it asks for them or not.

@@ -39,10 +39,18 @@ params!(TernaryMatmulParams {
     out_width: u32,
 });
 
+params!(TernaryMatvecParams {
+    sets: u32,
+    set_words: u32,
+    parts: u32,
+    slots: u32,
+    k: u32,
+    n_experts: u32,
+    out_width: u32,
+});
+
 /// Rows up to which the matvec kernel is used, which shares no weights between rows.
 const MATVEC_ROWS: usize = 4;
-/// Threads that share a row's columns in the matvec kernel (its `SPLIT`).
-const SPLIT: usize = 4;
 /// Rows that a thread of the matmul kernel keeps (its `ROWS`).
 const TILE_TOKENS: usize = 4;
 
@@ -155,12 +163,39 @@ impl Op for TernaryMatmul {
         fast::ternary_products(stack, jobs, residual, io.out_f32s(0));
     }
 
-    fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
-        let codes = inputs[0];
-        let experts = self.experts.unwrap_or(Experts { k: 0, n: 0 });
+    fn kernel(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
+        let lead = outputs[0].leading_only();
+        if self.experts.is_some() || lead.shape[0] <= MATVEC_ROWS {
+            return self.matvec(caps, inputs[0], &lead);
+        }
         let params = TernaryMatmulParams {
-            lead: codes.lead as u32,
-            rows: codes.shape[0] as u32,
+            lead: lead.lead as u32,
+            rows: lead.shape[0] as u32,
+            sets: inputs[0].shape[1] as u32,
+            set_words: code_words(inputs[0].width()) as u32,
+            parts: self.outs.len() as u32,
+            slots: 1,
+            k: 0,
+            n_experts: 0,
+            out_width: self.out_width() as u32,
+        };
+        let tiles = self.outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum();
+        let grid = Grid::xy(Extent::Fixed(tiles), Extent::rows(&lead, 1, TILE_TOKENS));
+        let source = shader!("ternary_matmul");
+        Kernel { source, defines: self.defines(), overrides: vec![], params: params.params(), grid }
+    }
+}
+
+impl TernaryMatmul {
+    fn defines(&self) -> Vec<&'static str> {
+        let flags = [(self.experts.is_some(), "EXPERTS"), (self.residual, "RESIDUAL")];
+        flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect()
+    }
+
+    /// The kernel for few rows, and for experts.
+    fn matvec(&self, caps: &Caps, codes: &Spec, lead: &Spec) -> Kernel {
+        let experts = self.experts.unwrap_or(Experts { k: 0, n: 0 });
+        let params = TernaryMatvecParams {
             sets: codes.shape[1] as u32,
             set_words: code_words(codes.width()) as u32,
             parts: self.outs.len() as u32,
@@ -169,21 +204,13 @@ impl Op for TernaryMatmul {
             n_experts: experts.n as u32,
             out_width: self.out_width() as u32,
         };
-        let tiles = self.outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum();
-        let mut defines = Vec::new();
-        if self.experts.is_some() {
-            defines.push("EXPERTS");
+        let groups = self.outs.iter().map(|o| o.div_ceil(TILE_ROWS * caps.tuning.tiles)).sum();
+        Kernel {
+            source: shader!("ternary_matvec"),
+            defines: [caps.few_rows(), self.defines()].concat(),
+            overrides: vec![("SPLIT", caps.tuning.split as f64)],
+            params: params.params(),
+            grid: Grid::xy(Extent::Fixed(groups), Extent::rows(lead, self.slots(), 1)),
         }
-        if self.residual {
-            defines.push("RESIDUAL");
-        }
-        let lead = outputs[0].leading_only();
-        let matvec = self.experts.is_some() || codes.shape[0] <= MATVEC_ROWS;
-        let (source, overrides, y) = if matvec {
-            (shader!("ternary_matvec"), vec![("SPLIT", SPLIT as f64)], Extent::rows(&lead, self.slots(), 1))
-        } else {
-            (shader!("ternary_matmul"), vec![], Extent::rows(&lead, 1, TILE_TOKENS))
-        };
-        Kernel { source, defines, overrides, params: params.params(), grid: Grid::xy(Extent::Fixed(tiles), y) }
     }
 }

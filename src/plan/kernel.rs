@@ -136,11 +136,34 @@ pub struct Caps {
     pub half: bool,
     /// Largest range of a buffer that a kernel can bind, in bytes; larger weights are split.
     pub max_binding: u64,
+    /// What kernels choose where every choice is correct.
+    pub tuning: Tuning,
+}
+
+/// Numbers and variants that change how fast kernels are, and nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
+    /// Shares of the columns in a workgroup of a ternary product with few rows: 1 to 8.
+    pub split: usize,
+    /// Tiles of 128 outputs in a workgroup of a ternary product with few rows: 1, 2 or 4.
+    pub tiles: usize,
+    /// Whether a product of 32 bits does two columns of a ternary product, rather than a dot product of bytes four.
+    pub pairs: bool,
+}
+
+impl Tuning {
+    /// For GPUs: many small workgroups.
+    pub const HARDWARE: Tuning = Tuning { split: 4, tiles: 1, pairs: false };
+    /// For drivers that compute on the CPU, where a barrier is dear and a load costs the same whatever its neighbours do.
+    pub const SOFTWARE: Tuning = Tuning { split: 1, tiles: 2, pairs: true };
+    /// Values that differ in everything, for tests.
+    pub const ALL: [Tuning; 3] = [Self::HARDWARE, Self::SOFTWARE, Tuning { split: 8, tiles: 4, pairs: true }];
 }
 
 impl Caps {
     /// No optional capability, and a binding limit that splits nothing: what the CPU backend reports.
-    pub const PLAIN: Caps = Caps { subgroups: false, dot4: false, half: true, max_binding: u64::MAX };
+    pub const PLAIN: Caps =
+        Caps { subgroups: false, dot4: false, half: true, max_binding: u64::MAX, tuning: Tuning::HARDWARE };
 
     /// Every combination of the optional capabilities that `self` has.
     pub fn subsets(self) -> Vec<Caps> {
@@ -152,6 +175,13 @@ impl Caps {
             }
         }
         all
+    }
+
+    /// The defines of the kernels that import `ternary_few`.
+    pub fn few_rows(self) -> Vec<&'static str> {
+        let Tuning { tiles, pairs, .. } = self.tuning;
+        let flags = [(tiles == 2, "TILES2"), (tiles == 4, "TILES4"), (pairs || !self.dot4, "PAIRS")];
+        flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect()
     }
 
     /// The defines that every kernel gets.
