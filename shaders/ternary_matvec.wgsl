@@ -1,6 +1,6 @@
 // Codes × ternary matrices for few rows, and for experts chosen per row (ops/ternary_matmul.rs).
-// Grid: x = groups of TILES tiles of 128 outputs of one row's matrices, y = rows · slots. A workgroup is 32 lanes, each
-// with 4 outputs of every tile, times SPLIT shares of the columns that are added up at the end behind one barrier.
+// Grid: x = tiles of 128 outputs of one row's matrices, y = rows · slots. A workgroup is LANES lanes, each with QUADS
+// times 4 outputs, times SPLIT shares of the columns that are added up at the end behind one barrier.
 #import step
 #import stack
 #import ternary_few
@@ -28,9 +28,9 @@ struct Params {
 
 override SPLIT: u32 = 4u;
 
-var<workgroup> shares: array<vec4<i32>, SPLIT * TILES * TILE_LANES>;
+var<workgroup> shares: array<vec4<i32>, SPLIT * TILE_LANES>;
 
-@compute @workgroup_size(TILE_LANES, SPLIT)
+@compute @workgroup_size(LANES, SPLIT)
 fn main(@builtin(local_invocation_id) local: vec3<u32>, @builtin(workgroup_id) group: vec3<u32>) {
     let row = group.y / params.slots;
     let slot = group.y % params.slots;
@@ -40,23 +40,23 @@ fn main(@builtin(local_invocation_id) local: vec3<u32>, @builtin(workgroup_id) g
     if slot < params.k { expert = top[row * params.k + slot]; }
     first = expert * params.parts;
 #endif
-    let tile = find_tiles(first, group.x, TILES);
+    let tile = find_tile(first, group.x);
     let part = part_at(first + tile.part);
     let which = row * params.sets + select(slot * params.parts + tile.part, 0u, params.sets == 1u);
     var sum = tile_sums(part, tile.tile, local.x, local.y, which * (params.set_words / 4u));
     if SPLIT > 1u {
-        for (var t = 0u; t < TILES; t++) { shares[(local.y * TILES + t) * TILE_LANES + local.x] = sum[t]; }
+        for (var q = 0u; q < QUADS; q++) { shares[(local.y * QUADS + q) * LANES + local.x] = sum[q]; }
         workgroupBarrier();
         if local.y != 0u { return; }
         for (var s = 1u; s < SPLIT; s++) {
-            for (var t = 0u; t < TILES; t++) { sum[t] += shares[(s * TILES + t) * TILE_LANES + local.x]; }
+            for (var q = 0u; q < QUADS; q++) { sum[q] += shares[(s * QUADS + q) * LANES + local.x]; }
         }
     }
 
     let m = act_meta[which];
-    for (var t = 0u; t < TILES; t++) {
-        let exact = vec4<f32>(exact_sums(sum[t], i32(m.y), part.bits)) * (part.scale * m.x);
-        let in_part = ((tile.tile + t) * TILE_LANES + local.x) * 4u;
+    for (var q = 0u; q < QUADS; q++) {
+        let exact = vec4<f32>(exact_sums(sum[q], i32(m.y), part.bits)) * (part.scale * m.x);
+        let in_part = ((tile.tile * LANES + local.x) * QUADS + q) * 4u;
         let out = group.y * params.out_width + tile.out + in_part;
         for (var i = 0u; i < 4u; i++) {
             if in_part + i < part.rows {

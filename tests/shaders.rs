@@ -15,7 +15,8 @@ use ternion::gpu::shader::expand;
 use ternion::plan::{Caps, Kernel, Source, Tuning};
 
 /// Shaders that need exactly one of some defines. All other sets are the subsets of what `#ifdef` lines mention.
-const ONE_OF: &[(&str, &[&str])] = &[("unary", &["GELU_ERF", "GELU_TANH", "SCALE"])];
+const ONE_OF: &[(&str, &[&str])] =
+    &[("bit_linear", &["COMBINE", "PLAIN", "SWIGLU"]), ("unary", &["GELU_ERF", "GELU_TANH", "SCALE"])];
 /// Workgroup memory that every adapter has.
 const WORKGROUP_BYTES: u32 = 16 << 10;
 /// Storage buffers that every adapter can bind at once.

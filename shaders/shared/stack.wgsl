@@ -23,22 +23,17 @@ fn part_at(matrix: u32) -> Part {
     return Part(a.x, a.y, a.z, bitcast<f32>(b.y), b.z);
 }
 
-// Group `g` of `size` tiles of the groups of matrices `first`, `first + 1`, ...; a group has tiles of one matrix only.
-fn find_tiles(first: u32, g: u32, size: u32) -> Tile {
-    var at = Tile(0u, g, 0u);
-    var groups = (weights[2u + 2u * first].z + size - 1u) / size;
-    while at.tile >= groups {
-        at.tile -= groups;
+// Tile `t` of the tiles of matrices `first`, `first + 1`, ...
+fn find_tile(first: u32, t: u32) -> Tile {
+    var at = Tile(0u, t, 0u);
+    var tiles = weights[2u + 2u * first].z;
+    while at.tile >= tiles {
+        at.tile -= tiles;
         at.out += weights[1u + 2u * (first + at.part)].z;
         at.part++;
-        groups = (weights[2u + 2u * (first + at.part)].z + size - 1u) / size;
+        tiles = weights[2u + 2u * (first + at.part)].z;
     }
-    at.tile *= size;
     return at;
-}
-
-fn find_tile(first: u32, t: u32) -> Tile {
-    return find_tiles(first, t, 1u);
 }
 
 // Words of weights of a row of the stack.

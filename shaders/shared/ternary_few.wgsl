@@ -1,13 +1,13 @@
 // 32 columns of four rows of ternary weights against 32 activation codes, for products with few rows.
 // Stored codes are code + 1 at 2 bits, and 0 or 1 at 1 bit.
 
-#ifdef TILES4
-const TILES: u32 = 4u;
+#ifdef QUADS4
+const QUADS: u32 = 4u;
 #else
-#ifdef TILES2
-const TILES: u32 = 2u;
+#ifdef QUADS2
+const QUADS: u32 = 2u;
 #else
-const TILES: u32 = 1u;
+const QUADS: u32 = 1u;
 #endif
 #endif
 
@@ -90,32 +90,30 @@ fn block2(v: vec4<u32>, w: vec4<u32>, a: Acts, b: Acts) -> vec4<i32> {
 }
 #endif
 
-// Sums of TILES tiles from `tile` on, four rows a lane, over every SPLIT-th block of 32 columns from `share` on; `act`
-// is the first vec4 of the codes. Tiles behind the last read the last again.
-fn tile_sums(part: Part, tile: u32, lane: u32, share: u32, act: u32) -> array<vec4<i32>, TILES> {
+const LANES: u32 = TILE_LANES / QUADS; // each with QUADS · 4 consecutive outputs of a tile
+
+// Sums of a lane's outputs of a tile over every SPLIT-th block of 32 columns from `share` on; `act` is the first vec4 of
+// the codes.
+fn tile_sums(part: Part, tile: u32, lane: u32, share: u32, act: u32) -> array<vec4<i32>, QUADS> {
     let words = row_words(part.bits);
     let blocks = (weights[0].y + 31u) / 32u;
-    var base = array<u32, TILES>();
-    for (var t = 0u; t < TILES; t++) {
-        base[t] = part.first + min(tile + t, part.tiles - 1u) * words * TILE_LANES + lane;
-    }
-    var sum = array<vec4<i32>, TILES>();
+    let base = part.first + tile * words * TILE_LANES + lane * QUADS;
+    var sum = array<vec4<i32>, QUADS>();
     if part.bits == 1u {
         for (var j = share; j < blocks; j += SPLIT) {
             let a = pairs(codes[act + 2u * j]);
             let b = pairs(codes[act + 2u * j + 1u]);
-            for (var t = 0u; t < TILES; t++) { sum[t] += block1(weights[base[t] + j * TILE_LANES], a, b); }
+            let at = base + j * TILE_LANES;
+            for (var q = 0u; q < QUADS; q++) { sum[q] += block1(weights[at + q], a, b); }
         }
     } else {
         for (var j = share; j < blocks; j += SPLIT) {
             let a = pairs(codes[act + 2u * j]);
             let b = pairs(codes[act + 2u * j + 1u]);
-            let at = 2u * j * TILE_LANES;
+            let at = base + 2u * j * TILE_LANES;
             // The last block may be one word; its other activations are 0.
-            let next = min(2u * j + 1u, words - 1u) * TILE_LANES;
-            for (var t = 0u; t < TILES; t++) {
-                sum[t] += block2(weights[base[t] + at], weights[base[t] + next], a, b);
-            }
+            let next = base + min(2u * j + 1u, words - 1u) * TILE_LANES;
+            for (var q = 0u; q < QUADS; q++) { sum[q] += block2(weights[at + q], weights[next + q], a, b); }
         }
     }
     return sum;

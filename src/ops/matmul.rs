@@ -13,18 +13,18 @@ use crate::tensor::{DType, Spec};
 /// → y `[.., width]` F32, of which columns `col0..col0 + d_out` are written: a weight above the binding limit is cut
 /// into several ops. Error: ≤ 1e-5 of the largest product sum; only the order of the sum differs.
 #[derive(Debug)]
-struct MatMul {
-    bias: bool,
-    residual: bool,
-    col0: usize,
-    width: usize,
+pub(super) struct MatMul {
+    pub(super) bias: bool,
+    pub(super) residual: bool,
+    pub(super) col0: usize,
+    pub(super) width: usize,
 }
 
 params!(MatMulParams { lead: u32, rows: u32, per_lead: u32, d_in: u32, d_out: u32, col0: u32, width: u32 });
 
 /// Rows up to which a workgroup works on dot products; beyond, each thread keeps a 4 × 4 block of outputs.
-const MATVEC_ROWS: usize = 4;
-/// Outputs of a workgroup of the matvec kernel (its `OUTS`).
+const MATVEC_ROWS: usize = 8;
+/// Outputs of a lane of the matvec kernel (its `OUTS`).
 const MATVEC_OUTS: usize = 4;
 /// Rows and outputs of a workgroup of the matmul kernel: 8 × 8 threads of 4 × 4.
 const BLOCK: usize = 32;
@@ -93,7 +93,7 @@ impl Op for MatMul {
         self.run(step, io, fast::dense);
     }
 
-    fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
+    fn kernel(&self, caps: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
         let (x, w) = (inputs[0], inputs[1]);
         let params = MatMulParams {
             lead: x.lead as u32,
@@ -105,14 +105,19 @@ impl Op for MatMul {
             width: self.width as u32,
         };
         let flags = [(self.bias, "BIAS"), (self.residual, "RESIDUAL"), (w.dtype == DType::F16, "F16")];
-        let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
-        let (source, outs, rows) = if x.rows() <= MATVEC_ROWS {
-            (shader!("matvec"), MATVEC_OUTS, 1)
-        } else {
-            (shader!("matmul"), BLOCK, BLOCK)
-        };
-        let grid = Grid::xy(Extent::Fixed(w.shape[0].div_ceil(outs)), Extent::rows(x, 1, rows));
-        Kernel { source, defines, overrides: vec![], params: params.params(), grid }
+        let mut defines: Vec<_> = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
+        let d_out = w.shape[0];
+        if x.rows() > MATVEC_ROWS {
+            let grid = Grid::xy(Extent::Fixed(d_out.div_ceil(BLOCK)), Extent::rows(x, 1, BLOCK));
+            return Kernel { source: shader!("matmul"), defines, overrides: vec![], params: params.params(), grid };
+        }
+        if w.dtype == DType::F16 && x.width().is_multiple_of(8) {
+            defines.push("WIDE");
+        }
+        let [lanes, groups] = caps.tuning.dense;
+        let overrides = vec![("LANES", lanes as f64), ("GROUPS", groups as f64)];
+        let grid = Grid::x(Extent::Fixed(d_out.div_ceil(groups * MATVEC_OUTS)));
+        Kernel { source: shader!("matvec"), defines, overrides, params: params.params(), grid }
     }
 }
 

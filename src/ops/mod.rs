@@ -12,6 +12,8 @@
 mod argmax;
 mod attention;
 mod attention_weights;
+mod bit_linear;
+mod chain;
 mod combine;
 mod embed;
 mod fast;
@@ -22,6 +24,7 @@ mod patches;
 mod pixel_shuffle;
 mod rms_norm;
 mod rope_kv_write;
+mod route;
 mod router;
 mod select_rows;
 mod swiglu;
@@ -29,6 +32,7 @@ mod ternary_matmul;
 mod unary;
 
 pub use attention::{AttentionShape, Columns};
+pub use bit_linear::BitInput;
 pub use embed::{ROW_WORDS, Row, TOKEN_CLAMP, TOKEN_IMAGE};
 pub use norm_quantise::{ActQuant, Experts};
 pub use rms_norm::RmsNorm;
@@ -36,12 +40,14 @@ pub use unary::UnaryKind;
 
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Spec};
+use chain::Chain;
 
 /// Names of all ops; the tests check that each has parity rows.
 pub const NAMES: &[&str] = &[
     "argmax",
     "attention",
     "attention_weights",
+    "bit_linear",
     "combine",
     "embed",
     "layer_norm",
@@ -51,6 +57,7 @@ pub const NAMES: &[&str] = &[
     "pixel_shuffle",
     "rms_norm",
     "rope_kv_write",
+    "route",
     "router",
     "select_rows",
     "swiglu",

@@ -20,11 +20,11 @@ use crate::ternary::{Stack, StackPart, TILE_ROWS, code_at};
 ///
 /// Exact against `cpu` before the scale: integers below 2^24.
 #[derive(Debug)]
-struct TernaryMatmul {
+pub(super) struct TernaryMatmul {
     /// Output rows of each matrix of the stack, or of one expert.
-    outs: Vec<usize>,
-    experts: Option<Experts>,
-    residual: bool,
+    pub(super) outs: Vec<usize>,
+    pub(super) experts: Option<Experts>,
+    pub(super) residual: bool,
 }
 
 params!(TernaryMatmulParams {
@@ -204,13 +204,13 @@ impl TernaryMatmul {
             n_experts: experts.n as u32,
             out_width: self.out_width() as u32,
         };
-        let groups = self.outs.iter().map(|o| o.div_ceil(TILE_ROWS * caps.tuning.tiles)).sum();
+        let tiles = self.outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum();
         Kernel {
             source: shader!("ternary_matvec"),
             defines: [caps.few_rows(), self.defines()].concat(),
             overrides: vec![("SPLIT", caps.tuning.split as f64)],
             params: params.params(),
-            grid: Grid::xy(Extent::Fixed(groups), Extent::rows(lead, self.slots(), 1)),
+            grid: Grid::xy(Extent::Fixed(tiles), Extent::rows(lead, self.slots(), 1)),
         }
     }
 }

@@ -143,21 +143,26 @@ pub struct Caps {
 /// Numbers and variants that change how fast kernels are, and nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tuning {
-    /// Shares of the columns in a workgroup of a ternary product with few rows: 1 to 8.
+    /// Shares of the columns in a workgroup of a ternary product with few rows; at most 8 with `groups` multiplied.
     pub split: usize,
-    /// Tiles of 128 outputs in a workgroup of a ternary product with few rows: 1, 2 or 4.
-    pub tiles: usize,
+    /// Consecutive fours of outputs of a thread of a ternary product with few rows: 1, 2 or 4.
+    pub quads: usize,
+    /// Tiles in a workgroup of a layer of few rows in one launch, which share the work of making the codes.
+    pub groups: usize,
+    /// Lanes that share the outputs of a dense product with few rows, and groups of them in a workgroup: 32 to 128 in all.
+    pub dense: [usize; 2],
     /// Whether a product of 32 bits does two columns of a ternary product, rather than a dot product of bytes four.
     pub pairs: bool,
 }
 
 impl Tuning {
     /// For GPUs: many small workgroups.
-    pub const HARDWARE: Tuning = Tuning { split: 4, tiles: 1, pairs: false };
+    pub const HARDWARE: Tuning = Tuning { split: 4, quads: 1, groups: 2, dense: [32, 2], pairs: false };
     /// For drivers that compute on the CPU, where a barrier is dear and a load costs the same whatever its neighbours do.
-    pub const SOFTWARE: Tuning = Tuning { split: 1, tiles: 2, pairs: true };
+    pub const SOFTWARE: Tuning = Tuning { split: 1, quads: 4, groups: 4, dense: [4, 8], pairs: true };
     /// Values that differ in everything, for tests.
-    pub const ALL: [Tuning; 3] = [Self::HARDWARE, Self::SOFTWARE, Tuning { split: 8, tiles: 4, pairs: true }];
+    pub const ALL: [Tuning; 3] =
+        [Self::HARDWARE, Self::SOFTWARE, Tuning { split: 2, quads: 2, groups: 4, dense: [16, 4], pairs: true }];
 }
 
 impl Caps {
@@ -179,8 +184,8 @@ impl Caps {
 
     /// The defines of the kernels that import `ternary_few`.
     pub fn few_rows(self) -> Vec<&'static str> {
-        let Tuning { tiles, pairs, .. } = self.tuning;
-        let flags = [(tiles == 2, "TILES2"), (tiles == 4, "TILES4"), (pairs || !self.dot4, "PAIRS")];
+        let Tuning { quads, pairs, .. } = self.tuning;
+        let flags = [(quads == 2, "QUADS2"), (quads == 4, "QUADS4"), (pairs || !self.dot4, "PAIRS")];
         flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect()
     }
 
