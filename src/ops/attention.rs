@@ -77,6 +77,13 @@ params!(AttentionParams {
     scale: f32,
 });
 
+params!(AttentionFewParams { heads: u32, d: u32, scale: f32 });
+
+/// Most rows for which a workgroup takes all query heads of a kv head, and nothing of other rows.
+const FEW_ROWS: usize = 8;
+/// Threads of that kernel.
+const FEW_THREADS: usize = 64;
+
 /// Widest head of the kernel: 64 threads keep 4 values each.
 const MAX_D: usize = 256;
 
@@ -192,6 +199,10 @@ impl Op for Attention {
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
         let AttentionShape { heads, kv_heads, d } = self.shape;
+        let whole = d >= 16 && d.is_power_of_two() && heads / kv_heads <= 4;
+        if self.cached && whole && inputs[0].shape[0] <= FEW_ROWS {
+            return self.few(inputs);
+        }
         let params = AttentionParams {
             heads: heads as u32,
             group: (heads / kv_heads) as u32,
@@ -209,6 +220,23 @@ impl Op for Attention {
         let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
         let grid = Grid::xy(Extent::Fixed(heads), Extent::rows(&inputs[0].leading_only(), 1, 1));
         Kernel { source: shader!("attention"), defines, overrides: vec![], params: params.params(), grid }
+    }
+}
+
+impl Attention {
+    /// The kernel for few rows over the cache.
+    fn few(&self, inputs: &[&Spec]) -> Kernel {
+        let AttentionShape { heads, kv_heads, d } = self.shape;
+        let (lanes, keys) = (d / 8, FEW_THREADS / (d / 8));
+        let overrides = [("LANES", lanes), ("KEYS", keys), ("GROUP", heads / kv_heads), ("TILE", 8 * keys)];
+        let params = AttentionFewParams { heads: heads as u32, d: d as u32, scale: self.shape.scale() };
+        Kernel {
+            source: shader!("attention_few"),
+            defines: if inputs[1].dtype == DType::F16 { vec!["F16"] } else { vec![] },
+            overrides: overrides.map(|(name, value)| (name, value as f64)).to_vec(),
+            params: params.params(),
+            grid: Grid::xy(Extent::Fixed(kv_heads), Extent::rows(&inputs[0].leading_only(), 1, 1)),
+        }
     }
 }
 
