@@ -1,7 +1,8 @@
 // softmax(q · kᵀ · scale) · v over the KV cache for few rows (ops/attention.rs): a workgroup takes one kv head of a row
 // with all query heads that read it, so that keys and values are loaded once. Grid: x = kv heads, y = rows.
 // LANES lanes share a key, 8 elements each; KEYS keys are read at a time, TILE between two updates of the running
-// maximum. Source: Milakov & Gimelshein 2018.
+// maximum. With SPREAD neighbouring threads take different keys, not neighbouring parts of one.
+// Source: Milakov & Gimelshein 2018.
 
 struct Params {
     heads: u32,
@@ -118,13 +119,23 @@ fn write_all(id: u32, total: vec4<f32>, out: u32) {
     }
 }
 
+#ifdef SPREAD
+@compute @workgroup_size(KEYS, LANES)
+#else
 @compute @workgroup_size(LANES, KEYS)
+#endif
 fn main(
     @builtin(local_invocation_id) local: vec3<u32>,
     @builtin(local_invocation_index) id: u32,
     @builtin(workgroup_id) group: vec3<u32>,
 ) {
+#ifdef SPREAD
+    let lane = local.y;
+    let nth = local.x; // of the keys that are read at a time
+#else
     let lane = local.x;
+    let nth = local.y; // of the keys that are read at a time
+#endif
     let width = params.heads / GROUP * LANES; // eights of a row of the cache
     let first = rows[group.y].z;
     let n = rows[group.y].w;
@@ -142,7 +153,7 @@ fn main(
         let here = n - tile;
         let base = (first + tile) * width + group.x * LANES + lane;
         for (var m = 0u; m < PER; m++) {
-            let key = m * KEYS + local.y;
+            let key = m * KEYS + nth;
             if key < here {
                 let x = k_at(base + key * width);
                 var score = vec4<f32>();
@@ -156,7 +167,7 @@ fn main(
         top = new_top;
         for (var h = 0u; h < GROUP; h++) { sum[h] = Eight(sum[h].a * shrink[h], sum[h].b * shrink[h]); }
         for (var m = 0u; m < PER; m++) {
-            let key = m * KEYS + local.y;
+            let key = m * KEYS + nth;
             if key < here {
                 let weight = scores[key];
                 let x = v_at(base + key * width);
@@ -168,7 +179,7 @@ fn main(
         workgroupBarrier();
     }
     for (var h = 0u; h < GROUP; h++) {
-        let at = local.y * GROUP * LANES * 2u + (h * LANES + lane) * 2u;
+        let at = nth * GROUP * LANES * 2u + (h * LANES + lane) * 2u;
         shares[at] = sum[h].a;
         shares[at + 1u] = sum[h].b;
     }

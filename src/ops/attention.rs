@@ -197,11 +197,11 @@ impl Op for Attention {
         }
     }
 
-    fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
+    fn kernel(&self, caps: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
         let AttentionShape { heads, kv_heads, d } = self.shape;
         let whole = d >= 16 && d.is_power_of_two() && heads / kv_heads <= 4;
         if self.cached && whole && inputs[0].shape[0] <= FEW_ROWS {
-            return self.few(inputs);
+            return self.few(caps, inputs);
         }
         let params = AttentionParams {
             heads: heads as u32,
@@ -225,14 +225,15 @@ impl Op for Attention {
 
 impl Attention {
     /// The kernel for few rows over the cache.
-    fn few(&self, inputs: &[&Spec]) -> Kernel {
+    fn few(&self, caps: &Caps, inputs: &[&Spec]) -> Kernel {
         let AttentionShape { heads, kv_heads, d } = self.shape;
         let (lanes, keys) = (d / 8, FEW_THREADS / (d / 8));
         let overrides = [("LANES", lanes), ("KEYS", keys), ("GROUP", heads / kv_heads), ("TILE", 8 * keys)];
+        let flags = [(caps.tuning.spread, "SPREAD"), (inputs[1].dtype == DType::F16, "F16")];
         let params = AttentionFewParams { heads: heads as u32, d: d as u32, scale: self.shape.scale() };
         Kernel {
             source: shader!("attention_few"),
-            defines: if inputs[1].dtype == DType::F16 { vec!["F16"] } else { vec![] },
+            defines: flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect(),
             overrides: overrides.map(|(name, value)| (name, value as f64)).to_vec(),
             params: params.params(),
             grid: Grid::xy(Extent::Fixed(kv_heads), Extent::rows(&inputs[0].leading_only(), 1, 1)),

@@ -151,18 +151,23 @@ pub struct Tuning {
     pub groups: usize,
     /// Lanes that share the outputs of a dense product with few rows, and groups of them in a workgroup: 32 to 128 in all.
     pub dense: [usize; 2],
+    /// Whether neighbouring threads of an attention with few rows take different keys, not neighbouring parts of one.
+    pub spread: bool,
     /// Whether a product of 32 bits does two columns of a ternary product, rather than a dot product of bytes four.
     pub pairs: bool,
 }
 
 impl Tuning {
     /// For GPUs: many small workgroups.
-    pub const HARDWARE: Tuning = Tuning { split: 4, quads: 1, groups: 2, dense: [32, 2], pairs: false };
+    pub const HARDWARE: Tuning = Tuning { split: 4, quads: 1, groups: 2, dense: [32, 2], spread: false, pairs: false };
     /// For drivers that compute on the CPU, where a barrier is dear and a load costs the same whatever its neighbours do.
-    pub const SOFTWARE: Tuning = Tuning { split: 1, quads: 4, groups: 4, dense: [4, 8], pairs: true };
+    pub const SOFTWARE: Tuning = Tuning { split: 1, quads: 4, groups: 4, dense: [4, 8], spread: true, pairs: true };
     /// Values that differ in everything, for tests.
-    pub const ALL: [Tuning; 3] =
-        [Self::HARDWARE, Self::SOFTWARE, Tuning { split: 2, quads: 2, groups: 4, dense: [16, 4], pairs: true }];
+    pub const ALL: [Tuning; 3] = [
+        Self::HARDWARE,
+        Self::SOFTWARE,
+        Tuning { split: 2, quads: 2, groups: 4, dense: [16, 4], spread: true, pairs: true },
+    ];
 }
 
 impl Caps {
