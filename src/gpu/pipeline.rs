@@ -51,10 +51,11 @@ impl Pipelines {
         let build = || {
             let source = wgpu::ShaderSource::Wgsl(expanded.wgsl.as_str().into());
             let desc = wgpu::ShaderModuleDescriptor { label: Some(name), source };
-            // SAFETY: kernels are part of the program like the ops that name them, and all their loops end; an index
-            // beyond a buffer is still checked. The bound on loops would cost a tenth of a decoding step.
+            // The bound that wgpu puts on every loop costs a tenth of a decoding step.
             let checks =
                 wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
+            // SAFETY: kernels are part of the program like the ops that name them, and all their loops end; an index
+            // beyond a buffer is still checked.
             let module = unsafe { device.device.create_shader_module_trusted(desc, checks) };
             let layout = device.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label: Some(name),
