@@ -1,14 +1,36 @@
 // Codes × ternary matrices for few rows, and for experts chosen per row (ops/ternary_matmul.rs).
-// Grid: x = tiles of 128 outputs of one row's matrices, y = rows · slots. A workgroup is 32 lanes of 4 outputs, times
-// SPLIT shares of the columns that are added up at the end behind one barrier.
-#bind var<storage, read> codes: array<u32>; // [rows, sets, set_words]
-#import ternary
+// Grid: x = tiles of 128 outputs of one row's matrices, y = rows · slots. A workgroup is LANES lanes, each with QUADS
+// times 4 outputs, times SPLIT shares of the columns that are added up at the end behind one barrier.
+#import step
+#import stack
+#import ternary_few
+
+struct Params {
+    sets: u32,
+    set_words: u32,
+    parts: u32, // matrices of the stack, or of one expert
+    slots: u32, // k + 1 with experts, else 1
+    k: u32,
+    n_experts: u32,
+    out_width: u32,
+}
+@group(0) @binding(1) var<uniform> params: Params;
+#bind var<storage, read> codes: array<vec4<u32>>; // [rows, sets, set_words / 4]
+#bind var<storage, read> act_meta: array<vec2<f32>>; // [rows, sets]: 1/k, sum of codes
+#bind var<storage, read> weights: array<vec4<u32>>; // a stack: header, table, words
+#ifdef EXPERTS
+#bind var<storage, read> top: array<u32>; // [rows, k]
+#endif
+#ifdef RESIDUAL
+#bind var<storage, read> residual: array<f32>; // [rows, out_width]
+#endif
+#bind var<storage, read_write> y: array<f32>; // [rows, slots, out_width]
 
 override SPLIT: u32 = 4u;
 
 var<workgroup> shares: array<vec4<i32>, SPLIT * TILE_LANES>;
 
-@compute @workgroup_size(TILE_LANES, SPLIT)
+@compute @workgroup_size(LANES, SPLIT)
 fn main(@builtin(local_invocation_id) local: vec3<u32>, @builtin(workgroup_id) group: vec3<u32>) {
     let row = group.y / params.slots;
     let slot = group.y % params.slots;
@@ -21,23 +43,29 @@ fn main(@builtin(local_invocation_id) local: vec3<u32>, @builtin(workgroup_id) g
     let tile = find_tile(first, group.x);
     let part = part_at(first + tile.part);
     let which = row * params.sets + select(slot * params.parts + tile.part, 0u, params.sets == 1u);
-    let act = which * params.set_words;
-    let groups = 8u / part.bits; // words of activations for a word of weights: 4 or 8
-    let words = row_words(part.bits);
-    let mask = code_mask(part.bits);
-
-    var sum = vec4<i32>();
-    for (var j = local.y; j < words; j += SPLIT) {
-        let w = weights[part.first + (tile.tile * words + j) * TILE_LANES + local.x];
-        for (var g = 0u; g < groups; g++) {
-            sum += dot_rows(w, g * part.bits, mask, codes[act + j * groups + g]);
+    var sum = tile_sums(part, tile.tile, local.x, local.y, which * (params.set_words / 4u));
+    if SPLIT > 1u {
+        for (var q = 0u; q < QUADS; q++) { shares[(local.y * QUADS + q) * LANES + local.x] = sum[q]; }
+        workgroupBarrier();
+        if local.y != 0u { return; }
+        for (var s = 1u; s < SPLIT; s++) {
+            for (var q = 0u; q < QUADS; q++) { sum[q] += shares[(s * QUADS + q) * LANES + local.x]; }
         }
     }
-    shares[local.y * TILE_LANES + local.x] = sum;
-    workgroupBarrier();
-    if local.y != 0u { return; }
-    for (var s = 1u; s < SPLIT; s++) { sum += shares[s * TILE_LANES + local.x]; }
 
-    let in_part = (tile.tile * TILE_LANES + local.x) * 4u;
-    store4(sum, part, which, in_part, group.y * params.out_width + tile.out + in_part);
+    let m = act_meta[which];
+    for (var q = 0u; q < QUADS; q++) {
+        let exact = vec4<f32>(exact_sums(sum[q], i32(m.y), part.bits)) * (part.scale * m.x);
+        let in_part = ((tile.tile * LANES + local.x) * QUADS + q) * 4u;
+        let out = group.y * params.out_width + tile.out + in_part;
+        for (var i = 0u; i < 4u; i++) {
+            if in_part + i < part.rows {
+                var v = exact[i];
+#ifdef RESIDUAL
+                v += residual[out + i];
+#endif
+                y[out + i] = v;
+            }
+        }
+    }
 }

@@ -12,11 +12,12 @@ use naga::back::{PipelineConstants, glsl, hlsl, msl, pipeline_constants::process
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use naga::{AddressSpace, Module, ShaderStage, TypeInner};
 use ternion::gpu::shader::expand;
-use ternion::plan::{Caps, Kernel, Source};
+use ternion::plan::{Caps, Kernel, Source, Tuning};
 
 /// Shaders that need exactly one of some defines. All other sets are the subsets of what `#ifdef` lines mention.
 const ONE_OF: &[(&str, &[&str])] = &[
     ("attention_lanes", &["SHUFFLES"]),
+    ("bit_linear", &["COMBINE", "PLAIN", "SWIGLU"]),
     ("matmul_lanes", &["SHUFFLES"]),
     ("ternary_lanes", &["SHUFFLES"]),
     ("unary", &["GELU_ERF", "GELU_TANH", "SCALE"]),
@@ -175,11 +176,19 @@ struct Recorded {
 
 /// The kernels of all parity rows under all capabilities.
 fn kernels() -> Vec<Recorded> {
-    let most = Caps { subgroups: true, dot4: true, shuffles: true, half: true, max_binding: 128 << 20 };
+    let most = Caps {
+        subgroups: true,
+        dot4: true,
+        shuffles: true,
+        half: true,
+        max_binding: 128 << 20,
+        tuning: Tuning::HARDWARE,
+    };
     let mut all = Vec::new();
     for case in cases::all() {
         for node in &case.plan.nodes {
-            for caps in most.subsets() {
+            let tuned = Tuning::ALL.map(|tuning| Caps { tuning, ..most });
+            for caps in most.subsets().into_iter().chain(tuned) {
                 let specs =
                     |slots: &[ternion::plan::Slot]| slots.iter().map(|&s| case.plan.spec(s)).collect::<Vec<_>>();
                 let mut kernel = node.op.kernel(&caps, &specs(&node.inputs), &specs(&node.outputs));

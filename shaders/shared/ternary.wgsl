@@ -1,6 +1,7 @@
 // Parameters of the ternary products (ops/ternary_matmul.rs), their bindings behind the codes, reading a stack of matrices
 // (src/ternary), and the integer dot products.
 #import step
+#import stack
 
 struct Params {
     lead: u32,
@@ -27,24 +28,7 @@ struct Params {
 #endif
 #bind var<storage, read_write> y: array<f32>; // [rows, slots, out_width]
 
-const TILE_LANES: u32 = 32u; // lanes of 4 rows in a tile
-
 const NO_ROW: u32 = 0xffffffffu; // in groups: no expert, no place
-
-struct Part {
-    first: u32, // first vec4 of its words
-    bits: u32, // 1 or 2
-    rows: u32,
-    scale: f32,
-    tiles: u32,
-}
-
-// A tile of a run of matrices: which matrix of the run, which tile of it, and where its outputs begin.
-struct Tile {
-    part: u32,
-    tile: u32,
-    out: u32,
-}
 
 // Σ a_i · b_i of four signed bytes each.
 fn dot4(a: u32, b: u32) -> i32 {
@@ -66,34 +50,9 @@ fn dot_rows(words: vec4<u32>, shift: u32, mask: u32, act: u32) -> vec4<i32> {
     return vec4<i32>(dot4(w.x, act), dot4(w.y, act), dot4(w.z, act), dot4(w.w, act));
 }
 
-fn part_at(matrix: u32) -> Part {
-    let a = weights[1u + 2u * matrix];
-    let b = weights[2u + 2u * matrix];
-    return Part(a.x, a.y, a.z, bitcast<f32>(b.y), b.z);
-}
-
-// Tile `t` of the tiles of matrices `first`, `first + 1`, ...
-fn find_tile(first: u32, t: u32) -> Tile {
-    var at = Tile(0u, t, 0u);
-    var tiles = weights[2u + 2u * first].z;
-    while at.tile >= tiles {
-        at.tile -= tiles;
-        at.out += weights[1u + 2u * (first + at.part)].z;
-        at.part++;
-        tiles = weights[2u + 2u * (first + at.part)].z;
-    }
-    return at;
-}
-
 // Σ code · activation from sums over stored codes: code = stored − 1, or 2 · stored − 1 at 1 bit.
 fn exact_sums(stored: vec4<i32>, sum_of_codes: i32, bits: u32) -> vec4<i32> {
     return select(stored, 2 * stored, bits == 1u) - vec4<i32>(sum_of_codes);
-}
-
-// Words of weights of a row of the stack.
-fn row_words(bits: u32) -> u32 {
-    let columns = 32u / bits;
-    return (weights[0].y + columns - 1u) / columns;
 }
 
 // The bits of the first code of each byte.

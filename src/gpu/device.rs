@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, Result};
-use crate::plan::Caps;
+use crate::plan::{Caps, Tuning};
 
 /// An adapter as wgpu reports it.
 #[derive(Debug, Clone)]
@@ -194,6 +194,7 @@ impl Device {
             dot4: info.backend != wgpu::Backend::Gl,
             half: adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32),
             max_binding: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+            tuning: if kind(adapter) == AdapterKind::Software { Tuning::SOFTWARE } else { Tuning::HARDWARE },
         };
         Ok(Device { device, queue, caps, label, trouble })
     }

@@ -51,9 +51,10 @@ impl Pipelines {
         let build = || {
             let source = wgpu::ShaderSource::Wgsl(expanded.wgsl.as_str().into());
             let desc = wgpu::ShaderModuleDescriptor { label: Some(name), source };
-            let checks = wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..Default::default() };
+            let checks =
+                wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
             // SAFETY: the loops of a kernel end (`Source` says so): they count up to what the plan or the checked rows
-            // of the step give. Counters that prove it once more keep drivers from unrolling.
+            // of the step give. Counters that prove it once more keep drivers from unrolling. Indices stay checked.
             let module = unsafe { device.device.create_shader_module_trusted(desc, checks) };
             let layout = device.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label: Some(name),

@@ -17,9 +17,11 @@ const SHARED: &[(&str, &str)] = &[
     ("lanes", include_str!("../../shaders/shared/lanes.wgsl")),
     ("queries", include_str!("../../shaders/shared/queries.wgsl")),
     ("reduce", include_str!("../../shaders/shared/reduce.wgsl")),
+    ("stack", include_str!("../../shaders/shared/stack.wgsl")),
     ("step", include_str!("../../shaders/shared/step.wgsl")),
     ("ternary", include_str!("../../shaders/shared/ternary.wgsl")),
     ("ternary_blocks", include_str!("../../shaders/shared/ternary_blocks.wgsl")),
+    ("ternary_few", include_str!("../../shaders/shared/ternary_few.wgsl")),
     ("values", include_str!("../../shaders/shared/values.wgsl")),
     ("weight", include_str!("../../shaders/shared/weight.wgsl")),
 ];

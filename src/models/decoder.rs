@@ -110,13 +110,11 @@ impl Layer {
         let log_spec = Spec::fixed(&[shape.kv_rows, self.experts_per_token], DType::U32);
         let log = p.state(&slots::routing(self.number), log_spec);
 
-        let h = p.rms_norm(x, self.input_norm.slot(p), NORM);
-        let qkv = self.qkv.record(p, h, self.quant, None); // [rows, (heads + 2·kv_heads)·d_head]
+        let qkv = self.qkv.record_behind(p, x, Some((NORM, &self.input_norm)), self.quant, None); // [rows, (heads + 2·kv_heads)·d_head]
         let q = p.rope_kv_write(qkv, rows, THETA, self.heads, kv);
         p.trace(&slots::attention(self.number), |p| p.cached_attention_weights(q, kv[0], rows, self.heads));
         let a = p.cached_attention(q, kv[0], kv[1], rows, self.heads); // [rows, heads·d_head]
         let x = tag("mid", self.out.record(p, a, self.quant, Some(x)));
-        let h = p.rms_norm(x, self.post_norm.slot(p), NORM);
-        tag("out", self.moe.record_add(p, x, h, rows, log, &self.name))
+        tag("out", self.moe.record_add(p, x, (NORM, &self.post_norm), rows, log, &self.name))
     }
 }

@@ -2,7 +2,7 @@
 
 use super::cursor::{Cursor, Tensor};
 use super::embernet_config::EmberNetConfig;
-use crate::ops::{ActQuant, Experts, RmsNorm};
+use crate::ops::{ActQuant, BitInput, Experts, RmsNorm};
 use crate::plan::{PlanBuilder, Slot};
 
 /// Bound on the mixture's output.
@@ -23,7 +23,14 @@ impl Quant {
         let max_code = if c.activation_bits == 4 { 7.0 } else { 127.0 };
         Quant { norm: RmsNorm { eps: 1e-5, clamped: true }, act: ActQuant { max_code, bound: 50.0, floor: 1e-4 } }
     }
+
+    fn input(self, pre: Option<(RmsNorm, Slot)>) -> BitInput {
+        BitInput { pre, norm: self.norm, act: self.act }
+    }
 }
+
+/// A norm in front of a stack, with its weight.
+pub type Pre<'a> = (RmsNorm, &'a Tensor);
 
 /// BitLinears that read the same input, each with its norm: `[norms [n, d_in], weights [n, Σ d_out, d_in]]`.
 #[derive(Debug)]
@@ -56,8 +63,23 @@ impl BitStack {
 
     /// x `[rows, d_in]` → `[rows, Σ d_out]`, plus a residual if given.
     pub fn record(&self, p: &PlanBuilder, x: Slot, q: Quant, residual: Option<Slot>) -> Slot {
+        self.record_behind(p, x, None, q, residual)
+    }
+
+    /// [`BitStack::record`] behind a norm.
+    pub fn record_behind(&self, p: &PlanBuilder, x: Slot, pre: Option<Pre>, q: Quant, residual: Option<Slot>) -> Slot {
+        let pre = pre.map(|(norm, w)| (norm, w.slot(p)));
+        let (rows, d) = (p.spec(x).shape[0], p.spec(x).width());
+        if p.fuses(rows, d, 1) {
+            return p.bit_linear(x, q.input(pre), self.slots(p), &self.outs, residual);
+        }
+        let x = pre.map_or(x, |(norm, w)| p.rms_norm(x, w, norm));
         let codes = p.norm_quantise(x, self.norms.slot(p), q.norm, q.act);
         p.ternary_matmul(codes, self.weights.slot(p), &self.outs, residual)
+    }
+
+    fn slots(&self, p: &PlanBuilder) -> [Slot; 2] {
+        [self.norms.slot(p), self.weights.slot(p)]
     }
 
     /// x `[rows, d_in]` or `[rows, k + 1, d_in]` → `[rows, k + 1, Σ d_out]` by each row's experts.
@@ -105,9 +127,14 @@ impl Moe {
         }
     }
 
-    /// `x + moe(h)`: h `[rows, d]` normed, x `[rows, d]` the residual. `name` prefixes the tags.
-    pub fn record_add(&self, p: &PlanBuilder, x: Slot, h: Slot, rows: Slot, log: Slot, name: &str) -> Slot {
+    /// `x + moe(norm(x))`, x `[rows, d]`. `name` prefixes the tags.
+    pub fn record_add(&self, p: &PlanBuilder, x: Slot, norm: Pre, rows: Slot, log: Slot, name: &str) -> Slot {
         let tag = |what: &str, slot| p.tag(format!("{name}.{what}"), slot);
+        let (n, d_ff) = (p.spec(x).shape[0], self.gate_up.outs[0]);
+        if p.fuses(n, d_ff, self.experts.k + 1) && p.fuses(n, p.spec(x).width(), 2) {
+            return self.record_few(p, x, norm, rows, log, tag);
+        }
+        let h = p.rms_norm(x, norm.1.slot(p), norm.0);
         let logits = p.matmul(h, self.router.slot(p), Some(self.router_bias.slot(p)), None);
         let logits = tag("router_logits", logits); // [rows, experts]
         let [top, weights] = p.router(logits, rows, log, self.experts.k); // [rows, k]
@@ -120,5 +147,25 @@ impl Moe {
         let y = self.down.record_experts(p, y, self.quant, chosen); // [rows, k + 1, d]
         tag("experts_out", y);
         p.combine(x, y, weights, BOUND)
+    }
+
+    /// [`Moe::record_add`] in three launches, for few rows.
+    fn record_few(
+        &self,
+        p: &PlanBuilder,
+        x: Slot,
+        (norm, w): Pre,
+        rows: Slot,
+        log: Slot,
+        tag: impl Fn(&str, Slot) -> Slot,
+    ) -> Slot {
+        let (w, experts) = (w.slot(p), self.experts);
+        let choice = p.route(x, norm, [w, self.router.slot(p), self.router_bias.slot(p)], rows, log, experts.k);
+        tag("topk_indices", choice[0]);
+        tag("topk_weights", choice[1]);
+        let input = self.quant.input(Some((norm, w)));
+        let y = p.bit_swiglu(x, input, self.gate_up.slots(p), self.gate_up.outs[0], choice[0], experts);
+        let y = tag("hidden", y); // [rows, k + 1, d_ff]
+        p.bit_combine(y, self.quant.input(None), self.down.slots(p), choice, experts, (x, BOUND))
     }
 }

@@ -101,7 +101,13 @@ params!(AttentionParams {
     scale: f32,
 });
 
-/// Rows up to which a workgroup takes one row; beyond, blocks of them share the keys that are read.
+params!(AttentionFewParams { heads: u32, d: u32, scale: f32 });
+
+/// Most rows over the cache for which a workgroup takes all query heads of a kv head, and nothing of other rows.
+const CACHED_ROWS: usize = 8;
+/// Threads of that kernel.
+const CACHED_THREADS: usize = 64;
+/// Other rows up to which a workgroup takes one head of one row; beyond, blocks of them share the keys that are read.
 const FEW_ROWS: usize = 4;
 /// Queries of a workgroup of the kernel whose lanes pass words on: 4 blocks of 8.
 const LANE_QUERIES: usize = 32;
@@ -233,6 +239,10 @@ impl Op for Attention {
     fn kernel(&self, caps: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
         let AttentionShape { heads, kv_heads, d } = self.shape;
         let q = inputs[0].leading_only();
+        let whole = d >= 16 && d.is_power_of_two() && heads / kv_heads <= 4;
+        if self.cached && whole && inputs[0].shape[0] <= CACHED_ROWS {
+            return self.few(caps, inputs);
+        }
         let slices = Extent::Fixed(kv_heads * d.div_ceil(SLICE));
         let queries = |per| Extent::rows(&q, heads / kv_heads, per);
         let (source, grid) = if q.shape[0] <= FEW_ROWS {
@@ -243,5 +253,23 @@ impl Op for Attention {
             (shader!("attention_tiles"), Grid::xy(slices, queries(TILE_QUERIES)))
         };
         self.shape.kernel(source, grid, self.cached, self.at, inputs)
+    }
+}
+
+impl Attention {
+    /// The kernel for few rows over the cache.
+    fn few(&self, caps: &Caps, inputs: &[&Spec]) -> Kernel {
+        let AttentionShape { heads, kv_heads, d } = self.shape;
+        let (lanes, keys) = (d / 8, CACHED_THREADS / (d / 8));
+        let overrides = [("LANES", lanes), ("KEYS", keys), ("GROUP", heads / kv_heads), ("TILE", 8 * keys)];
+        let flags = [(caps.tuning.spread, "SPREAD"), (inputs[1].dtype == DType::F16, "F16")];
+        let params = AttentionFewParams { heads: heads as u32, d: d as u32, scale: self.shape.scale() };
+        Kernel {
+            source: shader!("attention_few"),
+            defines: flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect(),
+            overrides: overrides.map(|(name, value)| (name, value as f64)).to_vec(),
+            params: params.params(),
+            grid: Grid::xy(Extent::Fixed(kv_heads), Extent::rows(&inputs[0].leading_only(), 1, 1)),
+        }
     }
 }

@@ -11,8 +11,8 @@ use crate::tensor::{DType, Spec};
 ///
 /// x `[n, d]`, y `[n, k + 1, d]`, weights `[n, k]`, all F32 → `[n, d]` F32. A gather: no atomics, one order of sums.
 #[derive(Debug)]
-struct Combine {
-    bound: f32,
+pub(super) struct Combine {
+    pub(super) bound: f32,
 }
 
 params!(CombineParams { lead: u32, rows: u32, width: u32, k: u32, bound: f32 });

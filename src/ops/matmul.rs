@@ -14,18 +14,18 @@ use crate::threads::Threads;
 /// → y `[.., width]` F32, of which columns `col0..col0 + d_out` are written: a weight above the binding limit is cut
 /// into several ops. Error: ≤ 1e-5 of the largest product sum; only the order of the sum differs.
 #[derive(Debug)]
-struct MatMul {
-    bias: bool,
-    residual: bool,
-    col0: usize,
-    width: usize,
+pub(super) struct MatMul {
+    pub(super) bias: bool,
+    pub(super) residual: bool,
+    pub(super) col0: usize,
+    pub(super) width: usize,
 }
 
 params!(MatMulParams { lead: u32, rows: u32, per_lead: u32, d_in: u32, d_out: u32, col0: u32, width: u32 });
 
 /// Rows up to which a workgroup works on dot products; beyond, each thread keeps several rows of outputs.
 const MATVEC_ROWS: usize = 4;
-/// Outputs of a workgroup of the matvec kernel (its `OUTS`).
+/// Outputs of a lane of the matvec kernel (its `OUTS`).
 const MATVEC_OUTS: usize = 4;
 /// Outputs and rows of a workgroup of the kernel whose lanes pass words on (its `WORKERS` times 4, its `ROWS`).
 const LANE_BLOCK: [usize; 2] = [128, 8];
@@ -108,12 +108,20 @@ impl Op for MatMul {
             width: self.width as u32,
         };
         let flags = [(self.bias, "BIAS"), (self.residual, "RESIDUAL"), (w.dtype == DType::F16, "F16")];
-        let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
+        let mut defines: Vec<_> = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
         let outs = |per| Extent::Fixed(w.shape[0].div_ceil(per));
         let rows = |per| Extent::rows(x, 1, per);
-        let (source, grid) = if x.rows() <= MATVEC_ROWS {
-            (shader!("matvec"), Grid::xy(outs(MATVEC_OUTS), rows(1)))
-        } else if caps.shuffles && x.width().is_multiple_of(8) {
+        let lanes = caps.shuffles && x.width().is_multiple_of(8);
+        if x.rows() <= MATVEC_ROWS && !lanes {
+            if w.dtype == DType::F16 && x.width().is_multiple_of(8) {
+                defines.push("WIDE");
+            }
+            let [width, groups] = caps.tuning.dense;
+            let overrides = vec![("LANES", width as f64), ("GROUPS", groups as f64)];
+            let grid = Grid::x(outs(groups * MATVEC_OUTS));
+            return Kernel { source: shader!("matvec"), defines, overrides, params: params.params(), grid };
+        }
+        let (source, grid) = if lanes {
             (shader!("matmul_lanes"), Grid::xy(rows(LANE_BLOCK[1]), outs(LANE_BLOCK[0])))
         } else {
             (shader!("matmul"), Grid::xy(outs(TILE_BLOCK[0]), rows(TILE_BLOCK[1])))

@@ -11,6 +11,8 @@
 
 mod attention;
 mod attention_weights;
+mod bit_linear;
+mod chain;
 mod combine;
 mod embed;
 mod fast;
@@ -23,6 +25,7 @@ mod pixel_shuffle;
 mod read_words;
 mod rms_norm;
 mod rope_kv_write;
+mod route;
 mod router;
 mod sample;
 mod sampling;
@@ -32,6 +35,7 @@ mod ternary_matmul;
 mod unary;
 
 pub use attention::{AttentionShape, Columns};
+pub use bit_linear::BitInput;
 pub use embed::{ROW_WORDS, Row, TOKEN_CLAMP, TOKEN_IMAGE};
 pub use norm_quantise::{ActQuant, Experts};
 pub use read_words::READ_CHUNK;
@@ -43,11 +47,13 @@ pub use unary::UnaryKind;
 
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Spec};
+use chain::Chain;
 
 /// Names of all ops; the tests check that each has parity rows.
 pub const NAMES: &[&str] = &[
     "attention",
     "attention_weights",
+    "bit_linear",
     "combine",
     "embed",
     "group_rows",
@@ -59,6 +65,7 @@ pub const NAMES: &[&str] = &[
     "read_words",
     "rms_norm",
     "rope_kv_write",
+    "route",
     "router",
     "sample",
     "select_rows",

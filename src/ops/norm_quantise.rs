@@ -50,10 +50,10 @@ impl Experts {
 /// Without experts `sets = n`. With experts w holds p norms an expert and `sets = (k + 1) · p`: the chosen experts'
 /// in order, then the shared one's. Error: a code may differ by 1 from `cpu` where rounding is on an edge.
 #[derive(Debug)]
-struct NormQuantise {
-    norm: RmsNorm,
-    act: ActQuant,
-    experts: Option<Experts>,
+pub(super) struct NormQuantise {
+    pub(super) norm: RmsNorm,
+    pub(super) act: ActQuant,
+    pub(super) experts: Option<Experts>,
 }
 
 params!(NormQuantiseParams {

@@ -13,14 +13,14 @@ use crate::tensor::{DType, Spec};
 /// logits `[n, experts]` F32, rows `[n, 4]` → top `[n, k]` U32, weights `[n, k]` F32, and the choices in the state
 /// log `[capacity, k]` U32 at `seq_base + pos`, from which statistics are read when they are asked for.
 #[derive(Debug)]
-struct Router {
-    k: usize,
+pub(super) struct Router {
+    pub(super) k: usize,
 }
 
 params!(RouterParams { lead: u32, rows: u32, experts: u32, k: u32 });
 
 /// Most experts of the kernel, which keeps a bit for each.
-const MAX_EXPERTS: usize = 32;
+pub(super) const MAX_EXPERTS: usize = 32;
 /// What the renormalisation adds to the sum of the chosen probabilities.
 const EPS: f32 = 1e-8;
 /// Threads of a workgroup, one a row.

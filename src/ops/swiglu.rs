@@ -11,7 +11,7 @@ use crate::tensor::{DType, Spec};
 ///
 /// x `[.., 2·d]` F32 (gate, then up) → `[.., d]` F32. Source: Shazeer 2020, with EmberNet's clamps.
 #[derive(Debug)]
-struct SwiGlu;
+pub(super) struct SwiGlu;
 
 params!(SwiGluParams { lead: u32, rows: u32, per_lead: u32, width: u32 });
 

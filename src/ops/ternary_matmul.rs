@@ -22,12 +22,12 @@ use crate::ternary::{Stack, StackPart, TILE_ROWS, code_at};
 ///
 /// Exact against `cpu` before the scale: integers below 2^24.
 #[derive(Debug)]
-struct TernaryMatmul {
+pub(super) struct TernaryMatmul {
     /// Output rows of each matrix of the stack, or of one expert.
-    outs: Vec<usize>,
-    experts: Option<Experts>,
-    residual: bool,
-    grouped: bool,
+    pub(super) outs: Vec<usize>,
+    pub(super) experts: Option<Experts>,
+    pub(super) residual: bool,
+    pub(super) grouped: bool,
 }
 
 params!(TernaryMatmulParams {
@@ -42,10 +42,18 @@ params!(TernaryMatmulParams {
     out_width: u32,
 });
 
+params!(TernaryMatvecParams {
+    sets: u32,
+    set_words: u32,
+    parts: u32,
+    slots: u32,
+    k: u32,
+    n_experts: u32,
+    out_width: u32,
+});
+
 /// Rows up to which the matvec kernel is used, which shares no weights between rows.
 const MATVEC_ROWS: usize = 4;
-/// Threads that share a row's columns in the matvec kernel (its `SPLIT`).
-const SPLIT: usize = 4;
 
 impl PlanBuilder {
     /// Product of codes with a stack of matrices of `outs` rows each; `[rows, Σ outs]`, plus `residual` if given.
@@ -178,11 +186,46 @@ impl Op for TernaryMatmul {
     }
 
     fn kernel(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
-        let codes = inputs[0];
+        let (codes, lead) = (inputs[0], outputs[0].leading_only());
+        if !self.grouped && (self.experts.is_some() || lead.shape[0] <= MATVEC_ROWS) {
+            return self.matvec(caps, codes, &lead);
+        }
         let experts = self.experts.unwrap_or(Experts { k: 0, n: 0 });
         let params = TernaryMatmulParams {
-            lead: codes.lead as u32,
-            rows: codes.shape[0] as u32,
+            lead: lead.lead as u32,
+            rows: lead.shape[0] as u32,
+            sets: codes.shape[1] as u32,
+            set_words: code_words(codes.width()) as u32,
+            parts: self.outs.len() as u32,
+            slots: self.slots() as u32,
+            k: experts.k as u32,
+            n_experts: experts.n as u32,
+            out_width: self.out_width() as u32,
+        };
+        let tiles = Extent::Fixed(self.outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum());
+        let in_blocks = match self.grouped {
+            true => blocks(codes.lead, codes.shape[0], experts),
+            false => Extent::rows(&lead, 1, BLOCK),
+        };
+        let (source, grid) = if caps.shuffles {
+            (shader!("ternary_lanes"), Grid::xy(in_blocks, tiles))
+        } else {
+            (shader!("ternary_matmul"), Grid::xy(tiles, in_blocks))
+        };
+        Kernel { source, defines: self.defines(), overrides: vec![], params: params.params(), grid }
+    }
+}
+
+impl TernaryMatmul {
+    fn defines(&self) -> Vec<&'static str> {
+        let flags = [(self.experts.is_some(), "EXPERTS"), (self.grouped, "GROUPS"), (self.residual, "RESIDUAL")];
+        flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect()
+    }
+
+    /// The kernel for few rows, and for experts.
+    fn matvec(&self, caps: &Caps, codes: &Spec, lead: &Spec) -> Kernel {
+        let experts = self.experts.unwrap_or(Experts { k: 0, n: 0 });
+        let params = TernaryMatvecParams {
             sets: codes.shape[1] as u32,
             set_words: code_words(codes.width()) as u32,
             parts: self.outs.len() as u32,
@@ -192,23 +235,12 @@ impl Op for TernaryMatmul {
             out_width: self.out_width() as u32,
         };
         let tiles = self.outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum();
-        let matvec = !self.grouped && (self.experts.is_some() || codes.shape[0] <= MATVEC_ROWS);
-        let flags = [(self.experts.is_some(), "EXPERTS"), (self.grouped, "GROUPS"), (self.residual, "RESIDUAL")];
-        let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
-        let lead = outputs[0].leading_only();
-        let tiles = Extent::Fixed(tiles);
-        let in_blocks = match self.grouped {
-            true => blocks(codes.lead, codes.shape[0], experts),
-            false => Extent::rows(&lead, 1, BLOCK),
-        };
-        let (source, grid) = if matvec {
-            (shader!("ternary_matvec"), Grid::xy(tiles, Extent::rows(&lead, self.slots(), 1)))
-        } else if caps.shuffles {
-            (shader!("ternary_lanes"), Grid::xy(in_blocks, tiles))
-        } else {
-            (shader!("ternary_matmul"), Grid::xy(tiles, in_blocks))
-        };
-        let overrides = if matvec { vec![("SPLIT", SPLIT as f64)] } else { vec![] };
-        Kernel { source, defines, overrides, params: params.params(), grid }
+        Kernel {
+            source: shader!("ternary_matvec"),
+            defines: [caps.few_rows(), self.defines()].concat(),
+            overrides: vec![("SPLIT", caps.tuning.split as f64)],
+            params: params.params(),
+            grid: Grid::xy(Extent::Fixed(tiles), Extent::rows(lead, self.slots(), 1)),
+        }
     }
 }

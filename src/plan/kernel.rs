@@ -156,11 +156,50 @@ pub struct Caps {
     pub half: bool,
     /// Largest range of a buffer that a kernel can bind, in bytes; larger weights are split.
     pub max_binding: u64,
+    /// What kernels choose where every choice is correct.
+    pub tuning: Tuning,
+}
+
+/// Numbers and variants that change how fast kernels are, and nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
+    /// Shares of the columns in a workgroup of a ternary product with few rows; at most 8 with `groups` multiplied.
+    pub split: usize,
+    /// Consecutive fours of outputs of a thread of a ternary product with few rows: 1, 2 or 4.
+    pub quads: usize,
+    /// Tiles in a workgroup of a layer of few rows in one launch, which share the work of making the codes.
+    pub groups: usize,
+    /// Lanes that share the outputs of a dense product with few rows, and groups of them in a workgroup: 32 to 128 in all.
+    pub dense: [usize; 2],
+    /// Whether neighbouring threads of an attention with few rows take different keys, not neighbouring parts of one.
+    pub spread: bool,
+    /// Whether a product of 32 bits does two columns of a ternary product, rather than a dot product of bytes four.
+    pub pairs: bool,
+}
+
+impl Tuning {
+    /// For GPUs: many small workgroups.
+    pub const HARDWARE: Tuning = Tuning { split: 4, quads: 1, groups: 2, dense: [32, 2], spread: false, pairs: false };
+    /// For drivers that compute on the CPU, where a barrier is dear and a load costs the same whatever its neighbours do.
+    pub const SOFTWARE: Tuning = Tuning { split: 1, quads: 4, groups: 4, dense: [4, 8], spread: true, pairs: true };
+    /// Values that differ in everything, for tests.
+    pub const ALL: [Tuning; 3] = [
+        Self::HARDWARE,
+        Self::SOFTWARE,
+        Tuning { split: 2, quads: 2, groups: 4, dense: [16, 4], spread: true, pairs: true },
+    ];
 }
 
 impl Caps {
     /// No optional capability, and a binding limit that splits nothing: what the CPU backend reports.
-    pub const PLAIN: Caps = Caps { subgroups: false, dot4: false, shuffles: false, half: true, max_binding: u64::MAX };
+    pub const PLAIN: Caps = Caps {
+        subgroups: false,
+        dot4: false,
+        shuffles: false,
+        half: true,
+        max_binding: u64::MAX,
+        tuning: Tuning::HARDWARE,
+    };
 
     /// Every combination of the optional capabilities that `self` has.
     pub fn subsets(self) -> Vec<Caps> {
@@ -176,6 +215,13 @@ impl Caps {
             }
         }
         all
+    }
+
+    /// The defines of the kernels that import `ternary_few`.
+    pub fn few_rows(self) -> Vec<&'static str> {
+        let Tuning { quads, pairs, .. } = self.tuning;
+        let flags = [(quads == 2, "QUADS2"), (quads == 4, "QUADS4"), (pairs || !self.dot4, "PAIRS")];
+        flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect()
     }
 
     /// The defines that every kernel gets.

@@ -2,6 +2,7 @@
 
 mod attention;
 mod elements;
+mod fused;
 mod products;
 mod quantised;
 mod sampling;
@@ -73,6 +74,7 @@ pub fn all() -> Vec<Case> {
     let mut cases = Cases::default();
     elements::add(&mut cases);
     attention::add(&mut cases);
+    fused::add(&mut cases);
     products::add(&mut cases);
     quantised::add(&mut cases);
     sampling::add(&mut cases);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Once};
 use safetensors::{Dtype, SafeTensors};
 use ternion::cpu::Cpu;
 use ternion::gpu::{Adapters, Device, Gpu};
-use ternion::plan::{Backend, Caps, Plan, PlanBuilder, Slot, Step};
+use ternion::plan::{Backend, Caps, Plan, PlanBuilder, Slot, Step, Tuning};
 use ternion::tensor::{DType, Lead, Pack, Spec, WeightPart, WeightRef, code_words};
 use ternion::ternary::{Packed, WeightQuant, stack};
 
@@ -91,13 +91,14 @@ pub fn gpu(mask: impl FnOnce(Caps) -> Caps) -> Option<Gpu> {
 }
 
 /// Every backend that is checked against the plain definitions: the fast CPU, and the GPU with every subset of the
-/// adapter's capabilities.
+/// adapter's capabilities, and with every tuning.
 pub fn backends() -> Vec<(String, Box<dyn Backend>)> {
     let mut all: Vec<(String, Box<dyn Backend>)> = vec![("fast CPU".into(), Box::new(Cpu::new()))];
-    let subsets = device().map_or(vec![], |d| d.caps.subsets());
-    for caps in subsets {
+    let Some(full) = device().map(|d| d.caps) else { return all };
+    let tuned = Tuning::ALL.into_iter().filter(|&t| t != full.tuning).map(|tuning| Caps { tuning, ..full });
+    for caps in full.subsets().into_iter().chain(tuned) {
         let gpu = gpu(|_| caps).expect("the adapter is still there");
-        all.push((format!("GPU {:?}", caps.defines()), Box::new(gpu)));
+        all.push((format!("GPU {:?}, {:?}", caps.defines(), caps.tuning), Box::new(gpu)));
     }
     all
 }

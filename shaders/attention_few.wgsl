@@ -1,0 +1,187 @@
+// softmax(q · kᵀ · scale) · v over the KV cache for few rows (ops/attention.rs): a workgroup takes one kv head of a row
+// with all query heads that read it, so that keys and values are loaded once. Grid: x = kv heads, y = rows.
+// LANES lanes share a key, 8 elements each; KEYS keys are read at a time, TILE between two updates of the running
+// maximum. With SPREAD neighbouring threads take different keys, not neighbouring parts of one.
+// Source: Milakov & Gimelshein 2018.
+
+struct Params {
+    heads: u32,
+    d: u32,
+    scale: f32,
+}
+@group(0) @binding(1) var<uniform> params: Params;
+#bind var<storage, read> q: array<vec4<f32>>; // [rows, heads · d / 4]
+#ifdef F16
+#bind var<storage, read> k: array<vec4<u32>>; // [keys, kv_heads · d / 8]
+#bind var<storage, read> v: array<vec4<u32>>; // [keys, kv_heads · d / 8]
+#else
+#bind var<storage, read> k: array<vec4<f32>>; // [keys, kv_heads · d / 4]
+#bind var<storage, read> v: array<vec4<f32>>; // [keys, kv_heads · d / 4]
+#endif
+#bind var<storage, read> rows: array<vec4<u32>>; // [rows]: token, pos, seq_base, seq_len
+#bind var<storage, read_write> y: array<vec4<f32>>; // [rows, heads · d / 4]
+
+override LANES: u32 = 8u; // d / 8
+override KEYS: u32 = 8u; // THREADS / LANES
+override GROUP: u32 = 2u; // query heads of a kv head, at most 4: one component of a vec4 each
+override TILE: u32 = 64u; // 8 · KEYS, at most 256
+const THREADS: u32 = 64u;
+const PER: u32 = 8u; // keys of a tile that a thread reads
+const FEW: u32 = 8u;
+const LEAST: f32 = -1e30; // finite, so that a difference of two is no NaN
+
+var<workgroup> shares: array<vec4<f32>, 512>; // TILE · LANES, later THREADS · GROUP · 2
+var<workgroup> scores: array<vec4<f32>, TILE>;
+var<workgroup> partial: array<vec4<f32>, THREADS>;
+var<workgroup> few: array<vec4<f32>, FEW>;
+
+struct Eight {
+    a: vec4<f32>,
+    b: vec4<f32>,
+}
+
+#ifdef F16
+fn widen(w: vec4<u32>) -> Eight {
+    return Eight(vec4<f32>(unpack2x16float(w.x), unpack2x16float(w.y)),
+        vec4<f32>(unpack2x16float(w.z), unpack2x16float(w.w)));
+}
+
+fn k_at(i: u32) -> Eight {
+    return widen(k[i]);
+}
+
+fn v_at(i: u32) -> Eight {
+    return widen(v[i]);
+}
+#else
+fn k_at(i: u32) -> Eight {
+    return Eight(k[2u * i], k[2u * i + 1u]);
+}
+
+fn v_at(i: u32) -> Eight {
+    return Eight(v[2u * i], v[2u * i + 1u]);
+}
+#endif
+
+fn max_all(id: u32, mine: vec4<f32>) -> vec4<f32> {
+    partial[id] = mine;
+    workgroupBarrier();
+    if id < FEW {
+        var top = partial[id];
+        for (var i = id + FEW; i < THREADS; i += FEW) { top = max(top, partial[i]); }
+        few[id] = top;
+    }
+    workgroupBarrier();
+    if id == 0u {
+        var top = few[0];
+        for (var i = 1u; i < FEW; i++) { top = max(top, few[i]); }
+        few[0] = top;
+    }
+    workgroupBarrier();
+    return few[0];
+}
+
+// Scores of a tile's keys become weights below the new maximum, which is returned.
+fn weigh(id: u32, here: u32, top: vec4<f32>, total: ptr<function, vec4<f32>>) -> vec4<f32> {
+    var mine = vec4<f32>(LEAST);
+    for (var key = id; key < TILE; key += THREADS) {
+        var score = vec4<f32>(LEAST);
+        if key < here {
+            score = vec4<f32>();
+            for (var lane = 0u; lane < LANES; lane++) { score += shares[key * LANES + lane]; }
+            score *= params.scale;
+        }
+        scores[key] = score;
+        mine = max(mine, score);
+    }
+    let new_top = max(top, max_all(id, mine));
+    *total *= exp(top - new_top);
+    for (var key = id; key < min(here, TILE); key += THREADS) {
+        let weight = exp(scores[key] - new_top);
+        scores[key] = weight;
+        *total += weight;
+    }
+    workgroupBarrier();
+    return new_top;
+}
+
+// Adds up the keys' shares of the outputs, and writes them.
+fn write_all(id: u32, total: vec4<f32>, out: u32) {
+    partial[id] = total;
+    workgroupBarrier();
+    var sum = vec4<f32>();
+    for (var i = 0u; i < THREADS; i++) { sum += partial[i]; }
+    let parts = GROUP * LANES * 2u; // of a key's outputs: heads, lanes, halves
+    for (var o = id; o < parts; o += THREADS) {
+        var value = vec4<f32>();
+        for (var key = 0u; key < KEYS; key++) { value += shares[key * parts + o]; }
+        y[out + o] = value / sum[o / (LANES * 2u)];
+    }
+}
+
+#ifdef SPREAD
+@compute @workgroup_size(KEYS, LANES)
+#else
+@compute @workgroup_size(LANES, KEYS)
+#endif
+fn main(
+    @builtin(local_invocation_id) local: vec3<u32>,
+    @builtin(local_invocation_index) id: u32,
+    @builtin(workgroup_id) group: vec3<u32>,
+) {
+#ifdef SPREAD
+    let lane = local.y;
+    let nth = local.x; // of the keys that are read at a time
+#else
+    let lane = local.x;
+    let nth = local.y; // of the keys that are read at a time
+#endif
+    let width = params.heads / GROUP * LANES; // eights of a row of the cache
+    let first = rows[group.y].z;
+    let n = rows[group.y].w;
+    let out = (group.y * params.heads + group.x * GROUP) * LANES * 2u; // first four of the heads in q and y
+    var query = array<Eight, 4>();
+    for (var h = 0u; h < GROUP; h++) {
+        let at = out + (h * LANES + lane) * 2u;
+        query[h] = Eight(q[at], q[at + 1u]);
+    }
+
+    var sum = array<Eight, 4>();
+    var top = vec4<f32>(LEAST);
+    var total = vec4<f32>();
+    for (var tile = 0u; tile < n; tile += TILE) {
+        let here = n - tile;
+        let base = (first + tile) * width + group.x * LANES + lane;
+        for (var m = 0u; m < PER; m++) {
+            let key = m * KEYS + nth;
+            if key < here {
+                let x = k_at(base + key * width);
+                var score = vec4<f32>();
+                for (var h = 0u; h < GROUP; h++) { score[h] = dot(query[h].a, x.a) + dot(query[h].b, x.b); }
+                shares[key * LANES + lane] = score;
+            }
+        }
+        workgroupBarrier();
+        let new_top = weigh(id, here, top, &total);
+        let shrink = exp(top - new_top);
+        top = new_top;
+        for (var h = 0u; h < GROUP; h++) { sum[h] = Eight(sum[h].a * shrink[h], sum[h].b * shrink[h]); }
+        for (var m = 0u; m < PER; m++) {
+            let key = m * KEYS + nth;
+            if key < here {
+                let weight = scores[key];
+                let x = v_at(base + key * width);
+                for (var h = 0u; h < GROUP; h++) {
+                    sum[h] = Eight(sum[h].a + weight[h] * x.a, sum[h].b + weight[h] * x.b);
+                }
+            }
+        }
+        workgroupBarrier();
+    }
+    for (var h = 0u; h < GROUP; h++) {
+        let at = nth * GROUP * LANES * 2u + (h * LANES + lane) * 2u;
+        shares[at] = sum[h].a;
+        shares[at + 1u] = sum[h].b;
+    }
+    write_all(id, total, out);
+}

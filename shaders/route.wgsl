@@ -1,0 +1,88 @@
+// Norm, logits and the k most probable experts of each row in one launch (ops/route.rs). Grid: a workgroup a row.
+// Eight threads share the logit of an expert; one thread chooses.
+#import reduce
+
+struct Params {
+    width: u32,
+    experts: u32,
+    k: u32,
+    eps: f32,
+    floor: f32,
+    in_bound: f32,
+    out_bound: f32,
+}
+@group(0) @binding(1) var<uniform> params: Params;
+#bind var<storage, read> x: array<vec4<f32>>; // [rows, width / 4]
+#bind var<storage, read> norm: array<vec4<f32>>; // [width / 4]
+#bind var<storage, read> w: array<vec4<f32>>; // [experts, width / 4]
+#bind var<storage, read> bias: array<f32>; // [experts]
+#bind var<storage, read> rows: array<vec4<u32>>; // [rows]: token, pos, seq_base, seq_len
+#bind var<storage, read_write> top: array<u32>; // [rows, k]
+#bind var<storage, read_write> weights: array<f32>; // [rows, k]
+#bind var<storage, read_write> log: array<u32>; // [capacity, k]
+
+const MAX_EXPERTS: u32 = 32u;
+const LANES: u32 = 8u; // threads of an expert
+
+var<workgroup> shares: array<f32, MAX_EXPERTS * LANES>;
+var<workgroup> logits: array<f32, MAX_EXPERTS>;
+
+fn bounded(v: vec4<f32>, bound: f32) -> vec4<f32> {
+    return clamp(v, vec4<f32>(-bound), vec4<f32>(bound));
+}
+
+@compute @workgroup_size(64)
+fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
+    let row = group.x;
+    let quarter = params.width / 4u;
+    var squares = 0.0;
+    for (var i = lane.id; i < quarter; i += WG) {
+        let v = bounded(x[row * quarter + i], params.in_bound);
+        squares += dot(v, v);
+    }
+    let rms = sqrt(max(workgroup_sum(lane, squares) / f32(params.width), params.floor) + params.eps);
+
+    let share = lane.id % LANES;
+    for (var e = lane.id / LANES; e < params.experts; e += WG / LANES) {
+        var sum = 0.0;
+        for (var i = share; i < quarter; i += LANES) {
+            let v = bounded(x[row * quarter + i], params.in_bound) / rms;
+            sum += dot(norm[i] * bounded(v, params.out_bound), w[e * quarter + i]);
+        }
+        shares[e * LANES + share] = sum;
+    }
+    workgroupBarrier();
+    if lane.id < params.experts {
+        var logit = bias[lane.id];
+        for (var i = 0u; i < LANES; i++) { logit += shares[lane.id * LANES + i]; }
+        logits[lane.id] = logit;
+    }
+    workgroupBarrier();
+    if lane.id != 0u { return; }
+
+    var most = logits[0];
+    for (var e = 1u; e < params.experts; e++) { most = max(most, logits[e]); }
+    var total = 0.0;
+    for (var e = 0u; e < params.experts; e++) { total += exp(logits[e] - most); }
+    let at = (rows[row].y + rows[row].z) * params.k;
+    var taken = 0u; // a bit for each expert
+    var chosen = 0.0;
+    for (var i = 0u; i < params.k; i++) {
+        var best = 0u;
+        var best_logit = -3.4e38;
+        for (var e = 0u; e < params.experts; e++) {
+            let free = (taken >> e & 1u) == 0u;
+            if free && (logits[e] > best_logit || best_logit == -3.4e38) {
+                best = e;
+                best_logit = logits[e];
+            }
+        }
+        taken |= 1u << best;
+        let p = exp(best_logit - most) / total;
+        chosen += p;
+        top[row * params.k + i] = best;
+        weights[row * params.k + i] = p;
+        log[at + i] = best;
+    }
+    for (var i = 0u; i < params.k; i++) { weights[row * params.k + i] /= chosen + 1e-8; }
+}

@@ -1,0 +1,302 @@
+//! The layers of few rows in one launch each: norm, absmax codes, ternary product, and what follows it.
+
+use crate::error::Result;
+use crate::ops::combine::Combine;
+use crate::ops::norm_quantise::NormQuantise;
+use crate::ops::swiglu::SwiGlu;
+use crate::ops::ternary_matmul::TernaryMatmul;
+use crate::ops::{ActQuant, Chain, Experts, RmsNorm, expect, require};
+use crate::params;
+use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step, Tuning};
+use crate::shader;
+use crate::tensor::{DType, Spec, code_words};
+use crate::ternary::TILE_ROWS;
+
+/// Codes of x under the norms of a stack, their product with it, and an epilogue; the composition of `rms_norm` (with a
+/// norm in front), `norm_quantise`, `ternary_matmul` and, by the kind, `swiglu` or `combine`.
+///
+/// Every workgroup makes the codes that it needs anew: worth a launch where rows are few.
+#[derive(Debug)]
+struct BitLinear {
+    /// Output rows of each matrix of the stack, or of one expert.
+    outs: Vec<usize>,
+    /// A norm in front, with its weight among the inputs.
+    pre: Option<RmsNorm>,
+    norm: RmsNorm,
+    act: ActQuant,
+    residual: bool,
+    kind: Kind,
+}
+
+/// What a [`BitLinear`] is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    /// x `[n, d]` → `[n, Σ outs]`, each matrix under its own norm.
+    Plain,
+    /// x `[n, d]` → `[n, k + 1, out]`: SwiGLU of each expert's two matrices.
+    SwiGlu(Experts),
+    /// x `[n, k + 1, d]` → `[n, out]`: the weighted sum of the experts' products, clamped to ± the bound.
+    Combine(Experts, f32),
+}
+
+params!(BitLinearParams {
+    width: u32,
+    slots: u32,
+    n_experts: u32,
+    out_width: u32,
+    eps: f32,
+    rms_floor: f32,
+    in_bound: f32,
+    out_bound: f32,
+    max_code: f32,
+    act_bound: f32,
+    act_floor: f32,
+    pre_eps: f32,
+    pre_floor: f32,
+    pre_in_bound: f32,
+    pre_out_bound: f32,
+    mix_bound: f32,
+});
+
+/// Most rows for which [`PlanBuilder::fuses`] says yes.
+const FEW_ROWS: usize = 8;
+/// Most words of codes that a workgroup keeps.
+const MAX_CODE_WORDS: usize = 2560;
+
+/// How a stack of ternary matrices reads its input: the norms in front of it and the rule of the codes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BitInput {
+    /// A norm before the matrices' own, and its weight `[d]`.
+    pub pre: Option<(RmsNorm, Slot)>,
+    /// The form of the matrices' own norms.
+    pub norm: RmsNorm,
+    /// The rule of the codes.
+    pub act: ActQuant,
+}
+
+impl PlanBuilder {
+    /// Whether layers with `rows` rows at most and inputs of width `d` fuse into one launch each, `terms` of them
+    /// meeting in an output.
+    pub fn fuses(&self, rows: usize, d: usize, terms: usize) -> bool {
+        rows <= FEW_ROWS && d.is_multiple_of(4) && terms * code_words(d) <= MAX_CODE_WORDS
+    }
+
+    /// x `[n, d]` under each norm of `norms [parts, d]`, times the stack's matrices of `outs` rows: `[n, Σ outs]`, plus
+    /// `residual` if given.
+    #[track_caller]
+    pub fn bit_linear(
+        &self,
+        x: Slot,
+        input: BitInput,
+        [norms, weights]: [Slot; 2],
+        outs: &[usize],
+        residual: Option<Slot>,
+    ) -> Slot {
+        let op = BitLinear::new(input, outs, residual.is_some(), Kind::Plain);
+        let slots: Vec<Slot> = [x, norms, weights].into_iter().chain(input.pre.map(|p| p.1)).chain(residual).collect();
+        self.push(op, &slots)
+    }
+
+    /// x `[n, d]` through the first half of each row's experts: `[n, k + 1, d_ff]`, `silu(gate) · up`, with a stack of
+    /// gate and up of each expert, the shared one last.
+    #[track_caller]
+    pub fn bit_swiglu(
+        &self,
+        x: Slot,
+        input: BitInput,
+        [norms, weights]: [Slot; 2],
+        d_ff: usize,
+        top: Slot,
+        experts: Experts,
+    ) -> Slot {
+        let op = BitLinear::new(input, &[d_ff, d_ff], false, Kind::SwiGlu(experts));
+        let slots: Vec<Slot> = [x, norms, weights].into_iter().chain(input.pre.map(|p| p.1)).chain([top]).collect();
+        self.push(op, &slots)
+    }
+
+    /// h `[n, k + 1, d]` through the second half of each row's experts: `residual + clamp(Σ weight · y + y shared)`,
+    /// `[n, out]`; `choice` is the experts and their weights.
+    #[track_caller]
+    pub fn bit_combine(
+        &self,
+        h: Slot,
+        input: BitInput,
+        [norms, weights]: [Slot; 2],
+        choice: [Slot; 2],
+        experts: Experts,
+        (residual, bound): (Slot, f32),
+    ) -> Slot {
+        let op = BitLinear::new(input, &[self.spec(residual).width()], true, Kind::Combine(experts, bound));
+        self.push(op, &[h, norms, weights, choice[0], choice[1], residual])
+    }
+}
+
+impl BitLinear {
+    fn new(input: BitInput, outs: &[usize], residual: bool, kind: Kind) -> Self {
+        let BitInput { pre, norm, act } = input;
+        BitLinear { outs: outs.to_vec(), pre: pre.map(|p| p.0), norm, act, residual, kind }
+    }
+
+    fn experts(&self) -> Option<Experts> {
+        match self.kind {
+            Kind::Plain => None,
+            Kind::SwiGlu(experts) | Kind::Combine(experts, _) => Some(experts),
+        }
+    }
+
+    /// Products that meet in an output.
+    fn terms(&self) -> usize {
+        match self.kind {
+            Kind::Plain => 1,
+            Kind::SwiGlu(_) => 2,
+            Kind::Combine(experts, _) => experts.k + 1,
+        }
+    }
+
+    /// Width of the output.
+    fn out_width(&self) -> usize {
+        if self.kind == Kind::Plain { self.outs.iter().sum() } else { self.outs[0] }
+    }
+
+    /// Number of the first input behind x, norms, weights and the norm in front.
+    fn rest(&self) -> usize {
+        3 + usize::from(self.pre.is_some())
+    }
+
+    /// The unfused ops, one after the other.
+    fn compose(&self, step: &Step, io: &mut Io, fast: bool) {
+        let mut chain = Chain::new(step, fast, io);
+        let rest = self.rest();
+        let x = match self.pre {
+            Some(pre) => chain.apply(&pre, &[0, 3])[0],
+            None => 0,
+        };
+        let experts = self.experts();
+        let quantise = NormQuantise { norm: self.norm, act: self.act, experts };
+        let top = experts.map(|_| rest);
+        let codes = chain.apply(&quantise, &[&[x, 1][..], top.as_slice()].concat());
+        let residual = self.residual && experts.is_none();
+        let product = TernaryMatmul { outs: self.outs.clone(), experts, residual, grouped: false };
+        let last = if residual { Some(rest) } else { top };
+        let factors = [&[codes[0], codes[1], 2][..], last.as_slice()].concat();
+        if self.kind == Kind::Plain {
+            return chain.finish(&product, &factors, io);
+        }
+        let y = chain.apply(&product, &factors)[0];
+        match self.kind {
+            Kind::Combine(_, bound) => chain.finish(&Combine { bound }, &[rest + 2, y, rest + 1], io),
+            _ => chain.finish(&SwiGlu, &[y], io),
+        }
+    }
+}
+
+impl Op for BitLinear {
+    fn name(&self) -> &'static str {
+        "bit_linear"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>> {
+        let (x, d) = (inputs[0], inputs[0].width());
+        let n = x.shape[0];
+        let (rest, experts) = (&inputs[self.rest()..], self.experts());
+        let shape = match self.kind {
+            Kind::Combine(e, _) => vec![n, e.k + 1, d],
+            _ => vec![n, d],
+        };
+        expect("x", x, &shape, &[DType::F32])?;
+        require("x", x, d.is_multiple_of(4), "a multiple of 4 columns")?;
+        let fits = self.terms() * code_words(d) <= MAX_CODE_WORDS;
+        require("x", x, fits, "columns whose codes fit in workgroup memory")?;
+        let matrices = self.outs.len() * experts.map_or(1, |e| e.n + 1);
+        expect("norm weights", inputs[1], &[matrices, d], &[DType::F32])?;
+        let total = matrices / self.outs.len() * self.outs.iter().sum::<usize>();
+        expect("weights", inputs[2], &[matrices, total, d], &[DType::Ternary])?;
+        if self.pre.is_some() {
+            expect("weight of the norm in front", inputs[3], &[d], &[DType::F32])?;
+        }
+        if let Some(e) = experts {
+            expect("chosen experts", rest[0], &[n, e.k], &[DType::U32])?;
+        }
+        if let Kind::Combine(e, _) = self.kind {
+            expect("weights of the experts", rest[1], &[n, e.k], &[DType::F32])?;
+        }
+        let shape = match self.kind {
+            Kind::SwiGlu(e) => vec![n, e.k + 1, self.out_width()],
+            _ => vec![n, self.out_width()],
+        };
+        if self.residual {
+            expect("residual", rest[rest.len() - 1], &shape, &[DType::F32])?;
+        }
+        Ok(vec![Spec::led(&shape, DType::F32, x.lead)])
+    }
+
+    fn cpu(&self, step: &Step, io: &mut Io) {
+        self.compose(step, io, false);
+    }
+
+    fn cpu_fast(&self, step: &Step, io: &mut Io) {
+        self.compose(step, io, true);
+    }
+
+    fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {
+        let used = |i: usize| step.used(inputs[i].0, inputs[i].1);
+        let stack = used(1) + used(2);
+        let stack = self.experts().map_or(stack, |e| e.read(stack, step.leading(inputs[0].0)));
+        used(0) + stack + (3..inputs.len()).map(used).sum::<u64>()
+    }
+
+    fn kernel(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
+        let (kind, slots) = match self.kind {
+            Kind::Plain => ("PLAIN", 1),
+            Kind::SwiGlu(e) => ("SWIGLU", e.k + 1),
+            Kind::Combine(..) => ("COMBINE", 1),
+        };
+        let flags = [(self.pre.is_some(), "PRE"), (self.residual, "RESIDUAL")];
+        let flags = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).chain([kind]).collect();
+        let Tuning { split, quads, groups, .. } = caps.tuning;
+        // The two matrices of SwiGLU meet in the same outputs.
+        let outs = if self.kind == Kind::Plain { &self.outs[..] } else { &self.outs[..1] };
+        let tiles = outs.iter().map(|o| o.div_ceil(TILE_ROWS * groups)).sum();
+        let (units, shares) = (code_words(inputs[0].width()) / 4, split * groups);
+        let overrides = [
+            ("SPLIT", split),
+            ("GROUPS", groups),
+            ("TERMS", self.terms()),
+            ("UNITS", units),
+            ("CODES", self.terms() * units),
+            ("THREADS", TILE_ROWS / 4 / quads * shares),
+            ("SHARES", TILE_ROWS / 4 * shares),
+        ];
+        Kernel {
+            source: shader!("bit_linear"),
+            defines: [caps.few_rows(), flags].concat(),
+            overrides: overrides.map(|(name, value)| (name, value as f64)).to_vec(),
+            params: self.params(inputs[0].width()).params(),
+            grid: Grid::xy(Extent::Fixed(tiles), Extent::rows(&outputs[0].leading_only(), slots, 1)),
+        }
+    }
+}
+
+impl BitLinear {
+    fn params(&self, width: usize) -> BitLinearParams {
+        let (norm, pre) = (self.norm, self.pre.unwrap_or(self.norm));
+        BitLinearParams {
+            width: width as u32,
+            slots: self.experts().map_or(1, |e| e.k + 1) as u32,
+            n_experts: self.experts().map_or(0, |e| e.n) as u32,
+            out_width: self.out_width() as u32,
+            eps: norm.eps,
+            rms_floor: norm.floor(),
+            in_bound: norm.in_bound(),
+            out_bound: norm.out_bound(),
+            max_code: self.act.max_code,
+            act_bound: self.act.bound,
+            act_floor: self.act.floor,
+            pre_eps: pre.eps,
+            pre_floor: pre.floor(),
+            pre_in_bound: pre.in_bound(),
+            pre_out_bound: pre.out_bound(),
+            mix_bound: if let Kind::Combine(_, bound) = self.kind { bound } else { 0.0 },
+        }
+    }
+}

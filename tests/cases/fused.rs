@@ -1,0 +1,115 @@
+//! Rows of the layers of few rows in one launch, against the composition of their parts.
+
+use ternion::ops::{ActQuant, BitInput, Experts, RmsNorm};
+use ternion::plan::Slot;
+use ternion::tensor::{DType, Lead, Pack};
+use ternion::ternary::Packed;
+
+use super::Tol::{Close, Exact};
+use super::{Cases, row_words, step};
+use crate::common::{Noise, Rig};
+
+const NORM: RmsNorm = RmsNorm { eps: 1e-5, clamped: true };
+const PRE: RmsNorm = RmsNorm { eps: 1e-6, clamped: true };
+const ACT: ActQuant = ActQuant { max_code: 127.0, bound: 50.0, floor: 1e-4 };
+/// What a matrix's code stands for.
+const SCALE: f32 = 0.1;
+/// A code on the edge may round the other way: 1/127 of the largest activation, times [`SCALE`].
+const FLIP: f32 = 1e-2;
+
+pub fn add(cases: &mut Cases) {
+    plain(cases);
+    swiglu(cases);
+    combine(cases);
+    route(cases);
+}
+
+/// Norms and matrices of `outs` rows; bits are mixed.
+fn stack(r: &Rig, outs: &[usize], d: usize) -> [Slot; 2] {
+    let packed = |(i, &n): (usize, &usize)| Noise(90 + i as u64).packed(n, d, i % 2 == 0, SCALE);
+    let parts: Vec<Packed> = outs.iter().enumerate().map(packed).collect();
+    let norms = Noise(91).f32s(outs.len() * d, 1.0);
+    [r.weight("norms", &[outs.len(), d], Pack::F32, &norms), r.ternary("w", &parts)]
+}
+
+fn input(r: &Rig, pre: bool, d: usize) -> BitInput {
+    let slot = || r.weight("pre", &[d], Pack::F32, &Noise(92).f32s(d, 2.0));
+    BitInput { pre: pre.then(|| (PRE, slot())), norm: NORM, act: ACT }
+}
+
+fn plain(cases: &mut Cases) {
+    let shapes: [(&[usize], usize); 6] =
+        [(&[1], 4), (&[130, 2], 40), (&[64, 32, 32], 100), (&[600], 64), (&[700, 300, 300], 768), (&[5], 2048)];
+    for (i, (outs, d)) in shapes.into_iter().enumerate() {
+        for (rows, used) in [(1, 1), (4, 3), (8, 8)] {
+            let (pre, residual) = ((i + rows) % 2 == 0, (i + used) % 3 == 0);
+            let name = format!("{used} of {rows} rows, {d} to {outs:?}, norm in front {pre}, residual {residual}");
+            cases.at(step(used, 0), "bit_linear", name, |r| {
+                let out = outs.iter().sum::<usize>();
+                let x = r.f32s("x", &[rows, d], Lead::Rows, &Noise(93).f32s(rows * d, 2.0));
+                let res = Noise(94).f32s(rows * out, 1.0);
+                let res = residual.then(|| r.f32s("residual", &[rows, out], Lead::Rows, &res));
+                let input = input(r, pre, d);
+                vec![(r.p.bit_linear(x, input, stack(r, outs, d), outs, res), Close(FLIP))]
+            });
+        }
+    }
+}
+
+const EXPERTS: Experts = Experts { k: 2, n: 4 };
+
+/// Two different experts a row.
+fn top(r: &Rig, rows: usize, used: usize) -> Slot {
+    let mut top: Vec<u32> = (0..rows as u32).flat_map(|i| [i % 4, (i + 1 + i / 4) % 4]).collect();
+    top[2 * used..].fill(u32::MAX);
+    r.u32s("top", &[rows, 2], Lead::Rows, &top)
+}
+
+fn swiglu(cases: &mut Cases) {
+    for (i, (d, d_ff)) in [(16, 5), (52, 130), (100, 1100)].into_iter().enumerate() {
+        for (rows, used) in [(1, 1), (7, 5)] {
+            let pre = (i + rows) % 2 == 0;
+            let name = format!("swiglu, {used} of {rows} rows, {d} to {d_ff}, norm in front {pre}");
+            cases.at(step(used, 0), "bit_linear", name, |r| {
+                let x = r.f32s("x", &[rows, d], Lead::Rows, &Noise(95).f32s(rows * d, 2.0));
+                let (input, stack) = (input(r, pre, d), stack(r, &[d_ff; 10], d));
+                let y = r.p.bit_swiglu(x, input, stack, d_ff, top(r, rows, used), EXPERTS);
+                vec![(y, Close(3.0 * FLIP))]
+            });
+        }
+    }
+}
+
+fn combine(cases: &mut Cases) {
+    for (d, out, bound) in [(16, 3, 1e4), (260, 140, 1e4), (52, 600, 0.5)] {
+        for (rows, used) in [(1, 1), (6, 4)] {
+            let name = format!("combine, {used} of {rows} rows, {d} to {out}, bound {bound}");
+            cases.at(step(used, 0), "bit_linear", name, |r| {
+                let h = r.f32s("h", &[rows, 3, d], Lead::Rows, &Noise(96).f32s(rows * 3 * d, 4.0));
+                let res = r.f32s("residual", &[rows, out], Lead::Rows, &Noise(97).f32s(rows * out, 1.0));
+                let weights = r.f32s("weights", &[rows, 2], Lead::Rows, &Noise(98).f32s(rows * 2, 1.0));
+                let choice = [top(r, rows, used), weights];
+                let (input, stack) = (input(r, false, d), stack(r, &[out; 5], d));
+                vec![(r.p.bit_combine(h, input, stack, choice, EXPERTS, (res, bound)), Close(2.0 * FLIP))]
+            });
+        }
+    }
+}
+
+fn route(cases: &mut Cases) {
+    let rows: Vec<(u32, u32, u32)> = (0..5).map(|i| (0, i, 10 * (i % 3))).collect();
+    for (experts, k, d) in [(8, 2, 768), (1, 1, 4), (5, 5, 20), (32, 4, 100), (3, 1, 36)] {
+        cases.at(step(5, 0), "route", format!("{k} of {experts} experts, d {d}, 5 of 6 rows"), |r| {
+            let x = r.f32s("x", &[6, d], Lead::Rows, &Noise(99).f32s(6 * d, 3.0));
+            let weights = [
+                r.weight("norm", &[d], Pack::F32, &Noise(100).f32s(d, 2.0)),
+                r.weight("router", &[experts, d], Pack::F32, &Noise(101).f32s(experts * d, 0.2)),
+                r.weight("bias", &[experts], Pack::F32, &Noise(102).f32s(experts, 1.0)),
+            ];
+            let rows = r.u32s("rows", &[6, 4], Lead::Rows, &row_words(&rows, 6));
+            let log = r.state("log", &[40, k], DType::U32, vec![77; 40 * k]);
+            let [top, chosen] = r.p.route(x, PRE, weights, rows, log, k);
+            vec![(top, Exact), (chosen, Close(1e-5)), (log, Exact)]
+        });
+    }
+}
