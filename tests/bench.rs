@@ -72,11 +72,12 @@ fn checked(device: &str) -> BTreeMap<String, Value> {
 fn rows_say_what_a_step_costs() {
     let rows = checked("cpu");
     let get = |test: &str, key: &str| number(&rows[test], key);
-    let plan_nodes = 53.0;
-    assert_eq!(get("tg5", "dispatches_per_token"), plan_nodes);
-    assert_eq!(get("tg5 × 2 sessions", "dispatches_per_token"), plan_nodes / 2.0);
-    // 70 tokens are two steps.
-    assert_eq!(get("pp70", "dispatches_per_token"), 2.0 * plan_nodes / 70.0);
+    // 7 a layer, and 5: embedding, the rows wanted, norm, head, choice.
+    let few_rows = 7.0 * 3.0 + 5.0;
+    assert_eq!(get("tg5", "dispatches_per_token"), few_rows);
+    assert_eq!(get("tg5 × 2 sessions", "dispatches_per_token"), few_rows / 2.0);
+    // 70 tokens are two steps, of 17 nodes a layer.
+    assert_eq!(get("pp70", "dispatches_per_token"), 2.0 * (17.0 * 3.0 + 5.0) / 70.0);
     // Keys and values of 33 more tokens: 3 layers, 2 heads of 16, 16 bits.
     assert_eq!(get("tg5 @ d33", "bytes_per_token") - get("tg5", "bytes_per_token"), 33.0 * 3.0 * 2.0 * 2.0 * 32.0);
     assert!(get("tg5 × 2 sessions", "bytes_per_token") < get("tg5", "bytes_per_token"));
@@ -126,13 +127,13 @@ fn a_profile_lists_the_ops_of_the_plan() {
             ops.iter().filter_map(|o| o["op"].as_str().map(str::to_owned)).collect()
         };
         let (text, image) = (ops("tg5"), ops("image"));
-        for op in ["embed", "ternary_matmul", "attention", "matmul", "argmax"] {
+        for op in ["embed", "bit_linear", "attention", "matmul", "sample"] {
             assert!(text.iter().any(|o| o == op), "{device}: no {op}: {text:?}");
         }
         assert!(image.iter().any(|o| o == "patches") && !image.iter().any(|o| o == "embed"), "{image:?}");
     }
     let table = bench(&["--device", "cpu", "--profile"]);
-    assert!(table.contains("tg5 @ d33, one step:") && table.contains("| ternary_matmul"), "{table}");
+    assert!(table.contains("tg5 @ d33, one step:") && table.contains("| bit_linear"), "{table}");
 }
 
 #[test]
@@ -190,7 +191,8 @@ fn the_bytes_of_a_step_are_those_of_its_rows_experts_and_context() {
     let weights = Weights::open(&files).expect("it opens");
     let load = LoadOptions { dense: Pack::F16, max_binding: u64::MAX };
     let model = models::open(&files, &weights, load).expect("it opens");
-    let shape = TextShape { max_rows: 8, max_outputs: 8, kv_rows: 4096, kv_dtype: DType::F16, images: false };
+    let shape =
+        TextShape { max_rows: 8, max_outputs: 8, kv_rows: 4096, sessions: 8, kv_dtype: DType::F16, images: false };
     let plan = model.record_text(&shape).expect("it records");
     let bytes = |plan: &Plan, rows: u32, outputs: u32, context: u32| {
         let step = Step { rows, outputs, context, reserved: 0 };
@@ -201,20 +203,20 @@ fn the_bytes_of_a_step_are_those_of_its_rows_experts_and_context() {
         by_op
     };
     let one = bytes(&plan, 1, 1, 1000);
-    // q, k, v and o; gate, up and down of three experts; their codes of one byte, factors and sums.
+    // q, k, v and o; gate, up and down of three experts; a norm of each, and two in front; x of each, and two residuals.
     let weights = 16 * (768 * (768 + 2 * 384 + 768) + 3 * 3 * 768 * 2048) / 8;
-    let codes = 16 * (4 * 768 + 6 * 768 + 3 * 2048 + 8 * (4 + 6 + 3));
-    let (residual, chosen) = (16 * 4 * 768, 16 * 2 * 8);
-    assert_eq!(one["ternary_matmul"], weights + codes + residual + chosen);
+    let norms = 16 * 4 * ((3 + 1 + 6 + 2) * 768 + 3 * 2048);
+    let (x, chosen) = (16 * 4 * ((3 + 2) * 768 + 3 * 2048), 16 * 3 * 8);
+    assert_eq!(one["bit_linear"], weights + norms + x + chosen);
     assert_eq!(one["attention"], 16 * (4 * 768 + 2 * 2 * 1000 * 384));
     assert_eq!(one["embed"], 16 + 2 * 768);
-    // The head, and the routers with their biases.
-    assert_eq!(one["matmul"], 2 * 32002 * 768 + 4 * 768 + 16 * 4 * (8 * 768 + 768 + 8));
+    assert_eq!(one["matmul"], 2 * 32002 * 768 + 4 * 768);
+    assert_eq!(one["route"], 16 * (4 * (768 + 768 + 8 * 768 + 8) + 16));
     // Eight sessions read more of the experts, the contexts of all, and the head once; a piece of a prompt, one context.
     let (eight, piece) = (bytes(&plan, 8, 8, 500), bytes(&plan, 8, 0, 500));
     assert_eq!(eight["attention"], 16 * 8 * (4 * 768 + 2 * 2 * 500 * 384));
     assert_eq!(piece["attention"], 16 * (8 * 4 * 768 + 2 * 2 * 500 * 384));
-    assert!(eight["ternary_matmul"] > 2 * one["ternary_matmul"] && eight["ternary_matmul"] < 3 * one["ternary_matmul"]);
+    assert!(eight["bit_linear"] > 2 * one["bit_linear"] && eight["bit_linear"] < 3 * one["bit_linear"]);
     assert!(eight["matmul"] < one["matmul"] + one["matmul"] / 50);
 }
 

@@ -66,18 +66,18 @@ fn group<const C: usize>(q: &[f32], block: &Block, scale: f32, seen: &mut [f32])
 
 /// Defines the kernel for one element type: `G` heads of `16 · C` columns.
 macro_rules! heads {
-    ($name:ident, $element:ty, $load:expr) => {
+    ($name:ident, $scores:ident, $element:ty, $load:expr) => {
+        /// The scores of a block's keys, `scale` times the dot products; what lies behind them stays.
         #[target_feature(enable = "avx512f,avx512vl")]
-        fn $name<const C: usize, const G: usize>(
+        fn $scores<const C: usize, const G: usize>(
             q: &[f32],
-            (k, v): (&[$element], &[$element]),
+            k: &[$element],
             block: &Block,
             scale: f32,
-            seen: &mut [f32],
-        ) {
+        ) -> [[f32; BLOCK]; G] {
             let (d, n) = (C * KEYS, block.n);
-            assert!((1..=BLOCK).contains(&n) && q.len() == G * d && seen.len() == G * (HEAD + d), "a block's shapes");
-            assert!(k.len() >= (n - 1) * block.k_width + d && v.len() >= (n - 1) * block.v_width + d, "a block's keys");
+            assert!((1..=BLOCK).contains(&n) && q.len() == G * d, "a block's shapes");
+            assert!(k.len() >= (n - 1) * block.k_width + d, "a block's keys");
             let mut wide = [[_mm512_setzero_ps(); C]; G];
             for (g, wide) in wide.iter_mut().enumerate() {
                 for (c, wide) in wide.iter_mut().enumerate() {
@@ -103,16 +103,26 @@ macro_rules! heads {
                     unsafe { _mm512_storeu_ps(scores[g].as_mut_ptr().add(from), all) };
                 }
             }
+            scores
+        }
+
+        #[target_feature(enable = "avx512f,avx512vl")]
+        fn $name<const C: usize, const G: usize>(
+            q: &[f32],
+            (k, v): (&[$element], &[$element]),
+            block: &Block,
+            scale: f32,
+            seen: &mut [f32],
+        ) {
+            let (n, words) = (block.n, HEAD + C * KEYS);
+            let mut scores = $scores::<C, G>(q, k, block, scale);
+            assert!(seen.len() == G * words && v.len() >= (n - 1) * block.v_width + C * KEYS, "a block's values");
             let mut acc = [[_mm512_setzero_ps(); C]; G];
             for g in 0..G {
-                let (scores, seen) = (&mut scores[g][..n], &mut seen[g * (HEAD + d)..]);
-                let top = scores.iter().fold(seen[0], |a, &b| a.max(b));
-                let shrink = (seen[0] - top).exp();
-                seen[0] = top;
-                seen[1] = seen[1] * shrink + maths::exp_all_inline(scores, top);
+                let shrink = weigh(&mut scores[g][..n], &mut seen[g * words..]);
                 for (c, acc) in acc[g].iter_mut().enumerate() {
                     // SAFETY: inside `seen`, by the assertion.
-                    let old = unsafe { _mm512_loadu_ps(seen.as_ptr().add(HEAD + c * KEYS)) };
+                    let old = unsafe { _mm512_loadu_ps(seen.as_ptr().add(g * words + HEAD + c * KEYS)) };
                     *acc = _mm512_mul_ps(old, _mm512_set1_ps(shrink));
                 }
             }
@@ -127,13 +137,22 @@ macro_rules! heads {
             }
             for g in 0..G {
                 for (c, acc) in acc[g].iter().enumerate() {
-                    let at = g * (HEAD + d) + HEAD + c * KEYS;
                     // SAFETY: inside `seen`, by the assertion.
-                    unsafe { _mm512_storeu_ps(seen.as_mut_ptr().add(at), *acc) };
+                    unsafe { _mm512_storeu_ps(seen.as_mut_ptr().add(g * words + HEAD + c * KEYS), *acc) };
                 }
             }
         }
     };
+}
+
+/// Scores become weights; returns what the sums so far shrink by.
+#[target_feature(enable = "avx512f,avx512vl")]
+fn weigh(scores: &mut [f32], seen: &mut [f32]) -> f32 {
+    let top = scores.iter().fold(seen[0], |a, &b| a.max(b));
+    let shrink = (seen[0] - top).exp();
+    seen[0] = top;
+    seen[1] = seen[1] * shrink + maths::exp_all_inline(scores, top);
+    shrink
 }
 
 /// 16 f16 as f32.
@@ -146,5 +165,5 @@ unsafe fn load16(at: *const f16) -> __m512 {
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(at.cast()) })
 }
 
-heads!(f16_heads, f16, load16);
-heads!(f32_heads, f32, _mm512_loadu_ps);
+heads!(f16_heads, f16_scores, f16, load16);
+heads!(f32_heads, f32_scores, f32, _mm512_loadu_ps);
