@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::ops::embed::{ROW_WORDS, Row};
 use crate::ops::sampling::{Sampling, check_logits, penalised};
-use crate::ops::{expect, require};
+use crate::ops::{expect, fast, require};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
@@ -118,6 +118,26 @@ fn choose(logits: &[f32], draw: &Draw, pos: u32, seen: &[u32]) -> u32 {
     draw.sampling().draw(&logits.iter().enumerate().map(value).collect::<Vec<f32>>(), index)
 }
 
+/// Chooses a token for each output, where it is not known, and writes what follows from it.
+fn choose_all(io: &mut Io, known: &[Option<u32>]) {
+    let (logits, vocab, outputs) = (io.f32s(0), io.spec(0).width(), io.u32s(1));
+    let draws: &[Draw] = bytemuck::cast_slice(io.u32s(2));
+    let words = seen_words(vocab);
+    for (o, known) in known.iter().enumerate() {
+        let (r, draw) = (outputs[o] as usize, &draws[o]);
+        let Row { pos, seq_base, seq_len, .. } = bytemuck::cast_slice(io.out_u32s(0))[r];
+        let at = draw.seen.saturating_sub(1) as usize * words;
+        let seen = &mut io.out_u32s(2)[at..at + words];
+        let token = known.unwrap_or_else(|| choose(&logits[o * vocab..][..vocab], draw, pos, seen));
+        if draw.seen != 0 && token != u32::MAX {
+            seen[token as usize / 32] |= 1 << (token % 32);
+        }
+        io.out_u32s(1)[(seq_base + pos) as usize] = token;
+        let next = Row { token, pos: pos + 1, seq_base, seq_len: seq_len + 1 };
+        bytemuck::cast_slice_mut(io.out_u32s(0))[r] = next;
+    }
+}
+
 impl Op for Sample {
     fn name(&self) -> &'static str {
         "sample"
@@ -141,22 +161,24 @@ impl Op for Sample {
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {
-        let (logits, vocab, outputs) = (io.f32s(0), io.spec(0).width(), io.u32s(1));
+        let most_likely = vec![None; step.leading(io.spec(0))];
+        choose_all(io, &most_likely);
+    }
+
+    fn cpu_fast(&self, step: &Step, io: &mut Io) {
+        let (logits, vocab, n) = (io.f32s(0), io.spec(0).width(), step.leading(io.spec(0)));
         let draws: &[Draw] = bytemuck::cast_slice(io.u32s(2));
-        let words = seen_words(vocab);
-        for o in 0..step.leading(io.spec(0)) {
-            let (r, draw) = (outputs[o] as usize, &draws[o]);
-            let Row { pos, seq_base, seq_len, .. } = bytemuck::cast_slice(io.out_u32s(0))[r];
-            let at = draw.seen.saturating_sub(1) as usize * words;
-            let seen = &mut io.out_u32s(2)[at..at + words];
-            let token = choose(&logits[o * vocab..][..vocab], draw, pos, seen);
-            if draw.seen != 0 && token != u32::MAX {
-                seen[token as usize / 32] |= 1 << (token % 32);
+        let mut most_likely = vec![None; n];
+        let shared = fast::Shared::new(&mut most_likely);
+        io.threads.run(n, |o| {
+            if draws[o].temperature == 0.0 && draws[o].seen == 0 {
+                let token = fast::argmax(&logits[o * vocab..][..vocab]).map_or(u32::MAX, |t| t as u32);
+                // SAFETY: each element belongs to one task.
+                let place = unsafe { shared.slice(o, 1) };
+                place[0] = Some(token);
             }
-            io.out_u32s(1)[(seq_base + pos) as usize] = token;
-            let next = Row { token, pos: pos + 1, seq_base, seq_len: seq_len + 1 };
-            bytemuck::cast_slice_mut(io.out_u32s(0))[r] = next;
-        }
+        });
+        choose_all(io, &most_likely);
     }
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {

@@ -11,12 +11,12 @@ use crate::plan::Floats;
 use crate::threads::Threads;
 
 /// Keys that are widened and scored together.
-pub(super) const BLOCK: usize = 64;
+pub(super) const BLOCK: usize = 32;
 /// Queries that share a block's widened keys.
 const QUERIES: usize = 16;
 /// Keys that are seen together before they are merged, for any number of queries and threads: a query's result is the
 /// same in every batch.
-const PIECE: usize = 2 * BLOCK;
+const PIECE: usize = 8 * BLOCK;
 
 /// Where queries, keys and values lie: a matrix, its width, and the first column of head 0.
 #[derive(Debug, Clone, Copy)]
@@ -33,15 +33,6 @@ impl<'a> Matrix<Floats<'a>> {
     /// From a row and a column on, with the width.
     fn part(&self, row: usize, at: usize) -> (Floats<'a>, usize) {
         from_element((self.data, self.width), row * self.width + self.at + at)
-    }
-
-    /// Asks for these rows to be brought near.
-    fn fetch(&self, rows: Range<usize>) {
-        let bytes: &[u8] = match self.data {
-            Floats::F32(x) => bytemuck::cast_slice(&x[rows.start * self.width..rows.end * self.width]),
-            Floats::F16(x) => bytemuck::cast_slice(&x[rows.start * self.width..rows.end * self.width]),
-        };
-        super::fetch(bytes);
     }
 }
 
@@ -138,6 +129,8 @@ pub(super) struct Block<'a> {
     pub v_width: usize,
     /// How many, at most [`BLOCK`].
     pub n: usize,
+    /// Elements from the first key and the first value to those that will be read after the block.
+    pub ahead: [usize; 2],
 }
 
 /// Adds a block to what the query heads that share it have seen: `(q [heads, d], block, scale, seen [heads, 2 + d])`.
@@ -209,11 +202,6 @@ impl Attention<'_> {
                 Some(_) => (self.k.part(here.start, at), self.v.part(here.start, at)),
                 None => (wide_k.fill(&self.k, here.clone(), at, n), wide_v.fill(&self.v, here, at, n)),
             };
-            if rows.len() == 1 && to < keys.end {
-                // The next block comes while this one is worked on.
-                self.k.fetch(first + to..first + keys.end.min(to + BLOCK));
-                self.v.fetch(first + to..first + keys.end.min(to + BLOCK));
-            }
             let mut seen = seen.chunks_exact_mut(self.group * self.words());
             for row in rows.clone() {
                 let n = self.spans[row].1.min(to).saturating_sub(from);
@@ -222,7 +210,10 @@ impl Attention<'_> {
                     if n > 0 {
                         let at = (kv_head - kv.start) * self.d;
                         let (k, v) = (from_element(k, at), from_element(v, at));
-                        let block = Block { k: k.0, k_width: k.1, v: v.0, v_width: v.1, n };
+                        // While a head of this block is worked on, as much of the next one comes, front to back: heads
+                        // lie side by side, and memory is slow where it is read in strips.
+                        let ahead = [k.1, v.1].map(|width| BLOCK * width + (BLOCK - 1) * at);
+                        let block = Block { k: k.0, k_width: k.1, v: v.0, v_width: v.1, n, ahead };
                         stored.unwrap_or(any_kernel)(self.queries(row, kv_head), &block, self.scale, seen);
                     }
                 }
@@ -233,7 +224,8 @@ impl Attention<'_> {
     /// All queries; y `[n, heads · d]`.
     pub fn run(&self, threads: &Threads, y: &mut [f32]) {
         let longest = self.spans.iter().map(|s| s.1).max().unwrap_or(0);
-        if self.spans.len() < QUERIES && longest > PIECE {
+        let few = (2..QUERIES).contains(&self.spans.len()) || self.spans.len() == 1 && longest > PIECE;
+        if few {
             return self.few(threads, longest, y);
         }
         let blocks = self.blocks();
@@ -278,12 +270,16 @@ impl Attention<'_> {
         let mut seen = vec![0.0; self.spans.len() * pieces * words];
         seen.chunks_exact_mut(self.words()).for_each(|s| Seen(s).reset());
         let shared = Shared::new(&mut seen);
-        threads.run(self.spans.len() * pieces, |task| {
-            let (row, piece) = (task / pieces, task % pieces);
-            let keys = piece * PIECE..self.spans[row].1.min((piece + 1) * PIECE);
-            // SAFETY: each piece of a query belongs to one task.
-            let seen = unsafe { shared.slice(task * words, words) };
-            self.see(row..row + 1, 0..self.heads / self.group, keys, seen);
+        let all = self.spans.len() * pieces;
+        // Neighbouring pieces stay on one thread: the end of one brings the beginning of the next.
+        threads.chunks(all, all.div_ceil(threads.count()), |tasks| {
+            for task in tasks {
+                let (row, piece) = (task / pieces, task % pieces);
+                let keys = piece * PIECE..self.spans[row].1.min((piece + 1) * PIECE);
+                // SAFETY: each piece of a query belongs to one task.
+                let seen = unsafe { shared.slice(task * words, words) };
+                self.see(row..row + 1, 0..self.heads / self.group, keys, seen);
+            }
         });
         for (seen, y) in seen.chunks_exact_mut(pieces * words).zip(y.chunks_exact_mut(self.heads * self.d)) {
             let (first, rest) = seen.split_at_mut(words);

@@ -91,7 +91,11 @@ macro_rules! heads {
                 for j in 0..KEYS.min(n - from) {
                     for c in 0..C {
                         // SAFETY: key `from + j < n`, inside k by the assertion.
-                        let key = unsafe { $load(k.as_ptr().add((from + j) * block.k_width + c * KEYS)) };
+                        let at = unsafe { k.as_ptr().add((from + j) * block.k_width + c * KEYS) };
+                        let next = block.ahead[0] + (from + j) * d + c * KEYS;
+                        _mm_prefetch::<_MM_HINT_T0>(k.as_ptr().wrapping_add(next).cast());
+                        // SAFETY: as above.
+                        let key = unsafe { $load(at) };
                         for g in 0..G {
                             dots[g][j] = _mm512_fmadd_ps(wide[g][c], key, dots[g][j]);
                         }
@@ -129,7 +133,11 @@ macro_rules! heads {
             for j in 0..n {
                 for c in 0..C {
                     // SAFETY: key `j < n`, inside v by the assertion.
-                    let value = unsafe { $load(v.as_ptr().add(j * block.v_width + c * KEYS)) };
+                    let at = unsafe { v.as_ptr().add(j * block.v_width + c * KEYS) };
+                    let next = block.ahead[1] + j * C * KEYS + c * KEYS;
+                    _mm_prefetch::<_MM_HINT_T0>(v.as_ptr().wrapping_add(next).cast());
+                    // SAFETY: as above.
+                    let value = unsafe { $load(at) };
                     for g in 0..G {
                         acc[g][c] = _mm512_fmadd_ps(_mm512_set1_ps(scores[g][j]), value, acc[g][c]);
                     }

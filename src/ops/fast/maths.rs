@@ -212,6 +212,24 @@ pub fn scale_sums(sums: &[i32], times: i32, offset: i32, factor: f32, residual: 
     }
 }
 
+/// The number of the largest element, the lowest of equal ones; none unless all are finite.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn argmax(x: &[f32]) -> Option<usize> {
+    let (mut top, mut odd) = ([f32::MIN; LANES], [0.0f32; LANES]);
+    let chunks = x.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for x in chunks {
+        for i in 0..LANES {
+            top[i] = if x[i] > top[i] { x[i] } else { top[i] };
+            // 0, or NaN for what is not finite.
+            odd[i] += x[i] - x[i];
+        }
+    }
+    let most = top.iter().chain(rest).fold(f32::MIN, |a, &b| if b > a { b } else { a });
+    let finite = total(odd) == 0.0 && rest.iter().all(|v| v.is_finite());
+    if finite { x.iter().position(|&v| v == most) } else { None }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -225,6 +243,21 @@ mod tests {
             assert!(error < 2.4e-7, "e^{x}: {error}");
         }
         assert!(exp(-1e30) < 1e-37 && exp(1e30).is_finite());
+    }
+
+    #[test]
+    fn argmax_takes_the_first_of_equals_and_refuses_what_is_not_finite() {
+        for n in [1, 31, 32, 33, 100] {
+            for at in 0..n {
+                let mut x: Vec<f32> = (0..n).map(|i| -(i as f32)).collect();
+                x[at..].fill(3.0);
+                assert_eq!(argmax(&x), Some(at), "{n} elements");
+                for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                    x[at] = bad;
+                    assert_eq!(argmax(&x), None, "{bad} at {at} of {n}");
+                }
+            }
+        }
     }
 
     #[test]

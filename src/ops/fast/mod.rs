@@ -14,25 +14,13 @@ mod ternary_x86;
 
 pub(super) use attention::{Attention, Matrix};
 pub(super) use dense::{Dense, dense};
-pub(super) use maths::{Normed, combine, gelu_tanh, layer_norm, norm, quantise, sum_of_squares, swiglu};
+pub(super) use maths::{Normed, argmax, combine, gelu_tanh, layer_norm, norm, quantise, sum_of_squares, swiglu};
 pub(super) use ternary::{Codes, Product, ternary_products};
 
 /// Rows of `width` elements that make a task of a few microseconds.
 pub(super) fn rows_a_task(width: usize) -> usize {
     const ELEMENTS: usize = 1 << 13;
     (ELEMENTS / width.max(1)).max(1)
-}
-
-/// Asks for memory to be brought into the second cache, where the processor can be asked.
-fn fetch(bytes: &[u8]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in bytes.chunks(64) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a prefetch may name any address, and every x86-64 has it.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = bytes;
 }
 
 /// A pointer that tasks share to write disjoint parts of one slice.
