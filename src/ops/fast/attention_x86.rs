@@ -17,14 +17,21 @@ pub fn kernel(d: usize) -> Option<Kernel> {
     if !(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl")) {
         return None;
     }
-    // SAFETY: the processor has AVX-512F.
+    macro_rules! of {
+        ($columns:literal) => {
+            |q, block, scale, seen| {
+                // SAFETY: the processor has AVX-512F and VL.
+                unsafe { group::<$columns>(q, block, scale, seen) }
+            }
+        };
+    }
     Some(match d {
-        16 => |q, block, scale, seen| unsafe { group::<1>(q, block, scale, seen) },
-        32 => |q, block, scale, seen| unsafe { group::<2>(q, block, scale, seen) },
-        64 => |q, block, scale, seen| unsafe { group::<4>(q, block, scale, seen) },
-        80 => |q, block, scale, seen| unsafe { group::<5>(q, block, scale, seen) },
-        96 => |q, block, scale, seen| unsafe { group::<6>(q, block, scale, seen) },
-        128 => |q, block, scale, seen| unsafe { group::<8>(q, block, scale, seen) },
+        16 => of!(1),
+        32 => of!(2),
+        64 => of!(4),
+        80 => of!(5),
+        96 => of!(6),
+        128 => of!(8),
         _ => return None,
     })
 }

@@ -222,7 +222,7 @@ pub fn argmax(x: &[f32]) -> Option<usize> {
         for i in 0..LANES {
             top[i] = if x[i] > top[i] { x[i] } else { top[i] };
             // 0, or NaN for what is not finite.
-            odd[i] += x[i] - x[i];
+            odd[i] += x[i] * 0.0;
         }
     }
     let most = top.iter().chain(rest).fold(f32::MIN, |a, &b| if b > a { b } else { a });
