@@ -1,0 +1,117 @@
+// softmax(q · kᵀ · scale) · v over the KV cache for few rows, where lanes pass words on and a head has 64 columns
+// (ops/attention.rs). 8 lanes are a team: for the scores each takes a key, for the values each takes 8 columns, and the
+// keys' weights go around. Grid: x = kv heads, y = rows, z = pieces of a row's keys. Workgroup: TEAMS teams, which share
+// out the keys and meet at the end. Source: Milakov & Gimelshein 2018; Dao et al. 2023 (Flash-Decoding).
+#import lanes
+#import cached
+
+override GROUP: u32 = 2u; // query heads of a kv head, at most 4: one component of a vec4 each
+const TEAMS: u32 = 4u;
+const EIGHTS: u32 = 8u; // of a head's columns
+const RUN: u32 = 8u; // times 8 keys of a team between two updates of the running maximum
+const MOST: u32 = 64u; // 4 · 2 · EIGHTS
+
+var<workgroup> sums: array<vec4<f32>, 256>; // TEAMS · GROUP · 2 · EIGHTS
+var<workgroup> tops: array<vec4<f32>, TEAMS>;
+var<workgroup> totals: array<vec4<f32>, TEAMS>;
+var<private> query: array<vec4<f32>, MOST>; // of all heads
+var<private> scores: array<vec4<f32>, RUN>; // of this lane's keys
+var<private> sum: array<Eight, 4>; // of this lane's columns, by head
+
+// q · k of a key for each head.
+fn score_of(at: u32) -> vec4<f32> {
+    var score = array<vec4<f32>, 4>();
+    for (var e = 0u; e < EIGHTS; e++) {
+        let x = k_at(at + e);
+        for (var h = 0u; h < GROUP; h++) {
+            score[h] = fma(query[(h * EIGHTS + e) * 2u], x.a, score[h]);
+            score[h] = fma(query[(h * EIGHTS + e) * 2u + 1u], x.b, score[h]);
+        }
+    }
+    var all = vec4<f32>();
+    for (var h = 0u; h < GROUP; h++) { all[h] = params.scale * (score[h].x + score[h].y + score[h].z + score[h].w); }
+    return all;
+}
+
+// Adds the values of 8 neighbouring keys from `key` on; lane i of the team has the weights of number i.
+fn add_values(team: u32, weight: vec4<f32>, key: u32, last: u32, width: u32, column: u32) {
+    for (var i = 0u; i < 8u; i++) {
+        let x = v_at(min(key + i, last) * width + column);
+        for (var h = 0u; h < GROUP; h++) {
+            let w = vec4<f32>(subgroupShuffle(weight[h], team + i));
+            sum[h].a = fma(w, x.a, sum[h].a);
+            sum[h].b = fma(w, x.b, sum[h].b);
+        }
+    }
+}
+
+fn max_of_heads(lane: Lane, v: vec4<f32>) -> vec4<f32> {
+    var most = v;
+    for (var h = 0u; h < GROUP; h++) { most[h] = max_of_lanes(lane, v[h]); }
+    return most;
+}
+
+@compute @workgroup_size(32)
+fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
+    let n = rows[group.y].w;
+    let pieces = pieces_of(n);
+    if group.z >= pieces { return; }
+    let per = (n + pieces - 1u) / pieces;
+    let width = params.heads / GROUP * EIGHTS; // eights of a row of the cache
+    let begin = rows[group.y].z + min(group.z * per, n);
+    let end = rows[group.y].z + min((group.z + 1u) * per, n);
+    let nth = lane.in_subgroup & 7u;
+    let first = lane.in_subgroup & ~7u; // of the team's lanes in the subgroup
+    let team = lane.id / 8u;
+    let head0 = group.x * GROUP;
+    let q0 = (group.y * params.heads + head0) * EIGHTS * 2u;
+    for (var i = 0u; i < GROUP * EIGHTS * 2u; i++) { query[i] = q[q0 + i]; }
+
+    var top = vec4<f32>(LEAST);
+    var total = vec4<f32>();
+    for (var base = begin; base < end; base += TEAMS * RUN * 8u) {
+        let start = base + team * RUN * 8u;
+        let steps = (min(start + RUN * 8u, max(start, end)) - start + 7u) / 8u;
+        var mine = top;
+        for (var s = 0u; s < steps; s++) {
+            let key = start + s * 8u + nth;
+            let score = select(vec4<f32>(LEAST), score_of(min(key, end - 1u) * width + group.x * EIGHTS),
+                vec4<bool>(key < end));
+            scores[s] = score;
+            mine = max(mine, score);
+        }
+        let new_top = max_of_heads(lane, mine);
+        let shrink = exp(top - new_top);
+        top = new_top;
+        total *= shrink;
+        for (var h = 0u; h < GROUP; h++) { sum[h] = Eight(sum[h].a * shrink[h], sum[h].b * shrink[h]); }
+        for (var s = 0u; s < steps; s++) {
+            let key = start + s * 8u;
+            let weight = select(vec4<f32>(), exp(scores[s] - top), vec4<bool>(key + nth < end));
+            total += weight;
+            add_values(first, weight, key, end - 1u, width, group.x * EIGHTS + nth);
+        }
+    }
+    for (var h = 0u; h < GROUP; h++) {
+        let at = ((team * GROUP + h) * EIGHTS + nth) * 2u;
+        sums[at] = sum[h].a;
+        sums[at + 1u] = sum[h].b;
+        total[h] = sum_of_lanes(lane, total[h]);
+    }
+    if nth == 0u {
+        tops[team] = top;
+        totals[team] = total;
+    }
+    workgroupBarrier();
+    var all_top = tops[0];
+    for (var t = 1u; t < TEAMS; t++) { all_top = max(all_top, tops[t]); }
+    var all = vec4<f32>();
+    for (var t = 0u; t < TEAMS; t++) { all += exp(tops[t] - all_top) * totals[t]; }
+    let fours = GROUP * EIGHTS * 2u;
+    for (var o = lane.id; o < fours; o += 8u * TEAMS) {
+        let h = o / (EIGHTS * 2u);
+        var value = vec4<f32>();
+        for (var t = 0u; t < TEAMS; t++) { value += exp(tops[t][h] - all_top[h]) * sums[t * fours + o]; }
+        put(group.y, head0 + h, group.z, pieces, o % (EIGHTS * 2u), value, all_top[h], all[h]);
+    }
+}
