@@ -1,7 +1,7 @@
 // softmax(q · kᵀ · scale) · v over the KV cache for few rows, where lanes pass words on and a head has 64 columns
-// (ops/attention.rs). 8 lanes are a team: for the scores each takes a key, for the values each takes 8 columns, and the
-// keys' weights go around. Grid: x = kv heads, y = rows, z = pieces of a row's keys. Workgroup: TEAMS teams, which share
-// out the keys and meet at the end. Source: Milakov & Gimelshein 2018; Dao et al. 2023 (Flash-Decoding).
+// (ops/attention.rs). A lane takes a key at a time, so that the 8 of a team wait for memory together, and keeps sums of
+// all columns; at the end each gathers 8 columns of its team. Grid: x = kv heads, y = rows, z = pieces of a row's keys.
+// Workgroup: TEAMS teams, which share out the keys. Source: Milakov & Gimelshein 2018; Dao et al. 2023 (Flash-Decoding).
 #import lanes
 #import cached
 
@@ -16,7 +16,8 @@ var<workgroup> tops: array<vec4<f32>, TEAMS>;
 var<workgroup> totals: array<vec4<f32>, TEAMS>;
 var<private> query: array<vec4<f32>, MOST>; // of all heads
 var<private> scores: array<vec4<f32>, RUN>; // of this lane's keys
-var<private> sum: array<Eight, 4>; // of this lane's columns, by head
+var<private> low: array<vec4<f32>, 32>; // sums of the first four of eight columns, by head and eight
+var<private> high: array<vec4<f32>, 32>; // and of the others
 
 // q · k of a key for each head.
 fn score_of(at: u32) -> vec4<f32> {
@@ -33,14 +34,32 @@ fn score_of(at: u32) -> vec4<f32> {
     return all;
 }
 
-// Adds the values of 8 neighbouring keys from `key` on; lane i of the team has the weights of number i.
-fn add_values(team: u32, weight: vec4<f32>, key: u32, last: u32, width: u32, column: u32) {
-    for (var i = 0u; i < 8u; i++) {
-        let x = v_at(min(key + i, last) * width + column);
+// Adds a key's values to the sums of each head.
+fn add_values(weight: vec4<f32>, at: u32) {
+    for (var e = 0u; e < EIGHTS; e++) {
+        let x = v_at(at + e);
         for (var h = 0u; h < GROUP; h++) {
-            let w = vec4<f32>(subgroupShuffle(weight[h], team + i));
-            sum[h].a = fma(w, x.a, sum[h].a);
-            sum[h].b = fma(w, x.b, sum[h].b);
+            let w = vec4<f32>(weight[h]);
+            low[h * EIGHTS + e] = fma(w, x.a, low[h * EIGHTS + e]);
+            high[h * EIGHTS + e] = fma(w, x.b, high[h * EIGHTS + e]);
+        }
+    }
+}
+
+fn swap(v: vec4<f32>, partner: u32) -> vec4<f32> {
+    return vec4<f32>(subgroupShuffle(v.x, partner), subgroupShuffle(v.y, partner), subgroupShuffle(v.z, partner),
+        subgroupShuffle(v.w, partner));
+}
+
+// Keeps the half of the first 2 · `half` eights that bit `half` of the lane's number asks for, summed over two lanes.
+fn fold(lane: Lane, half: u32) {
+    let upper = vec4<bool>((lane.in_subgroup & half) != 0u);
+    let partner = lane.in_subgroup ^ half;
+    for (var h = 0u; h < GROUP; h++) {
+        for (var e = 0u; e < half; e++) {
+            let i = h * EIGHTS + e;
+            low[i] = select(low[i], low[i + half], upper) + swap(select(low[i + half], low[i], upper), partner);
+            high[i] = select(high[i], high[i + half], upper) + swap(select(high[i + half], high[i], upper), partner);
         }
     }
 }
@@ -61,7 +80,6 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
     let begin = rows[group.y].z + min(group.z * per, n);
     let end = rows[group.y].z + min((group.z + 1u) * per, n);
     let nth = lane.in_subgroup & 7u;
-    let first = lane.in_subgroup & ~7u; // of the team's lanes in the subgroup
     let team = lane.id / 8u;
     let head0 = group.x * GROUP;
     let q0 = (group.y * params.heads + head0) * EIGHTS * 2u;
@@ -84,18 +102,26 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
         let shrink = exp(top - new_top);
         top = new_top;
         total *= shrink;
-        for (var h = 0u; h < GROUP; h++) { sum[h] = Eight(sum[h].a * shrink[h], sum[h].b * shrink[h]); }
+        for (var h = 0u; h < GROUP; h++) {
+            for (var e = 0u; e < EIGHTS; e++) {
+                low[h * EIGHTS + e] *= shrink[h];
+                high[h * EIGHTS + e] *= shrink[h];
+            }
+        }
         for (var s = 0u; s < steps; s++) {
-            let key = start + s * 8u;
-            let weight = select(vec4<f32>(), exp(scores[s] - top), vec4<bool>(key + nth < end));
+            let key = start + s * 8u + nth;
+            let weight = select(vec4<f32>(), exp(scores[s] - top), vec4<bool>(key < end));
             total += weight;
-            add_values(first, weight, key, end - 1u, width, group.x * EIGHTS + nth);
+            add_values(weight, min(key, end - 1u) * width + group.x * EIGHTS);
         }
     }
+    fold(lane, 4u);
+    fold(lane, 2u);
+    fold(lane, 1u);
     for (var h = 0u; h < GROUP; h++) {
         let at = ((team * GROUP + h) * EIGHTS + nth) * 2u;
-        sums[at] = sum[h].a;
-        sums[at + 1u] = sum[h].b;
+        sums[at] = low[h * EIGHTS];
+        sums[at + 1u] = high[h * EIGHTS];
         total[h] = sum_of_lanes(lane, total[h]);
     }
     if nth == 0u {
