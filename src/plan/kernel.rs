@@ -190,7 +190,7 @@ pub struct Tuning {
     pub split: usize,
     /// Consecutive fours of outputs of a thread of a ternary product with few rows: 1, 2 or 4.
     pub quads: usize,
-    /// Tiles in a workgroup of a layer of few rows in one launch, which share the work of making the codes.
+    /// Most tiles in a workgroup of a layer of one row or few in one launch, which share the work of making the codes.
     pub groups: usize,
     /// Lanes that share the outputs of a dense product with few rows, and groups of them in a workgroup: 32 to 128 in all.
     pub dense: [usize; 2],
@@ -204,9 +204,11 @@ pub struct Tuning {
 
 impl Tuning {
     /// For GPUs: many small workgroups.
-    pub const HARDWARE: Tuning = Tuning { split: 4, quads: 1, groups: 2, dense: [32, 2], spread: false, piece: 128, pairs: false };
+    pub const HARDWARE: Tuning =
+        Tuning { split: 4, quads: 1, groups: 2, dense: [32, 2], spread: false, piece: 128, pairs: false };
     /// For drivers that compute on the CPU, where a barrier is dear and a load costs the same whatever its neighbours do.
-    pub const SOFTWARE: Tuning = Tuning { split: 1, quads: 4, groups: 4, dense: [4, 8], spread: true, piece: 512, pairs: true };
+    pub const SOFTWARE: Tuning =
+        Tuning { split: 1, quads: 4, groups: 4, dense: [4, 8], spread: true, piece: 512, pairs: true };
     /// Values that differ in everything, for tests.
     pub const ALL: [Tuning; 3] = [
         Self::HARDWARE,
