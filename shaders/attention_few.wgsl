@@ -95,25 +95,20 @@ fn main(
     let nth = local.y; // of the keys that are read at a time
 #endif
     let width = params.heads / GROUP * LANES; // eights of a row of the cache
-    let keys = rows[group.y].w;
-    let pieces = pieces_of(keys);
-    if group.z >= pieces { return; }
-    let per = (keys + pieces - 1u) / pieces;
-    let first = rows[group.y].z + min(group.z * per, keys);
-    let n = min(per, keys - min(group.z * per, keys));
+    let piece = piece_at(group.y, group.z);
+    if group.z >= piece.pieces { return; }
+    let n = piece.end - piece.begin;
     let out = (group.y * params.heads + group.x * GROUP) * LANES * 2u; // first four of the heads in q
     var query = array<Eight, 4>();
     for (var h = 0u; h < GROUP; h++) {
-        let at = out + (h * LANES + lane) * 2u;
-        query[h] = Eight(q[at], q[at + 1u]);
+        query[h] = Eight(q[out + (h * LANES + lane) * 2u], q[out + (h * LANES + lane) * 2u + 1u]);
     }
-
     var sum = array<Eight, 4>();
     var top = vec4<f32>(LEAST);
     var total = vec4<f32>();
     for (var tile = 0u; tile < n; tile += TILE) {
         let here = n - tile;
-        let base = (first + tile) * width + group.x * LANES + lane;
+        let base = (piece.begin + tile) * width + group.x * LANES + lane;
         for (var m = 0u; m < PER; m++) {
             let key = m * KEYS + nth;
             if key < here {
@@ -145,5 +140,5 @@ fn main(
         shares[at] = sum[h].a;
         shares[at + 1u] = sum[h].b;
     }
-    write_all(id, top, total, group, pieces);
+    write_all(id, top, total, group, piece.pieces);
 }

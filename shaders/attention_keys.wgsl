@@ -64,30 +64,50 @@ fn fold(lane: Lane, half: u32) {
     }
 }
 
+fn shrink_sums(by: vec4<f32>) {
+    for (var h = 0u; h < GROUP; h++) {
+        for (var e = 0u; e < EIGHTS; e++) {
+            low[h * EIGHTS + e] *= by[h];
+            high[h * EIGHTS + e] *= by[h];
+        }
+    }
+}
+
 fn max_of_heads(lane: Lane, v: vec4<f32>) -> vec4<f32> {
     var most = v;
     for (var h = 0u; h < GROUP; h++) { most[h] = max_of_lanes(lane, v[h]); }
     return most;
 }
 
+// Adds up what the teams have left, and writes it.
+fn write_all(id: u32, group: vec3<u32>, pieces: u32) {
+    var all_top = tops[0];
+    for (var t = 1u; t < TEAMS; t++) { all_top = max(all_top, tops[t]); }
+    var all = vec4<f32>();
+    for (var t = 0u; t < TEAMS; t++) { all += exp(tops[t] - all_top) * totals[t]; }
+    let fours = GROUP * EIGHTS * 2u;
+    for (var o = id; o < fours; o += 8u * TEAMS) {
+        let h = o / (EIGHTS * 2u);
+        var value = vec4<f32>();
+        for (var t = 0u; t < TEAMS; t++) { value += exp(tops[t][h] - all_top[h]) * sums[t * fours + o]; }
+        put(group.y, group.x * GROUP + h, group.z, pieces, o % (EIGHTS * 2u), value, all_top[h], all[h]);
+    }
+}
+
 @compute @workgroup_size(32)
 fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
-    let n = rows[group.y].w;
-    let pieces = pieces_of(n);
-    if group.z >= pieces { return; }
-    let per = (n + pieces - 1u) / pieces;
+    let piece = piece_at(group.y, group.z);
+    if group.z >= piece.pieces { return; }
+    let end = piece.end;
     let width = params.heads / GROUP * EIGHTS; // eights of a row of the cache
-    let begin = rows[group.y].z + min(group.z * per, n);
-    let end = rows[group.y].z + min((group.z + 1u) * per, n);
     let nth = lane.in_subgroup & 7u;
     let team = lane.id / 8u;
-    let head0 = group.x * GROUP;
-    let q0 = (group.y * params.heads + head0) * EIGHTS * 2u;
+    let q0 = (group.y * params.heads + group.x * GROUP) * EIGHTS * 2u;
     for (var i = 0u; i < GROUP * EIGHTS * 2u; i++) { query[i] = q[q0 + i]; }
 
     var top = vec4<f32>(LEAST);
     var total = vec4<f32>();
-    for (var base = begin; base < end; base += TEAMS * RUN * 8u) {
+    for (var base = piece.begin; base < end; base += TEAMS * RUN * 8u) {
         let start = base + team * RUN * 8u;
         let steps = (min(start + RUN * 8u, max(start, end)) - start + 7u) / 8u;
         var mine = top;
@@ -102,12 +122,7 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
         let shrink = exp(top - new_top);
         top = new_top;
         total *= shrink;
-        for (var h = 0u; h < GROUP; h++) {
-            for (var e = 0u; e < EIGHTS; e++) {
-                low[h * EIGHTS + e] *= shrink[h];
-                high[h * EIGHTS + e] *= shrink[h];
-            }
-        }
+        shrink_sums(shrink);
         for (var s = 0u; s < steps; s++) {
             let key = start + s * 8u + nth;
             let weight = select(vec4<f32>(), exp(scores[s] - top), vec4<bool>(key < end));
@@ -129,15 +144,5 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
         totals[team] = total;
     }
     workgroupBarrier();
-    var all_top = tops[0];
-    for (var t = 1u; t < TEAMS; t++) { all_top = max(all_top, tops[t]); }
-    var all = vec4<f32>();
-    for (var t = 0u; t < TEAMS; t++) { all += exp(tops[t] - all_top) * totals[t]; }
-    let fours = GROUP * EIGHTS * 2u;
-    for (var o = lane.id; o < fours; o += 8u * TEAMS) {
-        let h = o / (EIGHTS * 2u);
-        var value = vec4<f32>();
-        for (var t = 0u; t < TEAMS; t++) { value += exp(tops[t][h] - all_top[h]) * sums[t * fours + o]; }
-        put(group.y, head0 + h, group.z, pieces, o % (EIGHTS * 2u), value, all_top[h], all[h]);
-    }
+    write_all(lane.id, group, piece.pieces);
 }

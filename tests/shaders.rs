@@ -287,8 +287,12 @@ fn every_shader_is_reachable_from_an_op() {
     let shared = stems(shader_root().join("shared"));
     let files = stems(shader_root());
     assert_eq!(files.keys().map(String::as_str).collect::<BTreeSet<_>>(), used);
-    let imports: BTreeSet<&str> =
-        files.values().flat_map(|t| t.lines()).filter_map(|l| l.strip_prefix("#import ")).collect();
+    let imports: BTreeSet<&str> = files
+        .values()
+        .chain(shared.values())
+        .flat_map(|t| t.lines())
+        .filter_map(|l| l.strip_prefix("#import "))
+        .collect();
     assert_eq!(shared.keys().map(String::as_str).collect::<BTreeSet<_>>(), imports);
 }
 

@@ -56,6 +56,21 @@ fn pieces_of(n: u32) -> u32 {
     return clamp((n + params.piece - 1u) / params.piece, 1u, params.pieces);
 }
 
+// Keys `begin` to `end` of piece `piece` of a row, in the cache.
+struct Piece {
+    begin: u32,
+    end: u32,
+    pieces: u32, // of the row
+}
+
+fn piece_at(row: u32, piece: u32) -> Piece {
+    let first = rows[row].z;
+    let n = rows[row].w;
+    let pieces = pieces_of(n);
+    let per = (n + pieces - 1u) / pieces;
+    return Piece(first + min(piece * per, n), first + min((piece + 1u) * per, n), pieces);
+}
+
 // First of the sums of a piece of a row's head in `parts`; top and total are `d / 4` behind it.
 fn part_of(row: u32, head: u32, piece: u32) -> u32 {
     return ((row * params.heads + head) * params.pieces + piece) * (params.d / 4u + 1u);
