@@ -1,25 +1,11 @@
 // softmax(q · kᵀ · scale) · v over the KV cache for few rows (ops/attention.rs): a workgroup takes one kv head of a row
-// with all query heads that read it, so that keys and values are loaded once. Grid: x = kv heads, y = rows.
+// with all query heads that read it, so that keys and values are loaded once. Grid: x = kv heads, y = rows, z = pieces of
+// a row's keys.
 // LANES lanes share a key, 8 elements each; KEYS keys are read at a time, TILE between two updates of the running
 // maximum. With SPREAD neighbouring threads take different keys, not neighbouring parts of one.
-// Source: Milakov & Gimelshein 2018.
+// Source: Milakov & Gimelshein 2018; Dao et al. 2023 (Flash-Decoding).
 
-struct Params {
-    heads: u32,
-    d: u32,
-    scale: f32,
-}
-@group(0) @binding(1) var<uniform> params: Params;
-#bind var<storage, read> q: array<vec4<f32>>; // [rows, heads · d / 4]
-#ifdef F16
-#bind var<storage, read> k: array<vec4<u32>>; // [keys, kv_heads · d / 8]
-#bind var<storage, read> v: array<vec4<u32>>; // [keys, kv_heads · d / 8]
-#else
-#bind var<storage, read> k: array<vec4<f32>>; // [keys, kv_heads · d / 4]
-#bind var<storage, read> v: array<vec4<f32>>; // [keys, kv_heads · d / 4]
-#endif
-#bind var<storage, read> rows: array<vec4<u32>>; // [rows]: token, pos, seq_base, seq_len
-#bind var<storage, read_write> y: array<vec4<f32>>; // [rows, heads · d / 4]
+#import cached
 
 override LANES: u32 = 8u; // d / 8
 override KEYS: u32 = 8u; // THREADS / LANES
@@ -28,40 +14,11 @@ override TILE: u32 = 64u; // 8 · KEYS, at most 256
 const THREADS: u32 = 64u;
 const PER: u32 = 8u; // keys of a tile that a thread reads
 const FEW: u32 = 8u;
-const LEAST: f32 = -1e30; // finite, so that a difference of two is no NaN
 
 var<workgroup> shares: array<vec4<f32>, 512>; // TILE · LANES, later THREADS · GROUP · 2
 var<workgroup> scores: array<vec4<f32>, TILE>;
 var<workgroup> partial: array<vec4<f32>, THREADS>;
 var<workgroup> few: array<vec4<f32>, FEW>;
-
-struct Eight {
-    a: vec4<f32>,
-    b: vec4<f32>,
-}
-
-#ifdef F16
-fn widen(w: vec4<u32>) -> Eight {
-    return Eight(vec4<f32>(unpack2x16float(w.x), unpack2x16float(w.y)),
-        vec4<f32>(unpack2x16float(w.z), unpack2x16float(w.w)));
-}
-
-fn k_at(i: u32) -> Eight {
-    return widen(k[i]);
-}
-
-fn v_at(i: u32) -> Eight {
-    return widen(v[i]);
-}
-#else
-fn k_at(i: u32) -> Eight {
-    return Eight(k[2u * i], k[2u * i + 1u]);
-}
-
-fn v_at(i: u32) -> Eight {
-    return Eight(v[2u * i], v[2u * i + 1u]);
-}
-#endif
 
 fn max_all(id: u32, mine: vec4<f32>) -> vec4<f32> {
     partial[id] = mine;
@@ -106,16 +63,17 @@ fn weigh(id: u32, here: u32, top: vec4<f32>, total: ptr<function, vec4<f32>>) ->
 }
 
 // Adds up the keys' shares of the outputs, and writes them.
-fn write_all(id: u32, total: vec4<f32>, out: u32) {
+fn write_all(id: u32, top: vec4<f32>, total: vec4<f32>, group: vec3<u32>, pieces: u32) {
     partial[id] = total;
     workgroupBarrier();
     var sum = vec4<f32>();
     for (var i = 0u; i < THREADS; i++) { sum += partial[i]; }
-    let parts = GROUP * LANES * 2u; // of a key's outputs: heads, lanes, halves
-    for (var o = id; o < parts; o += THREADS) {
+    let fours = LANES * 2u; // of a head
+    for (var o = id; o < GROUP * fours; o += THREADS) {
         var value = vec4<f32>();
-        for (var key = 0u; key < KEYS; key++) { value += shares[key * parts + o]; }
-        y[out + o] = value / sum[o / (LANES * 2u)];
+        for (var key = 0u; key < KEYS; key++) { value += shares[key * GROUP * fours + o]; }
+        let h = o / fours;
+        put(group.y, group.x * GROUP + h, group.z, pieces, o % fours, value, top[h], sum[h]);
     }
 }
 
@@ -137,21 +95,20 @@ fn main(
     let nth = local.y; // of the keys that are read at a time
 #endif
     let width = params.heads / GROUP * LANES; // eights of a row of the cache
-    let first = rows[group.y].z;
-    let n = rows[group.y].w;
-    let out = (group.y * params.heads + group.x * GROUP) * LANES * 2u; // first four of the heads in q and y
+    let piece = piece_at(group.y, group.z);
+    if group.z >= piece.pieces { return; }
+    let n = piece.end - piece.begin;
+    let out = (group.y * params.heads + group.x * GROUP) * LANES * 2u; // first four of the heads in q
     var query = array<Eight, 4>();
     for (var h = 0u; h < GROUP; h++) {
-        let at = out + (h * LANES + lane) * 2u;
-        query[h] = Eight(q[at], q[at + 1u]);
+        query[h] = Eight(q[out + (h * LANES + lane) * 2u], q[out + (h * LANES + lane) * 2u + 1u]);
     }
-
     var sum = array<Eight, 4>();
     var top = vec4<f32>(LEAST);
     var total = vec4<f32>();
     for (var tile = 0u; tile < n; tile += TILE) {
         let here = n - tile;
-        let base = (first + tile) * width + group.x * LANES + lane;
+        let base = (piece.begin + tile) * width + group.x * LANES + lane;
         for (var m = 0u; m < PER; m++) {
             let key = m * KEYS + nth;
             if key < here {
@@ -183,5 +140,5 @@ fn main(
         shares[at] = sum[h].a;
         shares[at + 1u] = sum[h].b;
     }
-    write_all(id, total, out);
+    write_all(id, top, total, group, piece.pieces);
 }

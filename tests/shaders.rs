@@ -16,6 +16,7 @@ use ternion::plan::{Caps, Kernel, Source, Tuning};
 
 /// Shaders that need exactly one of some defines. All other sets are the subsets of what `#ifdef` lines mention.
 const ONE_OF: &[(&str, &[&str])] = &[
+    ("attention_keys", &["SHUFFLES"]),
     ("attention_lanes", &["SHUFFLES"]),
     ("bit_linear", &["COMBINE", "PLAIN", "SWIGLU"]),
     ("matmul_lanes", &["SHUFFLES"]),
@@ -191,13 +192,16 @@ fn kernels() -> Vec<Recorded> {
             for caps in most.subsets().into_iter().chain(tuned) {
                 let specs =
                     |slots: &[ternion::plan::Slot]| slots.iter().map(|&s| case.plan.spec(s)).collect::<Vec<_>>();
-                let mut kernel = node.op.kernel(&caps, &specs(&node.inputs), &specs(&node.outputs));
-                let mut defines = caps.defines();
-                defines.append(&mut kernel.defines);
-                kernel.defines = defines;
-                let label = format!("{} ({}, {})", kernel.source.name, case.op, case.name);
-                let (n_inputs, n_outputs) = (node.inputs.len(), node.outputs.len());
-                all.push(Recorded { label, kernel, n_inputs, n_outputs });
+                let (inputs, outputs) = (specs(&node.inputs), specs(&node.outputs));
+                let second = node.op.second(&caps, &inputs, &outputs).map(|s| s.kernel);
+                let n_outputs = outputs.len() + usize::from(second.is_some());
+                for mut kernel in [node.op.kernel(&caps, &inputs, &outputs)].into_iter().chain(second) {
+                    let mut defines = caps.defines();
+                    defines.append(&mut kernel.defines);
+                    kernel.defines = defines;
+                    let label = format!("{} ({}, {})", kernel.source.name, case.op, case.name);
+                    all.push(Recorded { label, kernel, n_inputs: inputs.len(), n_outputs });
+                }
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::buffer;
 use super::device::Device;
 use super::pipeline::{PipelineId, Pipelines};
 use crate::error::{Error, Result};
@@ -17,14 +18,14 @@ struct Dispatch {
     grid: Grid,
 }
 
-/// A prepared plan.
+/// A prepared plan: of each node its launches, mostly one.
 #[derive(Debug)]
 pub struct Program {
     /// The plan.
     pub plan: Arc<Plan>,
     /// The buffer of each slot, if any node uses it.
     pub buffers: Vec<Option<wgpu::Buffer>>,
-    dispatches: Vec<Dispatch>,
+    dispatches: Vec<Vec<Dispatch>>,
     most_groups: usize,
 }
 
@@ -40,33 +41,32 @@ impl Program {
         plan: Arc<Plan>,
         buffers: Vec<Option<wgpu::Buffer>>,
     ) -> Result<Self> {
-        let kernels: Vec<Kernel> = plan
-            .nodes
-            .iter()
-            .map(|node| {
-                let specs = |slots: &[Slot]| slots.iter().map(|&s| plan.spec(s)).collect::<Vec<&Spec>>();
-                node.op.kernel(&device.caps, &specs(&node.inputs), &specs(&node.outputs))
-            })
-            .collect();
-        let params = ParamsBuffer::new(device, &kernels)?;
+        let (mut kernels, mut words) = (Vec::with_capacity(plan.nodes.len()), 0);
+        for node in &plan.nodes {
+            let specs = |slots: &[Slot]| slots.iter().map(|&s| plan.spec(s)).collect::<Vec<&Spec>>();
+            let (inputs, outputs) = (specs(&node.inputs), specs(&node.outputs));
+            let second = node.op.second(&device.caps, &inputs, &outputs);
+            words = second.as_ref().map_or(words, |s| words.max(s.words));
+            let first = node.op.kernel(&device.caps, &inputs, &outputs);
+            kernels.push([first].into_iter().chain(second.map(|s| s.kernel)).collect::<Vec<Kernel>>());
+        }
+        let params = ParamsBuffer::new(device, kernels.iter().flatten())?;
+        // Nodes run one after the other, so that one memory serves all that have two launches.
+        let between = if words > 0 { Some(buffer::storage(device, "between two launches", words)?) } else { None };
+        let mut binder = Binder { device, pipelines, step, params, bound: 0 };
         let mut dispatches = Vec::with_capacity(kernels.len());
-        for (i, (node, kernel)) in plan.nodes.iter().zip(kernels).enumerate() {
-            let (n_in, n_out) = (node.inputs.len(), node.outputs.len());
-            let pipeline = pipelines.build(device, &kernel, n_in, n_out).map_err(|e| at_node(e, &node.label))?;
-            let mut entries = vec![
-                wgpu::BindGroupEntry { binding: 0, resource: step.as_entire_binding() },
-                wgpu::BindGroupEntry { binding: 1, resource: params.binding(i) },
-            ];
-            for (b, slot) in node.inputs.iter().chain(&node.outputs).enumerate() {
+        for (node, kernels) in plan.nodes.iter().zip(kernels) {
+            let mut slots = Vec::with_capacity(node.inputs.len() + node.outputs.len() + 1);
+            for slot in node.inputs.iter().chain(&node.outputs) {
                 let Some(buffer) = &buffers[slot.0] else {
                     return Err(Error::format(&node.label, format!("slot %{} has no memory", slot.0)));
                 };
-                entries.push(wgpu::BindGroupEntry { binding: b as u32 + 2, resource: buffer.as_entire_binding() });
+                slots.push(buffer);
             }
-            let layout = pipelines.layout(device, n_in, n_out).clone();
-            let desc = wgpu::BindGroupDescriptor { label: Some(&node.label), layout: &layout, entries: &entries };
-            let bind_group = device.guarded(&node.label, 0, || device.device.create_bind_group(&desc))?;
-            dispatches.push(Dispatch { pipeline, bind_group, grid: kernel.grid });
+            slots.extend(between.as_ref().filter(|_| kernels.len() > 1));
+            let bound: Result<Vec<Dispatch>> =
+                kernels.iter().map(|kernel| binder.bind(kernel, &node.label, node.inputs.len(), &slots)).collect();
+            dispatches.push(bound?);
         }
         let most_groups = device.device.limits().max_compute_workgroups_per_dimension as usize;
         Ok(Program { plan, buffers, dispatches, most_groups })
@@ -74,7 +74,7 @@ impl Program {
 
     /// How many of the launches a step leaves in: those whose grid is not empty.
     pub fn launches(&self, step: &Step) -> usize {
-        self.dispatches.iter().filter(|d| d.grid.0.iter().all(|e| e.resolve(step) > 0)).count()
+        self.dispatches.iter().flatten().filter(|d| d.grid.0.iter().all(|e| e.resolve(step) > 0)).count()
     }
 
     /// Records some nodes' launches, this many times over, into one compute pass, whose times are taken where that is
@@ -93,8 +93,8 @@ impl Program {
     ) -> Result<()> {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
         let mut last = None;
-        for i in (0..times).flat_map(|_| nodes.clone()) {
-            let d = &self.dispatches[i];
+        let nodes = || nodes.clone().flat_map(|i| self.dispatches[i].iter().map(move |d| (i, d)));
+        for (i, d) in (0..times).flat_map(|_| nodes()) {
             let groups = d.grid.0.map(|e| e.resolve(step));
             if groups.contains(&0) {
                 continue;
@@ -115,6 +115,36 @@ impl Program {
     }
 }
 
+/// What all launches of a program are bound with.
+struct Binder<'a> {
+    device: &'a Device,
+    pipelines: &'a mut Pipelines,
+    step: &'a wgpu::Buffer,
+    params: ParamsBuffer,
+    bound: usize,
+}
+
+impl Binder<'_> {
+    /// The next launch in the order of the parameters, on `slots` of which the first `inputs` are only read.
+    fn bind(&mut self, kernel: &Kernel, label: &str, inputs: usize, slots: &[&wgpu::Buffer]) -> Result<Dispatch> {
+        let outputs = slots.len() - inputs;
+        let built = self.pipelines.build(self.device, kernel, inputs, outputs);
+        let pipeline = built.map_err(|e| at_node(e, label))?;
+        let mut entries = vec![
+            wgpu::BindGroupEntry { binding: 0, resource: self.step.as_entire_binding() },
+            wgpu::BindGroupEntry { binding: 1, resource: self.params.binding(self.bound) },
+        ];
+        self.bound += 1;
+        for (b, buffer) in slots.iter().enumerate() {
+            entries.push(wgpu::BindGroupEntry { binding: b as u32 + 2, resource: buffer.as_entire_binding() });
+        }
+        let layout = self.pipelines.layout(self.device, inputs, outputs).clone();
+        let desc = wgpu::BindGroupDescriptor { label: Some(label), layout: &layout, entries: &entries };
+        let bind_group = self.device.guarded(label, 0, || self.device.device.create_bind_group(&desc))?;
+        Ok(Dispatch { pipeline, bind_group, grid: kernel.grid })
+    }
+}
+
 /// The parameters of all launches in one uniform buffer, bound by offset.
 struct ParamsBuffer {
     buffer: wgpu::Buffer,
@@ -122,7 +152,7 @@ struct ParamsBuffer {
 }
 
 impl ParamsBuffer {
-    fn new(device: &Device, kernels: &[Kernel]) -> Result<Self> {
+    fn new<'a>(device: &Device, kernels: impl Iterator<Item = &'a Kernel>) -> Result<Self> {
         let align = device.device.limits().min_uniform_buffer_offset_alignment as usize;
         let (mut bytes, mut ranges) = (Vec::new(), Vec::new());
         for kernel in kernels {

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::ops::embed::ROW_WORDS;
 use crate::ops::{expect, fast, require};
 use crate::params;
-use crate::plan::{Caps, Extent, Floats, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Source, Step};
+use crate::plan::{Caps, Extent, Floats, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Second, Slot, Source, Step};
 use crate::shader;
 use crate::tensor::{DType, Spec};
 
@@ -101,12 +101,16 @@ params!(AttentionParams {
     scale: f32,
 });
 
-params!(AttentionFewParams { heads: u32, d: u32, scale: f32 });
+params!(AttentionFewParams { heads: u32, d: u32, scale: f32, piece: u32, pieces: u32 });
 
 /// Most rows over the cache for which a workgroup takes all query heads of a kv head, and nothing of other rows.
 const CACHED_ROWS: usize = 8;
 /// Threads of that kernel.
 const CACHED_THREADS: usize = 64;
+/// Most pieces of a context, which become longer instead.
+const PIECES: usize = 64;
+/// Head width of the kernel whose lanes pass weights on.
+const KEYS_D: usize = 64;
 /// Other rows up to which a workgroup takes one head of one row; beyond, blocks of them share the keys that are read.
 const FEW_ROWS: usize = 4;
 /// Queries of a workgroup of the kernel whose lanes pass words on: 4 blocks of 8.
@@ -239,8 +243,7 @@ impl Op for Attention {
     fn kernel(&self, caps: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
         let AttentionShape { heads, kv_heads, d } = self.shape;
         let q = inputs[0].leading_only();
-        let whole = d >= 16 && d.is_power_of_two() && heads / kv_heads <= 4;
-        if self.cached && whole && inputs[0].shape[0] <= CACHED_ROWS {
+        if self.is_few(inputs) {
             return self.few(caps, inputs);
         }
         let slices = Extent::Fixed(kv_heads * d.div_ceil(SLICE));
@@ -254,22 +257,67 @@ impl Op for Attention {
         };
         self.shape.kernel(source, grid, self.cached, self.at, inputs)
     }
+
+    fn second(&self, caps: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Option<Second> {
+        let AttentionShape { heads, d, .. } = self.shape;
+        let words = inputs[0].shape[0] * heads * PIECES * (d + 4);
+        self.is_few(inputs).then(|| Second { kernel: self.merge(caps, inputs), words })
+    }
 }
 
 impl Attention {
-    /// The kernel for few rows over the cache.
+    /// Whether the kernels for few rows over the cache fit.
+    fn is_few(&self, inputs: &[&Spec]) -> bool {
+        let AttentionShape { heads, kv_heads, d } = self.shape;
+        let whole = d >= 16 && d.is_power_of_two() && heads / kv_heads <= 4;
+        self.cached && whole && inputs[0].shape[0] <= CACHED_ROWS
+    }
+
+    /// A kernel for few rows over the cache.
+    fn few_kernel(
+        &self,
+        caps: &Caps,
+        inputs: &[&Spec],
+        source: Source,
+        overrides: &[(&'static str, usize)],
+        grid: Grid,
+    ) -> Kernel {
+        let params = AttentionFewParams {
+            heads: self.shape.heads as u32,
+            d: self.shape.d as u32,
+            scale: self.shape.scale(),
+            piece: caps.tuning.piece as u32,
+            pieces: PIECES as u32,
+        };
+        Kernel {
+            source,
+            defines: if inputs[1].dtype == DType::F16 { vec!["F16"] } else { vec![] },
+            overrides: overrides.iter().map(|&(name, value)| (name, value as f64)).collect(),
+            params: params.params(),
+            grid,
+        }
+    }
+
+    /// The kernel of pieces of contexts, a row's kv head each.
     fn few(&self, caps: &Caps, inputs: &[&Spec]) -> Kernel {
         let AttentionShape { heads, kv_heads, d } = self.shape;
-        let (lanes, keys) = (d / 8, CACHED_THREADS / (d / 8));
-        let overrides = [("LANES", lanes), ("KEYS", keys), ("GROUP", heads / kv_heads), ("TILE", 8 * keys)];
-        let flags = [(caps.tuning.spread, "SPREAD"), (inputs[1].dtype == DType::F16, "F16")];
-        let params = AttentionFewParams { heads: heads as u32, d: d as u32, scale: self.shape.scale() };
-        Kernel {
-            source: shader!("attention_few"),
-            defines: flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect(),
-            overrides: overrides.map(|(name, value)| (name, value as f64)).to_vec(),
-            params: params.params(),
-            grid: Grid::xy(Extent::Fixed(kv_heads), Extent::rows(&inputs[0].leading_only(), 1, 1)),
+        let (lanes, keys, group) = (d / 8, CACHED_THREADS / (d / 8), heads / kv_heads);
+        let pieces = Extent::Context { per: caps.tuning.piece, most: PIECES };
+        let grid = Grid([Extent::Fixed(kv_heads), Extent::rows(&inputs[0].leading_only(), 1, 1), pieces]);
+        if caps.shuffles && d == KEYS_D {
+            return self.few_kernel(caps, inputs, shader!("attention_keys"), &[("GROUP", group)], grid);
         }
+        let overrides = [("LANES", lanes), ("KEYS", keys), ("GROUP", group), ("TILE", 8 * keys)];
+        let mut kernel = self.few_kernel(caps, inputs, shader!("attention_few"), &overrides, grid);
+        kernel.defines.extend(caps.tuning.spread.then_some("SPREAD"));
+        kernel
+    }
+
+    /// The kernel that adds up a row's pieces.
+    fn merge(&self, caps: &Caps, inputs: &[&Spec]) -> Kernel {
+        let AttentionShape { heads, d, .. } = self.shape;
+        let rows = Extent::rows(&inputs[0].leading_only(), 1, 1);
+        let grid = Grid([Extent::Fixed(heads), rows, Extent::Beyond { keys: caps.tuning.piece }]);
+        self.few_kernel(caps, inputs, shader!("attention_merge"), &[("THREADS", (d / 4).max(32))], grid)
     }
 }

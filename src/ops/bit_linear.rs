@@ -60,6 +60,12 @@ params!(BitLinearParams {
 
 /// Most rows for which [`PlanBuilder::fuses`] says yes.
 const FEW_ROWS: usize = 8;
+/// Rows from which on workgroups are as large as can be.
+const MANY_ROWS: usize = 4;
+/// Most shares of the columns and tiles of a workgroup, multiplied.
+const MOST_SHARES: usize = 8;
+/// What making the codes costs a workgroup, in tiles.
+const CODES_COST: usize = 2;
 /// Most words of codes that a workgroup keeps.
 const MAX_CODE_WORDS: usize = 2560;
 
@@ -253,9 +259,10 @@ impl Op for BitLinear {
         };
         let flags = [(self.pre.is_some(), "PRE"), (self.residual, "RESIDUAL")];
         let flags = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).chain([kind]).collect();
-        let Tuning { split, quads, groups, .. } = caps.tuning;
+        let Tuning { split, quads, .. } = caps.tuning;
         // The two matrices of SwiGLU meet in the same outputs.
         let outs = if self.kind == Kind::Plain { &self.outs[..] } else { &self.outs[..1] };
+        let groups = groups(caps.tuning, outs, outputs[0].shape[0]);
         let tiles = outs.iter().map(|o| o.div_ceil(TILE_ROWS * groups)).sum();
         let (units, shares) = (code_words(inputs[0].width()) / 4, split * groups);
         let overrides = [
@@ -275,6 +282,15 @@ impl Op for BitLinear {
             grid: Grid::xy(Extent::Fixed(tiles), Extent::rows(&outputs[0].leading_only(), slots, 1)),
         }
     }
+}
+
+/// Tiles of a workgroup: as many as it may have, unless too many of the last workgroups' would be behind a matrix's end.
+/// A row's workgroups each make its codes, and with enough rows larger workgroups leave no core without one.
+fn groups(tuning: Tuning, outs: &[usize], rows: usize) -> usize {
+    let most = if rows >= MANY_ROWS { MOST_SHARES / tuning.split } else { tuning.groups };
+    let cost =
+        |groups: usize| -> usize { outs.iter().map(|o| o.div_ceil(TILE_ROWS * groups) * (groups + CODES_COST)).sum() };
+    (1..=most.max(1)).rev().min_by_key(|&g| cost(g)).unwrap_or(1)
 }
 
 impl BitLinear {

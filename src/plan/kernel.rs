@@ -41,6 +41,15 @@ pub struct Kernel {
     pub grid: Grid,
 }
 
+/// A second dispatch of a node, behind that of its [`Kernel`].
+#[derive(Debug, Clone)]
+pub struct Second {
+    /// The kernel.
+    pub kernel: Kernel,
+    /// 32-bit words of memory that both kernels bind behind the outputs, for what the first one leaves to the second.
+    pub words: usize,
+}
+
 /// The bytes of a kernel's `Params` struct and the names of its fields, four bytes each, in order.
 #[derive(Debug, Clone)]
 pub struct Params {
@@ -104,6 +113,18 @@ pub enum Extent {
         /// Groups, each of which may leave a block half full.
         more: usize,
     },
+    /// `ceil(context / per)`, at most `most`: pieces of the step's longest context.
+    Context {
+        /// Keys of a piece.
+        per: usize,
+        /// The most.
+        most: usize,
+    },
+    /// 1 where the step's longest context is over `keys`, else none.
+    Beyond {
+        /// Keys.
+        keys: usize,
+    },
 }
 
 impl Extent {
@@ -122,6 +143,8 @@ impl Extent {
                 0 => 0,
                 members => members.div_ceil(per) + more,
             },
+            Extent::Context { per, most } => (step.context as usize).div_ceil(per).clamp(1, most),
+            Extent::Beyond { keys } => usize::from(step.context as usize > keys),
         }
     }
 }
@@ -167,26 +190,30 @@ pub struct Tuning {
     pub split: usize,
     /// Consecutive fours of outputs of a thread of a ternary product with few rows: 1, 2 or 4.
     pub quads: usize,
-    /// Tiles in a workgroup of a layer of few rows in one launch, which share the work of making the codes.
+    /// Most tiles in a workgroup of a layer of one row or few in one launch, which share the work of making the codes.
     pub groups: usize,
     /// Lanes that share the outputs of a dense product with few rows, and groups of them in a workgroup: 32 to 128 in all.
     pub dense: [usize; 2],
     /// Whether neighbouring threads of an attention with few rows take different keys, not neighbouring parts of one.
     pub spread: bool,
+    /// Keys up to which an attention with few rows does not cut a context into pieces.
+    pub piece: usize,
     /// Whether a product of 32 bits does two columns of a ternary product, rather than a dot product of bytes four.
     pub pairs: bool,
 }
 
 impl Tuning {
     /// For GPUs: many small workgroups.
-    pub const HARDWARE: Tuning = Tuning { split: 4, quads: 1, groups: 2, dense: [32, 2], spread: false, pairs: false };
+    pub const HARDWARE: Tuning =
+        Tuning { split: 4, quads: 1, groups: 2, dense: [32, 2], spread: false, piece: 128, pairs: false };
     /// For drivers that compute on the CPU, where a barrier is dear and a load costs the same whatever its neighbours do.
-    pub const SOFTWARE: Tuning = Tuning { split: 1, quads: 4, groups: 4, dense: [4, 8], spread: true, pairs: true };
+    pub const SOFTWARE: Tuning =
+        Tuning { split: 1, quads: 4, groups: 4, dense: [4, 8], spread: true, piece: 512, pairs: true };
     /// Values that differ in everything, for tests.
     pub const ALL: [Tuning; 3] = [
         Self::HARDWARE,
         Self::SOFTWARE,
-        Tuning { split: 2, quads: 2, groups: 4, dense: [16, 4], spread: true, pairs: true },
+        Tuning { split: 2, quads: 2, groups: 4, dense: [16, 4], spread: true, piece: 48, pairs: true },
     ];
 }
 

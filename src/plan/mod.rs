@@ -11,7 +11,7 @@ mod op;
 
 pub use backend::{Backend, ProgramId, state_fits};
 pub use builder::PlanBuilder;
-pub use kernel::{Caps, Extent, Grid, Kernel, ParamStruct, Params, Source, Tuning};
+pub use kernel::{Caps, Extent, Grid, Kernel, ParamStruct, Params, Second, Source, Tuning};
 pub use memory::{Memory, Place};
 pub use op::{Floats, Io, Op, Step};
 

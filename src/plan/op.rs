@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use half::f16;
 
-use super::{Caps, Kernel};
+use super::{Caps, Kernel, Second};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Lead, Spec};
 use crate::threads::Threads;
@@ -49,6 +49,12 @@ pub trait Op: Debug + Send + Sync {
 
     /// The kernel for these inputs and outputs on an adapter with these capabilities.
     fn kernel(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel;
+
+    /// A second kernel that finishes what the first one leaves, for ops that need one: on the same inputs and outputs, and
+    /// memory that both write.
+    fn second(&self, _caps: &Caps, _inputs: &[&Spec], _outputs: &[&Spec]) -> Option<Second> {
+        None
+    }
 }
 
 /// What changes from step to step. The same words are the uniform at binding 0 of every kernel.

@@ -1,0 +1,88 @@
+// Attention of few rows over the KV cache, in pieces of a row's keys (ops/attention.rs): parameters, bindings, reading the
+// cache, and where a piece leaves its result. With one piece that is y, else `parts`, which attention_merge adds up.
+
+struct Params {
+    heads: u32,
+    d: u32,
+    scale: f32,
+    piece: u32, // keys up to which a row is one piece
+    pieces: u32, // most pieces of a row
+}
+@group(0) @binding(1) var<uniform> params: Params;
+#bind var<storage, read> q: array<vec4<f32>>; // [rows, heads · d / 4]
+#ifdef F16
+#bind var<storage, read> k: array<vec4<u32>>; // [keys, kv_heads · d / 8]
+#bind var<storage, read> v: array<vec4<u32>>; // [keys, kv_heads · d / 8]
+#else
+#bind var<storage, read> k: array<vec4<f32>>; // [keys, kv_heads · d / 4]
+#bind var<storage, read> v: array<vec4<f32>>; // [keys, kv_heads · d / 4]
+#endif
+#bind var<storage, read> rows: array<vec4<u32>>; // [rows]: token, pos, seq_base, seq_len
+#bind var<storage, read_write> y: array<vec4<f32>>; // [rows, heads · d / 4]
+#bind var<storage, read_write> parts: array<vec4<f32>>; // [rows, heads, pieces, d / 4 + 1]: sums, then top and total
+
+const LEAST: f32 = -1e30; // finite, so that a difference of two is no NaN
+
+struct Eight {
+    a: vec4<f32>,
+    b: vec4<f32>,
+}
+
+#ifdef F16
+fn widen(w: vec4<u32>) -> Eight {
+    return Eight(vec4<f32>(unpack2x16float(w.x), unpack2x16float(w.y)),
+        vec4<f32>(unpack2x16float(w.z), unpack2x16float(w.w)));
+}
+
+fn k_at(i: u32) -> Eight {
+    return widen(k[i]);
+}
+
+fn v_at(i: u32) -> Eight {
+    return widen(v[i]);
+}
+#else
+fn k_at(i: u32) -> Eight {
+    return Eight(k[2u * i], k[2u * i + 1u]);
+}
+
+fn v_at(i: u32) -> Eight {
+    return Eight(v[2u * i], v[2u * i + 1u]);
+}
+#endif
+
+// Pieces of a row with `n` keys: of equal lengths, but for the last.
+fn pieces_of(n: u32) -> u32 {
+    return clamp((n + params.piece - 1u) / params.piece, 1u, params.pieces);
+}
+
+// Keys `begin` to `end` of piece `piece` of a row, in the cache.
+struct Piece {
+    begin: u32,
+    end: u32,
+    pieces: u32, // of the row
+}
+
+fn piece_at(row: u32, piece: u32) -> Piece {
+    let first = rows[row].z;
+    let n = rows[row].w;
+    let pieces = pieces_of(n);
+    let per = (n + pieces - 1u) / pieces;
+    return Piece(first + min(piece * per, n), first + min((piece + 1u) * per, n), pieces);
+}
+
+// First of the sums of a piece of a row's head in `parts`; top and total are `d / 4` behind it.
+fn part_of(row: u32, head: u32, piece: u32) -> u32 {
+    return ((row * params.heads + head) * params.pieces + piece) * (params.d / 4u + 1u);
+}
+
+// Writes outputs 4o.. of a head from the sums of one of `pieces` pieces.
+fn put(row: u32, head: u32, piece: u32, pieces: u32, o: u32, sums: vec4<f32>, top: f32, total: f32) {
+    if pieces == 1u {
+        y[(row * params.heads + head) * (params.d / 4u) + o] = sums / total;
+        return;
+    }
+    let at = part_of(row, head, piece);
+    parts[at + o] = sums;
+    if o == 0u { parts[at + params.d / 4u] = vec4<f32>(top, total, 0.0, 0.0); }
+}
