@@ -30,7 +30,7 @@ const CONTROL: usize = 128 << 20;
 
 /// Panics if a node of the demo model differs from its plain definition.
 fn check(device: &DeviceChoice) {
-    let options = CompareOptions { device: device.clone(), ..CompareOptions::default() };
+    let options = CompareOptions { place: device.clone().into(), ..CompareOptions::default() };
     let found = compare(ModelFiles::demo().expect("the demo model"), &options, |_| {}).expect("it runs");
     assert!(found.first.is_none(), "{device:?}: {:?}", found.first);
 }
@@ -39,7 +39,7 @@ fn check(device: &DeviceChoice) {
 fn control(device: &DeviceChoice) -> Timed {
     let backend: Box<dyn Backend> = match device {
         DeviceChoice::Cpu => Box::new(Cpu::new()),
-        other => choose_device(other).expect("the device").0,
+        other => choose_device(&other.clone().into()).expect("the device").0,
     };
     let p = PlanBuilder::new();
     let x = p.input("x", Spec::fixed(&[CONTROL / (4 * READ_CHUNK), 32, READ_CHUNK / 32], DType::U32));
