@@ -60,7 +60,7 @@ pub struct Place {
     pub device: DeviceChoice,
     /// Whether a GPU's kernel variants are timed when the adapter is opened for the first time, and the fastest taken;
     /// else those that suit its kind. The choice changes the last bits of logits. It is kept in the user's folder for
-    /// caches, or the one that the environment variable `TERNION_CACHE` names (empty: nowhere).
+    /// caches, or the one that the environment variable `TERNION_CACHE` names; where that is empty, nothing is timed.
     pub autotune: bool,
     /// Threads of the CPU, at most [`Place::MAX_THREADS`]; none: one for each processor that the process may use.
     pub threads: Option<usize>,

@@ -26,12 +26,14 @@ const QUADS: [usize; 3] = [1, 2, 4];
 /// Lanes that share the outputs of a dense product, and groups of them.
 const DENSE: [[usize; 2]; 6] = [[32, 2], [32, 1], [16, 4], [8, 8], [4, 8], [64, 2]];
 
-/// The capabilities of a device with the fastest variants: from the cache, or by trying them.
+/// The capabilities of a device with the fastest variants: from the cache, or by trying them. Where nothing can be kept,
+/// nothing is tried.
 ///
 /// What goes wrong with the cache or with a variant is logged as a warning, and the choice goes on without it.
 pub fn tuned(device: &Device) -> Caps {
-    let (cache, key) = (Cache::of_user(), Key::new(&device.label, device.caps));
-    if let Some(caps) = cache.as_ref().and_then(|cache| cache.load(&key)) {
+    let Some(cache) = Cache::of_user() else { return device.caps };
+    let key = Key::new(&device.label, device.caps);
+    if let Some(caps) = cache.load(&key) {
         log::info!("{}: {}, as chosen before", device.label, named(&caps));
         return caps;
     }
@@ -45,9 +47,7 @@ pub fn tuned(device: &Device) -> Caps {
         }
     };
     log::info!("{}: {}, chosen in {} ms", device.label, named(&caps), start.elapsed().as_millis());
-    if let Some(cache) = cache {
-        cache.store(&key, caps);
-    }
+    cache.store(&key, caps);
     caps
 }
 
@@ -85,16 +85,16 @@ fn search(gpu: Gpu, usual: Caps, start: Instant) -> Result<Caps> {
 /// The plans whose time decides, and what is tried, given the best so far.
 type Question = (&'static [Trial], fn(Caps) -> Vec<Caps>);
 
-/// What is asked of an adapter with these capabilities, the largest effect on decoding first.
+/// What is asked of an adapter with these capabilities: what has an effect on decoding first.
 fn questions(usual: Caps) -> Vec<Question> {
     let splits = |c| SPLITS.map(|[split, groups]| with(c, |t| (t.split, t.groups) = (split, groups))).into();
     let quads = |c| QUADS.map(|quads| with(c, |t| t.quads = quads)).into();
     let dense = |c| DENSE.map(|dense| with(c, |t| t.dense = dense)).into();
     let mut all: Vec<Question> = vec![
-        (&[Trial::Layer], |c| vec![with(c, |t| t.pairs = !t.pairs)]),
-        (&[Trial::Layer], splits),
-        (&[Trial::Layer], quads),
         (&[Trial::Attention], |c| vec![with(c, |t| t.spread = !t.spread)]),
+        (&[Trial::Layer], |c| vec![with(c, |t| t.pairs = !t.pairs)]),
+        (&[Trial::Layer], quads),
+        (&[Trial::Layer], splits),
     ];
     // With `shuffles`, dense products go through another kernel.
     if !usual.shuffles {
@@ -154,7 +154,7 @@ mod tests {
             for (_, candidates) in questions(caps) {
                 let found = candidates(caps);
                 assert!(found.iter().any(|c| *c != caps && possible(c.tuning)), "{found:?}");
-                assert!(found.iter().all(|c| caps.subgroups || !c.subgroups && caps.dot4 || !c.dot4), "{found:?}");
+                assert!(found.iter().all(|c| (caps.subgroups || !c.subgroups) && (caps.dot4 || !c.dot4)), "{found:?}");
             }
         }
     }

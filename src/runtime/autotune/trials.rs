@@ -14,7 +14,7 @@ use crate::ternary::{Bits, Packed, stack};
 /// A plan that is timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trial {
-    /// The ternary products of a layer, for one token.
+    /// The experts of a layer, for one token: most of what decoding reads.
     Layer,
     /// Attention of one token over 512.
     Attention,
@@ -35,9 +35,9 @@ const LOGITS: usize = 4096;
 const NORM: RmsNorm = RmsNorm { eps: 1e-5, clamped: true };
 const ACT: ActQuant = ActQuant { max_code: 127.0, bound: 50.0, floor: 1e-4 };
 
-/// Runs of a plan in one go.
-const TIMES: usize = 8;
-/// Goes; the fastest counts.
+/// Length of a series of runs, about, and most runs of one.
+const SERIES: (Duration, usize) = (Duration::from_millis(3), 64);
+/// Series; the fastest counts.
 const ROUNDS: usize = 4;
 
 /// The plans, on a backend.
@@ -73,7 +73,7 @@ impl Trials {
     }
 }
 
-/// The time of a run, without that of the first ones, which compile.
+/// The time of a run, without the first one, which compiles.
 fn time(gpu: &mut Gpu, plan: &Arc<Plan>, step: &Step) -> Result<Duration> {
     let program = gpu.prepare(plan.clone(), false)?;
     if let Some(rows) = plan.input("rows") {
@@ -83,14 +83,17 @@ fn time(gpu: &mut Gpu, plan: &Arc<Plan>, step: &Step) -> Result<Duration> {
         gpu.write(program, top, 0, &[0, 1])?;
     }
     let outputs: Vec<_> = plan.outputs.values().map(|&slot| (slot, 0..1)).collect();
-    let mut best = Duration::MAX;
-    for round in 0..=ROUNDS {
+    let mut series = |times: usize| -> Result<Duration> {
         let start = Instant::now();
-        gpu.repeat(program, step, if round == 0 { 1 } else { TIMES })?;
+        gpu.repeat(program, step, times)?;
         gpu.read(program, &outputs)?;
-        if round > 0 {
-            best = best.min(start.elapsed() / TIMES as u32);
-        }
+        Ok(start.elapsed() / times as u32)
+    };
+    series(1)?;
+    let times = (SERIES.0.as_nanos() / series(1)?.as_nanos().max(1)).clamp(1, SERIES.1 as u128) as usize;
+    let mut best = Duration::MAX;
+    for _ in 0..ROUNDS {
+        best = best.min(series(times)?);
     }
     Ok(best)
 }
@@ -103,17 +106,14 @@ fn plan(record: fn(&PlanBuilder) -> Slot) -> Result<Arc<Plan>> {
 }
 
 fn layer(p: &PlanBuilder) -> Slot {
-    let (kv, input) = (HEADS.kv_heads * HEADS.d, BitInput { pre: None, norm: NORM, act: ACT });
+    let input = BitInput { pre: None, norm: NORM, act: ACT };
     let x = floats(p, "x", 1, D);
-    let qkv = p.bit_linear(x, input, matrices(p, "qkv", &[D, kv, kv], D), &[D, kv, kv], None);
     let top = p.input("top", Spec::led(&[1, EXPERTS.k], DType::U32, Lead::Rows));
     let mix = floats(p, "mix", 1, EXPERTS.k);
     let up = matrices(p, "up", &[D_FF; 2 * (EXPERTS.n + 1)], D);
     let h = p.bit_swiglu(x, input, up, D_FF, top, EXPERTS);
     let down = matrices(p, "down", &[D; EXPERTS.n + 1], D_FF);
-    let y = p.bit_combine(h, input, down, [top, mix], EXPERTS, (x, 100.0));
-    p.output("qkv", qkv);
-    y
+    p.bit_combine(h, input, down, [top, mix], EXPERTS, (x, 100.0))
 }
 
 fn attention(p: &PlanBuilder) -> Slot {
