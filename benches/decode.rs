@@ -18,7 +18,7 @@ use ternion::models;
 use ternion::ops::READ_CHUNK;
 use ternion::plan::{Backend, PlanBuilder, Step};
 use ternion::runtime::compare::{CompareOptions, compare};
-use ternion::runtime::{DeviceChoice, choose_device};
+use ternion::runtime::{DeviceChoice, Place, choose_device};
 use ternion::tensor::{DType, Spec};
 use ternion::{Engine, GenerateOptions, Image, ModelFiles, Options, Session};
 use timing::{Timed, quick};
@@ -28,9 +28,14 @@ const PROMPT: usize = 96;
 /// Bytes that the control row reads.
 const CONTROL: usize = 128 << 20;
 
+/// A device with the kernels that suit its kind, whatever was timed on it before.
+fn usual(device: &DeviceChoice) -> Place {
+    Place { autotune: false, ..device.clone().into() }
+}
+
 /// Panics if a node of the demo model differs from its plain definition.
 fn check(device: &DeviceChoice) {
-    let options = CompareOptions { device: device.clone(), ..CompareOptions::default() };
+    let options = CompareOptions { place: usual(device), ..CompareOptions::default() };
     let found = compare(ModelFiles::demo().expect("the demo model"), &options, |_| {}).expect("it runs");
     assert!(found.first.is_none(), "{device:?}: {:?}", found.first);
 }
@@ -39,7 +44,7 @@ fn check(device: &DeviceChoice) {
 fn control(device: &DeviceChoice) -> Timed {
     let backend: Box<dyn Backend> = match device {
         DeviceChoice::Cpu => Box::new(Cpu::new()),
-        other => choose_device(other).expect("the device").0,
+        other => choose_device(&usual(other)).expect("the device").0,
     };
     let p = PlanBuilder::new();
     let x = p.input("x", Spec::fixed(&[CONTROL / (4 * READ_CHUNK), 32, READ_CHUNK / 32], DType::U32));
@@ -119,7 +124,7 @@ fn on(c: &mut Criterion, name: &str, device: DeviceChoice, software: bool) {
         b.iter_custom(|n| reads.run(n));
     });
     drop(reads);
-    let options = Options { device, sessions: 1, ..Options::default() };
+    let options = Options { device, autotune: false, sessions: 1, ..Options::default() };
     let engine = Engine::open(models::synthetic().expect("a model"), options).expect("it opens");
     let each = if quick() || software { 2 } else { 16 };
     let depths: &[usize] = if software { &[1] } else { &[1, 512] };

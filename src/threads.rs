@@ -89,12 +89,7 @@ impl Threads {
 
     /// A team with a thread for each processor that this process may use.
     pub fn all() -> Self {
-        Self::new(
-            std::env::var("TERNION_THREADS")
-                .ok()
-                .and_then(|v| v.parse().ok())
-                .unwrap_or(thread::available_parallelism().map_or(1, usize::from)),
-        )
+        Self::new(thread::available_parallelism().map_or(1, usize::from))
     }
 
     /// Threads of the team.

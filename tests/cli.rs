@@ -56,6 +56,11 @@ fn run_answers_on_the_cpu_and_on_a_gpu() {
     let image = text(picture());
     let on_cpu = answers(&tiny(), &["--device", "cpu", "--image", &image]);
     assert!(!on_cpu.trim().is_empty());
+    for threads in ["1", "3"] {
+        let ran = ternion(&borrowed(&run_on(&tiny(), &["--device", "cpu", "--threads", threads, "--image", &image])));
+        assert_eq!((ran.code, ran.out), (Some(0), on_cpu.clone()), "{threads} threads");
+        assert!(ran.err.contains(&format!("device: CPU, {threads} threads")), "{}", ran.err);
+    }
     if has_adapter() {
         assert!(!answers(&tiny(), &["--device", "gpu", "--image", &image]).trim().is_empty());
     }
@@ -257,6 +262,8 @@ fn values_out_of_range_are_refused_with_the_range() {
     run_fails(&["-p", "x", "-c", "257"], &["context", "257", "256"]);
     run_fails(&["-p", "x", "-n", "1000"], &["1000", "context of 256"]);
     run_fails(&["-p", "x", "-n", "0"], &["max-tokens"]);
+    run_fails(&["-p", "x", "--threads", "0"], &["threads", "1..=1024"]);
+    run_fails(&["-p", "x", "--threads", "1025"], &["threads", "1..=1024"]);
     run_fails(&["-p", "x", "--temp", "-1"], &["temperature", "-1"]);
     run_fails(&["-p", "x", "--temp", "nan"], &["temperature", "NaN"]);
     run_fails(&["-p", "x", "--temp", "1", "--top-p", "0"], &["top_p"]);

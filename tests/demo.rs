@@ -36,7 +36,7 @@ fn data() -> PathBuf {
 }
 
 fn demo(device: DeviceChoice) -> Engine {
-    Engine::demo(Options { device, ..Options::default() }).expect("the demo model opens")
+    Engine::demo(Options { device, autotune: false, ..Options::default() }).expect("the demo model opens")
 }
 
 /// The CPU, and a GPU if there is one.

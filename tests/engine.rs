@@ -28,7 +28,7 @@ fn choices() -> Vec<DeviceChoice> {
 
 fn options(device: DeviceChoice) -> Options {
     let tokenizer = Some(tiny().join("../../tokenizer.json"));
-    Options { device, precision: Precision::F32, tokenizer, ..Options::default() }
+    Options { device, autotune: false, precision: Precision::F32, tokenizer, ..Options::default() }
 }
 
 fn prompt() -> Vec<u32> {

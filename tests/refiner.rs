@@ -195,8 +195,15 @@ fn engine(dir: &Path, device: DeviceChoice, sessions: usize) -> Engine {
     std::fs::write(file.path(), vocabulary(dir).1).unwrap();
     let tokenizer = Some(file.path().to_owned());
     let refiner_layers = (0..LAYERS).collect();
-    let options =
-        Options { device, precision: Precision::F32, tokenizer, sessions, refiner_layers, ..Options::default() };
+    let options = Options {
+        device,
+        autotune: false,
+        precision: Precision::F32,
+        tokenizer,
+        sessions,
+        refiner_layers,
+        ..Options::default()
+    };
     Engine::open(dir.parent().unwrap(), options).unwrap()
 }
 

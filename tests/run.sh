@@ -7,6 +7,8 @@ cd "$(dirname "$0")/.."
 
 # Vulkan drivers complain on stderr without it.
 export XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-$(mktemp -d)}
+# Nothing is written into the user's folders.
+export TERNION_CACHE=
 
 # Runs a small kernel on the best adapter; GL alone does not count, it is a last resort.
 adapter() {

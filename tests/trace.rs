@@ -207,7 +207,7 @@ fn cells(dir: &Path) -> usize {
 }
 
 fn open(dir: &Path, device: DeviceChoice) -> Engine {
-    let options = Options { device, precision: Precision::F32, ..Options::default() };
+    let options = Options { device, autotune: false, precision: Precision::F32, ..Options::default() };
     Engine::open(dir, options).unwrap()
 }
 

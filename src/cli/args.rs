@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use ternion::files::tokenizer::MAX_TEXT_BYTES;
 use ternion::files::{Image, ModelFiles};
-use ternion::runtime::{self, DeviceChoice, Engine, GenerateOptions, Options, Sampling};
+use ternion::runtime::{self, DeviceChoice, Engine, GenerateOptions, Options, Place, Sampling};
 use ternion::{Error, Result};
 
 use super::output::Bar;
@@ -39,6 +39,21 @@ pub struct PlaceArgs {
     /// How full-precision weights and the KV cache are kept.
     #[arg(long, value_enum, default_value_t = Precision::F16)]
     pub precision: Precision,
+    /// Do not time a GPU's kernel variants when its adapter is used for the first time (the fastest are kept in the user's
+    /// folder for caches, or in the one that TERNION_CACHE names), but take those that suit its kind: equal on each
+    /// machine of a kind.
+    #[arg(long)]
+    pub no_autotune: bool,
+    /// Threads of the CPU; default: one for each processor.
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+impl PlaceArgs {
+    /// The device, and how it is set up.
+    pub fn place(&self) -> Place {
+        Place { device: self.device.clone(), autotune: !self.no_autotune, threads: self.threads }
+    }
 }
 
 /// How full-precision weights are kept.
@@ -66,8 +81,11 @@ impl ModelArgs {
     /// As [`Engine::open`], and [`model_files`].
     pub fn open(&self) -> Result<Engine> {
         let files = model_files(self.model.as_deref())?;
+        let Place { device, autotune, threads } = self.place.place();
         let options = Options {
-            device: self.place.device.clone(),
+            device,
+            autotune,
+            threads,
             precision: self.place.precision.into(),
             context: self.context,
             sessions: 1,

@@ -109,7 +109,7 @@ impl Bench {
 
     fn options(&self) -> BenchOptions {
         BenchOptions {
-            device: self.place.device.clone(),
+            place: self.place.place(),
             precision: self.place.precision.into(),
             prompts: self.prompts.clone(),
             generated: self.generated.clone(),

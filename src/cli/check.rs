@@ -39,8 +39,8 @@ impl Check {
             let problem = format!("is {}, expected 0 or more", self.tolerance);
             return Err(Error::argument("tolerance", problem).into());
         }
-        let device = self.place.device.clone();
-        let options = CompareOptions { device, precision: self.place.precision.into(), tolerance: self.tolerance };
+        let place = self.place.place();
+        let options = CompareOptions { place, precision: self.place.precision.into(), tolerance: self.tolerance };
         let files = model_files(self.model.as_deref())?;
         let bar = Bar::new("checking");
         let found = compare(files, &options, |p| bar.show(&p))?;

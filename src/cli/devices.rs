@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use clap::Args;
 use ternion::gpu::{AdapterKind, Adapters};
-use ternion::runtime::{DeviceChoice, choose_device};
+use ternion::runtime::{Place, choose_device};
 
 use super::Outcome;
 
@@ -42,7 +42,7 @@ impl Devices {
                 writeln!(out, "   {name}: {value}")?;
             }
         }
-        match choose_device(&DeviceChoice::Auto) {
+        match choose_device(&Place { autotune: false, ..Place::default() }) {
             Ok((backend, why)) => writeln!(out, "auto: {} ({why})", backend.describe())?,
             Err(error) => writeln!(out, "auto: fails: {error}")?,
         }

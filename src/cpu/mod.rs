@@ -41,9 +41,14 @@ impl Default for Cpu {
 }
 
 impl Cpu {
-    /// With SIMD and threads.
+    /// With SIMD and a thread for each processor that this process may use.
     pub fn new() -> Self {
         Self::with(false, Threads::all())
+    }
+
+    /// With SIMD and this many threads.
+    pub fn with_threads(count: usize) -> Self {
+        Self::with(false, Threads::new(count))
     }
 
     /// By the plain definitions alone: the reference.

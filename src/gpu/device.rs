@@ -149,8 +149,8 @@ impl Trouble {
     }
 }
 
-/// An open device with its queue.
-#[derive(Debug)]
+/// An open device with its queue. Clones are of the same device.
+#[derive(Debug, Clone)]
 pub struct Device {
     /// The device.
     pub device: wgpu::Device,

@@ -63,6 +63,11 @@ impl Gpu {
         })
     }
 
+    /// Sets what the kernels of programs use that are prepared from now on: at most what the device has.
+    pub fn set_caps(&mut self, caps: Caps) {
+        self.device.caps = caps;
+    }
+
     /// Runs nodes of a program, this many times over.
     ///
     /// The first run is submitted alone, then as many as were before, so that the device works while the next ones are

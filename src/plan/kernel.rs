@@ -1,6 +1,7 @@
 //! What an op tells a GPU backend: shader, variant, parameters, grid.
 
 use bytemuck::Pod;
+use serde::{Deserialize, Serialize};
 
 use super::Step;
 use crate::tensor::{Lead, Spec};
@@ -184,7 +185,8 @@ pub struct Caps {
 }
 
 /// Numbers and variants that change how fast kernels are, and nothing else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Tuning {
     /// Shares of the columns in a workgroup of a ternary product with few rows; at most 8 with `groups` multiplied.
     pub split: usize,

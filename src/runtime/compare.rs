@@ -10,7 +10,7 @@ use super::device;
 use super::engine::{Progress, load_weights};
 pub use super::judge::Divergence;
 use super::judge::judge;
-use super::options::{DeviceChoice, Precision};
+use super::options::{Place, Precision};
 use super::sampler::uniform;
 use crate::cpu::Cpu;
 use crate::error::Result;
@@ -24,7 +24,7 @@ use crate::tensor::{DType, Spec};
 #[derive(Debug, Clone, PartialEq)]
 pub struct CompareOptions {
     /// The backend that is checked against the plain CPU.
-    pub device: DeviceChoice,
+    pub place: Place,
     /// How full-precision weights and the KV cache are kept, on both.
     pub precision: Precision,
     /// Largest error of f32 results, relative to the largest magnitude of a slot.
@@ -33,7 +33,7 @@ pub struct CompareOptions {
 
 impl Default for CompareOptions {
     fn default() -> Self {
-        CompareOptions { device: DeviceChoice::Auto, precision: Precision::F16, tolerance: 1e-4 }
+        CompareOptions { place: Place::default(), precision: Precision::F16, tolerance: 1e-4 }
     }
 }
 
@@ -90,7 +90,7 @@ pub fn compare(
 ) -> Result<Comparison> {
     let files = files.into();
     let weights = Weights::open(&files)?;
-    let (mut backend, why) = device::choose(&options.device)?;
+    let (mut backend, why) = device::choose(&options.place)?;
     let load = LoadOptions { dense: options.precision.pack(), max_binding: backend.caps().max_binding };
     let model = models::open(files, &weights, load)?;
     let stages = stages(model.as_ref(), options.precision)?;

@@ -1,6 +1,7 @@
 //! From a device choice to a backend, and one line that says why.
 
-use super::options::DeviceChoice;
+use super::autotune::tuned;
+use super::options::{DeviceChoice, Place};
 use crate::cpu::Cpu;
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterKind, Adapters, Gpu};
@@ -12,16 +13,19 @@ pub type Chosen = (Box<dyn Backend>, String);
 /// Opens what was asked for.
 ///
 /// # Errors
-/// [`Error::Device`] if there is no such adapter, with the adapters that there are.
-pub fn choose(choice: &DeviceChoice) -> Result<Chosen> {
+/// [`Error::Device`] if there is no such adapter, with the adapters that there are; [`Error::Argument`] for a number of
+/// threads out of range.
+pub fn choose(place: &Place) -> Result<Chosen> {
+    let choice = &place.device;
+    let cpu = cpu(place.threads)?;
     if *choice == DeviceChoice::Cpu {
-        return Ok((Box::new(Cpu::new()), "as asked".into()));
+        return Ok((Box::new(cpu()), "as asked".into()));
     }
     let adapters = Adapters::find();
     let index = match choice {
         DeviceChoice::Auto => match adapters.best(false) {
             Some(index) => index,
-            None => return Ok((Box::new(Cpu::new()), no_gpu(&adapters))),
+            None => return Ok((Box::new(cpu()), no_gpu(&adapters))),
         },
         DeviceChoice::Gpu => adapters.best(true).ok_or_else(|| missing("gpu", &adapters))?,
         DeviceChoice::Number(n) => *n,
@@ -29,9 +33,18 @@ pub fn choose(choice: &DeviceChoice) -> Result<Chosen> {
         DeviceChoice::Cpu => 0,
     };
     let device = adapters.open(index)?;
-    let caps = device.caps;
+    let caps = if place.autotune { tuned(&device) } else { device.caps };
     let why = if *choice == DeviceChoice::Auto { "the best GPU found" } else { "as asked" };
     Ok((Box::new(Gpu::new(device, caps)?), why.into()))
+}
+
+/// What makes the CPU backend, if the number of threads is in range.
+fn cpu(threads: Option<usize>) -> Result<impl FnOnce() -> Cpu> {
+    let most = Place::MAX_THREADS;
+    if let Some(n) = threads.filter(|n| !(1..=most).contains(n)) {
+        return Err(Error::argument("threads", format!("is {n}, expected 1..={most}")));
+    }
+    Ok(move || threads.map_or_else(Cpu::new, Cpu::with_threads))
 }
 
 fn no_gpu(adapters: &Adapters) -> String {

@@ -103,7 +103,7 @@ impl Engine {
         let (start, files) = (Instant::now(), files.into());
         check_options(&options)?;
         let weights = Weights::open(&files)?;
-        let (mut backend, why) = device::choose(&options.device)?;
+        let (mut backend, why) = device::choose(&options.place())?;
         if options.precision == Precision::F16 && !backend.caps().half {
             log::warn!("{} cannot unpack 16-bit floats: weights and cache take 32 bits", backend.describe());
             options.precision = Precision::F32;

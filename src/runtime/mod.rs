@@ -5,6 +5,7 @@
 //! engine writes rows, runs a program that also chooses the next tokens, several times over where it can, and reads token
 //! ids back → [`Stream`] decodes them and yields text. [`Batch`] does the same for several sessions.
 
+mod autotune;
 mod batch;
 pub mod bench;
 pub mod compare;
@@ -28,7 +29,7 @@ mod trace;
 pub use batch::Batch;
 pub use device::choose as choose_device;
 pub use engine::{Engine, LoadReport, Progress};
-pub use options::{DeviceChoice, GenerateOptions, Options, Precision};
+pub use options::{DeviceChoice, GenerateOptions, Options, Place, Precision};
 pub use refiner::{Refiner, RefinerOptions};
 pub use sampler::Sampling;
 pub use session::Session;

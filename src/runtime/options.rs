@@ -13,6 +13,11 @@ use crate::tensor::{DType, Pack};
 pub struct Options {
     /// Where it runs.
     pub device: DeviceChoice,
+    /// Whether a GPU's kernel variants are timed when the adapter is opened for the first time, which takes seconds, and
+    /// the fastest taken ([`Place::autotune`]).
+    pub autotune: bool,
+    /// Threads of the CPU; none: one for each processor that the process may use.
+    pub threads: Option<usize>,
     /// Full-precision weights and the KV cache.
     pub precision: Precision,
     /// Most tokens of a session, images included; none: the model's most, at most 2048.
@@ -35,6 +40,8 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             device: DeviceChoice::Auto,
+            autotune: true,
+            threads: None,
             precision: Precision::F16,
             context: None,
             sessions: 4,
@@ -43,6 +50,43 @@ impl Default for Options {
             prefill_rows: 64,
             refiner_layers: Vec::new(),
         }
+    }
+}
+
+/// A device, and how it is set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The device.
+    pub device: DeviceChoice,
+    /// Whether a GPU's kernel variants are timed when the adapter is opened for the first time, and the fastest taken;
+    /// else those that suit its kind. The choice changes the last bits of logits. It is kept in the user's folder for
+    /// caches, or the one that the environment variable `TERNION_CACHE` names; where that is empty, nothing is timed.
+    pub autotune: bool,
+    /// Threads of the CPU, at most [`Place::MAX_THREADS`]; none: one for each processor that the process may use.
+    pub threads: Option<usize>,
+}
+
+impl Place {
+    /// Most threads of the CPU.
+    pub const MAX_THREADS: usize = 1024;
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        DeviceChoice::default().into()
+    }
+}
+
+impl Options {
+    /// Where the engine runs, and how.
+    pub(super) fn place(&self) -> Place {
+        Place { device: self.device.clone(), autotune: self.autotune, threads: self.threads }
+    }
+}
+
+impl From<DeviceChoice> for Place {
+    fn from(device: DeviceChoice) -> Self {
+        Place { device, autotune: true, threads: None }
     }
 }
 

@@ -12,9 +12,11 @@ pub fn text(path: impl AsRef<Path>) -> String {
     path.as_ref().to_str().expect("a UTF-8 path").to_owned()
 }
 
-/// The command, with no stdin and its output caught.
+/// The command, with no stdin and its output caught. It does not choose kernels by timing them unless a test gives it a
+/// folder to keep the choice in.
 pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ternion"));
+    command.env("TERNION_CACHE", "");
     // Without it, a graphics driver's library prints an `error:` line of its own.
     command.args(args).env_remove("RUST_LOG").env("XDG_RUNTIME_DIR", std::env::temp_dir());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

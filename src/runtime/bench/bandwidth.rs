@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::device;
-use super::super::options::DeviceChoice;
+use super::super::options::Place;
 use crate::error::{Error, Result};
 use crate::files::made::random;
 use crate::ops::READ_CHUNK;
@@ -21,8 +21,9 @@ const ROUNDS: usize = 6;
 ///
 /// # Errors
 /// [`Error::Device`] if there is no such device, [`Error::Limit`] if it has too little memory.
-pub fn bandwidth(choice: &DeviceChoice) -> Result<f64> {
-    let (mut backend, _) = device::choose(choice)?;
+pub fn bandwidth(place: &Place) -> Result<f64> {
+    // What is tuned reads no faster here.
+    let (mut backend, _) = device::choose(&Place { autotune: false, ..place.clone() })?;
     let backend = backend.as_mut();
     let most = (backend.caps().max_binding / (4 * READ_CHUNK as u64)).max(1) as usize;
     let (plan, buffers) = record(CHUNKS, most.min(CHUNKS))?;

@@ -9,7 +9,7 @@ mod test;
 use serde::Serialize;
 
 use super::engine::{Engine, Progress};
-use super::options::{DeviceChoice, Options, Precision};
+use super::options::{Options, Place, Precision};
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
 use crate::models::{self, LoadOptions, ModelInfo};
@@ -27,7 +27,7 @@ const MAX_REPETITIONS: usize = 1000;
 #[derive(Debug, Clone, PartialEq)]
 pub struct BenchOptions {
     /// Where it runs.
-    pub device: DeviceChoice,
+    pub place: Place,
     /// Full-precision weights and the KV cache.
     pub precision: Precision,
     /// Lengths of prompts that are read.
@@ -49,7 +49,7 @@ pub struct BenchOptions {
 impl Default for BenchOptions {
     fn default() -> Self {
         BenchOptions {
-            device: DeviceChoice::Auto,
+            place: Place::default(),
             precision: Precision::F16,
             prompts: vec![96, 512],
             generated: vec![64],
@@ -159,8 +159,11 @@ impl BenchOptions {
     }
 
     fn engine(&self, files: &ModelFiles, sessions: usize, context: usize) -> Result<Engine> {
+        let Place { device, autotune, threads } = self.place.clone();
         let options = Options {
-            device: self.device.clone(),
+            device,
+            autotune,
+            threads,
             precision: self.precision,
             context: Some(context),
             sessions,
@@ -204,7 +207,7 @@ pub fn bench(
         }
     }
     progress(Progress { done, total, what: "bandwidth".into() });
-    let bandwidth = bandwidth(&options.device)?;
+    let bandwidth = bandwidth(&options.place)?;
     for row in &mut rows {
         row.bandwidth = bandwidth;
         row.bandwidth_share = row.bytes_per_token * row.tokens_per_s / bandwidth;

@@ -1,0 +1,59 @@
+//! Choosing kernel variants by timing: the answer stays the same, and the choice is kept where it was told to be.
+
+mod command;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use command::{Ran, command, has_adapter, text};
+use tempfile::TempDir;
+
+/// Answers a question of the demo model on the best adapter, which shows in its answer and in what it logs.
+fn answer(cache: &Path, more: &[&str]) -> Ran {
+    let picture = text(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/shapes/samples/spatial_scene_100001.png"));
+    let question = ["run", "-v", "--device", "gpu", "--image", &picture, "-p", "Describe the image."];
+    let mut command = command(&[&question[..], more].concat());
+    let ran: Ran = command.env("TERNION_CACHE", cache).output().expect("the command runs").into();
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    ran
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).expect("a folder").map(|f| f.expect("a file").path()).collect()
+}
+
+#[test]
+fn the_answer_is_the_same_and_the_choice_is_kept() {
+    if !has_adapter() {
+        return;
+    }
+    let dir = TempDir::new().expect("a folder");
+    let usual = answer(dir.path(), &["--no-autotune"]);
+    assert!(files(dir.path()).is_empty(), "nothing is chosen");
+    assert!(!usual.err.contains("chosen"), "{}", usual.err);
+
+    let first = answer(dir.path(), &[]);
+    assert_eq!(first.out, usual.out);
+    assert!(first.err.contains("chosen in"), "{}", first.err);
+    let [file] = files(dir.path()).try_into().expect("one file");
+    let chosen = fs::read_to_string(&file).expect("text");
+
+    let second = answer(dir.path(), &[]);
+    assert_eq!(second.out, usual.out);
+    assert!(second.err.contains("as chosen before") && !second.err.contains("chosen in"), "{}", second.err);
+    assert_eq!(fs::read_to_string(&file).expect("text"), chosen);
+
+    fs::write(&file, "{ \"version\": ").expect("written");
+    let third = answer(dir.path(), &[]);
+    assert_eq!(third.out, usual.out);
+    assert!(third.err.contains("is passed over") && third.err.contains("chosen in"), "{}", third.err);
+    assert_ne!(fs::read_to_string(&file).expect("text"), "{ \"version\": ");
+}
+
+#[test]
+fn without_a_folder_nothing_is_chosen() {
+    if has_adapter() {
+        let ran = answer(Path::new(""), &[]);
+        assert!(!ran.err.contains("chosen"), "{}", ran.err);
+    }
+}
