@@ -1,6 +1,7 @@
 // Norm, logits and the k most probable experts of each row in one launch (ops/route.rs). Grid: a workgroup a row.
 // Eight threads share the logit of an expert; one thread chooses.
 #import reduce
+#import choose
 
 struct Params {
     width: u32,
@@ -58,31 +59,5 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
         logits[lane.id] = logit;
     }
     workgroupBarrier();
-    if lane.id != 0u { return; }
-
-    var most = logits[0];
-    for (var e = 1u; e < params.experts; e++) { most = max(most, logits[e]); }
-    var total = 0.0;
-    for (var e = 0u; e < params.experts; e++) { total += exp(logits[e] - most); }
-    let at = (rows[row].y + rows[row].z) * params.k;
-    var taken = 0u; // a bit for each expert
-    var chosen = 0.0;
-    for (var i = 0u; i < params.k; i++) {
-        var best = 0u;
-        var best_logit = -3.4e38;
-        for (var e = 0u; e < params.experts; e++) {
-            let free = (taken >> e & 1u) == 0u;
-            if free && (logits[e] > best_logit || best_logit == -3.4e38) {
-                best = e;
-                best_logit = logits[e];
-            }
-        }
-        taken |= 1u << best;
-        let p = exp(best_logit - most) / total;
-        chosen += p;
-        top[row * params.k + i] = best;
-        weights[row * params.k + i] = p;
-        log[at + i] = best;
-    }
-    for (var i = 0u; i < params.k; i++) { weights[row * params.k + i] /= chosen + 1e-8; }
+    if lane.id == 0u { choose(row, 0u); }
 }

@@ -13,6 +13,7 @@ use crate::plan::Source;
 const SHARED: &[(&str, &str)] = &[
     ("attention", include_str!("../../shaders/shared/attention.wgsl")),
     ("cached", include_str!("../../shaders/shared/cached.wgsl")),
+    ("choose", include_str!("../../shaders/shared/choose.wgsl")),
     ("dense", include_str!("../../shaders/shared/dense.wgsl")),
     ("halves", include_str!("../../shaders/shared/halves.wgsl")),
     ("lanes", include_str!("../../shaders/shared/lanes.wgsl")),
