@@ -1,6 +1,7 @@
 //! What an op is: its shapes, its definition on the CPU, its kernel on the GPU.
 
 use std::fmt::Debug;
+use std::ops::RangeBounds;
 
 use half::f16;
 
@@ -190,6 +191,15 @@ pub enum Floats<'a> {
 }
 
 impl Floats<'_> {
+    /// Some of the elements.
+    pub fn part(self, range: impl RangeBounds<usize>) -> Self {
+        let bounds = (range.start_bound().cloned(), range.end_bound().cloned());
+        match self {
+            Floats::F32(v) => Floats::F32(&v[bounds]),
+            Floats::F16(v) => Floats::F16(&v[bounds]),
+        }
+    }
+
     /// Element `i` as f32.
     pub fn get(self, i: usize) -> f32 {
         match self {

@@ -32,14 +32,7 @@ pub struct Matrix<T> {
 impl<'a> Matrix<Floats<'a>> {
     /// From a row and a column on, with the width.
     fn part(&self, row: usize, at: usize) -> (Floats<'a>, usize) {
-        from_element((self.data, self.width), row * self.width + self.at + at)
-    }
-}
-
-fn from_element((x, width): (Floats, usize), at: usize) -> (Floats, usize) {
-    match x {
-        Floats::F32(x) => (Floats::F32(&x[at..]), width),
-        Floats::F16(x) => (Floats::F16(&x[at..]), width),
+        (self.data.part(row * self.width + self.at + at..), self.width)
     }
 }
 
@@ -209,11 +202,11 @@ impl Attention<'_> {
                     let Some(seen) = seen.next() else { return };
                     if n > 0 {
                         let at = (kv_head - kv.start) * self.d;
-                        let (k, v) = (from_element(k, at), from_element(v, at));
                         // While a head of this block is worked on, as much of the next one comes, front to back: heads
                         // lie side by side, and memory is slow where it is read in strips.
                         let ahead = [k.1, v.1].map(|width| BLOCK * width + (BLOCK - 1) * at);
-                        let block = Block { k: k.0, k_width: k.1, v: v.0, v_width: v.1, n, ahead };
+                        let (keys, values) = (k.0.part(at..), v.0.part(at..));
+                        let block = Block { k: keys, k_width: k.1, v: values, v_width: v.1, n, ahead };
                         stored.unwrap_or(any_kernel)(self.queries(row, kv_head), &block, self.scale, seen);
                     }
                 }

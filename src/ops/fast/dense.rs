@@ -59,10 +59,7 @@ fn dots(x: &[f32], w: Floats, d_in: usize, y: &mut [f32]) {
 
 /// Some rows of a weight.
 fn some_rows(w: Floats, from: usize, n: usize, d_in: usize) -> Floats {
-    match w {
-        Floats::F32(w) => Floats::F32(&w[from * d_in..][..n * d_in]),
-        Floats::F16(w) => Floats::F16(&w[from * d_in..][..n * d_in]),
-    }
+    w.part(from * d_in..(from + n) * d_in)
 }
 
 /// The product without bias; y's other columns stay.
