@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
+use crate::pages::zeros;
 use crate::plan::{Backend, Caps, Io, Memory, Place, Plan, ProgramId, Slot, SlotKind, Step, state_fits};
 use crate::threads::Threads;
 
@@ -114,7 +115,7 @@ impl Backend for Cpu {
                     At::Own(self.own(format!("constant {name}"), || words.to_vec()))
                 }
                 (SlotKind::State(name), _) => {
-                    let i = self.own(format!("state {name}"), || vec![0; slot.spec.words()]);
+                    let i = self.own(format!("state {name}"), || zeros(slot.spec.words()));
                     state_fits(name, self.own[i].len(), &slot.spec)?;
                     At::Own(i)
                 }

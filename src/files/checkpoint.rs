@@ -128,26 +128,31 @@ impl Checkpoint {
         stored.decode(&bytes).ok_or_else(|| self.wrong_format(&entry.info, "f64, f32, f16 or bf16"))
     }
 
-    /// All elements of a u32 tensor, row-major.
+    /// All elements of a u32 tensor, row-major; borrowed from the map where they lie there as this machine reads them.
     ///
     /// # Errors
     /// [`Error::MissingTensors`] if there is no such tensor, [`Error::Unsupported`] if its format is not u32.
-    pub fn read_words(&self, name: &str) -> Result<Vec<u32>> {
+    pub fn read_words(&self, name: &str) -> Result<Cow<'_, [u32]>> {
         let entry = self.entry(name)?;
         if entry.info.stored != Stored::U32 {
             return Err(self.wrong_format(&entry.info, "u32"));
         }
         let bytes = self.element_bytes(entry, 0..entry.info.elements())?;
+        if let (Cow::Borrowed(bytes), true) = (&bytes, cfg!(target_endian = "little"))
+            && let Ok(words) = bytemuck::try_cast_slice(bytes)
+        {
+            return Ok(Cow::Borrowed(words));
+        }
         Ok(bytes.as_chunks().0.iter().map(|&word| u32::from_le_bytes(word)).collect())
     }
 
-    /// The bytes of all elements in the file's format, row-major; borrowed from the map where they are contiguous.
+    /// The bytes of a range of a tensor's elements in the file's format, row-major; borrowed from the map where they
+    /// are contiguous.
     ///
     /// # Errors
-    /// [`Error::MissingTensors`] if there is no such tensor.
-    pub fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>> {
-        let entry = self.entry(name)?;
-        self.element_bytes(entry, 0..entry.info.elements())
+    /// [`Error::MissingTensors`] if there is no such tensor, [`Error::Argument`] if the range is not within it.
+    pub fn bytes(&self, name: &str, elements: Range<usize>) -> Result<Cow<'_, [u8]>> {
+        self.element_bytes(self.entry(name)?, elements)
     }
 
     /// Drops a tensor's pages from resident memory once it has been read; reading it again brings them back. Does

@@ -10,13 +10,17 @@ use half::f16;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Checkpoint, ModelFiles, TensorInfo};
+use super::{Checkpoint, ModelFiles, Stored, TensorInfo};
 use crate::error::{Error, Result};
+use crate::pages::zeros;
 use crate::tensor::{Pack, WeightPart, WeightRef};
 use crate::ternary::{Bits, Packed, WeightQuant, quantise, stack};
 
 /// The metadata entry of a packed checkpoint: JSON, a [`PackedInfo`] for each ternary tensor.
 pub const PACKED_KEY: &str = "ternion.packed";
+
+/// Words that a thread reads at once.
+const PIECE: usize = 1 << 16;
 
 /// What a packed checkpoint says of one ternary tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -86,32 +90,76 @@ impl Weights {
     /// [`Error::Format`] for NaN or infinite values or a broken scale, [`Error::Unsupported`] for a dtype that holds no
     /// floats, each with the tensor's name.
     pub fn load(&self, weight: &WeightRef) -> Result<Vec<u32>> {
-        match weight.pack {
-            Pack::F32 => Ok(self.floats(weight)?.into_iter().map(f32::to_bits).collect()),
+        let words = match weight.pack {
+            Pack::F32 => match self.as_stored(weight, Stored::F32, |w| w & 0x7f80_0000 == 0x7f80_0000)? {
+                Some(words) => words,
+                None => self.floats(weight)?.into_iter().map(f32::to_bits).collect(),
+            },
             Pack::F16 => {
-                let pair = |v: &[f32]| {
-                    let bits = |i: usize| u32::from(v.get(i).map_or(0, |&x| f16::from_f32(x).to_bits()));
-                    bits(0) | bits(1) << 16
-                };
-                let values = self.floats(weight)?;
-                if let Some(v) = values.iter().find(|&&v| f16::from_f32(v).is_infinite()) {
-                    let name = weight.parts.first().map_or("", |p| &p.name);
-                    return Err(self.broken(name, format!("{v} does not fit in 16 bits; use --precision f32")));
+                let broken = |w: u32| w & 0x7c00 == 0x7c00 || w & 0x7c00_0000 == 0x7c00_0000;
+                match self.as_stored(weight, Stored::F16, broken)? {
+                    Some(words) => words,
+                    None => self.halves(weight)?,
                 }
-                Ok(values.chunks(2).map(pair).collect())
             }
             Pack::Ternary(rule) => {
                 let parts: Result<Vec<Packed>> = weight.parts.par_iter().map(|p| self.ternary(p, rule)).collect();
-                Ok(stack(&parts?))
+                stack(&parts?)
+            }
+        };
+        weight.parts.iter().for_each(|part| self.release(part));
+        Ok(words)
+    }
+
+    /// Drops a tensor's pages from resident memory (see [`Checkpoint::release`]).
+    pub fn release(&self, part: &WeightPart) {
+        self.checkpoint.release(&part.name);
+    }
+
+    /// The words as they lie in the file, if all parts lie there in this form. None also if one is `broken`: the way
+    /// through floats says which.
+    fn as_stored(&self, weight: &WeightRef, form: Stored, broken: fn(u32) -> bool) -> Result<Option<Vec<u32>>> {
+        let size = |p: &WeightPart| p.rows.len() * p.cols * form.size();
+        let fits = |p: &WeightPart| {
+            self.checkpoint.get(&p.name).is_some_and(|t| t.stored == form) && size(p).is_multiple_of(4)
+        };
+        if !weight.parts.iter().all(fits) {
+            return Ok(None);
+        }
+        let mut words = zeros(weight.parts.iter().map(size).sum::<usize>() / 4);
+        let mut rest = &mut words[..];
+        for part in &weight.parts {
+            let bytes = self.checkpoint.bytes(&part.name, part.rows.start * part.cols..part.rows.end * part.cols)?;
+            let to = rest.split_off_mut(..size(part) / 4).unwrap_or_default();
+            let copied = to.par_chunks_mut(PIECE).zip(bytes.par_chunks(4 * PIECE)).all(|(to, from)| {
+                to.iter_mut().zip(from.as_chunks().0).for_each(|(to, &from)| *to = u32::from_le_bytes(from));
+                !to.iter().fold(false, |any, &word| any | broken(word))
+            });
+            if !copied {
+                return Ok(None);
             }
         }
+        Ok(Some(words))
+    }
+
+    fn halves(&self, weight: &WeightRef) -> Result<Vec<u32>> {
+        let pair = |v: &[f32]| {
+            let bits = |i: usize| u32::from(v.get(i).map_or(0, |&x| f16::from_f32(x).to_bits()));
+            bits(0) | bits(1) << 16
+        };
+        let values = self.floats(weight)?;
+        if let Some(v) = values.iter().find(|&&v| f16::from_f32(v).is_infinite()) {
+            let name = weight.parts.first().map_or("", |p| &p.name);
+            return Err(self.broken(name, format!("{v} does not fit in 16 bits; use --precision f32")));
+        }
+        Ok(values.chunks(2).map(pair).collect())
     }
 
     fn floats(&self, weight: &WeightRef) -> Result<Vec<f32>> {
         let mut all = Vec::new();
         for part in &weight.parts {
             all.extend(self.part(part)?);
-            self.checkpoint.release(&part.name);
+            self.release(part);
         }
         Ok(all)
     }
@@ -125,14 +173,14 @@ impl Weights {
         }
     }
 
-    /// One ternary matrix, quantised now or taken as it lies.
+    /// One ternary matrix, quantised now or taken as it lies; then its pages stay in memory until they are released.
     ///
     /// # Errors
     /// As [`Weights::load`].
-    pub fn ternary(&self, part: &WeightPart, rule: WeightQuant) -> Result<Packed> {
+    pub fn ternary(&self, part: &WeightPart, rule: WeightQuant) -> Result<Packed<'_>> {
         let Some(info) = self.packed.get(&part.name) else {
             let values = self.part(part)?;
-            self.checkpoint.release(&part.name);
+            self.release(part);
             let (codes, scale) = quantise(&values, rule);
             return Ok(Packed::new(part.rows.len(), part.cols, &codes, scale));
         };
@@ -145,8 +193,9 @@ impl Weights {
             );
         }
         let words = self.checkpoint.read_words(&part.name)?;
-        self.checkpoint.release(&part.name);
-        if bits == Bits::Two && words.iter().any(|w| w & w >> 1 & 0x5555_5555 != 0) {
+        if bits == Bits::Two
+            && words.par_chunks(PIECE).any(|all| all.iter().fold(0, |any, w| any | w & w >> 1) & 0x5555_5555 != 0)
+        {
             return Err(self.broken(&part.name, "a code of 3, expected 0, 1 or 2".into()));
         }
         Ok(Packed { rows: info.rows, cols: info.cols, bits, scale, words })

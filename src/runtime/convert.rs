@@ -189,7 +189,8 @@ fn pack_one(weights: &Weights, name: &str, pack: Pack) -> Result<(Stored, Option
             let matrix = weights.ternary(&part, rule)?;
             let (bits, scale_bits) = (matrix.bits.count(), matrix.scale.to_bits());
             let info = PackedInfo { rows: matrix.rows, cols: matrix.cols, bits, scale_bits };
-            let (n, words) = (matrix.words.len(), matrix.words);
+            let (n, words) = (matrix.words.len(), matrix.words.into_owned());
+            weights.release(&part);
             Ok((Stored { dtype: Dtype::U32, shape: vec![n], words, bytes: 4 * n }, Some(info)))
         }
     }

@@ -127,6 +127,7 @@ fn line(weights: &Weights, info: &TensorInfo, pack: Option<Pack>) -> Result<Tens
             line.packed_bytes = 4 * matrix.words.len() as u64;
             line.shares = Some(matrix.counts().map(|n| n as f64 / elements.max(1) as f64));
             line.scale = Some(matrix.scale);
+            weights.release(&part);
         }
     }
     Ok(line)

@@ -13,6 +13,8 @@
 //! `Σ code·x = Σ (code + 1)·x − Σ x`, or `2 Σ bit·x − Σ x`. Missing columns and rows are code 0, or −1 at 1 bit:
 //! activations are zero there.
 
+use std::borrow::Cow;
+
 mod quantise;
 mod stack;
 
@@ -67,7 +69,7 @@ impl Bits {
 
 /// One ternary matrix `[rows, cols]` in words: `W[r, c] = scale · code(r, c)`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Packed {
+pub struct Packed<'a> {
     /// Rows (outputs).
     pub rows: usize,
     /// Columns (inputs).
@@ -77,10 +79,10 @@ pub struct Packed {
     /// What a code of 1 stands for.
     pub scale: f32,
     /// `bits.matrix_words(rows, cols)` words.
-    pub words: Vec<u32>,
+    pub words: Cow<'a, [u32]>,
 }
 
-impl Packed {
+impl Packed<'_> {
     /// Packs row-major codes, at 1 bit each where none is 0.
     ///
     /// # Panics
@@ -101,7 +103,7 @@ impl Packed {
                 }
             }
         }
-        Packed { rows, cols, bits, scale, words }
+        Packed { rows, cols, bits, scale, words: words.into() }
     }
 
     /// The codes, row-major.

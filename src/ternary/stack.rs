@@ -1,30 +1,37 @@
 //! Several packed matrices of one width as one buffer, with a table in front.
 
+use rayon::prelude::*;
+
 use super::{Bits, Packed, TILE_ROWS};
+use crate::pages::zeros;
 
 /// Words of the header and of each table entry, so that everything behind them is aligned to `vec4<u32>`.
 const HEADER_WORDS: usize = 4;
 /// Words of a table entry.
 pub const PART_WORDS: usize = 8;
 
+/// Words that a thread copies at once.
+const PIECE: usize = 1 << 16;
+
 /// The buffer of a stack: `[n, cols, 0, 0]`, then for each matrix
 /// `[first word / 4, bits, rows, tiles before it, rows before it, scale as bits, tiles, 0]`, then the matrices' words.
 pub fn stack(parts: &[Packed]) -> Vec<u32> {
     let cols = parts.first().map_or(0, |p| p.cols);
     let table = HEADER_WORDS + PART_WORDS * parts.len();
-    let mut out = Vec::with_capacity(table + parts.iter().map(|p| p.words.len()).sum::<usize>());
-    out.extend([parts.len() as u32, cols as u32, 0, 0]);
+    let mut out = zeros(table + parts.iter().map(|p| p.words.len()).sum::<usize>());
+    let (head, mut rest) = out.split_at_mut(table);
+    head[..2].copy_from_slice(&[parts.len() as u32, cols as u32]);
     let (mut at, mut tiles, mut rows) = (table, 0, 0);
-    for p in parts {
+    for (p, entry) in parts.iter().zip(head[HEADER_WORDS..].chunks_exact_mut(PART_WORDS)) {
         let n_tiles = p.rows.div_ceil(TILE_ROWS);
-        let entry = [at / 4, p.bits.count(), p.rows, tiles, rows, p.scale.to_bits() as usize, n_tiles, 0];
-        out.extend(entry.map(|v| v as u32));
+        let values = [at / 4, p.bits.count(), p.rows, tiles, rows, p.scale.to_bits() as usize, n_tiles, 0];
+        entry.copy_from_slice(&values.map(|v| v as u32));
+        let words = rest.split_off_mut(..p.words.len()).unwrap_or_default();
+        let pieces = words.par_chunks_mut(PIECE).zip(p.words.par_chunks(PIECE));
+        pieces.for_each(|(to, from)| to.copy_from_slice(from));
         at += p.words.len();
         tiles += n_tiles;
         rows += p.rows;
-    }
-    for p in parts {
-        out.extend_from_slice(&p.words);
     }
     out
 }

@@ -146,8 +146,9 @@ fn matrices(p: &PlanBuilder, name: &str, outs: &[usize], cols: usize) -> [Slot; 
     let ones = || vec![1f32.to_bits(); outs.len() * cols];
     let norms = p.constant(&format!("{name} norms"), Spec::fixed(&[outs.len(), cols], DType::F32), ones);
     let matrix = |(part, &rows): (usize, &usize)| {
-        let words = (0..Bits::One.matrix_words(rows, cols) as u64).map(|i| random(part as u64, i) as u32).collect();
-        Packed { rows, cols, bits: Bits::One, scale: 0.1, words }
+        let words: Vec<u32> =
+            (0..Bits::One.matrix_words(rows, cols) as u64).map(|i| random(part as u64, i) as u32).collect();
+        Packed { rows, cols, bits: Bits::One, scale: 0.1, words: words.into() }
     };
     let words = || stack(&outs.iter().enumerate().map(matrix).collect::<Vec<_>>());
     let spec = Spec::fixed(&[outs.len(), outs.iter().sum(), cols], DType::Ternary);
