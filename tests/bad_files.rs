@@ -335,7 +335,7 @@ fn a_tensor_over_an_untyped_storage_has_its_own_format() {
     let untyped = storage("UntypedStorage", "0", 24);
     let args = [untyped, int(4), ints(&[2]), ints(&[1]), no, none, global("torch", "uint32")];
     let checkpoint = open_bytes(torch_file(dict(&[("w", call("torch._utils", "_rebuild_tensor_v3", &args))])));
-    assert_eq!(checkpoint.read_words("w").unwrap(), [4f32.to_bits(), 5f32.to_bits()]);
+    assert_eq!(*checkpoint.read_words("w").unwrap(), [4f32.to_bits(), 5f32.to_bits()]);
 }
 
 #[test]
@@ -411,7 +411,7 @@ fn a_tensor_of_another_format_or_range_is_named() {
         ("half", Dtype::BF16, &[2], &[0x80, 0x3f, 0, 0xc0]),
     ]));
     assert_eq!(checkpoint.metadata()["format"], "pt");
-    assert_eq!(checkpoint.read_words("words").unwrap(), [1, 0xffff_fffe]);
+    assert_eq!(*checkpoint.read_words("words").unwrap(), [1, 0xffff_fffe]);
     assert_eq!(read_all(&checkpoint, "half"), [1.0, -2.0]);
     assert_eq!(checkpoint.get("ids").unwrap().stored, Stored::I64);
     assert_says(checkpoint.read_f32("ids", 0..1).unwrap_err(), &["\"ids\" of i64", "f64, f32, f16 or bf16"]);

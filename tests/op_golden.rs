@@ -53,7 +53,7 @@ fn by_range(found: &[f32], want: &[f32], width: usize) -> Result<(), String> {
     compare(&scaled(found), &scaled(want), TOL)
 }
 
-fn packed(golden: &Golden, name: &str, times: f32) -> Packed {
+fn packed(golden: &Golden, name: &str, times: f32) -> Packed<'static> {
     let w: Vec<f32> = golden.f32s(name).into_iter().map(|v| v * times).collect();
     let shape = golden.shape(name);
     let (codes, scale) = quantise(&w, WeightQuant::SignMean);

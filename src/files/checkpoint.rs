@@ -146,12 +146,17 @@ impl Checkpoint {
         Ok(bytes.as_chunks().0.iter().map(|&word| u32::from_le_bytes(word)).collect())
     }
 
-    /// The bytes of a range of a tensor's elements in the file's format, row-major; borrowed from the map where they
-    /// are contiguous.
+    /// The bytes of all elements in the file's format, row-major; borrowed from the map where they are contiguous.
     ///
     /// # Errors
-    /// [`Error::MissingTensors`] if there is no such tensor, [`Error::Argument`] if the range is not within it.
-    pub fn bytes(&self, name: &str, elements: Range<usize>) -> Result<Cow<'_, [u8]>> {
+    /// [`Error::MissingTensors`] if there is no such tensor.
+    pub fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>> {
+        let entry = self.entry(name)?;
+        self.element_bytes(entry, 0..entry.info.elements())
+    }
+
+    /// [`Checkpoint::bytes`] of a range of the elements, which is an [`Error::Argument`] if it is not within the tensor.
+    pub(super) fn bytes_of(&self, name: &str, elements: Range<usize>) -> Result<Cow<'_, [u8]>> {
         self.element_bytes(self.entry(name)?, elements)
     }
 

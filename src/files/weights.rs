@@ -129,7 +129,7 @@ impl Weights {
         let mut words = zeros(weight.parts.iter().map(size).sum::<usize>() / 4);
         let mut rest = &mut words[..];
         for part in &weight.parts {
-            let bytes = self.checkpoint.bytes(&part.name, part.rows.start * part.cols..part.rows.end * part.cols)?;
+            let bytes = self.checkpoint.bytes_of(&part.name, part.rows.start * part.cols..part.rows.end * part.cols)?;
             let to = rest.split_off_mut(..size(part) / 4).unwrap_or_default();
             let copied = to.par_chunks_mut(PIECE).zip(bytes.par_chunks(4 * PIECE)).all(|(to, from)| {
                 to.iter_mut().zip(from.as_chunks().0).for_each(|(to, &from)| *to = u32::from_le_bytes(from));

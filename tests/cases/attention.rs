@@ -31,7 +31,10 @@ fn cached(cases: &mut Cases) {
         cases.at(step(rows.len(), 0), "attention", name, |r| {
             let AttentionShape { heads, kv_heads, d } = shape;
             let q = r.f32s("q", &[max, heads * d], Lead::Rows, &Noise(20).f32s(max * heads * d, 2.0));
-            let [k, v] = [("k", 21), ("v", 22)].map(|(name, seed)| cache(r, name, [200, kv_heads * d], dtype, seed));
+            let [k, v] = [("k", 21), ("v", 22)].map(|(name, seed)| {
+                let capacity = (longest as usize).max(200);
+                cache(r, name, [capacity, kv_heads * d], dtype, seed)
+            });
             let rows = r.u32s("rows", &[max, 4], Lead::Rows, &row_words(rows, max));
             vec![(r.p.cached_attention(q, k, v, rows, shape), Close(ATTENTION_TOL))]
         });
@@ -41,6 +44,10 @@ fn cached(cases: &mut Cases) {
             let group = i % 3 + 1;
             one(&[(0, context - 1, 7)], 1, AttentionShape { heads: 2 * group, kv_heads: 2, d: 16 }, dtype);
         }
+    }
+    // More keys than the most pieces of a context hold at their usual size, for small and for usual pieces.
+    for (context, d) in [(3100, 16), (8300, 16), (3100, 64)] {
+        one(&[(0, context - 1, 0), (0, 5, 0)], 2, AttentionShape { heads: 2, kv_heads: 1, d }, DType::F16);
     }
     // Two decoding sequences, a prefill chunk of a third, and the first again at an earlier place.
     let batch = [(0, 63, 0), (0, 64, 70), (0, 0, 140), (0, 1, 140), (0, 2, 140), (0, 10, 0)];

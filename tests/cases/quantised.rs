@@ -79,7 +79,7 @@ fn acts(n: usize, d: usize) -> Vec<i8> {
 }
 
 /// Matrices of `outs` rows, with zeros (2 bits) as `zeros` says in turn, of scale 1.
-fn parts(outs: &[usize], d: usize, zeros: &[bool]) -> Vec<Packed> {
+fn parts(outs: &[usize], d: usize, zeros: &[bool]) -> Vec<Packed<'static>> {
     let part = |(i, &n): (usize, &usize)| Noise(60 + i as u64).packed(n, d, zeros[i % zeros.len()], 1.0);
     outs.iter().enumerate().map(part).collect()
 }

@@ -273,7 +273,7 @@ impl Noise {
     }
 
     /// A ternary matrix; without zeros it takes 1 bit a code.
-    pub fn packed(&mut self, rows: usize, cols: usize, zeros: bool, scale: f32) -> Packed {
+    pub fn packed(&mut self, rows: usize, cols: usize, zeros: bool, scale: f32) -> Packed<'static> {
         let code = |w: u32| if zeros { (w % 3) as i8 - 1 } else { (w % 2) as i8 * 2 - 1 };
         let codes: Vec<i8> = (0..rows * cols).map(|_| code(self.word())).collect();
         Packed::new(rows, cols, &codes, scale)
