@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Checkpoint, ModelFiles, TensorInfo};
 use crate::error::{Error, Result};
+use crate::int8;
 use crate::tensor::{Pack, WeightPart, WeightRef};
 use crate::ternary::{Bits, Packed, WeightQuant, quantise, stack};
 
@@ -100,6 +101,7 @@ impl Weights {
                 }
                 Ok(values.chunks(2).map(pair).collect())
             }
+            Pack::Int8 => Ok(int8::pack(&self.floats(weight)?, weight.parts.first().map_or(1, |p| p.cols))),
             Pack::Ternary(rule) => {
                 let parts: Result<Vec<Packed>> = weight.parts.par_iter().map(|p| self.ternary(p, rule)).collect();
                 Ok(stack(&parts?))
