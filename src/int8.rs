@@ -8,6 +8,8 @@ use rayon::prelude::*;
 
 /// Largest magnitude of an integer.
 const MOST: f32 = 127.0;
+/// Added to a number of at most 2^22, it leaves the nearest integer, ties to even, in the sum's low bits.
+const ROUND: f32 = 12_582_912.0; // 1.5 · 2^23
 /// The words of a matrix are a multiple of this many.
 const ALIGN: usize = 4;
 
@@ -32,7 +34,7 @@ fn quantise(values: &[f32], integers: &mut [i8]) -> f32 {
     let scale = values.iter().fold(0.0f32, |most, v| most.max(v.abs())) / MOST;
     if scale > 0.0 {
         for (q, v) in integers.iter_mut().zip(values) {
-            *q = (v / scale).round_ties_even().clamp(-MOST, MOST) as i8;
+            *q = ((v / scale).clamp(-MOST, MOST) + ROUND).to_bits() as i8;
         }
     }
     scale

@@ -12,7 +12,8 @@ use crate::threads::Threads;
 ///
 /// x `[.., d_in]` F32, w `[d_out, d_in]` F32, F16 or Int8 (d_in a multiple of 4), bias `[d_out]` F32, residual like y F32
 /// → y `[.., width]` F32, of which columns `col0..col0 + d_out` are written: a weight above the binding limit is cut
-/// into several ops. Error: ≤ 1e-5 of the largest product sum; only the order of the sum differs.
+/// into several ops. Integers of an Int8 row are added up as they are, and the row's scale multiplies the sum. Error: ≤ 1e-5
+/// of the largest product sum; only the order of the sum differs.
 #[derive(Debug)]
 pub(super) struct MatMul {
     pub(super) bias: bool,

@@ -163,7 +163,7 @@ pub enum Head {
     #[default]
     F16,
     /// In 8 bits with a scale for each token of the vocabulary ([`crate::int8`]): half the bytes, and logits that are off by
-    /// about 1 % of their spread. Where the matrix is the embedding table, embeddings keep that one, and both are resident.
+    /// 0.7 % of their spread (rms, on EmberNets). Where the matrix is the embedding table, embeddings keep that one, and both are resident.
     Int8,
 }
 

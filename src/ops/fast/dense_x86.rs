@@ -32,10 +32,11 @@ pub fn kernels() -> Vec<DotKernel> {
 /// How far ahead weights are fetched, in bytes: a hardware prefetcher alone reaches about half of the memory's rate.
 const AHEAD: usize = 8192;
 
-/// Calls `$one::<A, O>` for blocks of `A` rows of x and `O` rows of w, whose sums stay in registers. One row of x reads w
-/// from front to back; more of them share each vector of x among two rows of w.
+/// Calls `$one::<A, O>` for blocks of `A` rows of x and `O` rows of w, whose sums stay in registers. Several rows of x share
+/// each vector of x among two rows of w. One row reads w from front to back, as fast as memory gives it; with `$pairs` it
+/// shares too, for weights so small that loading x takes longer.
 macro_rules! blocks {
-    ($one:ident, $x:ident, $w:ident, $d_in:ident, $y:ident) => {{
+    ($one:ident, $x:ident, $w:ident, $d_in:ident, $y:ident, $pairs:expr) => {{
         let rows = $x.len() / $d_in;
         assert!($d_in > 0 && $x.len() == rows * $d_in, "shapes of a product");
         for (w, y) in $w.chunks(2 * $d_in).zip($y.chunks_mut(2 * rows)) {
@@ -45,6 +46,7 @@ macro_rules! blocks {
                     (4, 2) => $one::<4, 2>(x, w, $d_in, &mut y[r..], rows),
                     (3, 2) => $one::<3, 2>(x, w, $d_in, &mut y[r..], rows),
                     (2, 2) => $one::<2, 2>(x, w, $d_in, &mut y[r..], rows),
+                    (1, 2) if $pairs => $one::<1, 2>(x, w, $d_in, &mut y[r..], rows),
                     (n, outs) => {
                         for (a, o) in (0..n).flat_map(|a| (0..outs).map(move |o| (a, o))) {
                             let (x, w) = (&x[a * $d_in..][..$d_in], &w[o * $d_in..][..$d_in]);
@@ -60,18 +62,18 @@ macro_rules! blocks {
 #[target_feature(enable = "avx512f,avx512vl")]
 fn dots_avx512(x: &[f32], w: Floats, d_in: usize, y: &mut [f32]) {
     match w {
-        Floats::F16(w) => blocks!(f16_avx512, x, w, d_in, y),
-        Floats::Int8(w) => blocks!(i8_avx512, x, w, d_in, y),
-        Floats::F32(w) => blocks!(f32_avx512, x, w, d_in, y),
+        Floats::F16(w) => blocks!(f16_avx512, x, w, d_in, y, false),
+        Floats::Int8(w) => blocks!(i8_avx512, x, w, d_in, y, true),
+        Floats::F32(w) => blocks!(f32_avx512, x, w, d_in, y, false),
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn dots_avx2(x: &[f32], w: Floats, d_in: usize, y: &mut [f32]) {
     match w {
-        Floats::F16(w) => blocks!(f16_avx2, x, w, d_in, y),
-        Floats::Int8(w) => blocks!(i8_avx2, x, w, d_in, y),
-        Floats::F32(w) => blocks!(f32_avx2, x, w, d_in, y),
+        Floats::F16(w) => blocks!(f16_avx2, x, w, d_in, y, false),
+        Floats::Int8(w) => blocks!(i8_avx2, x, w, d_in, y, true),
+        Floats::F32(w) => blocks!(f32_avx2, x, w, d_in, y, false),
     }
 }
 
