@@ -35,7 +35,7 @@ fn weight_elements(plan: &Plan) -> (usize, usize) {
         let n: usize = weight.parts.iter().map(|p| p.rows.len() * p.cols).sum();
         match weight.pack {
             Pack::Ternary(_) => (ternary + n, dense),
-            Pack::F16 | Pack::F32 => (ternary, dense + n),
+            Pack::F16 | Pack::F32 | Pack::Int8 => (ternary, dense + n),
         }
     })
 }
@@ -51,7 +51,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let which = args.next().unwrap_or_else(|| "decode".into());
     let weights = Weights::open(&path)?;
     // Full-precision parts as 16-bit floats, and no tensor so large that it must be split.
-    let options = LoadOptions { dense: Pack::F16, max_binding: u64::MAX };
+    let options = LoadOptions { dense: Pack::F16, head: Pack::F16, max_binding: u64::MAX };
     let model = models::open(&path, &weights, options)?;
     let plan = record(model.as_ref(), &which)?;
     // Not `print!`, which panics when a reader such as `head` goes away.

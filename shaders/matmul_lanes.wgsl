@@ -2,10 +2,14 @@
 // 32 neighbouring elements of each row. Grid: x = blocks of 8 rows, so that the
 // weights stay in the cache for the next one, y = blocks of 128 outputs. Workgroup: 32 lanes.
 #bind var<storage, read> x: array<vec4<f32>>; // [rows · per_lead, d_in / 4]
+#ifdef INT8
+#bind var<storage, read> w: array<vec2<u32>>; // [d_out, d_in / 8], then scales [d_out / 2]
+#else
 #ifdef F16
 #bind var<storage, read> w: array<vec4<u32>>; // [d_out, d_in / 8]
 #else
 #bind var<storage, read> w: array<vec4<f32>>; // [d_out, d_in / 4]
+#endif
 #endif
 #import dense
 #import lanes
@@ -22,8 +26,12 @@ struct Eight {
     high: vec4<f32>,
 }
 
-// Eight neighbouring elements of w.
+// Eight neighbouring elements of w, without their row's scale.
 fn weight8(at: u32) -> Eight {
+#ifdef INT8
+    let all = w[at / 8u];
+    return Eight(vec4<f32>(unpack4xI8(all.x)), vec4<f32>(unpack4xI8(all.y)));
+#else
 #ifdef F16
     let all = w[at / 8u];
     return Eight(
@@ -32,7 +40,15 @@ fn weight8(at: u32) -> Eight {
 #else
     return Eight(w[at / 4u], w[at / 4u + 1u]);
 #endif
+#endif
 }
+
+#ifdef INT8
+// The scale of row `out` of w.
+fn scale_of(out: u32) -> f32 {
+    return bitcast<f32>(w[params.d_out * params.d_in / 8u + out / 2u][out % 2u]);
+}
+#endif
 
 // Adds four columns to row r; lane `lane` holds its elements of them, and a to d are the outputs'.
 fn add(r: u32, lane: u32, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) {

@@ -14,6 +14,13 @@ struct Params {
 }
 @group(0) @binding(1) var<uniform> params: Params;
 #bind var<storage, read> x: array<vec4<f32>>; // [rows · per_lead, d_in / 4]
+#ifdef INT8
+#ifdef WIDE
+#bind var<storage, read> w: array<vec2<u32>>; // [d_out, d_in / 8], then scales [d_out / 2]
+#else
+#bind var<storage, read> w: array<u32>; // [d_out, d_in / 4], then scales [d_out]
+#endif
+#else
 #ifdef F16
 #ifdef WIDE
 #bind var<storage, read> w: array<vec4<u32>>; // [d_out, d_in / 8]
@@ -22,6 +29,7 @@ struct Params {
 #endif
 #else
 #bind var<storage, read> w: array<vec4<f32>>; // [d_out, d_in / 4]
+#endif
 #endif
 #ifdef BIAS
 #bind var<storage, read> bias: array<f32>; // [d_out]
@@ -37,6 +45,31 @@ const OUTS: u32 = 4u;
 
 var<workgroup> shares: array<f32, GROUPS * OUTS * LANES>;
 
+#ifdef INT8
+#ifdef WIDE
+const LOAD: u32 = 2u; // fours of elements of a load of w
+
+fn product(at: u32, a: vec4<f32>, b: vec4<f32>) -> f32 {
+    let v = w[at];
+    return dot(a, vec4<f32>(unpack4xI8(v.x))) + dot(b, vec4<f32>(unpack4xI8(v.y)));
+}
+
+// The scale of row `out` of w.
+fn scale_of(out: u32) -> f32 {
+    return bitcast<f32>(w[params.d_out * params.d_in / 8u + out / 2u][out % 2u]);
+}
+#else
+const LOAD: u32 = 1u;
+
+fn product(at: u32, a: vec4<f32>, b: vec4<f32>) -> f32 {
+    return dot(a, vec4<f32>(unpack4xI8(w[at])));
+}
+
+fn scale_of(out: u32) -> f32 {
+    return bitcast<f32>(w[params.d_out * params.d_in / 4u + out]);
+}
+#endif
+#else
 #ifdef F16
 fn halves(pair: vec2<u32>) -> vec4<f32> {
     return vec4<f32>(unpack2x16float(pair.x), unpack2x16float(pair.y));
@@ -62,6 +95,7 @@ const LOAD: u32 = 1u;
 fn product(at: u32, a: vec4<f32>, b: vec4<f32>) -> f32 {
     return dot(a, w[at]);
 }
+#endif
 #endif
 
 @compute @workgroup_size(LANES, GROUPS)
@@ -91,6 +125,9 @@ fn main(@builtin(local_invocation_id) local: vec3<u32>, @builtin(workgroup_id) g
             if out < params.d_out {
                 var v = 0.0;
                 for (var i = 0u; i < LANES; i++) { v += shares[o * LANES + i]; }
+#ifdef INT8
+                v *= scale_of(out);
+#endif
 #ifdef BIAS
                 v += bias[out];
 #endif

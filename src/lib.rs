@@ -29,8 +29,8 @@
 //! # Map
 //! Floors, from the bottom; a file uses only floors below its own.
 //!
-//! * **0** [`error`], [`tensor`] (shapes, dtypes, where a weight comes from), [`ternary`] (the packed weight format),
-//!   [`threads`] (what runs an op's tasks on the CPU), `pages` (memory for weights and caches).
+//! * **0** [`error`], [`tensor`] (shapes, dtypes, where a weight comes from), [`ternary`] and [`int8`] (packed weight
+//!   formats), [`threads`] (what runs an op's tasks on the CPU), `pages` (memory for weights and caches).
 //! * **1** [`plan`]: `Op`, `Slot`, `Plan`, its builder, the sharing of memory, the `Backend` trait. [`files`]:
 //!   checkpoints, tokenizers, prompts, images; nothing in them is trusted.
 //! * **2** [`ops`]: one file each, with shapes, CPU definition and kernel (its shader lies in `shaders/`). Beside them
@@ -57,6 +57,7 @@ pub mod cpu;
 pub mod error;
 pub mod files;
 pub mod gpu;
+pub mod int8;
 pub mod models;
 pub mod ops;
 mod pages;

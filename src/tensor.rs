@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
+use crate::int8;
 use crate::ternary::WeightQuant;
 
 /// How the elements of a slot lie in its `u32` words.
@@ -16,6 +17,8 @@ pub enum DType {
     U32,
     /// Signed 8-bit activation codes, four a word; each row is padded to [`CODE_ALIGN`] codes with zeros.
     Codes,
+    /// Rows of signed 8-bit integers with a scale each, in the form of [`crate::int8`].
+    Int8,
     /// A stack of ternary matrices in the form of [`crate::ternary::stack`].
     Ternary,
 }
@@ -101,6 +104,7 @@ impl Spec {
             DType::F32 | DType::U32 => self.len(),
             DType::F16 => self.len().div_ceil(2),
             DType::Codes => self.rows() * code_words(self.width()),
+            DType::Int8 => int8::words(self.rows(), self.width()),
             DType::Ternary => 0,
         }
     }
@@ -145,6 +149,8 @@ pub enum Pack {
     F32,
     /// 16-bit floats, rounded to nearest.
     F16,
+    /// 8-bit integers with a scale for each row ([`crate::int8`]).
+    Int8,
     /// Quantised by a rule and packed at 1 or 2 bits a weight, whichever loses nothing.
     Ternary(WeightQuant),
 }
@@ -155,6 +161,7 @@ impl Pack {
         match self {
             Pack::F32 => DType::F32,
             Pack::F16 => DType::F16,
+            Pack::Int8 => DType::Int8,
             Pack::Ternary(_) => DType::Ternary,
         }
     }

@@ -84,6 +84,27 @@ fn rows_say_what_a_step_costs() {
 }
 
 #[test]
+fn a_head_in_8_bits_reads_half_the_bytes() {
+    let row = |head: &str| {
+        let model = text(tiny());
+        let usual = ["bench", "-m", &model, "-p", "4", "-n", "5", "-r", "1", "--device", "cpu", "-o", "json"];
+        rows(&succeeds(&[&usual, &["--head", head][..]].concat())).pop().expect("a row")
+    };
+    let [full, eight] = ["f16", "int8"].map(row);
+    assert_eq!([&full["head"], &eight["head"]], ["f16", "int8"]);
+    let config: Value =
+        serde_json::from_slice(&std::fs::read(tiny().join("config.json")).expect("read")).expect("JSON");
+    let size = |key: &str| config["language_decoder"][key].as_f64().unwrap_or_else(|| panic!("{key}: {config}"));
+    let (vocab, d) = (size("vocab_size"), size("hidden_size"));
+    // 8 bits for 16, and a scale a row.
+    let saved = number(&full, "bytes_per_token") - number(&eight, "bytes_per_token");
+    assert!((saved - vocab * (d - 4.0)).abs() <= 16.0, "{saved} for {vocab} x {d}");
+    // The table stays for embeddings.
+    let more = number(&eight, "weight_bytes") - number(&full, "weight_bytes");
+    assert!((more - vocab * (d + 4.0)).abs() <= 16.0, "{more} for {vocab} x {d}");
+}
+
+#[test]
 fn a_gpu_is_measured_too() {
     if has_adapter() {
         let rows = checked("gpu");
@@ -181,6 +202,7 @@ fn packed_bytes(weight: &WeightRef) -> u64 {
     match weight.pack {
         Pack::F32 => 4 * elements as u64,
         Pack::F16 => 2 * elements as u64,
+        Pack::Int8 => (elements + 4 * weight.parts.iter().map(|p| p.rows.len()).sum::<usize>()) as u64,
         Pack::Ternary(_) => elements as u64 / 8,
     }
 }
@@ -189,7 +211,7 @@ fn packed_bytes(weight: &WeightRef) -> u64 {
 fn the_bytes_of_a_step_are_those_of_its_rows_experts_and_context() {
     let files = models::synthetic().expect("a model");
     let weights = Weights::open(&files).expect("it opens");
-    let load = LoadOptions { dense: Pack::F16, max_binding: u64::MAX };
+    let load = LoadOptions { dense: Pack::F16, head: Pack::F16, max_binding: u64::MAX };
     let model = models::open(&files, &weights, load).expect("it opens");
     let shape =
         TextShape { max_rows: 8, max_outputs: 8, kv_rows: 4096, sessions: 8, kv_dtype: DType::F16, images: false };

@@ -127,7 +127,7 @@ fn every_weight_of_a_converted_model_has_the_same_words() {
             let (dir, input) = (TempDir::new().expect("a directory"), golden_root().join(input));
             convert(&input, dir.path(), None, precision, |_| {}).unwrap_or_else(|e| panic!("{input:?}: {e}"));
             let (old, new) = (Weights::open(&input).expect("opens"), Weights::open(dir.path()).expect("opens"));
-            let load = LoadOptions { dense: precision.pack(), max_binding: 10_000 };
+            let load = LoadOptions { dense: precision.pack(), head: precision.pack(), max_binding: 10_000 };
             let (a, b) = (models::open(&input, &old, load).expect("opens"), models::open(dir.path(), &new, load));
             let b = b.expect("a packed model opens");
             assert_eq!(a.config(), b.config());
@@ -200,8 +200,8 @@ fn check_passes_and_finds_a_divergence() {
     let model = text(tiny());
     let devices: &[&str] = if has_adapter() { &["cpu", "gpu"] } else { &["cpu"] };
     for device in devices {
-        for precision in ["f16", "f32"] {
-            let out = succeeds(&["check", "-m", &model, "--device", device, "--precision", precision]);
+        for more in [["--precision", "f16"], ["--precision", "f32"], ["--head", "int8"]] {
+            let out = succeeds(&[&["check", "-m", &model, "--device", device], &more[..]].concat());
             assert!(out.contains("nodes agree") && out.contains("ternary_matmul"), "{out}");
         }
     }

@@ -14,8 +14,8 @@ use ternion::models::{self, LoadOptions};
 use ternion::runtime::convert::convert;
 use ternion::runtime::eval::{DataSet, evaluate, is_right};
 use ternion::runtime::inspect::inspect;
-use ternion::runtime::{DeviceChoice, Engine, GenerateOptions, Options, Precision};
-use ternion::tensor::Pack;
+use ternion::runtime::{DeviceChoice, Engine, GenerateOptions, Head, Options, Precision};
+use ternion::tensor::{DType, Pack};
 use ternion::{Error, Image};
 
 /// Relative rms of what a rounding flip and weights of 16 bits may change.
@@ -56,6 +56,26 @@ fn answers_are_those_of_pytorch() {
         let right = |i: usize| is_right(theirs(i), &set.questions()[i].answer);
         let (ours, theirs) = (found.all().correct, (0..set.questions().len()).filter(|&i| right(i)).count());
         assert!(ours.abs_diff(theirs) <= other.len(), "{choice:?}: {ours} right, {theirs} in PyTorch");
+    }
+}
+
+#[test]
+fn a_head_in_8_bits_answers_alike() {
+    let set = DataSet::open(data()).expect("the questions");
+    let answers = |device: &DeviceChoice, head| {
+        let options = Options { device: device.clone(), autotune: false, head, ..Options::default() };
+        let engine = Engine::demo(options).expect("the demo model opens");
+        assert_eq!(engine.report().head, if head == Head::F16 { DType::F16 } else { DType::Int8 });
+        evaluate(&engine, &set, 32, |_| {}).expect("it runs")
+    };
+    let (full, n) = (answers(&DeviceChoice::Cpu, Head::F16), set.questions().len());
+    for choice in choices() {
+        let eight = answers(&choice, Head::Int8);
+        let same = full.answers.iter().zip(&eight.answers).filter(|(a, b)| a == b).count();
+        let right = [&full, &eight].map(|f| f.all().correct);
+        println!("{choice:?}: {same} of {n} answers are the same; {} and {} are right", right[0], right[1]);
+        assert!(100 * same >= 99 * n, "{choice:?}: {same} of {n} answers are the same");
+        assert!(right[0].abs_diff(right[1]) <= n - same);
     }
 }
 
@@ -131,7 +151,7 @@ fn pixels_of_a_picture_are_those_of_pytorch() {
 fn the_model_in_memory_is_the_one_on_disk() {
     let demo = ModelFiles::demo().expect("it is built in");
     let (ours, files) = (Weights::open(&demo).expect("opens"), Weights::open(model()).expect("opens"));
-    let load = LoadOptions { dense: Pack::F16, max_binding: u64::MAX };
+    let load = LoadOptions { dense: Pack::F16, head: Pack::F16, max_binding: u64::MAX };
     let config = |files: ModelFiles, weights: &Weights| models::open(files, weights, load).expect("opens").config();
     assert_eq!(config(demo.clone(), &ours), config(model().into(), &files));
     let names = |w: &Weights| w.checkpoint().tensors().cloned().collect::<Vec<_>>();

@@ -23,6 +23,9 @@ struct Params {
 fn store(row: u32, out: u32, sum: f32) {
     let at = row * params.width + params.col0 + out;
     var v = sum;
+#ifdef INT8
+    v *= scale_of(out);
+#endif
 #ifdef BIAS
     v += bias[out];
 #endif

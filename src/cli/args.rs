@@ -39,6 +39,9 @@ pub struct PlaceArgs {
     /// How full-precision weights and the KV cache are kept.
     #[arg(long, value_enum, default_value_t = Precision::F16)]
     pub precision: Precision,
+    /// How the matrix that gives the logits is kept: like other full-precision weights, or in 8 bits.
+    #[arg(long, value_enum, default_value_t = Head::F16)]
+    pub head: Head,
     /// Do not time a GPU's kernel variants when its adapter is used for the first time (the fastest are kept in the user's
     /// folder for caches, or in the one that TERNION_CACHE names), but take those that suit its kind: equal on each
     /// machine of a kind.
@@ -74,6 +77,24 @@ impl From<Precision> for runtime::Precision {
     }
 }
 
+/// How the matrix is kept that gives the logits.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Head {
+    /// Like other full-precision weights.
+    F16,
+    /// 8 bits and a scale for each row: half the bytes of the largest weight that every token reads.
+    Int8,
+}
+
+impl From<Head> for runtime::Head {
+    fn from(head: Head) -> Self {
+        match head {
+            Head::F16 => runtime::Head::F16,
+            Head::Int8 => runtime::Head::Int8,
+        }
+    }
+}
+
 impl ModelArgs {
     /// Opens the model for one conversation, with a progress bar on a terminal, and says where it runs.
     ///
@@ -87,6 +108,7 @@ impl ModelArgs {
             autotune,
             threads,
             precision: self.place.precision.into(),
+            head: self.place.head.into(),
             context: self.context,
             sessions: 1,
             tokenizer: self.tokenizer.clone(),

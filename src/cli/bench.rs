@@ -111,6 +111,7 @@ impl Bench {
         BenchOptions {
             place: self.place.place(),
             precision: self.place.precision.into(),
+            head: self.place.head.into(),
             prompts: self.prompts.clone(),
             generated: self.generated.clone(),
             depths: self.depths.clone(),

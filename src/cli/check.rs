@@ -40,7 +40,8 @@ impl Check {
             return Err(Error::argument("tolerance", problem).into());
         }
         let place = self.place.place();
-        let options = CompareOptions { place, precision: self.place.precision.into(), tolerance: self.tolerance };
+        let (precision, head) = (self.place.precision.into(), self.place.head.into());
+        let options = CompareOptions { place, precision, head, tolerance: self.tolerance };
         let files = model_files(self.model.as_deref())?;
         let bar = Bar::new("checking");
         let found = compare(files, &options, |p| bar.show(&p))?;

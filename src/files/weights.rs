@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Checkpoint, ModelFiles, Stored, TensorInfo};
 use crate::error::{Error, Result};
+use crate::int8;
 use crate::pages::zeros;
 use crate::tensor::{Pack, WeightPart, WeightRef};
 use crate::ternary::{Bits, Packed, WeightQuant, quantise, stack};
@@ -102,6 +103,7 @@ impl Weights {
                     None => self.halves(weight)?,
                 }
             }
+            Pack::Int8 => int8::pack(&self.floats(weight)?, weight.parts.first().map_or(1, |p| p.cols)),
             Pack::Ternary(rule) => {
                 let parts: Result<Vec<Packed>> = weight.parts.par_iter().map(|p| self.ternary(p, rule)).collect();
                 stack(&parts?)

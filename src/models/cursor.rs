@@ -6,7 +6,7 @@ use std::ops::Range;
 use crate::error::{Error, Result};
 use crate::files::Weights;
 use crate::plan::{PlanBuilder, Slot};
-use crate::tensor::{Pack, WeightPart, WeightRef};
+use crate::tensor::{Pack, Spec, WeightPart, WeightRef};
 use crate::ternary::WeightQuant;
 
 /// How weights are packed and cut.
@@ -14,6 +14,9 @@ use crate::ternary::WeightQuant;
 pub struct LoadOptions {
     /// Full-precision matrices: [`Pack::F16`] or [`Pack::F32`]. Norms, biases and routers are always f32.
     pub dense: Pack,
+    /// The matrix that gives the logits: as `dense`, or [`Pack::Int8`]. Where it is the embedding table, embeddings keep
+    /// `dense`.
+    pub head: Pack,
     /// Largest weight in bytes before it is cut by rows.
     pub max_binding: u64,
 }
@@ -132,11 +135,21 @@ impl<'a> Cursor<'a> {
         self.tensor(name, &shape, Pack::Ternary(self.quant))
     }
 
-    /// A matrix cut into pieces that fit a binding each.
+    /// A matrix in full precision, cut into pieces that fit a binding each.
     pub fn sharded(&self, name: &str, shape: [usize; 2]) -> Vec<Tensor> {
-        let whole = self.dense(name, &shape);
-        let bytes = if whole.weight.pack == Pack::F16 { 2 } else { 4 } * shape[1] as u64;
-        let rows = (self.options.max_binding / bytes.max(1)).clamp(1, shape[0].max(1) as u64) as usize;
+        self.cut(name, shape, self.options.dense)
+    }
+
+    /// The matrix that gives the logits, cut into pieces that fit a binding each.
+    pub fn head(&self, name: &str, shape: [usize; 2]) -> Vec<Tensor> {
+        self.cut(name, shape, self.options.head)
+    }
+
+    fn cut(&self, name: &str, shape: [usize; 2], pack: Pack) -> Vec<Tensor> {
+        let whole = self.tensor(name, &shape, pack);
+        // Four rows have as many words as one has bytes; what is bound is a whole number of four words.
+        let row = Spec::fixed(&[4, shape[1]], pack.dtype()).words() as u64;
+        let rows = (self.options.max_binding / 16 * 16 / row.max(1)).clamp(1, shape[0].max(1) as u64) as usize;
         (0..shape[0]).step_by(rows).map(|from| whole.rows(from..(from + rows).min(shape[0]))).collect()
     }
 

@@ -14,10 +14,11 @@ const THETA: f64 = 10000.0;
 const MERGE_BOUND: f32 = 10.0;
 const NORM: RmsNorm = RmsNorm { eps: 1e-6, clamped: true };
 
-/// The decoder; its head is the embedding table.
+/// The decoder; its head is the embedding table, maybe in fewer bits.
 #[derive(Debug)]
 pub struct Decoder {
     table: Vec<Tensor>,
+    head: Vec<Tensor>,
     layers: Vec<Layer>,
     norm: Tensor,
     width: usize,
@@ -40,8 +41,10 @@ struct Layer {
 impl Decoder {
     /// Takes the tensors below `decoder`.
     pub fn load(w: &Cursor, c: &EmberNetConfig) -> Self {
+        let (table, vocab) = ("embed_tokens.weight", [c.vocab_size, c.hidden_size]);
         Decoder {
-            table: w.sharded("embed_tokens.weight", [c.vocab_size, c.hidden_size]),
+            table: w.sharded(table, vocab),
+            head: w.head(table, vocab),
             layers: (0..c.num_layers).map(|i| Layer::load(&w.at("layers").at(i), i, c)).collect(),
             norm: w.vector("norm.weight", c.hidden_size),
             width: c.hidden_size,
@@ -62,7 +65,8 @@ impl Decoder {
         }
         let x = p.select_rows(x, outputs); // [outputs, d]
         let x = p.tag("final_norm.out", p.rms_norm(x, self.norm.slot(p), NORM));
-        let logits = p.matmul_sharded(x, &table); // [outputs, vocab]
+        let head: Vec<Slot> = self.head.iter().map(|t| t.slot(p)).collect();
+        let logits = p.matmul_sharded(x, &head); // [outputs, vocab]
         p.output(slots::LOGITS, logits);
         p.tag(slots::LOGITS, logits);
         self.sample(p, logits, outputs, rows, shape);

@@ -212,7 +212,7 @@ pub fn synthetic() -> Result<ModelFiles> {
     let text = config.to_json().to_string();
     let fill = |wanted: &Wanted| match wanted.pack {
         Pack::Ternary(_) => Fill::Ternary,
-        Pack::F16 => Fill::Half,
+        Pack::F16 | Pack::Int8 => Fill::Half,
         Pack::F32 if wanted.shape.len() == 1 && wanted.name.ends_with(".weight") => Fill::Norm,
         Pack::F32 => Fill::Exact,
     };

@@ -1,4 +1,4 @@
-//! The dense product with f32 or f16 weights.
+//! The dense product with f32, f16 or 8-bit weights.
 
 use crate::error::Result;
 use crate::ops::{expect, fast, require};
@@ -10,9 +10,10 @@ use crate::threads::Threads;
 
 /// `y[r, col0 + o] = Σ_i x[r, i] · w[o, i] + bias[o] + residual[r, o]`.
 ///
-/// x `[.., d_in]` F32, w `[d_out, d_in]` F32 or F16 (d_in a multiple of 4), bias `[d_out]` F32, residual like y F32
+/// x `[.., d_in]` F32, w `[d_out, d_in]` F32, F16 or Int8 (d_in a multiple of 4), bias `[d_out]` F32, residual like y F32
 /// → y `[.., width]` F32, of which columns `col0..col0 + d_out` are written: a weight above the binding limit is cut
-/// into several ops. Error: ≤ 1e-5 of the largest product sum; only the order of the sum differs.
+/// into several ops. Integers of an Int8 row are added up as they are, and the row's scale multiplies the sum. Error: ≤ 1e-5
+/// of the largest product sum; only the order of the sum differs.
 #[derive(Debug)]
 pub(super) struct MatMul {
     pub(super) bias: bool,
@@ -68,7 +69,7 @@ impl Op for MatMul {
         require("x", x, x.dtype == DType::F32, "F32")?;
         require("x", x, x.width().is_multiple_of(4), "a multiple of 4 columns")?;
         let d_out = w.shape[0];
-        expect("weight", w, &[d_out, x.width()], &[DType::F32, DType::F16])?;
+        expect("weight", w, &[d_out, x.width()], &[DType::F32, DType::F16, DType::Int8])?;
         require("weight", w, self.col0 + d_out <= self.width, "rows that fit the output")?;
         let y = x.with_last(self.width, DType::F32);
         let mut rest = inputs[2..].iter();
@@ -107,13 +108,18 @@ impl Op for MatMul {
             col0: self.col0 as u32,
             width: self.width as u32,
         };
-        let flags = [(self.bias, "BIAS"), (self.residual, "RESIDUAL"), (w.dtype == DType::F16, "F16")];
+        let flags = [
+            (self.bias, "BIAS"),
+            (self.residual, "RESIDUAL"),
+            (w.dtype == DType::F16, "F16"),
+            (w.dtype == DType::Int8, "INT8"),
+        ];
         let mut defines: Vec<_> = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
         let outs = |per| Extent::Fixed(w.shape[0].div_ceil(per));
         let rows = |per| Extent::rows(x, 1, per);
         let lanes = caps.shuffles && x.width().is_multiple_of(8);
         if x.rows() <= MATVEC_ROWS && !lanes {
-            if w.dtype == DType::F16 && x.width().is_multiple_of(8) {
+            if w.dtype != DType::F32 && x.width().is_multiple_of(8) {
                 defines.push("WIDE");
             }
             let [width, groups] = caps.tuning.dense;
@@ -131,7 +137,7 @@ impl Op for MatMul {
 }
 
 impl MatMul {
-    /// The product by `f`, then bias and residual.
+    /// The product by `f`, then the scales of 8-bit weights, bias and residual.
     fn run(&self, step: &Step, io: &mut Io, f: impl Fn(fast::Dense, &Threads, &[f32], Floats, &mut [f32])) {
         let (x, w) = (io.f32s(0), io.floats(1));
         let d = fast::Dense {
@@ -141,6 +147,7 @@ impl MatMul {
             col0: self.col0,
             y_width: self.width,
         };
+        let scales = (io.spec(1).dtype == DType::Int8).then(|| io.int8(1).1);
         let bias = self.bias.then(|| io.f32s(2));
         let residual = self.residual.then(|| io.f32s(2 + usize::from(self.bias)));
         let threads = io.threads;
@@ -150,6 +157,9 @@ impl MatMul {
         for r in 0..d.rows {
             let at = r * d.y_width + d.col0;
             let y = &mut y[at..at + d.d_out];
+            if let Some(scales) = scales {
+                y.iter_mut().zip(scales).for_each(|(y, scale)| *y *= scale);
+            }
             if let Some(bias) = bias {
                 add(y, bias);
             }

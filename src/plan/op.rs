@@ -4,9 +4,11 @@ use std::fmt::Debug;
 use std::ops::RangeBounds;
 
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 
 use super::{Caps, Kernel, Second};
 use crate::error::{Error, Result};
+use crate::int8;
 use crate::tensor::{DType, Lead, Spec};
 use crate::threads::Threads;
 
@@ -147,12 +149,19 @@ impl<'a> Io<'a> {
         bytemuck::cast_slice(self.inputs[i].1)
     }
 
-    /// Input `i` of dtype F32 or F16.
+    /// Input `i` of dtype F32 or F16, or the integers of one of dtype Int8.
     pub fn floats(&self, i: usize) -> Floats<'a> {
         match self.inputs[i].0.dtype {
             DType::F16 => Floats::F16(bytemuck::cast_slice(self.inputs[i].1)),
+            DType::Int8 => Floats::Int8(self.int8(i).0),
             _ => Floats::F32(bytemuck::cast_slice(self.inputs[i].1)),
         }
+    }
+
+    /// Integers and rows' scales of input `i` of dtype Int8.
+    pub fn int8(&self, i: usize) -> (&'a [i8], &'a [f32]) {
+        let (spec, words) = self.inputs[i];
+        int8::parts(words, spec.rows(), spec.width())
     }
 
     /// Shape of output `i`.
@@ -181,13 +190,15 @@ impl<'a> Io<'a> {
     }
 }
 
-/// Elements of a slot that is stored in 32 or 16 bits.
+/// Elements of a slot that is stored in 32, 16 or 8 bits.
 #[derive(Debug, Clone, Copy)]
 pub enum Floats<'a> {
     /// 32-bit.
     F32(&'a [f32]),
     /// 16-bit.
     F16(&'a [f16]),
+    /// 8-bit integers; what they are multiplied by is kept apart.
+    Int8(&'a [i8]),
 }
 
 impl Floats<'_> {
@@ -197,6 +208,7 @@ impl Floats<'_> {
         match self {
             Floats::F32(v) => Floats::F32(&v[bounds]),
             Floats::F16(v) => Floats::F16(&v[bounds]),
+            Floats::Int8(v) => Floats::Int8(&v[bounds]),
         }
     }
 
@@ -205,6 +217,16 @@ impl Floats<'_> {
         match self {
             Floats::F32(v) => v[i],
             Floats::F16(v) => v[i].to_f32(),
+            Floats::Int8(v) => f32::from(v[i]),
+        }
+    }
+
+    /// All elements as f32; `out` has as many.
+    pub fn widen(self, out: &mut [f32]) {
+        match self {
+            Floats::F32(v) => out.copy_from_slice(v),
+            Floats::F16(v) => v.convert_to_f32_slice(out),
+            Floats::Int8(v) => out.iter_mut().zip(v).for_each(|(out, &v)| *out = f32::from(v)),
         }
     }
 }

@@ -10,7 +10,7 @@ use super::device;
 use super::engine::{Progress, load_weights};
 pub use super::judge::Divergence;
 use super::judge::judge;
-use super::options::{Place, Precision};
+use super::options::{Head, Place, Precision};
 use super::sampler::uniform;
 use crate::cpu::Cpu;
 use crate::error::Result;
@@ -27,13 +27,15 @@ pub struct CompareOptions {
     pub place: Place,
     /// How full-precision weights and the KV cache are kept, on both.
     pub precision: Precision,
+    /// The matrix that gives the logits, on both.
+    pub head: Head,
     /// Largest error of f32 results, relative to the largest magnitude of a slot.
     pub tolerance: f32,
 }
 
 impl Default for CompareOptions {
     fn default() -> Self {
-        CompareOptions { place: Place::default(), precision: Precision::F16, tolerance: 1e-4 }
+        CompareOptions { place: Place::default(), precision: Precision::F16, head: Head::F16, tolerance: 1e-4 }
     }
 }
 
@@ -91,7 +93,8 @@ pub fn compare(
     let files = files.into();
     let weights = Weights::open(&files)?;
     let (mut backend, why) = device::choose(&options.place)?;
-    let load = LoadOptions { dense: options.precision.pack(), max_binding: backend.caps().max_binding };
+    let dense = options.precision.pack();
+    let load = LoadOptions { dense, head: options.head.pack(dense), max_binding: backend.caps().max_binding };
     let model = models::open(files, &weights, load)?;
     let stages = stages(model.as_ref(), options.precision)?;
     let mut plain = Cpu::plain();
@@ -183,7 +186,7 @@ fn noise(spec: &Spec, seed: u64) -> Option<Vec<u32>> {
     match spec.dtype {
         DType::F32 => Some((0..spec.words()).map(|i| value(i).to_bits()).collect()),
         DType::F16 => Some((0..spec.words()).map(|i| half(2 * i) | half(2 * i + 1) << 16).collect()),
-        DType::U32 | DType::Codes | DType::Ternary => None,
+        DType::U32 | DType::Codes | DType::Int8 | DType::Ternary => None,
     }
 }
 

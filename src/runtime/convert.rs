@@ -62,7 +62,11 @@ pub fn convert(
 ) -> Result<ConvertReport> {
     let (start, input) = (Instant::now(), input.into());
     let weights = Weights::open(&input)?;
-    let model = models::open(&input, &weights, LoadOptions { dense: precision.pack(), max_binding: u64::MAX })?;
+    let model = models::open(
+        &input,
+        &weights,
+        LoadOptions { dense: precision.pack(), head: precision.pack(), max_binding: u64::MAX },
+    )?;
     let tokenizer = open_tokenizer(&input, tokenizer, model.info())?;
     check_target(&input, &weights, out_dir)?;
     let reads = tensors_read(model.as_ref(), precision)?;
@@ -185,6 +189,8 @@ fn pack_one(weights: &Weights, name: &str, pack: Pack) -> Result<(Stored, Option
     match pack {
         Pack::F32 => Ok((dense(Dtype::F32, 4)?, None)),
         Pack::F16 => Ok((dense(Dtype::F16, 2)?, None)),
+        // Made when a model is opened: a file keeps what it is made from.
+        Pack::Int8 => pack_one(weights, name, Pack::F32),
         Pack::Ternary(rule) => {
             let matrix = weights.ternary(&part, rule)?;
             let (bits, scale_bits) = (matrix.bits.count(), matrix.scale.to_bits());

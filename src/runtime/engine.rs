@@ -16,8 +16,9 @@ use super::session::Session;
 use crate::error::{Error, Result};
 use crate::files::tokenizer::MAX_FILE_BYTES;
 use crate::files::{Image, ModelFiles, Tokenizer, Weights};
-use crate::models::{self, ImageInfo, LoadOptions, Model, ModelInfo, TextShape, slots};
+use crate::models::{self, ImageInfo, Model, ModelInfo, TextShape, slots};
 use crate::plan::Plan;
+use crate::tensor::DType;
 
 /// Most tokens of a session unless the caller asks for more.
 const DEFAULT_CONTEXT: usize = 2048;
@@ -36,6 +37,8 @@ pub struct LoadReport {
     pub device: String,
     /// Why the device was taken.
     pub why: String,
+    /// How the matrix that gives the logits is kept.
+    pub head: DType,
     /// Bytes of packed weights.
     pub weight_bytes: u64,
     /// Bytes in use on the device.
@@ -108,7 +111,7 @@ impl Engine {
             log::warn!("{} cannot unpack 16-bit floats: weights and cache take 32 bits", backend.describe());
             options.precision = Precision::F32;
         }
-        let load = LoadOptions { dense: options.precision.pack(), max_binding: backend.caps().max_binding };
+        let load = options.load(backend.caps().max_binding);
         let model = models::open(&files, &weights, load)?;
         let tokenizer = open_tokenizer(&files, options.tokenizer.as_deref(), model.info())?;
         if tokenizer.is_none() && options.needs_tokenizer {
@@ -138,6 +141,7 @@ impl Engine {
         let report = LoadReport {
             device: core.backend.describe(),
             why,
+            head: load.head.dtype(),
             weight_bytes,
             memory_bytes: core.backend.memory(),
             time: start.elapsed(),

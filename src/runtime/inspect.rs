@@ -75,7 +75,11 @@ pub fn inspect(
 ) -> Result<Inspection> {
     let files = files.into();
     let weights = Weights::open(&files)?;
-    let model = models::open(files, &weights, LoadOptions { dense: precision.pack(), max_binding: u64::MAX })?;
+    let model = models::open(
+        files,
+        &weights,
+        LoadOptions { dense: precision.pack(), head: precision.pack(), max_binding: u64::MAX },
+    )?;
     let reads = tensors_read(model.as_ref(), precision)?;
     let all: Vec<&TensorInfo> = weights.checkpoint().tensors().collect();
     let mut tensors = Vec::with_capacity(all.len());
@@ -120,6 +124,7 @@ fn line(weights: &Weights, info: &TensorInfo, pack: Option<Pack>) -> Result<Tens
         None => {}
         Some(Pack::F32) => (line.packed, line.packed_bytes) = ("f32".into(), 4 * elements),
         Some(Pack::F16) => (line.packed, line.packed_bytes) = ("f16".into(), 2 * elements),
+        Some(Pack::Int8) => (line.packed, line.packed_bytes) = ("int8".into(), elements + 4 * part.rows.len() as u64),
         Some(Pack::Ternary(rule)) => {
             let matrix = weights.ternary(&part, rule)?;
             let bits = matrix.bits.count();

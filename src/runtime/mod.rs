@@ -29,7 +29,7 @@ mod trace;
 pub use batch::Batch;
 pub use device::choose as choose_device;
 pub use engine::{Engine, LoadReport, Progress};
-pub use options::{DeviceChoice, GenerateOptions, Options, Place, Precision};
+pub use options::{DeviceChoice, GenerateOptions, Head, Options, Place, Precision};
 pub use refiner::{Refiner, RefinerOptions};
 pub use sampler::Sampling;
 pub use session::Session;

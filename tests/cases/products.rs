@@ -22,10 +22,12 @@ pub fn add(cases: &mut Cases) {
         (70, 65, 128, 300),
         (17, 17, 72, 130),
         (8, 1, 104, 129),
+        (1, 1, 768, 130),
+        (20, 20, 48, 37),
     ];
     for (i, (rows, used, d_in, d_out)) in sizes.into_iter().enumerate() {
-        for pack in [Pack::F32, Pack::F16] {
-            let (bias, residual) = ((i + usize::from(pack == Pack::F16)).is_multiple_of(2), i % 4 < 2);
+        for (p, pack) in [Pack::F32, Pack::F16, Pack::Int8].into_iter().enumerate() {
+            let (bias, residual) = ((i + p).is_multiple_of(2), i % 4 < 2);
             let name = format!("{used} of {rows} rows, {d_in} to {d_out}, {pack:?}, bias {bias}, residual {residual}");
             cases.at(step(used, 0), "matmul", name, |r| {
                 let mut noise = Noise(40);
@@ -38,7 +40,9 @@ pub fn add(cases: &mut Cases) {
             });
         }
     }
-    for (rows, pack) in [(2, Pack::F32), (6, Pack::F32), (3, Pack::F16), (40, Pack::F16)] {
+    for (rows, pack) in
+        [(2, Pack::F32), (6, Pack::F32), (3, Pack::F16), (40, Pack::F16), (2, Pack::Int8), (9, Pack::Int8)]
+    {
         cases.at(step(rows - 1, 0), "matmul", format!("shards of 3, 37 and 1 outputs, {rows} rows, {pack:?}"), |r| {
             let x = r.f32s("x", &[rows, 24], Lead::Rows, &Noise(41).f32s(rows * 24, 1.0));
             let shards =

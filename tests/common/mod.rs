@@ -183,9 +183,13 @@ impl Rig {
         [self.fed(slot, words), self.f32s("meta", &[shape[0], shape[1], 2], lead, &meta)]
     }
 
-    /// A dense weight in F32 or F16.
+    /// A dense weight in F32, F16 or Int8.
     pub fn weight(&self, name: &str, shape: &[usize], pack: Pack, data: &[f32]) -> Slot {
-        let words = if pack == Pack::F16 { f16_words(data) } else { bits(data) };
+        let words = match pack {
+            Pack::F16 => f16_words(data),
+            Pack::Int8 => ternion::int8::pack(data, shape[shape.len() - 1]),
+            _ => bits(data),
+        };
         self.add_weight(name, shape, pack, words)
     }
 

@@ -73,8 +73,13 @@ pub struct Program {
 impl Rig {
     /// Opens a variant in full precision. Weights above `max_binding` bytes are cut.
     pub fn open(dir: &Path, backend: Box<dyn Backend>, max_binding: u64) -> Self {
+        Self::open_with_head(dir, backend, Pack::F32, max_binding)
+    }
+
+    /// The same with another form of the matrix that gives the logits.
+    pub fn open_with_head(dir: &Path, backend: Box<dyn Backend>, head: Pack, max_binding: u64) -> Self {
         let weights = Weights::open(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
-        let options = LoadOptions { dense: Pack::F32, max_binding };
+        let options = LoadOptions { dense: Pack::F32, head, max_binding };
         let model = models::open(dir, &weights, options).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
         Rig { model, weights, backend }
     }

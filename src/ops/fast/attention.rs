@@ -3,7 +3,6 @@
 
 use std::ops::Range;
 
-use half::slice::HalfFloatSliceExt;
 use multiversion::multiversion;
 
 use super::{Shared, maths};
@@ -67,13 +66,14 @@ impl Widened {
         let from = rows.start * m.width + m.at + at;
         match m.data {
             Floats::F32(_) => m.part(rows.start, at),
-            Floats::F16(x) => {
+            stored => {
                 self.0.resize(rows.len() * n, 0.0);
                 if n == m.width {
-                    x[from..][..self.0.len()].convert_to_f32_slice(&mut self.0);
+                    stored.part(from..from + self.0.len()).widen(&mut self.0);
                 } else {
                     for (row, out) in self.0.chunks_exact_mut(n).enumerate() {
-                        x[from + row * m.width..][..n].convert_to_f32_slice(out);
+                        let at = from + row * m.width;
+                        stored.part(at..at + n).widen(out);
                     }
                 }
                 (Floats::F32(&self.0), n)

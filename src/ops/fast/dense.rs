@@ -1,6 +1,4 @@
-//! f32 and f16 matrix products: dot products for few rows, the `gemm` crate for many.
-
-use half::slice::HalfFloatSliceExt;
+//! Matrix products with f32, f16 or 8-bit weights: dot products for few rows, the `gemm` crate for many.
 
 use super::{Shared, maths};
 use crate::plan::Floats;
@@ -48,8 +46,8 @@ fn dots(x: &[f32], w: Floats, d_in: usize, y: &mut [f32]) {
     for (n, y) in y.chunks_exact_mut(rows).enumerate() {
         let w = match w {
             Floats::F32(w) => &w[n * d_in..][..d_in],
-            Floats::F16(w) => {
-                w[n * d_in..][..d_in].convert_to_f32_slice(&mut widened);
+            stored => {
+                stored.part(n * d_in..(n + 1) * d_in).widen(&mut widened);
                 &widened
             }
         };
@@ -91,9 +89,9 @@ fn gemm_blocks(d: Dense, threads: &Threads, x: &[f32], w: Floats, y: &mut [f32])
         let block = Dense { d_out: outs.len(), col0: d.col0 + outs.start, ..d };
         match some_rows(w, outs.start, outs.len(), d.d_in) {
             Floats::F32(w) => gemm_f32(block, x, w, y),
-            Floats::F16(w) => {
-                let mut widened = vec![0.0; w.len()];
-                w.convert_to_f32_slice(&mut widened);
+            stored => {
+                let mut widened = vec![0.0; outs.len() * d.d_in];
+                stored.widen(&mut widened);
                 gemm_f32(block, x, &widened, y);
             }
         }
@@ -147,10 +145,11 @@ mod tests {
         for (rows, d_out, d_in) in [(1, 1, 4), (1, 9, 20), (2, 7, 64), (3, 5, 36), (8, 6, 68), (5, 3, 768)] {
             let number = |i: usize| (i * 7 % 13) as f32 - 6.0;
             let x: Vec<f32> = (0..rows * d_in).map(number).collect();
-            let w: Vec<f32> = (0..d_out * d_in).map(|i| number(i + 5) * 0.5).collect();
+            let w: Vec<f32> = (0..d_out * d_in).map(|i| number(i + 5)).collect();
             let narrow: Vec<half::f16> = w.iter().map(|&v| half::f16::from_f32(v)).collect();
+            let bytes: Vec<i8> = w.iter().map(|&v| v as i8).collect();
             for kernel in kernels() {
-                for w_kind in [Floats::F32(&w), Floats::F16(&narrow)] {
+                for w_kind in [Floats::F32(&w), Floats::F16(&narrow), Floats::Int8(&bytes)] {
                     let mut y = vec![0.0; rows * d_out];
                     kernel(&x, w_kind, d_in, &mut y);
                     for (i, y) in y.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! Dot products of few rows with f32 or f16 weights, for x86-64 with AVX2 and F16C, or AVX-512.
+//! Dot products of few rows with f32, f16 or 8-bit weights, for x86-64 with AVX2 and F16C, or AVX-512.
 //!
 //! A weight vector is widened in a register and multiplied with every row of x while it is there: the weights are read
 //! once, and nothing is written but the sums.
@@ -32,10 +32,11 @@ pub fn kernels() -> Vec<DotKernel> {
 /// How far ahead weights are fetched, in bytes: a hardware prefetcher alone reaches about half of the memory's rate.
 const AHEAD: usize = 8192;
 
-/// Calls `$one::<A, O>` for blocks of `A` rows of x and `O` rows of w, whose sums stay in registers. One row of x reads w
-/// from front to back; more of them share each vector of x among two rows of w.
+/// Calls `$one::<A, O>` for blocks of `A` rows of x and `O` rows of w, whose sums stay in registers. Several rows of x share
+/// each vector of x among two rows of w. One row reads w from front to back, as fast as memory gives it; with `$pairs` it
+/// shares too, for weights so small that loading x takes longer.
 macro_rules! blocks {
-    ($one:ident, $x:ident, $w:ident, $d_in:ident, $y:ident) => {{
+    ($one:ident, $x:ident, $w:ident, $d_in:ident, $y:ident, $pairs:expr) => {{
         let rows = $x.len() / $d_in;
         assert!($d_in > 0 && $x.len() == rows * $d_in, "shapes of a product");
         for (w, y) in $w.chunks(2 * $d_in).zip($y.chunks_mut(2 * rows)) {
@@ -45,6 +46,7 @@ macro_rules! blocks {
                     (4, 2) => $one::<4, 2>(x, w, $d_in, &mut y[r..], rows),
                     (3, 2) => $one::<3, 2>(x, w, $d_in, &mut y[r..], rows),
                     (2, 2) => $one::<2, 2>(x, w, $d_in, &mut y[r..], rows),
+                    (1, 2) if $pairs => $one::<1, 2>(x, w, $d_in, &mut y[r..], rows),
                     (n, outs) => {
                         for (a, o) in (0..n).flat_map(|a| (0..outs).map(move |o| (a, o))) {
                             let (x, w) = (&x[a * $d_in..][..$d_in], &w[o * $d_in..][..$d_in]);
@@ -60,16 +62,18 @@ macro_rules! blocks {
 #[target_feature(enable = "avx512f,avx512vl")]
 fn dots_avx512(x: &[f32], w: Floats, d_in: usize, y: &mut [f32]) {
     match w {
-        Floats::F16(w) => blocks!(f16_avx512, x, w, d_in, y),
-        Floats::F32(w) => blocks!(f32_avx512, x, w, d_in, y),
+        Floats::F16(w) => blocks!(f16_avx512, x, w, d_in, y, false),
+        Floats::Int8(w) => blocks!(i8_avx512, x, w, d_in, y, true),
+        Floats::F32(w) => blocks!(f32_avx512, x, w, d_in, y, false),
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn dots_avx2(x: &[f32], w: Floats, d_in: usize, y: &mut [f32]) {
     match w {
-        Floats::F16(w) => blocks!(f16_avx2, x, w, d_in, y),
-        Floats::F32(w) => blocks!(f32_avx2, x, w, d_in, y),
+        Floats::F16(w) => blocks!(f16_avx2, x, w, d_in, y, false),
+        Floats::Int8(w) => blocks!(i8_avx2, x, w, d_in, y, true),
+        Floats::F32(w) => blocks!(f32_avx2, x, w, d_in, y, false),
     }
 }
 
@@ -146,6 +150,26 @@ unsafe fn load8(at: *const f16) -> __m256 {
     _mm256_cvtph_ps(unsafe { _mm_loadu_si128(at.cast()) })
 }
 
+/// 16 integers as f32.
+///
+/// # Safety
+/// 16 elements can be read.
+#[target_feature(enable = "avx512f,avx512vl")]
+unsafe fn load16_i8(at: *const i8) -> __m512 {
+    // SAFETY: by the contract.
+    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(at.cast()) }))
+}
+
+/// 8 integers as f32.
+///
+/// # Safety
+/// 8 elements can be read.
+#[target_feature(enable = "avx2")]
+unsafe fn load8_i8(at: *const i8) -> __m256 {
+    // SAFETY: by the contract.
+    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(at.cast()) }))
+}
+
 #[target_feature(enable = "avx2")]
 fn sum8(v: __m256) -> f32 {
     let mut lanes = [0.0f32; 8];
@@ -200,6 +224,32 @@ kernel!(
     8,
     _mm256_setzero_ps,
     _mm256_loadu_ps,
+    _mm256_loadu_ps,
+    _mm256_add_ps,
+    _mm256_fmadd_ps,
+    sum8,
+    f32::from
+);
+kernel!(
+    i8_avx512,
+    "avx512f,avx512vl",
+    i8,
+    16,
+    _mm512_setzero_ps,
+    load16_i8,
+    _mm512_loadu_ps,
+    _mm512_add_ps,
+    _mm512_fmadd_ps,
+    _mm512_reduce_add_ps,
+    f32::from
+);
+kernel!(
+    i8_avx2,
+    "avx2,fma,f16c",
+    i8,
+    8,
+    _mm256_setzero_ps,
+    load8_i8,
     _mm256_loadu_ps,
     _mm256_add_ps,
     _mm256_fmadd_ps,

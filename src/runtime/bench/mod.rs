@@ -9,7 +9,7 @@ mod test;
 use serde::Serialize;
 
 use super::engine::{Engine, Progress};
-use super::options::{Options, Place, Precision};
+use super::options::{Head, Options, Place, Precision};
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
 use crate::models::{self, LoadOptions, ModelInfo};
@@ -30,6 +30,8 @@ pub struct BenchOptions {
     pub place: Place,
     /// Full-precision weights and the KV cache.
     pub precision: Precision,
+    /// The matrix that gives the logits.
+    pub head: Head,
     /// Lengths of prompts that are read.
     pub prompts: Vec<usize>,
     /// Numbers of tokens that are generated.
@@ -51,6 +53,7 @@ impl Default for BenchOptions {
         BenchOptions {
             place: Place::default(),
             precision: Precision::F16,
+            head: Head::F16,
             prompts: vec![96, 512],
             generated: vec![64],
             depths: vec![0],
@@ -69,6 +72,8 @@ pub struct Row {
     pub model: String,
     /// Bytes of its weights on the device.
     pub weight_bytes: u64,
+    /// How the matrix that gives the logits is kept: "f16", "f32" or "int8".
+    pub head: String,
     /// Its parameters.
     pub parameters: u64,
     /// "cpu" or "gpu".
@@ -165,6 +170,7 @@ impl BenchOptions {
             autotune,
             threads,
             precision: self.precision,
+            head: self.head,
             context: Some(context),
             sessions,
             ..Options::default()
@@ -219,7 +225,8 @@ pub fn bench(
 /// Tensors as far as their names, and the model's sizes.
 fn open_model(files: &ModelFiles) -> Result<(u64, ModelInfo)> {
     let weights = Weights::open(files)?;
-    let options = LoadOptions { dense: Precision::F16.pack(), max_binding: u64::MAX };
+    let pack = Precision::F16.pack();
+    let options = LoadOptions { dense: pack, head: pack, max_binding: u64::MAX };
     let model = models::open(files, &weights, options)?;
     let counted = weights.checkpoint().tensors().filter(|t| model.counts(&t.name));
     let elements = |name: &str| weights.shape(name).map_or(0, |shape| shape.iter().map(|&n| n as u64).product());
@@ -262,6 +269,7 @@ fn measure(
     Ok(Row {
         model: files.to_string(),
         weight_bytes: report.weight_bytes,
+        head: format!("{:?}", report.head).to_lowercase(),
         parameters,
         backend,
         device: report.device.clone(),
