@@ -10,6 +10,7 @@ struct Params {
     shard: u32,
     vocab: u32,
     bound: f32,
+    word: u32, // of a row, that picks the vector
 }
 @group(0) @binding(1) var<uniform> params: Params;
 #bind var<storage, read> rows: array<vec4<u32>>; // [rows]: token, pos, seq_base, seq_len
@@ -31,7 +32,7 @@ fn table_at(i: u32) -> f32 {
 @compute @workgroup_size(64)
 fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: vec3<u32>) {
     let row = group.x;
-    let word = rows[row].x;
+    let word = rows[row][params.word];
     let bound = select(3.4e38, params.bound, (word & (IMAGE_FLAG | CLAMP_FLAG)) != 0u);
 #ifdef IMAGE
     if (word & IMAGE_FLAG) != 0u {

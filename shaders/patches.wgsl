@@ -1,21 +1,39 @@
-// The patches of an image as rows (ops/patches.rs). Grid: a workgroup a patch.
+// The windows of an image as rows (ops/patches.rs). Grid: a workgroup a window.
 
 struct Params {
     side: u32,
-    size: u32, // of a patch
-    grid: u32,
-    width: u32, // channels · patch²
+    channels: u32,
+    size: u32, // of a window
+    stride: u32,
+    pad: u32,
+    grid: u32, // windows a side
+    front: u32, // rows of zeros
+    width: u32, // channels · size², and what makes it a multiple of 4
+    step_channel: u32,
+    step_pixel: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
-#bind var<storage, read> x: array<f32>; // [channels, side, side]
-#bind var<storage, read_write> y: array<f32>; // [grid², width]
+#bind var<storage, read> x: array<f32>; // [channels, side, side] or [side², channels]
+#bind var<storage, read_write> y: array<f32>; // [front + grid², width]
 
 @compute @workgroup_size(64)
 fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: vec3<u32>) {
-    let p = params.size;
+    let n = params.size;
+    let at = group.x * params.width;
+    if group.x < params.front {
+        for (var i = id; i < params.width; i += 64u) { y[at + i] = 0.0; }
+        return;
+    }
+    let token = group.x - params.front;
     for (var i = id; i < params.width; i += 64u) {
-        let row = group.x / params.grid * p + i / p % p;
-        let column = group.x % params.grid * p + i % p;
-        y[group.x * params.width + i] = x[(i / (p * p) * params.side + row) * params.side + column];
+        // Left of and above the image the differences wrap round, beyond its side.
+        let row = token / params.grid * params.stride + i / n % n - params.pad;
+        let column = token % params.grid * params.stride + i % n - params.pad;
+        let channel = i / (n * n);
+        var v = 0.0;
+        if channel < params.channels && row < params.side && column < params.side {
+            v = x[channel * params.step_channel + (row * params.side + column) * params.step_pixel];
+        }
+        y[at + i] = v;
     }
 }

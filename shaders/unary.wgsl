@@ -43,6 +43,12 @@ fn f(v: f32) -> f32 {
     let inner = 0.7978845608028654 * (v + 0.044715 * v * v * v);
     return 0.5 * v * (1.0 + tanh(clamp(inner, -15.0, 15.0)));
 #endif
+#ifdef RELU
+    return max(v, 0.0);
+#endif
+#ifdef TANH
+    return tanh(clamp(v, -15.0, 15.0));
+#endif
 #ifdef SCALE
     return v * params.factor;
 #endif

@@ -21,7 +21,8 @@ const ONE_OF: &[(&str, &[&str])] = &[
     ("bit_linear", &["COMBINE", "PLAIN", "SWIGLU"]),
     ("matmul_lanes", &["SHUFFLES"]),
     ("ternary_lanes", &["SHUFFLES"]),
-    ("unary", &["GELU_ERF", "GELU_TANH", "SCALE"]),
+    ("pool", &["MAX", "MEAN"]),
+    ("unary", &["GELU_ERF", "GELU_TANH", "RELU", "SCALE", "TANH"]),
 ];
 /// Workgroup memory that every adapter has.
 const WORKGROUP_BYTES: u32 = 16 << 10;

@@ -136,6 +136,13 @@ impl PlanBuilder {
     pub fn cached_attention(&self, q: Slot, k: Slot, v: Slot, rows: Slot, shape: AttentionShape) -> Slot {
         self.push(Attention { shape, at: [0; 3], cached: true }, &[q, k, v, rows])
     }
+
+    /// Attention of each row over its sequence among the step's own rows: with `seq_base` the sequence's first row,
+    /// bidirectional where `seq_len` is the sequence's length, causal where it is `pos + 1`.
+    #[track_caller]
+    pub fn row_attention(&self, q: Columns, k: Columns, v: Columns, rows: Slot, shape: AttentionShape) -> Slot {
+        self.push(Attention { shape, at: [q.at, k.at, v.at], cached: true }, &[q.slot, k.slot, v.slot, rows])
+    }
 }
 
 /// One head's keys and values as the plain definition reads them.
@@ -270,7 +277,9 @@ impl Attention {
     fn is_few(&self, inputs: &[&Spec]) -> bool {
         let AttentionShape { heads, kv_heads, d } = self.shape;
         let whole = d >= 16 && d.is_power_of_two() && heads / kv_heads <= 4;
-        self.cached && whole && inputs[0].shape[0] <= CACHED_ROWS
+        let widths = [heads * d, kv_heads * d, kv_heads * d];
+        let alone = self.at == [0; 3] && inputs.iter().zip(widths).all(|(x, width)| x.width() == width);
+        self.cached && whole && alone && inputs[0].shape[0] <= CACHED_ROWS
     }
 
     /// A kernel for few rows over the cache.

@@ -28,7 +28,7 @@ pub const TOKEN_IMAGE: u32 = 1 << 31;
 /// Flag of [`Row::token`]: the embedding is clamped (EmberNet's text beside an image).
 pub const TOKEN_CLAMP: u32 = 1 << 30;
 
-/// x[r] = table[token of row r] or image[r], clamped to ±bound where the row's flags say so.
+/// x[r] = table[token of row r] or image[r], clamped to ±bound where the row's flags say so; or table[position of row r].
 ///
 /// rows `[n, 4]` U32, table `[vocab of this shard, d]` F32 or F16, image `[n, d]` F32 → x `[n, d]` F32. Tokens behind
 /// the vocabulary read the last one. A shard writes only the rows whose token it holds, from number `first` on.
@@ -38,16 +38,23 @@ struct Embed {
     first: usize,
     vocab: usize,
     image: bool,
+    /// Which word of a row picks the vector.
+    word: usize,
 }
 
-params!(EmbedParams { width: u32, first: u32, shard: u32, vocab: u32, bound: f32 });
+/// [`Row::token`] among a row's words.
+const TOKEN: usize = 0;
+/// [`Row::pos`] among a row's words.
+const POS: usize = 1;
+
+params!(EmbedParams { width: u32, first: u32, shard: u32, vocab: u32, bound: f32, word: u32 });
 
 impl PlanBuilder {
     /// Vectors of `rows` from a table that may be cut into shards by rows, and from `image` where given.
     #[track_caller]
     pub fn embed(&self, rows: Slot, shards: &[Slot], image: Option<Slot>, bound: f32) -> Slot {
         let vocab = shards.iter().map(|&s| self.spec(s).shape[0]).sum();
-        let op = |first| Embed { bound, first, vocab, image: image.is_some() };
+        let op = |first| Embed { bound, first, vocab, image: image.is_some(), word: TOKEN };
         let inputs = |shard| [rows, shard].into_iter().chain(image).collect::<Vec<Slot>>();
         let x = self.push(op(0), &inputs(shards[0]));
         let mut first = self.spec(shards[0]).shape[0];
@@ -56,6 +63,13 @@ impl PlanBuilder {
             first += self.spec(shard).shape[0];
         }
         x
+    }
+
+    /// Vectors of the rows' positions, from a table `[positions, d]`.
+    #[track_caller]
+    pub fn embed_positions(&self, rows: Slot, table: Slot) -> Slot {
+        let vocab = self.spec(table).shape[0];
+        self.push(Embed { bound: f32::MAX, first: 0, vocab, image: false, word: POS }, &[rows, table])
     }
 }
 
@@ -83,7 +97,7 @@ impl Op for Embed {
         let n = step.leading(io.spec(0));
         let x = io.out_f32s(0);
         for r in 0..n {
-            let word = rows[r * ROW_WORDS];
+            let word = rows[r * ROW_WORDS + self.word];
             let token = ((word & !(TOKEN_IMAGE | TOKEN_CLAMP)) as usize).min(self.vocab - 1);
             let from_image = self.image && word & TOKEN_IMAGE != 0;
             if !from_image && !(self.first..self.first + shard).contains(&token) {
@@ -112,6 +126,7 @@ impl Op for Embed {
             shard: inputs[1].shape[0] as u32,
             vocab: self.vocab as u32,
             bound: self.bound,
+            word: self.word as u32,
         };
         let flags = [(self.image, "IMAGE"), (inputs[1].dtype == DType::F16, "F16")];
         let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();

@@ -9,19 +9,26 @@
 //!
 //! Nothing in `cpu/`, `gpu/` or `runtime/` changes.
 
+mod absmax;
+mod affine;
 mod attention;
 mod attention_weights;
 mod bit_linear;
 mod chain;
 mod combine;
+mod concat;
 mod embed;
 mod fast;
 mod group_rows;
+mod l2_norm;
 mod layer_norm;
 mod matmul;
+mod memory_read;
 mod norm_quantise;
 mod patches;
 mod pixel_shuffle;
+mod pool;
+mod quantise;
 mod read_words;
 mod rms_norm;
 mod rope_kv_write;
@@ -30,6 +37,7 @@ mod router;
 mod sample;
 mod sampling;
 mod select_rows;
+mod span_mean;
 mod swiglu;
 mod ternary_matmul;
 mod unary;
@@ -37,7 +45,10 @@ mod unary;
 pub use attention::{AttentionShape, Columns};
 pub use bit_linear::BitInput;
 pub use embed::{ROW_WORDS, Row, TOKEN_CLAMP, TOKEN_IMAGE};
+pub use memory_read::MAX_MEMORY;
 pub use norm_quantise::{ActQuant, Experts};
+pub use patches::Window;
+pub use pool::PoolKind;
 pub use read_words::READ_CHUNK;
 pub use rms_norm::RmsNorm;
 pub use sample::{DRAW_WORDS, Draw, MOST_CANDIDATES, Sampled, seen_words};
@@ -51,17 +62,24 @@ use chain::Chain;
 
 /// Names of all ops; the tests check that each has parity rows.
 pub const NAMES: &[&str] = &[
+    "absmax",
+    "affine",
     "attention",
     "attention_weights",
     "bit_linear",
     "combine",
+    "concat",
     "embed",
     "group_rows",
+    "l2_norm",
     "layer_norm",
     "matmul",
+    "memory_read",
     "norm_quantise",
     "patches",
     "pixel_shuffle",
+    "pool",
+    "quantise",
     "read_words",
     "rms_norm",
     "rope_kv_write",
@@ -69,6 +87,7 @@ pub const NAMES: &[&str] = &[
     "router",
     "sample",
     "select_rows",
+    "span_mean",
     "swiglu",
     "ternary_matmul",
     "unary",

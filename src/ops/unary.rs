@@ -1,4 +1,4 @@
-//! Functions of single elements: GELU in both forms, and scaling.
+//! Functions of single elements: GELU in both forms, ReLU, tanh, and scaling.
 
 use crate::error::Result;
 use crate::ops::{fast, require};
@@ -14,6 +14,10 @@ pub enum UnaryKind {
     GeluErf,
     /// `x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`, its approximation.
     GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
+    /// `tanh(x)`.
+    Tanh,
     /// `x · factor`.
     Scale(f32),
 }
@@ -42,6 +46,8 @@ impl UnaryKind {
                 let inner = 0.797_884_560_802_865_4 * (v + 0.044715 * v * v * v);
                 (0.5 * v * (1.0 + inner.tanh())) as f32
             }
+            UnaryKind::Relu => x.max(0.0),
+            UnaryKind::Tanh => v.tanh() as f32,
             UnaryKind::Scale(factor) => x * factor,
         }
     }
@@ -81,6 +87,8 @@ impl Op for Unary {
         let (define, factor) = match self.0 {
             UnaryKind::GeluErf => ("GELU_ERF", 0.0),
             UnaryKind::GeluTanh => ("GELU_TANH", 0.0),
+            UnaryKind::Relu => ("RELU", 0.0),
+            UnaryKind::Tanh => ("TANH", 0.0),
             UnaryKind::Scale(factor) => ("SCALE", factor),
         };
         let per_lead = (x.rows_per_lead() * x.width()) as u32;

@@ -12,6 +12,7 @@ const ATTENTION_TOL: f32 = 1e-5;
 
 pub fn add(cases: &mut Cases) {
     cached(cases);
+    among_rows(cases);
     uncached(cases);
     weights(cases);
     rope(cases);
@@ -22,6 +23,33 @@ pub fn add(cases: &mut Cases) {
 fn cache(r: &Rig, name: &str, shape: [usize; 2], dtype: DType, seed: u64) -> Slot {
     let data = Noise(seed).f32s(shape[0] * shape[1], 2.0);
     r.state(name, &shape, dtype, if dtype == DType::F16 { f16_words(&data) } else { bits(&data) })
+}
+
+/// Sequences of a step whose keys and values are rows of the step itself, beside one another in one matrix.
+fn among_rows(cases: &mut Cases) {
+    for (heads, d) in [(4, 8), (4, 16), (2, 64), (1, 100)] {
+        for lengths in [&[1][..], &[3], &[5, 3], &[16, 16], &[40, 1, 29]] {
+            for causal in [false, true] {
+                let used: u32 = lengths.iter().sum();
+                let name = format!("among rows of {lengths:?}, causal {causal}, {heads} heads of {d}");
+                let max = used as usize + 1;
+                cases.at(step(used as usize, 0), "attention", name, |r| {
+                    let width = 3 * heads * d;
+                    let qkv = r.f32s("qkv", &[max, width], Lead::Rows, &Noise(23).f32s(max * width, 2.0));
+                    let mut words = Vec::new();
+                    for &n in lengths {
+                        let base = words.len() as u32 / 4;
+                        words.extend((0..n).flat_map(|pos| [0, pos, base, if causal { pos + 1 } else { n }]));
+                    }
+                    words.resize(4 * max, u32::MAX);
+                    let rows = r.u32s("rows", &[max, 4], Lead::Rows, &words);
+                    let [q, k, v] = [0, 1, 2].map(|i| Columns { slot: qkv, at: i * heads * d });
+                    let shape = AttentionShape { heads, kv_heads: heads, d };
+                    vec![(r.p.row_attention(q, k, v, rows, shape), Close(ATTENTION_TOL))]
+                });
+            }
+        }
+    }
 }
 
 fn cached(cases: &mut Cases) {

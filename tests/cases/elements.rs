@@ -2,7 +2,7 @@
 
 use std::f32::consts::SQRT_2;
 
-use ternion::ops::{READ_CHUNK, RmsNorm, TOKEN_CLAMP, TOKEN_IMAGE, UnaryKind};
+use ternion::ops::{READ_CHUNK, RmsNorm, TOKEN_CLAMP, TOKEN_IMAGE, UnaryKind, Window};
 use ternion::tensor::{Lead, Pack};
 
 use super::Tol::{Close, Exact};
@@ -12,6 +12,7 @@ use crate::common::Noise;
 pub fn add(cases: &mut Cases) {
     combine(cases);
     embed(cases);
+    positions(cases);
     norms(cases);
     read_words(cases);
     rearrangements(cases);
@@ -62,6 +63,17 @@ fn embed(cases: &mut Cases) {
     }
 }
 
+fn positions(cases: &mut Cases) {
+    for pack in [Pack::F32, Pack::F16] {
+        cases.at(step(4, 0), "embed", format!("positions, {pack:?}, 4 of 5 rows"), |r| {
+            let rows = [(9, 0, 0), (1 | TOKEN_IMAGE, 6, 0), (0, 3, 1), (2, 7, 2)];
+            let rows = r.u32s("rows", &[5, 4], Lead::Rows, &row_words(&rows, 5));
+            let table = r.weight("table", &[7, 66], pack, &Noise(15).f32s(7 * 66, 2.0));
+            vec![(r.p.embed_positions(rows, table), Exact)]
+        });
+    }
+}
+
 /// Rows that a norm may stumble over: plain, beyond ±100, zero, tiny, constant, one large element.
 pub fn hard_rows(rows: usize, width: usize, noise: &mut Noise) -> Vec<f32> {
     let mut x = noise.f32s(rows * width, 2.0);
@@ -109,8 +121,18 @@ fn rearrangements(cases: &mut Cases) {
     for (channels, side, patch) in [(3, 8, 4), (1, 10, 3), (3, 14, 14), (2, 5, 1)] {
         cases.full("patches", format!("{channels} channels, side {side}, patch {patch}"), |r| {
             let x = Noise(9).f32s(channels * side * side, 1.0);
-            vec![(r.p.patches(r.f32s("x", &[channels, side, side], Lead::Fixed, &x), patch), Exact)]
+            let x = r.f32s("x", &[channels, side, side], Lead::Fixed, &x);
+            vec![(r.p.patches(x, Window::tiles(patch), 0), Exact)]
         });
+    }
+    for (side, size, stride, pad, front) in [(9, 3, 2, 1, 0), (8, 7, 2, 3, 1), (5, 5, 1, 2, 2), (6, 2, 3, 0, 3)] {
+        let window = Window { size, stride, pad };
+        for (shape, what) in [(vec![3, side, side], "planes"), (vec![side * side, 3], "rows")] {
+            cases.full("patches", format!("{what}, side {side}, {window:?}, {front} in front"), |r| {
+                let x = r.f32s("x", &shape, Lead::Fixed, &Noise(14).f32s(3 * side * side, 1.0));
+                vec![(r.p.patches(x, window, front), Exact)]
+            });
+        }
     }
     for (grid, factor, width) in [(4, 2, 16), (7, 2, 17), (5, 3, 70), (1, 2, 3), (3, 1, 8)] {
         cases.full("pixel_shuffle", format!("grid {grid}, factor {factor}, width {width}"), |r| {
@@ -141,7 +163,8 @@ fn swiglu(cases: &mut Cases) {
 }
 
 fn unary(cases: &mut Cases) {
-    for kind in [UnaryKind::GeluErf, UnaryKind::GeluTanh, UnaryKind::Scale(0.1)] {
+    use UnaryKind::{GeluErf, GeluTanh, Relu, Scale, Tanh};
+    for kind in [GeluErf, GeluTanh, Relu, Tanh, Scale(0.1)] {
         for (shape, used) in [(&[1, 1][..], 1), (&[3, 1001], 2), (&[2, 3, 50], 1), (&[3, 4099], 3)] {
             cases.at(step(used, 0), "unary", format!("{kind:?}, {shape:?}, {used} rows"), |r| {
                 let mut x = Noise(13).f32s(shape.iter().product(), 10.0);

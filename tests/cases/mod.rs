@@ -6,6 +6,7 @@ mod fused;
 mod products;
 mod quantised;
 mod sampling;
+mod vectors;
 
 use std::sync::Arc;
 
@@ -78,6 +79,7 @@ pub fn all() -> Vec<Case> {
     products::add(&mut cases);
     quantised::add(&mut cases);
     sampling::add(&mut cases);
+    vectors::add(&mut cases);
     cases.0
 }
 

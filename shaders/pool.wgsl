@@ -1,0 +1,40 @@
+// Each channel's largest value, or mean, over each window of an image (ops/pool.rs). Grid: a thread an element of y.
+
+struct Params {
+    side: u32,
+    channels: u32,
+    size: u32, // of a window
+    stride: u32,
+    pad: u32,
+    grid: u32, // windows a side
+}
+@group(0) @binding(1) var<uniform> params: Params;
+#bind var<storage, read> x: array<f32>; // [side², channels]
+#bind var<storage, read_write> y: array<f32>; // [grid², channels]
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3<u32>) {
+    let token = id.x / params.channels;
+    let channel = id.x % params.channels;
+    if token >= params.grid * params.grid { return; }
+    var n = 0.0;
+    var sum = 0.0;
+    var top = -3.4e38;
+    for (var i = 0u; i < params.size * params.size; i++) {
+        // Left of and above the image the differences wrap round, beyond its side.
+        let row = token / params.grid * params.stride + i / params.size - params.pad;
+        let column = token % params.grid * params.stride + i % params.size - params.pad;
+        if row < params.side && column < params.side {
+            let v = x[(row * params.side + column) * params.channels + channel];
+            top = max(top, v);
+            sum += v;
+            n += 1.0;
+        }
+    }
+#ifdef MAX
+    y[id.x] = top;
+#endif
+#ifdef MEAN
+    y[id.x] = sum / n;
+#endif
+}

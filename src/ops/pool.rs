@@ -1,0 +1,89 @@
+//! Largest values and means of windows of an image.
+
+use crate::error::Result;
+use crate::ops::patches::{Window, square};
+use crate::ops::require;
+use crate::params;
+use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
+use crate::shader;
+use crate::tensor::{DType, Spec};
+
+/// What a window becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolKind {
+    /// Its largest value.
+    Max,
+    /// The mean of its values.
+    Mean,
+}
+
+/// Each channel's largest value, or mean, over each window; x `[s², channels]` F32 → `[g², channels]` F32 with g windows a
+/// side. What lies outside the image is left out of both.
+#[derive(Debug)]
+struct Pool {
+    window: Window,
+    kind: PoolKind,
+}
+
+params!(PoolParams { side: u32, channels: u32, size: u32, stride: u32, pad: u32, grid: u32 });
+
+impl PlanBuilder {
+    /// Largest values or means of the windows of an image whose pixels are rows.
+    #[track_caller]
+    pub fn pool(&self, x: Slot, window: Window, kind: PoolKind) -> Slot {
+        self.push(Pool { window, kind }, &[x])
+    }
+}
+
+impl Op for Pool {
+    fn name(&self) -> &'static str {
+        "pool"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>> {
+        let x = inputs[0];
+        let form = square(x).filter(|_| x.dtype == DType::F32 && x.shape.len() == 2);
+        require("image", x, form.is_some(), "[s², channels] F32")?;
+        let [side, channels] = form.unwrap_or_default();
+        let grid = self.window.count(side);
+        require("image", x, grid.is_some(), "at least a window wide")?;
+        let grid = grid.unwrap_or_default();
+        Ok(vec![Spec::fixed(&[grid * grid, channels], DType::F32)])
+    }
+
+    fn cpu(&self, _: &Step, io: &mut Io) {
+        let (x, window) = (io.f32s(0), self.window);
+        let [side, channels] = square(io.spec(0)).unwrap_or_default();
+        let grid = window.count(side).unwrap_or_default();
+        for (at, y) in io.out_f32s(0).iter_mut().enumerate() {
+            let (c, token) = (at % channels, at / channels);
+            let pixels = |n: usize| (0..window.size).filter_map(move |i| window.pixel(n, i, side));
+            let rows = pixels(token / grid);
+            let values = rows.flat_map(|row| pixels(token % grid).map(move |col| x[(row * side + col) * channels + c]));
+            let (top, sum, n) =
+                values.fold((f32::MIN, 0.0, 0), |(top, sum, n), v| (v.max(top), sum + f64::from(v), n + 1));
+            *y = match self.kind {
+                PoolKind::Max => top,
+                PoolKind::Mean => (sum / f64::from(n)) as f32,
+            };
+        }
+    }
+
+    fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
+        let ([side, channels], window) = (square(inputs[0]).unwrap_or_default(), self.window);
+        let params = PoolParams {
+            side: side as u32,
+            channels: channels as u32,
+            size: window.size as u32,
+            stride: window.stride as u32,
+            pad: window.pad as u32,
+            grid: window.count(side).unwrap_or_default() as u32,
+        };
+        let define = match self.kind {
+            PoolKind::Max => "MAX",
+            PoolKind::Mean => "MEAN",
+        };
+        let grid = Grid::x(Extent::rows(outputs[0], channels, 64));
+        Kernel { source: shader!("pool"), defines: vec![define], overrides: vec![], params: params.params(), grid }
+    }
+}
