@@ -35,7 +35,7 @@
 //!   checkpoints, tokenizers, prompts, images; nothing in them is trusted.
 //! * **2** [`ops`]: one file each, with shapes, CPU definition and kernel (its shader lies in `shaders/`). Beside them
 //!   [`cpu`] and [`gpu`], the backends, which know plans and not the list of ops.
-//! * **3** [`models`]: EmberNet, recorded in the order of the paper; models never see a device.
+//! * **3** [`models`]: EmberNet and BitGen, recorded in the order of the papers; models never see a device.
 //! * **4** [`runtime`]: engine, sessions, KV cache, scheduler, sampling, and the tools around a model file.
 //! * **5** this facade, and the command line in `main.rs` and `cli/`.
 //!
@@ -69,4 +69,4 @@ pub mod threads;
 
 pub use error::{Error, Result};
 pub use files::{Image, ModelFiles};
-pub use runtime::{Engine, GenerateOptions, Options, Session, Stream, Token};
+pub use runtime::{BitGen, Engine, GenerateOptions, Options, Session, Stream, Token};

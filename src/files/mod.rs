@@ -3,6 +3,7 @@
 //! [`Checkpoint::open`] parses headers only; tensors are converted, a range at a time, when they are read. Files are
 //! not trusted: sizes and offsets are checked before use, and a pickle is read as data, never run.
 
+mod bilinear;
 pub mod chat;
 mod checkpoint;
 pub mod image;

@@ -2,11 +2,12 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::files::Weights;
 use crate::plan::{PlanBuilder, Slot};
-use crate::tensor::{Pack, Spec, WeightPart, WeightRef};
+use crate::tensor::{DType, Pack, Spec, WeightPart, WeightRef};
 use crate::ternary::WeightQuant;
 
 /// How weights are packed and cut.
@@ -54,6 +55,27 @@ impl Tensor {
         let mut shape = self.shape.clone();
         shape[0] = rows.len();
         Tensor { weight, shape }
+    }
+}
+
+/// A weight that was computed at loading: a folded norm, interpolated positions.
+#[derive(Debug)]
+pub struct Table {
+    name: String,
+    shape: Vec<usize>,
+    words: Arc<Vec<u32>>,
+}
+
+impl Table {
+    /// `values` under a name of their own.
+    pub fn new(name: impl Into<String>, shape: &[usize], values: Vec<f32>) -> Self {
+        let words = values.into_iter().map(f32::to_bits).collect();
+        Table { name: name.into(), shape: shape.to_vec(), words: Arc::new(words) }
+    }
+
+    /// The slot of this table in a plan.
+    pub fn slot(&self, p: &PlanBuilder) -> Slot {
+        p.constant(&self.name, Spec::fixed(&self.shape, DType::F32), || self.words.to_vec())
     }
 }
 
@@ -128,6 +150,19 @@ impl<'a> Cursor<'a> {
     /// A vector: a norm or a bias, always f32.
     pub fn vector(&self, name: &str, d: usize) -> Tensor {
         Tensor { shape: vec![d], ..self.tensor(name, &[d], Pack::F32) }
+    }
+
+    /// The numbers of a tensor, for a weight that is computed from it at loading. Zeros where it is missing or broken, which
+    /// the error at the end of loading says.
+    pub fn values(&self, name: &str, shape: &[usize]) -> Vec<f32> {
+        let tensor = self.exact(name, shape);
+        let whole = self.weights.shape(&format!("{}{name}", self.prefix)).is_some_and(|found| found == shape);
+        let loaded = if whole { self.weights.load(&tensor.weight) } else { Ok(vec![0; shape.iter().product()]) };
+        let words = loaded.unwrap_or_else(|error| {
+            self.faults.borrow_mut().shape.get_or_insert(error);
+            vec![0; shape.iter().product()]
+        });
+        words.into_iter().map(f32::from_bits).collect()
     }
 
     /// A ternary matrix.

@@ -10,15 +10,23 @@
 //!
 //! Models see plans and files; they never see a device.
 
+mod bitgen;
+mod bitgen_cnn;
+mod bitgen_config;
+mod bitgen_decoder;
 mod cursor;
 mod decoder;
+mod dinov2;
 mod embernet;
 mod embernet_config;
 mod moe;
 mod siglip;
 mod vision;
 
+pub use bitgen::{BitGenStage1, EncoderShape, bitgen_slots};
+pub use bitgen_config::{BitGenSizes, BitGenVision};
 pub use cursor::{Cursor, LoadOptions, Tensor, Wanted};
+pub use dinov2::DinoConfig;
 pub use embernet_config::{EmberNetConfig, VisionConfig};
 
 use std::sync::Arc;

@@ -8,11 +8,13 @@
 mod autotune;
 mod batch;
 pub mod bench;
+pub mod bitgen;
 pub mod compare;
 pub mod convert;
 mod core;
 mod device;
 mod engine;
+pub mod episodic;
 pub mod eval;
 pub mod inspect;
 mod judge;
@@ -27,8 +29,10 @@ mod stream;
 mod trace;
 
 pub use batch::Batch;
+pub use bitgen::{BitGen, BitGenOptions, CaptionOptions};
 pub use device::choose as choose_device;
 pub use engine::{Engine, LoadReport, Progress};
+pub use episodic::{EpisodicMemory, MemoryNoise};
 pub use options::{DeviceChoice, GenerateOptions, Head, Options, Place, Precision};
 pub use refiner::{Refiner, RefinerOptions};
 pub use sampler::Sampling;
