@@ -1,4 +1,4 @@
-//! The ops against the numbers of the original EmberNet code, on every backend. The plain CPU is what is proved right
+//! The ops against the numbers of the original EmberNet and BitGen code, on every backend. The plain CPU is what is proved right
 //! here; the others come along.
 
 mod common;
@@ -353,6 +353,52 @@ fn the_clamp_of_the_mixture_is_the_originals() {
         let [_, _, _, out] = moe(r, &golden, 1.0);
         vec![("out", out, want.clone())]
     });
+}
+
+/// Codes and scale of a case's weights by the rule of BitNetLinear.
+fn check_weights(golden: &Golden, case: &str) {
+    let (codes, scale) = quantise(&golden.f32s(&format!("{case}.weight")), WeightQuant::Absmean);
+    assert_eq!(codes, golden.i8s(&format!("{case}.q_weight")), "{case}");
+    let want = golden.f32s(&format!("{case}.w_scale"))[0];
+    compare(&[scale / want], &[1.0], 1e-6).unwrap_or_else(|e| panic!("{case}: {e}"));
+}
+
+/// BitGen's BitNetLinear: one scale for all of x, codes 0 below half the mean of the weights.
+#[test]
+fn bitnet_linears_are_the_originals_ties_included() {
+    let golden = Golden::open("bitgen_stage1/ops/ops_bitnet_linear.safetensors");
+    check_weights(&golden, "tiny_w");
+    for case in ["bias", "nobias", "ties"] {
+        let of = |name: &str| format!("{case}.{name}");
+        let [out, d] = golden.shape(&of("q_weight"))[..] else { panic!("{case}: no matrix") };
+        let (codes, scale) = (golden.i8s(&of("q_weight")), golden.f32s(&of("w_scale"))[0]);
+        if case != "ties" {
+            // The file's `ties.weight` is not what its codes were made of; the tie is in the rule's own test.
+            check_weights(&golden, case);
+        }
+        let matrix = Packed::new(out, d, &codes, scale);
+        let bias = (case == "bias").then(|| golden.f32s("bias.bias"));
+        let inputs = [("x", "out"), ("single_token_x", "single_token_out")];
+        for (x, y) in inputs.map(|(x, y)| (of(x), of(y))).into_iter().filter(|(x, _)| golden.names().contains(x)) {
+            let (data, want) = (golden.f32s(&x), golden.f32s(&y));
+            expect(&x, |r| {
+                let input = r.f32s("x", &[data.len() / d, d], Lead::Rows, &data);
+                let act = r.p.quantise(input, r.p.absmax(input), 1e-8);
+                let y = r.p.ternary_matmul(act, r.ternary("w", std::slice::from_ref(&matrix)), &[out], None);
+                let bias = bias.as_ref().map(|b| r.weight("bias", &[out], Pack::F32, b));
+                vec![("out", r.p.affine(y, None, bias, None), want.clone())]
+            });
+        }
+        let rig = Rig::new(case);
+        let data = golden.f32s(&of("x"));
+        let input = rig.f32s("x", &[data.len() / d, d], Lead::Rows, &data);
+        let [act, _] = rig.p.quantise(input, rig.p.absmax(input), 1e-8);
+        let (plan, feed) = rig.finish();
+        let found = run(&mut Cpu::plain(), &plan, &feed, Step::FULL, &[act]).remove(0);
+        let rows = bytemuck::cast_slice::<u32, i8>(&found).chunks_exact(d.next_multiple_of(32));
+        let found: Vec<i8> = rows.flat_map(|row| row[..d].to_vec()).collect();
+        assert_eq!(found, golden.i8s(&of("q_x")), "{case}");
+    }
 }
 
 #[test]
