@@ -76,7 +76,7 @@ pub struct BitGenStage1 {
 
 #[derive(Debug)]
 enum Vision {
-    Dino(DinoV2),
+    Dino(Box<DinoV2>),
     Cnn(Cnn),
 }
 
@@ -142,7 +142,7 @@ impl BitGenStage1 {
             tokens: w.sharded("token_embedding.weight", [c.vocab, d]),
             positions: w.dense("pos_embedding.weight", &[c.positions, d]),
             vision: match c.vision {
-                BitGenVision::Dino(dino) => Vision::Dino(DinoV2::load(&w.at(DINO), dino, IMAGE_SIZE)),
+                BitGenVision::Dino(dino) => Vision::Dino(Box::new(DinoV2::load(&w.at(DINO), dino, IMAGE_SIZE))),
                 BitGenVision::Cnn(channels) => Vision::Cnn(Cnn::load(&w.at(CNN), channels)),
             },
             to_embed: linear(&fusion, "vision_to_embed", d_vision, d_image),
