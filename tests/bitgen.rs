@@ -1,7 +1,6 @@
 //! BitGen's stage 1 against the original's numbers (`goldens` layout; `TERNION_GOLDENS=DIR` checks another set).
 
 mod common;
-#[allow(dead_code)] // EmberNet's part is for tests/models.rs.
 mod model_rig;
 
 use std::path::{Path, PathBuf};
@@ -276,7 +275,8 @@ fn free_runs_alone_in_a_batch_and_without_images_match() {
         let (d, ids) = (rig.model.sizes().d, rig.golden.i32s("input_ids"));
         let (with, without, decoder) = (rig.encoder(true), rig.encoder(false), rig.decoder());
         let target = rig.golden.i32s("text_only.target_ids");
-        let cases: [(&str, &[i32], Option<&[f32]>, &[i32], usize); 3] = [
+        type Case<'a> = (&'a str, &'a [i32], Option<&'a [f32]>, &'a [i32], usize);
+        let cases: [Case; 3] = [
             ("det", &ids, Some(&common), &ids, rig.length),
             ("single", &ids[..rig.length], Some(&common[..d]), &ids[..rig.length], rig.length),
             ("text_only", &ids, None, &target, target.len() / 2),

@@ -1,7 +1,7 @@
 //! A multiply-add of columns, and a residual: biases, layer scales, sums.
 
 use crate::error::Result;
-use crate::ops::{expect, require};
+use crate::ops::{expect, fast, require};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
@@ -63,6 +63,30 @@ impl Op for Affine {
             let term = |of: Option<&[f32]>, at: usize, none: f32| of.map_or(none, |v| v[at]);
             *y = x[at] * term(scale, at % width, 1.0) + term(bias, at % width, 0.0) + term(residual, at, 0.0);
         }
+    }
+
+    fn cpu_fast(&self, step: &Step, io: &mut Io) {
+        let (x, width, rows, threads) = (io.f32s(0), io.spec(0).width(), step.rows_of(io.spec(0)), io.threads);
+        let scale = self.0.scale.then(|| io.f32s(1));
+        let bias = self.0.bias.then(|| io.f32s(1 + usize::from(self.0.scale)));
+        let residual = self.0.residual.then(|| io.f32s(io.inputs.len() - 1));
+        let y = fast::Shared::new(io.out_f32s(0));
+        threads.chunks(rows, fast::rows_a_task(width), |range| {
+            for at in range.map(|r| r * width) {
+                // SAFETY: each row belongs to one task.
+                let y = unsafe { y.slice(at, width) };
+                y.copy_from_slice(&x[at..][..width]);
+                if let Some(scale) = scale {
+                    y.iter_mut().zip(scale).for_each(|(y, v)| *y *= v);
+                }
+                if let Some(bias) = bias {
+                    y.iter_mut().zip(bias).for_each(|(y, v)| *y += v);
+                }
+                if let Some(residual) = residual {
+                    y.iter_mut().zip(&residual[at..]).for_each(|(y, v)| *y += v);
+                }
+            }
+        });
     }
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {

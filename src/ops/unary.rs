@@ -76,6 +76,7 @@ impl Op for Unary {
             // SAFETY: the chunks do not overlap.
             let y = unsafe { y.slice(range.start, range.len()) };
             match self.0 {
+                UnaryKind::GeluErf => fast::gelu_erf(&x[range], y),
                 UnaryKind::GeluTanh => fast::gelu_tanh(&x[range], y),
                 kind => y.iter_mut().zip(&x[range]).for_each(|(y, &x)| *y = kind.apply(x)),
             }

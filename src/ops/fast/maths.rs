@@ -135,6 +135,50 @@ fn exp(x: f32) -> f32 {
     (p * r * r + r + 1.0) * power
 }
 
+/// The error function, within 2e-7: its Maclaurin series up to 1, else `1 − e^(−x²) · p(1/(1 + x/2))` with the coefficients
+/// of the Chebyshev fit for erfc (Press et al., Numerical Recipes, section 6.2). Both are computed, so that it vectorises.
+#[inline(always)]
+fn erf(v: f32) -> f32 {
+    // 2/√π · (−1)^n / (n! · (2n + 1)), from n = 10 down.
+    const SERIES: [f32; 11] = [
+        1.480_719_3e-8,
+        -1.636_584_5e-7,
+        1.646_211_4e-6,
+        -1.492_565_1e-5,
+        1.205_533_3e-4,
+        -8.548_327e-4,
+        5.223_978e-3,
+        -2.686_617e-2,
+        0.112_837_92,
+        -0.376_126_4,
+        std::f32::consts::FRAC_2_SQRT_PI,
+    ];
+    const FIT: [f32; 10] = [
+        0.170_872_77,
+        -0.822_152_23,
+        1.488_515_9,
+        -1.135_204,
+        0.278_868_07,
+        -0.186_288_06,
+        0.096_784_18,
+        0.374_091_96,
+        1.000_023_7,
+        -1.265_512_2,
+    ];
+    let horner = |c: &[f32], x: f32| c.iter().fold(0.0, |p, c| p * x + c);
+    let x = v.abs();
+    let near = v * horner(&SERIES, v * v);
+    let t = 1.0 / (1.0 + 0.5 * x);
+    let far = (1.0 - t * exp(horner(&FIT, t) - x * x)).copysign(v);
+    if x < 1.0 { near } else { far }
+}
+
+/// `y = x/2 · (1 + erf(x/√2))`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn gelu_erf(x: &[f32], y: &mut [f32]) {
+    y.iter_mut().zip(x).for_each(|(y, &x)| *y = 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)));
+}
+
 /// `x = e^(x − top)`; returns the sum.
 #[inline(always)]
 pub fn exp_all_inline(x: &mut [f32], top: f32) -> f32 {

@@ -14,7 +14,9 @@ mod ternary_x86;
 
 pub(super) use attention::{Attention, Matrix};
 pub(super) use dense::{Dense, dense};
-pub(super) use maths::{Normed, argmax, combine, gelu_tanh, layer_norm, norm, quantise, sum_of_squares, swiglu};
+pub(super) use maths::{
+    Normed, argmax, combine, gelu_erf, gelu_tanh, layer_norm, norm, quantise, sum_of_squares, swiglu,
+};
 pub(super) use ternary::{Codes, Product, ternary_products};
 
 /// Rows of `width` elements that make a task of a few microseconds.
