@@ -264,6 +264,9 @@ fn encoder_and_decoder_stages_fed_with_golden_inputs_match() {
             let step = rig.feed_decoder(&decoder, &ids, rig.length, &contexts);
             rig.walk(&decoder, &step, prefix, &mut report);
         }
+        let without = rig.encoder(false);
+        let step = rig.feed_encoder(&without, &ids, None, false);
+        rig.walk(&without, &step, "text_only", &mut report);
         report.finish(&rig.what);
     });
 }
