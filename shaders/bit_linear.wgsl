@@ -12,10 +12,43 @@ override UNITS: u32 = 128u; // vec4s of codes of a term
 override CODES: u32 = 640u; // TERMS · UNITS, at most 640
 override THREADS: u32 = 256u; // LANES · SPLIT · GROUPS, at most 256
 override SHARES: u32 = 256u; // SPLIT · GROUPS · TILE_LANES, at most 256
+const FEW: u32 = 8u;
 
 var<workgroup> codes: array<vec4<u32>, CODES>;
 var<workgroup> code_meta: array<vec2<f32>, TERMS>;
 var<workgroup> shares: array<vec4<i32>, SHARES>;
+var<workgroup> partial: array<f32, THREADS>;
+var<workgroup> few: array<f32, FEW>;
+
+fn sum_all(id: u32, v: f32) -> f32 {
+    workgroupBarrier();
+    partial[id] = v;
+    workgroupBarrier();
+    if id < FEW {
+        var sum = 0.0;
+        for (var i = id; i < THREADS; i += FEW) { sum += partial[i]; }
+        few[id] = sum;
+    }
+    workgroupBarrier();
+    var sum = 0.0;
+    for (var i = 0u; i < FEW; i++) { sum += few[i]; }
+    return sum;
+}
+
+fn max_all(id: u32, v: f32) -> f32 {
+    workgroupBarrier();
+    partial[id] = v;
+    workgroupBarrier();
+    if id < FEW {
+        var top = partial[id];
+        for (var i = id; i < THREADS; i += FEW) { top = max(top, partial[i]); }
+        few[id] = top;
+    }
+    workgroupBarrier();
+    var top = few[0];
+    for (var i = 1u; i < FEW; i++) { top = max(top, few[i]); }
+    return top;
+}
 
 fn keep_codes(term: u32, unit: u32, words: vec4<u32>) {
     codes[term * UNITS + unit] = words;

@@ -1,6 +1,6 @@
 // The second of two launches of a layer of few rows (ops/bit_linear.rs): products with the codes that the first has left,
-// so that two rows which meet the same matrix share its words. A workgroup is a tile of 128 outputs.
-// Grid: x = tiles, y = pairs of rows; by SWIGLU y = experts, each with all rows that chose it; by COMBINE 1.
+// so that the rows of a block, which meet the same matrix, share its words. A workgroup is a tile of 128 outputs.
+// Grid: x = tiles, y = blocks of ROWS rows; by SWIGLU y = experts, each with all rows that chose it; by COMBINE 1.
 #import bit_linear
 #import tables
 // Of each set UNITS vec4s of codes, and one with 1/k and their sum; with COMBINE the products [rows, slots, tiles, 32] behind.
@@ -11,42 +11,55 @@ override UNITS: u32 = 128u; // vec4s of codes of a set
 override FIRST_PRODUCT: u32 = 0u; // the products' first vec4
 override TILES: u32 = 1u; // of an output row
 
+#ifdef PAIRS2
+const QUADS: u32 = 2u;
+const NUMBERS: u32 = 2u; // of two rows each
+#else
+const QUADS: u32 = 4u;
+const NUMBERS: u32 = 1u;
+#endif
 const MAX_ROWS: u32 = 8u;
-const ROWS: u32 = 2u; // of a pair
+const ROWS: u32 = 2u * NUMBERS; // of a block
 
 var<private> row_codes: array<u32, ROWS>; // the first vec4 of each row's codes
 var<private> row_scale: array<f32, ROWS>;
 var<private> row_total: array<i32, ROWS>;
 var<private> sums: array<vec4<i32>, QUADS * ROWS>; // over stored codes
 
-// Takes the two rows' sums apart, of which 128 columns stay below 2^15.
-fn settle(q: u32) {
-    let both = found[q];
-    sums[q] += bitcast<vec4<i32>>(both << vec4<u32>(16u)) >> vec4<u32>(16u);
-    sums[QUADS + q] += bitcast<vec4<i32>>(both + vec4<u32>(0x8000u)) >> vec4<u32>(16u);
-    found[q] = vec4<u32>();
+// Takes the sums of two rows apart, of which 128 columns stay below 2^15.
+fn settle(i: u32) {
+    let both = found[i];
+    let at = i / QUADS * 2u * QUADS + i % QUADS;
+    sums[at] += bitcast<vec4<i32>>(both << vec4<u32>(16u)) >> vec4<u32>(16u);
+    sums[at + QUADS] += bitcast<vec4<i32>>(both + vec4<u32>(0x8000u)) >> vec4<u32>(16u);
+    found[i] = vec4<u32>();
 }
 
-// Holds byte b of the words of codes of both rows, the second one's times 2^16.
-fn hold(b: u32, first: vec4<u32>, second: vec4<u32>) {
-    bytes[b] = signed_byte(first, b) + (signed_byte(second, b) << vec4<u32>(16u));
+// Holds byte b of the words of codes of two rows, the second one's times 2^16.
+fn hold_byte(number: u32, b: u32, first: vec4<u32>, second: vec4<u32>) {
+    bytes[4u * number + b] = signed_byte(first, b) + (signed_byte(second, b) << vec4<u32>(16u));
 }
 
-// The sums of a lane's outputs of a tile for both rows.
+fn hold(number: u32, i: u32) {
+    let first = between[row_codes[2u * number] + i];
+    let second = between[row_codes[2u * number + 1u] + i];
+    hold_byte(number, 0u, first, second);
+    hold_byte(number, 1u, first, second);
+    hold_byte(number, 2u, first, second);
+    hold_byte(number, 3u, first, second);
+}
+
+// The sums of a lane's outputs of a tile for all rows of the block.
 fn sum_rows(part: Part, tile: u32, lane: u32) {
     let base = first_words(part, tile, lane);
     let quads = code_quads();
     sums = array<vec4<i32>, QUADS * ROWS>();
-    found = array<vec4<u32>, QUADS>();
+    found = array<vec4<u32>, QUADS * NUMBERS>();
     for (var first = 0u; first < quads; first += 8u) {
         // Lanes behind the last codes hold those again, and meet weights that are 0.
         let i = min(first + lane_number, quads - 1u);
-        let a = between[row_codes[0] + i];
-        let b = between[row_codes[1] + i];
-        hold(0u, a, b);
-        hold(1u, a, b);
-        hold(2u, a, b);
-        hold(3u, a, b);
+        hold(0u, i);
+        if NUMBERS > 1u { hold(1u, i); }
         add_columns(part.bits, base, first);
         settle(0u);
         settle(1u);
@@ -55,7 +68,7 @@ fn sum_rows(part: Part, tile: u32, lane: u32) {
     }
 }
 
-// Makes set `number` that of row r of the pair.
+// Makes set `number` that of row r of the block.
 fn take_row(r: u32, number: u32) {
     row_codes[r] = number * (UNITS + 1u);
     let v = bitcast<vec2<f32>>(between[row_codes[r] + UNITS].xy);
@@ -63,7 +76,7 @@ fn take_row(r: u32, number: u32) {
     row_total[r] = i32(v.y);
 }
 
-// The products of row r of the pair.
+// The products of row r of the block.
 fn product(part: Part, r: u32, q: u32) -> vec4<f32> {
     return vec4<f32>(exact_sums(sums[r * QUADS + q], row_total[r], part.bits)) * (part.scale * row_scale[r]);
 }
@@ -99,8 +112,7 @@ fn plain(id: u32, group: vec2<u32>) {
     let tile = find_tile(0u, group.x);
     let part = part_at(tile.part);
     let row0 = group.y * ROWS;
-    take_row(0u, row0 * TERMS + tile.part);
-    take_row(1u, min(row0 + 1u, rows - 1u) * TERMS + tile.part);
+    for (var r = 0u; r < ROWS; r++) { take_row(r, min(row0 + r, rows - 1u) * TERMS + tile.part); }
     sum_rows(part, tile.tile, id);
     for (var q = 0u; q < QUADS; q++) {
         let in_part = ((tile.tile * LANES + id) * QUADS + q) * 4u;
@@ -122,8 +134,7 @@ fn swiglu(id: u32, tile: u32, expert: u32) {
         for (var t = 0u; t < TERMS; t++) {
             let part = part_at(expert * TERMS + t);
             outs = part.rows;
-            take_row(0u, places[first] * TERMS + t);
-            take_row(1u, places[min(first + 1u, n_places - 1u)] * TERMS + t);
+            for (var r = 0u; r < ROWS; r++) { take_row(r, places[min(first + r, n_places - 1u)] * TERMS + t); }
             sum_rows(part, tile, id);
             for (var r = 0u; r < ROWS; r++) {
                 for (var q = 0u; q < QUADS; q++) {
@@ -148,8 +159,7 @@ fn products(id: u32, tile: u32, in_tile: u32, expert: u32) {
     find_places(id, expert);
     let part = part_at(expert);
     for (var first = 0u; first < n_places; first += ROWS) {
-        take_row(0u, places[first]);
-        take_row(1u, places[min(first + 1u, n_places - 1u)]);
+        for (var r = 0u; r < ROWS; r++) { take_row(r, places[min(first + r, n_places - 1u)]); }
         sum_rows(part, tile, id);
         for (var r = 0u; r < ROWS; r++) {
             if first + r < n_places {

@@ -26,7 +26,7 @@ const ONE_OF: &[(&str, &[&str])] = &[
     ("unary", &["GELU_ERF", "GELU_TANH", "SCALE"]),
 ];
 /// Shaders that need subgroups whatever their defines are.
-const OF_SUBGROUPS: &[&str] = &["bit_rows"];
+const OF_SUBGROUPS: &[&str] = &["bit_codes", "bit_rows"];
 /// Workgroup memory that every adapter has.
 const WORKGROUP_BYTES: u32 = 16 << 10;
 /// Storage buffers that every adapter can bind at once.

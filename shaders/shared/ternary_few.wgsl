@@ -4,6 +4,9 @@
 #ifdef TABLES
 #import tables
 
+const QUADS: u32 = 4u;
+const NUMBERS: u32 = 1u;
+
 // Sums of a lane's outputs of a tile over every SPLIT-th run of 128 columns from `share` on; `act` is the first vec4 of
 // the codes.
 fn tile_sums(part: Part, tile: u32, lane: u32, share: u32, act: u32) -> array<vec4<i32>, QUADS> {

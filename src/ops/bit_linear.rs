@@ -15,7 +15,8 @@ use crate::ternary::TILE_ROWS;
 /// Codes of x under the norms of a stack, their product with it, and an epilogue; the composition of `rms_norm` (with a
 /// norm in front), `norm_quantise`, `ternary_matmul` and, by the kind, `swiglu` or `combine`.
 ///
-/// Every workgroup makes the codes that it needs anew: worth a launch where rows are few.
+/// Every workgroup makes the codes that it needs anew: worth a launch where rows are few. Where that is dear, from two
+/// rows on there are two launches.
 #[derive(Debug)]
 struct BitLinear {
     /// Output rows of each matrix of the stack, or of one expert.
@@ -345,13 +346,16 @@ impl BitLinear {
             Kind::SwiGlu(_) => (terms, tiles(&self.outs[..1]), 0),
             Kind::Combine(..) => (times, tiles(&self.outs), rows * times * tiles(&self.outs) * TILE_ROWS),
         };
+        // Of few rows mostly at most two choose the same expert.
+        let four = rows > 2 && self.kind == Kind::Plain;
         let blocks = match self.kind {
-            Kind::Plain => Extent::rows(lead, 1, 2),
+            Kind::Plain => Extent::rows(lead, 1, if four { 4 } else { 2 }),
             Kind::SwiGlu(e) => Extent::Fixed(e.n + 1),
             Kind::Combine(..) => Extent::Fixed(1),
         };
         let overrides = [("TERMS", terms), ("UNITS", units), ("FIRST_PRODUCT", first_product), ("TILES", tiles)];
         let mut kernel = self.shared_kernel(shader!("bit_rows"), inputs, lead, &overrides);
+        kernel.defines.extend(four.then_some("PAIRS2"));
         kernel.grid = Grid::xy(Extent::Fixed(tiles), blocks);
         Second { kernel, words: 4 * first_product + products }
     }
