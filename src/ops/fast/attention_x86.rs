@@ -38,7 +38,7 @@ pub fn kernel(d: usize) -> Option<Kernel> {
 
 /// The sum of each of 16 vectors, in one.
 #[target_feature(enable = "avx512f")]
-fn sums(v: [__m512; KEYS]) -> __m512 {
+pub(super) fn sums(v: [__m512; KEYS]) -> __m512 {
     let add = |a, b| _mm512_add_ps(a, b);
     let pair = |i: usize| add(_mm512_unpacklo_ps(v[i], v[i + 1]), _mm512_unpackhi_ps(v[i], v[i + 1]));
     let four = |i: usize| {
