@@ -82,9 +82,9 @@ macro_rules! kernel {
         fn $name<const A: usize, const O: usize>(x: &[f32], w: &[$element], d_in: usize, y: &mut [f32]) {
             assert!(x.len() == A * d_in, "shapes of a block");
             let (outs, whole) = (w.len() / d_in, d_in / $lanes * $lanes);
+            let mut vectors = [[$zero(); $lanes]; A];
             for (from, w) in (0..outs).step_by($lanes).zip(w.chunks($lanes * d_in)) {
                 let rows = w.len() / d_in;
-                let mut vectors = [[$zero(); $lanes]; A];
                 for n in (0..rows).step_by(O) {
                     // The bounds of the inner loops are constant, so that they unroll and the sums stay in registers.
                     let mut acc = [[$zero(); O]; A];
@@ -108,7 +108,7 @@ macro_rules! kernel {
                         vectors[a][n..n + O].copy_from_slice(&acc[a]);
                     }
                 }
-                for (a, vectors) in vectors.into_iter().enumerate() {
+                for (a, vectors) in vectors.iter().enumerate() {
                     let mut sums = [0.0; $lanes];
                     // SAFETY: there is a place for each lane.
                     unsafe { $store(sums.as_mut_ptr(), $sums(vectors)) };
@@ -143,8 +143,9 @@ unsafe fn load8(at: *const f16) -> __m256 {
 }
 
 /// The sum of each of 8 vectors, in one.
+#[inline]
 #[target_feature(enable = "avx2")]
-fn sums8(v: [__m256; 8]) -> __m256 {
+fn sums8(v: &[__m256; 8]) -> __m256 {
     let four = |i: usize| _mm256_hadd_ps(_mm256_hadd_ps(v[i], v[i + 1]), _mm256_hadd_ps(v[i + 2], v[i + 3]));
     let (a, b) = (four(0), four(4));
     _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b))
