@@ -50,12 +50,59 @@ fn max_all(id: u32, v: f32) -> f32 {
     return top;
 }
 
-fn keep_codes(term: u32, unit: u32, words: vec4<u32>) {
-    codes[term * UNITS + unit] = words;
+// Root mean square of x in front of the first norm.
+fn pre_rms_of(id: u32, at: u32) -> f32 {
+#ifdef PRE
+    var squares = 0.0;
+    for (var i = id; i < params.width / 4u; i += THREADS) {
+        let v = front(x[at + i]);
+        squares += dot(v, v);
+    }
+    return root_mean_square(sum_all(id, squares), params.pre_floor, params.pre_eps);
+#else
+    return 1.0;
+#endif
 }
 
-fn keep_meta(term: u32, v: vec2<f32>) {
-    code_meta[term] = v;
+fn rms_of(id: u32, at: u32, pre_rms: f32) -> f32 {
+    var squares = 0.0;
+    for (var i = id; i < params.width / 4u; i += THREADS) {
+        let v = input(x[at + i], i, pre_rms);
+        squares += dot(v, v);
+    }
+    return root_mean_square(sum_all(id, squares), params.rms_floor, params.eps);
+}
+
+// Four elements under a norm.
+fn normed(at: u32, norm: u32, i: u32, pre_rms: f32, rms: f32) -> vec4<f32> {
+    return weighted(scaled(input(x[at + i], i, pre_rms), rms), norms[norm + i]);
+}
+
+// Their codes; 0 behind the last ones.
+fn codes_at(at: u32, norm: u32, i: u32, pre_rms: f32, rms: f32, k: f32) -> vec4<f32> {
+    let quarter = params.width / 4u;
+    let v = normed(at, norm, min(i, quarter - 1u), pre_rms, rms);
+    return select(vec4<f32>(), codes_of(v, k), i < quarter);
+}
+
+// Makes the codes of a term.
+fn make_codes(id: u32, term: u32, at: u32, norm: u32, pre_rms: f32, rms: f32) {
+    var most = params.act_floor;
+    for (var i = id; i < params.width / 4u; i += THREADS) {
+        most = max(most, largest(normed(at, norm, i, pre_rms, rms)));
+    }
+    let k = params.max_code / max_all(id, most);
+    var sum = 0.0;
+    for (var unit = id; unit < UNITS; unit += THREADS) {
+        let a = codes_at(at, norm, 4u * unit, pre_rms, rms, k);
+        let b = codes_at(at, norm, 4u * unit + 1u, pre_rms, rms, k);
+        let c = codes_at(at, norm, 4u * unit + 2u, pre_rms, rms, k);
+        let d = codes_at(at, norm, 4u * unit + 3u, pre_rms, rms, k);
+        sum += dot(a + b + c + d, vec4<f32>(1.0));
+        codes[term * UNITS + unit] = vec4<u32>(word_of(a), word_of(b), word_of(c), word_of(d));
+    }
+    let total = sum_all(id, sum);
+    if id == 0u { code_meta[term] = vec2<f32>(1.0 / k, total); }
 }
 
 #ifdef PLAIN

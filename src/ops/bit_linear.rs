@@ -71,6 +71,8 @@ const MOST_SHARES: usize = 8;
 const CODES_COST: usize = 2;
 /// Most words of codes that a workgroup keeps.
 const MAX_CODE_WORDS: usize = 2560;
+/// Most threads of the launch that makes codes only.
+const CODES_THREADS: usize = 64;
 
 /// How a stack of ternary matrices reads its input: the norms in front of it and the rule of the codes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -332,9 +334,19 @@ impl BitLinear {
 
     fn codes_kernel(&self, inputs: &[&Spec], lead: &Spec) -> Kernel {
         let ([times, terms], units) = (self.sets(), code_words(inputs[0].width()) / 4);
-        let overrides = [("TERMS", terms), ("UNITS", units)];
+        // The slots of a row that share its x share the norm of it.
+        let (groups, terms) = if let Kind::SwiGlu(_) = self.kind { (1, times * terms) } else { (times, terms) };
+        let held = units.div_ceil(CODES_THREADS);
+        let threads = units.div_ceil(held).next_multiple_of(8);
+        let overrides = [
+            ("TERMS", terms),
+            ("UNITS", units),
+            ("HELD", held),
+            ("THREADS", threads),
+            ("SHARES", 2 * (terms + 1) * CODES_THREADS / 8),
+        ];
         let kernel = self.shared_kernel(shader!("bit_codes"), inputs, lead, &overrides);
-        Kernel { grid: Grid::x(Extent::rows(lead, times, 1)), ..kernel }
+        Kernel { grid: Grid::x(Extent::rows(lead, groups, 1)), ..kernel }
     }
 
     fn rows_kernel(&self, inputs: &[&Spec], lead: &Spec) -> Second {
