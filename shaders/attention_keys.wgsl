@@ -1,19 +1,15 @@
 // softmax(q · kᵀ · scale) · v over the KV cache for few rows, where lanes pass words on and a head has 64 columns
-// (ops/attention.rs). A lane takes a key at a time, so that the 8 of a team wait for memory together, and keeps sums of
-// all columns; at the end each gathers 8 columns of its team. Grid: x = kv heads, y = rows, z = pieces of a row's keys.
-// Workgroup: TEAMS teams, which share out the keys. Source: Milakov & Gimelshein 2018; Dao et al. 2023 (Flash-Decoding).
+// (ops/attention.rs). A lane takes a key at a time, so that 8 lanes wait for memory together, and keeps sums of all
+// columns; at the end each gathers 8 columns of all lanes. Grid: x = kv heads, y = rows, z = pieces of a row's keys.
+// Workgroup: 8 lanes, which need no barrier. Source: Milakov & Gimelshein 2018; Dao et al. 2023 (Flash-Decoding).
 #import lanes
 #import cached
 
 override GROUP: u32 = 2u; // query heads of a kv head, at most 4: one component of a vec4 each
-const TEAMS: u32 = 4u;
 const EIGHTS: u32 = 8u; // of a head's columns
-const RUN: u32 = 8u; // times 8 keys of a team between two updates of the running maximum
+const RUN: u32 = 8u; // times 8 keys between two updates of the running maximum
 const MOST: u32 = 64u; // 4 · 2 · EIGHTS
 
-var<workgroup> sums: array<vec4<f32>, 256>; // TEAMS · GROUP · 2 · EIGHTS
-var<workgroup> tops: array<vec4<f32>, TEAMS>;
-var<workgroup> totals: array<vec4<f32>, TEAMS>;
 var<private> query: array<vec4<f32>, MOST>; // of all heads
 var<private> scores: array<vec4<f32>, RUN>; // of this lane's keys
 var<private> low: array<vec4<f32>, 32>; // sums of the first four of eight columns, by head and eight
@@ -79,37 +75,33 @@ fn max_of_heads(lane: Lane, v: vec4<f32>) -> vec4<f32> {
     return most;
 }
 
-// Adds up what the teams have left, and writes it.
-fn write_all(id: u32, group: vec3<u32>, pieces: u32) {
-    var all_top = tops[0];
-    for (var t = 1u; t < TEAMS; t++) { all_top = max(all_top, tops[t]); }
-    var all = vec4<f32>();
-    for (var t = 0u; t < TEAMS; t++) { all += exp(tops[t] - all_top) * totals[t]; }
-    let fours = GROUP * EIGHTS * 2u;
-    for (var o = id; o < fours; o += 8u * TEAMS) {
-        let h = o / (EIGHTS * 2u);
-        var value = vec4<f32>();
-        for (var t = 0u; t < TEAMS; t++) { value += exp(tops[t][h] - all_top[h]) * sums[t * fours + o]; }
-        put(group.y, group.x * GROUP + h, group.z, pieces, o % (EIGHTS * 2u), value, all_top[h], all[h]);
+// Holds the query of each head, of which every lane loads an eighth.
+fn take_query(lane: Lane, first: u32) {
+    let begin = lane.in_subgroup & ~7u;
+    for (var h = 0u; h < GROUP; h++) {
+        let at = first + h * EIGHTS * 2u + (lane.in_subgroup & 7u);
+        let left = q[at];
+        let right = q[at + 8u];
+        for (var i = 0u; i < 8u; i++) {
+            query[h * EIGHTS * 2u + i] = swap(left, begin + i);
+            query[h * EIGHTS * 2u + 8u + i] = swap(right, begin + i);
+        }
     }
 }
 
-@compute @workgroup_size(32)
+@compute @workgroup_size(8)
 fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
     let piece = piece_at(group.y, group.z);
     if group.z >= piece.pieces { return; }
     let end = piece.end;
     let width = params.heads / GROUP * EIGHTS; // eights of a row of the cache
     let nth = lane.in_subgroup & 7u;
-    let team = lane.id / 8u;
-    let q0 = (group.y * params.heads + group.x * GROUP) * EIGHTS * 2u;
-    for (var i = 0u; i < GROUP * EIGHTS * 2u; i++) { query[i] = q[q0 + i]; }
+    take_query(lane, (group.y * params.heads + group.x * GROUP) * EIGHTS * 2u);
 
     var top = vec4<f32>(LEAST);
     var total = vec4<f32>();
-    for (var base = piece.begin; base < end; base += TEAMS * RUN * 8u) {
-        let start = base + team * RUN * 8u;
-        let steps = (min(start + RUN * 8u, max(start, end)) - start + 7u) / 8u;
+    for (var start = piece.begin; start < end; start += RUN * 8u) {
+        let steps = (min(start + RUN * 8u, end) - start + 7u) / 8u;
         var mine = top;
         for (var s = 0u; s < steps; s++) {
             let key = start + s * 8u + nth;
@@ -134,15 +126,9 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
     fold(lane, 2u);
     fold(lane, 1u);
     for (var h = 0u; h < GROUP; h++) {
-        let at = ((team * GROUP + h) * EIGHTS + nth) * 2u;
-        sums[at] = low[h * EIGHTS];
-        sums[at + 1u] = high[h * EIGHTS];
-        total[h] = sum_of_lanes(lane, total[h]);
+        let sum = sum_of_lanes(lane, total[h]);
+        let i = h * EIGHTS;
+        put(group.y, group.x * GROUP + h, group.z, piece.pieces, 2u * nth, low[i], top[h], sum);
+        put(group.y, group.x * GROUP + h, group.z, piece.pieces, 2u * nth + 1u, high[i], top[h], sum);
     }
-    if nth == 0u {
-        tops[team] = top;
-        totals[team] = total;
-    }
-    workgroupBarrier();
-    write_all(lane.id, group, piece.pieces);
 }

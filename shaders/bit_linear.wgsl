@@ -2,45 +2,8 @@
 // codes that it needs, in workgroup memory. A workgroup is GROUPS tiles of 128 outputs, of LANES lanes with QUADS times 4
 // outputs each, times SPLIT shares of the columns.
 // Grid: x = groups of tiles, y = rows (by SWIGLU: rows · slots).
-#import stack
+#import bit_codes
 #import ternary_few
-
-struct Params {
-    width: u32,
-    slots: u32, // k + 1 with experts, else 1
-    n_experts: u32,
-    out_width: u32,
-    eps: f32,
-    rms_floor: f32,
-    in_bound: f32,
-    out_bound: f32,
-    max_code: f32,
-    act_bound: f32,
-    act_floor: f32,
-    pre_eps: f32,
-    pre_floor: f32,
-    pre_in_bound: f32,
-    pre_out_bound: f32,
-    mix_bound: f32,
-}
-@group(0) @binding(1) var<uniform> params: Params;
-#bind var<storage, read> x: array<vec4<f32>>; // [rows, width / 4], or [rows, slots, width / 4] with COMBINE
-#bind var<storage, read> norms: array<vec4<f32>>; // [matrices, width / 4]
-#bind var<storage, read> weights: array<vec4<u32>>; // a stack: header, table, words
-#ifdef PRE
-#bind var<storage, read> pre: array<vec4<f32>>; // [width / 4]
-#endif
-#ifdef SWIGLU
-#bind var<storage, read> top: array<u32>; // [rows, k]
-#endif
-#ifdef COMBINE
-#bind var<storage, read> top: array<u32>; // [rows, k]
-#bind var<storage, read> mix: array<f32>; // [rows, k]
-#endif
-#ifdef RESIDUAL
-#bind var<storage, read> residual: array<f32>; // [rows, out_width]
-#endif
-#bind var<storage, read_write> y: array<f32>; // [rows, out_width], or [rows, slots, out_width] with SWIGLU
 
 override SPLIT: u32 = 4u;
 override GROUPS: u32 = 1u;
@@ -56,27 +19,6 @@ var<workgroup> code_meta: array<vec2<f32>, TERMS>;
 var<workgroup> shares: array<vec4<i32>, SHARES>;
 var<workgroup> partial: array<f32, THREADS>;
 var<workgroup> few: array<f32, FEW>;
-
-#ifdef PLAIN
-// Group `g` of the groups of GROUPS tiles of all matrices; a group has tiles of one matrix only.
-fn find_group(g: u32) -> Tile {
-    var at = Tile(0u, g, 0u);
-    var groups = (weights[2].z + GROUPS - 1u) / GROUPS;
-    while at.tile >= groups {
-        at.tile -= groups;
-        at.out += weights[1u + 2u * at.part].z;
-        at.part++;
-        groups = (weights[2u + 2u * at.part].z + GROUPS - 1u) / GROUPS;
-    }
-    at.tile *= GROUPS;
-    return at;
-}
-#else
-fn expert_of(row: u32, slot: u32, k: u32) -> u32 {
-    if slot < k { return top[row * k + slot]; }
-    return params.n_experts;
-}
-#endif
 
 fn sum_all(id: u32, v: f32) -> f32 {
     workgroupBarrier();
@@ -108,28 +50,15 @@ fn max_all(id: u32, v: f32) -> f32 {
     return top;
 }
 
-fn bounded(v: vec4<f32>, bound: f32) -> vec4<f32> {
-    return clamp(v, vec4<f32>(-bound), vec4<f32>(bound));
-}
-
-// What the norm of a term reads: x, or x under the norm in front.
-fn input(at: u32, i: u32, pre_rms: f32) -> vec4<f32> {
-    var v = x[at + i];
-#ifdef PRE
-    v = pre[i] * bounded(bounded(v, params.pre_in_bound) / pre_rms, params.pre_out_bound);
-#endif
-    return bounded(v, params.in_bound);
-}
-
 // Root mean square of x in front of the first norm.
 fn pre_rms_of(id: u32, at: u32) -> f32 {
 #ifdef PRE
     var squares = 0.0;
     for (var i = id; i < params.width / 4u; i += THREADS) {
-        let v = bounded(x[at + i], params.pre_in_bound);
+        let v = front(x[at + i]);
         squares += dot(v, v);
     }
-    return sqrt(max(sum_all(id, squares) / f32(params.width), params.pre_floor) + params.pre_eps);
+    return root_mean_square(sum_all(id, squares), params.pre_floor, params.pre_eps);
 #else
     return 1.0;
 #endif
@@ -138,41 +67,59 @@ fn pre_rms_of(id: u32, at: u32) -> f32 {
 fn rms_of(id: u32, at: u32, pre_rms: f32) -> f32 {
     var squares = 0.0;
     for (var i = id; i < params.width / 4u; i += THREADS) {
-        let v = input(at, i, pre_rms);
+        let v = input(x[at + i], i, pre_rms);
         squares += dot(v, v);
     }
-    return sqrt(max(sum_all(id, squares) / f32(params.width), params.rms_floor) + params.eps);
+    return root_mean_square(sum_all(id, squares), params.rms_floor, params.eps);
 }
 
-// Makes the codes of a term, as ops/norm_quantise.rs defines them.
-fn make_codes(id: u32, term: u32, at: u32, norm: u32, pre_rms: f32, rms: f32) {
+// Four elements under a norm.
+fn normed(at: u32, norm: u32, i: u32, pre_rms: f32, rms: f32) -> vec4<f32> {
+    return weighted(scaled(input(x[at + i], i, pre_rms), rms), norms[norm + i]);
+}
+
+// Their codes; 0 behind the last ones.
+fn codes_at(at: u32, norm: u32, i: u32, pre_rms: f32, rms: f32, k: f32) -> vec4<f32> {
     let quarter = params.width / 4u;
+    let v = normed(at, norm, min(i, quarter - 1u), pre_rms, rms);
+    return select(vec4<f32>(), codes_of(v, k), i < quarter);
+}
+
+// Makes the codes of a term.
+fn make_codes(id: u32, term: u32, at: u32, norm: u32, pre_rms: f32, rms: f32) {
     var most = params.act_floor;
-    for (var i = id; i < quarter; i += THREADS) {
-        let v = norms[norm + i] * bounded(input(at, i, pre_rms) / rms, params.out_bound);
-        let size = abs(bounded(v, params.act_bound));
-        most = max(most, max(max(size.x, size.y), max(size.z, size.w)));
+    for (var i = id; i < params.width / 4u; i += THREADS) {
+        most = max(most, largest(normed(at, norm, i, pre_rms, rms)));
     }
     let k = params.max_code / max_all(id, most);
     var sum = 0.0;
     for (var unit = id; unit < UNITS; unit += THREADS) {
-        var words = vec4<u32>();
-        for (var c = 0u; c < 4u; c++) {
-            let i = 4u * unit + c;
-            if i < quarter {
-                let v = norms[norm + i] * bounded(input(at, i, pre_rms) / rms, params.out_bound);
-                let code = clamp(round(bounded(v, params.act_bound) * k), vec4<f32>(-params.max_code - 1.0),
-                    vec4<f32>(params.max_code));
-                sum += dot(code, vec4<f32>(1.0));
-                let byte = (bitcast<vec4<u32>>(vec4<i32>(code)) & vec4<u32>(0xffu)) << vec4<u32>(0u, 8u, 16u, 24u);
-                words[c] = byte.x | byte.y | byte.z | byte.w;
-            }
-        }
-        codes[term * UNITS + unit] = words;
+        let a = codes_at(at, norm, 4u * unit, pre_rms, rms, k);
+        let b = codes_at(at, norm, 4u * unit + 1u, pre_rms, rms, k);
+        let c = codes_at(at, norm, 4u * unit + 2u, pre_rms, rms, k);
+        let d = codes_at(at, norm, 4u * unit + 3u, pre_rms, rms, k);
+        sum += dot(a + b + c + d, vec4<f32>(1.0));
+        codes[term * UNITS + unit] = vec4<u32>(word_of(a), word_of(b), word_of(c), word_of(d));
     }
     let total = sum_all(id, sum);
     if id == 0u { code_meta[term] = vec2<f32>(1.0 / k, total); }
 }
+
+#ifdef PLAIN
+// Group `g` of the groups of GROUPS tiles of all matrices; a group has tiles of one matrix only.
+fn find_group(g: u32) -> Tile {
+    var at = Tile(0u, g, 0u);
+    var groups = (weights[2].z + GROUPS - 1u) / GROUPS;
+    while at.tile >= groups {
+        at.tile -= groups;
+        at.out += weights[1u + 2u * at.part].z;
+        at.part++;
+        groups = (weights[2u + 2u * at.part].z + GROUPS - 1u) / GROUPS;
+    }
+    at.tile *= GROUPS;
+    return at;
+}
+#endif
 
 // Adds the shares of the columns; share 0 gets the sums.
 fn gather(mine: array<vec4<i32>, QUADS>, lane: u32, share: u32, g: u32) -> array<vec4<i32>, QUADS> {
@@ -217,47 +164,18 @@ fn make_all(id: u32, row: u32, first: u32) {
     workgroupBarrier();
 }
 
-// An output with a further term.
-fn meet(before: vec4<f32>, v: vec4<f32>, row: u32, t: u32) -> vec4<f32> {
-#ifdef SWIGLU
-    if t > 0u { return bounded(before * v, 1000.0); }
-    let g = bounded(v, 20.0);
-    return g / (1.0 + exp(-g));
-#else
-#ifdef COMBINE
-    var factor = 1.0;
-    if t + 1u < TERMS { factor = mix[row * (TERMS - 1u) + t]; }
-    return before + factor * v;
-#else
-    return v;
-#endif
-#endif
-}
-
-// Writes four outputs, `in_part` the first one's number in its matrix of `rows` outputs.
-fn write4(v: vec4<f32>, in_part: u32, rows: u32, out: u32) {
-#ifdef COMBINE
-    let last = bounded(v, params.mix_bound);
-#else
-    let last = v;
-#endif
-    for (var i = 0u; i < 4u; i++) {
-        if in_part + i < rows {
-#ifdef RESIDUAL
-            y[out + i] = last[i] + residual[out + i];
-#else
-            y[out + i] = last[i];
-#endif
-        }
-    }
-}
-
-@compute @workgroup_size(LANES, SPLIT, GROUPS)
+@compute @workgroup_size(THREADS)
 fn main(
-    @builtin(local_invocation_id) local: vec3<u32>,
     @builtin(local_invocation_index) id: u32,
     @builtin(workgroup_id) group: vec3<u32>,
+#ifdef TABLES
+    @builtin(subgroup_invocation_id) in_subgroup: u32,
+#endif
 ) {
+#ifdef TABLES
+    begin_tables(in_subgroup);
+#endif
+    let local = vec3<u32>(id % LANES, id / LANES % SPLIT, id / (LANES * SPLIT));
 #ifdef PLAIN
     let row = group.y;
     let place = find_group(group.x);

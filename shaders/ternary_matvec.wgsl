@@ -30,8 +30,18 @@ override SPLIT: u32 = 4u;
 
 var<workgroup> shares: array<vec4<i32>, SPLIT * TILE_LANES>;
 
-@compute @workgroup_size(LANES, SPLIT)
-fn main(@builtin(local_invocation_id) local: vec3<u32>, @builtin(workgroup_id) group: vec3<u32>) {
+@compute @workgroup_size(LANES * SPLIT)
+fn main(
+    @builtin(local_invocation_index) id: u32,
+    @builtin(workgroup_id) group: vec3<u32>,
+#ifdef TABLES
+    @builtin(subgroup_invocation_id) in_subgroup: u32,
+#endif
+) {
+#ifdef TABLES
+    begin_tables(in_subgroup);
+#endif
+    let local = vec2<u32>(id % LANES, id / LANES);
     let row = group.y / params.slots;
     let slot = group.y % params.slots;
     var first = 0u;

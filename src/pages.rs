@@ -1,13 +1,20 @@
 //! Memory for weights and caches, on large pages where the system offers them.
 
+/// A cache line, and the widest vector, in bytes: one that begins elsewhere lies in two lines, and reading it takes twice
+/// as long.
+pub const LINE: usize = 64;
+/// Most words in front of the first one in a line.
+pub const SLACK: usize = LINE / size_of::<u32>() - 1;
+
 /// The size of a large page where there are any, in bytes.
 #[cfg(target_os = "linux")]
 const LARGE: usize = 2 << 20;
 
-/// `count` zeros, on large pages as far as whole ones fit in: a step that reads 80 MB then needs 40 translations of
+/// `count` zeros, with room for [`SLACK`] more, on large pages as far as whole ones fit in: a step that reads 80 MB then needs 40 translations of
 /// addresses for 20,000. Linux gives such pages only to memory that asks for them, and only where it is not yet used.
 pub fn zeros(count: usize) -> Vec<u32> {
-    let words = vec![0; count];
+    let mut words = vec![0; count + SLACK];
+    words.truncate(count);
     #[cfg(target_os = "linux")]
     ask_for_large(&words);
     words

@@ -18,12 +18,16 @@ use ternion::plan::{Caps, Kernel, Source, Tuning};
 const ONE_OF: &[(&str, &[&str])] = &[
     ("attention_keys", &["SHUFFLES"]),
     ("attention_lanes", &["SHUFFLES"]),
+    ("bit_codes", &["COMBINE", "PLAIN", "SWIGLU"]),
     ("bit_linear", &["COMBINE", "PLAIN", "SWIGLU"]),
+    ("bit_rows", &["COMBINE", "PLAIN", "SWIGLU"]),
     ("matmul_lanes", &["SHUFFLES"]),
     ("ternary_lanes", &["SHUFFLES"]),
     ("pool", &["MAX", "MEAN"]),
     ("unary", &["GELU_ERF", "GELU_TANH", "RELU", "SCALE", "TANH"]),
 ];
+/// Shaders that need subgroups whatever their defines are.
+const OF_SUBGROUPS: &[&str] = &["bit_codes", "bit_rows"];
 /// Workgroup memory that every adapter has.
 const WORKGROUP_BYTES: u32 = 16 << 10;
 /// Storage buffers that every adapter can bind at once.
@@ -83,21 +87,18 @@ struct Valid {
 }
 
 /// Whether a variant asks for subgroup operations.
-fn with_subgroups(defines: &[&str]) -> bool {
-    defines.iter().any(|d| ["SUBGROUPS", "SHUFFLES"].contains(d))
+fn with_subgroups(source: Source, defines: &[&str]) -> bool {
+    OF_SUBGROUPS.contains(&source.name) || defines.iter().any(|d| ["SUBGROUPS", "SHUFFLES", "TABLES"].contains(d))
 }
 
 fn validate(source: Source, defines: &[&str]) -> Result<Valid, String> {
     let expanded = expand(source, defines).map_err(|e| e.to_string())?;
     let module = naga::front::wgsl::parse_str(&expanded.wgsl).map_err(|e| e.emit_to_string(&expanded.wgsl))?;
-    let subgroups = with_subgroups(defines);
+    let subgroups = with_subgroups(source, defines);
     // The least that each define stands for; `F16` is about conversions, not about a native type.
-    let needs = [
-        ("SUBGROUPS", Capabilities::SUBGROUP),
-        ("SHUFFLES", Capabilities::SUBGROUP),
-        ("F16", Capabilities::SHADER_FLOAT16_IN_FLOAT32),
-    ];
-    let caps = needs.into_iter().filter(|(d, _)| defines.contains(d)).fold(Capabilities::empty(), |all, n| all | n.1);
+    let needs =
+        [(subgroups, Capabilities::SUBGROUP), (defines.contains(&"F16"), Capabilities::SHADER_FLOAT16_IN_FLOAT32)];
+    let caps = needs.into_iter().filter(|need| need.0).fold(Capabilities::empty(), |all, need| all | need.1);
     let mut validator = Validator::new(ValidationFlags::all(), caps);
     if subgroups {
         validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
@@ -254,7 +255,7 @@ fn check_kernel(recorded: &Recorded) -> Result<(), String> {
 
 #[test]
 fn every_variant_is_valid_and_translates_to_every_language() {
-    for_all(|source, defines| translate(&validate(source, defines)?, with_subgroups(defines)));
+    for_all(|source, defines| translate(&validate(source, defines)?, with_subgroups(source, defines)));
 }
 
 #[test]

@@ -41,3 +41,8 @@ fn row_words(bits: u32) -> u32 {
     let columns = 32u / bits;
     return (weights[0].y + columns - 1u) / columns;
 }
+
+// Σ code · activation from sums over stored codes: code = stored − 1, or 2 · stored − 1 at 1 bit.
+fn exact_sums(stored: vec4<i32>, sum_of_codes: i32, bits: u32) -> vec4<i32> {
+    return select(stored, 2 * stored, bits == 1u) - vec4<i32>(sum_of_codes);
+}

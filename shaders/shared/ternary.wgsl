@@ -50,11 +50,6 @@ fn dot_rows(words: vec4<u32>, shift: u32, mask: u32, act: u32) -> vec4<i32> {
     return vec4<i32>(dot4(w.x, act), dot4(w.y, act), dot4(w.z, act), dot4(w.w, act));
 }
 
-// Σ code · activation from sums over stored codes: code = stored − 1, or 2 · stored − 1 at 1 bit.
-fn exact_sums(stored: vec4<i32>, sum_of_codes: i32, bits: u32) -> vec4<i32> {
-    return select(stored, 2 * stored, bits == 1u) - vec4<i32>(sum_of_codes);
-}
-
 // The bits of the first code of each byte.
 fn code_mask(bits: u32) -> u32 {
     return select(0x03030303u, 0x01010101u, bits == 1u);

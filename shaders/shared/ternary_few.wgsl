@@ -1,6 +1,31 @@
 // 32 columns of four rows of ternary weights against 32 activation codes, for products with few rows.
 // Stored codes are code + 1 at 2 bits, and 0 or 1 at 1 bit.
 
+#ifdef TABLES
+#import tables
+
+const QUADS: u32 = 4u;
+const NUMBERS: u32 = 1u;
+
+// Sums of a lane's outputs of a tile over every SPLIT-th run of 128 columns from `share` on; `act` is the first vec4 of
+// the codes.
+fn tile_sums(part: Part, tile: u32, lane: u32, share: u32, act: u32) -> array<vec4<i32>, QUADS> {
+    let base = first_words(part, tile, lane);
+    let quads = code_quads();
+    found = array<vec4<u32>, QUADS>();
+    for (var first = 8u * share; first < quads; first += 8u * SPLIT) {
+        // Lanes behind the last codes hold those again, and meet weights that are 0.
+        let mine = codes[act + min(first + lane_number, quads - 1u)];
+        bytes[0] = signed_byte(mine, 0u);
+        bytes[1] = signed_byte(mine, 1u);
+        bytes[2] = signed_byte(mine, 2u);
+        bytes[3] = signed_byte(mine, 3u);
+        add_columns(part.bits, base, first);
+    }
+    return array<vec4<i32>, QUADS>(bitcast<vec4<i32>>(found[0]), bitcast<vec4<i32>>(found[1]),
+        bitcast<vec4<i32>>(found[2]), bitcast<vec4<i32>>(found[3]));
+}
+#else
 #ifdef QUADS4
 const QUADS: u32 = 4u;
 #else
@@ -118,8 +143,4 @@ fn tile_sums(part: Part, tile: u32, lane: u32, share: u32, act: u32) -> array<ve
     }
     return sum;
 }
-
-// Σ code · activation from sums over stored codes: code = stored − 1, or 2 · stored − 1 at 1 bit.
-fn exact_sums(stored: vec4<i32>, sum_of_codes: i32, bits: u32) -> vec4<i32> {
-    return select(stored, 2 * stored, bits == 1u) - vec4<i32>(sum_of_codes);
-}
+#endif

@@ -1,14 +1,16 @@
 //! The CPU backend: words for every slot, and each op's own function in order.
 
+mod words;
+
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::pages::zeros;
 use crate::plan::{Backend, Caps, Io, Memory, Place, Plan, ProgramId, Slot, SlotKind, Step, state_fits};
 use crate::threads::Threads;
+use words::Words;
 
 /// Runs plans on the CPU: by the plain definitions, or with SIMD and threads where an op has that.
 #[derive(Debug)]
@@ -16,7 +18,7 @@ pub struct Cpu {
     plain: bool,
     threads: Threads,
     /// Weights, constants and states, shared between programs.
-    own: Vec<Vec<u32>>,
+    own: Vec<Words>,
     by_name: HashMap<String, usize>,
     programs: Vec<Program>,
 }
@@ -25,7 +27,7 @@ pub struct Cpu {
 struct Program {
     plan: Arc<Plan>,
     places: Vec<At>,
-    pool: Vec<Vec<u32>>,
+    pool: Vec<Words>,
 }
 
 /// Where a slot's words are.
@@ -61,14 +63,14 @@ impl Cpu {
         Cpu { plain, threads, own: Vec::new(), by_name: HashMap::new(), programs: Vec::new() }
     }
 
-    fn own(&mut self, name: String, words: impl FnOnce() -> Vec<u32>) -> usize {
+    fn own(&mut self, name: String, words: impl FnOnce() -> Words) -> usize {
         *self.by_name.entry(name).or_insert_with(|| {
             self.own.push(words());
             self.own.len() - 1
         })
     }
 
-    fn words_mut(&mut self, program: ProgramId, slot: Slot) -> &mut Vec<u32> {
+    fn words_mut(&mut self, program: ProgramId, slot: Slot) -> &mut Words {
         let p = &mut self.programs[program.0];
         match p.places[slot.0] {
             At::Pool(i) => &mut p.pool[i],
@@ -96,7 +98,7 @@ impl Backend for Cpu {
     }
 
     fn load_weight(&mut self, name: &str, words: Vec<u32>) -> Result<()> {
-        self.own(weight_key(name), || words);
+        self.own(weight_key(name), || words.into());
         Ok(())
     }
 
@@ -112,18 +114,18 @@ impl Backend for Cpu {
                     At::Own(found.ok_or_else(|| Error::format(&key, "is not resident"))?)
                 }
                 (SlotKind::Constant(name, words), _) => {
-                    At::Own(self.own(format!("constant {name}"), || words.to_vec()))
+                    At::Own(self.own(format!("constant {name}"), || words.to_vec().into()))
                 }
                 (SlotKind::State(name), _) => {
-                    let i = self.own(format!("state {name}"), || zeros(slot.spec.words()));
+                    let i = self.own(format!("state {name}"), || Words::zeros(slot.spec.words()));
                     state_fits(name, self.own[i].len(), &slot.spec)?;
                     At::Own(i)
                 }
                 // Nothing reads or writes a temporary that no node mentions.
-                (SlotKind::Temp | SlotKind::Input(_), Place::Own) => At::Own(self.own("unused".into(), Vec::new)),
+                (SlotKind::Temp | SlotKind::Input(_), Place::Own) => At::Own(self.own("unused".into(), Words::default)),
             });
         }
-        let pool = memory.sizes.iter().map(|&n| vec![0; n]).collect();
+        let pool = memory.sizes.iter().map(|&n| Words::zeros(n)).collect();
         self.programs.push(Program { plan, places, pool });
         Ok(ProgramId(self.programs.len() - 1))
     }
@@ -143,8 +145,7 @@ impl Backend for Cpu {
         let plan = self.programs[program.0].plan.clone();
         for node in &plan.nodes[nodes] {
             // Outputs are taken out while the op runs; a node never reads what it writes.
-            let taken: Vec<Vec<u32>> =
-                node.outputs.iter().map(|&s| std::mem::take(self.words_mut(program, s))).collect();
+            let taken: Vec<Words> = node.outputs.iter().map(|&s| std::mem::take(self.words_mut(program, s))).collect();
             let p = &self.programs[program.0];
             let read = |slot: &Slot| {
                 let words = match p.places[slot.0] {

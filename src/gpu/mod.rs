@@ -25,6 +25,9 @@ use crate::tensor::Spec;
 /// Runs of a program before the host looks again: so many make what it costs to look small beside them.
 const MOST_REPEATS: usize = 16;
 
+/// Runs that go in one submit: whoever asks for so few has steps beside which the time to encode them is nothing.
+const AT_ONCE: usize = 4;
+
 /// Runs plans on an adapter.
 #[derive(Debug)]
 pub struct Gpu {
@@ -70,14 +73,14 @@ impl Gpu {
 
     /// Runs nodes of a program, this many times over.
     ///
-    /// The first run is submitted alone, then as many as were before, so that the device works while the next ones are
-    /// encoded.
+    /// Of many, the first run is submitted alone, then as many as were before, so that the device works while the next ones
+    /// are encoded.
     fn submit(&mut self, program: ProgramId, step: &Step, nodes: Range<usize>, times: usize) -> Result<()> {
         self.device.check()?;
         self.device.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(step));
         let mut done = 0;
         while done < times {
-            let now = done.clamp(1, times - done);
+            let now = if times <= AT_ONCE { times } else { done.clamp(1, times - done) };
             let mut encoder = self.device.device.create_command_encoder(&Default::default());
             self.programs[program.0].encode(&mut encoder, &self.pipelines, step, nodes.clone(), now, None)?;
             self.device.queue.submit([encoder.finish()]);

@@ -12,6 +12,8 @@ use crate::plan::Source;
 /// What `#import` finds.
 const SHARED: &[(&str, &str)] = &[
     ("attention", include_str!("../../shaders/shared/attention.wgsl")),
+    ("bit_codes", include_str!("../../shaders/shared/bit_codes.wgsl")),
+    ("bit_linear", include_str!("../../shaders/shared/bit_linear.wgsl")),
     ("cached", include_str!("../../shaders/shared/cached.wgsl")),
     ("choose", include_str!("../../shaders/shared/choose.wgsl")),
     ("dense", include_str!("../../shaders/shared/dense.wgsl")),
@@ -21,6 +23,7 @@ const SHARED: &[(&str, &str)] = &[
     ("reduce", include_str!("../../shaders/shared/reduce.wgsl")),
     ("stack", include_str!("../../shaders/shared/stack.wgsl")),
     ("step", include_str!("../../shaders/shared/step.wgsl")),
+    ("tables", include_str!("../../shaders/shared/tables.wgsl")),
     ("ternary", include_str!("../../shaders/shared/ternary.wgsl")),
     ("ternary_blocks", include_str!("../../shaders/shared/ternary_blocks.wgsl")),
     ("ternary_few", include_str!("../../shaders/shared/ternary_few.wgsl")),

@@ -7,7 +7,7 @@ use crate::ops::swiglu::SwiGlu;
 use crate::ops::ternary_matmul::TernaryMatmul;
 use crate::ops::{ActQuant, Chain, Experts, RmsNorm, expect, require};
 use crate::params;
-use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step, Tuning};
+use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Second, Slot, Source, Step, Tuning};
 use crate::shader;
 use crate::tensor::{DType, Spec, code_words};
 use crate::ternary::TILE_ROWS;
@@ -15,7 +15,8 @@ use crate::ternary::TILE_ROWS;
 /// Codes of x under the norms of a stack, their product with it, and an epilogue; the composition of `rms_norm` (with a
 /// norm in front), `norm_quantise`, `ternary_matmul` and, by the kind, `swiglu` or `combine`.
 ///
-/// Every workgroup makes the codes that it needs anew: worth a launch where rows are few.
+/// Every workgroup makes the codes that it needs anew: worth a launch where rows are few. Where that is dear, from two
+/// rows on there are two launches.
 #[derive(Debug)]
 struct BitLinear {
     /// Output rows of each matrix of the stack, or of one expert.
@@ -56,6 +57,8 @@ params!(BitLinearParams {
     pre_in_bound: f32,
     pre_out_bound: f32,
     mix_bound: f32,
+    lead: u32,
+    rows: u32,
 });
 
 /// Most rows for which [`PlanBuilder::fuses`] says yes.
@@ -68,6 +71,8 @@ const MOST_SHARES: usize = 8;
 const CODES_COST: usize = 2;
 /// Most words of codes that a workgroup keeps.
 const MAX_CODE_WORDS: usize = 2560;
+/// Most threads of the launch that makes codes only.
+const CODES_THREADS: usize = 64;
 
 /// How a stack of ternary matrices reads its input: the norms in front of it and the rule of the codes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -252,13 +257,11 @@ impl Op for BitLinear {
     }
 
     fn kernel(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
-        let (kind, slots) = match self.kind {
-            Kind::Plain => ("PLAIN", 1),
-            Kind::SwiGlu(e) => ("SWIGLU", e.k + 1),
-            Kind::Combine(..) => ("COMBINE", 1),
-        };
-        let flags = [(self.pre.is_some(), "PRE"), (self.residual, "RESIDUAL")];
-        let flags = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).chain([kind]).collect();
+        let lead = outputs[0].leading_only();
+        if self.is_shared(caps, inputs) {
+            return self.codes_kernel(inputs, &lead);
+        }
+        let slots = if let Kind::SwiGlu(e) = self.kind { e.k + 1 } else { 1 };
         let Tuning { split, quads, .. } = caps.tuning;
         // The two matrices of SwiGLU meet in the same outputs.
         let outs = if self.kind == Kind::Plain { &self.outs[..] } else { &self.outs[..1] };
@@ -276,11 +279,15 @@ impl Op for BitLinear {
         ];
         Kernel {
             source: shader!("bit_linear"),
-            defines: [caps.few_rows(), flags].concat(),
+            defines: [caps.few_rows(), self.defines()].concat(),
             overrides: overrides.map(|(name, value)| (name, value as f64)).to_vec(),
-            params: self.params(inputs[0].width()).params(),
-            grid: Grid::xy(Extent::Fixed(tiles), Extent::rows(&outputs[0].leading_only(), slots, 1)),
+            params: self.params(inputs[0].width(), &lead).params(),
+            grid: Grid::xy(Extent::Fixed(tiles), Extent::rows(&lead, slots, 1)),
         }
+    }
+
+    fn second(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Option<Second> {
+        self.is_shared(caps, inputs).then(|| self.rows_kernel(inputs, &outputs[0].leading_only()))
     }
 }
 
@@ -293,8 +300,89 @@ fn groups(tuning: Tuning, outs: &[usize], rows: usize) -> usize {
     (1..=most.max(1)).rev().min_by_key(|&g| cost(g)).unwrap_or(1)
 }
 
+/// In two launches: the codes of all rows, then products in which rows that meet the same matrix share its words.
 impl BitLinear {
-    fn params(&self, width: usize) -> BitLinearParams {
+    /// Whether rows are few but not one, and lanes pass words on.
+    fn is_shared(&self, caps: &Caps, inputs: &[&Spec]) -> bool {
+        caps.tables() && (2..=FEW_ROWS).contains(&inputs[0].shape[0])
+    }
+
+    /// Sets of codes that a row has for one matrix, or for one of each expert's; and how many matrices that makes.
+    fn sets(&self) -> [usize; 2] {
+        match self.kind {
+            Kind::Plain => [1, self.outs.len()],
+            Kind::SwiGlu(e) => [e.k + 1, self.outs.len()],
+            Kind::Combine(e, _) => [e.k + 1, 1],
+        }
+    }
+
+    fn shared_kernel(
+        &self,
+        source: Source,
+        inputs: &[&Spec],
+        lead: &Spec,
+        overrides: &[(&'static str, usize)],
+    ) -> Kernel {
+        Kernel {
+            source,
+            defines: self.defines(),
+            overrides: overrides.iter().map(|&(name, value)| (name, value as f64)).collect(),
+            params: self.params(inputs[0].width(), lead).params(),
+            grid: Grid::x(Extent::Fixed(1)),
+        }
+    }
+
+    fn codes_kernel(&self, inputs: &[&Spec], lead: &Spec) -> Kernel {
+        let ([times, terms], units) = (self.sets(), code_words(inputs[0].width()) / 4);
+        // The slots of a row that share its x share the norm of it.
+        let (groups, terms) = if let Kind::SwiGlu(_) = self.kind { (1, times * terms) } else { (times, terms) };
+        let held = units.div_ceil(CODES_THREADS);
+        let threads = units.div_ceil(held).next_multiple_of(8);
+        let overrides = [
+            ("TERMS", terms),
+            ("UNITS", units),
+            ("HELD", held),
+            ("THREADS", threads),
+            ("SHARES", 2 * (terms + 1) * CODES_THREADS / 8),
+        ];
+        let kernel = self.shared_kernel(shader!("bit_codes"), inputs, lead, &overrides);
+        Kernel { grid: Grid::x(Extent::rows(lead, groups, 1)), ..kernel }
+    }
+
+    fn rows_kernel(&self, inputs: &[&Spec], lead: &Spec) -> Second {
+        let (rows, [times, terms], units) = (lead.shape[0], self.sets(), code_words(inputs[0].width()) / 4);
+        let first_product = rows * times * terms * (units + 1);
+        let tiles = |outs: &[usize]| outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum::<usize>();
+        let (terms, tiles, products) = match self.kind {
+            Kind::Plain => (terms, tiles(&self.outs), 0),
+            Kind::SwiGlu(_) => (terms, tiles(&self.outs[..1]), 0),
+            Kind::Combine(..) => (times, tiles(&self.outs), rows * times * tiles(&self.outs) * TILE_ROWS),
+        };
+        // Of few rows mostly at most two choose the same expert.
+        let four = rows > 2 && self.kind == Kind::Plain;
+        let blocks = match self.kind {
+            Kind::Plain => Extent::rows(lead, 1, if four { 4 } else { 2 }),
+            Kind::SwiGlu(e) => Extent::Fixed(e.n + 1),
+            Kind::Combine(..) => Extent::Fixed(1),
+        };
+        let overrides = [("TERMS", terms), ("UNITS", units), ("FIRST_PRODUCT", first_product), ("TILES", tiles)];
+        let mut kernel = self.shared_kernel(shader!("bit_rows"), inputs, lead, &overrides);
+        kernel.defines.extend(four.then_some("PAIRS2"));
+        kernel.grid = Grid::xy(Extent::Fixed(tiles), blocks);
+        Second { kernel, words: 4 * first_product + products }
+    }
+
+    fn defines(&self) -> Vec<&'static str> {
+        let kind = match self.kind {
+            Kind::Plain => "PLAIN",
+            Kind::SwiGlu(_) => "SWIGLU",
+            Kind::Combine(..) => "COMBINE",
+        };
+        let flags = [(self.pre.is_some(), "PRE"), (self.residual, "RESIDUAL"), (true, kind)];
+        flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect()
+    }
+
+    fn params(&self, width: usize, lead: &Spec) -> BitLinearParams {
         let (norm, pre) = (self.norm, self.pre.unwrap_or(self.norm));
         BitLinearParams {
             width: width as u32,
@@ -313,6 +401,8 @@ impl BitLinear {
             pre_in_bound: pre.in_bound(),
             pre_out_bound: pre.out_bound(),
             mix_bound: if let Kind::Combine(_, bound) = self.kind { bound } else { 0.0 },
+            lead: lead.lead as u32,
+            rows: lead.shape[0] as u32,
         }
     }
 }

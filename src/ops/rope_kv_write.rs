@@ -1,10 +1,11 @@
 //! Rotary position embedding of queries and keys, and the write of keys and values into the cache.
 
+use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::error::Result;
 use crate::ops::embed::ROW_WORDS;
-use crate::ops::{AttentionShape, expect, require};
+use crate::ops::{AttentionShape, expect, fast, require};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
@@ -47,6 +48,9 @@ impl PlanBuilder {
     }
 }
 
+/// Elements from which on threads share the heads.
+const SHARED_FROM: usize = 4096;
+
 /// A cache row in its stored dtype.
 fn store(io: &mut Io, output: usize, at: usize, values: &[f32]) {
     if io.out_spec(output).dtype == DType::F16 {
@@ -63,6 +67,41 @@ fn rotate(x: &[f32], table: &[f32], out: &mut [f32]) {
         let (cos, sin) = (table[2 * j], table[2 * j + 1]);
         out[j] = x[j] * cos - x[j + half] * sin;
         out[j + half] = x[j + half] * cos + x[j] * sin;
+    }
+}
+
+/// Puts values into a cache of one dtype.
+type Put<T> = fn(&mut [T], &[f32]);
+
+impl RopeKvWrite {
+    /// The definition, heads among threads: whatever the rows are, no two heads write to the same place.
+    fn shared<T: bytemuck::Pod + Send>(&self, step: &Step, io: &mut Io, put: Put<T>) {
+        let AttentionShape { heads, kv_heads, d } = self.shape;
+        let (qkv, rows, table, threads) = (io.f32s(0), io.u32s(1), io.f32s(2), io.threads);
+        let (n, all) = (step.leading(io.spec(0)), heads + 2 * kv_heads);
+        let q = fast::Shared::new(io.out_f32s(0));
+        let [k, v] = [1, 2].map(|i| fast::Shared::new(bytemuck::cast_slice_mut::<u32, T>(io.out_u32s(i))));
+        let grain = if n * all * d < SHARED_FROM { all } else { all.div_ceil(2 * threads.count()) };
+        threads.chunks(all, grain, |some| {
+            let mut turned = vec![0.0; d];
+            for (r, h) in (0..n).flat_map(|r| some.clone().map(move |h| (r, h))) {
+                let row = &rows[r * ROW_WORDS..][..ROW_WORDS];
+                let (pos, cache) = (row[1] as usize, (row[1] + row[2]) as usize);
+                let (x, table) = (&qkv[(r * all + h) * d..][..d], &table[pos * d..][..d]);
+                let place = |h: usize| (cache * kv_heads + h) * d;
+                // SAFETY: a head's columns of each output belong to one task, and its slices live one at a time.
+                unsafe {
+                    if h < heads {
+                        rotate(x, table, q.slice((r * heads + h) * d, d));
+                    } else if h < heads + kv_heads {
+                        rotate(x, table, &mut turned);
+                        put(k.slice(place(h - heads), d), &turned);
+                    } else {
+                        put(v.slice(place(h - heads - kv_heads), d), x);
+                    }
+                }
+            }
+        });
     }
 }
 
@@ -112,6 +151,13 @@ impl Op for RopeKvWrite {
                 store(io, 1, at, &head);
                 store(io, 2, at, x(heads + kv_heads + h));
             }
+        }
+    }
+
+    fn cpu_fast(&self, step: &Step, io: &mut Io) {
+        match io.out_spec(1).dtype {
+            DType::F16 => self.shared::<f16>(step, io, |to, from| to.convert_from_f32_slice(from)),
+            _ => self.shared::<f32>(step, io, |to, from| to.copy_from_slice(from)),
         }
     }
 

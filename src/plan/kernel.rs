@@ -249,8 +249,16 @@ impl Caps {
     /// The defines of the kernels that import `ternary_few`.
     pub fn few_rows(self) -> Vec<&'static str> {
         let Tuning { quads, pairs, .. } = self.tuning;
+        if self.tables() {
+            return vec!["TABLES"];
+        }
         let flags = [(quads == 2, "QUADS2"), (quads == 4, "QUADS4"), (pairs || !self.dot4, "PAIRS")];
         flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect()
+    }
+
+    /// Whether ternary products of few rows look sums up that neighbouring lanes hold.
+    pub fn tables(self) -> bool {
+        self.shuffles && self.tuning.quads == 4
     }
 
     /// The defines that every kernel gets.

@@ -12,8 +12,8 @@ use crate::models::{ModelInfo, TextShape, slots};
 use crate::ops::{DRAW_WORDS, Row, TOKEN_IMAGE, seen_words};
 use crate::plan::{Backend, Plan, ProgramId, Slot, Step};
 
-/// Device time of the steps that run without the host, at most: text still streams smoothly.
-const BURST_TIME: Duration = Duration::from_millis(50);
+/// Device time of the steps that run without the host, at most: a reader hardly sees a delay of a tenth of a second.
+const BURST_TIME: Duration = Duration::from_millis(100);
 
 /// The device and its programs; one thread at a time.
 pub(super) struct Core {
@@ -283,7 +283,7 @@ impl Core {
     }
 
     /// How many steps to run at once where the jobs allow `most`.
-    fn times(&self, most: usize) -> usize {
+    pub fn times(&self, most: usize) -> usize {
         let fit = self.pace.map_or(1, |pace| (BURST_TIME.as_nanos() / pace.as_nanos().max(1)) as usize);
         most.min(self.backend.most_repeats()).min(fit).max(1)
     }

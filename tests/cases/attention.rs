@@ -148,14 +148,17 @@ fn weights(cases: &mut Cases) {
 }
 
 fn rope(cases: &mut Cases) {
-    let late = [(0, 4090, 3), (0, 0, 17), (0, 1, 17), (0, 2000, 100), (0, 4095, 0)];
-    for (heads, kv_heads, d) in [(1, 1, 4), (4, 2, 16), (3, 1, 8), (2, 2, 64)] {
+    let late = vec![(0, 4090, 3), (0, 0, 17), (0, 1, 17), (0, 2000, 100), (0, 4095, 0)];
+    let many: Vec<(u32, u32, u32)> = (0..41).map(|i| (0, i, 5)).collect();
+    let shapes =
+        [(&late, (1, 1, 4)), (&late, (4, 2, 16)), (&late, (3, 1, 8)), (&late, (2, 2, 64)), (&many, (4, 2, 32))];
+    for (batch, (heads, kv_heads, d)) in shapes {
         for dtype in [DType::F32, DType::F16] {
-            let shape = AttentionShape { heads, kv_heads, d };
-            cases.at(step(5, 0), "rope_kv_write", format!("{shape:?}, {dtype:?}, 5 of 7 rows, late"), |r| {
+            let (shape, n, max) = (AttentionShape { heads, kv_heads, d }, batch.len(), batch.len() + 2);
+            cases.at(step(n, 0), "rope_kv_write", format!("{shape:?}, {dtype:?}, {n} of {max} rows"), |r| {
                 let width = (heads + 2 * kv_heads) * d;
-                let qkv = r.f32s("qkv", &[7, width], Lead::Rows, &Noise(27).f32s(7 * width, 3.0));
-                let rows = r.u32s("rows", &[7, 4], Lead::Rows, &row_words(&late, 7));
+                let qkv = r.f32s("qkv", &[max, width], Lead::Rows, &Noise(27).f32s(max * width, 3.0));
+                let rows = r.u32s("rows", &[max, 4], Lead::Rows, &row_words(batch, max));
                 let [k, v] = ["k", "v"].map(|name| cache(r, name, [4096, kv_heads * d], dtype, 28));
                 let q = r.p.rope_kv_write(qkv, rows, 10_000.0, shape, [k, v]);
                 // One step of f16 is 1e-3 of a value.

@@ -38,8 +38,9 @@ fn input(r: &Rig, pre: bool, d: usize) -> BitInput {
 }
 
 fn plain(cases: &mut Cases) {
-    let shapes: [(&[usize], usize); 6] =
-        [(&[1], 4), (&[130, 2], 40), (&[64, 32, 32], 100), (&[600], 64), (&[700, 300, 300], 768), (&[5], 2048)];
+    let (three, many): (&[usize], &[usize]) = (&[64, 32, 32], &[700, 300, 300]);
+    let shapes: [(&[usize], usize); 7] =
+        [(&[1], 4), (&[130, 2], 40), (three, 100), (&[600], 64), (many, 768), (&[5], 2048), (&[3, 1], 10236)];
     for (i, (outs, d)) in shapes.into_iter().enumerate() {
         for (rows, used) in [(1, 1), (4, 3), (8, 8)] {
             let (pre, residual) = ((i + rows) % 2 == 0, (i + used) % 3 == 0);

@@ -36,9 +36,10 @@ pub fn kernel(d: usize) -> Option<Kernel> {
     })
 }
 
-/// The sum of each of 16 vectors, in one.
+/// The sum of each of 16 vectors, in one. By reference: an array of vectors is copied through memory.
+#[inline]
 #[target_feature(enable = "avx512f")]
-fn sums(v: [__m512; KEYS]) -> __m512 {
+pub(super) fn sums(v: &[__m512; KEYS]) -> __m512 {
     let add = |a, b| _mm512_add_ps(a, b);
     let pair = |i: usize| add(_mm512_unpacklo_ps(v[i], v[i + 1]), _mm512_unpackhi_ps(v[i], v[i + 1]));
     let four = |i: usize| {
@@ -74,7 +75,7 @@ fn group<const C: usize>(q: &[f32], block: &Block, scale: f32, seen: &mut [f32])
 /// Defines the kernel for one element type: `G` heads of `16 · C` columns.
 macro_rules! heads {
     ($name:ident, $scores:ident, $element:ty, $load:expr) => {
-        /// The scores of a block's keys, `scale` times the dot products; what lies behind them stays.
+        /// The scores of a block's keys, `scale` times the dot products; behind them the lowest number.
         #[target_feature(enable = "avx512f,avx512vl")]
         fn $scores<const C: usize, const G: usize>(
             q: &[f32],
@@ -95,7 +96,8 @@ macro_rules! heads {
             let mut scores = [[f32::MIN; BLOCK]; G];
             for from in (0..n).step_by(KEYS) {
                 let mut dots = [[_mm512_setzero_ps(); KEYS]; G];
-                for j in 0..KEYS.min(n - from) {
+                let keys = KEYS.min(n - from);
+                for j in 0..keys {
                     for c in 0..C {
                         // SAFETY: key `from + j < n`, inside k by the assertion.
                         let at = unsafe { k.as_ptr().add((from + j) * block.k_width + c * KEYS) };
@@ -109,7 +111,9 @@ macro_rules! heads {
                     }
                 }
                 for g in 0..G {
-                    let all = _mm512_mul_ps(sums(dots[g]), _mm512_set1_ps(scale));
+                    let there = ((1u32 << keys) - 1) as u16;
+                    let lowest = _mm512_set1_ps(f32::MIN);
+                    let all = _mm512_mask_mul_ps(lowest, there, sums(&dots[g]), _mm512_set1_ps(scale));
                     // SAFETY: `from + 16 <= BLOCK`.
                     unsafe { _mm512_storeu_ps(scores[g].as_mut_ptr().add(from), all) };
                 }
@@ -130,7 +134,7 @@ macro_rules! heads {
             assert!(seen.len() == G * words && v.len() >= (n - 1) * block.v_width + C * KEYS, "a block's values");
             let mut acc = [[_mm512_setzero_ps(); C]; G];
             for g in 0..G {
-                let shrink = weigh(&mut scores[g][..n], &mut seen[g * words..]);
+                let shrink = weigh(&mut scores[g], &mut seen[g * words..]);
                 for (c, acc) in acc[g].iter_mut().enumerate() {
                     // SAFETY: inside `seen`, by the assertion.
                     let old = unsafe { _mm512_loadu_ps(seen.as_ptr().add(g * words + HEAD + c * KEYS)) };
@@ -160,11 +164,11 @@ macro_rules! heads {
     };
 }
 
-/// Scores become weights; returns what the sums so far shrink by.
+/// Scores become weights, of which those of the lowest number add nothing; returns what the sums so far shrink by.
 #[target_feature(enable = "avx512f,avx512vl")]
-fn weigh(scores: &mut [f32], seen: &mut [f32]) -> f32 {
-    let top = scores.iter().fold(seen[0], |a, &b| a.max(b));
-    let shrink = (seen[0] - top).exp();
+fn weigh(scores: &mut [f32; BLOCK], seen: &mut [f32]) -> f32 {
+    let top = maths::max_inline(scores).max(seen[0]);
+    let shrink = maths::exp_inline(seen[0] - top);
     seen[0] = top;
     seen[1] = seen[1] * shrink + maths::exp_all_inline(scores, top);
     shrink

@@ -23,11 +23,13 @@ pub struct Dense {
 const GEMM_ROWS: usize = 9;
 /// Rows of w that are widened and multiplied at a time.
 const WIDEN_ROWS: usize = 384;
-/// Weights of a task of dot products: enough to be worth a task, few enough to share evenly.
-const TASK: usize = 1 << 16;
+/// Weights of a task of dot products: a long run of memory for its thread, few enough to share evenly.
+const TASK: usize = 1 << 18;
+/// Rows of w whose sums a kernel makes together, at most.
+const GROUP: usize = 16;
 
 /// The product of some rows of w with all rows of x, by dot products: `(x, w, d_in, y)`, x `[rows, d_in]`, w of whole
-/// rows; y[r] of the n-th row of w is at `n · rows + r`.
+/// rows; the product of row r with the n-th row of w is at `y[r · outs + n]`.
 pub(super) type DotKernel = fn(&[f32], Floats, usize, &mut [f32]);
 
 /// The best kernel for this processor.
@@ -41,9 +43,9 @@ fn dot_kernel() -> DotKernel {
 
 /// Dot products by way of [`maths::dot`], on any processor.
 fn dots(x: &[f32], w: Floats, d_in: usize, y: &mut [f32]) {
-    let rows = x.len() / d_in;
+    let outs = y.len() / (x.len() / d_in);
     let mut widened = vec![0.0; d_in];
-    for (n, y) in y.chunks_exact_mut(rows).enumerate() {
+    for n in 0..outs {
         let w = match w {
             Floats::F32(w) => &w[n * d_in..][..d_in],
             stored => {
@@ -51,7 +53,7 @@ fn dots(x: &[f32], w: Floats, d_in: usize, y: &mut [f32]) {
                 &widened
             }
         };
-        y.iter_mut().zip(x.chunks_exact(d_in)).for_each(|(y, x)| *y = maths::dot(x, w));
+        y[n..].iter_mut().step_by(outs).zip(x.chunks_exact(d_in)).for_each(|(y, x)| *y = maths::dot(x, w));
     }
 }
 
@@ -71,13 +73,13 @@ pub fn dense(d: Dense, threads: &Threads, x: &[f32], w: Floats, y: &mut [f32]) {
         return gemm_blocks(d, threads, x, w, y);
     }
     let (y, kernel) = (Shared::new(y), dot_kernel());
-    threads.chunks(d.d_out, TASK / d.d_in.max(1), |outs| {
+    let grain = (TASK / d.d_in.max(1)).next_multiple_of(GROUP);
+    threads.chunks(d.d_out, grain, |outs| {
         let mut found = vec![0.0; outs.len() * d.rows];
         kernel(x, some_rows(w, outs.start, outs.len(), d.d_in), d.d_in, &mut found);
-        for r in 0..d.rows {
+        for (r, found) in found.chunks_exact(outs.len()).enumerate() {
             // SAFETY: each column of y belongs to one task.
-            let y = unsafe { y.slice(r * d.y_width + d.col0 + outs.start, outs.len()) };
-            y.iter_mut().zip(found[r..].iter().step_by(d.rows)).for_each(|(y, v)| *y = *v);
+            unsafe { y.slice(r * d.y_width + d.col0 + outs.start, outs.len()) }.copy_from_slice(found);
         }
     });
 }
@@ -153,7 +155,7 @@ mod tests {
                     let mut y = vec![0.0; rows * d_out];
                     kernel(&x, w_kind, d_in, &mut y);
                     for (i, y) in y.iter().enumerate() {
-                        let (o, r) = (i / rows, i % rows);
+                        let (r, o) = (i / d_out, i % d_out);
                         let want: f32 = (0..d_in).map(|k| x[r * d_in + k] * w[o * d_in + k]).sum();
                         assert_eq!(*y, want, "row {r}, output {o} of {rows}x{d_out}x{d_in}");
                     }

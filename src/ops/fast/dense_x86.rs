@@ -7,6 +7,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
+use super::attention_x86::sums as sums16;
 use super::dense::DotKernel;
 use crate::plan::Floats;
 
@@ -32,28 +33,25 @@ pub fn kernels() -> Vec<DotKernel> {
 /// How far ahead weights are fetched, in bytes: a hardware prefetcher alone reaches about half of the memory's rate.
 const AHEAD: usize = 8192;
 
-/// Calls `$one::<A, O>` for blocks of `A` rows of x and `O` rows of w, whose sums stay in registers. Several rows of x share
-/// each vector of x among two rows of w. One row reads w from front to back, as fast as memory gives it; with `$pairs` it
-/// shares too, for weights so small that loading x takes longer.
+/// Calls `$some::<A, O>` for blocks of `A` rows of x, at most `$most`. Several share their vectors among two rows of w; one
+/// takes `$single` rows of w at a time: one after the other is as fast as memory gives them, two are faster where weights
+/// are so small that loading x takes longer.
 macro_rules! blocks {
-    ($one:ident, $x:ident, $w:ident, $d_in:ident, $y:ident, $pairs:expr) => {{
+    ($some:ident, $most:literal, $single:literal, $x:ident, $w:ident, $d_in:ident, $y:ident) => {{
         let rows = $x.len() / $d_in;
         assert!($d_in > 0 && $x.len() == rows * $d_in, "shapes of a product");
-        for (w, y) in $w.chunks(2 * $d_in).zip($y.chunks_mut(2 * rows)) {
-            for r in (0..rows).step_by(4) {
-                let x = &$x[r * $d_in..rows.min(r + 4) * $d_in];
-                match (x.len() / $d_in, w.len() / $d_in) {
-                    (4, 2) => $one::<4, 2>(x, w, $d_in, &mut y[r..], rows),
-                    (3, 2) => $one::<3, 2>(x, w, $d_in, &mut y[r..], rows),
-                    (2, 2) => $one::<2, 2>(x, w, $d_in, &mut y[r..], rows),
-                    (1, 2) if $pairs => $one::<1, 2>(x, w, $d_in, &mut y[r..], rows),
-                    (n, outs) => {
-                        for (a, o) in (0..n).flat_map(|a| (0..outs).map(move |o| (a, o))) {
-                            let (x, w) = (&x[a * $d_in..][..$d_in], &w[o * $d_in..][..$d_in]);
-                            $one::<1, 1>(x, w, $d_in, &mut y[o * rows + r + a..], rows);
-                        }
-                    }
-                }
+        for r in (0..rows).step_by($most) {
+            let x = &$x[r * $d_in..rows.min(r + $most) * $d_in];
+            let y = &mut $y[r * ($w.len() / $d_in)..];
+            match x.len() / $d_in {
+                1 => $some::<1, $single>(x, $w, $d_in, y),
+                2 => $some::<2, 2>(x, $w, $d_in, y),
+                3 => $some::<3, 2>(x, $w, $d_in, y),
+                4 => $some::<4, 2>(x, $w, $d_in, y),
+                5 => $some::<5, 2>(x, $w, $d_in, y),
+                6 => $some::<6, 2>(x, $w, $d_in, y),
+                7 => $some::<7, 2>(x, $w, $d_in, y),
+                _ => $some::<8, 2>(x, $w, $d_in, y),
             }
         }
     }};
@@ -62,68 +60,65 @@ macro_rules! blocks {
 #[target_feature(enable = "avx512f,avx512vl")]
 fn dots_avx512(x: &[f32], w: Floats, d_in: usize, y: &mut [f32]) {
     match w {
-        Floats::F16(w) => blocks!(f16_avx512, x, w, d_in, y, false),
-        Floats::Int8(w) => blocks!(i8_avx512, x, w, d_in, y, true),
-        Floats::F32(w) => blocks!(f32_avx512, x, w, d_in, y, false),
+        Floats::F16(w) => blocks!(f16_avx512, 8, 1, x, w, d_in, y),
+        Floats::Int8(w) => blocks!(i8_avx512, 8, 2, x, w, d_in, y),
+        Floats::F32(w) => blocks!(f32_avx512, 8, 1, x, w, d_in, y),
     }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn dots_avx2(x: &[f32], w: Floats, d_in: usize, y: &mut [f32]) {
     match w {
-        Floats::F16(w) => blocks!(f16_avx2, x, w, d_in, y, false),
-        Floats::Int8(w) => blocks!(i8_avx2, x, w, d_in, y, true),
-        Floats::F32(w) => blocks!(f32_avx2, x, w, d_in, y, false),
+        Floats::F16(w) => blocks!(f16_avx2, 4, 1, x, w, d_in, y),
+        Floats::Int8(w) => blocks!(i8_avx2, 4, 2, x, w, d_in, y),
+        Floats::F32(w) => blocks!(f32_avx2, 4, 1, x, w, d_in, y),
     }
 }
 
-/// Vectors of a row that are added up side by side, for any number of rows: a row's sum is the same in every batch.
-const U: usize = 2;
-
-/// Multiplies the vectors at column `$i` of all rows and adds them to the sums `$u`.
-macro_rules! vector {
-    ($load:expr, $load_x:ident, $fma:ident, $x:ident, $w:ident, $d_in:ident, $i:expr, $acc:ident, $u:expr, [$a:ident, $o:ident], $zero:ident) => {{
-        let mut wide = [$zero(); $o];
-        for o in 0..$o {
-            // SAFETY: the whole vector lies inside row o.
-            let at = unsafe { $w.as_ptr().add(o * $d_in + $i) };
-            _mm_prefetch::<_MM_HINT_T0>(at.cast::<i8>().wrapping_add(AHEAD));
-            // SAFETY: as above.
-            wide[o] = unsafe { $load(at) };
-        }
-        for a in 0..$a {
-            // SAFETY: the whole vector lies inside row a.
-            let x = unsafe { $load_x($x.as_ptr().add(a * $d_in + $i)) };
-            for o in 0..$o {
-                $acc[a][o][$u] = $fma(x, wide[o], $acc[a][o][$u]);
-            }
-        }
-    }};
-}
-
-/// Defines a kernel for one vector width and one weight type: `A` rows of x with `O` rows of w; the sum of rows a and o
-/// goes to `y[o · stride + a]`.
+/// Defines a kernel for one vector width and one weight type: `A` rows of x with all rows of w, `O` at a time; the sum of
+/// rows a and n goes to `y[a · outs + n]`. A row's products are added up in one vector, in the same order in every
+/// batch; its lanes are added with those of other rows, as many at once as a vector has.
 macro_rules! kernel {
-    ($name:ident, $features:literal, $element:ty, $lanes:literal, $zero:ident, $load:expr, $load_x:ident, $add:ident,
-     $fma:ident, $sum:expr, $widen:expr) => {
+    ($name:ident, $features:literal, $element:ty, $lanes:literal, $zero:ident, $load:expr, $load_x:ident, $fma:ident,
+     $sums:ident, $store:ident, $widen:expr) => {
         #[target_feature(enable = $features)]
-        fn $name<const A: usize, const O: usize>(x: &[f32], w: &[$element], d_in: usize, y: &mut [f32], stride: usize) {
-            assert!(x.len() == A * d_in && w.len() == O * d_in, "shapes of a block");
-            // The bounds of all inner loops are constant, so that they unroll and the sums stay in registers.
-            let mut acc = [[[$zero(); U]; O]; A];
-            let (pairs, whole) = (d_in / ($lanes * U) * ($lanes * U), d_in / $lanes * $lanes);
-            for i in (0..pairs).step_by($lanes * U) {
-                for u in 0..U {
-                    vector!($load, $load_x, $fma, x, w, d_in, i + u * $lanes, acc, u, [A, O], $zero);
+        fn $name<const A: usize, const O: usize>(x: &[f32], w: &[$element], d_in: usize, y: &mut [f32]) {
+            assert!(x.len() == A * d_in, "shapes of a block");
+            let (outs, whole) = (w.len() / d_in, d_in / $lanes * $lanes);
+            let mut vectors = [[$zero(); $lanes]; A];
+            for (from, w) in (0..outs).step_by($lanes).zip(w.chunks($lanes * d_in)) {
+                let rows = w.len() / d_in;
+                for n in (0..rows).step_by(O) {
+                    // The bounds of the inner loops are constant, so that they unroll and the sums stay in registers.
+                    let mut acc = [[$zero(); O]; A];
+                    // The last row alone is multiplied O times.
+                    let w: [_; O] = std::array::from_fn(|o| w[(n + o).min(rows - 1) * d_in..][..d_in].as_ptr());
+                    for i in (0..whole).step_by($lanes) {
+                        let wide = w.map(|w| {
+                            _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(i).cast::<i8>().wrapping_add(AHEAD));
+                            // SAFETY: the whole vector lies inside the row.
+                            unsafe { $load(w.add(i)) }
+                        });
+                        for a in 0..A {
+                            // SAFETY: the whole vector lies inside row a.
+                            let x = unsafe { $load_x(x.as_ptr().add(a * d_in + i)) };
+                            for o in 0..O {
+                                acc[a][o] = $fma(x, wide[o], acc[a][o]);
+                            }
+                        }
+                    }
+                    for a in 0..A {
+                        vectors[a][n..n + O].copy_from_slice(&acc[a]);
+                    }
                 }
-            }
-            if pairs < whole {
-                vector!($load, $load_x, $fma, x, w, d_in, pairs, acc, 0, [A, O], $zero);
-            }
-            for a in 0..A {
-                for o in 0..O {
-                    let rest: f32 = (whole..d_in).map(|i| x[a * d_in + i] * $widen(w[o * d_in + i])).sum();
-                    y[o * stride + a] = rest + $sum($add(acc[a][o][0], acc[a][o][1]));
+                for (a, vectors) in vectors.iter().enumerate() {
+                    let mut sums = [0.0; $lanes];
+                    // SAFETY: there is a place for each lane.
+                    unsafe { $store(sums.as_mut_ptr(), $sums(vectors)) };
+                    for (w, sum) in w.chunks_exact(d_in).zip(&mut sums).take(if whole < d_in { rows } else { 0 }) {
+                        *sum += (whole..d_in).map(|i| x[a * d_in + i] * $widen(w[i])).sum::<f32>();
+                    }
+                    y[a * outs + from..][..rows].copy_from_slice(&sums[..rows]);
                 }
             }
         }
@@ -170,12 +165,13 @@ unsafe fn load8_i8(at: *const i8) -> __m256 {
     _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(at.cast()) }))
 }
 
+/// The sum of each of 8 vectors, in one.
+#[inline]
 #[target_feature(enable = "avx2")]
-fn sum8(v: __m256) -> f32 {
-    let mut lanes = [0.0f32; 8];
-    // SAFETY: there are 8 lanes to write.
-    unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), v) };
-    (lanes[0] + lanes[4]) + (lanes[1] + lanes[5]) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]))
+fn sums8(v: &[__m256; 8]) -> __m256 {
+    let four = |i: usize| _mm256_hadd_ps(_mm256_hadd_ps(v[i], v[i + 1]), _mm256_hadd_ps(v[i + 2], v[i + 3]));
+    let (a, b) = (four(0), four(4));
+    _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b))
 }
 
 kernel!(
@@ -186,9 +182,9 @@ kernel!(
     _mm512_setzero_ps,
     load16,
     _mm512_loadu_ps,
-    _mm512_add_ps,
     _mm512_fmadd_ps,
-    _mm512_reduce_add_ps,
+    sums16,
+    _mm512_storeu_ps,
     f16::to_f32
 );
 kernel!(
@@ -199,9 +195,9 @@ kernel!(
     _mm512_setzero_ps,
     _mm512_loadu_ps,
     _mm512_loadu_ps,
-    _mm512_add_ps,
     _mm512_fmadd_ps,
-    _mm512_reduce_add_ps,
+    sums16,
+    _mm512_storeu_ps,
     f32::from
 );
 kernel!(
@@ -212,9 +208,9 @@ kernel!(
     _mm256_setzero_ps,
     load8,
     _mm256_loadu_ps,
-    _mm256_add_ps,
     _mm256_fmadd_ps,
-    sum8,
+    sums8,
+    _mm256_storeu_ps,
     f16::to_f32
 );
 kernel!(
@@ -225,9 +221,9 @@ kernel!(
     _mm256_setzero_ps,
     _mm256_loadu_ps,
     _mm256_loadu_ps,
-    _mm256_add_ps,
     _mm256_fmadd_ps,
-    sum8,
+    sums8,
+    _mm256_storeu_ps,
     f32::from
 );
 kernel!(
@@ -238,9 +234,9 @@ kernel!(
     _mm512_setzero_ps,
     load16_i8,
     _mm512_loadu_ps,
-    _mm512_add_ps,
     _mm512_fmadd_ps,
-    _mm512_reduce_add_ps,
+    sums16,
+    _mm512_storeu_ps,
     f32::from
 );
 kernel!(
@@ -251,8 +247,8 @@ kernel!(
     _mm256_setzero_ps,
     load8_i8,
     _mm256_loadu_ps,
-    _mm256_add_ps,
     _mm256_fmadd_ps,
-    sum8,
+    sums8,
+    _mm256_storeu_ps,
     f32::from
 );

@@ -120,7 +120,7 @@ fn integer(rounded: f32) -> i32 {
 
 /// `e^x`, within 2 units in the last place on −87..88, constant beyond. Source: the coefficients of Cephes' expf.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub fn exp_inline(x: f32) -> f32 {
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let x = x.clamp(-87.0, 88.0);
@@ -169,7 +169,7 @@ fn erf(v: f32) -> f32 {
     let x = v.abs();
     let near = v * horner(&SERIES, v * v);
     let t = 1.0 / (1.0 + 0.5 * x);
-    let far = (1.0 - t * exp(horner(&FIT, t) - x * x)).copysign(v);
+    let far = (1.0 - t * exp_inline(horner(&FIT, t) - x * x)).copysign(v);
     if x < 1.0 { near } else { far }
 }
 
@@ -179,6 +179,18 @@ pub fn gelu_erf(x: &[f32], y: &mut [f32]) {
     y.iter_mut().zip(x).for_each(|(y, &x)| *y = 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)));
 }
 
+/// The largest of whole [`LANES`]; none is NaN.
+#[inline(always)]
+pub fn max_inline(x: &[f32; LANES]) -> f32 {
+    let mut lanes = *x;
+    for half in [16, 8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] = if lanes[i + half] > lanes[i] { lanes[i + half] } else { lanes[i] };
+        }
+    }
+    lanes[0]
+}
+
 /// `x = e^(x − top)`; returns the sum.
 #[inline(always)]
 pub fn exp_all_inline(x: &mut [f32], top: f32) -> f32 {
@@ -186,13 +198,13 @@ pub fn exp_all_inline(x: &mut [f32], top: f32) -> f32 {
     let mut chunks = x.chunks_exact_mut(LANES);
     for x in &mut chunks {
         for i in 0..LANES {
-            x[i] = exp(x[i] - top);
+            x[i] = exp_inline(x[i] - top);
             acc[i] += x[i];
         }
     }
     let mut sum = total(acc);
     for x in chunks.into_remainder() {
-        *x = exp(*x - top);
+        *x = exp_inline(*x - top);
         sum += *x;
     }
     sum
@@ -203,7 +215,7 @@ pub fn exp_all_inline(x: &mut [f32], top: f32) -> f32 {
 pub fn swiglu(gate: &[f32], up: &[f32], gate_bound: f32, out_bound: f32, y: &mut [f32]) {
     for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
         let g = g.clamp(-gate_bound, gate_bound);
-        *y = (g / (1.0 + exp(-g)) * u).clamp(-out_bound, out_bound);
+        *y = (g / (1.0 + exp_inline(-g)) * u).clamp(-out_bound, out_bound);
     }
 }
 
@@ -224,7 +236,7 @@ pub fn gelu_tanh(x: &[f32], y: &mut [f32]) {
     for (y, &x) in y.iter_mut().zip(x) {
         let u = 0.797_884_6 * (x + 0.044715 * x * x * x);
         // (1 + tanh(u)) / 2 = 1 / (1 + e^(−2u))
-        *y = x / (1.0 + exp(-2.0 * u));
+        *y = x / (1.0 + exp_inline(-2.0 * u));
     }
 }
 
@@ -283,10 +295,10 @@ mod tests {
         for i in -8700..8800 {
             let x = i as f32 * 0.01;
             let want = f64::from(x).exp();
-            let error = (f64::from(exp(x)) - want).abs() / want;
+            let error = (f64::from(exp_inline(x)) - want).abs() / want;
             assert!(error < 2.4e-7, "e^{x}: {error}");
         }
-        assert!(exp(-1e30) < 1e-37 && exp(1e30).is_finite());
+        assert!(exp_inline(-1e30) < 1e-37 && exp_inline(1e30).is_finite());
     }
 
     #[test]

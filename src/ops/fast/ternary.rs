@@ -47,27 +47,53 @@ fn tile_kernel() -> TileKernel {
 /// Tasks a thread in one call: more share the work better, fewer cost less and read longer runs of memory.
 const TASKS: usize = 6;
 
+/// What reading a tile costs beside its products, in rows of codes.
+const READING: usize = 2;
+
+/// A tile of a matrix, and the products that it is part of.
+#[derive(Clone, Copy)]
+struct Tile<'a> {
+    part: StackPart<'a>,
+    tile: usize,
+    jobs: &'a [Product<'a>],
+}
+
 /// All `jobs`: `y[out..] = scale · inv_k · Σ code · activation (+ residual[out..])`. Outputs do not overlap.
 pub fn ternary_products(stack: Stack, mut jobs: Vec<Product>, threads: &Threads, residual: &[f32], y: &mut [f32]) {
     jobs.sort_by_key(|j| j.matrix);
     let kernel = tile_kernel();
-    let mut tasks: Vec<(StackPart, usize, &[Product])> = Vec::new();
-    for group in jobs.chunk_by(|a, b| a.matrix == b.matrix) {
-        let part = stack.part(group[0].matrix);
-        let tiles = part.rows.div_ceil(TILE_ROWS);
-        tasks.extend((0..tiles).map(|t| (part, t, group)));
+    let mut groups: Vec<&[Product]> = jobs.chunk_by(|a, b| a.matrix == b.matrix).collect();
+    // The longest first, so that no thread is left with one of them.
+    groups.sort_by_key(|g| std::cmp::Reverse(g.len()));
+    let mut tiles: Vec<Tile> = Vec::new();
+    for jobs in groups {
+        let part = stack.part(jobs[0].matrix);
+        tiles.extend((0..part.rows.div_ceil(TILE_ROWS)).map(|tile| Tile { part, tile, jobs }));
     }
+    let cost = |t: &Tile| t.jobs.len() + READING;
+    let share = tiles.iter().map(cost).sum::<usize>().div_ceil(TASKS * threads.count());
+    let mut full = 0;
+    let tasks: Vec<&[Tile]> = tiles
+        .chunk_by(|t, _| {
+            full += cost(t);
+            let more = full < share;
+            full *= usize::from(more);
+            more
+        })
+        .collect();
     let y = Shared::new(y);
-    threads.chunks(tasks.len(), tasks.len().div_ceil(TASKS * threads.count()), |range| {
-        for (part, tile, group) in &tasks[range] {
-            for batch in group.chunks(BATCH) {
-                run_tile(kernel, part, *tile, batch, residual, y);
+    threads.run(tasks.len(), |i| {
+        for tile in tasks[i] {
+            // Passes of about the same size: one for a single row costs nearly as much as one for two.
+            let batch = tile.jobs.len().div_ceil(tile.jobs.len().div_ceil(BATCH));
+            for jobs in tile.jobs.chunks(batch) {
+                run_tile(kernel, Tile { jobs, ..*tile }, residual, y);
             }
         }
     });
 }
 
-fn run_tile(kernel: TileKernel, part: &StackPart, tile: usize, batch: &[Product], residual: &[f32], y: Shared<f32>) {
+fn run_tile(kernel: TileKernel, Tile { part, tile, jobs: batch }: Tile, residual: &[f32], y: Shared<f32>) {
     let per_tile = part.bits.row_words(part.cols) * TILE_ROWS;
     let words = &part.words[tile * per_tile..][..per_tile];
     let mut acts: [&[u32]; BATCH] = [&[]; BATCH];

@@ -17,6 +17,9 @@ const MAX_NAME: usize = 120;
 /// Largest file that is read.
 const MAX_BYTES: u64 = 1 << 16;
 
+/// This crate's version, and a number that goes up when the kernels change among which is chosen.
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-2");
+
 /// What a choice belongs to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Key {
@@ -50,7 +53,7 @@ impl Key {
     fn entry(&self, chosen: Caps) -> Entry {
         let flags = |c: Caps| [c.subgroups, c.dot4, c.shuffles];
         Entry {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            version: VERSION.to_owned(),
             adapter: self.adapter.clone(),
             has: flags(self.caps),
             uses: flags(chosen),
@@ -74,7 +77,7 @@ impl Key {
     fn file(&self) -> String {
         let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
         let name: String = self.adapter.chars().map(plain).take(MAX_NAME).collect();
-        format!("tuning-{}-{name}.json", env!("CARGO_PKG_VERSION"))
+        format!("tuning-{VERSION}-{name}.json")
     }
 }
 
@@ -191,7 +194,7 @@ mod tests {
             good.replace("\"split\": 2", "\"split\": 64"),
             good.replace("\"split\": 2", "\"split\": -1"),
             good.replace("\"quads\"", "\"quarks\""),
-            good.replace(env!("CARGO_PKG_VERSION"), "0.0.0"),
+            good.replace(VERSION, "0.0.0"),
             " ".repeat(1 << 17) + &good,
         ];
         for text in broken {

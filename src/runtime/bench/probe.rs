@@ -94,14 +94,16 @@ pub fn cost(engine: &Engine, test: Test) -> Result<Cost> {
     let most = inner.core().limits().0;
     let with_image = matches!(test, Test::Image | Test::ImagePrompt { .. });
     if with_image {
-        cost.add(&mut Probe::image(inner)?, 1.0)?;
+        cost.add(&mut Probe::image(inner)?, 1.0, 1)?;
     }
     let image = if with_image { image(engine.info())?.tokens } else { 0 };
     let steps = match test {
         Test::Image => Vec::new(),
         Test::Prompt { tokens } | Test::ImagePrompt { tokens } => pieces(0, image + tokens, most),
         Test::Generate { tokens, depth, sessions } => {
-            cost.add(&mut Probe::text(inner, middle(tokens, depth, sessions))?, tokens as f64)?;
+            // From the middle, so many steps are left.
+            let most = (tokens / 2).max(1);
+            cost.add(&mut Probe::text(inner, middle(tokens, depth, sessions))?, tokens as f64, most)?;
             Vec::new()
         }
     };
@@ -110,7 +112,7 @@ pub fn cost(engine: &Engine, test: Test) -> Result<Cost> {
         let mut probe = Probe::text(inner, shape)?;
         let host = match host.entry(shape.rows) {
             Entry::Occupied(known) => *known.get(),
-            Entry::Vacant(place) => *place.insert(probe.host()?),
+            Entry::Vacant(place) => *place.insert(probe.host(1)?),
         };
         cost.bytes += probe.bytes().iter().sum::<u64>() as f64;
         cost.launches += probe.launches() as f64;
@@ -120,10 +122,10 @@ pub fn cost(engine: &Engine, test: Test) -> Result<Cost> {
 }
 
 impl Cost {
-    fn add(&mut self, probe: &mut Probe, times: f64) -> Result<()> {
+    fn add(&mut self, probe: &mut Probe, times: f64, most: usize) -> Result<()> {
         self.bytes += times * probe.bytes().iter().sum::<u64>() as f64;
         self.launches += times * probe.launches() as f64;
-        self.host += times * probe.host()?.as_secs_f64();
+        self.host += times * probe.host(most)?.as_secs_f64();
         Ok(())
     }
 }
@@ -198,17 +200,23 @@ impl<'a> Probe<'a> {
         self.core.backend.launches(self.program, &self.step)
     }
 
-    /// Time to write the inputs, encode and submit, the median; none where the host computes itself.
-    fn host(&mut self) -> Result<Duration> {
+    /// Time of a step to write the inputs, encode and submit, the median; none where the host computes itself. As many steps
+    /// as the engine lets run without the host, `most` at most, are encoded together.
+    fn host(&mut self, most: usize) -> Result<Duration> {
         if self.core.backend.runs_at_once() {
             return Ok(Duration::ZERO);
         }
+        let steps = self.core.times(most);
+        let step = Step { context: self.step.context + steps as u32 - 1, ..self.step };
         let mut times = Vec::new();
         for _ in 0..HOST_RUNS {
             let start = Instant::now();
             self.write()?;
-            self.core.backend.run(self.program, &self.step, 0..self.plan.nodes.len())?;
-            times.push(start.elapsed());
+            match steps {
+                1 => self.core.backend.run(self.program, &step, 0..self.plan.nodes.len())?,
+                _ => self.core.backend.repeat(self.program, &step, steps)?,
+            }
+            times.push(start.elapsed() / steps as u32);
             self.wait()?;
         }
         times.sort();

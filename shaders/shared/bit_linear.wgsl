@@ -1,0 +1,89 @@
+// What the kernels of ops/bit_linear.rs share: parameters, bindings, and what becomes of a product.
+#import step
+#import stack
+
+struct Params {
+    width: u32,
+    slots: u32, // k + 1 with experts, else 1
+    n_experts: u32,
+    out_width: u32,
+    eps: f32,
+    rms_floor: f32,
+    in_bound: f32,
+    out_bound: f32,
+    max_code: f32,
+    act_bound: f32,
+    act_floor: f32,
+    pre_eps: f32,
+    pre_floor: f32,
+    pre_in_bound: f32,
+    pre_out_bound: f32,
+    mix_bound: f32,
+    lead: u32,
+    rows: u32,
+}
+@group(0) @binding(1) var<uniform> params: Params;
+#bind var<storage, read> x: array<vec4<f32>>; // [rows, width / 4], or [rows, slots, width / 4] with COMBINE
+#bind var<storage, read> norms: array<vec4<f32>>; // [matrices, width / 4]
+#bind var<storage, read> weights: array<vec4<u32>>; // a stack: header, table, words
+#ifdef PRE
+#bind var<storage, read> pre: array<vec4<f32>>; // [width / 4]
+#endif
+#ifdef SWIGLU
+#bind var<storage, read> top: array<u32>; // [rows, k]
+#endif
+#ifdef COMBINE
+#bind var<storage, read> top: array<u32>; // [rows, k]
+#bind var<storage, read> mix: array<f32>; // [rows, k]
+#endif
+#ifdef RESIDUAL
+#bind var<storage, read> residual: array<f32>; // [rows, out_width]
+#endif
+#bind var<storage, read_write> y: array<f32>; // [rows, out_width], or [rows, slots, out_width] with SWIGLU
+
+#ifdef PLAIN
+#else
+fn expert_of(row: u32, slot: u32, k: u32) -> u32 {
+    if slot < k { return top[row * k + slot]; }
+    return params.n_experts;
+}
+#endif
+
+fn bounded(v: vec4<f32>, bound: f32) -> vec4<f32> {
+    return clamp(v, vec4<f32>(-bound), vec4<f32>(bound));
+}
+
+// An output with a further term.
+fn meet(before: vec4<f32>, v: vec4<f32>, row: u32, t: u32) -> vec4<f32> {
+#ifdef SWIGLU
+    if t > 0u { return bounded(before * v, 1000.0); }
+    let g = bounded(v, 20.0);
+    return g / (1.0 + exp(-g));
+#else
+#ifdef COMBINE
+    var factor = 1.0;
+    if t + 1u < TERMS { factor = mix[row * (TERMS - 1u) + t]; }
+    return before + factor * v;
+#else
+    return v;
+#endif
+#endif
+}
+
+// Writes four outputs, `in_part` the first one's number in its matrix of `rows` outputs.
+fn write4(v: vec4<f32>, in_part: u32, rows: u32, out: u32) {
+#ifdef COMBINE
+    let last = bounded(v, params.mix_bound);
+#else
+    let last = v;
+#endif
+    for (var i = 0u; i < 4u; i++) {
+        if in_part + i < rows {
+#ifdef RESIDUAL
+            y[out + i] = last[i] + residual[out + i];
+#else
+            y[out + i] = last[i];
+#endif
+        }
+    }
+}
