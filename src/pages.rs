@@ -6,6 +6,9 @@ pub const LINE: usize = 64;
 /// Most words in front of the first one in a line.
 pub const SLACK: usize = LINE / size_of::<u32>() - 1;
 
+/// Words that a thread moves at once where all share the work.
+pub const PIECE: usize = 1 << 16;
+
 /// The size of a large page where there are any, in bytes.
 #[cfg(target_os = "linux")]
 const LARGE: usize = 2 << 20;

@@ -13,15 +13,12 @@ use serde::{Deserialize, Serialize};
 use super::{Checkpoint, ModelFiles, Stored, TensorInfo};
 use crate::error::{Error, Result};
 use crate::int8;
-use crate::pages::zeros;
+use crate::pages::{PIECE, zeros};
 use crate::tensor::{Pack, WeightPart, WeightRef};
 use crate::ternary::{Bits, Packed, WeightQuant, quantise, stack};
 
 /// The metadata entry of a packed checkpoint: JSON, a [`PackedInfo`] for each ternary tensor.
 pub const PACKED_KEY: &str = "ternion.packed";
-
-/// Words that a thread reads at once.
-const PIECE: usize = 1 << 16;
 
 /// What a packed checkpoint says of one ternary tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -83,13 +83,9 @@ impl DinoV2 {
 impl Layer {
     fn load(w: &Cursor, DinoConfig { d, d_ff, .. }: DinoConfig) -> Self {
         let attention = w.at("attention.attention");
-        let [q, k, v] = ["query", "key", "value"].map(|name| Affine::linear(&attention.at(name), d, d));
         Layer {
             norm1: Affine::norm(&w.at("norm1"), d),
-            qkv: Affine {
-                weight: Tensor::stack(&[q.weight, k.weight, v.weight], &[3 * d, d]),
-                bias: Tensor::stack(&[q.bias, k.bias, v.bias], &[3 * d]),
-            },
+            qkv: Affine::side_by_side(&attention, &["query", "key", "value"], d, d),
             out: Affine::linear(&w.at("attention.output.dense"), d, d),
             scale1: w.vector("layer_scale1.lambda1", d),
             norm2: Affine::norm(&w.at("norm2"), d),

@@ -20,6 +20,14 @@ impl Affine {
         Affine { weight: w.dense("weight", &[d_out, d_in]), bias: w.vector("bias", d_out) }
     }
 
+    /// Linear layers `[d_out, d_in]` of these names as one, their outputs side by side.
+    pub fn side_by_side(w: &Cursor, names: &[&str], d_out: usize, d_in: usize) -> Self {
+        let (weights, biases): (Vec<Tensor>, Vec<Tensor>) =
+            names.iter().map(|name| Self::linear(&w.at(name), d_out, d_in)).map(|one| (one.weight, one.bias)).unzip();
+        let rows = names.len() * d_out;
+        Affine { weight: Tensor::stack(&weights, &[rows, d_in]), bias: Tensor::stack(&biases, &[rows]) }
+    }
+
     /// A layer norm's weight and bias.
     pub fn norm(w: &Cursor, d: usize) -> Self {
         Affine { weight: w.vector("weight", d), bias: w.vector("bias", d) }
@@ -92,14 +100,9 @@ impl SigLip {
 impl Layer {
     fn load(w: &Cursor, d: usize, d_ff: usize) -> Self {
         let attention = w.at("self_attn");
-        let qkv = ["q_proj", "k_proj", "v_proj"].map(|name| Affine::linear(&attention.at(name), d, d));
-        let [q, k, v] = qkv;
         Layer {
             norm1: Affine::norm(&w.at("layer_norm1"), d),
-            qkv: Affine {
-                weight: Tensor::stack(&[q.weight, k.weight, v.weight], &[3 * d, d]),
-                bias: Tensor::stack(&[q.bias, k.bias, v.bias], &[3 * d]),
-            },
+            qkv: Affine::side_by_side(&attention, &["q_proj", "k_proj", "v_proj"], d, d),
             out: Affine::linear(&attention.at("out_proj"), d, d),
             norm2: Affine::norm(&w.at("layer_norm2"), d),
             fc1: Affine::linear(&w.at("mlp.fc1"), d_ff, d),

@@ -34,6 +34,14 @@ impl PlanBuilder {
     }
 }
 
+impl Terms {
+    /// Scale, bias and residual among the inputs behind x.
+    fn of<'a>(self, io: &Io<'a>) -> [Option<&'a [f32]>; 3] {
+        let mut rest = 1..io.inputs.len();
+        [self.scale, self.bias, self.residual].map(|there| if there { rest.next().map(|i| io.f32s(i)) } else { None })
+    }
+}
+
 impl Op for Affine {
     fn name(&self) -> &'static str {
         "affine"
@@ -54,11 +62,8 @@ impl Op for Affine {
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {
-        let Terms { scale, bias, residual } = self.0;
         let (x, width, rows) = (io.f32s(0), io.spec(0).width(), step.rows_of(io.spec(0)));
-        let scale = scale.then(|| io.f32s(1));
-        let bias = bias.then(|| io.f32s(1 + usize::from(self.0.scale)));
-        let residual = residual.then(|| io.f32s(io.inputs.len() - 1));
+        let [scale, bias, residual] = self.0.of(io);
         for (at, y) in io.out_f32s(0).iter_mut().enumerate().take(rows * width) {
             let term = |of: Option<&[f32]>, at: usize, none: f32| of.map_or(none, |v| v[at]);
             *y = x[at] * term(scale, at % width, 1.0) + term(bias, at % width, 0.0) + term(residual, at, 0.0);
@@ -67,9 +72,7 @@ impl Op for Affine {
 
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
         let (x, width, rows, threads) = (io.f32s(0), io.spec(0).width(), step.rows_of(io.spec(0)), io.threads);
-        let scale = self.0.scale.then(|| io.f32s(1));
-        let bias = self.0.bias.then(|| io.f32s(1 + usize::from(self.0.scale)));
-        let residual = self.0.residual.then(|| io.f32s(io.inputs.len() - 1));
+        let [scale, bias, residual] = self.0.of(io);
         let y = fast::Shared::new(io.out_f32s(0));
         threads.chunks(rows, fast::rows_a_task(width), |range| {
             for at in range.map(|r| r * width) {

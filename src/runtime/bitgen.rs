@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::core::required;
+use super::core::{floats, required};
 use super::device;
 use super::engine::load_weights;
 use super::episodic::{EpisodicMemory, MemoryNoise};
@@ -102,13 +102,8 @@ impl BitGen {
         let files = files.into();
         let weights = Weights::open(&files)?;
         let (mut backend, _) = device::choose(&options.place)?;
-        let caps = backend.caps();
-        let mut precision = options.precision;
-        if precision == Precision::F16 && !caps.half {
-            log::warn!("{} cannot unpack 16-bit floats: weights take 32 bits", backend.describe());
-            precision = Precision::F32;
-        }
-        let load = LoadOptions { dense: precision.pack(), head: precision.pack(), max_binding: caps.max_binding };
+        let dense = options.precision.on(backend.as_ref()).pack();
+        let load = LoadOptions { dense, head: dense, max_binding: backend.caps().max_binding };
         let model = BitGenStage1::open(files, &weights, load)?;
         let n = model.sizes().positions;
         let encoder = |images| model.record_encoder(&EncoderShape { max_rows: n, max_samples: 1, images });
@@ -307,10 +302,6 @@ fn rows(text: &[u32], seen: impl Fn(usize) -> usize) -> Vec<Row> {
 
 fn step(rows: usize, outputs: usize, context: usize) -> Step {
     Step { rows: rows as u32, outputs: outputs as u32, context: context as u32, reserved: 0 }
-}
-
-fn floats(words: &[u32]) -> Vec<f32> {
-    words.iter().map(|&word| f32::from_bits(word)).collect()
 }
 
 impl Core {

@@ -66,6 +66,11 @@ pub(super) fn required(slot: Option<Slot>, name: &str) -> Result<Slot> {
     slot.ok_or_else(|| Error::format("the model's plan", format!("has no {name}")))
 }
 
+/// Words of an F32 slot as numbers.
+pub(super) fn floats(words: &[u32]) -> Vec<f32> {
+    bytemuck::cast_slice(words).to_vec()
+}
+
 fn unwatched(layer: usize) -> Error {
     let problem = format!("layer {layer} cannot be watched; open the engine with it in `refiner_layers`");
     Error::argument("refiner.layers", problem)
@@ -172,12 +177,11 @@ impl TextProgram {
             }
         }
         let mut read = backend.read(self.id, &ranges)?.into_iter();
-        let floats = |words: Vec<u32>| -> Vec<f32> { words.into_iter().map(f32::from_bits).collect() };
         let outcome = |(_, job): &(usize, &Job)| {
             let words = read.next().unwrap_or_default();
-            let hidden = job.hidden.iter().copied().zip(read.by_ref().map(floats)).collect();
+            let hidden = job.hidden.iter().copied().zip(read.by_ref().map(|words| floats(&words))).collect();
             match job.logits {
-                true => Outcome::Logits(floats(words), hidden),
+                true => Outcome::Logits(floats(&words), hidden),
                 false => Outcome::Tokens(words),
             }
         };
@@ -255,7 +259,7 @@ impl Core {
         self.backend.write(program.id, program.pixels, 0, bytemuck::cast_slice(pixels))?;
         self.backend.run(program.id, &Step::FULL, 0..program.nodes)?;
         let read = self.backend.read(program.id, &[(program.image, 0..words)])?;
-        Ok(read.into_iter().flatten().map(f32::from_bits).collect())
+        Ok(floats(&read.concat()))
     }
 
     /// Runs parts of jobs (each with a number of its rows) as one batch; outcomes of the jobs that end.

@@ -9,7 +9,7 @@ use super::batch::Batch;
 use super::core::{Core, required};
 use super::device;
 use super::kv::KvPool;
-use super::options::{GenerateOptions, Options, Precision};
+use super::options::{GenerateOptions, Options};
 use super::refiner::RefinerOptions;
 use super::scheduler::{Job, Outcome, Queue};
 use super::session::Session;
@@ -107,10 +107,7 @@ impl Engine {
         check_options(&options)?;
         let weights = Weights::open(&files)?;
         let (mut backend, why) = device::choose(&options.place())?;
-        if options.precision == Precision::F16 && !backend.caps().half {
-            log::warn!("{} cannot unpack 16-bit floats: weights and cache take 32 bits", backend.describe());
-            options.precision = Precision::F32;
-        }
+        options.precision = options.precision.on(backend.as_ref());
         let load = options.load(backend.caps().max_binding);
         let model = models::open(&files, &weights, load)?;
         let tokenizer = open_tokenizer(&files, options.tokenizer.as_deref(), model.info())?;

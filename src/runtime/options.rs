@@ -7,6 +7,7 @@ use super::refiner::RefinerOptions;
 use super::sampler::Sampling;
 use crate::error::{Error, Result};
 use crate::models::LoadOptions;
+use crate::plan::Backend;
 use crate::tensor::{DType, Pack};
 
 /// How an engine is opened.
@@ -148,6 +149,15 @@ impl Precision {
             Precision::F16 => Pack::F16,
             Precision::F32 => Pack::F32,
         }
+    }
+
+    /// This precision, or 32 bits with a warning where the device cannot unpack 16-bit floats.
+    pub(super) fn on(self, device: &dyn Backend) -> Self {
+        if self == Precision::F16 && !device.caps().half {
+            log::warn!("{} cannot unpack 16-bit floats: weights and cache take 32 bits", device.describe());
+            return Precision::F32;
+        }
+        self
     }
 
     /// Element type of the KV cache.

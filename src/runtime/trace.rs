@@ -7,7 +7,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::core::{Core, required};
+use super::core::{Core, floats, required};
 use super::engine::Inner;
 use crate::error::{Error, Result};
 use crate::files::Image;
@@ -121,10 +121,6 @@ pub(super) struct Origin {
     block: usize,
 }
 
-fn floats(words: Vec<u32>) -> Vec<f32> {
-    words.into_iter().map(f32::from_bits).collect()
-}
-
 impl TextProgram {
     fn new(core: &mut Core, model: &dyn Model) -> Result<Self> {
         let shape = TextShape { max_rows: 1, max_outputs: 1, images: false, ..core.text_shape() };
@@ -186,7 +182,7 @@ impl Inner {
         let step = Step { rows: 1, outputs: 0, context: row.seq_len, reserved: 0 };
         core.backend.run(program.id, &step, 0..program.nodes)?;
         let ranges: Vec<_> = program.layers.iter().map(|&slot| (slot, 0..row.seq_len as usize)).collect();
-        Ok(core.backend.read(program.id, &ranges)?.into_iter().map(floats).collect())
+        Ok(core.backend.read(program.id, &ranges)?.into_iter().map(|words| floats(&words)).collect())
     }
 
     /// Encodes a picture again: where its tokens came from.
@@ -202,7 +198,7 @@ impl Inner {
         core.backend.write(program.id, program.pixels, 0, bytemuck::cast_slice(&pixels))?;
         core.backend.run(program.id, &Step::FULL, 0..program.nodes)?;
         let ranges: Vec<_> = program.stages.iter().flatten().map(|&(slot, [n, m])| (slot, 0..n * m)).collect();
-        let mut read = core.backend.read(program.id, &ranges)?.into_iter().map(floats);
+        let mut read = core.backend.read(program.id, &ranges)?.into_iter().map(|words| floats(&words));
         let mut cells = identity(info.tokens);
         for stage in &program.stages {
             let layers: Vec<Vec<f32>> = read.by_ref().take(stage.len()).collect();

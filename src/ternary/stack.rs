@@ -3,15 +3,12 @@
 use rayon::prelude::*;
 
 use super::{Bits, Packed, TILE_ROWS};
-use crate::pages::zeros;
+use crate::pages::{PIECE, zeros};
 
 /// Words of the header and of each table entry, so that everything behind them is aligned to `vec4<u32>`.
 const HEADER_WORDS: usize = 4;
 /// Words of a table entry.
 pub const PART_WORDS: usize = 8;
-
-/// Words that a thread copies at once.
-const PIECE: usize = 1 << 16;
 
 /// The buffer of a stack: `[n, cols, 0, 0]`, then for each matrix
 /// `[first word / 4, bits, rows, tiles before it, rows before it, scale as bits, tiles, 0]`, then the matrices' words.
