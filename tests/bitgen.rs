@@ -386,7 +386,8 @@ fn the_library_gives_the_originals_similarities_captions_and_read_counts() {
             let (shape, ids) = (golden.shape("input_ids"), golden.i32s("input_ids"));
             let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
             let place = Place { autotune: false, ..device.into() };
-            let model = BitGen::open(&dir, &BitGenOptions { place, precision: Precision::F32 }).unwrap();
+            let model =
+                BitGen::open(&dir, &BitGenOptions { place, precision: Precision::F32, ..Default::default() }).unwrap();
             let what = format!("{} on {}", dir.display(), model.device());
             let images = [0, 1].map(|i| Image::open(dir.join(format!("image{i}_224x224.png"))).unwrap());
             let texts: Vec<&[u32]> = ids.chunks(shape[1]).collect();
@@ -406,7 +407,7 @@ fn the_library_gives_the_originals_similarities_captions_and_read_counts() {
 
 /// Each slot that any token of a pass has read counts one more, in the original's pass of two samples.
 fn check_reads(dir: &Path, golden: &Golden, texts: &[&[u32]], images: &[Image], what: &str) {
-    let options = BitGenOptions { place: DeviceChoice::Cpu.into(), precision: Precision::F32 };
+    let options = BitGenOptions { place: DeviceChoice::Cpu.into(), precision: Precision::F32, ..Default::default() };
     let given = MemoryNoise::Given(golden.f32s("noise_eps"));
     for (prefix, noise) in [("det", &MemoryNoise::None), ("noise", &given)] {
         let model = BitGen::open(dir, &options).unwrap();

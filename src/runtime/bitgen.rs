@@ -1,16 +1,17 @@
 //! BitGen on a device: features of images and texts in one space, their similarities, and captions.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::core::{floats, required};
 use super::device;
-use super::engine::load_weights;
+use super::engine::{load_weights, no_tokenizer, open_tokenizer};
 use super::episodic::{EpisodicMemory, MemoryNoise};
 use super::options::{Place, Precision};
 use super::sampler::{Sampler, Sampling};
 use crate::error::{Error, Result};
-use crate::files::{Image, ModelFiles, Weights};
+use crate::files::{Image, ModelFiles, Tokenizer, Weights};
 use crate::models::{BitGenSizes, BitGenStage1, EncoderShape, ImageInfo, LoadOptions, bitgen_slots, slots};
 use crate::ops::Row;
 use crate::plan::{Backend, Plan, ProgramId, Step};
@@ -27,6 +28,8 @@ pub struct BitGenOptions {
     pub place: Place,
     /// How full-precision weights are kept.
     pub precision: Precision,
+    /// A `tokenizer.json`; none: the one beside the model, if there is one.
+    pub tokenizer: Option<PathBuf>,
 }
 
 /// How a caption is written.
@@ -65,6 +68,7 @@ pub struct BitGen {
     model: BitGenStage1,
     info: ImageInfo,
     temperature: f32,
+    tokenizer: Option<Tokenizer>,
     memory: Mutex<EpisodicMemory>,
     core: Mutex<Core>,
 }
@@ -104,7 +108,8 @@ impl BitGen {
         let (mut backend, _) = device::choose(&options.place)?;
         let dense = options.precision.on(backend.as_ref()).pack();
         let load = LoadOptions { dense, head: dense, max_binding: backend.caps().max_binding };
-        let model = BitGenStage1::open(files, &weights, load)?;
+        let model = BitGenStage1::open(&files, &weights, load)?;
+        let tokenizer = open_tokenizer(&files, options.tokenizer.as_deref(), model.sizes().vocab, "")?;
         let n = model.sizes().positions;
         let encoder = |images| model.record_encoder(&EncoderShape { max_rows: n, max_samples: 1, images });
         let plans = [
@@ -126,6 +131,7 @@ impl BitGen {
         Ok(BitGen {
             info: model.image_info(),
             temperature: temperature.clamp(TEMPERATURE[0], TEMPERATURE[1]),
+            tokenizer,
             memory: Mutex::new(EpisodicMemory::load(&weights, model.sizes().memory)?),
             core: Mutex::new(core),
             model,
@@ -150,6 +156,22 @@ impl BitGen {
     /// The episodic memory as it is now.
     pub fn memory(&self) -> EpisodicMemory {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The tokens of a text, with those that the tokenizer puts around it.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] without a tokenizer, those of [`Tokenizer::encode`].
+    pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+        self.tokenizer.as_ref().ok_or_else(no_tokenizer)?.encode(text, true)
+    }
+
+    /// The text of tokens, special ones left out.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] without a tokenizer, those of [`Tokenizer::decode`].
+    pub fn text(&self, tokens: &[u32]) -> Result<String> {
+        self.tokenizer.as_ref().ok_or_else(no_tokenizer)?.decode(tokens, true)
     }
 
     /// Features of images: vectors `[d]` of length 1.

@@ -67,7 +67,7 @@ pub fn convert(
         &weights,
         LoadOptions { dense: precision.pack(), head: precision.pack(), max_binding: u64::MAX },
     )?;
-    let tokenizer = open_tokenizer(&input, tokenizer, model.info())?;
+    let tokenizer = open_tokenizer(&input, tokenizer, model.info().vocab, model.info().tokenizer_note)?;
     check_target(&input, &weights, out_dir)?;
     let reads = tensors_read(model.as_ref(), precision)?;
     let (packed, table) = pack_all(&weights, &reads, &mut progress)?;

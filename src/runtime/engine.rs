@@ -110,7 +110,8 @@ impl Engine {
         options.precision = options.precision.on(backend.as_ref());
         let load = options.load(backend.caps().max_binding);
         let model = models::open(&files, &weights, load)?;
-        let tokenizer = open_tokenizer(&files, options.tokenizer.as_deref(), model.info())?;
+        let tokenizer =
+            open_tokenizer(&files, options.tokenizer.as_deref(), model.info().vocab, model.info().tokenizer_note)?;
         if tokenizer.is_none() && options.needs_tokenizer {
             return Err(no_tokenizer());
         }
@@ -223,8 +224,13 @@ pub(super) fn no_tokenizer() -> Error {
     Error::argument("tokenizer", "there is none beside the model; give a tokenizer.json with --tokenizer")
 }
 
-/// The tokenizer in `file`, or the one among the model's files if there is one.
-pub(super) fn open_tokenizer(files: &ModelFiles, file: Option<&Path>, info: &ModelInfo) -> Result<Option<Tokenizer>> {
+/// The tokenizer in `file`, or the one among the model's files if there is one, for a model of `vocab` tokens.
+pub(super) fn open_tokenizer(
+    files: &ModelFiles,
+    file: Option<&Path>,
+    vocab: usize,
+    note: &str,
+) -> Result<Option<Tokenizer>> {
     const BESIDE: &str = "tokenizer.json";
     let tokenizer = match file {
         Some(file) => Tokenizer::open(file)?,
@@ -234,7 +240,7 @@ pub(super) fn open_tokenizer(files: &ModelFiles, file: Option<&Path>, info: &Mod
         }
         None => return Ok(None),
     };
-    tokenizer.check_vocab(info.vocab, info.tokenizer_note)?;
+    tokenizer.check_vocab(vocab, note)?;
     Ok(Some(tokenizer))
 }
 
