@@ -37,6 +37,8 @@ pub mod bitgen_slots {
     pub const MEMORY: &str = "memory";
     /// Input `[slots]`: what each slot's cosine is multiplied by.
     pub const QUALITY: &str = "quality";
+    /// Output `[max_rows, d_memory]`: what each row asks the memory with, and what is written when it is remembered.
+    pub const QUERY: &str = "query";
     /// Output `[max_rows, 5]`: the slots that each row has read.
     pub const READ: &str = "read";
     /// Output `[max_rows, d]`: the encoded text.
@@ -278,6 +280,7 @@ impl BitGenStage1 {
         p.tag("memory.retrieved", read);
         p.tag("memory.topk_indices", top);
         p.tag("memory.weights", weights);
+        p.output(bitgen_slots::QUERY, q);
         p.output(bitgen_slots::READ, top);
         let g = p.affine(p.unary(read, UnaryKind::Scale(READ_SCALE)), None, None, Some(q));
         let g = p.tag("memory.gpm_out", g);

@@ -122,7 +122,7 @@ impl BitGenSizes {
 pub(super) const READS: usize = 5;
 
 /// The model's files, or those of the folder above if the configuration lies there.
-fn config_files(files: &ModelFiles) -> ModelFiles {
+pub(super) fn config_files(files: &ModelFiles) -> ModelFiles {
     let above = || Some(files.path("config.json").parent()?.parent()?.to_owned());
     match (files.has("config.json"), files, above()) {
         (false, ModelFiles::Disk(_), Some(folder)) if folder.join("config.json").exists() => folder.into(),

@@ -14,6 +14,7 @@ mod bitgen;
 mod bitgen_cnn;
 mod bitgen_config;
 mod bitgen_decoder;
+mod bitgen_settings;
 mod cursor;
 mod decoder;
 mod dinov2;
@@ -25,6 +26,7 @@ mod vision;
 
 pub use bitgen::{BitGenStage1, EncoderShape, bitgen_slots};
 pub use bitgen_config::{BitGenSizes, BitGenVision};
+pub use bitgen_settings::BitGenSettings;
 pub use cursor::{Cursor, LoadOptions, Tensor, Wanted};
 pub use dinov2::DinoConfig;
 pub use embernet_config::{EmberNetConfig, VisionConfig};

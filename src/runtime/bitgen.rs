@@ -1,6 +1,7 @@
 //! BitGen on a device: features of images and texts in one space, their similarities, and captions.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,12 +13,16 @@ use super::options::{Place, Precision};
 use super::sampler::{Sampler, Sampling};
 use crate::error::{Error, Result};
 use crate::files::{Image, ModelFiles, Tokenizer, Weights};
-use crate::models::{BitGenSizes, BitGenStage1, EncoderShape, ImageInfo, LoadOptions, bitgen_slots, slots};
+use crate::models::{
+    BitGenSettings, BitGenSizes, BitGenStage1, EncoderShape, ImageInfo, LoadOptions, bitgen_slots, slots,
+};
 use crate::ops::Row;
 use crate::plan::{Backend, Plan, ProgramId, Step};
 
 /// Texts whose features are computed in one step.
 const FEATURE_ROWS: usize = 64;
+/// Rows of the decoder whose logits are read after one step.
+const DECODER_OUTPUTS: usize = 16;
 /// Bounds on the temperature that divides similarities, as in the original's loss.
 const TEMPERATURE: [f32; 2] = [0.001, 1.0];
 
@@ -59,6 +64,8 @@ pub struct Encoded {
     pub embeddings: Vec<f32>,
     /// Their mean `[d]`, all that the decoder reads of them.
     pub context: Vec<f32>,
+    /// What each token asks the memory with, `[tokens, d_memory]`.
+    pub query: Vec<f32>,
     /// The slots of the memory that each token has read, `[tokens, 5]`.
     pub read: Vec<u32>,
 }
@@ -67,6 +74,7 @@ pub struct Encoded {
 pub struct BitGen {
     model: BitGenStage1,
     info: ImageInfo,
+    settings: BitGenSettings,
     temperature: f32,
     tokenizer: Option<Tokenizer>,
     memory: Mutex<EpisodicMemory>,
@@ -117,7 +125,7 @@ impl BitGen {
             model.record_features(FEATURE_ROWS)?,
             encoder(false)?,
             encoder(true)?,
-            model.record_decoder(n, 1)?,
+            model.record_decoder(n, n.min(DECODER_OUTPUTS))?,
         ]
         .map(Arc::new);
         load_weights(&weights, plans.iter(), |name, words| backend.load_weight(name, words), |_| {})?;
@@ -130,6 +138,7 @@ impl BitGen {
         let temperature = weights.checkpoint().read_f32(temperature, 0..1)?.first().copied().unwrap_or(1.0);
         Ok(BitGen {
             info: model.image_info(),
+            settings: BitGenSettings::read(&files)?,
             temperature: temperature.clamp(TEMPERATURE[0], TEMPERATURE[1]),
             tokenizer,
             memory: Mutex::new(EpisodicMemory::load(&weights, model.sizes().memory)?),
@@ -141,6 +150,11 @@ impl BitGen {
     /// The model's sizes.
     pub fn sizes(&self) -> &BitGenSizes {
         self.model.sizes()
+    }
+
+    /// What its configuration says beside sizes.
+    pub fn settings(&self) -> &BitGenSettings {
+        &self.settings
     }
 
     /// The device that it runs on.
@@ -155,7 +169,17 @@ impl BitGen {
 
     /// The episodic memory as it is now.
     pub fn memory(&self) -> EpisodicMemory {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.remembered().clone()
+    }
+
+    /// The episodic memory, to change it.
+    pub(super) fn remembered(&self) -> MutexGuard<'_, EpisodicMemory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tokenizer.
+    pub(super) fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(no_tokenizer)
     }
 
     /// The tokens of a text, with those that the tokenizer puts around it.
@@ -163,7 +187,7 @@ impl BitGen {
     /// # Errors
     /// [`Error::Argument`] without a tokenizer, those of [`Tokenizer::encode`].
     pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
-        self.tokenizer.as_ref().ok_or_else(no_tokenizer)?.encode(text, true)
+        self.tokenizer()?.encode(text, true)
     }
 
     /// The text of tokens, special ones left out.
@@ -171,7 +195,7 @@ impl BitGen {
     /// # Errors
     /// [`Error::Argument`] without a tokenizer, those of [`Tokenizer::decode`].
     pub fn text(&self, tokens: &[u32]) -> Result<String> {
-        self.tokenizer.as_ref().ok_or_else(no_tokenizer)?.decode(tokens, true)
+        self.tokenizer()?.decode(tokens, true)
     }
 
     /// Features of images: vectors `[d]` of length 1.
@@ -223,11 +247,17 @@ impl BitGen {
     pub fn encode(&self, text: &[u32], image: Option<&Image>, noise: &MemoryNoise) -> Result<Encoded> {
         self.check_text(text)?;
         let common = image.map(|image| self.see(image)).transpose()?.map(|(_, common)| common);
+        self.encode_seen(text, common.as_deref(), noise)
+    }
+
+    /// [`BitGen::encode`] of a text beside what [`BitGen::see`] makes of an image for fusion.
+    pub(super) fn encode_seen(&self, text: &[u32], common: Option<&[f32]>, noise: &MemoryNoise) -> Result<Encoded> {
+        self.check_text(text)?;
         let memory = self.memory();
         let (matrix, n, d) = (memory.drawn(noise)?, text.len(), self.sizes().d);
         let mut core = self.core();
-        let program = core.encoders[usize::from(image.is_some())].clone();
-        core.write(&program, slots::ROWS, bytemuck::cast_slice(&rows(text, |_| n)))?;
+        let program = core.encoders[usize::from(common.is_some())].clone();
+        core.write(&program, slots::ROWS, bytemuck::cast_slice(&text_rows(text, |_| n)))?;
         core.write(&program, bitgen_slots::SPANS, &[0, n as u32])?;
         core.write(&program, bitgen_slots::MEMORY, bytemuck::cast_slice(&matrix))?;
         core.write(&program, bitgen_slots::QUALITY, bytemuck::cast_slice(&memory.quality))?;
@@ -236,13 +266,19 @@ impl BitGen {
         }
         core.run(&program, &step(n, 1, n))?;
         let width = program.plan.outputs.get(bitgen_slots::READ).map_or(0, |&slot| program.plan.spec(slot).width());
-        let wanted = [(bitgen_slots::EMBEDDINGS, n * d), (bitgen_slots::CONTEXT, d), (bitgen_slots::READ, n * width)];
+        let wanted = [
+            (bitgen_slots::EMBEDDINGS, n * d),
+            (bitgen_slots::CONTEXT, d),
+            (bitgen_slots::QUERY, n * self.sizes().memory[1]),
+            (bitgen_slots::READ, n * width),
+        ];
         let mut found = core.read(&program, &wanted)?.into_iter();
         let mut next = || found.next().unwrap_or_default();
-        let (embeddings, context, read) = (next(), next(), next());
+        let [embeddings, context, query] = [next(), next(), next()].map(|words| floats(&words));
+        let read = next();
         drop(core);
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner).count_reads(&read);
-        Ok(Encoded { embeddings: floats(&embeddings), context: floats(&context), read })
+        self.remembered().count_reads(&read);
+        Ok(Encoded { embeddings, context, query, read })
     }
 
     /// Writes a caption: tokens that begin with the text's first one. Each step runs over all tokens so far, since one
@@ -274,21 +310,38 @@ impl BitGen {
     /// # Errors
     /// As [`BitGen::encode`].
     pub fn logits(&self, tokens: &[u32], context: &[f32]) -> Result<Vec<f32>> {
+        self.logits_behind(tokens, context, tokens.len().saturating_sub(1)..tokens.len())
+    }
+
+    /// Logits `[rows, vocab]` behind some of `tokens`, given the mean of a text's embeddings. They depend on all tokens:
+    /// the decoder's activations have one scale over all rows.
+    ///
+    /// # Errors
+    /// As [`BitGen::encode`]; [`Error::Argument`] for rows that are not there.
+    pub fn logits_behind(&self, tokens: &[u32], context: &[f32], rows: Range<usize>) -> Result<Vec<f32>> {
         self.check_text(tokens)?;
+        if rows.end > tokens.len() {
+            return Err(Error::argument("rows", format!("end at {}, there are {} tokens", rows.end, tokens.len())));
+        }
         let (n, d, mut core) = (tokens.len(), self.sizes().d, self.core());
         if context.len() != d {
             return Err(Error::argument("context", format!("{} values, expected {d}", context.len())));
         }
         let program = core.decoder.clone();
-        core.write(&program, slots::ROWS, bytemuck::cast_slice(&rows(tokens, |pos| pos + 1)))?;
-        core.write(&program, slots::OUTPUTS, &[n as u32 - 1])?;
+        core.write(&program, slots::ROWS, bytemuck::cast_slice(&text_rows(tokens, |pos| pos + 1)))?;
         core.write(&program, bitgen_slots::CONTEXT, bytemuck::cast_slice(&context.repeat(n)))?;
-        core.run(&program, &step(n, 1, n))?;
-        Ok(floats(&core.read(&program, &[(slots::LOGITS, self.sizes().vocab)])?.concat()))
+        let (rows, mut logits): (Vec<u32>, _) = (rows.map(|row| row as u32).collect(), Vec::new());
+        for rows in rows.chunks(DECODER_OUTPUTS) {
+            core.write(&program, slots::OUTPUTS, rows)?;
+            core.run(&program, &step(n, rows.len(), n))?;
+            let words = core.read(&program, &[(slots::LOGITS, rows.len() * self.sizes().vocab)])?.concat();
+            logits.extend_from_slice(bytemuck::cast_slice(&words));
+        }
+        Ok(logits)
     }
 
     /// An image's features, and what text is fused with.
-    fn see(&self, image: &Image) -> Result<(Vec<f32>, Vec<f32>)> {
+    pub(super) fn see(&self, image: &Image) -> Result<(Vec<f32>, Vec<f32>)> {
         let ImageInfo { size, mean, std, .. } = self.info;
         let pixels = image.bilinear_values(size, mean, std);
         let (d, mut core) = (self.sizes().d, self.core());
@@ -300,7 +353,7 @@ impl BitGen {
         Ok((floats(features), floats(common)))
     }
 
-    fn check_text(&self, text: &[u32]) -> Result<()> {
+    pub(super) fn check_text(&self, text: &[u32]) -> Result<()> {
         let (most, vocab) = (self.sizes().positions, self.sizes().vocab);
         if text.is_empty() || text.len() > most {
             return Err(Error::argument("text", format!("{} tokens, expected 1..={most}", text.len())));
@@ -317,7 +370,7 @@ impl BitGen {
 }
 
 /// Rows of one text, each of which attends to `seen(pos)` of them from the first one on.
-fn rows(text: &[u32], seen: impl Fn(usize) -> usize) -> Vec<Row> {
+fn text_rows(text: &[u32], seen: impl Fn(usize) -> usize) -> Vec<Row> {
     let row = |(pos, &token): (usize, &u32)| Row { token, pos: pos as u32, seq_base: 0, seq_len: seen(pos) as u32 };
     text.iter().enumerate().map(row).collect()
 }
