@@ -16,17 +16,21 @@ from torch.nn.utils import parametrize
 import draw
 import model as M
 import scenes
-from train import END, N, TOKENS, Words, build
+from train import END, N, TOKENS, Words, build, hits
 from train import draw as pictures
 
 RECORDED = 4  # scenes recorded number by number
 
 
 def load(file):
-    """The trained model as a plain BitGen in eval mode."""
+    """The trained model as a plain BitGen in eval mode, its numbers rounded to half precision, so that packing them
+    that way changes nothing."""
     m, s = build(), torch.load(file)
     m.load_state_dict(s["model"])
     parametrize.remove_parametrizations(m.token_embedding, "weight")
+    with torch.no_grad():
+        for v in (v for v in m.state_dict().values() if v.is_floating_point()):
+            v.copy_(v.half())
     return m.eval(), s["step"]
 
 
@@ -38,6 +42,8 @@ def fill_queues(m):
     ids = [[TOKENS[scenes.phrase([scenes.OBJECTS[i] for i in p.nonzero()[:, 0].tolist()])]] for p in present]
     f.image_queue.copy_(m.image_features(see(m, x)).T)
     f.text_queue.copy_(m.text_features(torch.tensor(ids)).T)
+    for queue in (f.image_queue, f.text_queue):
+        queue.copy_(queue.half())
 
 
 def see(m, x):
@@ -58,8 +64,7 @@ def measure(m, words, folder, entries):
     ids = [words.tok.encode(e["caption"]).ids[:1] for e in entries]
     sim = m.text_features(torch.tensor(ids)) @ m.image_features(seen).T / m.cross_modal_fusion.temperature
     for title, s in (("text -> picture", sim), ("picture -> text", sim.T)):
-        rank = (s > s.diag()[:, None]).sum(1)
-        print(f"{title}: recall@1 {(rank < 1).float().mean():.2f} @5 {(rank < 5).float().mean():.2f}")
+        print(f"{title}: recall@1 {hits(s, 1):.2f} @5 {hits(s, 5):.2f}")
     for e, v in zip(entries, seen):
         e["pytorch"] = describe(m, words, v[None])
     said = [e["pytorch"] == e["description"] for e in entries]
@@ -77,11 +82,9 @@ def wider(m, words):
     for n in (1, 2, 3):
         these = [r for k, r in right if k == n]
         print(f"captions of {n} shapes exactly right: {sum(these)} of {len(these)}")
-    image = m.image_features(seen)
-    for title, asked, fits in (
-            ("one shape", [scenes.name(o) for o in scenes.OBJECTS], present.T > 0),
-            ("one word", [*scenes.shapes.COLORS, *scenes.shapes.SHAPES],
-             torch.tensor([[any(w in o for o in objs) for objs in objects] for w in (*scenes.shapes.COLORS, *scenes.shapes.SHAPES)]))):
+    image, words = m.image_features(seen), [*scenes.shapes.COLORS, *scenes.shapes.SHAPES]
+    has = torch.tensor([[any(w in o for o in objs) for objs in objects] for w in words])
+    for title, asked, fits in (("one shape", [scenes.name(o) for o in scenes.OBJECTS], present.T > 0), ("one word", words, has)):
         top = (m.text_features(torch.tensor([[TOKENS[t]] for t in asked])) @ image.T).topk(5).indices
         print(f"{title}: the first 5 of 300 pictures have it in {fits.gather(1, top).float().mean():.3f}")
 
@@ -116,8 +119,9 @@ def main(a):
             json.dump(value, f, indent=1)
     ternary = sum(x.weight.numel() for x in m.modules() if isinstance(x, M.BitNetLinear))
     rest = sum(v.numel() for v in m.state_dict().values()) - ternary
-    print(f"{sum(p.numel() for p in m.parameters())} parameters, {ternary} of them ternary: {(2 * rest + ternary / 4) / 2**20:.2f} MiB "
-          f"with 2-bit codes and half precision; {N} shapes, {len(TOKENS)} tokens")
+    size = (2 * rest + ternary / 4) / 2**20
+    print(f"{sum(p.numel() for p in m.parameters())} parameters, {ternary} of them ternary: {size:.2f} MiB with 2-bit codes and "
+          f"half precision; {N} shapes, {len(TOKENS)} tokens")
     wider(m, words)
     if a.golden:
         entries = draw.draw(a.golden)

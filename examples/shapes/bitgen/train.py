@@ -72,11 +72,12 @@ def contrastive(m, head, means, present):
     some = phrases >= 0
     logits = image[some] @ text.T / temperature
     loss = F.cross_entropy(logits, phrases[some]) + F.cross_entropy(logits[:, phrases[some]].T, exact(phrases[some]))
-    # A single word ("red", "star") means every picture that has it.
-    words = f.text_feature(m.token_embedding(torch.tensor([TOKENS[a] for a in ATTRIBUTES])) + m.pos_embedding.weight[0])
-    fits = ((HAS @ present.T) > 0).float()
+    # A single word ("red", "star") or shape means every picture that has it, and the more the less else is there.
+    single = torch.tensor([TOKENS[w] for w in (*ATTRIBUTES, *NAMES[:N])])
+    fits = torch.cat([(HAS @ present.T) > 0, present.T > 0]).float() / present.sum(1) ** 2
     seen = fits.sum(1) > 0
-    loss = loss + 0.2 * F.cross_entropy((words @ image.T / temperature)[seen], (fits / fits.sum(1, keepdim=True).clamp_min(1))[seen])
+    words = f.text_feature(m.token_embedding(single[seen]) + m.pos_embedding.weight[0])
+    loss = loss + 0.3 * F.cross_entropy(words @ image.T / temperature, fits[seen] / fits[seen].sum(1, keepdim=True))
     loss = loss + F.binary_cross_entropy_with_logits(head(means), present) * 3
     return loss, (logits.argmax(1) == phrases[some]).float().mean().item()
 
@@ -227,8 +228,12 @@ def recall(m, split="valid", count=100):
     image = m.image_features(m.see(scenes.pixels(ims)))
     sim = m.text_features(torch.tensor(ids)[:, None]) @ image.T
     m.train()
-    rank = [(s > s.diag()[:, None]).sum(1) for s in (sim, sim.T)]
-    return [(r < k).float().mean().item() for r in rank for k in (1, 5)]
+    return [hits(s, k) for s in (sim, sim.T) for k in (1, 5)]
+
+
+def hits(sim, k):
+    """How often a row's own column is among its k largest."""
+    return (sim.topk(k).indices == torch.arange(len(sim))[:, None]).any(1).float().mean().item()
 
 
 def distinct(split, count):
@@ -339,11 +344,11 @@ def main(a):
 
 if __name__ == "__main__":
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ap.add_argument("--crops", type=int, default=1200, help="steps on crops")
-    ap.add_argument("--scenes", type=int, default=200, help="steps on whole pictures")
-    ap.add_argument("--words", type=int, default=1500, help="steps behind the vision encoder")
+    ap.add_argument("--crops", type=int, default=800, help="steps on crops")
+    ap.add_argument("--scenes", type=int, default=300, help="steps on whole pictures")
+    ap.add_argument("--words", type=int, default=2000, help="steps behind the vision encoder")
     ap.add_argument("--many", type=int, default=8000, help="crops drawn")
-    ap.add_argument("--pictures", type=int, default=3000, help="whole pictures drawn")
+    ap.add_argument("--pictures", type=int, default=4000, help="whole pictures drawn")
     ap.add_argument("--batch", type=int, default=48, help="crops a step")
     ap.add_argument("--lr", type=float, default=2e-3)
     ap.add_argument("--threads", type=int, default=2)
