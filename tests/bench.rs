@@ -212,7 +212,7 @@ fn the_bytes_of_a_step_are_those_of_its_rows_experts_and_context() {
     let files = models::synthetic().expect("a model");
     let weights = Weights::open(&files).expect("it opens");
     let load = LoadOptions { dense: Pack::F16, head: Pack::F16, max_binding: u64::MAX };
-    let model = models::open(&files, &weights, load).expect("it opens");
+    let model = models::open_chat(&files, &weights, load).expect("it opens");
     let shape =
         TextShape { max_rows: 8, max_outputs: 8, kv_rows: 4096, sessions: 8, kv_dtype: DType::F16, images: false };
     let plan = model.record_text(&shape).expect("it records");

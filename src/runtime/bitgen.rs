@@ -4,20 +4,21 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use super::core::{floats, required};
 use super::device;
-use super::engine::{load_weights, no_tokenizer, open_tokenizer};
+use super::engine::{LoadReport, Progress, load_weights, no_tokenizer, open_tokenizer};
 use super::episodic::{EpisodicMemory, MemoryNoise};
 use super::options::{Place, Precision};
-use super::sampler::{Sampler, Sampling};
 use crate::error::{Error, Result};
 use crate::files::{Image, ModelFiles, Tokenizer, Weights};
 use crate::models::{
-    BitGenSettings, BitGenSizes, BitGenStage1, EncoderShape, ImageInfo, LoadOptions, bitgen_slots, slots,
+    BITGEN, BitGenConfig, BitGenSizes, BitGenStage1, EncoderShape, ImageInfo, LoadOptions, bitgen_slots, slots,
 };
 use crate::ops::Row;
 use crate::plan::{Backend, Plan, ProgramId, Step};
+use crate::tensor::DType;
 
 /// Texts whose features are computed in one step.
 const FEATURE_ROWS: usize = 64;
@@ -33,28 +34,8 @@ pub struct BitGenOptions {
     pub place: Place,
     /// How full-precision weights are kept.
     pub precision: Precision,
-    /// A `tokenizer.json`; none: the one beside the model, if there is one.
+    /// A `tokenizer.json`, or a folder with a tokenizer's files; none: those beside the model, if there are any.
     pub tokenizer: Option<PathBuf>,
-}
-
-/// How a caption is written.
-#[derive(Debug, Clone, PartialEq)]
-pub struct CaptionOptions {
-    /// Most tokens, the first one included; at most as many as the model has positions.
-    pub max_tokens: usize,
-    /// How a token is chosen.
-    pub sampling: Sampling,
-    /// Ends the caption; it is part of it. None: nothing does.
-    pub eos: Option<u32>,
-    /// Noise on the memory.
-    pub noise: MemoryNoise,
-}
-
-impl Default for CaptionOptions {
-    /// Greedy, at most 32 tokens, without noise.
-    fn default() -> Self {
-        CaptionOptions { max_tokens: 32, sampling: Sampling::greedy(), eos: None, noise: MemoryNoise::None }
-    }
 }
 
 /// A text as the encoder gives it back, beside an image or not.
@@ -74,7 +55,7 @@ pub struct Encoded {
 pub struct BitGen {
     model: BitGenStage1,
     info: ImageInfo,
-    settings: BitGenSettings,
+    report: LoadReport,
     temperature: f32,
     tokenizer: Option<Tokenizer>,
     memory: Mutex<EpisodicMemory>,
@@ -111,13 +92,25 @@ impl BitGen {
     /// See [`Error`]: the file or its configuration is broken, it is no BitGen, a tensor is missing or misshapen, the
     /// device is absent, or the model does not fit on it.
     pub fn open(files: impl Into<ModelFiles>, options: &BitGenOptions) -> Result<Self> {
-        let files = files.into();
+        Self::open_with(files, options, |_| {})
+    }
+
+    /// [`BitGen::open`] with a callback before each weight is loaded.
+    ///
+    /// # Errors
+    /// As [`BitGen::open`].
+    pub fn open_with(
+        files: impl Into<ModelFiles>,
+        options: &BitGenOptions,
+        progress: impl FnMut(Progress),
+    ) -> Result<Self> {
+        let (start, files) = (Instant::now(), files.into());
         let weights = Weights::open(&files)?;
-        let (mut backend, _) = device::choose(&options.place)?;
+        let (mut backend, why) = device::choose(&options.place)?;
         let dense = options.precision.on(backend.as_ref()).pack();
         let load = LoadOptions { dense, head: dense, max_binding: backend.caps().max_binding };
         let model = BitGenStage1::open(&files, &weights, load)?;
-        let tokenizer = open_tokenizer(&files, options.tokenizer.as_deref(), model.sizes().vocab, "")?;
+        let tokenizer = open_tokenizer(&files, options.tokenizer.as_deref(), model.sizes().vocab, &BITGEN)?;
         let n = model.sizes().positions;
         let encoder = |images| model.record_encoder(&EncoderShape { max_rows: n, max_samples: 1, images });
         let plans = [
@@ -128,18 +121,25 @@ impl BitGen {
             model.record_decoder(n, n.min(DECODER_OUTPUTS))?,
         ]
         .map(Arc::new);
-        load_weights(&weights, plans.iter(), |name, words| backend.load_weight(name, words), |_| {})?;
+        let put = |name: &str, words| backend.load_weight(name, words);
+        let weight_bytes = load_weights(&weights, plans.iter(), put, progress)?;
         let mut program = |plan: &Arc<Plan>| -> Result<Program> {
             Ok(Program { id: backend.prepare(plan.clone(), false)?, plan: plan.clone() })
         };
         let [image, features, without, with, decoder] = plans.each_ref().map(&mut program);
         let core = Core { image: image?, features: features?, encoders: [without?, with?], decoder: decoder?, backend };
-        let temperature = "cross_modal_fusion.temperature";
-        let temperature = weights.checkpoint().read_f32(temperature, 0..1)?.first().copied().unwrap_or(1.0);
+        let report = LoadReport {
+            device: core.backend.describe(),
+            why,
+            head: DType::Ternary,
+            weight_bytes,
+            memory_bytes: core.backend.memory(),
+            time: start.elapsed(),
+        };
         Ok(BitGen {
             info: model.image_info(),
-            settings: BitGenSettings::read(&files)?,
-            temperature: temperature.clamp(TEMPERATURE[0], TEMPERATURE[1]),
+            report,
+            temperature: model.temperature().clamp(TEMPERATURE[0], TEMPERATURE[1]),
             tokenizer,
             memory: Mutex::new(EpisodicMemory::load(&weights, model.sizes().memory)?),
             core: Mutex::new(core),
@@ -152,14 +152,24 @@ impl BitGen {
         self.model.sizes()
     }
 
-    /// What its configuration says beside sizes.
-    pub fn settings(&self) -> &BitGenSettings {
-        &self.settings
+    /// The model's configuration.
+    pub fn config(&self) -> &BitGenConfig {
+        self.model.config()
+    }
+
+    /// What opening took.
+    pub fn report(&self) -> &LoadReport {
+        &self.report
     }
 
     /// The device that it runs on.
     pub fn device(&self) -> String {
-        self.core().backend.describe()
+        self.report.device.clone()
+    }
+
+    /// The tokenizer, if there is one.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
     }
 
     /// What similarities are divided by.
@@ -177,17 +187,12 @@ impl BitGen {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The tokenizer.
-    pub(super) fn tokenizer(&self) -> Result<&Tokenizer> {
-        self.tokenizer.as_ref().ok_or_else(no_tokenizer)
-    }
-
     /// The tokens of a text, with those that the tokenizer puts around it.
     ///
     /// # Errors
     /// [`Error::Argument`] without a tokenizer, those of [`Tokenizer::encode`].
     pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
-        self.tokenizer()?.encode(text, true)
+        self.required_tokenizer()?.encode(text, true)
     }
 
     /// The text of tokens, special ones left out.
@@ -195,7 +200,11 @@ impl BitGen {
     /// # Errors
     /// [`Error::Argument`] without a tokenizer, those of [`Tokenizer::decode`].
     pub fn text(&self, tokens: &[u32]) -> Result<String> {
-        self.tokenizer()?.decode(tokens, true)
+        self.required_tokenizer()?.decode(tokens, true)
+    }
+
+    pub(super) fn required_tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(no_tokenizer)
     }
 
     /// Features of images: vectors `[d]` of length 1.
@@ -279,30 +288,6 @@ impl BitGen {
         drop(core);
         self.remembered().count_reads(&read);
         Ok(Encoded { embeddings, context, query, read })
-    }
-
-    /// Writes a caption: tokens that begin with the text's first one. Each step runs over all tokens so far, since one
-    /// scale of their activations makes each depend on the others.
-    ///
-    /// # Errors
-    /// As [`BitGen::encode`] and [`Sampler::new`]; [`Error::NonFiniteLogits`] for broken weights.
-    pub fn caption(&self, text: &[u32], image: Option<&Image>, options: &CaptionOptions) -> Result<Vec<u32>> {
-        let most = self.sizes().positions;
-        if !(1..=most).contains(&options.max_tokens) {
-            return Err(Error::argument("max_tokens", format!("is {}, expected 1..={most}", options.max_tokens)));
-        }
-        let mut sampler = Sampler::new(options.sampling.clone())?;
-        let encoded = self.encode(text, image, &options.noise)?;
-        let mut tokens = vec![text[0]];
-        while tokens.len() < options.max_tokens {
-            let mut logits = self.logits(&tokens, &encoded.context)?;
-            let token = sampler.next(&mut logits, &tokens)?;
-            tokens.push(token);
-            if options.eos == Some(token) {
-                break;
-            }
-        }
-        Ok(tokens)
     }
 
     /// Logits `[vocab]` of what follows `tokens`, given the mean of a text's embeddings.

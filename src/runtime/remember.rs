@@ -15,8 +15,8 @@ impl BitGen {
     /// # Errors
     /// As [`BitGen::encode`]; [`Error::Unsupported`] for a model whose configuration says `"direct_writing": false`.
     pub fn remember(&self, text: &[u32], image: Option<&Image>) -> Result<Vec<Written>> {
-        let settings = self.settings();
-        if !settings.direct_writing {
+        let config = self.config();
+        if !config.direct_writing {
             let problem = "its config.json says \"direct_writing\": false; change the memory with \
                            EpisodicMemory::write and BitGen::set_memory";
             return Err(Error::Unsupported { object: "remembering".into(), problem: problem.into() });
@@ -24,7 +24,7 @@ impl BitGen {
         let query = self.encode(text, image, &MemoryNoise::None)?.query;
         let mut memory = self.remembered();
         let importance: Vec<f32> = query.chunks(memory.width.max(1)).map(length).collect();
-        memory.write(&query, Some(&importance), settings.memory_alpha)
+        memory.write(&query, Some(&importance), config.memory_alpha)
     }
 
     /// Takes another memory in place of the present one, for the passes from now on.

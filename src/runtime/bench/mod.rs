@@ -227,7 +227,7 @@ fn open_model(files: &ModelFiles) -> Result<(u64, ModelInfo)> {
     let weights = Weights::open(files)?;
     let pack = Precision::F16.pack();
     let options = LoadOptions { dense: pack, head: pack, max_binding: u64::MAX };
-    let model = models::open(files, &weights, options)?;
+    let model = models::open_chat(files, &weights, options)?;
     let counted = weights.checkpoint().tensors().filter(|t| model.counts(&t.name));
     let elements = |name: &str| weights.shape(name).map_or(0, |shape| shape.iter().map(|&n| n as u64).product());
     Ok((counted.map(|t| elements(&t.name)).sum::<u64>(), model.info().clone()))

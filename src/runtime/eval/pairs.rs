@@ -14,9 +14,6 @@ use crate::runtime::engine::Progress;
 use crate::runtime::episodic::MemoryNoise;
 use crate::runtime::likelihood::log_probability;
 
-/// Names of the tokens in front of a text and behind it, as tokenizers have them.
-const STARTS: [&str; 2] = ["<s>", "<|endoftext|>"];
-const ENDS: [&str; 2] = ["</s>", "<|endoftext|>"];
 /// Ranks that recall is counted at.
 const RANKS: [usize; 3] = [1, 5, 10];
 
@@ -204,20 +201,16 @@ fn reconstruct(
     common: &[f32],
     options: &PairOptions,
 ) -> Result<Reconstruction> {
-    let (next, text) = (model.settings().next_token, pair.description.as_ref().unwrap_or(&pair.caption));
-    let tokenizer = model.tokenizer()?;
-    let named = |names: [&str; 2]| names.iter().find_map(|name| tokenizer.token_id(name));
+    let (next, text) = (model.config().next_token, pair.description.as_ref().unwrap_or(&pair.caption));
     let prompt = match &options.prompt {
-        Some(prompt) => model.tokens(prompt)?,
         None if !next => caption.to_vec(),
-        None => vec![named(STARTS).ok_or_else(|| {
-            Error::argument("prompt", format!("none is given, and the tokenizer has no {}", STARTS.join(" or ")))
-        })?],
+        prompt => model.prompt(prompt.as_deref())?,
     };
     let context = model.encode_seen(&prompt, Some(common), &options.noise)?.context;
     let (read, wanted) = if next {
+        let tokenizer = model.required_tokenizer()?;
         let mut wanted = tokenizer.encode(text, false)?;
-        wanted.extend(named(ENDS));
+        wanted.extend(model.config().eos.or(tokenizer.end_of_text()));
         let first = prompt.first().copied();
         (first.into_iter().chain(wanted.iter().copied()).take(wanted.len()).collect(), wanted)
     } else {
