@@ -87,9 +87,10 @@ fn the_table_has_a_row_a_family_and_one_for_all() {
     assert_eq!(rows[2][..6], ["mine", "2", "0", "0.0", "%", "-"]);
     assert_eq!(rows[3][..5], ["all", "3", "1", "33.3", "%"]);
     assert_eq!((rows[1][6], rows[3][5..7] == rows[1][5..7], rows.len()), ("%", true, 4));
-    // What is no answer to the question surprises.
+    // The model says none of these as they stand: capitals, no such answer, no answer.
     let perplexities: Vec<f64> = rows[1..].iter().map(|r| r[r.len() - 1].parse().expect("a number")).collect();
-    assert!(perplexities[0] < 1.1 && perplexities[1] > 10.0 && perplexities[2] > perplexities[0], "{perplexities:?}");
+    assert!(perplexities.iter().all(|&p| p > 10.0), "{perplexities:?}");
+    assert!(perplexities[0] < perplexities[2] && perplexities[2] < perplexities[1], "{perplexities:?}");
 
     let out = succeeds(&["eval", "--data", &text(dir.path()), "--device", "cpu", "--json"]);
     let out: Value = serde_json::from_str(&out).expect("JSON");

@@ -291,7 +291,8 @@ fn likelihoods_of_an_embernet_are_those_of_the_originals_logits() {
         let found = session.log_likelihood(&said[..9]).unwrap();
         let found = [found, session.log_likelihood(&said[9..]).unwrap()].concat();
         for (i, (found, want)) in found.iter().zip(&want).enumerate() {
-            assert!((f64::from(*found) - want).abs() < 1e-3, "{device:?}: token {i}: {found} for {want}");
+            // A rounding flip in the image may spread.
+            assert!((f64::from(*found) - want).abs() < FREE, "{device:?}: token {i}: {found} for {want}");
         }
         assert_eq!(session.tokens(), [&prompt[..], &said].concat());
         session.truncate(prompt.len());
