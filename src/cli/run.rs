@@ -147,8 +147,9 @@ fn caption_statistics(model: &BitGen, caption: &Caption, images: usize) {
     let report = model.report();
     let (weights, memory) = (bytes(report.weight_bytes), bytes(report.memory_bytes));
     eprintln!("loaded:    {weights} of weights, {memory} on the device, in {}", ms(report.time));
-    let picture = if images > 0 { "the picture and " } else { "" };
-    eprintln!("read:      {picture}{} tokens in {}", caption.prompt_tokens, ms(caption.reading));
+    let (picture, n) = (if images > 0 { "the picture and " } else { "" }, caption.prompt_tokens);
+    let plural = if n == 1 { "" } else { "s" };
+    eprintln!("read:      {picture}{n} token{plural} in {}", ms(caption.reading));
     let each = 1e3 * caption.writing.as_secs_f64() / caption.steps.max(1) as f64;
     eprintln!("generated: {} tokens, {each:.2} ms/token; {}", caption.steps, ending(Some(caption.end)));
 }

@@ -143,25 +143,26 @@ mod tests {
         let files = ModelFiles::from(dir.path());
         assert_eq!(Tokenizer::beside(&files).unwrap().unwrap().json(), tokenizer.json());
         std::fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
-        assert!(Tokenizer::beside(&files).unwrap_err().to_string().contains("tokenizer.json"));
+        assert!(Tokenizer::beside(&files).err().unwrap().to_string().contains("tokenizer.json"));
         std::fs::remove_file(dir.path().join("tokenizer.json")).unwrap();
         for (gone, left) in [(MERGES, VOCAB), (VOCAB, MERGES)] {
             let (dir, _) = good();
             std::fs::remove_file(dir.path().join(gone)).unwrap();
-            for error in [Tokenizer::beside(&dir.path().into()).unwrap_err(), Tokenizer::open(dir.path()).unwrap_err()]
+            for error in
+                [Tokenizer::beside(&dir.path().into()).err().unwrap(), Tokenizer::open(dir.path()).err().unwrap()]
             {
                 assert!(error.to_string().contains(gone) && error.to_string().contains(left), "{error}");
             }
         }
         let empty = tempfile::tempdir().unwrap();
         assert!(Tokenizer::beside(&empty.path().into()).unwrap().is_none());
-        assert!(Tokenizer::open(empty.path()).unwrap_err().to_string().contains("tokenizer.json"));
+        assert!(Tokenizer::open(empty.path()).err().unwrap().to_string().contains("tokenizer.json"));
     }
 
     #[test]
     fn broken_files_are_named_with_what_is_wrong() {
         let fails = |vocab: &str, merges: &[u8], says: &[&str]| {
-            let error = Tokenizer::open(folder(vocab, merges).path()).unwrap_err();
+            let error = Tokenizer::open(folder(vocab, merges).path()).err().unwrap();
             assert!(matches!(error, Error::Format { .. }));
             assert!(says.iter().all(|part| error.to_string().contains(part)), "{error}");
         };
@@ -184,7 +185,7 @@ mod tests {
         fails(&fine, b"q z\n", &[VOCAB, "qz"]);
         // A vocabulary that a model cannot hold is refused where the model is known.
         let dir = folder(with("far", json!(u32::MAX)), merges);
-        let error = Tokenizer::open(dir.path()).unwrap().check_vocab(262, "").unwrap_err();
+        let error = Tokenizer::open(dir.path()).unwrap().check_vocab(262, "").err().unwrap();
         assert!(error.to_string().contains("\"far\"") && error.to_string().contains("262"), "{error}");
     }
 }

@@ -155,11 +155,12 @@ impl BitGen {
         let context = self.encode(&prompt, image, noise)?.context;
         let (reading, start) = (start.elapsed(), Instant::now());
         let first = prompt.first().copied().unwrap_or_default();
-        if !next_token {
+        // A start that is the caption's first word may be all of it.
+        let whole = !next_token && {
             let piece = spoken.stream.push(tokenizer, first)?;
-            spoken.show(&piece);
-        }
-        let most = max_tokens + usize::from(next_token);
+            spoken.show(&piece)
+        };
+        let most = if whole { 1 } else { max_tokens + usize::from(next_token) };
         let mut tokens = self.go_on(first, &context, sampler, most, |token| spoken.take(token))?;
         spoken.finish();
         let (writing, steps) = (start.elapsed(), tokens.len() - 1);

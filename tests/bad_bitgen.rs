@@ -1,0 +1,276 @@
+//! What broken, hostile and foreign BitGens get instead of a panic.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use common::golden_root;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use ternion::files::Weights;
+use ternion::models::{self, BitGenStage1, LoadOptions, Model};
+use ternion::runtime::{BitGen, BitGenOptions, DeviceChoice, Engine, Options, Place};
+use ternion::tensor::Pack;
+use ternion::{Error, Result};
+
+const LOAD: LoadOptions = LoadOptions { dense: Pack::F16, head: Pack::F16, max_binding: u64::MAX };
+
+/// A model in parts, to be broken and written.
+#[derive(Clone)]
+struct Parts {
+    tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)>,
+    config: Value,
+    dino: Option<Value>,
+}
+
+impl Parts {
+    fn of(variant: &str) -> Self {
+        let dir = golden_root().join("bitgen_stage1").join(variant);
+        let weights = Weights::open(&dir).unwrap();
+        let floats = weights.checkpoint().tensors().filter(|t| t.stored.reads_as_f32());
+        let tensor = |name: &str| weights.checkpoint().bytes(name).unwrap().into_owned();
+        let json = |name: &str| fs::read(dir.join(name)).ok().map(|text| serde_json::from_slice(&text).unwrap());
+        Parts {
+            tensors: floats.map(|t| (t.name.clone(), (t.shape.clone(), tensor(&t.name)))).collect(),
+            config: json("config.json").unwrap(),
+            dino: json("dinov2_config.json"),
+        }
+    }
+
+    /// With zeros of another shape.
+    fn reshaped(mut self, name: &str, shape: &[usize]) -> Self {
+        let bytes = vec![0; 4 * shape.iter().product::<usize>()];
+        self.tensors.insert(name.into(), (shape.to_vec(), bytes));
+        self
+    }
+
+    fn config(mut self, key: &str, value: Value) -> Self {
+        self.config[key] = value;
+        self
+    }
+
+    fn dino(mut self, json: Value) -> Self {
+        self.dino = Some(json);
+        self
+    }
+
+    fn write(&self) -> TempDir {
+        let dir = TempDir::new().unwrap();
+        self.write_tensors(dir.path());
+        fs::write(dir.path().join("config.json"), self.config.to_string()).unwrap();
+        if let Some(dino) = &self.dino {
+            fs::write(dir.path().join("dinov2_config.json"), dino.to_string()).unwrap();
+        }
+        dir
+    }
+
+    fn write_tensors(&self, dir: &Path) {
+        let views = self
+            .tensors
+            .iter()
+            .map(|(name, (shape, bytes))| (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
+        fs::write(dir.join("model.safetensors"), safetensors::serialize(views, None).unwrap()).unwrap();
+    }
+
+    /// What names and shapes give.
+    fn load(&self) -> Result<BitGenStage1> {
+        load(self.write().path())
+    }
+
+    /// What opening on a device gives.
+    fn open(&self) -> Result<BitGen> {
+        open(self.write().path())
+    }
+}
+
+fn load(dir: &Path) -> Result<BitGenStage1> {
+    BitGenStage1::open(dir, &Weights::open(dir)?, LOAD)
+}
+
+fn open(dir: &Path) -> Result<BitGen> {
+    let place = Place { autotune: false, ..DeviceChoice::Cpu.into() };
+    BitGen::open(dir, &BitGenOptions { place, ..Default::default() })
+}
+
+#[track_caller]
+fn assert_says<T>(result: Result<T>, texts: &[&str]) -> Error {
+    let Err(error) = result else { panic!("it opens, and should not say {texts:?}") };
+    for text in texts {
+        assert!(error.to_string().contains(text), "{text:?} is not in: {error}");
+    }
+    error
+}
+
+#[test]
+fn absurd_values_of_the_configuration_are_named() {
+    let good = Parts::of("cnn");
+    assert!(good.load().is_ok());
+    let with = |key: &str, value: Value| good.clone().config(key, value).load();
+    let heads = [json!(0), json!(-4), json!(257), json!(1u64 << 40), json!(4.5), json!("4"), json!([4]), json!(null)];
+    for value in heads {
+        let error = assert_says(with("num_heads", value.clone()), &["config.json: num_heads", &value.to_string()]);
+        assert!(matches!(error, Error::Config { .. }));
+    }
+    // Heads that do not divide the width, or into columns that no kernel has.
+    assert_says(with("num_heads", json!(3)), &["num_heads", "is 3", "64"]);
+    assert_says(with("num_heads", json!(32)), &["num_heads", "is 32", "multiple of 4"]);
+    assert_says(with("next_token", json!("yes")), &["next_token", "yes", "true or false"]);
+    for value in [json!(512), json!(-1), json!("</s>")] {
+        assert_says(with("eos_token_id", value.clone()), &["eos_token_id", &value.to_string(), "0..=511"]);
+    }
+    let mut gone = good.clone();
+    gone.config.as_object_mut().unwrap().remove("num_heads");
+    assert_says(gone.load(), &["config.json: num_heads", "missing"]);
+}
+
+#[test]
+fn broken_and_missing_configuration_files_are_named() {
+    let dir = Parts::of("cnn").write();
+    let file = dir.path().join("config.json");
+    for text in ["[]", "{\"num_heads\": ", "", "\u{1}"] {
+        fs::write(&file, text).unwrap();
+        assert_says(load(dir.path()), &["config.json", "JSON object"]);
+    }
+    fs::remove_file(&file).unwrap();
+    assert_says(load(dir.path()), &["num_heads", "no config.json", "one folder above"]);
+}
+
+#[test]
+fn a_trainers_own_configuration_is_checked_as_well() {
+    let trainers = golden_root().join("bitgen_stage1/dino_tiny/checkpoint-epoch-4/checkpoint-epoch-4.pt");
+    let good = fs::read(trainers).unwrap();
+    let at = good.windows(9).rposition(|w| w == b"num_heads").unwrap() + 9;
+    // Its memo's number, then a number of one byte.
+    assert_eq!((good[at], &good[at + 5..at + 7]), (b'r', &b"K\x04"[..]));
+    for (value, says) in [(0, "is 0"), (5, "is 5")] {
+        let (dir, mut bytes) = (TempDir::new().unwrap(), good.clone());
+        bytes[at + 6] = value;
+        let file = dir.path().join("checkpoint.pt");
+        fs::write(&file, bytes).unwrap();
+        assert_says(load(&file), &["num_heads", says]);
+    }
+}
+
+#[test]
+fn heads_of_dinov2_are_checked_in_both_places() {
+    let good = Parts::of("dino_tiny");
+    assert!(good.load().is_ok());
+    for value in [json!(0), json!(1u64 << 60), json!("4"), json!(3)] {
+        let heads = json!({"num_attention_heads": value});
+        assert_says(good.clone().dino(heads.clone()).load(), &["num_attention_heads", &value.to_string()]);
+        assert_says(good.clone().config("dinov2_config", heads).load(), &["num_attention_heads", &value.to_string()]);
+    }
+    assert_says(good.clone().dino(json!({})).load(), &["dinov2_config.json: num_attention_heads", "missing"]);
+    assert_says(good.clone().dino(json!([])).load(), &["dinov2_config.json", "JSON object"]);
+    assert_says(good.config("dinov2_config", json!(4)).load(), &["config.json: dinov2_config", "an object"]);
+}
+
+#[test]
+fn every_tensor_that_is_read_is_missed_and_has_one_shape() {
+    for variant in ["cnn", "dino_tiny"] {
+        let good = Parts::of(variant);
+        let reads: Vec<String> = good.load().unwrap().reads().keys().cloned().collect();
+        assert!(reads.len() > 80, "{} tensors", reads.len());
+        for name in &reads {
+            let mut gone = good.clone();
+            gone.tensors.remove(name);
+            let error = assert_says(gone.load(), &[]);
+            // Two tensors tell the family, and one which image encoder there is.
+            match &error {
+                Error::MissingTensors { names, .. } => {
+                    let other = name.contains("patch_embeddings") && names[0].contains("vision_encoder.0");
+                    assert!(names.contains(name) || other, "{name}: {error}");
+                }
+                Error::Unsupported { .. } => assert!(error.to_string().contains(name.as_str()), "{name}: {error}"),
+                _ => panic!("{name}: {error}"),
+            }
+            let mut wider = good.clone();
+            let (shape, _) = wider.tensors.get_mut(name).unwrap();
+            shape.push(1);
+            let error = assert_says(wider.load(), &[]);
+            assert!(matches!(&error, Error::Shape { .. }), "{name}: {error}");
+        }
+    }
+}
+
+#[test]
+fn numbers_that_are_not_finite_are_named_with_their_tensor() {
+    for variant in ["cnn", "dino_tiny"] {
+        let good = Parts::of(variant);
+        let reads: Vec<String> = good.load().unwrap().reads().keys().cloned().collect();
+        for (i, name) in reads.iter().enumerate() {
+            let mut broken = good.clone();
+            let (_, bytes) = broken.tensors.get_mut(name).unwrap();
+            let (value, at) = (if i % 2 == 0 { f32::NAN } else { f32::NEG_INFINITY }, bytes.len() - 4);
+            bytes[at..].copy_from_slice(&value.to_le_bytes());
+            let error = assert_says(broken.open(), &[name.as_str(), "finite"]);
+            assert!(matches!(error, Error::Format { .. }), "{error}");
+        }
+    }
+}
+
+#[test]
+fn absurd_shapes_are_refused_before_anything_is_made_of_them() {
+    let good = Parts::of("cnn");
+    let conv = "cross_modal_fusion.vision_encoder.0.weight";
+    let next = "cross_modal_fusion.vision_encoder.4.weight";
+    // As small files as can say so; what they say would be terabytes.
+    let wide = good.clone().reshaped(conv, &[1 << 20, 1, 1, 1]).reshaped(next, &[1 << 20, 1, 1, 1]);
+    assert_says(wide.load(), &[conv, "[n, 3, 7, 7]"]);
+    assert_says(good.clone().reshaped(next, &[64, 31, 3, 3]).load(), &[next, "31"]);
+    let positions = good.clone().reshaped("pos_embedding.weight", &[8193, 64]);
+    assert_says(positions.load(), &["pos_embedding.weight", "8193 positions", "8192"]);
+    let slots = |n: usize| {
+        let buffers = ["quality", "read_count", "write_count", "age"];
+        let memory = good.clone().reshaped("episodic_memory.gpm.memory_mean", &[n, 64]);
+        let vector = |p: Parts, name: &&str| p.reshaped(&format!("episodic_memory.gpm.memory_{name}"), &[n]);
+        buffers.iter().fold(memory, vector)
+    };
+    for n in [4, 2049] {
+        assert_says(slots(n).load(), &["memory_mean", &format!("{n} slots")]);
+    }
+    assert!(slots(5).load().is_ok());
+    assert_says(good.clone().reshaped("token_embedding.weight", &[512, 0]).load(), &["token_embedding.weight"]);
+    let dino = "cross_modal_fusion.dinov2_model.embeddings.position_embeddings";
+    assert_says(Parts::of("dino_tiny").reshaped(dino, &[1, 3, 64]).load(), &["position_embeddings", "[1, 3, 64]"]);
+    let far = "text_decoder.decoder_layers.4000000000.ln1.weight";
+    assert_says(good.reshaped(far, &[64]).load(), &["missing", "decoder_layers.2."]);
+}
+
+#[test]
+fn other_families_say_what_opens_them() {
+    let (bitgen, embernet) = (Parts::of("cnn").write(), golden_root().join("embernet/tiny"));
+    let engine = |dir: &Path| Engine::open(dir, Options { device: DeviceChoice::Cpu, ..Options::default() });
+    let error = assert_says(engine(bitgen.path()), &["model.safetensors", "BitGen (stage 1)", "BitGen::open"]);
+    assert!(matches!(error, Error::Unsupported { .. }));
+    let error = assert_says(open(&embernet), &["model.safetensors", "EmberNet", "Engine::open"]);
+    assert!(matches!(error, Error::Unsupported { .. }));
+    // A model of no family is told which there are, whoever opens it.
+    let mut parts = Parts::of("cnn").config("model_type", json!("llama"));
+    parts.tensors.retain(|name, _| !name.starts_with("episodic_memory."));
+    let stranger = parts.write();
+    for result in [open(stranger.path()).err(), engine(stranger.path()).err()] {
+        assert_says(result.map_or(Ok(()), Err), &["llama", "EmberNet", "BitGen", "memory_mean"]);
+    }
+    let weights = Weights::open(stranger.path()).unwrap();
+    assert!(matches!(models::open(stranger.path(), &weights, LOAD), Err(Error::Unsupported { .. })));
+}
+
+#[test]
+fn a_tokenizer_beyond_the_vocabulary_is_refused() {
+    let dir = Parts::of("cnn").write();
+    let tokenizer = golden_root().join("tokenizer.json");
+    let mut json: Value = serde_json::from_slice(&fs::read(tokenizer).unwrap()).unwrap();
+    fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
+    let fits = open(dir.path());
+    json["model"]["vocab"]["beyond"] = json!(50_256);
+    fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
+    let error = assert_says(open(dir.path()), &["tokenizer.json", "\"beyond\"", "50256", "512"]);
+    assert!(fits.is_ok() && matches!(error, Error::Format { .. }), "{:?}", fits.err());
+    fs::write(dir.path().join("tokenizer.json"), "{}").unwrap();
+    assert_says(open(dir.path()), &["tokenizer.json"]);
+}

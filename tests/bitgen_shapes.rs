@@ -1,0 +1,169 @@
+//! The trained small BitGen: it finds drawn scenes by text and texts by scene, and says what they show, as it did in
+//! PyTorch (`tests/golden/bitgen_shapes`).
+
+mod command;
+mod common;
+mod model_rig;
+
+use std::path::PathBuf;
+
+use command::{succeeds, ternion, text};
+use common::{Golden, device};
+use model_rig::rms;
+use serde_json::Value;
+use ternion::Image;
+use ternion::runtime::{
+    BitGen, BitGenOptions, DeviceChoice, GenerateOptions, MemoryNoise, Place, Precision, StopReason,
+};
+
+/// Relative rms of features: no activation is rounded on their way, and PyTorch has computed with the packed numbers.
+const EXACT: f64 = 1e-5;
+/// Scenes with PyTorch's numbers of every stage, and those that a GPU describes.
+const SAMPLES: usize = 4;
+const DESCRIBED_ON_A_GPU: usize = 25;
+const PROMPT: &str = "describe the image";
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn model() -> PathBuf {
+    root().join("examples/shapes/bitgen/model")
+}
+
+/// A scene, the phrase that finds it, and what is said of it.
+struct Scene {
+    image: Image,
+    phrase: String,
+    shows: String,
+    pytorch: String,
+}
+
+fn scenes() -> Vec<Scene> {
+    let dir = root().join("tests/golden/bitgen_shapes");
+    let list = std::fs::read(dir.join("captions.json")).expect("the captions");
+    let list: Vec<Value> = serde_json::from_slice(&list).expect("a list");
+    let scene = |entry: &Value| {
+        let text = |key: &str| entry[key].as_str().unwrap_or_else(|| panic!("no {key}")).to_owned();
+        let image = Image::open(dir.join(text("image"))).expect("a picture");
+        Scene { image, phrase: text("caption"), shows: text("description"), pytorch: text("pytorch") }
+    };
+    list.iter().map(scene).collect()
+}
+
+/// The model on the CPU, and on a GPU if there is one, as users open it.
+fn models() -> Vec<(DeviceChoice, BitGen)> {
+    let choices = [DeviceChoice::Cpu].into_iter().chain(device().map(|_| DeviceChoice::Gpu));
+    let open = |choice: DeviceChoice| {
+        let place = Place { autotune: false, ..choice.clone().into() };
+        let model = BitGen::open(model(), &BitGenOptions { place, ..Default::default() }).expect("it opens");
+        (choice, model)
+    };
+    choices.map(open).collect()
+}
+
+/// In how many rows of a square matrix the number on the diagonal is among the `k` largest; equal ones count as larger.
+fn recall(matrix: &[Vec<f32>], k: usize) -> usize {
+    let rank = |(i, row): (usize, &Vec<f32>)| row.iter().enumerate().filter(|&(j, v)| j != i && *v >= row[i]).count();
+    matrix.iter().enumerate().map(rank).filter(|&rank| rank < k).count()
+}
+
+#[test]
+fn scenes_are_found_by_text_and_texts_by_scene() {
+    let (scenes, golden) = (scenes(), Golden::open("bitgen_shapes/golden.safetensors"));
+    for (choice, model) in models() {
+        let texts: Vec<Vec<u32>> = scenes.iter().map(|s| model.tokens(&s.phrase).expect("tokens")).collect();
+        let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+        let images: Vec<Image> = scenes.iter().map(|s| s.image.clone()).collect();
+        let (text, image) = (model.text_features(&texts).unwrap(), model.image_features(&images).unwrap());
+        for i in 0..SAMPLES {
+            let ids: Vec<u32> =
+                golden.i32s(&format!("sample{i}.caption_ids")).into_iter().map(|id| id as u32).collect();
+            assert_eq!(texts[i], ids, "the tokens of {:?}", scenes[i].phrase);
+            for (found, name) in [(&text[i], "text_feature"), (&image[i], "image_feature")] {
+                let off = rms(found, &golden.f32s(&format!("sample{i}.{name}")));
+                assert!(off < EXACT, "{choice:?}: {name} {i} is off by {off}");
+            }
+        }
+        let cosine = |t: &[f32], i: &[f32]| t.iter().zip(i).map(|(a, b)| a * b).sum::<f32>() / model.temperature();
+        let matrix: Vec<Vec<f32>> = text.iter().map(|t| image.iter().map(|i| cosine(t, i)).collect()).collect();
+        let off = rms(&matrix.concat(), &golden.f32s("similarity"));
+        assert!(off < EXACT, "{choice:?}: similarities are off by {off}");
+        let across: Vec<Vec<f32>> = (0..image.len()).map(|i| matrix.iter().map(|row| row[i]).collect()).collect();
+        for (what, matrix) in [("text to picture", &matrix), ("picture to text", &across)] {
+            let [first, five] = [1, 5].map(|k| recall(matrix, k));
+            println!("{choice:?}: {what}: recall@1 {first}, @5 {five} of {}", matrix.len());
+            assert!(matrix.len() == 100 && first >= 97 && five >= 99, "{choice:?}: {what}: {first}, {five}");
+        }
+    }
+}
+
+#[test]
+fn captions_are_those_of_pytorch() {
+    let scenes = scenes();
+    for (choice, model) in models() {
+        let some = if choice == DeviceChoice::Cpu { scenes.len() } else { DESCRIBED_ON_A_GPU };
+        let (mut right, mut same) = (0, 0);
+        for scene in &scenes[..some] {
+            let (options, mut said) = (GenerateOptions::default(), String::new());
+            let caption = model
+                .describe(Some(PROMPT), Some(&scene.image), &options, &MemoryNoise::None, |piece| said.push_str(piece))
+                .expect("a caption");
+            assert_eq!((said.as_str(), caption.end), (caption.text.as_str(), StopReason::Eos));
+            right += usize::from(caption.text == scene.shows);
+            same += usize::from(caption.text == scene.pytorch);
+        }
+        println!("{choice:?}: captions exactly right: {right} of {some}, as PyTorch's: {same}");
+        assert!(right * 100 >= some * 97 && same * 100 >= some * 97, "{choice:?}: {right} right, {same} the same");
+    }
+}
+
+#[test]
+fn tokens_and_logits_of_a_caption_are_those_of_pytorch() {
+    let (scenes, golden) = (scenes(), Golden::open("bitgen_shapes/golden.safetensors"));
+    let place = Place { autotune: false, ..DeviceChoice::Cpu.into() };
+    let options = BitGenOptions { place, precision: Precision::F32, ..Default::default() };
+    let model = BitGen::open(model(), &options).expect("it opens");
+    for (i, scene) in scenes[..SAMPLES].iter().enumerate() {
+        let ids = |name: &str| -> Vec<u32> {
+            golden.i32s(&format!("sample{i}.{name}")).into_iter().map(|id| id as u32).collect()
+        };
+        let prompt = model.tokens(PROMPT).expect("tokens");
+        assert_eq!(prompt, ids("prompt_ids"));
+        let encoded = model.encode(&prompt, Some(&scene.image), &MemoryNoise::None).expect("it runs");
+        let off = rms(&encoded.embeddings, &golden.f32s(&format!("sample{i}.embeddings")));
+        assert!(off < EXACT, "embeddings {i} are off by {off}");
+        let (said, vocab) = (ids("greedy_ids"), model.sizes().vocab);
+        let steps = golden.f32s(&format!("sample{i}.step_logits"));
+        for (n, want) in steps.chunks(vocab).enumerate() {
+            let found = model.logits(&said[..n + 1], &encoded.context).expect("it runs");
+            // A rounding flip of an activation may spread.
+            let off = rms(&found, want);
+            assert!(off < 0.05, "logits {n} of scene {i} are off by {off}");
+        }
+        let options = GenerateOptions { max_tokens: Some(said.len() - 1), ..Default::default() };
+        let caption = model.describe(Some(PROMPT), Some(&scene.image), &options, &MemoryNoise::None, |_| {});
+        assert_eq!(caption.expect("a caption").tokens, said[1..]);
+    }
+}
+
+#[test]
+fn the_command_writes_captions_and_the_model_is_small() {
+    let scene = text(root().join("tests/golden/bitgen_shapes/scene_0.png"));
+    let path = text(model());
+    let args = ["run", "-m", &path, "--device", "cpu", "--image", &scene];
+    let want = "two shapes: yellow square, green triangle\n";
+    // The start of a text alone is a prompt, too.
+    assert_eq!(succeeds(&args), want);
+    assert_eq!(succeeds(&[&args[..], &["-p", PROMPT, "-v"]].concat()), want);
+    let stopped = ternion(&[&args[..], &["-v", "--stop", ", green"]].concat());
+    assert_eq!((stopped.code, stopped.out.as_str()), (Some(0), "two shapes: yellow square\n"), "{}", stopped.err);
+    for wanted in ["device: CPU", "the picture and 1 token in", "ms/token", "a stop text came"] {
+        assert!(stopped.err.contains(wanted), "no {wanted:?}: {}", stopped.err);
+    }
+    let noise = |seed| succeeds(&[&args[..], &["--memory-noise", seed]].concat());
+    assert_eq!(noise("3"), noise("3"));
+    let files = std::fs::read_dir(model()).expect("the model").flatten();
+    let bytes: u64 = files.map(|f| f.metadata().expect("a file").len()).sum();
+    assert!(bytes < 3 << 20, "{bytes} bytes");
+}
