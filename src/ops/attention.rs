@@ -233,6 +233,7 @@ impl Op for Attention {
             d,
             scale: self.shape.scale(),
             spans: &spans,
+            together: if self.cached { 1 } else { spans.len() },
         };
         attention.run(io.threads, io.out_f32s(0));
     }

@@ -93,7 +93,9 @@ fn cached(cases: &mut Cases) {
 }
 
 fn uncached(cases: &mut Cases) {
-    for (rows, heads, d) in [(1, 1, 16), (49, 4, 16), (65, 3, 20)] {
+    for (rows, heads, d) in
+        [(1, 1, 16), (49, 4, 16), (65, 3, 20), (35, 1, 32), (257, 2, 64), (33, 2, 80), (97, 1, 96), (64, 1, 128)]
+    {
         cases.full("attention", format!("bidirectional, {rows} rows, {heads} heads of {d}, q k v in one slot"), |r| {
             let e = heads * d;
             let slot = r.f32s("qkv", &[rows, 3 * e], Lead::Fixed, &Noise(23).f32s(rows * 3 * e, 2.0));
