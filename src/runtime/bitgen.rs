@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use rayon::prelude::*;
+
 use super::core::{floats, required};
 use super::device;
 use super::engine::{load_weights, no_tokenizer, open_tokenizer};
@@ -18,6 +20,8 @@ use crate::plan::{Backend, Plan, ProgramId, Step};
 
 /// Texts whose features are computed in one step.
 const FEATURE_ROWS: usize = 64;
+/// Images that are encoded in one step: of more, some kernels would be more workgroups than adapters launch at once.
+const IMAGES: usize = 4;
 /// Bounds on the temperature that divides similarities, as in the original's loss.
 const TEMPERATURE: [f32; 2] = [0.001, 1.0];
 
@@ -73,6 +77,13 @@ pub struct BitGen {
     core: Mutex<Core>,
 }
 
+/// What becomes of an image.
+struct Seen {
+    features: Vec<f32>,
+    /// What text is fused with.
+    common: Vec<f32>,
+}
+
 /// A prepared plan.
 #[derive(Clone)]
 struct Program {
@@ -113,7 +124,7 @@ impl BitGen {
         let n = model.sizes().positions;
         let encoder = |images| model.record_encoder(&EncoderShape { max_rows: n, max_samples: 1, images });
         let plans = [
-            model.record_image()?,
+            model.record_image(IMAGES)?,
             model.record_features(FEATURE_ROWS)?,
             encoder(false)?,
             encoder(true)?,
@@ -174,12 +185,20 @@ impl BitGen {
         self.tokenizer.as_ref().ok_or_else(no_tokenizer)?.decode(tokens, true)
     }
 
-    /// Features of images: vectors `[d]` of length 1.
+    /// Features of images: vectors `[d]` of length 1. Several are encoded in one step, while the next ones are resized.
     ///
     /// # Errors
     /// [`Error::Device`] if the device was lost.
     pub fn image_features(&self, images: &[Image]) -> Result<Vec<Vec<f32>>> {
-        images.iter().map(|image| Ok(self.see(image)?.0)).collect()
+        let mut steps = images.chunks(IMAGES);
+        let (mut features, mut pixels) = (Vec::with_capacity(images.len()), self.pixels(steps.next().unwrap_or(&[])));
+        while !pixels.is_empty() {
+            let next = steps.next().unwrap_or(&[]);
+            let (seen, following) = rayon::join(|| self.see(&pixels), || self.pixels(next));
+            features.extend(seen?.into_iter().map(|seen| seen.features));
+            pixels = following;
+        }
+        Ok(features)
     }
 
     /// Features of texts, given as tokens: vectors `[d]` of length 1. As in the original they are those of a text's first
@@ -222,7 +241,8 @@ impl BitGen {
     /// noise of another size; [`Error::Device`] if the device was lost.
     pub fn encode(&self, text: &[u32], image: Option<&Image>, noise: &MemoryNoise) -> Result<Encoded> {
         self.check_text(text)?;
-        let common = image.map(|image| self.see(image)).transpose()?.map(|(_, common)| common);
+        let seen = image.map(|image| self.see(&self.pixels(std::slice::from_ref(image)))).transpose()?;
+        let common = seen.and_then(|seen| seen.into_iter().next()).map(|seen| seen.common);
         let memory = self.memory();
         let (matrix, n, d) = (memory.drawn(noise)?, text.len(), self.sizes().d);
         let mut core = self.core();
@@ -287,17 +307,22 @@ impl BitGen {
         Ok(floats(&core.read(&program, &[(slots::LOGITS, self.sizes().vocab)])?.concat()))
     }
 
-    /// An image's features, and what text is fused with.
-    fn see(&self, image: &Image) -> Result<(Vec<f32>, Vec<f32>)> {
+    /// What the encoder reads of images, those of one step.
+    fn pixels(&self, images: &[Image]) -> Vec<Vec<f32>> {
         let ImageInfo { size, mean, std, .. } = self.info;
-        let pixels = image.bilinear_values(size, mean, std);
-        let (d, mut core) = (self.sizes().d, self.core());
+        images.par_iter().map(|image| image.bilinear_values(size, mean, std)).collect()
+    }
+
+    /// Encodes the images of one step.
+    fn see(&self, pixels: &[Vec<f32>]) -> Result<Vec<Seen>> {
+        let (n, d, mut core) = (pixels.len(), self.sizes().d, self.core());
         let program = core.image.clone();
-        core.write(&program, slots::PIXELS, bytemuck::cast_slice(&pixels))?;
-        core.run(&program, &Step::FULL)?;
-        let found = core.read(&program, &[(bitgen_slots::FEATURES, d), (bitgen_slots::IMAGE, d)])?.concat();
-        let (features, common) = found.split_at(d.min(found.len()));
-        Ok((floats(features), floats(common)))
+        core.write(&program, slots::PIXELS, bytemuck::cast_slice(&pixels.concat()))?;
+        core.run(&program, &step(n, n, self.info.tokens))?;
+        let found = core.read(&program, &[(bitgen_slots::FEATURES, n * d), (bitgen_slots::IMAGE, n * d)])?;
+        let [features, common] = [0, 1].map(|i| found.get(i).map_or(&[][..], |words| words));
+        let both = features.chunks(d).zip(common.chunks(d));
+        Ok(both.map(|(features, common)| Seen { features: floats(features), common: floats(common) }).collect())
     }
 
     fn check_text(&self, text: &[u32]) -> Result<()> {
