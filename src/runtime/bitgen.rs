@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use rayon::prelude::*;
+
 use super::core::{floats, required};
 use super::device;
 use super::engine::{LoadReport, Progress, load_weights, no_tokenizer, open_tokenizer};
@@ -24,6 +26,8 @@ use crate::tensor::DType;
 const FEATURE_ROWS: usize = 64;
 /// Rows of the decoder whose logits are read after one step.
 const DECODER_OUTPUTS: usize = 16;
+/// Images that are encoded in one step: of more, some kernels would be more workgroups than adapters launch at once.
+const IMAGES: usize = 4;
 /// Bounds on the temperature that divides similarities, as in the original's loss.
 const TEMPERATURE: [f32; 2] = [0.001, 1.0];
 
@@ -60,6 +64,13 @@ pub struct BitGen {
     tokenizer: Option<Tokenizer>,
     memory: Mutex<EpisodicMemory>,
     core: Mutex<Core>,
+}
+
+/// What becomes of an image.
+pub(super) struct Seen {
+    pub features: Vec<f32>,
+    /// What text is fused with.
+    pub common: Vec<f32>,
 }
 
 /// A prepared plan.
@@ -114,7 +125,7 @@ impl BitGen {
         let n = model.sizes().positions;
         let encoder = |images| model.record_encoder(&EncoderShape { max_rows: n, max_samples: 1, images });
         let plans = [
-            model.record_image()?,
+            model.record_image(IMAGES)?,
             model.record_features(FEATURE_ROWS)?,
             encoder(false)?,
             encoder(true)?,
@@ -207,12 +218,25 @@ impl BitGen {
         self.tokenizer.as_ref().ok_or_else(no_tokenizer)
     }
 
-    /// Features of images: vectors `[d]` of length 1.
+    /// Features of images: vectors `[d]` of length 1. Several are encoded in one step, while the next ones are resized.
     ///
     /// # Errors
     /// [`Error::Device`] if the device was lost.
     pub fn image_features(&self, images: &[Image]) -> Result<Vec<Vec<f32>>> {
-        images.iter().map(|image| Ok(self.see(image)?.0)).collect()
+        Ok(self.see_all(images)?.into_iter().map(|seen| seen.features).collect())
+    }
+
+    /// What becomes of images.
+    pub(super) fn see_all(&self, images: &[Image]) -> Result<Vec<Seen>> {
+        let mut steps = images.chunks(IMAGES);
+        let (mut all, mut pixels) = (Vec::with_capacity(images.len()), self.pixels(steps.next().unwrap_or(&[])));
+        while !pixels.is_empty() {
+            let next = steps.next().unwrap_or(&[]);
+            let (seen, following) = rayon::join(|| self.see(&pixels), || self.pixels(next));
+            all.extend(seen?);
+            pixels = following;
+        }
+        Ok(all)
     }
 
     /// Features of texts, given as tokens: vectors `[d]` of length 1. As in the original they are those of a text's first
@@ -255,11 +279,12 @@ impl BitGen {
     /// noise of another size; [`Error::Device`] if the device was lost.
     pub fn encode(&self, text: &[u32], image: Option<&Image>, noise: &MemoryNoise) -> Result<Encoded> {
         self.check_text(text)?;
-        let common = image.map(|image| self.see(image)).transpose()?.map(|(_, common)| common);
+        let seen = image.map(|image| self.see(&self.pixels(std::slice::from_ref(image)))).transpose()?;
+        let common = seen.and_then(|seen| seen.into_iter().next()).map(|seen| seen.common);
         self.encode_seen(text, common.as_deref(), noise)
     }
 
-    /// [`BitGen::encode`] of a text beside what [`BitGen::see`] makes of an image for fusion.
+    /// [`BitGen::encode`] of a text beside what was [`Seen`] for fusion.
     pub(super) fn encode_seen(&self, text: &[u32], common: Option<&[f32]>, noise: &MemoryNoise) -> Result<Encoded> {
         self.check_text(text)?;
         let memory = self.memory();
@@ -325,17 +350,22 @@ impl BitGen {
         Ok(logits)
     }
 
-    /// An image's features, and what text is fused with.
-    pub(super) fn see(&self, image: &Image) -> Result<(Vec<f32>, Vec<f32>)> {
+    /// What the encoder reads of images, those of one step.
+    fn pixels(&self, images: &[Image]) -> Vec<Vec<f32>> {
         let ImageInfo { size, mean, std, .. } = self.info;
-        let pixels = image.bilinear_values(size, mean, std);
-        let (d, mut core) = (self.sizes().d, self.core());
+        images.par_iter().map(|image| image.bilinear_values(size, mean, std)).collect()
+    }
+
+    /// Encodes the images of one step.
+    fn see(&self, pixels: &[Vec<f32>]) -> Result<Vec<Seen>> {
+        let (n, d, mut core) = (pixels.len(), self.sizes().d, self.core());
         let program = core.image.clone();
-        core.write(&program, slots::PIXELS, bytemuck::cast_slice(&pixels))?;
-        core.run(&program, &Step::FULL)?;
-        let found = core.read(&program, &[(bitgen_slots::FEATURES, d), (bitgen_slots::IMAGE, d)])?.concat();
-        let (features, common) = found.split_at(d.min(found.len()));
-        Ok((floats(features), floats(common)))
+        core.write(&program, slots::PIXELS, bytemuck::cast_slice(&pixels.concat()))?;
+        core.run(&program, &step(n, n, self.info.tokens))?;
+        let found = core.read(&program, &[(bitgen_slots::FEATURES, n * d), (bitgen_slots::IMAGE, n * d)])?;
+        let [features, common] = [0, 1].map(|i| found.get(i).map_or(&[][..], |words| words));
+        let both = features.chunks(d).zip(common.chunks(d));
+        Ok(both.map(|(features, common)| Seen { features: floats(features), common: floats(common) }).collect())
     }
 
     pub(super) fn check_text(&self, text: &[u32]) -> Result<()> {

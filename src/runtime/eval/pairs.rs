@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::path::Path;
 
+use rayon::prelude::*;
+
 use super::data::{CaptionSet, Pair, at};
 use super::objectives::{Queues, Ranked, contrastive_loss, matching_loss, rank, recall};
 use crate::error::{Error, Result};
@@ -14,6 +16,8 @@ use crate::runtime::engine::Progress;
 use crate::runtime::episodic::MemoryNoise;
 use crate::runtime::likelihood::log_probability;
 
+/// Pictures that are in memory at once.
+const PICTURES: usize = 16;
 /// Ranks that recall is counted at.
 const RANKS: [usize; 3] = [1, 5, 10];
 
@@ -184,11 +188,13 @@ fn features(
 ) -> Result<Features> {
     let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
     let mut all = Features { texts: model.text_features(&texts)?, images: Vec::new(), common: Vec::new() };
-    for (i, file) in images.iter().enumerate() {
-        step(i, file);
-        let (features, common) = model.see(&Image::open(file)?)?;
-        all.images.push(features);
-        all.common.push(common);
+    for files in images.chunks(PICTURES) {
+        files.first().into_iter().for_each(|file| step(all.images.len(), file));
+        let pictures: Result<Vec<Image>> = files.par_iter().map(Image::open).collect();
+        for seen in model.see_all(&pictures?)? {
+            all.images.push(seen.features);
+            all.common.push(seen.common);
+        }
     }
     Ok(all)
 }
