@@ -296,6 +296,7 @@ fn what_a_bitgen_cannot_do_is_said() {
         fails(&[&run[..], more].concat(), texts);
     }
     fails(&run[..7], &["tokenizer", "vocab.json"]);
+    fails(&["check", "-m", &model, "--device", "cpu", "--head", "int8"], &["head", "BitGen", "ternary"]);
     fails(&["chat", "-m", &model, "--device", "cpu"], &["BitGen", "chats", "`ternion run`"]);
     let embernet = text(golden_root().join("embernet/tiny"));
     fails(&["run", "-m", &embernet, "--device", "cpu", "-p", "x", "--memory-noise", "1"], &["memory-noise", "BitGen"]);

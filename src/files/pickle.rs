@@ -432,8 +432,9 @@ mod tests {
             let pickle = load(&input).unwrap();
             assert_eq!(serde_json::Value::Object(pickle.settings(pickle.root).unwrap()), want);
         }
-        let other = load(b"K\x01.").unwrap();
-        assert!(other.settings(other.root).is_none());
+        assert!(load(b"K\x01.").unwrap().settings(0).is_none());
+        let long = [&b"}(X\x01\0\0\0aX\0\x20\0\0"[..], &[b'x'; 0x2000], b"u."].concat();
+        assert!(load(&long).unwrap().settings(0).unwrap().is_empty());
     }
 
     #[test]

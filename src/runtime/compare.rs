@@ -13,11 +13,11 @@ use super::judge::judge;
 use super::options::{Head, Place, Precision};
 use super::sampler::uniform;
 use crate::cpu::Cpu;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
 use crate::models::{self, LoadOptions, Trial};
 use crate::plan::{Backend, Plan, ProgramId, Slot, SlotKind, Step};
-use crate::tensor::{DType, Spec};
+use crate::tensor::{DType, Pack, Spec};
 
 /// What to compare, and how strictly.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,7 +74,8 @@ pub struct OpReport {
 /// Inputs that these leave open and the KV cache are noise that is equal in every run.
 ///
 /// # Errors
-/// As [`super::Engine::open`]; a divergence is no error but a part of the result.
+/// Those of opening the model and the device, [`Error::Argument`] for a head that the model has not; a divergence is no
+/// error but a part of the result.
 pub fn compare(
     files: impl Into<ModelFiles>,
     options: &CompareOptions,
@@ -88,6 +89,11 @@ pub fn compare(
     let model = models::open(files, &weights, load)?;
     let trials = model.trials(options.precision.kv_dtype())?;
     let stages: Vec<Stage> = trials.into_iter().map(Stage::from).collect();
+    let int8 = |stage: &Stage| stage.plan.weights().any(|(weight, _)| weight.pack == Pack::Int8);
+    if options.head == Head::Int8 && !stages.iter().any(int8) {
+        let problem = format!("is int8, but {} gives its logits by a ternary matrix", model.family().name);
+        return Err(Error::argument("head", problem));
+    }
     let mut plain = Cpu::plain();
     let put = |name: &str, words: Vec<u32>| {
         plain.load_weight(name, words.clone())?;
