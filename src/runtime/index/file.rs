@@ -31,25 +31,25 @@ const ADVICE: &str = "embed the pictures again with --rebuild";
 /// The JSON of the tensor `pictures`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Json<'a> {
-    model: Cow<'a, str>,
+struct Json {
+    model: String,
     /// Hashes of what the rows' files hold.
     sha256: Vec<String>,
-    folders: Vec<FolderJson<'a>>,
+    folders: Vec<FolderJson>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct FolderJson<'a> {
-    path: Cow<'a, str>,
+struct FolderJson {
+    path: String,
     complete: bool,
-    pictures: Vec<PictureJson<'a>>,
+    pictures: Vec<PictureJson>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct PictureJson<'a> {
-    path: Cow<'a, str>,
+struct PictureJson {
+    path: String,
     row: usize,
     bytes: u64,
     modified: i64,
@@ -92,7 +92,7 @@ pub(super) fn read(path: &Path) -> Result<(String, Table)> {
         return Err(broken(format!("has {hashes} rows of features, and hashes of {}", json.sha256.len())));
     }
     check_features(&features, width).map_err(broken)?;
-    table(&json, width, features).map(|table| (json.model.into_owned(), table)).map_err(broken)
+    table(&json, width, features).map(|table| (json.model.clone(), table)).map_err(broken)
 }
 
 /// Each row must be finite and have length 1.
@@ -162,21 +162,20 @@ impl View for &Written<'_> {
 
 /// Writes a table: the whole file, or none.
 pub(super) fn write(path: &Path, model: &str, table: &Table) -> Result<()> {
-    let folder = |(path, folder): (&'_ String, &Folder)| -> (String, bool) { (path.clone(), folder.complete) };
-    let pictures = |folder: &'_ Folder| -> Vec<PictureJson<'_>> {
-        let line =
-            |(path, &Picture { row, bytes, modified }): (&'_ String, &Picture)| (path.clone(), row, bytes, modified);
-        let lines = folder.pictures.iter().map(line);
-        lines.map(|(path, row, bytes, modified)| PictureJson { path: path.into(), row, bytes, modified }).collect()
+    let folder = |(path, folder): (&String, &Folder)| {
+        let picture = |(path, &Picture { row, bytes, modified }): (&String, &Picture)| PictureJson {
+            path: path.clone(),
+            row,
+            bytes,
+            modified,
+        };
+        let pictures = folder.pictures.iter().map(picture).collect();
+        FolderJson { path: path.clone(), complete: folder.complete, pictures }
     };
-    let folders = table.folders.iter().map(|entry| {
-        let (path, complete) = folder(entry);
-        FolderJson { path: path.into(), complete, pictures: pictures(entry.1) }
-    });
     let json = Json {
-        model: model.into(),
+        model: model.to_owned(),
         sha256: table.hashes.iter().map(|hash| hex(hash)).collect(),
-        folders: folders.collect(),
+        folders: table.folders.iter().map(folder).collect(),
     };
     let json = serde_json::to_vec(&json).map_err(|e| Error::format(path.display(), e))?;
     let shape = vec![table.hashes.len(), table.width];
