@@ -8,11 +8,10 @@ use clap::{Args, ValueEnum};
 use ternion::files::tokenizer::MAX_TEXT_BYTES;
 use ternion::files::{Image, ModelFiles, Weights};
 use ternion::models::Family;
-use ternion::runtime::{
-    self, BitGen, BitGenOptions, DeviceChoice, Engine, GenerateOptions, MemoryNoise, Options, Place, Sampling,
-};
+use ternion::runtime::{self, BitGen, DeviceChoice, Engine, GenerateOptions, MemoryNoise, Options, Place, Sampling};
 use ternion::{Error, Result};
 
+use super::bitgen_args::open_bitgen;
 use super::output::{Bar, check_writable};
 
 /// Which model, and where and how it runs.
@@ -138,24 +137,11 @@ impl ModelArgs {
     /// # Errors
     /// As [`BitGen::open`]; [`Error::Argument`] for options that it has no use for.
     pub fn open_bitgen(&self, files: ModelFiles) -> Result<BitGen> {
-        let unused = |option: &str, problem: &str| Err(Error::argument(option, problem));
         if self.context.is_some() {
-            return unused(
-                "context",
-                "is for a model that chats; a BitGen has as many positions as it was trained with",
-            );
+            let problem = "is for a model that chats; a BitGen has as many positions as it was trained with";
+            return Err(Error::argument("context", problem));
         }
-        if matches!(self.place.head, Head::Int8) {
-            return unused("head", "is for a model that chats; a BitGen's is ternary");
-        }
-        let (place, precision) = (self.place.place(), self.place.precision.into());
-        let options = BitGenOptions { place, precision, tokenizer: self.tokenizer.clone() };
-        let bar = Bar::new("loading");
-        let model = BitGen::open_with(files, &options, |p| bar.show(&p))?;
-        bar.end();
-        let report = model.report();
-        eprintln!("device: {} ({})", report.device, report.why);
-        Ok(model)
+        open_bitgen(files, &self.place, self.tokenizer.as_deref())
     }
 }
 
