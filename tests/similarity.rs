@@ -133,11 +133,11 @@ fn texts_come_from_a_file_and_from_stdin() {
     let image = rig.file("p00.png");
     fs::write(rig.file("texts.txt"), "t1\n\n t2 t3 \r\nt4\n").expect("written");
     let list = format!("@{}", rig.file("texts.txt"));
-    let more = ["--device", "cpu", "--json", "--image", &image, "--text"];
-    let given: Value = rig.json(&[&more[..5], &["--text", "t1", "t2 t3", "t4", "t9"]].concat()[..]);
-    let read = rig.json(&[&more[..5], &["--text", &list, "t9"]].concat());
+    let more = ["--device", "cpu", "--image", &image, "--text"];
+    let given: Value = rig.json(&[&more[..], &["t1", "t2 t3", "t4", "t9"]].concat());
+    let read = rig.json(&[&more[..], &[&list, "t9"]].concat());
     assert_eq!(given, read);
-    let args = rig.with(&[&more[..], &["-", "t9"]].concat());
+    let args = rig.with(&[&more[..], &["-", "t9", "--json"]].concat());
     let fed = fed(&args, b"t1\nt2 t3\nt4");
     assert_eq!(fed.code, Some(0), "{}", fed.err);
     assert_eq!(serde_json::from_str::<Value>(&fed.out).expect("JSON"), given);

@@ -35,10 +35,19 @@ impl Scale {
 
     /// A scale of numbers of any sign that begins and ends with a round one and holds `least` to `most`.
     pub fn between(least: f32, most: f32) -> Self {
-        let power = (most - least).max(1e-4).log10().floor() as i32;
-        let unit = 10f32.powi(power);
-        // Numbers that are all equal lie at the scale's beginning.
-        let (least, most) = ((least / unit).floor(), (most / unit).ceil());
+        let range = (most - least).max(1e-3);
+        let power = range.log10().floor() as i32;
+        let ten = 10f32.powi(power);
+        let unit = ten
+            * if range >= 4.0 * ten {
+                1.0
+            } else if range >= 2.0 * ten {
+                0.5
+            } else {
+                0.2
+            };
+        // A round number is not taken for one beside it; numbers that are all equal lie at the scale's beginning.
+        let (least, most) = ((least / unit + 1e-3).floor(), (most / unit - 1e-3).ceil());
         let digits = Some(usize::try_from(1 - power).unwrap_or(0));
         Scale { least: least * unit, most: most.max(least + 1.0) * unit, digits }
     }
@@ -179,20 +188,21 @@ mod tests {
         assert_eq!(scale.colour(-1.0), scale.colour(0.0));
         assert_eq!(scale.colour(0.5), RGBColor(254, 232, 37));
         assert_eq!(scale.cell(0.0), NOTHING);
-        let scale = Scale::between(-0.5, 0.5);
-        assert_eq!(scale.cell(-0.5), RGBColor(68, 1, 84));
-        assert_eq!(scale.colour(0.5), RGBColor(254, 232, 37));
+        let scale = Scale::between(-0.4, 0.4);
+        assert_eq!(scale.cell(-0.4), scale.colour(-1.0));
+        assert_eq!(scale.colour(0.4), RGBColor(254, 232, 37));
+        assert_ne!(scale.cell(0.0), NOTHING);
     }
 
     #[test]
     fn scales_of_any_sign_hold_their_numbers_with_digits_that_tell_them_apart() {
         for (numbers, ends, label) in [
-            ([0.12, 0.34], [0.1, 0.4], "0.12"),
+            ([0.12, 0.34], [0.1, 0.35], "0.12"),
             ([-0.31, 0.62], [-0.4, 0.7], "-0.31"),
-            ([-3.2, 14.0], [-10.0, 20.0], "-3"),
+            ([-3.2, 14.0], [-4.0, 14.0], "-3"),
             ([0.3011, 0.3094], [0.301, 0.310], "0.3011"),
-            ([0.25, 0.25], [0.25, 0.2501], "0.25000"),
-            ([0.0, 0.0], [0.0, 0.0001], "0.00000"),
+            ([0.25, 0.25], [0.25, 0.2502], "0.2500"),
+            ([0.0, 0.0], [0.0, 0.0002], "0.0000"),
         ] {
             let scale = Scale::between(numbers[0], numbers[1]);
             let near = |a: f32, b: f32| (a - b).abs() < 1e-5 * b.abs().max(1.0);
