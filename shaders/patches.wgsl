@@ -1,4 +1,4 @@
-// The windows of an image as rows (ops/patches.rs). Grid: a workgroup a window.
+// The windows of an image as rows (ops/patches.rs). Grid: a workgroup a row of y.
 
 struct Params {
     side: u32,
@@ -13,18 +13,20 @@ struct Params {
     step_pixel: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
-#bind var<storage, read> x: array<f32>; // [channels, side, side] or [side², channels]
-#bind var<storage, read_write> y: array<f32>; // [front + grid², width]
+#bind var<storage, read> x: array<f32>; // images [channels, side, side] or [side², channels]
+#bind var<storage, read_write> y: array<f32>; // [images, front + grid², width]
 
 @compute @workgroup_size(64)
 fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: vec3<u32>) {
     let n = params.size;
     let at = group.x * params.width;
-    if group.x < params.front {
+    let rows = params.front + params.grid * params.grid;
+    let image = group.x / rows * params.channels * params.side * params.side;
+    if group.x % rows < params.front {
         for (var i = id; i < params.width; i += 64u) { y[at + i] = 0.0; }
         return;
     }
-    let token = group.x - params.front;
+    let token = group.x % rows - params.front;
     for (var i = id; i < params.width; i += 64u) {
         // Left of and above the image the differences wrap round, beyond its side.
         let row = token / params.grid * params.stride + i / n % n - params.pad;
@@ -32,7 +34,7 @@ fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: 
         let channel = i / (n * n);
         var v = 0.0;
         if channel < params.channels && row < params.side && column < params.side {
-            v = x[channel * params.step_channel + (row * params.side + column) * params.step_pixel];
+            v = x[image + channel * params.step_channel + (row * params.side + column) * params.step_pixel];
         }
         y[at + i] = v;
     }

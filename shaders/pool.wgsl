@@ -1,6 +1,9 @@
 // Each channel's largest value, or mean, over each window of an image (ops/pool.rs). Grid: a thread an element of y.
+#import step
 
 struct Params {
+    lead: u32,
+    images: u32,
     side: u32,
     channels: u32,
     size: u32, // of a window
@@ -9,14 +12,16 @@ struct Params {
     grid: u32, // windows a side
 }
 @group(0) @binding(1) var<uniform> params: Params;
-#bind var<storage, read> x: array<f32>; // [side², channels]
-#bind var<storage, read_write> y: array<f32>; // [grid², channels]
+#bind var<storage, read> x: array<f32>; // [images, side², channels]
+#bind var<storage, read_write> y: array<f32>; // [images, grid², channels]
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-    let token = id.x / params.channels;
+    let windows = params.grid * params.grid;
+    let token = id.x / params.channels % windows;
     let channel = id.x % params.channels;
-    if token >= params.grid * params.grid { return; }
+    let image = id.x / params.channels / windows;
+    if image >= led(params.lead, params.images) { return; }
     var n = 0.0;
     var sum = 0.0;
     var top = -3.4e38;
@@ -25,7 +30,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
         let row = token / params.grid * params.stride + i / params.size - params.pad;
         let column = token % params.grid * params.stride + i % params.size - params.pad;
         if row < params.side && column < params.side {
-            let v = x[(row * params.side + column) * params.channels + channel];
+            let v = x[((image * params.side + row) * params.side + column) * params.channels + channel];
             top = max(top, v);
             sum += v;
             n += 1.0;

@@ -134,7 +134,7 @@ impl Rig {
 
     /// What both images give: features, and what text is fused with.
     fn images(&mut self, dir: &Path, report: &mut Report) -> [Vec<f32>; 2] {
-        let program = self.prepare(self.model.record_image());
+        let program = self.prepare(self.model.record_image(1));
         let d = self.model.sizes().d;
         let mut all = [Vec::new(), Vec::new()];
         for i in [1, 0] {
@@ -338,7 +338,7 @@ fn images_of_other_sizes_are_resized_as_the_original_does() {
         let pixels = Image::open(path).unwrap().bilinear_values(info.size, info.mean, info.std);
         let mut report = Report::default();
         report.compare("vision_input", &pixels, &resize.f32s("vision_input"), info.size);
-        let program = rig.prepare(rig.model.record_image());
+        let program = rig.prepare(rig.model.record_image(1));
         rig.write(&program, slots::PIXELS, &bits(&pixels));
         rig.run(&program, &Step::FULL);
         let want = resize.f32s("vision_features");
@@ -361,7 +361,7 @@ fn checkpoint_forms_load_to_the_same_words() {
             let weights = Weights::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             let model = BitGenStage1::open(path, &weights, options).unwrap_or_else(|e| panic!("{e}"));
             let encoder = EncoderShape { max_rows: 4, max_samples: 1, images: true };
-            let plans = [model.record_image(), model.record_encoder(&encoder), model.record_decoder(4, 4)];
+            let plans = [model.record_image(1), model.record_encoder(&encoder), model.record_decoder(4, 4)];
             plans.iter().flatten().flat_map(|p| p.weights().map(|(w, _)| weights.load(w).unwrap())).collect()
         };
         let state_dict = words(&dir.join("pytorch_model.bin"));
@@ -393,6 +393,7 @@ fn the_library_gives_the_originals_similarities_captions_and_read_counts() {
             let texts: Vec<&[u32]> = ids.chunks(shape[1]).collect();
             let found = model.similarity(&texts, &images).unwrap().concat();
             assert!(rms(&found, &golden.f32s("det.sim_t2i_batch")) < EXACT, "{what}: {found:?}");
+            check_batches(&model, &images, &what);
 
             let want: Vec<u32> = golden.i32s("greedy.ids").into_iter().map(|id| id as u32).collect();
             let options = CaptionOptions { max_tokens: want.len(), ..Default::default() };
@@ -417,6 +418,20 @@ fn check_reads(dir: &Path, golden: &Golden, texts: &[&[u32]], images: &[Image], 
         assert_eq!(memory.read_count, golden.f32s(&format!("{prefix}.memory.read_count_after")), "{what}: {prefix}");
         let total = |counts: &[f32]| counts.iter().sum::<f32>();
         assert!(total(&model.memory().read_count) > total(&memory.read_count), "{what}: two passes count more");
+    }
+}
+
+/// Images of a batch are encoded as each is alone.
+fn check_batches(model: &BitGen, [a, b]: &[Image; 2], what: &str) {
+    let alone = [a, b].map(|image| model.image_features(std::slice::from_ref(image)).unwrap().remove(0));
+    for n in [0, 2, 4, 5, 9] {
+        let images: Vec<Image> = [a, b].into_iter().cycle().take(n).cloned().collect();
+        let found = model.image_features(&images).unwrap();
+        assert_eq!(found.len(), n, "{what}");
+        for (i, found) in found.iter().enumerate() {
+            let off = found.iter().zip(&alone[i % 2]).map(|(f, w)| (f - w).abs()).fold(0.0, f32::max);
+            assert!(off < 1e-6, "{what}: image {i} of {n} is off by {off}");
+        }
     }
 }
 

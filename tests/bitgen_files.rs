@@ -43,7 +43,7 @@ fn words(path: &Path, precision: Precision) -> Vec<(String, Vec<u32>)> {
     let model = BitGenStage1::open(path, &weights, load).unwrap_or_else(|e| panic!("{e}"));
     let encoder = EncoderShape { max_rows: 4, max_samples: 1, images: true };
     let plans =
-        [model.record_image(), model.record_features(4), model.record_encoder(&encoder), model.record_decoder(4, 4)];
+        [model.record_image(1), model.record_features(4), model.record_encoder(&encoder), model.record_decoder(4, 4)];
     let of_plan = |plan: Plan| {
         let constants = plan.slots.iter().filter_map(|slot| match &slot.kind {
             SlotKind::Constant(name, words) => Some((name.clone(), words.to_vec())),

@@ -61,7 +61,11 @@ fn the_json_counts_what_the_written_answers_show() {
             let own = family["own_expert_share"].as_f64().expect("the demo has this expert");
             // Its own expert is among 2 of 8 by chance a quarter of the time; the model is trained for more.
             assert!((0.5..=1.0).contains(&own), "{name}: {own}");
-            assert_eq!(family.as_object().map(|f| f.len()), Some(4));
+            let (nats, perplexity) = (family["cross_entropy"].as_f64(), family["perplexity"].as_f64());
+            // Almost all answers are right: their tokens surprise little.
+            assert!(nats.is_some_and(|n| (0.0..0.3).contains(&n)), "{name}: {nats:?}");
+            assert!((perplexity.unwrap_or_default() - nats.unwrap_or_default().exp()).abs() < 1e-9, "{name}");
+            assert_eq!(family.as_object().map(|f| f.len()), Some(6));
         }
     }
 }
@@ -78,15 +82,22 @@ fn the_table_has_a_row_a_family_and_one_for_all() {
     let dir = folder(&list.to_string());
     let out = succeeds(&["eval", "--data", &text(dir.path()), "--device", "cpu", "-n", "8"]);
     let rows: Vec<Vec<&str>> = out.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(rows[0], ["family", "n", "correct", "accuracy", "own", "expert"]);
+    assert_eq!(rows[0], ["family", "n", "correct", "accuracy", "own", "expert", "perplexity"]);
     assert_eq!(rows[1][..5], ["spatial_scene", "1", "1", "100.0", "%"]);
-    assert_eq!(rows[2], ["mine", "2", "0", "0.0", "%", "-"]);
+    assert_eq!(rows[2][..6], ["mine", "2", "0", "0.0", "%", "-"]);
     assert_eq!(rows[3][..5], ["all", "3", "1", "33.3", "%"]);
-    assert_eq!((rows[1].last(), rows[3][5..] == rows[1][5..], rows.len()), (Some(&"%"), true, 4));
+    assert_eq!((rows[1][6], rows[3][5..7] == rows[1][5..7], rows.len()), ("%", true, 4));
+    // The model says none of these as they stand: capitals, no such answer, no answer.
+    let perplexities: Vec<f64> = rows[1..].iter().map(|r| r[r.len() - 1].parse().expect("a number")).collect();
+    assert!(perplexities.iter().all(|&p| p > 10.0), "{perplexities:?}");
+    assert!(perplexities[0] < perplexities[2] && perplexities[2] < perplexities[1], "{perplexities:?}");
 
     let out = succeeds(&["eval", "--data", &text(dir.path()), "--device", "cpu", "--json"]);
     let out: Value = serde_json::from_str(&out).expect("JSON");
-    assert_eq!(out["families"]["mine"], json!({ "n": 2, "correct": 0, "accuracy": 0.0, "own_expert_share": null }));
+    let mut mine = out["families"]["mine"].as_object().expect("a family").clone();
+    let nats = mine.remove("cross_entropy").and_then(|v| v.as_f64()).expect("a number");
+    assert_eq!(mine.remove("perplexity").and_then(|v| v.as_f64()), Some(nats.exp()));
+    assert_eq!(Value::Object(mine), json!({ "n": 2, "correct": 0, "accuracy": 0.0, "own_expert_share": null }));
 }
 
 #[test]

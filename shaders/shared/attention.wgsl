@@ -7,10 +7,12 @@ const LEAST: f32 = -1e30; // finite, so that a difference of two is no NaN
 struct Params {
     lead: u32,
     rows: u32,
+    per_lead: u32, // queries of a leading row
+    together: u32, // queries that read the same keys
     heads: u32,
     group: u32, // query heads for a kv head
     d: u32,
-    n_keys: u32,
+    n_keys: u32, // of those queries
     q_at: u32,
     q_width: u32,
     k_at: u32,
@@ -28,7 +30,7 @@ fn span(row: u32) -> vec2<u32> {
 #ifdef CACHED
     return rows[row].zw;
 #else
-    return vec2<u32>(0u, params.n_keys);
+    return vec2<u32>(row / params.together * params.n_keys, params.n_keys);
 #endif
 }
 

@@ -13,7 +13,7 @@ use ternion::runtime::{
 };
 use ternion::{Error, Result};
 
-use super::output::Bar;
+use super::output::{Bar, check_writable};
 
 /// Which model, and where and how it runs.
 #[derive(Debug, Args)]
@@ -174,12 +174,48 @@ pub struct MemoryArgs {
     /// without it equal inputs give equal results.
     #[arg(long, value_name = "SEED")]
     pub memory_noise: Option<u64>,
+    /// With a BitGen: begin with the memory of this file, if there is one, and write it back at the end, with what was
+    /// read counted; a safetensors file, or one of the original's save_memory to begin with.
+    #[arg(long, value_name = "FILE")]
+    pub memory: Option<PathBuf>,
 }
 
 impl MemoryArgs {
     /// The noise.
     pub fn noise(&self) -> MemoryNoise {
         self.memory_noise.map_or(MemoryNoise::None, MemoryNoise::Seed)
+    }
+
+    /// Gives the model the memory that it is to begin with.
+    ///
+    /// # Errors
+    /// Those of [`BitGen::open_memory`], and [`Error::Io`] for a file that cannot be written later.
+    pub fn open(&self, model: &BitGen) -> Result<()> {
+        let Some(file) = &self.memory else { return Ok(()) };
+        if file.exists() {
+            model.open_memory(file)?;
+        }
+        check_writable(file)
+    }
+
+    /// Writes the model's memory back.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn save(&self, model: &BitGen) -> Result<()> {
+        self.memory.as_ref().map_or(Ok(()), |file| model.save_memory(file))
+    }
+
+    /// Refuses the options with a model that has no memory.
+    ///
+    /// # Errors
+    /// [`Error::Argument`].
+    pub fn refuse(&self) -> Result<()> {
+        let given = [("memory-noise", self.memory_noise.is_some()), ("memory", self.memory.is_some())];
+        match given.iter().find(|(_, given)| *given) {
+            Some((option, _)) => Err(Error::argument(option, "is for a BitGen; this model has no episodic memory")),
+            None => Ok(()),
+        }
     }
 }
 

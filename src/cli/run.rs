@@ -39,6 +39,9 @@ pub struct Run {
     generate: GenerateArgs,
     #[command(flatten)]
     memory: MemoryArgs,
+    /// With a BitGen: write the prompt beside the picture into its memory, which the file of --memory keeps.
+    #[arg(long, requires = "memory")]
+    remember: bool,
     #[command(flatten)]
     plot: PlotArgs,
 }
@@ -70,8 +73,9 @@ impl Run {
         verbose: bool,
     ) -> Outcome {
         let prompt = prompt.ok_or_else(|| Error::argument("prompt", "is missing; ask with -p"))?;
-        if self.memory.memory_noise.is_some() {
-            return Err(Error::argument("memory-noise", "is for a BitGen; this model has no episodic memory").into());
+        self.memory.refuse()?;
+        if self.remember {
+            return Err(Error::argument("remember", "is for a BitGen; this model has no episodic memory").into());
         }
         let plots = self.plot.plots(&self.image)?;
         let engine = self.model.open_chat(files)?;
@@ -102,7 +106,14 @@ impl Run {
             let problem = format!("{} pictures are given; a BitGen describes one", images.len());
             return Err(Error::argument("image", problem).into());
         }
+        let remembered = match (self.remember, prompt) {
+            (true, None) => {
+                return Err(Error::argument("remember", "needs a prompt to remember; give one with -p").into());
+            }
+            (remember, prompt) => prompt.filter(|_| remember),
+        };
         let model = self.model.open_bitgen(files)?;
+        self.memory.open(&model)?;
         let (mut out, mut written) = (io::stdout().lock(), Ok(()));
         // Many tokenizers put a space in front of a text's first word.
         let mut begun = false;
@@ -120,6 +131,10 @@ impl Run {
         }
         let caption = caption?;
         written?;
+        if let Some(prompt) = remembered {
+            model.remember(&model.tokens(prompt)?, images.first())?;
+        }
+        self.memory.save(&model)?;
         if verbose {
             caption_statistics(&model, &caption, images.len());
         }

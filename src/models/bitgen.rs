@@ -26,10 +26,10 @@ const READ_SCALE: f32 = 0.5;
 /// Names of the slots of BitGen's plans, beside [`slots::ROWS`], [`slots::OUTPUTS`], [`slots::PIXELS`] and
 /// [`slots::LOGITS`].
 pub mod bitgen_slots {
-    /// Output `[1, d]` of an image plan, `[max_rows, d]` of a feature plan: vectors of length 1 to compare by their
+    /// Output `[max_images, d]` of an image plan, `[max_rows, d]` of a feature plan: vectors of length 1 to compare by their
     /// product.
     pub const FEATURES: &str = "features";
-    /// Output `[1, d]` of an image plan, input `[max_rows, d]` of an encoder plan with images: what each row's text is
+    /// Output `[max_images, d]` of an image plan, input `[max_rows, d]` of an encoder plan with images: what each row's text is
     /// fused with.
     pub const IMAGE: &str = "image";
     /// Input `[samples, 2]`: first row and rows of each sample.
@@ -38,6 +38,8 @@ pub mod bitgen_slots {
     pub const MEMORY: &str = "memory";
     /// Input `[slots]`: what each slot's cosine is multiplied by.
     pub const QUALITY: &str = "quality";
+    /// Output `[max_rows, d_memory]`: what each row asks the memory with, and what is written when it is remembered.
+    pub const QUERY: &str = "query";
     /// Output `[max_rows, 5]`: the slots that each row has read.
     pub const READ: &str = "read";
     /// Output `[max_rows, d]`: the encoded text.
@@ -200,22 +202,25 @@ impl BitGenStage1 {
         }
     }
 
-    /// Records the encoding of one image: its features, and what text is fused with.
+    /// Records the encoding of images, a leading row each: their features, and what text is fused with.
     ///
     /// # Errors
     /// [`crate::Error::Plan`] if operands do not fit.
-    pub fn record_image(&self) -> Result<Plan> {
+    pub fn record_image(&self, max_images: usize) -> Result<Plan> {
         let p = PlanBuilder::new();
-        let pixels = p.input(slots::PIXELS, Spec::fixed(&[3, IMAGE_SIZE, IMAGE_SIZE], DType::F32));
+        let pixels = Spec::led(&[max_images, 3, IMAGE_SIZE, IMAGE_SIZE], DType::F32, Lead::Rows);
+        let pixels = p.input(slots::PIXELS, pixels);
         let x = match &self.vision {
             Vision::Dino(dino) => dino.record(&p, pixels),
             Vision::Cnn(cnn) => cnn.record(&p, pixels),
         };
-        let v = p.tag("vision_features", self.to_embed.apply(&p, x, None)); // [front + n, d_vision]
-        let span = || self.image_tokens().map(|n| n as u32).to_vec();
-        let patches = p.constant("patches", Spec::fixed(&[1, 2], DType::U32), span);
-        let common = p.tag("image_common", self.image.transform.apply(&p, v, None)); // [front + n, d]
-        p.output(bitgen_slots::IMAGE, p.span_mean(common, patches)); // [1, d]
+        let v = p.tag("vision_features", self.to_embed.apply(&p, x, None)); // [images, front + n, d_vision]
+        let [front, n] = self.image_tokens();
+        let spans = || (0..max_images).flat_map(|i| [i * (front + n) + front, n].map(|v| v as u32)).collect();
+        let spec = Spec::led(&[max_images, 2], DType::U32, Lead::Rows);
+        let patches = p.constant(&format!("patches of {max_images}"), spec, spans);
+        let common = p.tag("image_common", self.image.transform.apply(&p, v, None)); // [images, front + n, d]
+        p.output(bitgen_slots::IMAGE, p.span_mean(common, patches)); // [images, d]
         let x = p.span_mean(self.image.transform_itc.apply(&p, v, None), patches);
         p.output(bitgen_slots::FEATURES, self.image.features(&p, x));
         p.finish()
@@ -296,6 +301,7 @@ impl BitGenStage1 {
         p.tag("memory.retrieved", read);
         p.tag("memory.topk_indices", top);
         p.tag("memory.weights", weights);
+        p.output(bitgen_slots::QUERY, q);
         p.output(bitgen_slots::READ, top);
         let g = p.affine(p.unary(read, UnaryKind::Scale(READ_SCALE)), None, None, Some(q));
         let g = p.tag("memory.gpm_out", g);

@@ -1,7 +1,7 @@
 //! BitGen's small convolutional encoder: three convolutions, each with its batch norm folded in.
 
 use super::cursor::{Cursor, Table};
-use crate::ops::{PoolKind, UnaryKind, Window};
+use crate::ops::{Pixels, PoolKind, UnaryKind, Window};
 use crate::plan::{PlanBuilder, Slot};
 
 const EPS: f64 = 1e-5;
@@ -40,12 +40,13 @@ impl Cnn {
         Cnn { stages: stages.map(|((number, window), sizes)| Stage::load(w, number, window, sizes)).collect() }
     }
 
-    /// Pixels `[3, 224, 224]` → `[7², channels]`.
+    /// Pixels `[n, 3, 224, 224]` → `[n, 7², channels]`.
     pub fn record(&self, p: &PlanBuilder, pixels: Slot) -> Slot {
-        let mut x = pixels;
+        let (mut x, mut form) = (pixels, Pixels::Planes);
         for stage in &self.stages {
             let _scope = p.scope(format!("cnn.{}", stage.number));
-            x = stage.record(p, x);
+            x = stage.record(p, x, form);
+            form = Pixels::Rows;
             // The number of the last module here: ReLU is two behind the convolution, and the first one has a pool.
             let mut last = stage.number + 2;
             if stage.number == 0 {
@@ -83,9 +84,9 @@ impl Stage {
         }
     }
 
-    /// `[3, s, s]` or `[s², d_in]` → `[g², d_out]`, behind ReLU.
-    fn record(&self, p: &PlanBuilder, x: Slot) -> Slot {
-        let x = p.patches(x, self.window, 0);
+    /// `[n, 3, s, s]` or `[n, s², d_in]` → `[n, g², d_out]`, behind ReLU.
+    fn record(&self, p: &PlanBuilder, x: Slot, form: Pixels) -> Slot {
+        let x = p.patches(x, form, self.window, 0);
         p.unary(p.matmul(x, self.weight.slot(p), Some(self.bias.slot(p)), None), UnaryKind::Relu)
     }
 }

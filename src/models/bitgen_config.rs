@@ -15,6 +15,8 @@ pub const IMAGE_SIZE: usize = 224;
 const MOST: usize = 1 << 20;
 /// Most positions of a text. Each takes memory when a model is opened.
 const MOST_POSITIONS: usize = 1 << 13;
+/// The original's `memory_alpha`.
+const MEMORY_ALPHA: f32 = 0.2;
 /// Width of a head in every published DINOv2.
 const DINO_HEAD: usize = 64;
 /// Where DINOv2's heads are, which no shape shows: an object of a converted model's configuration, or a file beside the
@@ -46,6 +48,10 @@ pub struct BitGenConfig {
     pub next_token: bool,
     /// Ends a caption; none: the tokenizer's end of text does.
     pub eos: Option<u32>,
+    /// `memory_alpha`: how far a write moves a slot of the memory towards what is written, 0 to 1.
+    pub memory_alpha: f32,
+    /// `direct_writing`: whether the memory is written at all.
+    pub direct_writing: bool,
     /// All that the original says of it, training included, and DINOv2's heads.
     pub json: Map<String, Value>,
 }
@@ -149,11 +155,8 @@ impl BitGenConfig {
     pub fn read(files: &ModelFiles, weights: &Weights) -> Result<(BitGenSizes, Self)> {
         let source = Source::find(files, weights)?;
         let sizes = BitGenSizes::read(&source, weights)?;
-        let next_token = match source.json.get("next_token") {
-            None | Some(Value::Null) => false,
-            Some(Value::Bool(next)) => *next,
-            Some(other) => return Err(source.problem("next_token", other, "true or false")),
-        };
+        let (next_token, direct_writing) = (source.flag("next_token", false)?, source.flag("direct_writing", true)?);
+        let memory_alpha = source.share("memory_alpha", MEMORY_ALPHA)?;
         let eos = match source.json.get("eos_token_id") {
             None | Some(Value::Null) => None,
             Some(value) => Some(source.integer("eos_token_id", value, 0..sizes.vocab)? as u32),
@@ -163,7 +166,7 @@ impl BitGenConfig {
         if let BitGenVision::Dino(dino) = sizes.vision {
             json.insert(DINO_KEY.into(), json!({ DINO_HEADS: dino.heads }));
         }
-        Ok((sizes, BitGenConfig { next_token, eos, json }))
+        Ok((sizes, BitGenConfig { next_token, eos, memory_alpha, direct_writing, json }))
     }
 }
 
@@ -199,6 +202,25 @@ impl Source {
 
     fn problem(&self, key: &str, found: &Value, expected: &str) -> Error {
         Error::config(format!("{}: {key}", self.name), format!("is {found}, expected {expected}"))
+    }
+
+    fn flag(&self, key: &str, default: bool) -> Result<bool> {
+        match self.json.get(key) {
+            None | Some(Value::Null) => Ok(default),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(other) => Err(self.problem(key, other, "true or false")),
+        }
+    }
+
+    /// A number in 0..=1.
+    fn share(&self, key: &str, default: f32) -> Result<f32> {
+        match self.json.get(key) {
+            None | Some(Value::Null) => Ok(default),
+            Some(value) => match value.as_f64().filter(|share| (0.0..=1.0).contains(share)) {
+                Some(share) => Ok(share as f32),
+                None => Err(self.problem(key, value, "a number in 0..=1")),
+            },
+        }
     }
 
     fn integer(&self, key: &str, value: &Value, range: std::ops::Range<usize>) -> Result<usize> {

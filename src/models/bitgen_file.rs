@@ -83,7 +83,7 @@ impl Model for BitGenStage1 {
         serde_json::Value::Object(BitGenStage1::config(self).json.clone())
     }
 
-    /// An image, features of texts, both encoders with two texts, and a decoder's step of them.
+    /// Two images, features of texts, both encoders with two texts, and a decoder's step of them.
     fn trials(&self, _: DType) -> Result<Vec<Trial>> {
         let [first, second] = TEXTS.map(|n| n.min(self.sizes().positions));
         let n = first + second;
@@ -119,7 +119,12 @@ impl Model for BitGenStage1 {
         };
         let ends = vec![first as u32 - 1, n as u32 - 1];
         Ok(vec![
-            Trial { name: "image", plan: self.record_image()?, step: Step::FULL, inputs: Vec::new() },
+            Trial {
+                name: "image",
+                plan: self.record_image(2)?,
+                step: step(2, 2, self.image_info().tokens),
+                inputs: Vec::new(),
+            },
             Trial {
                 name: "features",
                 plan: self.record_features(n)?,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::files::Weights;
 use crate::plan::{PlanBuilder, Slot};
-use crate::tensor::{DType, Pack, Spec, WeightPart, WeightRef};
+use crate::tensor::{DType, Lead, Pack, Spec, WeightPart, WeightRef};
 use crate::ternary::WeightQuant;
 
 /// How weights are packed and cut.
@@ -77,6 +77,12 @@ impl Table {
     /// The slot of this table in a plan.
     pub fn slot(&self, p: &PlanBuilder) -> Slot {
         p.constant(&self.name, Spec::fixed(&self.shape, DType::F32), || self.words.to_vec())
+    }
+
+    /// The table `n` times over, once for each of so many leading rows of a step.
+    pub fn for_rows(&self, p: &PlanBuilder, n: usize) -> Slot {
+        let spec = Spec::led(&[&[n], &self.shape[..]].concat(), DType::F32, Lead::Rows);
+        p.constant(&format!("{} of {n}", self.name), spec, || self.words.repeat(n))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::cursor::{Cursor, Table, Tensor};
 use super::siglip::Affine;
-use crate::ops::{AttentionShape, Columns, UnaryKind, Window};
+use crate::ops::{AttentionShape, Columns, Pixels, UnaryKind, Window};
 use crate::plan::{PlanBuilder, Slot};
 
 /// Sizes of a DINOv2.
@@ -67,10 +67,11 @@ impl DinoV2 {
         }
     }
 
-    /// Pixels `[3, s, s]` → `[1 + g², d]`, the class token first.
+    /// Pixels `[n, 3, s, s]` → `[n, 1 + g², d]`, the class token first.
     pub fn record(&self, p: &PlanBuilder, pixels: Slot) -> Slot {
-        let patches = p.patches(pixels, Window::tiles(self.config.patch), 1); // [1 + g², 3·patch²]
-        let x = p.matmul(patches, self.patches.slot(p), None, Some(self.table.slot(p))); // [1 + g², d]
+        let table = self.table.for_rows(p, p.spec(pixels).shape[0]);
+        let patches = p.patches(pixels, Pixels::Planes, Window::tiles(self.config.patch), 1); // [n, 1 + g², 3·patch²]
+        let x = p.matmul(patches, self.patches.slot(p), None, Some(table)); // [n, 1 + g², d]
         let mut x = p.tag("dinov2.embeddings", x);
         for (i, layer) in self.layers.iter().enumerate() {
             let _scope = p.scope(format!("dinov2.{i}"));
@@ -97,14 +98,14 @@ impl Layer {
 
     fn record(&self, p: &PlanBuilder, x: Slot, DinoConfig { d, heads, .. }: DinoConfig) -> Slot {
         let h = self.norm1.normalise(p, x);
-        let qkv = self.qkv.apply(p, h, None); // [1 + g², 3·d]
+        let qkv = self.qkv.apply(p, h, None); // [n, 1 + g², 3·d]
         let columns = |at| Columns { slot: qkv, at };
         let shape = AttentionShape { heads, kv_heads: heads, d: d / heads };
-        let a = p.attention(columns(0), columns(d), columns(2 * d), shape); // [1 + g², d]
+        let a = p.attention(columns(0), columns(d), columns(2 * d), shape); // [n, 1 + g², d]
         let a = self.out.apply(p, a, None);
         let x = p.affine(a, Some(self.scale1.slot(p)), None, Some(x));
         let h = self.norm2.normalise(p, x);
-        let h = p.unary(self.fc1.apply(p, h, None), UnaryKind::GeluErf); // [1 + g², d_ff]
+        let h = p.unary(self.fc1.apply(p, h, None), UnaryKind::GeluErf); // [n, 1 + g², d_ff]
         let h = self.fc2.apply(p, h, None);
         p.affine(h, Some(self.scale2.slot(p)), None, Some(x))
     }

@@ -2,7 +2,7 @@
 
 use super::cursor::{Cursor, Tensor};
 use super::embernet_config::VisionConfig;
-use crate::ops::{AttentionShape, Columns, UnaryKind, Window};
+use crate::ops::{AttentionShape, Columns, Pixels, UnaryKind, Window};
 use crate::plan::{PlanBuilder, Slot};
 
 const EPS: f32 = 1e-6;
@@ -86,7 +86,7 @@ impl SigLip {
     pub fn record(&self, p: &PlanBuilder, pixels: Slot) -> Slot {
         let d = self.config.hidden_size;
         let heads = self.config.num_attention_heads;
-        let patches = p.patches(pixels, Window::tiles(self.config.patch_size), 0); // [g², 3·patch²]
+        let patches = p.patches(pixels, Pixels::Planes, Window::tiles(self.config.patch_size), 0); // [g², 3·patch²]
         let x = self.patches.apply(p, patches, Some(self.positions.slot(p))); // [g², d]
         let mut x = p.tag("siglip.embeddings", x);
         for (i, layer) in self.layers.iter().enumerate() {

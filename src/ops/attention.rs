@@ -31,10 +31,12 @@ impl AttentionShape {
         let params = AttentionParams {
             lead: inputs[0].lead as u32,
             rows: inputs[0].shape[0] as u32,
+            per_lead: inputs[0].rows_per_lead() as u32,
+            together: rows_together(inputs[0]) as u32,
             heads: self.heads as u32,
             group: (self.heads / self.kv_heads) as u32,
             d: self.d as u32,
-            n_keys: inputs[1].shape[0] as u32,
+            n_keys: rows_together(inputs[1]) as u32,
             q_at: at[0] as u32,
             q_width: inputs[0].width() as u32,
             k_at: at[1] as u32,
@@ -63,6 +65,11 @@ impl AttentionShape {
     }
 }
 
+/// Rows of one sequence: all of a matrix, or those of each matrix of several.
+fn rows_together(x: &Spec) -> usize {
+    x.shape.iter().rev().nth(1).copied().unwrap_or(1)
+}
+
 /// Some columns of a slot, from `at` on: q, k and v may lie side by side in one matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Columns {
@@ -76,7 +83,8 @@ pub struct Columns {
 /// (Milakov & Gimelshein 2018).
 ///
 /// q `[n, ..]` F32, k and v `[keys, ..]` F32 or F16 (columns of each) → `[n, heads · d]` F32. Cached: with
-/// rows `[n, 4]`, row r attends to keys `seq_base .. seq_base + seq_len`. Else every query attends to all keys.
+/// rows `[n, 4]`, row r attends to keys `seq_base .. seq_base + seq_len`. Else every query attends to all keys; with q
+/// `[m, n, ..]`, k and v `[m, keys, ..]` to those of its own matrix.
 /// d at most 256. Error: ≤ 1e-5 absolute on values of size 1.
 #[derive(Debug)]
 struct Attention {
@@ -88,6 +96,8 @@ struct Attention {
 params!(AttentionParams {
     lead: u32,
     rows: u32,
+    per_lead: u32,
+    together: u32,
     heads: u32,
     group: u32,
     d: u32,
@@ -124,7 +134,7 @@ const SLICE: usize = 64;
 const MAX_D: usize = 256;
 
 impl PlanBuilder {
-    /// Attention of every query over all keys: bidirectional, or cross.
+    /// Attention of every query over all keys: bidirectional, or cross; of several matrices, each query over its own.
     #[track_caller]
     pub fn attention(&self, q: Columns, k: Columns, v: Columns, shape: AttentionShape) -> Slot {
         let op = Attention { shape, at: [q.at, k.at, v.at], cached: false };
@@ -162,7 +172,8 @@ impl Attention {
             let row = &io.u32s(3)[r * ROW_WORDS..];
             (row[2] as usize, row[3] as usize)
         } else {
-            (0, io.spec(1).shape[0])
+            let n = rows_together(io.spec(1));
+            (r / rows_together(io.spec(0)) * n, n)
         }
     }
 
@@ -188,17 +199,22 @@ impl Op for Attention {
         let AttentionShape { heads, d, .. } = self.shape;
         let (q, k, v) = (inputs[0], inputs[1], inputs[2]);
         self.shape.check(q, self.at[0], &[("k", k, self.at[1]), ("v", v, self.at[2])])?;
-        require("v", v, v.shape[0] == k.shape[0] && v.dtype == k.dtype, "as many rows as k, of its dtype")?;
+        let like = v.rows() == k.rows() && rows_together(v) == rows_together(k) && v.dtype == k.dtype;
+        require("v", v, like, "as many rows as k, of its dtype")?;
+        let matrices = |x: &Spec| (x.shape.len(), if x.shape.len() == 3 { x.shape[0] } else { 1 });
+        require("q", q, (2..=3).contains(&q.shape.len()), "[n, d], or [m, n, d] for several matrices")?;
+        require("k", k, matrices(k) == matrices(q), "one matrix, or as many as q")?;
         if self.cached {
+            require("q", q, q.shape.len() == 2, "one matrix")?;
             expect("rows", inputs[3], &[q.shape[0], ROW_WORDS], &[DType::U32])?;
         }
-        Ok(vec![Spec::led(&[q.shape[0], heads * d], DType::F32, q.lead)])
+        Ok(vec![q.with_last(heads * d, DType::F32)])
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {
         let AttentionShape { heads, d, .. } = self.shape;
         let (q, q_width) = (io.f32s(0), io.spec(0).width());
-        for r in 0..step.leading(io.spec(0)) {
+        for r in 0..step.rows_of(io.spec(0)) {
             let (first, n) = self.span(io, r);
             for h in 0..heads {
                 let head = self.head(io, h);
@@ -223,7 +239,7 @@ impl Op for Attention {
 
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
         let AttentionShape { heads, kv_heads, d } = self.shape;
-        let spans: Vec<(usize, usize)> = (0..step.leading(io.spec(0))).map(|r| self.span(io, r)).collect();
+        let spans: Vec<(usize, usize)> = (0..step.rows_of(io.spec(0))).map(|r| self.span(io, r)).collect();
         let attention = fast::Attention {
             q: fast::Matrix { data: io.f32s(0), width: io.spec(0).width(), at: self.at[0] },
             k: fast::Matrix { data: io.floats(1), width: io.spec(1).width(), at: self.at[1] },
@@ -233,6 +249,7 @@ impl Op for Attention {
             d,
             scale: self.shape.scale(),
             spans: &spans,
+            together: if self.cached { 1 } else { rows_together(io.spec(0)) },
         };
         attention.run(io.threads, io.out_f32s(0));
     }
@@ -249,14 +266,14 @@ impl Op for Attention {
 
     fn kernel(&self, caps: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
         let AttentionShape { heads, kv_heads, d } = self.shape;
-        let q = inputs[0].leading_only();
+        let q = inputs[0];
         if self.is_few(inputs) {
             return self.few(caps, inputs);
         }
         let slices = Extent::Fixed(kv_heads * d.div_ceil(SLICE));
-        let queries = |per| Extent::rows(&q, heads / kv_heads, per);
-        let (source, grid) = if q.shape[0] <= FEW_ROWS {
-            (shader!("attention"), Grid::xy(Extent::Fixed(heads), Extent::rows(&q, 1, 1)))
+        let queries = |per| Extent::rows(q, heads / kv_heads, per);
+        let (source, grid) = if q.rows() <= FEW_ROWS {
+            (shader!("attention"), Grid::xy(Extent::Fixed(heads), Extent::rows(q, 1, 1)))
         } else if caps.shuffles {
             (shader!("attention_lanes"), Grid::xy(slices, queries(LANE_QUERIES)))
         } else {

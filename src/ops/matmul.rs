@@ -1,12 +1,13 @@
 //! The dense product with f32, f16 or 8-bit weights.
 
+use std::ops::Range;
+
 use crate::error::Result;
 use crate::ops::{expect, fast, require};
 use crate::params;
-use crate::plan::{Caps, Extent, Floats, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
+use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
 use crate::tensor::{DType, Spec};
-use crate::threads::Threads;
 
 /// `y[r, col0 + o] = Σ_i x[r, i] · w[o, i] + bias[o] + residual[r, o]`.
 ///
@@ -83,18 +84,21 @@ impl Op for MatMul {
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {
-        self.run(step, io, |d, _, x, w, y| {
-            for r in 0..d.rows {
-                for o in 0..d.d_out {
-                    let product = |i| f64::from(x[r * d.d_in + i]) * f64::from(w.get(o * d.d_in + i));
-                    y[r * d.y_width + d.col0 + o] = (0..d.d_in).map(product).sum::<f64>() as f32;
-                }
+        let (d, x, w, ends) = (self.sizes(step, io), io.f32s(0), io.floats(1), self.ends(io));
+        for (r, y) in io.out_f32s(0).chunks_exact_mut(d.y_width).enumerate().take(d.rows) {
+            let y = &mut y[d.col0..][..d.d_out];
+            for (o, y) in y.iter_mut().enumerate() {
+                let product = |i| f64::from(x[r * d.d_in + i]) * f64::from(w.get(o * d.d_in + i));
+                *y = (0..d.d_in).map(product).sum::<f64>() as f32;
             }
-        });
+            ends.add(r, 0..d.d_out, y);
+        }
     }
 
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
-        self.run(step, io, fast::dense);
+        let (d, x, w, ends) = (self.sizes(step, io), io.f32s(0), io.floats(1), self.ends(io));
+        let threads = io.threads;
+        fast::dense(d, threads, x, w, io.out_f32s(0), |r, outs, y| ends.add(r, outs, y));
     }
 
     fn kernel(&self, caps: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
@@ -137,35 +141,48 @@ impl Op for MatMul {
 }
 
 impl MatMul {
-    /// The product by `f`, then the scales of 8-bit weights, bias and residual.
-    fn run(&self, step: &Step, io: &mut Io, f: impl Fn(fast::Dense, &Threads, &[f32], Floats, &mut [f32])) {
-        let (x, w) = (io.f32s(0), io.floats(1));
-        let d = fast::Dense {
+    fn sizes(&self, step: &Step, io: &Io) -> fast::Dense {
+        fast::Dense {
             rows: step.rows_of(io.spec(0)),
             d_out: io.spec(1).shape[0],
             d_in: io.spec(0).width(),
             col0: self.col0,
             y_width: self.width,
-        };
-        let scales = (io.spec(1).dtype == DType::Int8).then(|| io.int8(1).1);
-        let bias = self.bias.then(|| io.f32s(2));
-        let residual = self.residual.then(|| io.f32s(2 + usize::from(self.bias)));
-        let threads = io.threads;
-        let y = io.out_f32s(0);
-        f(d, threads, x, w, y);
+        }
+    }
+
+    fn ends<'a>(&self, io: &Io<'a>) -> Ends<'a> {
+        Ends {
+            scales: (io.spec(1).dtype == DType::Int8).then(|| io.int8(1).1),
+            bias: self.bias.then(|| io.f32s(2)),
+            residual: self.residual.then(|| io.f32s(2 + usize::from(self.bias))),
+            col0: self.col0,
+            width: self.width,
+        }
+    }
+}
+
+/// What follows a sum of products: the scales of 8-bit weights, bias and residual.
+struct Ends<'a> {
+    scales: Option<&'a [f32]>,
+    bias: Option<&'a [f32]>,
+    residual: Option<&'a [f32]>,
+    col0: usize,
+    width: usize,
+}
+
+impl Ends<'_> {
+    /// Adds them to the outputs `outs` of row `r`.
+    fn add(&self, r: usize, outs: Range<usize>, y: &mut [f32]) {
         let add = |y: &mut [f32], more: &[f32]| y.iter_mut().zip(more).for_each(|(y, v)| *y += v);
-        for r in 0..d.rows {
-            let at = r * d.y_width + d.col0;
-            let y = &mut y[at..at + d.d_out];
-            if let Some(scales) = scales {
-                y.iter_mut().zip(scales).for_each(|(y, scale)| *y *= scale);
-            }
-            if let Some(bias) = bias {
-                add(y, bias);
-            }
-            if let Some(residual) = residual {
-                add(y, &residual[at..at + d.d_out]);
-            }
+        if let Some(scales) = self.scales {
+            y.iter_mut().zip(&scales[outs.clone()]).for_each(|(y, scale)| *y *= scale);
+        }
+        if let Some(bias) = self.bias {
+            add(y, &bias[outs.clone()]);
+        }
+        if let Some(residual) = self.residual {
+            add(y, &residual[r * self.width + self.col0 + outs.start..][..outs.len()]);
         }
     }
 }

@@ -47,7 +47,7 @@ pub use bit_linear::BitInput;
 pub use embed::{ROW_WORDS, Row, TOKEN_CLAMP, TOKEN_IMAGE};
 pub use memory_read::MAX_MEMORY;
 pub use norm_quantise::{ActQuant, Experts};
-pub use patches::Window;
+pub use patches::{Pixels, Window};
 pub use pool::PoolKind;
 pub use read_words::READ_CHUNK;
 pub use rms_norm::RmsNorm;

@@ -5,7 +5,7 @@ use crate::ops::require;
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
-use crate::tensor::{DType, Spec};
+use crate::tensor::{DType, Lead, Spec};
 
 /// Square windows over a square image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,21 +36,73 @@ impl Window {
     }
 }
 
-/// Side and channels of a square image: `[channels, s, s]`, or pixels as rows `[s², channels]`.
-pub(super) fn square(x: &Spec) -> Option<[usize; 2]> {
-    match x.shape[..] {
-        [channels, height, width] if height == width => Some([width, channels]),
-        [pixels, channels] if pixels.isqrt().pow(2) == pixels => Some([pixels.isqrt(), channels]),
-        _ => None,
+/// How the elements of a square image lie; several images have one more dimension in front.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pixels {
+    /// A plane for each channel, `[channels, s, s]`.
+    Planes,
+    /// A row for each pixel, `[s², channels]`.
+    Rows,
+}
+
+/// Square images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Square {
+    /// Pixels a side.
+    pub side: usize,
+    /// Channels.
+    pub channels: usize,
+    /// Whether there are several images, or may be.
+    pub several: bool,
+}
+
+impl Pixels {
+    /// The images that a slot holds, if it has their form.
+    pub(super) fn square(self, x: &Spec) -> Option<Square> {
+        let (side, channels, rank) = match (self, &x.shape[..]) {
+            (Pixels::Planes, [.., channels, height, width]) => (height == width).then_some((*width, *channels, 3)),
+            (Pixels::Rows, [.., pixels, channels]) => {
+                (pixels.isqrt().pow(2) == *pixels).then_some((pixels.isqrt(), *channels, 2))
+            }
+            _ => None,
+        }?;
+        (x.shape.len() - rank <= 1).then_some(Square { side, channels, several: x.shape.len() > rank })
+    }
+
+    /// Elements between neighbouring channels, and between neighbouring pixels.
+    fn steps(self, Square { side, channels, .. }: Square) -> [usize; 2] {
+        match self {
+            Pixels::Planes => [side * side, 1],
+            Pixels::Rows => [1, channels],
+        }
     }
 }
 
-/// x `[channels, s, s]` or `[s², channels]` F32 → `[front + g², w]` F32, g the windows a side: `front` rows of zeros, then
+impl Square {
+    /// Elements of an image.
+    pub(super) fn len(self) -> usize {
+        self.side * self.side * self.channels
+    }
+
+    /// The images of a slot x as matrices `[rows, width]`.
+    pub(super) fn matrices(self, x: &Spec, rows: usize, width: usize) -> Spec {
+        let shape = if self.several { vec![x.shape[0], rows, width] } else { vec![rows, width] };
+        Spec { shape, dtype: DType::F32, lead: if self.several { x.lead } else { Lead::Fixed } }
+    }
+
+    /// How many of a slot's images a step uses.
+    pub(super) fn used(self, x: &Spec, step: &Step) -> usize {
+        if self.several { step.leading(x) } else { 1 }
+    }
+}
+
+/// x, an image or several ([`Pixels`]) F32 → `[front + g², w]` F32 of each, g the windows a side: `front` rows of zeros, then
 /// row `(Y, X)`, column `(c, y, x)`, the order of a convolution's weight; zeros outside the image, and in the columns
 /// behind `channels · size²` that make w a multiple of 4. With the weight as a matrix this is a convolution, or a vision
 /// transformer's patch embedding (Dosovitskiy et al. 2020).
 #[derive(Debug)]
 struct Patches {
+    pixels: Pixels,
     window: Window,
     front: usize,
 }
@@ -69,16 +121,11 @@ params!(PatchesParams {
 });
 
 impl PlanBuilder {
-    /// The windows of an image, behind `front` rows of zeros for tokens that are no patch.
+    /// The windows of each image, behind `front` rows of zeros for tokens that are no patch.
     #[track_caller]
-    pub fn patches(&self, x: Slot, window: Window, front: usize) -> Slot {
-        self.push(Patches { window, front }, &[x])
+    pub fn patches(&self, x: Slot, pixels: Pixels, window: Window, front: usize) -> Slot {
+        self.push(Patches { pixels, window, front }, &[x])
     }
-}
-
-/// Elements between neighbouring channels, and between neighbouring pixels.
-fn steps(x: &Spec, [side, channels]: [usize; 2]) -> [usize; 2] {
-    if x.shape.len() == 3 { [side * side, 1] } else { [1, channels] }
 }
 
 impl Op for Patches {
@@ -88,40 +135,47 @@ impl Op for Patches {
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>> {
         let x = inputs[0];
-        let form = square(x).filter(|_| x.dtype == DType::F32);
-        require("image", x, form.is_some(), "[channels, s, s] or [s², channels] F32")?;
-        let [side, channels] = form.unwrap_or_default();
-        let grid = self.window.count(side);
+        let form = self.pixels.square(x).filter(|_| x.dtype == DType::F32);
+        let expected = match self.pixels {
+            Pixels::Planes => "[channels, s, s] F32, or several of them",
+            Pixels::Rows => "[s², channels] F32, or several of them",
+        };
+        require("image", x, form.is_some(), expected)?;
+        let form = form.unwrap_or_default();
+        let grid = self.window.count(form.side);
         require("image", x, grid.is_some(), "at least a window wide")?;
-        let (grid, columns) = (grid.unwrap_or_default(), channels * self.window.size.pow(2));
-        Ok(vec![Spec::fixed(&[self.front + grid * grid, columns.next_multiple_of(4)], DType::F32)])
+        let (grid, columns) = (grid.unwrap_or_default(), form.channels * self.window.size.pow(2));
+        Ok(vec![form.matrices(x, self.front + grid * grid, columns.next_multiple_of(4))])
     }
 
-    fn cpu(&self, _: &Step, io: &mut Io) {
+    fn cpu(&self, step: &Step, io: &mut Io) {
         let (x, spec, window) = (io.f32s(0), io.spec(0), self.window);
-        let form @ [side, channels] = square(spec).unwrap_or_default();
+        let form = self.pixels.square(spec).unwrap_or_default();
+        let Square { side, channels, .. } = form;
         let (grid, width, size) = (window.count(side).unwrap_or_default(), io.out_spec(0).width(), window.size);
-        let [step_channel, step_pixel] = steps(spec, form);
-        for (at, out) in io.out_f32s(0).iter_mut().enumerate() {
-            let (i, token) = (at % width, (at / width).checked_sub(self.front));
+        let [step_channel, step_pixel] = self.pixels.steps(form);
+        let rows = self.front + grid * grid;
+        for (at, out) in io.out_f32s(0).iter_mut().enumerate().take(form.used(spec, step) * rows * width) {
+            let (i, row) = (at % width, at / width);
+            let (image, token) = (row / rows * form.len(), (row % rows).checked_sub(self.front));
             let pixel = token.filter(|_| i < channels * size * size).and_then(|token| {
                 let row = window.pixel(token / grid, i / size % size, side)?;
                 Some(row * side + window.pixel(token % grid, i % size, side)?)
             });
-            *out = pixel.map_or(0.0, |pixel| x[i / (size * size) * step_channel + pixel * step_pixel]);
+            *out = pixel.map_or(0.0, |pixel| x[image + i / (size * size) * step_channel + pixel * step_pixel]);
         }
     }
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
-        let (form, window) = (square(inputs[0]).unwrap_or_default(), self.window);
-        let [step_channel, step_pixel] = steps(inputs[0], form);
+        let (form, window) = (self.pixels.square(inputs[0]).unwrap_or_default(), self.window);
+        let [step_channel, step_pixel] = self.pixels.steps(form);
         let params = PatchesParams {
-            side: form[0] as u32,
-            channels: form[1] as u32,
+            side: form.side as u32,
+            channels: form.channels as u32,
             size: window.size as u32,
             stride: window.stride as u32,
             pad: window.pad as u32,
-            grid: window.count(form[0]).unwrap_or_default() as u32,
+            grid: window.count(form.side).unwrap_or_default() as u32,
             front: self.front as u32,
             width: outputs[0].width() as u32,
             step_channel: step_channel as u32,

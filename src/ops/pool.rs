@@ -1,7 +1,7 @@
 //! Largest values and means of windows of an image.
 
 use crate::error::Result;
-use crate::ops::patches::{Window, square};
+use crate::ops::patches::{Pixels, Square, Window};
 use crate::ops::require;
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
@@ -18,14 +18,14 @@ pub enum PoolKind {
 }
 
 /// Each channel's largest value, or mean, over each window; x `[s², channels]` F32 → `[g², channels]` F32 with g windows a
-/// side. What lies outside the image is left out of both.
+/// side, or several of each. What lies outside the image is left out of both.
 #[derive(Debug)]
 struct Pool {
     window: Window,
     kind: PoolKind,
 }
 
-params!(PoolParams { side: u32, channels: u32, size: u32, stride: u32, pad: u32, grid: u32 });
+params!(PoolParams { lead: u32, images: u32, side: u32, channels: u32, size: u32, stride: u32, pad: u32, grid: u32 });
 
 impl PlanBuilder {
     /// Largest values or means of the windows of an image whose pixels are rows.
@@ -42,21 +42,22 @@ impl Op for Pool {
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>> {
         let x = inputs[0];
-        let form = square(x).filter(|_| x.dtype == DType::F32 && x.shape.len() == 2);
-        require("image", x, form.is_some(), "[s², channels] F32")?;
-        let [side, channels] = form.unwrap_or_default();
-        let grid = self.window.count(side);
+        let form = Pixels::Rows.square(x).filter(|_| x.dtype == DType::F32);
+        require("image", x, form.is_some(), "[s², channels] F32, or several of them")?;
+        let form = form.unwrap_or_default();
+        let grid = self.window.count(form.side);
         require("image", x, grid.is_some(), "at least a window wide")?;
-        let grid = grid.unwrap_or_default();
-        Ok(vec![Spec::fixed(&[grid * grid, channels], DType::F32)])
+        Ok(vec![form.matrices(x, grid.unwrap_or_default().pow(2), form.channels)])
     }
 
-    fn cpu(&self, _: &Step, io: &mut Io) {
+    fn cpu(&self, step: &Step, io: &mut Io) {
         let (x, window) = (io.f32s(0), self.window);
-        let [side, channels] = square(io.spec(0)).unwrap_or_default();
+        let form = Pixels::Rows.square(io.spec(0)).unwrap_or_default();
+        let (Square { side, channels, .. }, images) = (form, form.used(io.spec(0), step));
         let grid = window.count(side).unwrap_or_default();
-        for (at, y) in io.out_f32s(0).iter_mut().enumerate() {
-            let (c, token) = (at % channels, at / channels);
+        for (at, y) in io.out_f32s(0).iter_mut().enumerate().take(images * grid * grid * channels) {
+            let (c, token) = (at % channels, at / channels % (grid * grid));
+            let x = &x[at / (grid * grid * channels) * form.len()..];
             let pixels = |n: usize| (0..window.size).filter_map(move |i| window.pixel(n, i, side));
             let rows = pixels(token / grid);
             let values = rows.flat_map(|row| pixels(token % grid).map(move |col| x[(row * side + col) * channels + c]));
@@ -70,8 +71,11 @@ impl Op for Pool {
     }
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
-        let ([side, channels], window) = (square(inputs[0]).unwrap_or_default(), self.window);
+        let (form, window) = (Pixels::Rows.square(inputs[0]).unwrap_or_default(), self.window);
+        let Square { side, channels, several } = form;
         let params = PoolParams {
+            lead: outputs[0].lead as u32,
+            images: if several { inputs[0].shape[0] as u32 } else { 1 },
             side: side as u32,
             channels: channels as u32,
             size: window.size as u32,

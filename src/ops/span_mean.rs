@@ -7,7 +7,7 @@ use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, 
 use crate::shader;
 use crate::tensor::{DType, Spec};
 
-/// `y[s] = Σ_{r < count} x[first + r] / count`; x `[n, d]` F32, spans `[m, 2]` U32 (first, count ≥ 1) → y `[m, d]` F32.
+/// `y[s] = Σ_{r < count} x[first + r] / count`; x `[.., d]` F32, rows counted through, spans `[m, 2]` U32 (first, count ≥ 1) → y `[m, d]` F32.
 #[derive(Debug)]
 struct SpanMean;
 
@@ -28,7 +28,7 @@ impl Op for SpanMean {
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>> {
         let (x, spans) = (inputs[0], inputs[1]);
-        require("x", x, x.dtype == DType::F32 && x.shape.len() == 2, "[n, d] F32")?;
+        require("x", x, x.dtype == DType::F32 && x.shape.len() >= 2, "[.., d] F32")?;
         expect("spans", spans, &[spans.shape[0], 2], &[DType::U32])?;
         Ok(vec![spans.with_last(x.width(), DType::F32)])
     }

@@ -212,6 +212,20 @@ impl Floats<'_> {
         }
     }
 
+    /// Number of elements.
+    pub fn len(self) -> usize {
+        match self {
+            Floats::F32(v) => v.len(),
+            Floats::F16(v) => v.len(),
+            Floats::Int8(v) => v.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
     /// Element `i` as f32.
     pub fn get(self, i: usize) -> f32 {
         match self {

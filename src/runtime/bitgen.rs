@@ -1,9 +1,12 @@
 //! BitGen on a device: features of images and texts in one space, their similarities, and captions.
 
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
+
+use rayon::prelude::*;
 
 use super::core::{floats, required};
 use super::device;
@@ -21,6 +24,10 @@ use crate::tensor::DType;
 
 /// Texts whose features are computed in one step.
 const FEATURE_ROWS: usize = 64;
+/// Rows of the decoder whose logits are read after one step.
+const DECODER_OUTPUTS: usize = 16;
+/// Images that are encoded in one step: of more, some kernels would be more workgroups than adapters launch at once.
+const IMAGES: usize = 4;
 /// Bounds on the temperature that divides similarities, as in the original's loss.
 const TEMPERATURE: [f32; 2] = [0.001, 1.0];
 
@@ -42,6 +49,8 @@ pub struct Encoded {
     pub embeddings: Vec<f32>,
     /// Their mean `[d]`, all that the decoder reads of them.
     pub context: Vec<f32>,
+    /// What each token asks the memory with, `[tokens, d_memory]`.
+    pub query: Vec<f32>,
     /// The slots of the memory that each token has read, `[tokens, 5]`.
     pub read: Vec<u32>,
 }
@@ -55,6 +64,13 @@ pub struct BitGen {
     tokenizer: Option<Tokenizer>,
     memory: Mutex<EpisodicMemory>,
     core: Mutex<Core>,
+}
+
+/// What becomes of an image.
+pub(super) struct Seen {
+    pub features: Vec<f32>,
+    /// What text is fused with.
+    pub common: Vec<f32>,
 }
 
 /// A prepared plan.
@@ -109,11 +125,11 @@ impl BitGen {
         let n = model.sizes().positions;
         let encoder = |images| model.record_encoder(&EncoderShape { max_rows: n, max_samples: 1, images });
         let plans = [
-            model.record_image()?,
+            model.record_image(IMAGES)?,
             model.record_features(FEATURE_ROWS)?,
             encoder(false)?,
             encoder(true)?,
-            model.record_decoder(n, 1)?,
+            model.record_decoder(n, n.min(DECODER_OUTPUTS))?,
         ]
         .map(Arc::new);
         let put = |name: &str, words| backend.load_weight(name, words);
@@ -174,7 +190,12 @@ impl BitGen {
 
     /// The episodic memory as it is now.
     pub fn memory(&self) -> EpisodicMemory {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.remembered().clone()
+    }
+
+    /// The episodic memory, to change it.
+    pub(super) fn remembered(&self) -> MutexGuard<'_, EpisodicMemory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The tokens of a text, with those that the tokenizer puts around it.
@@ -197,12 +218,25 @@ impl BitGen {
         self.tokenizer.as_ref().ok_or_else(no_tokenizer)
     }
 
-    /// Features of images: vectors `[d]` of length 1.
+    /// Features of images: vectors `[d]` of length 1. Several are encoded in one step, while the next ones are resized.
     ///
     /// # Errors
     /// [`Error::Device`] if the device was lost.
     pub fn image_features(&self, images: &[Image]) -> Result<Vec<Vec<f32>>> {
-        images.iter().map(|image| Ok(self.see(image)?.0)).collect()
+        Ok(self.see_all(images)?.into_iter().map(|seen| seen.features).collect())
+    }
+
+    /// What becomes of images.
+    pub(super) fn see_all(&self, images: &[Image]) -> Result<Vec<Seen>> {
+        let mut steps = images.chunks(IMAGES);
+        let (mut all, mut pixels) = (Vec::with_capacity(images.len()), self.pixels(steps.next().unwrap_or(&[])));
+        while !pixels.is_empty() {
+            let next = steps.next().unwrap_or(&[]);
+            let (seen, following) = rayon::join(|| self.see(&pixels), || self.pixels(next));
+            all.extend(seen?);
+            pixels = following;
+        }
+        Ok(all)
     }
 
     /// Features of texts, given as tokens: vectors `[d]` of length 1. As in the original they are those of a text's first
@@ -245,12 +279,19 @@ impl BitGen {
     /// noise of another size; [`Error::Device`] if the device was lost.
     pub fn encode(&self, text: &[u32], image: Option<&Image>, noise: &MemoryNoise) -> Result<Encoded> {
         self.check_text(text)?;
-        let common = image.map(|image| self.see(image)).transpose()?.map(|(_, common)| common);
+        let seen = image.map(|image| self.see(&self.pixels(std::slice::from_ref(image)))).transpose()?;
+        let common = seen.and_then(|seen| seen.into_iter().next()).map(|seen| seen.common);
+        self.encode_seen(text, common.as_deref(), noise)
+    }
+
+    /// [`BitGen::encode`] of a text beside what was [`Seen`] for fusion.
+    pub(super) fn encode_seen(&self, text: &[u32], common: Option<&[f32]>, noise: &MemoryNoise) -> Result<Encoded> {
+        self.check_text(text)?;
         let memory = self.memory();
         let (matrix, n, d) = (memory.drawn(noise)?, text.len(), self.sizes().d);
         let mut core = self.core();
-        let program = core.encoders[usize::from(image.is_some())].clone();
-        core.write(&program, slots::ROWS, bytemuck::cast_slice(&rows(text, |_| n)))?;
+        let program = core.encoders[usize::from(common.is_some())].clone();
+        core.write(&program, slots::ROWS, bytemuck::cast_slice(&text_rows(text, |_| n)))?;
         core.write(&program, bitgen_slots::SPANS, &[0, n as u32])?;
         core.write(&program, bitgen_slots::MEMORY, bytemuck::cast_slice(&matrix))?;
         core.write(&program, bitgen_slots::QUALITY, bytemuck::cast_slice(&memory.quality))?;
@@ -259,13 +300,19 @@ impl BitGen {
         }
         core.run(&program, &step(n, 1, n))?;
         let width = program.plan.outputs.get(bitgen_slots::READ).map_or(0, |&slot| program.plan.spec(slot).width());
-        let wanted = [(bitgen_slots::EMBEDDINGS, n * d), (bitgen_slots::CONTEXT, d), (bitgen_slots::READ, n * width)];
+        let wanted = [
+            (bitgen_slots::EMBEDDINGS, n * d),
+            (bitgen_slots::CONTEXT, d),
+            (bitgen_slots::QUERY, n * self.sizes().memory[1]),
+            (bitgen_slots::READ, n * width),
+        ];
         let mut found = core.read(&program, &wanted)?.into_iter();
         let mut next = || found.next().unwrap_or_default();
-        let (embeddings, context, read) = (next(), next(), next());
+        let [embeddings, context, query] = [next(), next(), next()].map(|words| floats(&words));
+        let read = next();
         drop(core);
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner).count_reads(&read);
-        Ok(Encoded { embeddings: floats(&embeddings), context: floats(&context), read })
+        self.remembered().count_reads(&read);
+        Ok(Encoded { embeddings, context, query, read })
     }
 
     /// Logits `[vocab]` of what follows `tokens`, given the mean of a text's embeddings.
@@ -273,33 +320,55 @@ impl BitGen {
     /// # Errors
     /// As [`BitGen::encode`].
     pub fn logits(&self, tokens: &[u32], context: &[f32]) -> Result<Vec<f32>> {
+        self.logits_behind(tokens, context, tokens.len().saturating_sub(1)..tokens.len())
+    }
+
+    /// Logits `[rows, vocab]` behind some of `tokens`, given the mean of a text's embeddings. They depend on all tokens:
+    /// the decoder's activations have one scale over all rows.
+    ///
+    /// # Errors
+    /// As [`BitGen::encode`]; [`Error::Argument`] for rows that are not there.
+    pub fn logits_behind(&self, tokens: &[u32], context: &[f32], rows: Range<usize>) -> Result<Vec<f32>> {
         self.check_text(tokens)?;
+        if rows.end > tokens.len() {
+            return Err(Error::argument("rows", format!("end at {}, there are {} tokens", rows.end, tokens.len())));
+        }
         let (n, d, mut core) = (tokens.len(), self.sizes().d, self.core());
         if context.len() != d {
             return Err(Error::argument("context", format!("{} values, expected {d}", context.len())));
         }
         let program = core.decoder.clone();
-        core.write(&program, slots::ROWS, bytemuck::cast_slice(&rows(tokens, |pos| pos + 1)))?;
-        core.write(&program, slots::OUTPUTS, &[n as u32 - 1])?;
+        core.write(&program, slots::ROWS, bytemuck::cast_slice(&text_rows(tokens, |pos| pos + 1)))?;
         core.write(&program, bitgen_slots::CONTEXT, bytemuck::cast_slice(&context.repeat(n)))?;
-        core.run(&program, &step(n, 1, n))?;
-        Ok(floats(&core.read(&program, &[(slots::LOGITS, self.sizes().vocab)])?.concat()))
+        let (rows, mut logits): (Vec<u32>, _) = (rows.map(|row| row as u32).collect(), Vec::new());
+        for rows in rows.chunks(DECODER_OUTPUTS) {
+            core.write(&program, slots::OUTPUTS, rows)?;
+            core.run(&program, &step(n, rows.len(), n))?;
+            let words = core.read(&program, &[(slots::LOGITS, rows.len() * self.sizes().vocab)])?.concat();
+            logits.extend_from_slice(bytemuck::cast_slice(&words));
+        }
+        Ok(logits)
     }
 
-    /// An image's features, and what text is fused with.
-    fn see(&self, image: &Image) -> Result<(Vec<f32>, Vec<f32>)> {
+    /// What the encoder reads of images, those of one step.
+    fn pixels(&self, images: &[Image]) -> Vec<Vec<f32>> {
         let ImageInfo { size, mean, std, .. } = self.info;
-        let pixels = image.bilinear_values(size, mean, std);
-        let (d, mut core) = (self.sizes().d, self.core());
-        let program = core.image.clone();
-        core.write(&program, slots::PIXELS, bytemuck::cast_slice(&pixels))?;
-        core.run(&program, &Step::FULL)?;
-        let found = core.read(&program, &[(bitgen_slots::FEATURES, d), (bitgen_slots::IMAGE, d)])?.concat();
-        let (features, common) = found.split_at(d.min(found.len()));
-        Ok((floats(features), floats(common)))
+        images.par_iter().map(|image| image.bilinear_values(size, mean, std)).collect()
     }
 
-    fn check_text(&self, text: &[u32]) -> Result<()> {
+    /// Encodes the images of one step.
+    fn see(&self, pixels: &[Vec<f32>]) -> Result<Vec<Seen>> {
+        let (n, d, mut core) = (pixels.len(), self.sizes().d, self.core());
+        let program = core.image.clone();
+        core.write(&program, slots::PIXELS, bytemuck::cast_slice(&pixels.concat()))?;
+        core.run(&program, &step(n, n, self.info.tokens))?;
+        let found = core.read(&program, &[(bitgen_slots::FEATURES, n * d), (bitgen_slots::IMAGE, n * d)])?;
+        let [features, common] = [0, 1].map(|i| found.get(i).map_or(&[][..], |words| words));
+        let both = features.chunks(d).zip(common.chunks(d));
+        Ok(both.map(|(features, common)| Seen { features: floats(features), common: floats(common) }).collect())
+    }
+
+    pub(super) fn check_text(&self, text: &[u32]) -> Result<()> {
         let (most, vocab) = (self.sizes().positions, self.sizes().vocab);
         if text.is_empty() || text.len() > most {
             return Err(Error::argument("text", format!("{} tokens, expected 1..={most}", text.len())));
@@ -316,7 +385,7 @@ impl BitGen {
 }
 
 /// Rows of one text, each of which attends to `seen(pos)` of them from the first one on.
-fn rows(text: &[u32], seen: impl Fn(usize) -> usize) -> Vec<Row> {
+fn text_rows(text: &[u32], seen: impl Fn(usize) -> usize) -> Vec<Row> {
     let row = |(pos, &token): (usize, &u32)| Row { token, pos: pos as u32, seq_base: 0, seq_len: seen(pos) as u32 };
     text.iter().enumerate().map(row).collect()
 }

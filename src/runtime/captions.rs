@@ -193,7 +193,7 @@ impl BitGen {
     }
 
     /// The tokens that the encoder reads.
-    fn prompt(&self, text: Option<&str>) -> Result<Vec<u32>> {
+    pub(super) fn prompt(&self, text: Option<&str>) -> Result<Vec<u32>> {
         let Some(text) = text else {
             let start = self.required_tokenizer()?.start_of_text();
             let none = || Error::argument("prompt", "is needed: the tokenizer has no token for the start of a text");

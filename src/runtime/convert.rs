@@ -213,7 +213,7 @@ fn write_tensors(file: &Path, tensors: &BTreeMap<String, Stored>, table: &Table)
 }
 
 /// Lets `write` fill a file beside `file` and renames it, or removes it if that fails.
-fn write_whole(file: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub(super) fn write_whole(file: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let mut partial = file.as_os_str().to_owned();
     partial.push(PARTIAL);
     let partial = PathBuf::from(partial);

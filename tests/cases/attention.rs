@@ -93,7 +93,9 @@ fn cached(cases: &mut Cases) {
 }
 
 fn uncached(cases: &mut Cases) {
-    for (rows, heads, d) in [(1, 1, 16), (49, 4, 16), (65, 3, 20)] {
+    for (rows, heads, d) in
+        [(1, 1, 16), (49, 4, 16), (65, 3, 20), (35, 1, 32), (257, 2, 64), (33, 2, 80), (97, 1, 96), (64, 1, 128)]
+    {
         cases.full("attention", format!("bidirectional, {rows} rows, {heads} heads of {d}, q k v in one slot"), |r| {
             let e = heads * d;
             let slot = r.f32s("qkv", &[rows, 3 * e], Lead::Fixed, &Noise(23).f32s(rows * 3 * e, 2.0));
@@ -101,6 +103,26 @@ fn uncached(cases: &mut Cases) {
             vec![(r.p.attention(q, k, v, AttentionShape { heads, kv_heads: heads, d }), Close(ATTENTION_TOL))]
         });
     }
+    for (used, rows, heads, d) in [(1, 3, 2, 16), (2, 49, 4, 16), (3, 37, 1, 64), (2, 40, 2, 20)] {
+        cases.at(
+            step(used, 0),
+            "attention",
+            format!("{used} of 3 matrices of {rows} rows, {heads} heads of {d}"),
+            |r| {
+                let e = heads * d;
+                let slot = r.f32s("qkv", &[3, rows, 3 * e], Lead::Rows, &Noise(27).f32s(3 * rows * 3 * e, 2.0));
+                let [q, k, v] = [0, e, 2 * e].map(|at| Columns { slot, at });
+                vec![(r.p.attention(q, k, v, AttentionShape { heads, kv_heads: heads, d }), Close(ATTENTION_TOL))]
+            },
+        );
+    }
+    cases.at(step(2, 0), "attention", "cross, 2 of 3 matrices, 5 queries and 33 keys each", |r| {
+        let shape = AttentionShape { heads: 2, kv_heads: 1, d: 16 };
+        let q = r.f32s("q", &[3, 5, 32], Lead::Rows, &Noise(28).f32s(480, 2.0));
+        let kv = r.f32s("kv", &[3, 33, 32], Lead::Rows, &Noise(29).f32s(3 * 33 * 32, 2.0));
+        let [k, v] = [0, 16].map(|at| Columns { slot: kv, at });
+        vec![(r.p.attention(Columns { slot: q, at: 0 }, k, v, shape), Close(ATTENTION_TOL))]
+    });
     for pack in [Pack::F32, Pack::F16] {
         cases.full("attention", format!("cross, 5 queries, 66 keys, {pack:?}, offsets"), |r| {
             let shape = AttentionShape { heads: 4, kv_heads: 2, d: 8 };

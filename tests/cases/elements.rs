@@ -2,7 +2,7 @@
 
 use std::f32::consts::SQRT_2;
 
-use ternion::ops::{READ_CHUNK, RmsNorm, TOKEN_CLAMP, TOKEN_IMAGE, UnaryKind, Window};
+use ternion::ops::{Pixels, READ_CHUNK, RmsNorm, TOKEN_CLAMP, TOKEN_IMAGE, UnaryKind, Window};
 use ternion::tensor::{Lead, Pack};
 
 use super::Tol::{Close, Exact};
@@ -122,15 +122,20 @@ fn rearrangements(cases: &mut Cases) {
         cases.full("patches", format!("{channels} channels, side {side}, patch {patch}"), |r| {
             let x = Noise(9).f32s(channels * side * side, 1.0);
             let x = r.f32s("x", &[channels, side, side], Lead::Fixed, &x);
-            vec![(r.p.patches(x, Window::tiles(patch), 0), Exact)]
+            vec![(r.p.patches(x, Pixels::Planes, Window::tiles(patch), 0), Exact)]
         });
     }
     for (side, size, stride, pad, front) in [(9, 3, 2, 1, 0), (8, 7, 2, 3, 1), (5, 5, 1, 2, 2), (6, 2, 3, 0, 3)] {
         let window = Window { size, stride, pad };
-        for (shape, what) in [(vec![3, side, side], "planes"), (vec![side * side, 3], "rows")] {
-            cases.full("patches", format!("{what}, side {side}, {window:?}, {front} in front"), |r| {
+        for (shape, pixels) in [(vec![3, side, side], Pixels::Planes), (vec![side * side, 3], Pixels::Rows)] {
+            cases.full("patches", format!("{pixels:?}, side {side}, {window:?}, {front} in front"), |r| {
                 let x = r.f32s("x", &shape, Lead::Fixed, &Noise(14).f32s(3 * side * side, 1.0));
-                vec![(r.p.patches(x, window, front), Exact)]
+                vec![(r.p.patches(x, pixels, window, front), Exact)]
+            });
+            cases.at(step(2, 0), "patches", format!("2 of 3 images, {pixels:?}, side {side}, {window:?}"), |r| {
+                let several = [&[3], &shape[..]].concat();
+                let x = r.f32s("x", &several, Lead::Rows, &Noise(15).f32s(9 * side * side, 1.0));
+                vec![(r.p.patches(x, pixels, window, front), Exact)]
             });
         }
     }

@@ -24,6 +24,10 @@ pub fn add(cases: &mut Cases) {
         (8, 1, 104, 129),
         (1, 1, 768, 130),
         (20, 20, 48, 37),
+        // Columns in several pieces, and tiles of every height.
+        (29, 29, 2056, 130),
+        (13, 13, 1040, 5),
+        (16, 15, 1024, 258),
     ];
     for (i, (rows, used, d_in, d_out)) in sizes.into_iter().enumerate() {
         for (p, pack) in [Pack::F32, Pack::F16, Pack::Int8].into_iter().enumerate() {
@@ -31,7 +35,9 @@ pub fn add(cases: &mut Cases) {
             let name = format!("{used} of {rows} rows, {d_in} to {d_out}, {pack:?}, bias {bias}, residual {residual}");
             cases.at(step(used, 0), "matmul", name, |r| {
                 let mut noise = Noise(40);
-                let x = r.f32s("x", &[rows, d_in], Lead::Rows, &noise.f32s(rows * d_in, 1.0));
+                // Long sums are of small numbers, so that they are of size 1 as the others.
+                let size = if d_in > 1000 { 0.1 } else { 1.0 };
+                let x = r.f32s("x", &[rows, d_in], Lead::Rows, &noise.f32s(rows * d_in, size));
                 let w = r.weight("w", &[d_out, d_in], pack, &noise.f32s(d_in * d_out, 1.0));
                 let (b, y) = (noise.f32s(d_out, 3.0), noise.f32s(rows * d_out, 3.0));
                 let bias = bias.then(|| r.weight("b", &[d_out], Pack::F32, &b));

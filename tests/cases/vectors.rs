@@ -66,6 +66,11 @@ fn span_mean(cases: &mut Cases) {
             vec![(r.p.span_mean(x, spans), Close(2e-6))]
         });
     }
+    cases.at(step(2, 0), "span_mean", "spans of 2 of 3 matrices", |r| {
+        let x = r.f32s("x", &[3, 5, 12], Lead::Rows, &Noise(84).f32s(180, 2.0));
+        let spans = r.u32s("spans", &[3, 2], Lead::Rows, &[1, 4, 6, 4, 11, 4]);
+        vec![(r.p.span_mean(x, spans), Close(2e-6))]
+    });
 }
 
 fn pool(cases: &mut Cases) {
@@ -75,6 +80,11 @@ fn pool(cases: &mut Cases) {
             cases.full("pool", format!("{kind:?}, side {side}, {channels} channels, {window:?}"), |r| {
                 let x = Noise(85).f32s(side * side * channels, 2.0);
                 let x = r.f32s("x", &[side * side, channels], Lead::Fixed, &x);
+                vec![(r.p.pool(x, window, kind), Close(1e-6))]
+            });
+            cases.at(step(2, 0), "pool", format!("2 of 3 images, {kind:?}, side {side}, {channels} channels"), |r| {
+                let x = Noise(86).f32s(3 * side * side * channels, 2.0);
+                let x = r.f32s("x", &[3, side * side, channels], Lead::Rows, &x);
                 vec![(r.p.pool(x, window, kind), Close(1e-6))]
             });
         }

@@ -16,6 +16,8 @@ const QUERIES: usize = 16;
 /// Keys that are seen together before they are merged, for any number of queries and threads: a query's result is the
 /// same in every batch.
 const PIECE: usize = 8 * BLOCK;
+/// Queries over the same keys from which these are laid out anew for them.
+const WHOLE: usize = 32;
 
 /// Where queries, keys and values lie: a matrix, its width, and the first column of head 0.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +34,21 @@ impl<'a> Matrix<Floats<'a>> {
     /// From a row and a column on, with the width.
     fn part(&self, row: usize, at: usize) -> (Floats<'a>, usize) {
         (self.data.part(row * self.width + self.at + at..), self.width)
+    }
+
+    /// The matrix, if it is of f32.
+    fn f32s(&self) -> Option<Matrix<&'a [f32]>> {
+        match self.data {
+            Floats::F32(data) => Some(Matrix { data, width: self.width, at: self.at }),
+            _ => None,
+        }
+    }
+}
+
+impl<'a> Matrix<&'a [f32]> {
+    /// `n` elements of a row from a column on.
+    pub(super) fn row(&self, row: usize, at: usize, n: usize) -> &'a [f32] {
+        &self.data[row * self.width + self.at + at..][..n]
     }
 }
 
@@ -54,6 +71,30 @@ pub struct Attention<'a> {
     pub scale: f32,
     /// Keys of each query: first and count.
     pub spans: &'a [(usize, usize)],
+    /// Queries, from the first one on, of which always so many read the same keys; 1 where nothing is known of them.
+    pub together: usize,
+}
+
+/// An attention whose keys and values are f32.
+#[derive(Debug)]
+pub(super) struct Whole<'a> {
+    /// The attention.
+    pub of: &'a Attention<'a>,
+    /// Keys.
+    pub k: Matrix<&'a [f32]>,
+    /// Values.
+    pub v: Matrix<&'a [f32]>,
+}
+
+/// The attention of queries that read the same keys, with one head: `(attention, queries, head, all of y)`.
+pub(super) type WholeKernel = fn(&Whole, Range<usize>, usize, Shared<f32>);
+
+/// A kernel of this processor for many queries over the same keys.
+fn whole_kernel(d: usize) -> Option<WholeKernel> {
+    #[cfg(target_arch = "x86_64")]
+    return super::attention_whole_x86::kernel(d);
+    #[cfg(not(target_arch = "x86_64"))]
+    return None;
 }
 
 /// Keys or values of a block as f32, for a run of kv heads.
@@ -216,6 +257,11 @@ impl Attention<'_> {
 
     /// All queries; y `[n, heads · d]`.
     pub fn run(&self, threads: &Threads, y: &mut [f32]) {
+        if let (Some(kernel), Some(k), Some(v)) = (whole_kernel(self.d), self.k.f32s(), self.v.f32s())
+            && self.together >= WHOLE
+        {
+            return self.whole(kernel, &Whole { of: self, k, v }, threads, y);
+        }
         let longest = self.spans.iter().map(|s| s.1).max().unwrap_or(0);
         let few = (2..QUERIES).contains(&self.spans.len()) || self.spans.len() == 1 && longest > PIECE;
         if few {
@@ -241,6 +287,20 @@ impl Attention<'_> {
                 // SAFETY: each (query, head) belongs to one task.
                 Seen(seen).finish(unsafe { y.slice((row * self.heads + head) * self.d, self.d) });
             }
+        });
+    }
+
+    /// Many queries over the same keys, a head at a time, in pieces where there are more threads than heads.
+    fn whole(&self, kernel: WholeKernel, whole: &Whole, threads: &Threads, y: &mut [f32]) {
+        let (y, same) = (Shared::new(y), self.spans.len().div_ceil(self.together));
+        let pieces = threads.count().div_ceil(same * self.heads).min(self.together.div_ceil(WHOLE));
+        let height = self.together.div_ceil(pieces.max(1));
+        let pieces = self.together.div_ceil(height);
+        threads.run(same * self.heads * pieces, |task| {
+            let (head, part) = (task / pieces % self.heads, task % pieces * height);
+            let from = task / pieces / self.heads * self.together;
+            let end = self.spans.len().min(from + self.together);
+            kernel(whole, end.min(from + part)..end.min(from + part + height), head, y);
         });
     }
 

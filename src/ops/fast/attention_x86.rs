@@ -179,7 +179,7 @@ fn weigh(scores: &mut [f32; BLOCK], seen: &mut [f32]) -> f32 {
 /// # Safety
 /// 16 elements can be read.
 #[target_feature(enable = "avx512f,avx512vl")]
-unsafe fn load16(at: *const f16) -> __m512 {
+pub(super) unsafe fn load16(at: *const f16) -> __m512 {
     // SAFETY: by the contract.
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(at.cast()) })
 }

@@ -1,4 +1,7 @@
-//! Matrix products with f32, f16 or 8-bit weights: dot products for few rows, the `gemm` crate for many.
+//! Matrix products with f32, f16 or 8-bit weights: dot products for few rows, tiles for many, by the `gemm` crate where
+//! there is no kernel of this processor.
+
+use std::ops::Range;
 
 use super::{Shared, maths};
 use crate::plan::Floats;
@@ -19,10 +22,13 @@ pub struct Dense {
     pub y_width: usize,
 }
 
-/// Rows of x from which the product goes through `gemm`, which keeps blocks of both in registers.
-const GEMM_ROWS: usize = 9;
-/// Rows of w that are widened and multiplied at a time.
-const WIDEN_ROWS: usize = 384;
+/// Rows of x from which the product is made in blocks, which keep several rows of both in registers.
+const BLOCK_ROWS: usize = 9;
+/// Rows of w of a block: they stay in a near cache while the rows of x pass by.
+const BLOCK_OUTS: usize = 128;
+/// Tasks a thread at least, if no block gets fewer rows of x than this.
+const SHARES: usize = 2;
+const LEAST_ROWS: usize = 24;
 /// Weights of a task of dot products: a long run of memory for its thread, few enough to share evenly.
 const TASK: usize = 1 << 18;
 /// Rows of w whose sums a kernel makes together, at most.
@@ -62,17 +68,72 @@ fn some_rows(w: Floats, from: usize, n: usize, d_in: usize) -> Floats {
     w.part(from * d_in..(from + n) * d_in)
 }
 
-/// The product without bias; y's other columns stay.
-pub fn dense(d: Dense, threads: &Threads, x: &[f32], w: Floats, y: &mut [f32]) {
+/// A block of the product of many rows.
+#[derive(Debug)]
+pub(super) struct Block<'a> {
+    /// Rows of x, whole ones.
+    pub x: &'a [f32],
+    /// Rows of w, whole ones.
+    pub w: Floats<'a>,
+    /// Columns of both.
+    pub d_in: usize,
+    y: Shared<f32>,
+    /// Element of y that belongs to the first rows of both.
+    at: usize,
+    y_width: usize,
+}
+
+/// Makes a block of the product.
+pub(super) type BlockKernel = fn(&Block);
+
+/// The kernel of this processor for blocks.
+fn block_kernel() -> BlockKernel {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(kernel) = super::tiles_x86::kernel() {
+        return kernel;
+    }
+    gemm_block
+}
+
+impl Block<'_> {
+    /// Writes neighbouring outputs of a row from number `o` on, or adds to them.
+    #[inline(always)]
+    pub(super) fn put(&self, row: usize, o: usize, found: &[f32], add: bool) {
+        // SAFETY: the block's outputs belong to one task, which makes no other slice of them meanwhile.
+        let y = unsafe { self.y.slice(self.at + row * self.y_width + o, found.len()) };
+        match add {
+            true => y.iter_mut().zip(found).for_each(|(y, v)| *y += v),
+            false => y.copy_from_slice(found),
+        }
+    }
+}
+
+/// The product; y's other columns stay. Behind it, `finish(row, outputs, their part of y)` is called on the thread that
+/// has made them.
+pub fn dense(
+    d: Dense,
+    threads: &Threads,
+    x: &[f32],
+    w: Floats,
+    y: &mut [f32],
+    finish: impl Fn(usize, Range<usize>, &mut [f32]) + Sync,
+) {
     let x = &x[..d.rows * d.d_in];
     assert!(d.col0 + d.d_out <= d.y_width && y.len() >= d.rows * d.y_width, "output of {d:?}");
     if d.rows == 0 {
         return;
     }
-    if d.rows >= GEMM_ROWS {
-        return gemm_blocks(d, threads, x, w, y);
+    let y = Shared::new(y);
+    let end = |rows: Range<usize>, outs: &Range<usize>| {
+        for r in rows {
+            // SAFETY: each block of y belongs to one task.
+            finish(r, outs.clone(), unsafe { y.slice(r * d.y_width + d.col0 + outs.start, outs.len()) });
+        }
+    };
+    if d.rows >= BLOCK_ROWS {
+        return blocks(d, threads, x, w, y, end);
     }
-    let (y, kernel) = (Shared::new(y), dot_kernel());
+    let kernel = dot_kernel();
     let grain = (TASK / d.d_in.max(1)).next_multiple_of(GROUP);
     threads.chunks(d.d_out, grain, |outs| {
         let mut found = vec![0.0; outs.len() * d.rows];
@@ -81,44 +142,69 @@ pub fn dense(d: Dense, threads: &Threads, x: &[f32], w: Floats, y: &mut [f32]) {
             // SAFETY: each column of y belongs to one task.
             unsafe { y.slice(r * d.y_width + d.col0 + outs.start, outs.len()) }.copy_from_slice(found);
         }
+        end(0..d.rows, &outs);
     });
 }
 
-/// The product in blocks of outputs, each widened by the thread that multiplies it.
-fn gemm_blocks(d: Dense, threads: &Threads, x: &[f32], w: Floats, y: &mut [f32]) {
-    let y = Shared::new(y);
-    threads.chunks(d.d_out, WIDEN_ROWS, |outs| {
-        let block = Dense { d_out: outs.len(), col0: d.col0 + outs.start, ..d };
-        match some_rows(w, outs.start, outs.len(), d.d_in) {
-            Floats::F32(w) => gemm_f32(block, x, w, y),
-            stored => {
-                let mut widened = vec![0.0; outs.len() * d.d_in];
-                stored.widen(&mut widened);
-                gemm_f32(block, x, &widened, y);
-            }
+/// The product in blocks of outputs, and of rows where there are few outputs for many threads.
+fn blocks(
+    d: Dense,
+    threads: &Threads,
+    x: &[f32],
+    w: Floats,
+    y: Shared<f32>,
+    end: impl Fn(Range<usize>, &Range<usize>) + Sync,
+) {
+    let (kernel, across) = (block_kernel(), d.d_out.div_ceil(BLOCK_OUTS));
+    let down = (SHARES * threads.count()).div_ceil(across).min(d.rows.div_ceil(LEAST_ROWS));
+    let height = d.rows.div_ceil(down.max(1));
+    threads.run(across * d.rows.div_ceil(height), |task| {
+        let (o, r) = (task % across * BLOCK_OUTS, task / across * height);
+        let (outs, rows) = (o..d.d_out.min(o + BLOCK_OUTS), r..d.rows.min(r + height));
+        kernel(&Block {
+            x: &x[rows.start * d.d_in..rows.end * d.d_in],
+            w: some_rows(w, outs.start, outs.len(), d.d_in),
+            d_in: d.d_in,
+            y,
+            at: r * d.y_width + d.col0 + o,
+            y_width: d.y_width,
+        });
+        end(rows, &outs);
+    });
+}
+
+/// A block by the `gemm` crate, of weights that are widened first.
+fn gemm_block(b: &Block) {
+    match b.w {
+        Floats::F32(w) => gemm_f32(b, w),
+        stored => {
+            let mut widened = vec![0.0; b.w.len()];
+            stored.widen(&mut widened);
+            gemm_f32(b, &widened);
         }
-    });
+    }
 }
 
-/// One block; its columns of y belong to the caller alone.
-fn gemm_f32(d: Dense, x: &[f32], w: &[f32], y: Shared<f32>) {
-    assert!(x.len() >= d.rows * d.d_in && w.len() >= d.d_out * d.d_in, "inputs of {d:?}");
-    // SAFETY: the strides stay inside the slices, by the assertions here and in `dense`; y is not read, and its columns
-    // of different blocks do not overlap.
+fn gemm_f32(b: &Block, w: &[f32]) {
+    let (rows, outs) = (b.x.len() / b.d_in, w.len() / b.d_in);
+    let last = b.at + rows.saturating_sub(1) * b.y_width + outs;
+    // SAFETY: x and w have whole rows, and y ends behind the last output, as `at` checks; y is not read, and a block's
+    // outputs belong to one task.
     unsafe {
+        b.y.at(last);
         gemm::gemm(
-            d.rows,
-            d.d_out,
-            d.d_in,
-            y.at(d.col0),
+            rows,
+            outs,
+            b.d_in,
+            b.y.at(b.at),
             1,
-            d.y_width as isize,
+            b.y_width as isize,
             false,
-            x.as_ptr(),
+            b.x.as_ptr(),
             1,
-            d.d_in as isize,
+            b.d_in as isize,
             w.as_ptr(),
-            d.d_in as isize,
+            b.d_in as isize,
             1,
             0.0,
             1.0,

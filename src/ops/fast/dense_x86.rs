@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use super::attention_x86::sums as sums16;
+use super::attention_x86::{load16, sums as sums16};
 use super::dense::DotKernel;
 use crate::plan::Floats;
 
@@ -125,16 +125,6 @@ macro_rules! kernel {
     };
 }
 
-/// 16 f16 as f32.
-///
-/// # Safety
-/// 16 elements can be read.
-#[target_feature(enable = "avx512f,avx512vl")]
-unsafe fn load16(at: *const f16) -> __m512 {
-    // SAFETY: by the contract.
-    _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(at.cast()) })
-}
-
 /// 8 f16 as f32.
 ///
 /// # Safety
@@ -150,7 +140,7 @@ unsafe fn load8(at: *const f16) -> __m256 {
 /// # Safety
 /// 16 elements can be read.
 #[target_feature(enable = "avx512f,avx512vl")]
-unsafe fn load16_i8(at: *const i8) -> __m512 {
+pub(super) unsafe fn load16_i8(at: *const i8) -> __m512 {
     // SAFETY: by the contract.
     _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(at.cast()) }))
 }

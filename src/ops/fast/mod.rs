@@ -2,6 +2,8 @@
 
 mod attention;
 #[cfg(target_arch = "x86_64")]
+mod attention_whole_x86;
+#[cfg(target_arch = "x86_64")]
 mod attention_x86;
 mod dense;
 #[cfg(target_arch = "x86_64")]
@@ -11,6 +13,8 @@ mod ternary;
 mod ternary_portable;
 #[cfg(target_arch = "x86_64")]
 mod ternary_x86;
+#[cfg(target_arch = "x86_64")]
+mod tiles_x86;
 
 pub(super) use attention::{Attention, Matrix};
 pub(super) use dense::{Dense, dense};
@@ -26,7 +30,7 @@ pub(super) fn rows_a_task(width: usize) -> usize {
 }
 
 /// A pointer that tasks share to write disjoint parts of one slice.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Shared<T>(*mut T, usize);
 
 // SAFETY: tasks write disjoint ranges, as `Shared::slice` demands, and the slice outlives them.

@@ -1,4 +1,14 @@
-//! BitGen's episodic memory on the host: what it holds, noise on it, and which slots were read.
+//! BitGen's episodic memory on the host: what it holds, noise on it, and which slots were read ([`EpisodicMemory`]);
+//! writing, quality, ageing and counts (`changes`); its file (`file`).
+//!
+//! Nothing is trained here: the device reads the memory as an input of each pass, and what a write changes is there in
+//! the next one.
+
+mod changes;
+mod file;
+
+pub(super) use changes::length;
+pub use changes::{DECAY_RATE, MemoryStatistics, QUALITY_RATE, Written};
 
 use super::sampler::uniform;
 use crate::error::{Error, Result};
@@ -39,29 +49,15 @@ impl EpisodicMemory {
     /// The memory of a checkpoint of `[slots, width]`.
     ///
     /// # Errors
-    /// [`Error::MissingTensors`], [`Error::Shape`], [`Error::Unsupported`] for a tensor that is not there or not so.
-    pub fn load(weights: &Weights, [slots, width]: [usize; 2]) -> Result<Self> {
-        let read = |name: &str, shape: &[usize]| -> Result<Vec<f32>> {
-            let name = format!("episodic_memory.gpm.{name}");
-            let file = || weights.path().display().to_string();
-            let found = weights
-                .shape(&name)
-                .ok_or_else(|| Error::MissingTensors { file: file(), names: vec![name.clone()] })?;
-            if found != shape {
-                let object = format!("{}: tensor {name}", file());
-                return Err(Error::shape(object, format!("{shape:?}"), format!("{found:?}")));
-            }
-            weights.checkpoint().read_f32(&name, 0..shape.iter().product())
-        };
-        Ok(EpisodicMemory {
-            width,
-            mean: read("memory_mean", &[slots, width])?,
-            logvar: read("memory_logvar", &[1])?.first().copied().unwrap_or_default(),
-            quality: read("memory_quality", &[slots])?,
-            read_count: read("memory_read_count", &[slots])?,
-            write_count: read("memory_write_count", &[slots])?,
-            age: read("memory_age", &[slots])?,
-        })
+    /// [`Error::MissingTensors`], [`Error::Shape`], [`Error::Unsupported`] for a tensor that is not there or not so,
+    /// [`Error::Format`] for values that no memory has.
+    pub fn load(weights: &Weights, sizes: [usize; 2]) -> Result<Self> {
+        Self::read(weights.checkpoint(), "episodic_memory.gpm.", sizes)
+    }
+
+    /// Slots and their width.
+    pub fn sizes(&self) -> [usize; 2] {
+        [self.quality.len(), self.width]
     }
 
     /// What a pass reads, `[slots, width]`: `mean + noise · exp(logvar / 2)`.
