@@ -5,6 +5,7 @@
 
 mod args;
 mod bench;
+mod bitgen_args;
 mod chat;
 mod check;
 mod convert;
@@ -14,6 +15,8 @@ mod inspect;
 mod output;
 mod plot;
 mod run;
+mod search;
+mod similarity;
 
 use std::error::Error as _;
 use std::io;
@@ -49,6 +52,8 @@ enum Command {
     Check(check::Check),
     Eval(eval::Eval),
     Bench(bench::Bench),
+    Similarity(similarity::Similarity),
+    Search(search::Search),
 }
 
 /// Why a command ends early.
@@ -92,6 +97,8 @@ pub fn main() -> ExitCode {
         Command::Check(check) => check.main(),
         Command::Eval(eval) => eval.main(),
         Command::Bench(bench) => bench.main(),
+        Command::Similarity(similarity) => similarity.main(),
+        Command::Search(search) => search.main(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,5 +1,6 @@
 //! BitGen on a device: features of images and texts in one space, their similarities, and captions.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -12,7 +13,9 @@ use super::core::{floats, required};
 use super::device;
 use super::engine::{LoadReport, Progress, load_weights, no_tokenizer, open_tokenizer};
 use super::episodic::{EpisodicMemory, MemoryNoise};
+use super::fingerprint::fingerprint;
 use super::options::{Place, Precision};
+use super::similarities::Similarities;
 use crate::error::{Error, Result};
 use crate::files::{Image, ModelFiles, Tokenizer, Weights};
 use crate::models::{
@@ -57,6 +60,7 @@ pub struct Encoded {
 
 /// A BitGen of stage 1, resident on a device. `Send + Sync`; one call runs at a time.
 pub struct BitGen {
+    files: ModelFiles,
     model: BitGenStage1,
     info: ImageInfo,
     report: LoadReport,
@@ -154,6 +158,7 @@ impl BitGen {
             tokenizer,
             memory: Mutex::new(EpisodicMemory::load(&weights, model.sizes().memory)?),
             core: Mutex::new(core),
+            files,
             model,
         })
     }
@@ -186,6 +191,20 @@ impl BitGen {
     /// What similarities are divided by.
     pub fn temperature(&self) -> f32 {
         self.temperature
+    }
+
+    /// Equal for models that make equal features of images and texts: a hash, in hexadecimal digits, of the tensors that
+    /// these are made of. The checkpoint is read for it. A file in another form (packed, or of another precision) has
+    /// another one.
+    ///
+    /// # Errors
+    /// As [`Weights::open`] if the file has changed since the model was opened.
+    pub fn fingerprint(&self) -> Result<String> {
+        let core = self.core();
+        let plans = [core.image.plan.clone(), core.features.plan.clone()];
+        drop(core);
+        let parts = plans.iter().flat_map(|plan| plan.weights()).flat_map(|(weight, _)| &weight.parts);
+        fingerprint(&self.files, &parts.map(|part| part.name.clone()).collect::<BTreeSet<String>>())
     }
 
     /// The episodic memory as it is now.
@@ -264,12 +283,10 @@ impl BitGen {
     /// `[texts][images]`: the cosine of each text's and each image's features, divided by the temperature.
     ///
     /// # Errors
-    /// As [`BitGen::text_features`].
+    /// As [`BitGen::text_features`] and [`Similarities::new`].
     pub fn similarity(&self, texts: &[&[u32]], images: &[Image]) -> Result<Vec<Vec<f32>>> {
         let (texts, images) = (self.text_features(texts)?, self.image_features(images)?);
-        let cosine = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-        let row = |text: &Vec<f32>| images.iter().map(|image| cosine(text, image) / self.temperature).collect();
-        Ok(texts.iter().map(row).collect())
+        Ok(Similarities::new(&texts, &images, self.temperature)?.scaled())
     }
 
     /// Encodes a text, fused with an image where there is one. The memory's slots that it reads are counted.

@@ -1,15 +1,13 @@
 //! Where in a picture a token's attention goes.
 
-use image::RgbImage;
-use image::imageops::{FilterType, resize};
 use plotters::prelude::DrawingBackend;
+use ternion::Result;
 use ternion::files::Image;
 use ternion::runtime::Attention;
-use ternion::{Error, Result};
 
 use super::heat::{Scale, percent};
 use super::text::{Align, Font};
-use super::{Drawn, Figure, GREY, INK, Paper};
+use super::{Drawn, Figure, GREY, INK, Paper, fitted};
 
 /// Room around everything.
 const MARGIN: i32 = 28;
@@ -55,7 +53,7 @@ impl AttentionFigure {
     pub fn new(font: &Font, attention: &Attention, pictures: &[Image], texts: &[String]) -> Result<Self> {
         let (layers, mut parts, mut y, mut widest) = (attention.layers.len(), Vec::new(), TOP, 0);
         for (n, (picture, part)) in pictures.iter().zip(&attention.images).enumerate() {
-            let picture = fitted(picture)?;
+            let picture = fitted(picture, SIDE)?;
             let scale = Scale::up_to(part.patches.iter().copied().fold(0.0, f32::max));
             let heat = heat(&picture, &part.patches, part.grid, scale);
             let number = if pictures.len() > 1 { format!("Picture {}: ", n + 1) } else { String::new() };
@@ -80,17 +78,6 @@ impl AttentionFigure {
         let width = texts.into_iter().chain(captions).fold(widest, i32::max) + 2 * MARGIN;
         Ok(AttentionFigure { title, note, parts, size: (width, y) })
     }
-}
-
-/// The picture at the size at which it is drawn.
-fn fitted(picture: &Image) -> Result<Image> {
-    let (w, h) = (picture.width as u32, picture.height as u32);
-    let scale = f64::from(SIDE) / f64::from(w.max(h));
-    let side = |n: u32| ((f64::from(n) * scale).round() as u32).max(1);
-    let broken = || Error::argument("image", "its bytes are not those of its size");
-    let rgb = RgbImage::from_raw(w, h, picture.rgb.clone()).ok_or_else(broken)?;
-    let fitted = resize(&rgb, side(w), side(h), FilterType::CatmullRom);
-    Image::from_rgb(side(w) as usize, side(h) as usize, fitted.into_raw())
 }
 
 /// The picture in the colours of its patches' numbers.

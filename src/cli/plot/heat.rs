@@ -13,30 +13,58 @@ const BAR: i32 = 18;
 /// Steps of a colour bar.
 const STEPS: i32 = 128;
 
-/// Numbers from 0 to `most` and their colours, which are even to the eye.
+/// Numbers from `least` to `most` and their colours, which are even to the eye.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scale {
+    /// The smallest number.
+    pub least: f32,
     /// The largest number.
     pub most: f32,
+    /// Digits behind the point of numbers; none: they are shares, written as percentages.
+    digits: Option<usize>,
 }
 
 impl Scale {
-    /// A scale that ends with a round number and holds `largest`.
+    /// A scale of shares from 0 that ends with a round number and holds `largest`.
     pub fn up_to(largest: f32) -> Self {
         let unit = 10f32.powi(largest.max(1e-6).log10().floor() as i32);
         let round = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0].map(|n| n * unit);
         let most = round.into_iter().find(|&r| r >= largest * 0.9999).unwrap_or(10.0 * unit);
-        Scale { most }
+        Scale { least: 0.0, most, digits: None }
+    }
+
+    /// A scale of numbers of any sign that begins and ends with a round one and holds `least` to `most`.
+    pub fn between(least: f32, most: f32) -> Self {
+        let power = (most - least).max(1e-4).log10().floor() as i32;
+        let unit = 10f32.powi(power);
+        // Numbers that are all equal lie at the scale's beginning.
+        let (least, most) = ((least / unit).floor(), (most / unit).ceil());
+        let digits = Some(usize::try_from(1 - power).unwrap_or(0));
+        Scale { least: least * unit, most: most.max(least + 1.0) * unit, digits }
     }
 
     /// The colour of a number.
     pub fn colour(self, number: f32) -> RGBColor {
-        ViridisRGB.get_color_normalized(number.clamp(0.0, self.most), 0.0, self.most)
+        ViridisRGB.get_color_normalized(number.clamp(self.least, self.most), self.least, self.most)
     }
 
-    /// The colour of a number's cell: where it is 0, none of the scale's.
+    /// The colour of a number's cell: where it is a share of 0, none of the scale's.
     fn cell(self, number: f32) -> RGBColor {
-        if number > 0.0 { self.colour(number) } else { NOTHING }
+        if self.is_nothing(number) { NOTHING } else { self.colour(number) }
+    }
+
+    fn is_nothing(self, number: f32) -> bool {
+        self.digits.is_none() && number <= 0.0
+    }
+
+    /// A number as it is written beside the scale.
+    fn label(self, number: f32) -> String {
+        self.digits.map_or_else(|| percent(number), |digits| format!("{number:.digits$}"))
+    }
+
+    /// A number as it is written into its cell.
+    fn short(self, number: f32) -> String {
+        self.digits.map_or_else(|| format!("{:.0}", 100.0 * number), |digits| format!("{number:.digits$}"))
     }
 }
 
@@ -104,14 +132,13 @@ impl<B: DrawingBackend> Paper<'_, B> {
         let gap = i32::from(cells.width >= 8 && cells.height >= 8);
         for (row, column) in (0..cells.rows).flat_map(|r| (0..cells.columns).map(move |c| (r, c))) {
             let (x, y) = (cells.x + cells.width * column as i32, cells.y + cells.height * row as i32);
-            let (share, corner) = (at(row, column), (x + cells.width - gap, y + cells.height - gap));
-            let colour = scale.cell(share);
+            let (number, corner) = (at(row, column), (x + cells.width - gap, y + cells.height - gap));
+            let colour = scale.cell(number);
             self.rectangle((x, y), corner, colour)?;
-            if numbers && share > 0.0 {
+            if numbers && !scale.is_nothing(number) {
                 let light = 0.299 * f64::from(colour.0) + 0.587 * f64::from(colour.1) + 0.114 * f64::from(colour.2);
                 let ink = if light > 110.0 { INK } else { RGBColor(255, 255, 255) };
-                let text = format!("{:.0}", 100.0 * share);
-                self.text(&text, (cells.column(column), cells.row(row) + 1), 14.0, ink, Align::Center)?;
+                self.text(&scale.short(number), (cells.column(column), cells.row(row) + 1), 14.0, ink, Align::Center)?;
             }
         }
         Ok(())
@@ -120,15 +147,15 @@ impl<B: DrawingBackend> Paper<'_, B> {
     /// A bar of the scale's colours with numbers at its right; `what` says above it what they count.
     pub fn bar(&self, scale: Scale, (x, y): (i32, i32), height: i32, what: &str) -> Drawn<B> {
         for step in 0..STEPS {
-            let colour = scale.colour(scale.most * (step as f32 + 0.5) / STEPS as f32);
+            let colour = scale.colour(scale.least + (scale.most - scale.least) * (step as f32 + 0.5) / STEPS as f32);
             let [top, bottom] = [step + 1, step].map(|s| y + height - height * s / STEPS);
             self.rectangle((x, top), (x + BAR, bottom), colour)?;
         }
         for part in 0..=2 {
             let at = y + height - height * part / 2;
             self.rectangle((x + BAR, at - i32::from(part == 2)), (x + BAR + 5, at + i32::from(part != 2)), GREY)?;
-            let text = percent(scale.most * part as f32 / 2.0);
-            self.text(&text, (x + BAR + 9, at), 15.0, INK, Align::Left)?;
+            let number = scale.least + (scale.most - scale.least) * part as f32 / 2.0;
+            self.text(&scale.label(number), (x + BAR + 9, at), 15.0, INK, Align::Left)?;
         }
         self.text(what, (x, y - 18), 15.0, INK, Align::Left)
     }
@@ -148,10 +175,31 @@ mod tests {
 
     #[test]
     fn colours_begin_dark_and_end_light() {
-        let scale = Scale { most: 0.5 };
+        let scale = Scale::up_to(0.5);
         assert_eq!(scale.colour(-1.0), scale.colour(0.0));
         assert_eq!(scale.colour(0.5), RGBColor(254, 232, 37));
         assert_eq!(scale.cell(0.0), NOTHING);
+        let scale = Scale::between(-0.5, 0.5);
+        assert_eq!(scale.cell(-0.5), RGBColor(68, 1, 84));
+        assert_eq!(scale.colour(0.5), RGBColor(254, 232, 37));
+    }
+
+    #[test]
+    fn scales_of_any_sign_hold_their_numbers_with_digits_that_tell_them_apart() {
+        for (numbers, ends, label) in [
+            ([0.12, 0.34], [0.1, 0.4], "0.12"),
+            ([-0.31, 0.62], [-0.4, 0.7], "-0.31"),
+            ([-3.2, 14.0], [-10.0, 20.0], "-3"),
+            ([0.3011, 0.3094], [0.301, 0.310], "0.3011"),
+            ([0.25, 0.25], [0.25, 0.2501], "0.25000"),
+            ([0.0, 0.0], [0.0, 0.0001], "0.00000"),
+        ] {
+            let scale = Scale::between(numbers[0], numbers[1]);
+            let near = |a: f32, b: f32| (a - b).abs() < 1e-5 * b.abs().max(1.0);
+            assert!(near(scale.least, ends[0]) && near(scale.most, ends[1]), "{numbers:?}: {scale:?}");
+            assert_eq!(scale.label(numbers[0]), label);
+            assert_eq!(scale.short(numbers[0]), label);
+        }
     }
 
     #[test]

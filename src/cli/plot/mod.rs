@@ -8,6 +8,7 @@ mod bars;
 mod heat;
 mod options;
 mod routing;
+mod similarity;
 mod text;
 
 use std::ffi::OsStr;
@@ -16,7 +17,8 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use image::{ExtendedColorType, ImageEncoder as _, codecs::png::PngEncoder};
+use image::imageops::{FilterType, resize};
+use image::{ExtendedColorType, ImageEncoder as _, RgbImage, codecs::png::PngEncoder};
 use plotters::coord::Shift;
 use plotters::prelude::{BitMapBackend, DrawingArea, DrawingAreaErrorKind, DrawingBackend, IntoDrawingArea};
 use plotters::prelude::{RGBColor, SVGBackend, WHITE};
@@ -25,8 +27,10 @@ use ternion::{Error, Result};
 
 use attention::AttentionFigure;
 pub use bars::BarsFigure;
+pub use heat::percent;
 pub use options::PlotArgs;
 use routing::RoutingFigure;
+pub use similarity::SimilarityFigure;
 pub use text::Font;
 use text::Sharp;
 
@@ -63,6 +67,20 @@ pub trait Figure {
     fn pictures(&self) -> Vec<(Image, (usize, usize))> {
         Vec::new()
     }
+}
+
+/// The picture at the size at which it is drawn: its longer side is `most` pixels.
+///
+/// # Errors
+/// [`Error::Argument`] if its bytes are not those of its size.
+fn fitted(picture: &Image, most: u32) -> Result<Image> {
+    let (w, h) = (picture.width as u32, picture.height as u32);
+    let scale = f64::from(most) / f64::from(w.max(h));
+    let side = |n: u32| ((f64::from(n) * scale).round() as u32).max(1);
+    let broken = || Error::argument("image", "its bytes are not those of its size");
+    let rgb = RgbImage::from_raw(w, h, picture.rgb.clone()).ok_or_else(broken)?;
+    let fitted = resize(&rgb, side(w), side(h), FilterType::CatmullRom);
+    Image::from_rgb(side(w) as usize, side(h) as usize, fitted.into_raw())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]

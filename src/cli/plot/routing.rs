@@ -144,7 +144,7 @@ impl RoutingFigure<'_> {
     }
 
     fn draw_by_token<B: DrawingBackend>(&self, paper: &Paper<B>) -> Drawn<B> {
-        let scale = Scale { most: 1.0 };
+        let scale = Scale::up_to(1.0);
         let mut first = self.first;
         for (n, cells) in self.lines.iter().enumerate() {
             if n == 0 {

@@ -1,0 +1,198 @@
+//! `ternion search`: pictures of folders, found by text or by picture.
+
+use std::error::Error as _;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+use ternion::files::Image;
+use ternion::runtime::PictureIndex;
+use ternion::runtime::index::{Found, Update};
+use ternion::{Error, Result};
+
+use super::Outcome;
+use super::args::read_prompt;
+use super::bitgen_args::BitGenArgs;
+use super::output::{Bar, table};
+
+/// Find pictures by a text or by another picture.
+///
+/// The pictures of folders are embedded once, into the file picture-index.safetensors in the index's folder. A run that
+/// was ended goes on where it was when the folder is added again. A picture is embedded again only if its content has
+/// changed, however it was renamed; files that cannot be read are named and left out. The index's folder may be the
+/// pictures' own, and can then be moved with them.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: ternion search -m models/bitgen --index photos --add photos 'a dog on a beach'\n\
+                        Example: ternion search -m models/bitgen --index photos --image dog.jpg -k 5 --json")]
+pub struct Search {
+    #[command(flatten)]
+    model: BitGenArgs,
+    /// The folder with the index; it is made if there is none.
+    #[arg(long, value_name = "DIR")]
+    index: PathBuf,
+    /// Embed the pictures of this folder and of those in it, or what changed there; can be given several times.
+    #[arg(long, value_name = "FOLDER")]
+    add: Vec<PathBuf>,
+    /// Look through all folders of the index again.
+    #[arg(long)]
+    update: bool,
+    /// Drop this folder and its pictures from the index; can be given several times.
+    #[arg(long, value_name = "FOLDER")]
+    forget: Vec<PathBuf>,
+    /// Embed all pictures of the index's folders again: for another model, or if the index is broken.
+    #[arg(long)]
+    rebuild: bool,
+    /// Find pictures like this one.
+    #[arg(short, long, value_name = "FILE", conflicts_with = "query")]
+    image: Option<PathBuf>,
+    /// How many are found at most.
+    #[arg(short, value_name = "K", default_value_t = 10)]
+    k: usize,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Find pictures that fit this text; `-` reads it from stdin, @FILE from a file.
+    query: Option<String>,
+}
+
+impl Search {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Those of [`PictureIndex`], of the query's picture, and of writing.
+    pub fn main(&self) -> Outcome {
+        if self.k == 0 {
+            return Err(Error::argument("k", "is 0, expected at least 1").into());
+        }
+        let changes = self.update || self.rebuild || !self.add.is_empty() || !self.forget.is_empty();
+        if !changes && self.query.is_none() && self.image.is_none() {
+            let problem = "there is none; give a text, a picture with --image, or folders with --add";
+            return Err(Error::argument("query", problem).into());
+        }
+        let text = self.query.as_deref().map(read_prompt).transpose()?;
+        let image = self.image.as_ref().map(Image::open).transpose()?;
+        let mut index = self.open()?;
+        let update = self.change(&mut index)?;
+        let found = match (&text, &image) {
+            (Some(text), _) => Some(index.by_text(text, self.k)?),
+            (None, Some(image)) => Some(index.by_image(image, self.k)?),
+            (None, None) => None,
+        };
+        let mut out = io::stdout().lock();
+        if self.json {
+            writeln!(out, "{:#}", self.as_json(&index, update.as_ref(), text.as_deref(), found.as_deref()))?;
+        } else if let Some(found) = found {
+            let row = |(i, f): (usize, &Found)| {
+                vec![(i + 1).to_string(), format!("{:.3}", f.cosine), f.path.display().to_string()]
+            };
+            let rows: Vec<Vec<String>> = found.iter().enumerate().map(row).collect();
+            table(&mut out, &["", "cosine", "picture"], &rows)?;
+        }
+        Ok(())
+    }
+
+    /// The index, new where there is none and folders are added.
+    fn open(&self) -> Result<PictureIndex> {
+        let there = self.index.join(PictureIndex::FILE).exists();
+        let model = Arc::new(self.model.open()?);
+        match there {
+            true if self.rebuild => match PictureIndex::rebuilt(&self.index, model.clone()) {
+                Err(error @ (Error::Format { .. } | Error::Unsupported { .. })) if !self.add.is_empty() => {
+                    eprintln!("its folders are unknown, so only those of --add are embedded: {error}");
+                    PictureIndex::new(&self.index, model)
+                }
+                other => other,
+            },
+            false if !self.add.is_empty() => PictureIndex::new(&self.index, model),
+            _ => PictureIndex::open(&self.index, model),
+        }
+    }
+
+    /// Does to the index what is asked for, and says on stderr what that was.
+    fn change(&self, index: &mut PictureIndex) -> Result<Option<Update>> {
+        for folder in &self.forget {
+            index.forget(folder)?;
+        }
+        let bar = Bar::new("embedding");
+        let mut all: Option<Update> = None;
+        if !self.add.is_empty() {
+            all = Some(index.add(&self.add, |p| bar.show(&p))?);
+        }
+        if self.update || self.rebuild {
+            let rest = index.refresh(|p| bar.show(&p))?;
+            all = Some(match all {
+                // Both have looked at what was added: what the first has embedded is unchanged to the second.
+                Some(first) => Update {
+                    embedded: first.embedded + rest.embedded,
+                    known: first.known + rest.known,
+                    unchanged: rest.unchanged.saturating_sub(first.embedded + first.known),
+                    removed: first.removed + rest.removed,
+                    skipped: rest.skipped,
+                },
+                None => rest,
+            });
+        }
+        bar.end();
+        if let Some(update) = &all {
+            for skipped in &update.skipped {
+                eprintln!("left out: {}", causes(&skipped.error));
+            }
+            let Update { embedded, known, unchanged, removed, skipped } = update;
+            let (n, skipped) = (index.len(), skipped.len());
+            eprintln!(
+                "{n} pictures: {embedded} embedded, {known} known, {unchanged} unchanged; {removed} removed, {skipped} left out"
+            );
+        }
+        for folder in index.folders().iter().filter(|f| !f.complete) {
+            eprintln!("{} is not embedded to its end; --update goes on", folder.path.display());
+        }
+        Ok(all)
+    }
+
+    fn as_json(
+        &self,
+        index: &PictureIndex,
+        update: Option<&Update>,
+        text: Option<&str>,
+        found: Option<&[Found]>,
+    ) -> Value {
+        let path = |path: &Path| path.to_string_lossy().into_owned();
+        let folders = index
+            .folders()
+            .into_iter()
+            .map(|f| json!({ "path": path(&f.path), "pictures": f.pictures, "complete": f.complete }));
+        let mut json = Map::from_iter([("folders".to_owned(), folders.collect::<Value>())]);
+        if let Some(Update { embedded, known, unchanged, removed, skipped }) = update {
+            let skipped = skipped.iter().map(|s| json!({ "path": path(&s.path), "error": causes(&s.error) }));
+            let update = json!({
+                "embedded": embedded, "known": known, "unchanged": unchanged, "removed": removed,
+                "skipped": skipped.collect::<Value>(),
+            });
+            json.insert("update".into(), update);
+        }
+        if let Some(found) = found {
+            let pictures = found.iter().map(|f| json!({ "path": path(&f.path), "cosine": f.cosine }));
+            json.insert(
+                "query".into(),
+                match (text, &self.image) {
+                    (Some(text), _) => json!({ "text": text }),
+                    (None, image) => json!({ "image": image.as_deref().map(path) }),
+                },
+            );
+            json.insert("pictures".into(), pictures.collect());
+        }
+        Value::Object(json)
+    }
+}
+
+/// An error and its causes, on one line.
+fn causes(error: &Error) -> String {
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
+}

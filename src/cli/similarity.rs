@@ -1,0 +1,191 @@
+//! `ternion similarity`: how near texts and pictures are.
+
+use std::collections::HashSet;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use ternion::files::Image;
+use ternion::runtime::{BitGen, Progress, Similarities};
+use ternion::{Error, Result};
+
+use super::Outcome;
+use super::args::open_images;
+use super::bitgen_args::{BitGenArgs, read_texts, tokens};
+use super::output::{Bar, table};
+use super::plot::{Font, PlotFile, SimilarityFigure, percent};
+
+/// Pictures that are decoded and embedded at once.
+const BATCH: usize = 16;
+/// Most pictures side by side in a table; more have a line each.
+const MOST_COLUMNS: usize = 8;
+/// Most rows and columns, and most cells, of a picture.
+const MOST_DRAWN: [usize; 2] = [1000, 100_000];
+
+/// Compare texts with pictures, each with each.
+///
+/// The table has a line for each text and a column for each picture, or the other way round where there are more than
+/// 8 pictures. JSON has all that --show names.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: ternion similarity -m models/bitgen --image a.png b.jpg --text 'a cat' 'a dog'\n\
+                        Example: ternion similarity -m models/bitgen --image *.jpg --text @labels.txt --plot heat.png")]
+pub struct Similarity {
+    #[command(flatten)]
+    model: BitGenArgs,
+    /// Pictures.
+    #[arg(short, long, value_name = "FILE", num_args = 1.., required = true)]
+    image: Vec<PathBuf>,
+    /// Texts; `-` takes one a line from stdin, @FILE from a file.
+    #[arg(short, long, value_name = "TEXT", num_args = 1.., required = true)]
+    text: Vec<String>,
+    /// What the table and the heat map show.
+    #[arg(long, value_enum, default_value_t = Show::Cosine)]
+    show: Show,
+    /// Draw a heat map into an .svg or .png file.
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// A number for a text and a picture.
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+pub enum Show {
+    /// The cosine of their features, from -1 to 1.
+    Cosine,
+    /// The cosine divided by the model's temperature.
+    Scaled,
+    /// How likely the text is for the picture, if it is one of these texts.
+    TextForImage,
+    /// How likely the picture is for the text, if it is one of these pictures.
+    ImageForText,
+}
+
+impl Show {
+    fn of(self, found: &Similarities) -> Vec<Vec<f32>> {
+        match self {
+            Show::Cosine => found.cosine.clone(),
+            Show::Scaled => found.scaled(),
+            Show::TextForImage => found.text_for_image(),
+            Show::ImageForText => found.image_for_text(),
+        }
+    }
+
+    /// Whether the numbers are probabilities.
+    fn is_share(self) -> bool {
+        matches!(self, Show::TextForImage | Show::ImageForText)
+    }
+
+    /// What the numbers are, in a sentence.
+    fn sentence(self, temperature: f32) -> String {
+        match self {
+            Show::Cosine => "Cosines of their features.".into(),
+            Show::Scaled => format!("Cosines of their features, divided by the temperature {temperature}."),
+            Show::TextForImage => "How likely each text is for a picture: a softmax down each column.".into(),
+            Show::ImageForText => "How likely each picture is for a text: a softmax along each row.".into(),
+        }
+    }
+}
+
+impl Similarity {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Those of the model, of the pictures and of the texts, and of writing.
+    pub fn main(&self) -> Outcome {
+        let texts = read_texts(&self.text)?;
+        let plot = self.plot.as_ref().map(|file| self.plot_file(file, texts.len())).transpose()?;
+        let model = self.model.open()?;
+        let tokens = tokens(&model, &texts)?;
+        let (images, thumbs) = self.embed(&model, plot.is_some())?;
+        let tokens: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
+        let found = Similarities::new(&model.text_features(&tokens)?, &images, model.temperature())?;
+        if let Some(file) = plot {
+            let font = Font::built_in()?;
+            let (values, names) = (self.show.of(&found), self.names());
+            let what = (self.show.sentence(found.temperature), self.show.is_share());
+            let figure = SimilarityFigure::new(&font, what, &values, &texts, &names, thumbs);
+            file.write(&font, &figure)?;
+        }
+        let mut out = io::stdout().lock();
+        if self.json {
+            let json = json!({
+                "texts": texts,
+                "images": self.image.iter().map(|i| i.to_string_lossy()).collect::<Vec<_>>(),
+                "temperature": found.temperature,
+                "cosine": found.cosine,
+                "scaled": found.scaled(),
+                "text_for_image": found.text_for_image(),
+                "image_for_text": found.image_for_text(),
+            });
+            writeln!(out, "{json:#}")?;
+        } else {
+            self.print(&mut out, &texts, &self.show.of(&found))?;
+        }
+        Ok(())
+    }
+
+    /// The file of the heat map, checked.
+    fn plot_file(&self, file: &PathBuf, texts: usize) -> Result<PlotFile> {
+        let plot = PlotFile::new("plot", file.as_os_str())?;
+        if self.image.iter().any(|image| plot.is(image)) {
+            return Err(Error::argument(file.display(), "is one of the pictures and would be overwritten"));
+        }
+        let ([most, cells], images) = (MOST_DRAWN, self.image.len());
+        if texts.max(images) > most || texts * images > cells {
+            let problem = format!(
+                "{texts} texts and {images} pictures are too many to draw; at most {most} of each and {cells} cells are"
+            );
+            return Err(Error::argument("plot", problem));
+        }
+        Ok(plot)
+    }
+
+    /// Features of the pictures, and the pictures as they are drawn, if they are.
+    fn embed(&self, model: &BitGen, drawn: bool) -> Result<(Vec<Vec<f32>>, Vec<Image>)> {
+        let (mut features, mut thumbs, bar) = (Vec::new(), Vec::new(), Bar::new("embedding"));
+        for files in self.image.chunks(BATCH) {
+            let what = files.first().map_or(String::new(), |f| f.display().to_string());
+            bar.show(&Progress { done: features.len(), total: self.image.len(), what });
+            let images = open_images(files)?;
+            features.extend(model.image_features(&images)?);
+            if drawn {
+                for image in &images {
+                    thumbs.extend(SimilarityFigure::thumb(image, self.image.len())?);
+                }
+            }
+        }
+        bar.end();
+        Ok((features, thumbs))
+    }
+
+    /// The pictures' file names; whole paths if two of the names are equal.
+    fn names(&self) -> Vec<String> {
+        let name = |path: &PathBuf| path.file_name().map(|name| name.to_string_lossy().into_owned());
+        let names: Vec<String> = self.image.iter().filter_map(name).collect();
+        let all_differ = names.iter().collect::<HashSet<_>>().len() == self.image.len();
+        if all_differ { names } else { self.image.iter().map(|path| path.display().to_string()).collect() }
+    }
+
+    fn print(&self, out: &mut impl Write, texts: &[String], values: &[Vec<f32>]) -> io::Result<()> {
+        let cell = |value: f32| match self.show {
+            Show::Cosine => format!("{value:.3}"),
+            Show::Scaled => format!("{value:.2}"),
+            Show::TextForImage | Show::ImageForText => percent(value),
+        };
+        let names = self.names();
+        let at = |text: usize, image: usize| {
+            values.get(text).and_then(|row| row.get(image)).map_or(String::new(), |&v| cell(v))
+        };
+        let (rows, columns, turned) =
+            if names.len() > MOST_COLUMNS { (&names[..], texts, true) } else { (texts, &names[..], false) };
+        let header: Vec<&str> = [""].into_iter().chain(columns.iter().map(String::as_str)).collect();
+        let line = |(r, name): (usize, &String)| {
+            let cells = (0..columns.len()).map(|c| if turned { at(c, r) } else { at(r, c) });
+            [name.clone()].into_iter().chain(cells).collect::<Vec<String>>()
+        };
+        table(out, &header, &rows.iter().enumerate().map(line).collect::<Vec<_>>())
+    }
+}
