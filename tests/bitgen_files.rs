@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use command::{assert_fails, has_adapter, succeeds, ternion, text};
+use command::{assert_fails, command, has_adapter, succeeds, ternion, text};
 use common::golden_root;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
@@ -122,6 +122,11 @@ fn a_trainers_checkpoint_holds_its_own_configuration() {
     // One folder above comes first, as the trainer pushes it.
     fs::write(dir.path().join("deep/config.json"), "{\"num_heads\": 2}").unwrap();
     assert!(BitGen::open(&alone, &on_the_cpu(None)).is_ok_and(|m| m.sizes().n_heads == 2));
+    // So it does for a path without a folder.
+    fs::write(dir.path().join("deep/config.json"), "{\"num_heads\": 0}").unwrap();
+    let args = ["inspect", "checkpoint.pt"];
+    let ran = command(&args).current_dir(alone.parent().unwrap()).output().expect("the command runs").into();
+    assert_fails(&ran, &args, &["config.json: num_heads", "is 0"]);
 }
 
 /// The small model as a safetensors file with queues of so many columns.

@@ -180,8 +180,9 @@ struct Source {
 impl Source {
     fn find(files: &ModelFiles, weights: &Weights) -> Result<Self> {
         const FILE: &str = "config.json";
-        let above = || Some(ModelFiles::from(files.path(FILE).parent()?.parent()?));
-        let files = match (files.has(FILE), files, above()) {
+        // A relative path may have no parent to its name.
+        let above = files.path(FILE).parent().map(|folder| ModelFiles::from(folder.join("..")));
+        let files = match (files.has(FILE), files, above) {
             (false, ModelFiles::Disk(_), Some(above)) if above.has(FILE) => above,
             _ => files.clone(),
         };
