@@ -1,11 +1,13 @@
 //! BitGen's episodic memory: what remembering writes, its file in every form, and what broken ones get.
 
+mod command;
 mod common;
 mod model_rig;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use command::{assert_fails, succeeds, ternion, text};
 use common::Golden;
 use model_rig::rms;
 use ternion::Error;
@@ -239,4 +241,42 @@ fn the_configuration_says_how_the_memory_is_written() {
         let error = with(key, value).unwrap_err();
         assert!(matches!(&error, Error::Config { .. }) && error.to_string().contains(key), "{error}");
     }
+}
+
+#[test]
+fn the_command_remembers_what_it_is_told() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/shapes");
+    let (model, picture) = (text(root.join("bitgen/model")), text(root.join("samples/spatial_scene_100000.png")));
+    let dir = tempfile::tempdir().unwrap();
+    let (file, other) = (dir.path().join("memory.safetensors"), text(dir.path().join("other")));
+    let kept = text(&file);
+    let run = ["run", "-m", &model, "--image", &picture, "--device", "cpu"];
+    let statistics = || EpisodicMemory::open(&file, [32, 128]).unwrap().statistics();
+    let said = |prompt: &str, more: &[&str]| {
+        let args: Vec<&str> =
+            run.into_iter().chain(["--memory", &kept, "-p", prompt]).chain(more.iter().copied()).collect();
+        succeeds(&args)
+    };
+    let plain = said("describe the image", &[]);
+    let first = statistics();
+    assert!(first.reads > 0.0 && first.writes == 0.0, "{first:?}");
+    assert!(!said("red circle", &["--remember"]).is_empty());
+    let second = statistics();
+    assert_eq!((second.writes, second.written_slots), (1.0, 1), "a phrase is one token");
+    assert!(second.reads > first.reads);
+    assert_eq!(succeeds(&[&run[..], &["-p", "describe the image"]].concat()), plain, "the model's own is as it was");
+
+    let refused = |more: &[&str], says: &[&str]| {
+        let args: Vec<&str> = run.into_iter().chain(more.iter().copied()).collect();
+        assert_fails(&ternion(&args), &args, says);
+    };
+    refused(&["--remember", "-p", "x"], &["--memory"]);
+    refused(&["--memory", &other, "--remember"], &["remember", "prompt"]);
+    refused(&["--memory", &picture], &["spatial_scene_100000.png"]);
+    let small_one = text(stage1("memory/memory.pt"));
+    refused(&["--memory", &small_one], &["memory.pt", "[32, 128]", "[6, 4]"]);
+    let question =
+        ["run", "--device", "cpu", "--image", &picture, "-p", "What color is the circle?", "--memory", &other];
+    assert_fails(&ternion(&question), &question, &["memory", "BitGen"]);
+    assert!(!Path::new(&other).exists());
 }
