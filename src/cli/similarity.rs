@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -14,7 +14,7 @@ use super::Outcome;
 use super::args::open_images;
 use super::bitgen_args::{BitGenArgs, read_texts, tokens};
 use super::output::{Bar, table};
-use super::plot::{Font, PlotFile, SimilarityFigure, percent};
+use super::plot::{Font, PlotFile, SimilarityFigure};
 
 /// Pictures that are decoded and embedded at once.
 const BATCH: usize = 16;
@@ -128,7 +128,7 @@ impl Similarity {
     }
 
     /// The file of the heat map, checked.
-    fn plot_file(&self, file: &PathBuf, texts: usize) -> Result<PlotFile> {
+    fn plot_file(&self, file: &Path, texts: usize) -> Result<PlotFile> {
         let plot = PlotFile::new("plot", file.as_os_str())?;
         if self.image.iter().any(|image| plot.is(image)) {
             return Err(Error::argument(file.display(), "is one of the pictures and would be overwritten"));
@@ -173,7 +173,7 @@ impl Similarity {
         let cell = |value: f32| match self.show {
             Show::Cosine => format!("{value:.3}"),
             Show::Scaled => format!("{value:.2}"),
-            Show::TextForImage | Show::ImageForText => percent(value),
+            Show::TextForImage | Show::ImageForText => format!("{:.1} %", 100.0 * value),
         };
         let names = self.names();
         let at = |text: usize, image: usize| {

@@ -27,7 +27,6 @@ use ternion::{Error, Result};
 
 use attention::AttentionFigure;
 pub use bars::BarsFigure;
-pub use heat::percent;
 pub use options::PlotArgs;
 use routing::RoutingFigure;
 pub use similarity::SimilarityFigure;

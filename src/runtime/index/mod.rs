@@ -1,6 +1,6 @@
 //! Pictures of folders with their features, kept in a file: embedded once, found by text or by picture.
 //!
-//! [`mod@file`] is the file, [`walk`] finds pictures in folders, [`mod@update`] embeds those that are new.
+//! `file.rs` is the file, `walk.rs` finds pictures in folders, `update.rs` embeds those that are new.
 
 mod file;
 mod update;
