@@ -1,6 +1,12 @@
 //! BitGen's sizes: heads from `config.json`, everything else from the tensors' shapes.
 
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
 use super::bitgen_cnn::STAGES;
+use super::bitgen_decoder::DecoderSizes;
 use super::dinov2::DinoConfig;
 use super::embernet_config::read_json;
 use crate::error::{Error, Result};
@@ -68,6 +74,11 @@ impl BitGenSizes {
         AttentionShape { heads: self.n_heads, kv_heads: self.n_heads, d: self.d / self.n_heads }
     }
 
+    /// Sizes of the text decoder.
+    pub(super) fn decoder(&self) -> DecoderSizes {
+        DecoderSizes { heads: self.heads(), layers: self.decoder_layers, d_ff: self.decoder_ff, vocab: self.vocab }
+    }
+
     /// Reads the sizes. `config.json` lies beside the checkpoint, or one folder above it, where the trainer puts
     /// checkpoints into folders of their own.
     ///
@@ -122,7 +133,7 @@ impl BitGenSizes {
 pub(super) const READS: usize = 5;
 
 /// The model's files, or those of the folder above if the configuration lies there.
-fn config_files(files: &ModelFiles) -> ModelFiles {
+pub(super) fn config_files(files: &ModelFiles) -> ModelFiles {
     let above = || Some(files.path("config.json").parent()?.parent()?.to_owned());
     match (files.has("config.json"), files, above()) {
         (false, ModelFiles::Disk(_), Some(folder)) if folder.join("config.json").exists() => folder.into(),
@@ -132,15 +143,24 @@ fn config_files(files: &ModelFiles) -> ModelFiles {
 
 /// The number of heads in a file.
 fn heads(files: &ModelFiles, file: &str, key: &str) -> Result<usize> {
-    let config = read_json(files, file)?;
-    let name = || format!("{}: {key}", files.path(file).display());
+    integer(&read_json(files, file)?, &files.path(file), key, 1..=256)
+}
+
+/// An integer of a configuration that was read from `file`.
+pub(super) fn integer(
+    config: &Map<String, Value>,
+    file: &Path,
+    key: &str,
+    range: RangeInclusive<u64>,
+) -> Result<usize> {
+    let name = || format!("{}: {key}", file.display());
     let value = config.get(key).ok_or_else(|| Error::config(name(), "is missing"))?;
-    let fits = value.as_u64().filter(|n| (1..=256).contains(n)).map(|n| n as usize);
-    fits.ok_or_else(|| Error::config(name(), format!("is {value}, expected an integer in 1..=256")))
+    let fits = value.as_u64().filter(|n| range.contains(n)).map(|n| n as usize);
+    fits.ok_or_else(|| Error::config(name(), format!("is {value}, expected an integer in {range:?}")))
 }
 
 /// The shape of a tensor of so many dimensions.
-fn shape(weights: &Weights, name: &str, rank: usize) -> Result<Vec<usize>> {
+pub(super) fn shape(weights: &Weights, name: &str, rank: usize) -> Result<Vec<usize>> {
     let file = || weights.path().display().to_string();
     let found =
         weights.shape(name).ok_or_else(|| Error::MissingTensors { file: file(), names: vec![name.to_owned()] })?;
@@ -152,7 +172,7 @@ fn shape(weights: &Weights, name: &str, rank: usize) -> Result<Vec<usize>> {
 }
 
 /// How many numbered places there are below a name.
-fn count(weights: &Weights, place: &str) -> usize {
+pub(super) fn count(weights: &Weights, place: &str) -> usize {
     let number = |name: &str| name.strip_prefix(place)?.strip_prefix('.')?.split('.').next()?.parse::<usize>().ok();
     let numbers: std::collections::BTreeSet<usize> =
         weights.checkpoint().tensors().filter_map(|t| number(&t.name)).collect();
@@ -161,15 +181,24 @@ fn count(weights: &Weights, place: &str) -> usize {
 
 /// The image encoder whose tensors are there.
 fn vision(files: &ModelFiles, weights: &Weights) -> Result<BitGenVision> {
-    let patches = format!("{DINO}.embeddings.patch_embeddings.projection.weight");
-    if weights.shape(&patches).is_none() {
-        let mut channels = [0; 3];
-        for (channels, (number, _)) in channels.iter_mut().zip(STAGES) {
-            *channels = shape(weights, &format!("{CNN}.{number}.weight"), 4)?[0];
-        }
-        return Ok(BitGenVision::Cnn(channels));
+    if weights.shape(&patch_weights()).is_some() {
+        return Ok(BitGenVision::Dino(dino(files, weights)?));
     }
-    let (patches, positions) = (shape(weights, &patches, 4)?, format!("{DINO}.embeddings.position_embeddings"));
+    let mut channels = [0; 3];
+    for (channels, (number, _)) in channels.iter_mut().zip(STAGES) {
+        *channels = shape(weights, &format!("{CNN}.{number}.weight"), 4)?[0];
+    }
+    Ok(BitGenVision::Cnn(channels))
+}
+
+/// The tensor that makes vectors of patches in DINOv2.
+fn patch_weights() -> String {
+    format!("{DINO}.embeddings.patch_embeddings.projection.weight")
+}
+
+/// Sizes of the DINOv2 whose tensors are there.
+pub(super) fn dino(files: &ModelFiles, weights: &Weights) -> Result<DinoConfig> {
+    let (patches, positions) = (shape(weights, &patch_weights(), 4)?, format!("{DINO}.embeddings.position_embeddings"));
     let (d, learned) = (patches[0], shape(weights, &positions, 3)?);
     let (layers, patch, grid) =
         (count(weights, &format!("{DINO}.encoder.layer")), patches[3], (learned[1] - 1).isqrt());
@@ -191,5 +220,5 @@ fn vision(files: &ModelFiles, weights: &Weights) -> Result<BitGenVision> {
         return Err(Error::config("num_attention_heads", problem));
     }
     let d_ff = shape(weights, &format!("{DINO}.encoder.layer.0.mlp.fc1.weight"), 2)?[0];
-    Ok(BitGenVision::Dino(DinoConfig { d, d_ff, heads, layers, patch, grid }))
+    Ok(DinoConfig { d, d_ff, heads, layers, patch, grid })
 }

@@ -20,6 +20,10 @@ mod dinov2;
 mod embernet;
 mod embernet_config;
 mod moe;
+mod robot;
+mod robot_config;
+mod robot_fusion;
+mod robot_reasoning;
 mod siglip;
 mod vision;
 
@@ -28,6 +32,8 @@ pub use bitgen_config::{BitGenSizes, BitGenVision};
 pub use cursor::{Cursor, LoadOptions, Tensor, Wanted};
 pub use dinov2::DinoConfig;
 pub use embernet_config::{EmberNetConfig, VisionConfig};
+pub use robot::{BitGenModel, ThinkShape, robot_slots};
+pub use robot_config::RobotSizes;
 
 use std::sync::Arc;
 
