@@ -13,6 +13,7 @@ mod eval;
 mod inspect;
 mod output;
 mod plot;
+mod robots;
 mod run;
 
 use std::error::Error as _;
@@ -48,6 +49,7 @@ enum Command {
     Devices(devices::Devices),
     Check(check::Check),
     Eval(eval::Eval),
+    Robots(robots::Robots),
     Bench(bench::Bench),
 }
 
@@ -91,6 +93,7 @@ pub fn main() -> ExitCode {
         Command::Devices(devices) => devices.main(),
         Command::Check(check) => check.main(),
         Command::Eval(eval) => eval.main(),
+        Command::Robots(robots) => robots.main(),
         Command::Bench(bench) => bench.main(),
     };
     match outcome {

@@ -4,17 +4,18 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::core::{floats, required};
+use super::core::floats;
 use super::device;
 use super::engine::{load_weights, no_tokenizer, open_tokenizer};
 use super::episodic::{EpisodicMemory, MemoryNoise};
 use super::options::{Place, Precision};
+use super::programs::{Program, check_text, step, text_rows};
 use super::sampler::{Sampler, Sampling};
 use crate::error::{Error, Result};
 use crate::files::{Image, ModelFiles, Tokenizer, Weights};
 use crate::models::{BitGenSizes, BitGenStage1, EncoderShape, ImageInfo, LoadOptions, bitgen_slots, slots};
 use crate::ops::Row;
-use crate::plan::{Backend, Plan, ProgramId, Step};
+use crate::plan::{Backend, Step};
 
 /// Texts whose features are computed in one step.
 const FEATURE_ROWS: usize = 64;
@@ -73,13 +74,6 @@ pub struct BitGen {
     core: Mutex<Core>,
 }
 
-/// A prepared plan.
-#[derive(Clone)]
-struct Program {
-    id: ProgramId,
-    plan: Arc<Plan>,
-}
-
 /// The device and its programs.
 struct Core {
     backend: Box<dyn Backend>,
@@ -121,10 +115,8 @@ impl BitGen {
         ]
         .map(Arc::new);
         load_weights(&weights, plans.iter(), |name, words| backend.load_weight(name, words), |_| {})?;
-        let mut program = |plan: &Arc<Plan>| -> Result<Program> {
-            Ok(Program { id: backend.prepare(plan.clone(), false)?, plan: plan.clone() })
-        };
-        let [image, features, without, with, decoder] = plans.each_ref().map(&mut program);
+        let program = |plan| Program::prepare(backend.as_mut(), plan);
+        let [image, features, without, with, decoder] = plans.each_ref().map(program);
         let core = Core { image: image?, features: features?, encoders: [without?, with?], decoder: decoder?, backend };
         let temperature = "cross_modal_fusion.temperature";
         let temperature = weights.checkpoint().read_f32(temperature, 0..1)?.first().copied().unwrap_or(1.0);
@@ -227,7 +219,7 @@ impl BitGen {
         let (matrix, n, d) = (memory.drawn(noise)?, text.len(), self.sizes().d);
         let mut core = self.core();
         let program = core.encoders[usize::from(image.is_some())].clone();
-        core.write(&program, slots::ROWS, bytemuck::cast_slice(&rows(text, |_| n)))?;
+        core.write(&program, slots::ROWS, bytemuck::cast_slice(&text_rows(text, |_| n)))?;
         core.write(&program, bitgen_slots::SPANS, &[0, n as u32])?;
         core.write(&program, bitgen_slots::MEMORY, bytemuck::cast_slice(&matrix))?;
         core.write(&program, bitgen_slots::QUALITY, bytemuck::cast_slice(&memory.quality))?;
@@ -280,7 +272,7 @@ impl BitGen {
             return Err(Error::argument("context", format!("{} values, expected {d}", context.len())));
         }
         let program = core.decoder.clone();
-        core.write(&program, slots::ROWS, bytemuck::cast_slice(&rows(tokens, |pos| pos + 1)))?;
+        core.write(&program, slots::ROWS, bytemuck::cast_slice(&text_rows(tokens, |pos| pos + 1)))?;
         core.write(&program, slots::OUTPUTS, &[n as u32 - 1])?;
         core.write(&program, bitgen_slots::CONTEXT, bytemuck::cast_slice(&context.repeat(n)))?;
         core.run(&program, &step(n, 1, n))?;
@@ -301,14 +293,7 @@ impl BitGen {
     }
 
     fn check_text(&self, text: &[u32]) -> Result<()> {
-        let (most, vocab) = (self.sizes().positions, self.sizes().vocab);
-        if text.is_empty() || text.len() > most {
-            return Err(Error::argument("text", format!("{} tokens, expected 1..={most}", text.len())));
-        }
-        match text.iter().find(|&&token| token as usize >= vocab) {
-            Some(token) => Err(Error::argument("text", format!("token {token}, expected 0..{vocab}"))),
-            None => Ok(()),
-        }
+        check_text(text, self.sizes().positions, self.sizes().vocab)
     }
 
     fn core(&self) -> MutexGuard<'_, Core> {
@@ -316,30 +301,17 @@ impl BitGen {
     }
 }
 
-/// Rows of one text, each of which attends to `seen(pos)` of them from the first one on.
-fn rows(text: &[u32], seen: impl Fn(usize) -> usize) -> Vec<Row> {
-    let row = |(pos, &token): (usize, &u32)| Row { token, pos: pos as u32, seq_base: 0, seq_len: seen(pos) as u32 };
-    text.iter().enumerate().map(row).collect()
-}
-
-fn step(rows: usize, outputs: usize, context: usize) -> Step {
-    Step { rows: rows as u32, outputs: outputs as u32, context: context as u32, reserved: 0 }
-}
-
 impl Core {
     fn write(&mut self, program: &Program, input: &str, words: &[u32]) -> Result<()> {
-        let slot = required(program.plan.input(input), input)?;
-        self.backend.write(program.id, slot, 0, words)
+        program.write(self.backend.as_mut(), input, words)
     }
 
     fn run(&mut self, program: &Program, step: &Step) -> Result<()> {
-        self.backend.run(program.id, step, 0..program.plan.nodes.len())
+        program.run(self.backend.as_mut(), step)
     }
 
     /// The first words of outputs.
     fn read(&mut self, program: &Program, wanted: &[(&str, usize)]) -> Result<Vec<Vec<u32>>> {
-        let range = |&(name, n): &(&str, usize)| Ok((required(program.plan.outputs.get(name).copied(), name)?, 0..n));
-        let ranges = wanted.iter().map(range).collect::<Result<Vec<_>>>()?;
-        self.backend.read(program.id, &ranges)
+        program.read(self.backend.as_mut(), wanted)
     }
 }
