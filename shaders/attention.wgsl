@@ -8,6 +8,9 @@ const MINE: u32 = MAX_D / WG; // outputs of a thread
 #ifdef CACHED
 #bind var<storage, read> rows: array<vec4<u32>>; // [rows]: token, pos, seq_base, seq_len
 #endif
+#ifdef MASK
+#bind var<storage, read> mask: array<f32>; // [rows, mask_width], added to scores
+#endif
 #bind var<storage, read_write> y: array<f32>; // [rows, heads · d]
 
 var<workgroup> query: array<f32, MAX_D>;
@@ -46,6 +49,9 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
                 sum += dot(vec2<f32>(query[i], query[i + 1u]), k_pair(base + i));
             }
             score = sum * params.scale;
+#ifdef MASK
+            if key < params.mask_width { score += mask[row * params.mask_width + key]; }
+#endif
         }
         let new_top = max(top, workgroup_max(lane, score));
         let weight = select(0.0, exp(score - new_top), key < n);

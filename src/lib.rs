@@ -69,4 +69,4 @@ pub mod threads;
 
 pub use error::{Error, Result};
 pub use files::{Image, ModelFiles};
-pub use runtime::{BitGen, Engine, GenerateOptions, Options, PictureIndex, Session, Stream, Token};
+pub use runtime::{BitGen, Engine, GenerateOptions, Options, PictureIndex, RobotModel, Session, Stream, Token};

@@ -19,6 +19,7 @@ struct Params {
     k_width: u32,
     v_at: u32,
     v_width: u32,
+    mask_width: u32, // 0 without a mask
     scale: f32,
 }
 @group(0) @binding(1) var<uniform> params: Params;

@@ -14,6 +14,7 @@ mod eval;
 mod inspect;
 mod output;
 mod plot;
+mod robots;
 mod run;
 mod search;
 mod similarity;
@@ -51,6 +52,7 @@ enum Command {
     Devices(devices::Devices),
     Check(check::Check),
     Eval(eval::Eval),
+    Robots(robots::Robots),
     Bench(bench::Bench),
     Similarity(similarity::Similarity),
     Search(search::Search),
@@ -96,6 +98,7 @@ pub fn main() -> ExitCode {
         Command::Devices(devices) => devices.main(),
         Command::Check(check) => check.main(),
         Command::Eval(eval) => eval.main(),
+        Command::Robots(robots) => robots.main(),
         Command::Bench(bench) => bench.main(),
         Command::Similarity(similarity) => similarity.main(),
         Command::Search(search) => search.main(),

@@ -5,15 +5,15 @@ use std::cell::RefCell;
 
 use super::bitgen_cnn::{CNN_TOKENS, Cnn};
 use super::bitgen_config::{BitGenConfig, BitGenSizes, BitGenVision, CNN, DINO, IMAGE_SIZE, READS};
-use super::bitgen_decoder::{TextDecoder, norm};
+use super::bitgen_decoder::{TextDecoder, embed, norm, rows};
 use super::bitgen_file::MEMORY_BUFFERS;
 use super::cursor::{Cursor, Faults, LoadOptions, Reads, Tensor};
-use super::dinov2::DinoV2;
+use super::dinov2::{DinoV2, IMAGENET_MEAN, IMAGENET_STD};
 use super::siglip::Affine;
 use super::{Family, ImageInfo, slots};
 use crate::error::Result;
 use crate::files::{ModelFiles, Weights};
-use crate::ops::{Columns, ROW_WORDS, UnaryKind};
+use crate::ops::{Columns, UnaryKind};
 use crate::plan::{Plan, PlanBuilder, Slot};
 use crate::tensor::{DType, Lead, Spec};
 use crate::ternary::WeightQuant;
@@ -169,7 +169,7 @@ impl BitGenStage1 {
             },
             layers: (0..c.layers).map(|i| EncoderLayer::load(&w.at("attention_layers").at(i), &c)).collect(),
             norm: Affine::norm(&w.at("layer_norm"), d),
-            decoder: TextDecoder::load(&w.at("text_decoder"), &c),
+            decoder: TextDecoder::load(&w.at("text_decoder"), &c.decoder()),
         }
     }
 
@@ -190,7 +190,7 @@ impl BitGenStage1 {
 
     /// How the model reads images.
     pub fn image_info(&self) -> ImageInfo {
-        let (mean, std) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+        let (mean, std) = (IMAGENET_MEAN, IMAGENET_STD);
         ImageInfo { size: IMAGE_SIZE, tokens: self.image_tokens()[1], width: self.sizes.d, mean, std }
     }
 
@@ -286,9 +286,7 @@ impl BitGenStage1 {
 
     /// Tokens with their positions, `[rows, d]`.
     fn embed(&self, p: &PlanBuilder, rows: Slot) -> Slot {
-        let table: Vec<Slot> = self.tokens.iter().map(|t| t.slot(p)).collect();
-        let x = p.embed(rows, &table, None, f32::MAX);
-        p.affine(x, None, None, Some(p.embed_positions(rows, self.positions.slot(p))))
+        embed(p, rows, &self.tokens, &self.positions)
     }
 
     /// x `[rows, d]` with what the memory answers.
@@ -307,11 +305,6 @@ impl BitGenStage1 {
         let g = p.tag("memory.gpm_out", g);
         p.tag("memory.out", norm(p, self.memory.output.apply(p, g, Some(x)), &self.memory.norm))
     }
-}
-
-/// The rows of a step.
-fn rows(p: &PlanBuilder, max: usize) -> Slot {
-    p.input(slots::ROWS, Spec::led(&[max, ROW_WORDS], DType::U32, Lead::Rows))
 }
 
 impl Common {

@@ -1,8 +1,11 @@
 //! BitGen's configuration: heads from `config.json`, sizes from the tensors' shapes.
 
+use std::ops::RangeInclusive;
+
 use serde_json::{Map, Value, json};
 
 use super::bitgen_cnn::STAGES;
+use super::bitgen_decoder::DecoderSizes;
 use super::dinov2::DinoConfig;
 use super::embernet_config::read_json;
 use crate::error::{Error, Result};
@@ -96,6 +99,11 @@ impl BitGenSizes {
         AttentionShape { heads: self.n_heads, kv_heads: self.n_heads, d: self.d / self.n_heads }
     }
 
+    /// Sizes of the text decoder.
+    pub(super) fn decoder(&self) -> DecoderSizes {
+        DecoderSizes { heads: self.heads(), layers: self.decoder_layers, d_ff: self.decoder_ff, vocab: self.vocab }
+    }
+
     fn read(config: &Source, weights: &Weights) -> Result<Self> {
         let n_heads = config.heads("num_heads")?;
         let shape = |name: &str, rank: usize| shape(weights, name, rank);
@@ -159,26 +167,27 @@ impl BitGenConfig {
         let memory_alpha = source.share("memory_alpha", MEMORY_ALPHA)?;
         let eos = match source.json.get("eos_token_id") {
             None | Some(Value::Null) => None,
-            Some(value) => Some(source.integer("eos_token_id", value, 0..sizes.vocab)? as u32),
+            Some(value) => Some(source.integer("eos_token_id", value, 0..=sizes.vocab - 1)? as u32),
         };
-        let mut json = source.json;
-        json.insert("model_type".into(), json!("bitgen_stage1"));
-        if let BitGenVision::Dino(dino) = sizes.vision {
-            json.insert(DINO_KEY.into(), json!({ DINO_HEADS: dino.heads }));
-        }
+        let dino = match sizes.vision {
+            BitGenVision::Dino(dino) => Some(dino),
+            BitGenVision::Cnn(_) => None,
+        };
+        let json = source.converted("bitgen_stage1", dino);
         Ok((sizes, BitGenConfig { next_token, eos, memory_alpha, direct_writing, json }))
     }
 }
 
-/// A configuration, and where it is from.
-struct Source {
+/// A configuration, and where it is from: `config.json` beside the checkpoint, or one folder above it, where the trainer
+/// puts checkpoints into folders of their own; where there is neither, the checkpoint itself.
+pub(super) struct Source {
     files: ModelFiles,
     name: String,
-    json: Map<String, Value>,
+    pub json: Map<String, Value>,
 }
 
 impl Source {
-    fn find(files: &ModelFiles, weights: &Weights) -> Result<Self> {
+    pub fn find(files: &ModelFiles, weights: &Weights) -> Result<Self> {
         const FILE: &str = "config.json";
         // A relative path may have no parent to its name.
         let above = files.path(FILE).parent().map(|folder| ModelFiles::from(folder.join("..")));
@@ -200,8 +209,8 @@ impl Source {
         Ok(Source { files, name, json })
     }
 
-    fn problem(&self, key: &str, found: &Value, expected: &str) -> Error {
-        Error::config(format!("{}: {key}", self.name), format!("is {found}, expected {expected}"))
+    pub fn problem(&self, key: &str, found: &Value, expected: &str) -> Error {
+        Error::config(self.key(key), format!("is {found}, expected {expected}"))
     }
 
     fn flag(&self, key: &str, default: bool) -> Result<bool> {
@@ -223,15 +232,35 @@ impl Source {
         }
     }
 
-    fn integer(&self, key: &str, value: &Value, range: std::ops::Range<usize>) -> Result<usize> {
+    /// The key, for messages.
+    pub fn key(&self, key: &str) -> String {
+        format!("{}: {key}", self.name)
+    }
+
+    fn integer(&self, key: &str, value: &Value, range: RangeInclusive<usize>) -> Result<usize> {
         let fits = value.as_u64().map(|n| n as usize).filter(|n| range.contains(n));
-        fits.ok_or_else(|| self.problem(key, value, &format!("an integer in {}..={}", range.start, range.end - 1)))
+        fits.ok_or_else(|| self.problem(key, value, &format!("an integer in {range:?}")))
+    }
+
+    /// An integer that must be there.
+    pub fn required(&self, key: &str, range: RangeInclusive<usize>) -> Result<usize> {
+        let missing = || Error::config(self.key(key), "is missing");
+        self.integer(key, self.json.get(key).ok_or_else(missing)?, range)
     }
 
     /// A number of heads.
-    fn heads(&self, key: &str) -> Result<usize> {
-        let missing = || Error::config(format!("{}: {key}", self.name), "is missing");
-        self.integer(key, self.json.get(key).ok_or_else(missing)?, 1..257)
+    pub fn heads(&self, key: &str) -> Result<usize> {
+        self.required(key, 1..=256)
+    }
+
+    /// The configuration of a converted model: all that it says, and what the original keeps elsewhere.
+    pub fn converted(self, model_type: &str, dino: Option<DinoConfig>) -> Map<String, Value> {
+        let mut json = self.json;
+        json.insert("model_type".into(), json!(model_type));
+        if let Some(dino) = dino {
+            json.insert(DINO_KEY.into(), json!({ DINO_HEADS: dino.heads }));
+        }
+        json
     }
 
     /// The heads of a DINOv2 of this width.
@@ -250,7 +279,7 @@ impl Source {
 }
 
 /// The shape of a tensor of so many dimensions.
-fn shape(weights: &Weights, name: &str, rank: usize) -> Result<Vec<usize>> {
+pub(super) fn shape(weights: &Weights, name: &str, rank: usize) -> Result<Vec<usize>> {
     let file = || weights.path().display().to_string();
     let found =
         weights.shape(name).ok_or_else(|| Error::MissingTensors { file: file(), names: vec![name.to_owned()] })?;
@@ -262,7 +291,7 @@ fn shape(weights: &Weights, name: &str, rank: usize) -> Result<Vec<usize>> {
 }
 
 /// How many numbered places there are below a name.
-fn count(weights: &Weights, place: &str) -> usize {
+pub(super) fn count(weights: &Weights, place: &str) -> usize {
     let number = |name: &str| name.strip_prefix(place)?.strip_prefix('.')?.split('.').next()?.parse::<usize>().ok();
     let numbers: std::collections::BTreeSet<usize> =
         weights.checkpoint().tensors().filter_map(|t| number(&t.name)).collect();
@@ -271,11 +300,20 @@ fn count(weights: &Weights, place: &str) -> usize {
 
 /// The image encoder whose tensors are there.
 fn vision(config: &Source, weights: &Weights) -> Result<BitGenVision> {
-    let patches = format!("{DINO}.embeddings.patch_embeddings.projection.weight");
-    if weights.shape(&patches).is_none() {
-        return cnn(weights);
+    match weights.shape(&patch_weights()) {
+        Some(_) => Ok(BitGenVision::Dino(dino(config, weights)?)),
+        None => cnn(weights),
     }
-    let (patches, positions) = (shape(weights, &patches, 4)?, format!("{DINO}.embeddings.position_embeddings"));
+}
+
+/// The tensor that makes vectors of patches in DINOv2.
+fn patch_weights() -> String {
+    format!("{DINO}.embeddings.patch_embeddings.projection.weight")
+}
+
+/// Sizes of the DINOv2 whose tensors are there.
+pub(super) fn dino(config: &Source, weights: &Weights) -> Result<DinoConfig> {
+    let (patches, positions) = (shape(weights, &patch_weights(), 4)?, format!("{DINO}.embeddings.position_embeddings"));
     let (d, learned) = (patches[0], shape(weights, &positions, 3)?);
     let (layers, patch, grid) =
         (count(weights, &format!("{DINO}.encoder.layer")), patches[3], (learned[1] - 1).isqrt());
@@ -294,7 +332,7 @@ fn vision(config: &Source, weights: &Weights) -> Result<BitGenVision> {
         return Err(Error::config(format!("DINOv2's {DINO_HEADS}"), problem));
     }
     let d_ff = shape(weights, &format!("{DINO}.encoder.layer.0.mlp.fc1.weight"), 2)?[0];
-    Ok(BitGenVision::Dino(DinoConfig { d, d_ff, heads, layers, patch, grid }))
+    Ok(DinoConfig { d, d_ff, heads, layers, patch, grid })
 }
 
 /// The channels of the small encoder's convolutions, each of which must be whole: what is computed from them at loading

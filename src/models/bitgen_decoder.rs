@@ -1,15 +1,28 @@
 //! BitGen's text decoder: ternary layers whose activations have one scale for a whole tensor.
 
-use super::bitgen_config::BitGenSizes;
 use super::cursor::{Cursor, Tensor};
 use super::siglip::Affine;
-use crate::ops::{AttentionShape, Columns, UnaryKind};
+use super::slots;
+use crate::ops::{AttentionShape, Columns, ROW_WORDS, UnaryKind};
 use crate::plan::{PlanBuilder, Slot};
+use crate::tensor::{DType, Lead, Spec};
 
 /// Of all norms but DINOv2's.
 const EPS: f32 = 1e-5;
 /// Least largest magnitude of activations.
 const ACT_FLOOR: f32 = 1e-8;
+
+/// The rows of a step.
+pub fn rows(p: &PlanBuilder, max: usize) -> Slot {
+    p.input(slots::ROWS, Spec::led(&[max, ROW_WORDS], DType::U32, Lead::Rows))
+}
+
+/// Tokens with their positions, `[rows, d]`.
+pub fn embed(p: &PlanBuilder, rows: Slot, tokens: &[Tensor], positions: &Tensor) -> Slot {
+    let table: Vec<Slot> = tokens.iter().map(|t| t.slot(p)).collect();
+    let x = p.embed(rows, &table, None, f32::MAX);
+    p.affine(x, None, None, Some(p.embed_positions(rows, positions.slot(p))))
+}
 
 /// Layer norm of x.
 pub fn norm(p: &PlanBuilder, x: Slot, affine: &Affine) -> Slot {
@@ -56,6 +69,19 @@ impl BitNet {
     }
 }
 
+/// Sizes of a decoder.
+#[derive(Debug, Clone, Copy)]
+pub struct DecoderSizes {
+    /// Heads, side by side as wide as the text.
+    pub heads: AttentionShape,
+    /// Layers.
+    pub layers: usize,
+    /// Width of a feed-forward part.
+    pub d_ff: usize,
+    /// Tokens of the vocabulary.
+    pub vocab: usize,
+}
+
 /// The decoder, without its embeddings.
 #[derive(Debug)]
 pub struct TextDecoder {
@@ -78,11 +104,12 @@ struct Layer {
 
 impl TextDecoder {
     /// Takes the tensors below `w`.
-    pub fn load(w: &Cursor, c: &BitGenSizes) -> Self {
+    pub fn load(w: &Cursor, c: &DecoderSizes) -> Self {
+        let d = c.heads.heads * c.heads.d;
         TextDecoder {
-            layers: (0..c.decoder_layers).map(|i| Layer::load(&w.at("decoder_layers").at(i), c)).collect(),
-            norm: Affine::norm(&w.at("layer_norm"), c.d),
-            output: BitNet::load(w, &["output_projection"], c.vocab, c.d),
+            layers: (0..c.layers).map(|i| Layer::load(&w.at("decoder_layers").at(i), d, c)).collect(),
+            norm: Affine::norm(&w.at("layer_norm"), d),
+            output: BitNet::load(w, &["output_projection"], c.vocab, d),
         }
     }
 
@@ -99,17 +126,17 @@ impl TextDecoder {
 }
 
 impl Layer {
-    fn load(w: &Cursor, c: &BitGenSizes) -> Self {
-        let (d, attention) = (c.d, w.at("self_attn"));
+    fn load(w: &Cursor, d: usize, c: &DecoderSizes) -> Self {
+        let attention = w.at("self_attn");
         Layer {
             ln1: Affine::norm(&w.at("ln1"), d),
             qkv: BitNet::load(&attention, &["q_proj", "k_proj", "v_proj"], d, d),
             out: BitNet::load(&attention, &["out_proj"], d, d),
             context: BitNet::load(w, &["encoder_proj"], d, d),
             ln3: Affine::norm(&w.at("ln3"), d),
-            up: BitNet::load(w, &["ffn.0"], c.decoder_ff, d),
-            down: BitNet::load(w, &["ffn.3"], d, c.decoder_ff),
-            heads: c.heads(),
+            up: BitNet::load(w, &["ffn.0"], c.d_ff, d),
+            down: BitNet::load(w, &["ffn.3"], d, c.d_ff),
+            heads: c.heads,
         }
     }
 

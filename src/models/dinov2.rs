@@ -5,6 +5,10 @@ use super::siglip::Affine;
 use crate::ops::{AttentionShape, Columns, Pixels, UnaryKind, Window};
 use crate::plan::{PlanBuilder, Slot};
 
+/// Mean and deviation of ImageNet's colours, by which images are normalised.
+pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+
 /// Sizes of a DINOv2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DinoConfig {

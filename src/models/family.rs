@@ -4,12 +4,13 @@ use super::bitgen_file::BITGEN;
 use super::cursor::LoadOptions;
 use super::embernet::EMBERNET;
 use super::embernet_config::read_json;
+use super::robot_file::ROBOTS;
 use super::{ChatModel, Model};
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
 
 /// All families. One that is told by its tensors comes in front of those told by `config.json`, which they need not have.
-pub static FAMILIES: [&Family; 2] = [&BITGEN, &EMBERNET];
+pub static FAMILIES: [&Family; 3] = [&BITGEN, &ROBOTS, &EMBERNET];
 
 /// A kind of model.
 #[derive(Debug)]

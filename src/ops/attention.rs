@@ -27,7 +27,7 @@ impl AttentionShape {
 
     /// A kernel of q and k from columns `at` on, and v where it reads them.
     pub(super) fn kernel(self, source: Source, grid: Grid, cached: bool, at: [usize; 3], inputs: &[&Spec]) -> Kernel {
-        let v_width = inputs.get(2).map_or(0, |v| v.width());
+        let [v_width, mask_width] = [2, 4].map(|i| inputs.get(i).map_or(0, |x| x.width()));
         let params = AttentionParams {
             lead: inputs[0].lead as u32,
             rows: inputs[0].shape[0] as u32,
@@ -43,6 +43,7 @@ impl AttentionShape {
             k_width: inputs[1].width() as u32,
             v_at: at[2] as u32,
             v_width: v_width as u32,
+            mask_width: mask_width as u32,
             scale: self.scale(),
         };
         let flags = [(cached, "CACHED"), (inputs[1].dtype == DType::F16, "F16")];
@@ -84,13 +85,15 @@ pub struct Columns {
 ///
 /// q `[n, ..]` F32, k and v `[keys, ..]` F32 or F16 (columns of each) → `[n, heads · d]` F32. Cached: with
 /// rows `[n, 4]`, row r attends to keys `seq_base .. seq_base + seq_len`. Else every query attends to all keys; with q
-/// `[m, n, ..]`, k and v `[m, keys, ..]` to those of its own matrix.
+/// `[m, n, ..]`, k and v `[m, keys, ..]` to those of its own matrix. With a mask `[n, m]` F32, `mask[r, j]` is added to
+/// the score of row r's key number j, in f32 as PyTorch adds it.
 /// d at most 256. Error: ≤ 1e-5 absolute on values of size 1.
 #[derive(Debug)]
 struct Attention {
     shape: AttentionShape,
     at: [usize; 3],
     cached: bool,
+    masked: bool,
 }
 
 params!(AttentionParams {
@@ -108,6 +111,7 @@ params!(AttentionParams {
     k_width: u32,
     v_at: u32,
     v_width: u32,
+    mask_width: u32,
     scale: f32,
 });
 
@@ -130,6 +134,8 @@ const TILE_QUERIES: usize = 16;
 /// Columns of a head that a workgroup of either writes (their `SLICE`).
 const SLICE: usize = 64;
 
+/// Hides a key in a mask: finite, since shaders need not know infinity.
+pub const MASKED: f32 = -1e30;
 /// Widest head of the kernel: 64 threads keep 4 values each.
 const MAX_D: usize = 256;
 
@@ -137,21 +143,31 @@ impl PlanBuilder {
     /// Attention of every query over all keys: bidirectional, or cross; of several matrices, each query over its own.
     #[track_caller]
     pub fn attention(&self, q: Columns, k: Columns, v: Columns, shape: AttentionShape) -> Slot {
-        let op = Attention { shape, at: [q.at, k.at, v.at], cached: false };
+        let op = Attention { shape, at: [q.at, k.at, v.at], cached: false, masked: false };
         self.push(op, &[q.slot, k.slot, v.slot])
     }
 
     /// Causal attention of each row over its sequence in the KV cache.
     #[track_caller]
     pub fn cached_attention(&self, q: Slot, k: Slot, v: Slot, rows: Slot, shape: AttentionShape) -> Slot {
-        self.push(Attention { shape, at: [0; 3], cached: true }, &[q, k, v, rows])
+        self.push(Attention { shape, at: [0; 3], cached: true, masked: false }, &[q, k, v, rows])
     }
 
     /// Attention of each row over its sequence among the step's own rows: with `seq_base` the sequence's first row,
     /// bidirectional where `seq_len` is the sequence's length, causal where it is `pos + 1`.
     #[track_caller]
     pub fn row_attention(&self, q: Columns, k: Columns, v: Columns, rows: Slot, shape: AttentionShape) -> Slot {
-        self.push(Attention { shape, at: [q.at, k.at, v.at], cached: true }, &[q.slot, k.slot, v.slot, rows])
+        let op = Attention { shape, at: [q.at, k.at, v.at], cached: true, masked: false };
+        self.push(op, &[q.slot, k.slot, v.slot, rows])
+    }
+
+    /// [`PlanBuilder::row_attention`] over keys of any slot, with a mask that is added to the scores:
+    /// [`MASKED`] hides a key.
+    #[track_caller]
+    pub fn masked_attention(&self, qkv: [Columns; 3], rows: Slot, mask: Slot, shape: AttentionShape) -> Slot {
+        let op = Attention { shape, at: qkv.map(|x| x.at), cached: true, masked: true };
+        let [q, k, v] = qkv.map(|x| x.slot);
+        self.push(op, &[q, k, v, rows, mask])
     }
 }
 
@@ -188,6 +204,34 @@ impl Attention {
             v_at: self.at[2] + kv,
         }
     }
+
+    /// The definition of one row of the result, `[heads · d]`.
+    fn row(&self, io: &Io, r: usize) -> Vec<f32> {
+        let AttentionShape { heads, d, .. } = self.shape;
+        let (q, q_width) = (io.f32s(0), io.spec(0).width());
+        let mask = if self.masked { &io.f32s(4)[r * io.spec(4).width()..][..io.spec(4).width()] } else { &[] };
+        let ((first, n), mut y) = (self.span(io, r), Vec::with_capacity(heads * d));
+        for h in 0..heads {
+            let head = self.head(io, h);
+            let q = &q[r * q_width + self.at[0] + h * d..][..d];
+            let score = |key: usize| -> f64 {
+                let k0 = (first + key) * head.k_width + head.k_at;
+                let dot: f64 = (0..d).map(|i| f64::from(q[i]) * f64::from(head.k.get(k0 + i))).sum();
+                let score = dot * f64::from(self.shape.scale());
+                mask.get(key).map_or(score, |m| f64::from(score as f32 + m))
+            };
+            let scores: Vec<f64> = (0..n).map(score).collect();
+            let top = scores.iter().fold(f64::MIN, |a, &b| a.max(b));
+            let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
+            let total: f64 = weights.iter().sum();
+            for i in 0..d {
+                let v = |key: usize| f64::from(head.v.get((first + key) * head.v_width + head.v_at + i));
+                let sum: f64 = weights.iter().enumerate().map(|(key, w)| w * v(key)).sum();
+                y.push((sum / total) as f32);
+            }
+        }
+        y
+    }
 }
 
 impl Op for Attention {
@@ -208,38 +252,33 @@ impl Op for Attention {
             require("q", q, q.shape.len() == 2, "one matrix")?;
             expect("rows", inputs[3], &[q.shape[0], ROW_WORDS], &[DType::U32])?;
         }
+        if self.masked {
+            expect("mask", inputs[4], &[q.shape[0], inputs[4].width()], &[DType::F32])?;
+        }
         Ok(vec![q.with_last(heads * d, DType::F32)])
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {
-        let AttentionShape { heads, d, .. } = self.shape;
-        let (q, q_width) = (io.f32s(0), io.spec(0).width());
         for r in 0..step.rows_of(io.spec(0)) {
-            let (first, n) = self.span(io, r);
-            for h in 0..heads {
-                let head = self.head(io, h);
-                let q = &q[r * q_width + self.at[0] + h * d..][..d];
-                let score = |key: usize| -> f64 {
-                    let k0 = (first + key) * head.k_width + head.k_at;
-                    (0..d).map(|i| f64::from(q[i]) * f64::from(head.k.get(k0 + i))).sum::<f64>()
-                        * f64::from(self.shape.scale())
-                };
-                let scores: Vec<f64> = (0..n).map(score).collect();
-                let top = scores.iter().fold(f64::MIN, |a, &b| a.max(b));
-                let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
-                let total: f64 = weights.iter().sum();
-                for i in 0..d {
-                    let v = |key: usize| f64::from(head.v.get((first + key) * head.v_width + head.v_at + i));
-                    let sum: f64 = weights.iter().enumerate().map(|(key, w)| w * v(key)).sum();
-                    io.out_f32s(0)[(r * heads + h) * d + i] = (sum / total) as f32;
-                }
-            }
+            let y = self.row(io, r);
+            io.out_f32s(0)[r * y.len()..][..y.len()].copy_from_slice(&y);
         }
     }
 
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
         let AttentionShape { heads, kv_heads, d } = self.shape;
-        let spans: Vec<(usize, usize)> = (0..step.rows_of(io.spec(0))).map(|r| self.span(io, r)).collect();
+        let n = step.rows_of(io.spec(0));
+        if self.masked {
+            let (inputs, threads, width) = (io.inputs.clone(), io.threads, heads * d);
+            let y = fast::Shared::new(io.out_f32s(0));
+            threads.run(n, |r| {
+                let row = self.row(&Io { inputs: inputs.clone(), outputs: vec![], threads }, r);
+                // SAFETY: each row belongs to one task.
+                unsafe { y.slice(r * width, width) }.copy_from_slice(&row);
+            });
+            return;
+        }
+        let spans: Vec<(usize, usize)> = (0..n).map(|r| self.span(io, r)).collect();
         let attention = fast::Attention {
             q: fast::Matrix { data: io.f32s(0), width: io.spec(0).width(), at: self.at[0] },
             k: fast::Matrix { data: io.floats(1), width: io.spec(1).width(), at: self.at[1] },
@@ -272,14 +311,16 @@ impl Op for Attention {
         }
         let slices = Extent::Fixed(kv_heads * d.div_ceil(SLICE));
         let queries = |per| Extent::rows(q, heads / kv_heads, per);
-        let (source, grid) = if q.rows() <= FEW_ROWS {
+        let (source, grid) = if q.rows() <= FEW_ROWS || self.masked {
             (shader!("attention"), Grid::xy(Extent::Fixed(heads), Extent::rows(q, 1, 1)))
         } else if caps.shuffles {
             (shader!("attention_lanes"), Grid::xy(slices, queries(LANE_QUERIES)))
         } else {
             (shader!("attention_tiles"), Grid::xy(slices, queries(TILE_QUERIES)))
         };
-        self.shape.kernel(source, grid, self.cached, self.at, inputs)
+        let mut kernel = self.shape.kernel(source, grid, self.cached, self.at, inputs);
+        kernel.defines.extend(self.masked.then_some("MASK"));
+        kernel
     }
 
     fn second(&self, caps: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Option<Second> {
@@ -296,7 +337,7 @@ impl Attention {
         let whole = d >= 16 && d.is_power_of_two() && heads / kv_heads <= 4;
         let widths = [heads * d, kv_heads * d, kv_heads * d];
         let alone = self.at == [0; 3] && inputs.iter().zip(widths).all(|(x, width)| x.width() == width);
-        self.cached && whole && alone && inputs[0].shape[0] <= CACHED_ROWS
+        self.cached && !self.masked && whole && alone && inputs[0].shape[0] <= CACHED_ROWS
     }
 
     /// A kernel for few rows over the cache.

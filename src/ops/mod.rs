@@ -22,6 +22,7 @@ mod fast;
 mod group_rows;
 mod l2_norm;
 mod layer_norm;
+mod lstm_cell;
 mod matmul;
 mod memory_read;
 mod norm_quantise;
@@ -38,11 +39,12 @@ mod sample;
 mod sampling;
 mod select_rows;
 mod span_mean;
+mod store_rows;
 mod swiglu;
 mod ternary_matmul;
 mod unary;
 
-pub use attention::{AttentionShape, Columns};
+pub use attention::{AttentionShape, Columns, MASKED};
 pub use bit_linear::BitInput;
 pub use embed::{ROW_WORDS, Row, TOKEN_CLAMP, TOKEN_IMAGE};
 pub use memory_read::MAX_MEMORY;
@@ -73,6 +75,7 @@ pub const NAMES: &[&str] = &[
     "group_rows",
     "l2_norm",
     "layer_norm",
+    "lstm_cell",
     "matmul",
     "memory_read",
     "norm_quantise",
@@ -88,6 +91,7 @@ pub const NAMES: &[&str] = &[
     "sample",
     "select_rows",
     "span_mean",
+    "store_rows",
     "swiglu",
     "ternary_matmul",
     "unary",

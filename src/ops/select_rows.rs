@@ -5,9 +5,9 @@ use crate::ops::{expect, require};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
-use crate::tensor::{DType, Lead, Spec};
+use crate::tensor::{DType, Spec};
 
-/// `y[i] = x[which[i]]`; x `[n, d]` F32, which `[m, 1]` U32 → y `[m, d]` F32, counted by the step's outputs.
+/// `y[i] = x[which[i]]`; x `[n, d]` F32, which `[m, 1]` U32 → y `[m, d]` F32, counted as `which` is.
 #[derive(Debug)]
 struct SelectRows;
 
@@ -30,7 +30,7 @@ impl Op for SelectRows {
         let (x, which) = (inputs[0], inputs[1]);
         require("x", x, x.dtype == DType::F32 && x.shape.len() == 2, "[n, d] F32")?;
         expect("row numbers", which, &[which.shape[0], 1], &[DType::U32])?;
-        Ok(vec![Spec::led(&[which.shape[0], x.width()], DType::F32, Lead::Outputs)])
+        Ok(vec![which.with_last(x.width(), DType::F32)])
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {

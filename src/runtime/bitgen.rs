@@ -9,12 +9,13 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use super::core::{floats, required};
+use super::core::floats;
 use super::device;
 use super::engine::{LoadReport, Progress, load_weights, no_tokenizer, open_tokenizer};
 use super::episodic::{EpisodicMemory, MemoryNoise};
 use super::fingerprint::fingerprint;
 use super::options::{Place, Precision};
+use super::programs::{Program, check_text, step, text_rows};
 use super::similarities::Similarities;
 use crate::error::{Error, Result};
 use crate::files::{Image, ModelFiles, Tokenizer, Weights};
@@ -22,7 +23,7 @@ use crate::models::{
     BITGEN, BitGenConfig, BitGenSizes, BitGenStage1, EncoderShape, ImageInfo, LoadOptions, bitgen_slots, slots,
 };
 use crate::ops::Row;
-use crate::plan::{Backend, Plan, ProgramId, Step};
+use crate::plan::{Backend, Step};
 use crate::tensor::DType;
 
 /// Texts whose features are computed in one step.
@@ -75,13 +76,6 @@ pub(super) struct Seen {
     pub features: Vec<f32>,
     /// What text is fused with.
     pub common: Vec<f32>,
-}
-
-/// A prepared plan.
-#[derive(Clone)]
-struct Program {
-    id: ProgramId,
-    plan: Arc<Plan>,
 }
 
 /// The device and its programs.
@@ -138,10 +132,8 @@ impl BitGen {
         .map(Arc::new);
         let put = |name: &str, words| backend.load_weight(name, words);
         let weight_bytes = load_weights(&weights, plans.iter(), put, progress)?;
-        let mut program = |plan: &Arc<Plan>| -> Result<Program> {
-            Ok(Program { id: backend.prepare(plan.clone(), false)?, plan: plan.clone() })
-        };
-        let [image, features, without, with, decoder] = plans.each_ref().map(&mut program);
+        let program = |plan| Program::prepare(backend.as_mut(), plan);
+        let [image, features, without, with, decoder] = plans.each_ref().map(program);
         let core = Core { image: image?, features: features?, encoders: [without?, with?], decoder: decoder?, backend };
         let report = LoadReport {
             device: core.backend.describe(),
@@ -386,14 +378,7 @@ impl BitGen {
     }
 
     pub(super) fn check_text(&self, text: &[u32]) -> Result<()> {
-        let (most, vocab) = (self.sizes().positions, self.sizes().vocab);
-        if text.is_empty() || text.len() > most {
-            return Err(Error::argument("text", format!("{} tokens, expected 1..={most}", text.len())));
-        }
-        match text.iter().find(|&&token| token as usize >= vocab) {
-            Some(token) => Err(Error::argument("text", format!("token {token}, expected 0..{vocab}"))),
-            None => Ok(()),
-        }
+        check_text(text, self.sizes().positions, self.sizes().vocab)
     }
 
     fn core(&self) -> MutexGuard<'_, Core> {
@@ -401,30 +386,17 @@ impl BitGen {
     }
 }
 
-/// Rows of one text, each of which attends to `seen(pos)` of them from the first one on.
-fn text_rows(text: &[u32], seen: impl Fn(usize) -> usize) -> Vec<Row> {
-    let row = |(pos, &token): (usize, &u32)| Row { token, pos: pos as u32, seq_base: 0, seq_len: seen(pos) as u32 };
-    text.iter().enumerate().map(row).collect()
-}
-
-fn step(rows: usize, outputs: usize, context: usize) -> Step {
-    Step { rows: rows as u32, outputs: outputs as u32, context: context as u32, reserved: 0 }
-}
-
 impl Core {
     fn write(&mut self, program: &Program, input: &str, words: &[u32]) -> Result<()> {
-        let slot = required(program.plan.input(input), input)?;
-        self.backend.write(program.id, slot, 0, words)
+        program.write(self.backend.as_mut(), input, words)
     }
 
     fn run(&mut self, program: &Program, step: &Step) -> Result<()> {
-        self.backend.run(program.id, step, 0..program.plan.nodes.len())
+        program.run(self.backend.as_mut(), step)
     }
 
     /// The first words of outputs.
     fn read(&mut self, program: &Program, wanted: &[(&str, usize)]) -> Result<Vec<Vec<u32>>> {
-        let range = |&(name, n): &(&str, usize)| Ok((required(program.plan.outputs.get(name).copied(), name)?, 0..n));
-        let ranges = wanted.iter().map(range).collect::<Result<Vec<_>>>()?;
-        self.backend.read(program.id, &ranges)
+        program.read(self.backend.as_mut(), wanted)
     }
 }

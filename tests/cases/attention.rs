@@ -1,6 +1,6 @@
 //! Rows of attention, of rope with the cache, and of the router.
 
-use ternion::ops::{AttentionShape, Columns};
+use ternion::ops::{AttentionShape, Columns, MASKED};
 use ternion::plan::Slot;
 use ternion::tensor::{DType, Lead, Pack};
 
@@ -13,6 +13,7 @@ const ATTENTION_TOL: f32 = 1e-5;
 pub fn add(cases: &mut Cases) {
     cached(cases);
     among_rows(cases);
+    masked(cases);
     uncached(cases);
     weights(cases);
     rope(cases);
@@ -48,6 +49,31 @@ fn among_rows(cases: &mut Cases) {
                     vec![(r.p.row_attention(q, k, v, rows, shape), Close(ATTENTION_TOL))]
                 });
             }
+        }
+    }
+}
+
+/// Keys of a state, some of them hidden, some with a lower score, some behind the mask's last column.
+fn masked(cases: &mut Cases) {
+    for (heads, d) in [(4, 8), (2, 16), (2, 64), (1, 100)] {
+        for (first, keys, lower) in [(0, 1, 0.0), (3, 5, 0.0), (0, 70, -1e4), (10, 130, 0.0)] {
+            let (max, used, columns) = (11, 9, keys.min(128));
+            let name = format!("masked, {keys} keys from {first} on, {heads} heads of {d}, lower by {lower}");
+            cases.at(step(used, 0), "attention", name, |r| {
+                let width = heads * d;
+                let q = r.f32s("q", &[max, 3 * width], Lead::Rows, &Noise(35).f32s(max * 3 * width, 2.0));
+                let [k, v] = [("k", 36), ("v", 37)].map(|(name, seed)| cache(r, name, [150, width], DType::F32, seed));
+                let words: Vec<u32> = (0..max).flat_map(|r| [0, r as u32, first, keys as u32]).collect();
+                let rows = r.u32s("rows", &[max, 4], Lead::Rows, &words);
+                let hidden = |i: usize| i % columns != 0 && (i * 7 + i / columns).is_multiple_of(3);
+                let mask: Vec<f32> = (0..max * columns).map(|i| if hidden(i) { MASKED } else { lower }).collect();
+                let mask = r.f32s("mask", &[max, columns], Lead::Rows, &mask);
+                let shape = AttentionShape { heads, kv_heads: heads, d };
+                let qkv = [(q, width), (k, 0), (v, 0)].map(|(slot, at)| Columns { slot, at });
+                // Beside 10,000 an f32 score has steps of 1e-3.
+                let tol = if lower == 0.0 { ATTENTION_TOL } else { 5e-3 };
+                vec![(r.p.masked_attention(qkv, rows, mask, shape), Close(tol))]
+            });
         }
     }
 }

@@ -155,6 +155,11 @@ fn rearrangements(cases: &mut Cases) {
             vec![(r.p.select_rows(x, which), Exact)]
         });
     }
+    cases.at(step(4, 2), "select_rows", "4 of 5 rows, each its sample's vector", |r| {
+        let x = r.f32s("x", &[3, 40], Lead::Outputs, &Noise(15).f32s(120, 1.0));
+        let which = r.u32s("which", &[5, 1], Lead::Rows, &[0, 0, 1, 1, u32::MAX]);
+        vec![(r.p.select_rows(x, which), Exact)]
+    });
 }
 
 fn swiglu(cases: &mut Cases) {

@@ -1,12 +1,12 @@
 //! Rows of the ops between whole vectors: multiply-adds, concatenation, lengths, means, reading a memory.
 
-use ternion::ops::{MAX_MEMORY, PoolKind, Window};
-use ternion::tensor::{Lead, Pack};
+use ternion::ops::{Columns, MAX_MEMORY, PoolKind, Window};
+use ternion::tensor::{DType, Lead, Pack};
 
 use super::Tol::{Close, Codes, Exact, Meta};
 use super::elements::hard_rows;
 use super::{Cases, step};
-use crate::common::Noise;
+use crate::common::{Noise, bits};
 
 pub fn add(cases: &mut Cases) {
     affine(cases);
@@ -16,6 +16,8 @@ pub fn add(cases: &mut Cases) {
     pool(cases);
     whole_tensor_codes(cases);
     memory_read(cases);
+    store_rows(cases);
+    lstm_cell(cases);
 }
 
 fn affine(cases: &mut Cases) {
@@ -136,4 +138,31 @@ fn memory_read(cases: &mut Cases) {
         let [read, top, weights] = r.p.memory_read(q, memory, quality, 3);
         vec![(read, Close(1e-5)), (top, Exact), (weights, Close(1e-5))]
     });
+}
+
+fn store_rows(cases: &mut Cases) {
+    // The numbers of the rows: in any order, some beyond the state, rows that the step does not use.
+    let sizes = [(1, 1, 4, 0, 4, &[0][..]), (5, 3, 33, 0, 33, &[6, u32::MAX, 0, 1, 2]), (3, 3, 96, 32, 64, &[2, 7, 1])];
+    for (rows, used, x_width, at, width, which) in sizes {
+        let name = format!("{used} of {rows} rows, columns {at}.. of {x_width}, width {width}");
+        cases.at(step(used, 0), "store_rows", name, |r| {
+            let x = r.f32s("x", &[rows, x_width], Lead::Rows, &Noise(90).f32s(rows * x_width, 2.0));
+            let which = r.u32s("which", &[rows, 1], Lead::Rows, which);
+            let state = r.state("state", &[7, width], DType::F32, bits(&Noise(91).f32s(7 * width, 1.0)));
+            r.p.store_rows(Columns { slot: x, at }, which, state);
+            vec![(state, Exact)]
+        });
+    }
+}
+
+fn lstm_cell(cases: &mut Cases) {
+    for (rows, used, width, scale) in [(1, 1, 1, 1.0), (6, 4, 33, 3.0), (3, 3, 64, 1.0), (2, 2, 100, 200.0)] {
+        cases.at(step(0, used), "lstm_cell", format!("{used} of {rows} rows, width {width}, times {scale}"), |r| {
+            let mut noise = Noise(92);
+            let gates = r.f32s("gates", &[rows, 4 * width], Lead::Outputs, &noise.f32s(rows * 4 * width, scale));
+            let c = r.f32s("c", &[rows, width], Lead::Outputs, &noise.f32s(rows * width, 2.0));
+            let [h, next] = r.p.lstm_cell(gates, c);
+            vec![(h, Close(2e-6)), (next, Close(2e-6))]
+        });
+    }
 }

@@ -1,0 +1,131 @@
+//! `ternion robots`: which robots suit a task, and how the model came to it.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+use ternion::files::Image;
+use ternion::runtime::robots::Thought;
+use ternion::runtime::{RobotAttention, RobotModel, RobotOptions};
+
+use super::Outcome;
+use super::args::{PlaceArgs, read_prompt};
+use super::output::table;
+
+/// Choose robots for a task, with a BitGenModel (BitGen's full robot model), and show its steps of reasoning.
+///
+/// The first table has the robots with their probabilities, each for itself; the second one what each step of reasoning
+/// came to: how sure it is, whether it wants to go on (below 0.5 it does not), and the length of its state.
+///
+/// In this architecture a robot's score is linear in the task's vector beside the robot's own, so that a task moves the
+/// scores of all robots alike: their order is the same for every task and picture, but for rounding.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example: ternion robots -m models/bitgen-robots --image site.png -p 'Inspect the bridge from below.'"
+)]
+pub struct Robots {
+    /// The model: a directory, a safetensors file or index, or a torch checkpoint, with config.json beside it.
+    #[arg(short, long, value_name = "PATH")]
+    model: PathBuf,
+    /// The task; - reads it from stdin, @FILE from a file.
+    #[arg(short, long, value_name = "TEXT")]
+    prompt: String,
+    /// A picture beside the task.
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// Which keys attention sees: as the original's code does, or with sinks that stay and a window that slides. They
+    /// differ where a text goes on in a further call, or is longer than sinks and window.
+    #[arg(long, value_enum, default_value_t = Attention::Original)]
+    attention: Attention,
+    #[command(flatten)]
+    place: PlaceArgs,
+    /// The tokenizer.json; default: the one beside the model.
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// Print JSON instead of tables: all robots' scores, and the states of reasoning, too.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Which keys attention sees.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Attention {
+    Original,
+    Streaming,
+}
+
+impl From<Attention> for RobotAttention {
+    fn from(attention: Attention) -> Self {
+        match attention {
+            Attention::Original => RobotAttention::Original,
+            Attention::Streaming => RobotAttention::Streaming,
+        }
+    }
+}
+
+impl Robots {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Those of reading the prompt and the picture, of [`RobotModel::open`] and [`RobotModel::choose`], and of writing.
+    pub fn main(&self) -> Outcome {
+        let text = read_prompt(&self.prompt)?;
+        let image = self.image.as_ref().map(Image::open).transpose()?;
+        let options = RobotOptions {
+            place: self.place.place(),
+            precision: self.place.precision.into(),
+            tokenizer: self.tokenizer.clone(),
+            attention: self.attention.into(),
+            samples: 1,
+        };
+        let model = RobotModel::open(self.model.as_path(), &options)?;
+        eprintln!("device: {}", model.device());
+        let tokens = model.tokens(&text)?;
+        let thought = model.choose(&tokens, image.as_ref())?;
+        let mut out = io::stdout().lock();
+        if self.json {
+            writeln!(out, "{:#}", json_of(&thought, &model, tokens.len()))?;
+            return Ok(());
+        }
+        Ok(print(&mut out, &thought)?)
+    }
+}
+
+/// The length of a state.
+fn norm(state: &[f32]) -> f64 {
+    state.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt()
+}
+
+fn print(out: &mut impl Write, thought: &Thought) -> io::Result<()> {
+    let chosen = thought.robots.iter().map(|r| vec![r.name.clone(), format!("{:.1} %", 100.0 * r.probability)]);
+    table(out, &["robot", "probability"], &chosen.collect::<Vec<_>>())?;
+    writeln!(out)?;
+    let steps = thought.steps.iter().enumerate().map(|(i, step)| {
+        let numbers = [f64::from(step.confidence), f64::from(step.gate), norm(&step.state)];
+        [(i + 1).to_string()].into_iter().chain(numbers.map(|v| format!("{v:.3}"))).collect()
+    });
+    table(out, &["step", "confidence", "gate", "norm"], &steps.collect::<Vec<Vec<String>>>())
+}
+
+fn json_of(thought: &Thought, model: &RobotModel, tokens: usize) -> Value {
+    let robots = thought.robots.iter().map(|r| json!({ "robot": r.name, "probability": r.probability }));
+    let all =
+        model.sizes().robots.iter().zip(&thought.scores).map(|(name, score)| json!({ "robot": name, "score": score }));
+    let steps = thought
+        .steps
+        .iter()
+        .map(|s| json!({ "confidence": s.confidence, "gate": s.gate, "norm": norm(&s.state), "state": s.state }));
+    json!({
+        "tokens": tokens,
+        "attention": match model.attention() {
+            RobotAttention::Original => "original",
+            RobotAttention::Streaming => "streaming",
+        },
+        "robots": robots.collect::<Vec<_>>(),
+        "scores": all.collect::<Vec<_>>(),
+        "steps": steps.collect::<Vec<_>>(),
+        "features": thought.features.as_ref().map(|[text, image]| json!({ "text": text, "image": image })),
+        "context": thought.context,
+    })
+}
