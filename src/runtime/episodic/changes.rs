@@ -236,7 +236,8 @@ mod tests {
     #[test]
     fn a_refused_write_changes_nothing() {
         let mut m = memory();
-        let refused: [(&[f32], Option<&[f32]>, f32, &str); 6] = [
+        type Refused<'a> = (&'a [f32], Option<&'a [f32]>, f32, &'a str);
+        let refused: [Refused; 6] = [
             (&[1.0; 3], None, 0.1, "rows of 2"),
             (&[1.0, f32::NAN], None, 0.1, "value 1 is NaN"),
             (&[1.0; 2], Some(&[1.0, 2.0]), 0.1, "2 values for 1 items"),
