@@ -1,7 +1,6 @@
 //! `ternion robots` as a user runs it.
 
 mod command;
-#[allow(dead_code)]
 mod common;
 
 use std::fs;

@@ -1,22 +1,22 @@
 //! Which keys BitGenModel's attention layers see and keep, call by call.
-//!
-//! Both ways keep sinks, the first keys of a text, and a window, the last ones (Xiao et al. 2023, StreamingLLM). With `s`
-//! sinks, a window of `w`, and a call of `n` tokens behind `c` keys of the cache:
-//!
-//! | | [`RobotAttention::Original`] | [`RobotAttention::Streaming`] |
-//! |---|---|---|
-//! | keys of a call | the first: all n; later, of the c + n, the first s and the last w if they are more than s + w, before attention | all c + n |
-//! | token i sees | the first i + 1 of those keys; if n is 1: all of them | of the whole text up to itself, itself included, the first s tokens and the last w |
-//! | so that | behind a cache, tokens of a call of several see the cache's keys rather than themselves | texts may be cut into calls anywhere |
-//! | the cache afterwards | the last w of the call's keys: sinks are dropped behind the first call | the text's first s tokens and its last w |
-//! | position of token i | i, in every call | its place among the keys that a token could have kept: min(tokens before it, s + w − 1) |
-//!
-//! StreamingLLM rotates keys anew in each step by their places in the cache. This model adds learned positions to
-//! embeddings, long before keys are made of them, so that a key keeps the position which its token had when it came. In
-//! both ways the rest of a call depends on that call alone: scales of activations are those of all its tokens, and
-//! reasoning and the choice of robots see the mean of its tokens.
 
-/// Which keys attention sees and keeps.
+/// Which keys attention sees and keeps, call by call.
+///
+/// Both ways keep sinks, the first keys of a text, and a window, the last ones (Xiao et al. 2023, StreamingLLM). With `s`
+/// sinks, a window of `w`, and a call of `n` tokens behind `c` keys of the cache:
+///
+/// | | [`RobotAttention::Original`] | [`RobotAttention::Streaming`] |
+/// |---|---|---|
+/// | keys of a call | the first: all n; later, of the c + n, the first s and the last w if they are more than s + w, before attention | all c + n |
+/// | token i sees | the first i + 1 of those keys; if n is 1: all of them | of the whole text up to itself, itself included, the first s tokens and the last w |
+/// | so that | behind a cache, tokens of a call of several see the cache's keys rather than themselves | texts may be cut into calls anywhere |
+/// | the cache afterwards | the last w of the call's keys: sinks are dropped behind the first call | the text's first s tokens and its last w |
+/// | position of token i | i, in every call | its place among the keys that a token could have kept: min(tokens before it, s + w − 1), or the last one that the model has learned |
+///
+/// StreamingLLM rotates keys anew in each step by their places in the cache. This model adds learned positions to
+/// embeddings, long before keys are made of them, so that a key keeps the position which its token had when it came. In
+/// both ways the rest of a call depends on that call alone: scales of activations are those of all its tokens, and
+/// reasoning and the choice of robots see the mean of its tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RobotAttention {
     /// As the original's code does.

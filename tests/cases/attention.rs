@@ -65,7 +65,7 @@ fn masked(cases: &mut Cases) {
                 let [k, v] = [("k", 36), ("v", 37)].map(|(name, seed)| cache(r, name, [150, width], DType::F32, seed));
                 let words: Vec<u32> = (0..max).flat_map(|r| [0, r as u32, first, keys as u32]).collect();
                 let rows = r.u32s("rows", &[max, 4], Lead::Rows, &words);
-                let hidden = |i: usize| i % columns != 0 && (i * 7 + i / columns).is_multiple_of(3);
+                let hidden = |i: usize| !i.is_multiple_of(columns) && (i * 7 + i / columns).is_multiple_of(3);
                 let mask: Vec<f32> = (0..max * columns).map(|i| if hidden(i) { MASKED } else { lower }).collect();
                 let mask = r.f32s("mask", &[max, columns], Lead::Rows, &mask);
                 let shape = AttentionShape { heads, kv_heads: heads, d };

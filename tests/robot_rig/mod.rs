@@ -92,8 +92,7 @@ impl Rig {
     /// over its own.
     fn walk(&mut self, program: &Program, step: &Step, from: usize, end: usize, prefix: &str, report: &mut Report) {
         let (plan, names, mut next) = (program.plan.clone(), self.golden.names(), from);
-        let mut stages: Vec<_> =
-            plan.tags.iter().filter_map(|(tag, &slot)| Some((plan.producer(slot), tag, slot))).collect();
+        let mut stages: Vec<_> = plan.tags.iter().map(|(tag, &slot)| (plan.producer(slot), tag, slot)).collect();
         stages.sort();
         for (producer, tag, slot) in stages {
             let name = format!("{prefix}.{tag}");
