@@ -88,8 +88,8 @@ impl Evaluation {
 /// answer, and the token that ends a text, each token from those in front of it.
 ///
 /// # Errors
-/// [`Error::Argument`] without a tokenizer, [`Error::Limit`] for a question that does not fit in the context, those of
-/// [`Image::open`], and [`Error::Device`] if the device was lost.
+/// [`crate::Error::Argument`] without a tokenizer, [`crate::Error::Limit`] for a question or an answer that does not fit
+/// in the context, those of [`Image::open`], and [`crate::Error::Device`] if the device was lost.
 pub fn evaluate(
     engine: &Engine,
     data: &DataSet,
