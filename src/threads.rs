@@ -134,6 +134,20 @@ impl Threads {
         }
     }
 
+    /// [`Threads::run`] where a task also learns which one its thread takes next, whose data it may fetch ahead.
+    pub fn run_ahead(&self, tasks: usize, task: impl Fn(usize, Option<usize>) + Sync) {
+        let taken = AtomicUsize::new(0);
+        let take = || Some(taken.fetch_add(1, Ordering::Relaxed)).filter(|&i| i < tasks);
+        self.run(tasks.min(self.count()), |_| {
+            let mut mine = take();
+            while let Some(i) = mine {
+                let next = take();
+                task(i, next);
+                mine = next;
+            }
+        });
+    }
+
     /// [`Threads::run`] over the ranges that cut `0..len` into pieces of `grain`, the last one shorter.
     pub fn chunks(&self, len: usize, grain: usize, task: impl Fn(std::ops::Range<usize>) + Sync) {
         let grain = grain.max(1);
@@ -269,6 +283,25 @@ mod tests {
             let call = || threads.run(4, |i| assert_ne!(i, bad));
             assert!(catch_unwind(AssertUnwindSafe(call)).is_err());
             assert_eq!(counts(&threads, 9), [1; 9]);
+        }
+    }
+
+    #[test]
+    fn a_task_learns_which_one_its_thread_takes_next() {
+        for (count, tasks) in [(1, 0), (1, 5), (2, 1), (3, 50)] {
+            let last = Mutex::new(Vec::new());
+            let ran: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
+            Threads::new(count).run_ahead(tasks, |i, next| {
+                let _ = ran[i].fetch_add(1, Ordering::Relaxed);
+                let mut last = last.lock().unwrap();
+                let thread = thread::current().id();
+                let expected: Option<Option<usize>> =
+                    last.iter().find(|(of, _)| *of == thread).map(|&(_, expected)| expected);
+                assert!(expected.is_none_or(|e| e == Some(i) || e.is_none()), "task {i} after {expected:?}");
+                last.retain(|(of, _)| *of != thread);
+                last.push((thread, next));
+            });
+            assert!(ran.iter().all(|r| r.load(Ordering::Relaxed) == 1), "{tasks} tasks on {count} threads");
         }
     }
 

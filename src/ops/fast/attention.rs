@@ -150,9 +150,11 @@ impl Seen<'_> {
     }
 }
 
-/// A block of keys and values of one key head, from its first element on.
+/// A block of keys and values of neighbouring key heads, from its first element on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Block<'a> {
+    /// Query heads that share a key head.
+    pub group: usize,
     /// Keys.
     pub k: Floats<'a>,
     /// Elements from one key to the next.
@@ -163,11 +165,11 @@ pub(super) struct Block<'a> {
     pub v_width: usize,
     /// How many, at most [`BLOCK`].
     pub n: usize,
-    /// Elements from the first key and the first value to those that will be read after the block.
-    pub ahead: [usize; 2],
+    /// Elements from the first key to the first of those that will be read after the block.
+    pub ahead: isize,
 }
 
-/// Adds a block to what the query heads that share it have seen: `(q [heads, d], block, scale, seen [heads, 2 + d])`.
+/// Adds a block to what its query heads have seen: `(q [heads, d], block, scale, seen [heads, 2 + d])`.
 pub(super) type Kernel = fn(&[f32], &Block, f32, &mut [f32]);
 
 /// A kernel of this processor for keys and values as they are stored.
@@ -183,10 +185,11 @@ fn any_kernel(q: &[f32], block: &Block, scale: f32, seen: &mut [f32]) {
     let (Floats::F32(k), Floats::F32(v)) = (block.k, block.v) else {
         unreachable!("f16 is widened for this kernel");
     };
-    let heads = seen.len() - q.len();
-    let d = q.len() / (heads / HEAD);
-    for (q, seen) in q.chunks_exact(d).zip(seen.chunks_exact_mut(HEAD + d)) {
-        add_keys(q, (k, block.k_width), (v, block.v_width), block.n, scale, seen);
+    let heads = (seen.len() - q.len()) / HEAD;
+    let d = q.len() / heads;
+    for (head, (q, seen)) in q.chunks_exact(d).zip(seen.chunks_exact_mut(HEAD + d)).enumerate() {
+        let at = head / block.group * d;
+        add_keys(q, (&k[at..], block.k_width), (&v[at..], block.v_width), block.n, scale, seen);
     }
 }
 
@@ -211,10 +214,10 @@ fn add_keys(q: &[f32], k: (&[f32], usize), v: (&[f32], usize), n: usize, scale: 
 }
 
 impl Attention<'_> {
-    /// Queries of the heads that share key head `kv`.
-    fn queries(&self, row: usize, kv: usize) -> &[f32] {
+    /// Queries of the heads that share key heads `kv`.
+    fn queries(&self, row: usize, kv: &Range<usize>) -> &[f32] {
         let n = self.group * self.d;
-        &self.q.data[row * self.q.width + self.q.at + kv * n..][..n]
+        &self.q.data[row * self.q.width + self.q.at + kv.start * n..][..kv.len() * n]
     }
 
     /// Words of a [`Seen`].
@@ -223,8 +226,8 @@ impl Attention<'_> {
     }
 
     /// What queries `rows` with key heads `kv` see of the keys `keys`, counted from each query's first, which is the
-    /// same for all; `seen` is by query and head.
-    fn see(&self, rows: Range<usize>, kv: Range<usize>, keys: Range<usize>, seen: &mut [f32]) {
+    /// same for all; `seen` is by query and head. `after` is the key that will be read next, if it does not follow.
+    fn see(&self, rows: Range<usize>, kv: Range<usize>, keys: Range<usize>, after: Option<usize>, seen: &mut [f32]) {
         let first = self.spans[rows.start].0;
         let (at, n) = (kv.start * self.d, kv.len() * self.d);
         let stored = stored_kernel(self.d);
@@ -234,22 +237,15 @@ impl Attention<'_> {
             let here = first + from..first + to;
             let (k, v) = match stored {
                 Some(_) => (self.k.part(here.start, at), self.v.part(here.start, at)),
-                None => (wide_k.fill(&self.k, here.clone(), at, n), wide_v.fill(&self.v, here, at, n)),
+                None => (wide_k.fill(&self.k, here.clone(), at, n), wide_v.fill(&self.v, here.clone(), at, n)),
             };
-            let mut seen = seen.chunks_exact_mut(self.group * self.words());
-            for row in rows.clone() {
+            let next = after.filter(|_| to == keys.end).unwrap_or(here.start + BLOCK);
+            let ahead = (next as isize - here.start as isize) * k.1 as isize;
+            for (row, seen) in rows.clone().zip(seen.chunks_exact_mut(kv.len() * self.group * self.words())) {
                 let n = self.spans[row].1.min(to).saturating_sub(from);
-                for kv_head in kv.clone() {
-                    let Some(seen) = seen.next() else { return };
-                    if n > 0 {
-                        let at = (kv_head - kv.start) * self.d;
-                        // While a head of this block is worked on, as much of the next one comes, front to back: heads
-                        // lie side by side, and memory is slow where it is read in strips.
-                        let ahead = [k.1, v.1].map(|width| BLOCK * width + (BLOCK - 1) * at);
-                        let (keys, values) = (k.0.part(at..), v.0.part(at..));
-                        let block = Block { k: keys, k_width: k.1, v: values, v_width: v.1, n, ahead };
-                        stored.unwrap_or(any_kernel)(self.queries(row, kv_head), &block, self.scale, seen);
-                    }
+                if n > 0 {
+                    let block = Block { group: self.group, k: k.0, k_width: k.1, v: v.0, v_width: v.1, n, ahead };
+                    stored.unwrap_or(any_kernel)(self.queries(row, &kv), &block, self.scale, seen);
                 }
             }
         }
@@ -279,7 +275,7 @@ impl Attention<'_> {
             let most = rows.clone().map(|r| self.spans[r].1).max().unwrap_or(0);
             for from in (0..most).step_by(PIECE) {
                 piece.chunks_exact_mut(words).for_each(|s| Seen(s).reset());
-                self.see(rows.clone(), kv..kv + 1, from..most.min(from + PIECE), piece);
+                self.see(rows.clone(), kv..kv + 1, from..most.min(from + PIECE), None, piece);
                 all.chunks_exact_mut(words).zip(piece.chunks_exact(words)).for_each(|(a, p)| Seen(a).merge(p));
             }
             for (i, seen) in all.chunks_exact_mut(words).enumerate() {
@@ -323,16 +319,13 @@ impl Attention<'_> {
         let mut seen = vec![0.0; self.spans.len() * pieces * words];
         seen.chunks_exact_mut(self.words()).for_each(|s| Seen(s).reset());
         let shared = Shared::new(&mut seen);
-        let all = self.spans.len() * pieces;
-        // Neighbouring pieces stay on one thread: the end of one brings the beginning of the next.
-        threads.chunks(all, all.div_ceil(threads.count()), |tasks| {
-            for task in tasks {
-                let (row, piece) = (task / pieces, task % pieces);
-                let keys = piece * PIECE..self.spans[row].1.min((piece + 1) * PIECE);
-                // SAFETY: each piece of a query belongs to one task.
-                let seen = unsafe { shared.slice(task * words, words) };
-                self.see(row..row + 1, 0..self.heads / self.group, keys, seen);
-            }
+        threads.run_ahead(self.spans.len() * pieces, |task, next| {
+            let (row, piece) = (task / pieces, task % pieces);
+            let keys = piece * PIECE..self.spans[row].1.min((piece + 1) * PIECE);
+            let after = next.map(|next| self.spans[next / pieces].0 + next % pieces * PIECE);
+            // SAFETY: each piece of a query belongs to one task.
+            let seen = unsafe { shared.slice(task * words, words) };
+            self.see(row..row + 1, 0..self.heads / self.group, keys, after, seen);
         });
         for (seen, y) in seen.chunks_exact_mut(pieces * words).zip(y.chunks_exact_mut(self.heads * self.d)) {
             let (first, rest) = seen.split_at_mut(words);

@@ -21,7 +21,7 @@ pub fn kernel(d: usize) -> Option<Kernel> {
         ($columns:literal) => {
             |q, block, scale, seen| {
                 // SAFETY: the processor has AVX-512F and VL.
-                unsafe { group::<$columns>(q, block, scale, seen) }
+                unsafe { heads::<$columns>(q, block, scale, seen) }
             }
         };
     }
@@ -56,35 +56,92 @@ pub(super) fn sums(v: &[__m512; KEYS]) -> __m512 {
     add(_mm512_shuffle_f32x4::<0x88>(ab, cd), _mm512_shuffle_f32x4::<0xdd>(ab, cd))
 }
 
-/// All query heads that share these keys, two at a time where there are two.
+/// Query heads that take a block together: the weights of one are a long chain of operations, which others fill.
+const HEADS: usize = 16;
+
+/// Heads from `head` on, one or two, that share their keys.
+fn pair(head: usize, heads: usize, group: usize) -> usize {
+    1 + usize::from(head + 1 < heads && !(head + 1).is_multiple_of(group))
+}
+
 #[target_feature(enable = "avx512f,avx512vl")]
-fn group<const C: usize>(q: &[f32], block: &Block, scale: f32, seen: &mut [f32]) {
-    let d = C * KEYS;
-    let (qs, seen) = (q.chunks(2 * d), seen.chunks_mut(2 * (HEAD + d)));
-    for (q, seen) in qs.zip(seen) {
-        match (q.len() / d, block.k, block.v) {
-            (2, Floats::F16(k), Floats::F16(v)) => f16_heads::<C, 2>(q, (k, v), block, scale, seen),
-            (1, Floats::F16(k), Floats::F16(v)) => f16_heads::<C, 1>(q, (k, v), block, scale, seen),
-            (2, Floats::F32(k), Floats::F32(v)) => f32_heads::<C, 2>(q, (k, v), block, scale, seen),
-            (1, Floats::F32(k), Floats::F32(v)) => f32_heads::<C, 1>(q, (k, v), block, scale, seen),
-            _ => unreachable!("keys and values have one dtype, and heads are whole"),
-        }
+fn heads<const C: usize>(q: &[f32], block: &Block, scale: f32, seen: &mut [f32]) {
+    match (block.k, block.v) {
+        (Floats::F16(k), Floats::F16(v)) => f16_heads::<C>(q, (k, v), block, scale, seen),
+        (Floats::F32(k), Floats::F32(v)) => f32_heads::<C>(q, (k, v), block, scale, seen),
+        _ => unreachable!("keys and values have one dtype"),
     }
 }
 
-/// Defines the kernel for one element type: `G` heads of `16 · C` columns.
-macro_rules! heads {
-    ($name:ident, $scores:ident, $element:ty, $load:expr) => {
+/// Elements of a cache line of this type.
+const fn line<T>() -> usize {
+    64 / size_of::<T>()
+}
+
+/// Defines the kernel for one element type, for heads of `16 · C` columns.
+macro_rules! kernel {
+    ($name:ident, $scores:ident, $keys:ident, $values:ident, $element:ty, $load:expr) => {
+        #[target_feature(enable = "avx512f,avx512vl")]
+        fn $name<const C: usize>(
+            q: &[f32],
+            (k, v): (&[$element], &[$element]),
+            block: &Block,
+            scale: f32,
+            seen: &mut [f32],
+        ) {
+            let (d, words) = (C * KEYS, HEAD + C * KEYS);
+            let heads = q.len() / d;
+            assert!(q.len() == heads * d && seen.len() == heads * words, "a block's shapes");
+            let mut weights = [[0.0; BLOCK]; HEADS];
+            for from in (0..heads).step_by(HEADS) {
+                let to = heads.min(from + HEADS);
+                // While keys are read the block's values come, and then the next keys, front to back: heads lie side by
+                // side, and memory is slow where it is read in strips.
+                let (soon, later) = (v.as_ptr(), k.as_ptr().wrapping_offset(block.ahead));
+                let mut head = from;
+                while head < to {
+                    let (n, at) = (pair(head, to, block.group), head / block.group * d);
+                    let (q, scores) = (&q[head * d..][..n * d], &mut weights[head - from..][..n]);
+                    let soon = soon.wrapping_add(block.n * at);
+                    match n {
+                        2 => $scores::<C, 2>(q, &k[at..], soon, block, scale, scores),
+                        _ => $scores::<C, 1>(q, &k[at..], soon, block, scale, scores),
+                    }
+                    head += n;
+                }
+                let mut shrinks = [0.0; HEADS];
+                let seen = &mut seen[from * words..to * words];
+                for ((weights, shrink), seen) in weights.iter_mut().zip(&mut shrinks).zip(seen.chunks_exact_mut(words))
+                {
+                    *shrink = weigh(weights, seen);
+                }
+                head = from;
+                while head < to {
+                    let (n, at) = (pair(head, to, block.group), head / block.group * d);
+                    let (weights, shrinks) = (&weights[head - from..][..n], &shrinks[head - from..][..n]);
+                    let seen = &mut seen[(head - from) * words..][..n * words];
+                    let later = later.wrapping_add(block.n * at);
+                    match n {
+                        2 => $values::<C, 2>(&v[at..], later, block, (weights, shrinks), seen),
+                        _ => $values::<C, 1>(&v[at..], later, block, (weights, shrinks), seen),
+                    }
+                    head += n;
+                }
+            }
+        }
+
         /// The scores of a block's keys, `scale` times the dot products; behind them the lowest number.
         #[target_feature(enable = "avx512f,avx512vl")]
         fn $scores<const C: usize, const G: usize>(
             q: &[f32],
             k: &[$element],
+            ahead: *const $element,
             block: &Block,
             scale: f32,
-        ) -> [[f32; BLOCK]; G] {
+            scores: &mut [[f32; BLOCK]],
+        ) {
             let (d, n) = (C * KEYS, block.n);
-            assert!((1..=BLOCK).contains(&n) && q.len() == G * d, "a block's shapes");
+            assert!((1..=BLOCK).contains(&n) && q.len() == G * d && scores.len() == G, "a block's shapes");
             assert!(k.len() >= (n - 1) * block.k_width + d, "a block's keys");
             let mut wide = [[_mm512_setzero_ps(); C]; G];
             for (g, wide) in wide.iter_mut().enumerate() {
@@ -93,22 +150,17 @@ macro_rules! heads {
                     *wide = unsafe { _mm512_loadu_ps(q.as_ptr().add(g * d + c * KEYS)) };
                 }
             }
-            let mut scores = [[f32::MIN; BLOCK]; G];
-            for from in (0..n).step_by(KEYS) {
-                let mut dots = [[_mm512_setzero_ps(); KEYS]; G];
-                let keys = KEYS.min(n - from);
-                for j in 0..keys {
-                    for c in 0..C {
-                        // SAFETY: key `from + j < n`, inside k by the assertion.
-                        let at = unsafe { k.as_ptr().add((from + j) * block.k_width + c * KEYS) };
-                        let next = block.ahead[0] + (from + j) * d + c * KEYS;
-                        _mm_prefetch::<_MM_HINT_T0>(k.as_ptr().wrapping_add(next).cast());
-                        // SAFETY: as above.
-                        let key = unsafe { $load(at) };
-                        for g in 0..G {
-                            dots[g][j] = _mm512_fmadd_ps(wide[g][c], key, dots[g][j]);
-                        }
-                    }
+            let mut dots = [[_mm512_setzero_ps(); KEYS]; G];
+            for from in (0..BLOCK).step_by(KEYS) {
+                let keys = KEYS.min(n.saturating_sub(from));
+                // SAFETY: key `from`, and the others below `n`, are inside k by the assertion.
+                let first = unsafe { k.as_ptr().add(if keys > 0 { from * block.k_width } else { 0 }) };
+                let ahead = ahead.wrapping_add(from * d);
+                if keys == KEYS {
+                    // A constant count unrolls.
+                    $keys::<C, G>(&wide, first, block.k_width, ahead, KEYS, &mut dots);
+                } else {
+                    $keys::<C, G>(&wide, first, block.k_width, ahead, keys, &mut dots);
                 }
                 for g in 0..G {
                     let there = ((1u32 << keys) - 1) as u16;
@@ -118,46 +170,73 @@ macro_rules! heads {
                     unsafe { _mm512_storeu_ps(scores[g].as_mut_ptr().add(from), all) };
                 }
             }
-            scores
         }
 
+        /// Products of up to 16 keys with the queries, not yet added up.
+        #[inline]
         #[target_feature(enable = "avx512f,avx512vl")]
-        fn $name<const C: usize, const G: usize>(
-            q: &[f32],
-            (k, v): (&[$element], &[$element]),
+        fn $keys<const C: usize, const G: usize>(
+            wide: &[[__m512; C]; G],
+            first: *const $element,
+            width: usize,
+            ahead: *const $element,
+            keys: usize,
+            dots: &mut [[__m512; KEYS]; G],
+        ) {
+            for j in 0..keys.min(KEYS) {
+                let mut sums = [_mm512_setzero_ps(); G];
+                for c in 0..C {
+                    if c * KEYS % line::<$element>() == 0 {
+                        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add((j * C + c) * KEYS).cast());
+                    }
+                    // SAFETY: inside the keys, by the caller's assertion.
+                    let key = unsafe { $load(first.add(j * width + c * KEYS)) };
+                    for g in 0..G {
+                        sums[g] = _mm512_fmadd_ps(wide[g][c], key, sums[g]);
+                    }
+                }
+                for g in 0..G {
+                    dots[g][j] = sums[g];
+                }
+            }
+        }
+
+        /// Adds the weighted values of a block.
+        #[target_feature(enable = "avx512f,avx512vl")]
+        fn $values<const C: usize, const G: usize>(
+            v: &[$element],
+            ahead: *const $element,
             block: &Block,
-            scale: f32,
+            (weights, shrinks): (&[[f32; BLOCK]], &[f32]),
             seen: &mut [f32],
         ) {
             let (n, words) = (block.n, HEAD + C * KEYS);
-            let mut scores = $scores::<C, G>(q, k, block, scale);
+            assert!((1..=BLOCK).contains(&n) && weights.len() == G && shrinks.len() == G, "a block's shapes");
             assert!(seen.len() == G * words && v.len() >= (n - 1) * block.v_width + C * KEYS, "a block's values");
             let mut acc = [[_mm512_setzero_ps(); C]; G];
             for g in 0..G {
-                let shrink = weigh(&mut scores[g], &mut seen[g * words..]);
-                for (c, acc) in acc[g].iter_mut().enumerate() {
+                for c in 0..C {
                     // SAFETY: inside `seen`, by the assertion.
                     let old = unsafe { _mm512_loadu_ps(seen.as_ptr().add(g * words + HEAD + c * KEYS)) };
-                    *acc = _mm512_mul_ps(old, _mm512_set1_ps(shrink));
+                    acc[g][c] = _mm512_mul_ps(old, _mm512_set1_ps(shrinks[g]));
                 }
             }
             for j in 0..n {
                 for c in 0..C {
+                    if c * KEYS % line::<$element>() == 0 {
+                        _mm_prefetch::<_MM_HINT_T0>(ahead.wrapping_add((j * C + c) * KEYS).cast());
+                    }
                     // SAFETY: key `j < n`, inside v by the assertion.
-                    let at = unsafe { v.as_ptr().add(j * block.v_width + c * KEYS) };
-                    let next = block.ahead[1] + j * C * KEYS + c * KEYS;
-                    _mm_prefetch::<_MM_HINT_T0>(v.as_ptr().wrapping_add(next).cast());
-                    // SAFETY: as above.
-                    let value = unsafe { $load(at) };
+                    let value = unsafe { $load(v.as_ptr().add(j * block.v_width + c * KEYS)) };
                     for g in 0..G {
-                        acc[g][c] = _mm512_fmadd_ps(_mm512_set1_ps(scores[g][j]), value, acc[g][c]);
+                        acc[g][c] = _mm512_fmadd_ps(_mm512_set1_ps(weights[g][j]), value, acc[g][c]);
                     }
                 }
             }
             for g in 0..G {
-                for (c, acc) in acc[g].iter().enumerate() {
+                for c in 0..C {
                     // SAFETY: inside `seen`, by the assertion.
-                    unsafe { _mm512_storeu_ps(seen.as_mut_ptr().add(g * words + HEAD + c * KEYS), *acc) };
+                    unsafe { _mm512_storeu_ps(seen.as_mut_ptr().add(g * words + HEAD + c * KEYS), acc[g][c]) };
                 }
             }
         }
@@ -184,5 +263,5 @@ pub(super) unsafe fn load16(at: *const f16) -> __m512 {
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(at.cast()) })
 }
 
-heads!(f16_heads, f16_scores, f16, load16);
-heads!(f32_heads, f32_scores, f32, _mm512_loadu_ps);
+kernel!(f16_heads, f16_scores, f16_keys, f16_values, f16, load16);
+kernel!(f32_heads, f32_scores, f32_keys, f32_values, f32, _mm512_loadu_ps);

@@ -32,8 +32,9 @@ pub(super) const BATCH: usize = 4;
 /// Sums over stored codes (code + 1, or 0 and 1) of one tile, for up to [`BATCH`] rows of codes.
 pub(super) type TileSums = [[i32; TILE_ROWS]; BATCH];
 
-/// Adds up a tile: its words, the bits of a code, the rows of codes as words of four.
-pub(super) type TileKernel = fn(&[u32], Bits, &[&[u32]], &mut TileSums);
+/// Adds up a tile: its words, the bits of a code, the rows of codes as words of four; and words that will be read next,
+/// which may be fetched meanwhile.
+pub(super) type TileKernel = fn(&[u32], Bits, &[&[u32]], &[u32], &mut TileSums);
 
 /// The best kernel for this processor.
 fn tile_kernel() -> TileKernel {
@@ -56,6 +57,13 @@ struct Tile<'a> {
     part: StackPart<'a>,
     tile: usize,
     jobs: &'a [Product<'a>],
+}
+
+impl<'a> Tile<'a> {
+    fn words(&self) -> &'a [u32] {
+        let len = self.part.bits.row_words(self.part.cols) * TILE_ROWS;
+        &self.part.words[self.tile * len..][..len]
+    }
 }
 
 /// All `jobs`: `y[out..] = scale · inv_k · Σ code · activation (+ residual[out..])`. Outputs do not overlap.
@@ -82,26 +90,29 @@ pub fn ternary_products(stack: Stack, mut jobs: Vec<Product>, threads: &Threads,
         })
         .collect();
     let y = Shared::new(y);
-    threads.run(tasks.len(), |i| {
-        for tile in tasks[i] {
+    threads.run_ahead(tasks.len(), |i, next| {
+        let after = next.map_or(&[][..], |next| &tasks[next][..1]);
+        for (n, tile) in tasks[i].iter().enumerate() {
+            let next = tasks[i][n + 1..].first().or(after.first()).map_or(&[][..], Tile::words);
             // Passes of about the same size: one for a single row costs nearly as much as one for two.
-            let batch = tile.jobs.len().div_ceil(tile.jobs.len().div_ceil(BATCH));
-            for jobs in tile.jobs.chunks(batch) {
-                run_tile(kernel, Tile { jobs, ..*tile }, residual, y);
+            let passes = tile.jobs.len().div_ceil(BATCH);
+            let fetched = next.len().div_ceil(passes).max(1);
+            let ahead = next.chunks(fetched).chain(std::iter::repeat(&[][..]));
+            for (jobs, ahead) in tile.jobs.chunks(tile.jobs.len().div_ceil(passes)).zip(ahead) {
+                run_tile(kernel, Tile { jobs, ..*tile }, ahead, residual, y);
             }
         }
     });
 }
 
-fn run_tile(kernel: TileKernel, Tile { part, tile, jobs: batch }: Tile, residual: &[f32], y: Shared<f32>) {
-    let per_tile = part.bits.row_words(part.cols) * TILE_ROWS;
-    let words = &part.words[tile * per_tile..][..per_tile];
+fn run_tile(kernel: TileKernel, of: Tile, ahead: &[u32], residual: &[f32], y: Shared<f32>) {
+    let Tile { part, tile, jobs: batch } = of;
     let mut acts: [&[u32]; BATCH] = [&[]; BATCH];
     for (act, job) in acts.iter_mut().zip(batch) {
         *act = bytemuck::cast_slice(job.act.codes);
     }
     let mut sums = [[0; TILE_ROWS]; BATCH];
-    kernel(words, part.bits, &acts[..batch.len()], &mut sums);
+    kernel(of.words(), part.bits, &acts[..batch.len()], ahead, &mut sums);
     let rows = TILE_ROWS.min(part.rows - tile * TILE_ROWS);
     for (job, sums) in batch.iter().zip(&sums) {
         let from = job.out + tile * TILE_ROWS;
@@ -145,7 +156,7 @@ mod tests {
                 for n in 1..=BATCH {
                     let list: Vec<&[u32]> = act_words[..n].iter().map(|a| &a[..]).collect();
                     let mut sums = [[0; TILE_ROWS]; BATCH];
-                    kernel(part.words, part.bits, &list, &mut sums);
+                    kernel(part.words, part.bits, &list, part.words, &mut sums);
                     for (act, sums) in acts[..n].iter().zip(&sums) {
                         let total: i32 = act.iter().map(|&v| i32::from(v)).sum();
                         for r in 0..TILE_ROWS {

@@ -4,7 +4,7 @@ use super::ternary::TileSums;
 use crate::ternary::{Bits, TILE_ROWS};
 
 /// See [`super::ternary::TileKernel`].
-pub fn tile(words: &[u32], bits: Bits, acts: &[&[u32]], sums: &mut TileSums) {
+pub fn tile(words: &[u32], bits: Bits, acts: &[&[u32]], _: &[u32], sums: &mut TileSums) {
     let groups = 8 / bits.count();
     let mask = if bits == Bits::One { 1 } else { 3 };
     for (j, words) in words.chunks_exact(TILE_ROWS).enumerate() {
