@@ -8,12 +8,12 @@ use std::io::Write;
 
 use ternion::Result;
 use ternion::files::Weights;
-use ternion::models::{self, LoadOptions, Model, TextShape};
+use ternion::models::{self, ChatModel, LoadOptions, TextShape};
 use ternion::plan::{Memory, Plan, SlotKind};
 use ternion::tensor::{DType, Pack};
 
 /// The sizes of a step: as the engine chooses them for one session.
-fn record(model: &dyn Model, which: &str) -> Result<Plan> {
+fn record(model: &dyn ChatModel, which: &str) -> Result<Plan> {
     let text = |max_rows, images| TextShape {
         max_rows,
         max_outputs: 1,
@@ -52,7 +52,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let weights = Weights::open(&path)?;
     // Full-precision parts as 16-bit floats, and no tensor so large that it must be split.
     let options = LoadOptions { dense: Pack::F16, head: Pack::F16, max_binding: u64::MAX };
-    let model = models::open(&path, &weights, options)?;
+    let model = models::open_chat(&path, &weights, options)?;
     let plan = record(model.as_ref(), &which)?;
     // Not `print!`, which panics when a reader such as `head` goes away.
     let mut out = std::io::stdout().lock();

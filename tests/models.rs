@@ -307,7 +307,7 @@ fn embernet_checkpoint_forms_load_to_the_same_words() {
         for path in forms.iter().map(|f| dir.join(f)).filter(|p| p.exists()) {
             let weights = Weights::open(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             let options = LoadOptions { dense: Pack::F16, head: Pack::F16, max_binding: WHOLE };
-            let model = ternion::models::open(&dir, &weights, options).unwrap();
+            let model = ternion::models::open_chat(&dir, &weights, options).unwrap();
             let plans = [model.record_image().unwrap(), model.record_text(&shape()).unwrap()];
             let words = plans.iter().flat_map(|p| p.weights().map(|(w, _)| weights.load(w).unwrap())).collect();
             match &first {

@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use ternion::files::tokenizer::MAX_TEXT_BYTES;
-use ternion::files::{Image, ModelFiles};
-use ternion::runtime::{self, DeviceChoice, Engine, GenerateOptions, Options, Place, Sampling};
+use ternion::files::{Image, ModelFiles, Weights};
+use ternion::models::Family;
+use ternion::runtime::{
+    self, BitGen, BitGenOptions, DeviceChoice, Engine, GenerateOptions, MemoryNoise, Options, Place, Sampling,
+};
 use ternion::{Error, Result};
 
 use super::output::Bar;
@@ -21,8 +24,8 @@ pub struct ModelArgs {
     pub model: Option<PathBuf>,
     #[command(flatten)]
     pub place: PlaceArgs,
-    /// The tokenizer.json; default: the one beside the model.
-    #[arg(long, value_name = "FILE")]
+    /// The tokenizer.json, or a folder with it or with vocab.json and merges.txt; default: those beside the model.
+    #[arg(long, value_name = "PATH")]
     pub tokenizer: Option<PathBuf>,
     /// Most tokens of a conversation, pictures included; default: the model's most, at most 2048.
     #[arg(short, long, value_name = "TOKENS")]
@@ -101,7 +104,14 @@ impl ModelArgs {
     /// # Errors
     /// As [`Engine::open`], and [`model_files`].
     pub fn open(&self) -> Result<Engine> {
-        let files = model_files(self.model.as_deref())?;
+        self.open_chat(model_files(self.model.as_deref())?)
+    }
+
+    /// [`ModelArgs::open`] of a model whose files are known.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn open_chat(&self, files: ModelFiles) -> Result<Engine> {
         let Place { device, autotune, threads } = self.place.place();
         let options = Options {
             device,
@@ -121,6 +131,55 @@ impl ModelArgs {
         let report = engine.report();
         eprintln!("device: {} ({})", report.device, report.why);
         Ok(engine)
+    }
+
+    /// Opens a BitGen, with a progress bar on a terminal, and says where it runs.
+    ///
+    /// # Errors
+    /// As [`BitGen::open`]; [`Error::Argument`] for options that it has no use for.
+    pub fn open_bitgen(&self, files: ModelFiles) -> Result<BitGen> {
+        let unused = |option: &str, problem: &str| Err(Error::argument(option, problem));
+        if self.context.is_some() {
+            return unused(
+                "context",
+                "is for a model that chats; a BitGen has as many positions as it was trained with",
+            );
+        }
+        if matches!(self.place.head, Head::Int8) {
+            return unused("head", "is for a model that chats; a BitGen's is ternary");
+        }
+        let (place, precision) = (self.place.place(), self.place.precision.into());
+        let options = BitGenOptions { place, precision, tokenizer: self.tokenizer.clone() };
+        let bar = Bar::new("loading");
+        let model = BitGen::open_with(files, &options, |p| bar.show(&p))?;
+        bar.end();
+        let report = model.report();
+        eprintln!("device: {} ({})", report.device, report.why);
+        Ok(model)
+    }
+}
+
+/// The family of a model, by its files.
+///
+/// # Errors
+/// As [`Family::of`], and those of opening the checkpoint.
+pub fn family(files: &ModelFiles) -> Result<&'static Family> {
+    Family::of(files, &Weights::open(files)?)
+}
+
+/// How a BitGen's episodic memory is used.
+#[derive(Debug, Args)]
+pub struct MemoryArgs {
+    /// With a BitGen: read its memory with noise of this seed, as the original does with another one in each pass;
+    /// without it equal inputs give equal results.
+    #[arg(long, value_name = "SEED")]
+    pub memory_noise: Option<u64>,
+}
+
+impl MemoryArgs {
+    /// The noise.
+    pub fn noise(&self) -> MemoryNoise {
+        self.memory_noise.map_or(MemoryNoise::None, MemoryNoise::Seed)
     }
 }
 
@@ -143,7 +202,7 @@ pub fn model_files(path: Option<&Path>) -> Result<ModelFiles> {
 /// How text is generated.
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
-    /// Most tokens of an answer; default: as many as the context holds, at most 512.
+    /// Most tokens of an answer; default: as many as the context holds, at most 512, of a caption at most 32.
     #[arg(short = 'n', long, value_name = "TOKENS")]
     pub max_tokens: Option<usize>,
     /// Draw tokens at this temperature; without it, or with 0, the most likely token is taken.

@@ -20,8 +20,9 @@ pub struct Convert {
     input: PathBuf,
     /// The directory to write: new, empty, or an earlier conversion.
     output: PathBuf,
-    /// The tokenizer.json to copy; default: the one beside the model.
-    #[arg(long, value_name = "FILE")]
+    /// The tokenizer.json to copy, or a folder with it or with vocab.json and merges.txt, of which one is made; default:
+    /// those beside the model.
+    #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
     /// How full-precision weights are written.
     #[arg(long, value_enum, default_value_t = Precision::F16)]
@@ -42,6 +43,10 @@ impl Convert {
         let (n, ternary, left_out) = (report.tensors, report.ternary, report.left_out);
         eprintln!("{}: {n} tensors, {ternary} of them ternary; {left_out} left out", report.file.display());
         eprintln!("{from} became {to} in {}", ms(report.time));
+        if !report.left_out_extras.is_empty() {
+            let names = report.left_out_extras.join(" and ");
+            eprintln!("{names} are left out, more than a tenth of the file; evaluation goes without them");
+        }
         if !report.tokenizer {
             eprintln!("no tokenizer was found; give one with --tokenizer, here or when the model is run");
         }

@@ -159,6 +159,16 @@ pub fn stream(session: &mut Session, options: GenerateOptions) -> Outcome<(Stats
     Ok((stream.stats(), stream.stop_reason()))
 }
 
+/// Why a text ended.
+pub fn ending(end: Option<StopReason>) -> &'static str {
+    match end {
+        Some(StopReason::Eos) => "the model ended its text",
+        Some(StopReason::StopString) => "a stop text came",
+        Some(StopReason::Length) => "the most tokens were reached",
+        None => "it was stopped",
+    }
+}
+
 /// Prints counts and times of the last answer to stderr, with how often each expert was chosen.
 ///
 /// # Errors
@@ -178,12 +188,7 @@ pub fn statistics(
     }
     let (prompt, prefill) = (stats.prompt_tokens, ms(stats.prefill));
     eprintln!("prefill:   {prompt} tokens in {prefill}, {:.1} tokens/s", stats.prefill_rate());
-    let why = match end {
-        Some(StopReason::Eos) => "the model ended its text",
-        Some(StopReason::StopString) => "a stop text came",
-        Some(StopReason::Length) => "the most tokens were reached",
-        None => "it was stopped",
-    };
+    let why = ending(*end);
     let (each, rate) = (stats.ms_per_token(), stats.decode_rate());
     eprintln!("generated: {} tokens, {each:.2} ms/token, {rate:.1} tokens/s; {why}", stats.generated);
     let names = &engine.info().experts;

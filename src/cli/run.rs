@@ -1,21 +1,30 @@
-//! `ternion run`: one question, one answer.
+//! `ternion run`: one question, one answer; with a BitGen, a picture's caption.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
+use ternion::Error;
+use ternion::files::{Image, ModelFiles};
+use ternion::models::BITGEN;
+use ternion::runtime::{BitGen, Caption, GenerateOptions};
 
 use super::Outcome;
-use super::args::{GenerateArgs, ModelArgs, open_images, read_prompt};
-use super::output::{statistics, stream};
+use super::args::{GenerateArgs, MemoryArgs, ModelArgs, family, model_files, open_images, read_prompt};
+use super::output::{bytes, ending, ms, statistics, stream};
 use super::plot::PlotArgs;
 
 /// Answer one question and end.
 ///
 /// The answer goes to stdout as it is generated. The most likely token is taken at each step unless --temp is given.
+///
+/// A BitGen writes the caption of one picture. Its prompt is what its text encoder reads beside the picture, and its
+/// decoder starts from the prompt's first token; without a prompt, from the start of a text.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: ternion run --image examples/shapes/samples/spatial_scene_100000.png -p 'What color is the circle?'\n\
-                        Example: ternion run -m models/embernet --image cat.png -p 'What is in the picture?' -n 100"
+                        Example: ternion run -m models/embernet --image cat.png -p 'What is in the picture?' -n 100\n\
+                        Example: ternion run -m examples/shapes/bitgen/model --image examples/shapes/samples/spatial_scene_100000.png"
 )]
 pub struct Run {
     #[command(flatten)]
@@ -23,11 +32,13 @@ pub struct Run {
     /// A picture to ask about (PNG, JPEG, WebP, BMP, GIF); can be given several times.
     #[arg(long, value_name = "FILE")]
     image: Vec<PathBuf>,
-    /// The question; `-` reads it from stdin, `@FILE` from a file.
+    /// The question; `-` reads it from stdin, `@FILE` from a file. A BitGen needs none.
     #[arg(short, long, value_name = "TEXT")]
-    prompt: String,
+    prompt: Option<String>,
     #[command(flatten)]
     generate: GenerateArgs,
+    #[command(flatten)]
+    memory: MemoryArgs,
     #[command(flatten)]
     plot: PlotArgs,
 }
@@ -40,21 +51,89 @@ impl Run {
     pub fn main(&self, verbose: bool) -> Outcome {
         // What is cheap to check comes before loading.
         let options = self.generate.options()?;
-        let prompt = read_prompt(&self.prompt)?;
+        let prompt = self.prompt.as_deref().map(read_prompt).transpose()?;
         let images = open_images(&self.image)?;
+        let files = model_files(self.model.model.as_deref())?;
+        if family(&files)? == &BITGEN {
+            self.describe(files, prompt.as_deref(), &images, &options, verbose)
+        } else {
+            self.answer(files, prompt.as_deref(), &images, options, verbose)
+        }
+    }
+
+    fn answer(
+        &self,
+        files: ModelFiles,
+        prompt: Option<&str>,
+        images: &[Image],
+        options: GenerateOptions,
+        verbose: bool,
+    ) -> Outcome {
+        let prompt = prompt.ok_or_else(|| Error::argument("prompt", "is missing; ask with -p"))?;
+        if self.memory.memory_noise.is_some() {
+            return Err(Error::argument("memory-noise", "is for a BitGen; this model has no episodic memory").into());
+        }
         let plots = self.plot.plots(&self.image)?;
-        let engine = self.model.open()?;
+        let engine = self.model.open_chat(files)?;
         plots.check(engine.info())?;
         let mut session = engine.session()?;
-        for image in &images {
+        for image in images {
             session.push_image(image)?;
         }
-        session.push_question(&prompt)?;
+        session.push_question(prompt)?;
         let answer = session.tokens().len();
         let result = stream(&mut session, options)?;
         if verbose {
             statistics(&engine, &session, images.len(), &result)?;
         }
-        Ok(plots.draw(&engine, &mut session, &images, answer)?)
+        Ok(plots.draw(&engine, &mut session, images, answer)?)
     }
+
+    fn describe(
+        &self,
+        files: ModelFiles,
+        prompt: Option<&str>,
+        images: &[Image],
+        options: &GenerateOptions,
+        verbose: bool,
+    ) -> Outcome {
+        self.plot.refuse("a BitGen")?;
+        if images.len() > 1 {
+            let problem = format!("{} pictures are given; a BitGen describes one", images.len());
+            return Err(Error::argument("image", problem).into());
+        }
+        let model = self.model.open_bitgen(files)?;
+        let (mut out, mut written) = (io::stdout().lock(), Ok(()));
+        // Many tokenizers put a space in front of a text's first word.
+        let mut begun = false;
+        let said = |piece: &str| {
+            let piece = if begun { piece } else { piece.trim_start() };
+            begun |= !piece.is_empty();
+            if written.is_ok() {
+                written = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
+            }
+        };
+        let caption = model.describe(prompt, images.first(), options, &self.memory.noise(), said);
+        if begun || caption.is_ok() {
+            // What was said before an error ends with its line.
+            written = written.and_then(|()| writeln!(out));
+        }
+        let caption = caption?;
+        written?;
+        if verbose {
+            caption_statistics(&model, &caption, images.len());
+        }
+        Ok(())
+    }
+}
+
+/// Prints counts and times of a caption to stderr.
+fn caption_statistics(model: &BitGen, caption: &Caption, images: usize) {
+    let report = model.report();
+    let (weights, memory) = (bytes(report.weight_bytes), bytes(report.memory_bytes));
+    eprintln!("loaded:    {weights} of weights, {memory} on the device, in {}", ms(report.time));
+    let picture = if images > 0 { "the picture and " } else { "" };
+    eprintln!("read:      {picture}{} tokens in {}", caption.prompt_tokens, ms(caption.reading));
+    let each = 1e3 * caption.writing.as_secs_f64() / caption.steps.max(1) as f64;
+    eprintln!("generated: {} tokens, {each:.2} ms/token; {}", caption.steps, ending(Some(caption.end)));
 }

@@ -13,6 +13,10 @@ use crate::error::{Error, Result};
 const FILE_NAMES: [&str; 5] =
     ["model.safetensors.index.json", "model.safetensors", "pytorch_model.bin", "model.pt", "final_model.pt"];
 
+/// The entry of [`Checkpoint::metadata`] with what a trainer's torch file holds under this name beside the tensors, its
+/// configuration: a JSON object of the numbers, texts and truth values in it.
+pub const CONFIG_ENTRY: &str = "config";
+
 /// What a file says of one tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
@@ -108,7 +112,7 @@ impl Checkpoint {
         self.entry(name).ok().map(|entry| &entry.info)
     }
 
-    /// The free-form text pairs of a safetensors header; empty for torch files.
+    /// The free-form text pairs of a safetensors header; [`CONFIG_ENTRY`] of a torch file, if it is there.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.contents.metadata
     }

@@ -6,6 +6,7 @@
 mod bilinear;
 pub mod chat;
 mod checkpoint;
+mod gpt2;
 pub mod image;
 pub mod made;
 mod mapped;
@@ -19,7 +20,7 @@ pub mod tokenizer;
 mod torch;
 pub mod weights;
 
-pub use checkpoint::{Checkpoint, TensorInfo};
+pub use checkpoint::{CONFIG_ENTRY, Checkpoint, TensorInfo};
 pub use image::Image;
 pub use model_files::ModelFiles;
 pub(crate) use model_files::read_at_most;

@@ -23,7 +23,7 @@ pub(super) fn load(input: &[u8]) -> Result<Pickle<'_>, Malformed> {
         input,
         at: 0,
         op_at: 0,
-        pickle: Pickle { nodes: Vec::new(), root: 0 },
+        pickle: Pickle { nodes: Vec::new(), root: 0, states: HashMap::new() },
         stack: Vec::new(),
         marks: Vec::new(),
         memo: HashMap::new(),
@@ -67,15 +67,12 @@ impl<'a> Machine<'a> {
     fn scalar(&mut self, op: u8) -> Step<Option<Node<'a>>> {
         Ok(Some(match op {
             b'N' => Node::Other("None"),
-            0x88 | 0x89 => Node::Other("a bool"),
+            0x88 | 0x89 => Node::Bool(op == 0x88),
             b'K' => Node::Int(i64::from(u8::from_le_bytes(self.take()?))),
             b'M' => Node::Int(i64::from(u16::from_le_bytes(self.take()?))),
             b'J' => Node::Int(i64::from(i32::from_le_bytes(self.take()?))),
             0x8a => self.long()?,
-            b'G' => {
-                self.take::<8>()?;
-                Node::Other("a float")
-            }
+            b'G' => Node::Float(f64::from_be_bytes(self.take()?)),
             b'X' | 0x8c | 0x8d => {
                 let width = if op == b'X' {
                     4
@@ -147,7 +144,7 @@ impl<'a> Machine<'a> {
             b'h' | b'j' => self.recall(op),
             0x93 => self.stack_global(),
             b'R' | 0x81 | 0x92 => self.call(op),
-            b'b' => self.pop().and_then(|_| self.top()).map(|_| ()),
+            b'b' => self.fill(),
             b'Q' => self.persistent(),
             _ => self.fail(format!("opcode {op:#04x} is not one that torch.save writes")),
         }
@@ -166,6 +163,15 @@ impl<'a> Machine<'a> {
             Some(Node::List(list)) => list.extend(items),
             Some(Node::Object(_) | Node::Other(_)) => {}
             _ => return self.fail(format!("items are appended to {}", self.pickle.node(target))),
+        }
+        Ok(())
+    }
+
+    /// BUILD: an object's state, which is kept beside it.
+    fn fill(&mut self) -> Step {
+        let (state, target) = (self.pop()?, self.top()?);
+        if matches!(self.pickle.node(target), Node::Object(_)) {
+            self.pickle.states.insert(target, state);
         }
         Ok(())
     }
@@ -415,6 +421,19 @@ mod tests {
         input.pop();
         input.extend_from_slice(b")R}bK\x01a(K\x01K\x02u.");
         assert_eq!(load(&input).unwrap().root().to_string(), "an object of a.b");
+    }
+
+    #[test]
+    fn settings_are_those_of_a_dict_or_of_what_an_object_was_filled_with() {
+        let state = b"}(X\x01\0\0\0aK\x07X\x01\0\0\0bG\x3f\xe0\0\0\0\0\0\0X\x01\0\0\0c\x88X\x01\0\0\0dX\x01\0\0\0eX\x01\0\0\0fNu";
+        let object = [&b"cm\nC\n)\x81"[..], state, b"b."].concat();
+        let want = serde_json::json!({"a": 7, "b": 0.5, "c": true, "d": "e"});
+        for input in [object, [&state[..], b"."].concat()] {
+            let pickle = load(&input).unwrap();
+            assert_eq!(serde_json::Value::Object(pickle.settings(pickle.root).unwrap()), want);
+        }
+        let other = load(b"K\x01.").unwrap();
+        assert!(other.settings(other.root).is_none());
     }
 
     #[test]

@@ -1,6 +1,14 @@
 //! The values of a pickle, and the few globals that mean something in one that torch.save wrote.
 
+use std::collections::HashMap;
+
+use serde_json::{Map, Number, Value};
+
 use super::stored::Stored;
+
+/// The most settings of one object that are read, and the most bytes of a text among them.
+const MAX_SETTINGS: usize = 4096;
+const MAX_SETTING: usize = 4096;
 
 /// The index of a value in its [`Pickle`].
 pub(super) type Id = u32;
@@ -101,6 +109,8 @@ pub(super) struct RawTensor {
 #[derive(Debug)]
 pub(super) enum Node<'a> {
     Int(i64),
+    Float(f64),
+    Bool(bool),
     Str(&'a str),
     Tuple(Vec<Id>),
     List(Vec<Id>),
@@ -124,6 +134,8 @@ impl std::fmt::Display for Node<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Node::Int(value) => write!(f, "the int {value}"),
+            Node::Float(_) => f.write_str("a float"),
+            Node::Bool(_) => f.write_str("a bool"),
             Node::Str(_) => f.write_str("a string"),
             Node::Tuple(_) => f.write_str("a tuple"),
             Node::List(_) => f.write_str("a list"),
@@ -142,6 +154,8 @@ impl std::fmt::Display for Node<'_> {
 pub(super) struct Pickle<'a> {
     pub(super) nodes: Vec<Node<'a>>,
     pub(super) root: Id,
+    /// What objects were filled with.
+    pub(super) states: HashMap<Id, Id>,
 }
 
 impl<'a> Pickle<'a> {
@@ -151,5 +165,29 @@ impl<'a> Pickle<'a> {
 
     pub(super) fn node(&self, id: Id) -> &Node<'a> {
         self.nodes.get(id as usize).unwrap_or(&Node::Other("nothing"))
+    }
+
+    /// The numbers, texts and truth values under their names in the dict `id`, or in the dict that the object `id` was
+    /// filled with; none for another value. What is too long is left out.
+    pub(super) fn settings(&self, id: Id) -> Option<Map<String, Value>> {
+        let state = self.states.get(&id).copied().unwrap_or(id);
+        let Node::Dict(pairs) = self.node(state) else { return None };
+        let text = |id: Id| match self.node(id) {
+            Node::Str(text) if text.len() <= MAX_SETTING => Some((*text).to_owned()),
+            _ => None,
+        };
+        let value = |id: Id| match self.node(id) {
+            Node::Int(value) => Some(Value::from(*value)),
+            Node::Float(value) => Number::from_f64(*value).map(Value::Number),
+            Node::Bool(value) => Some(Value::Bool(*value)),
+            _ => text(id).map(Value::String),
+        };
+        Some(pairs.iter().take(MAX_SETTINGS).filter_map(|&(key, v)| Some((text(key)?, value(v)?))).collect())
+    }
+
+    /// The value of a key of a dict.
+    pub(super) fn value_of(&self, pairs: &[(Id, Id)], wanted: &str) -> Option<Id> {
+        let found = pairs.iter().find(|pair| matches!(self.node(pair.0), Node::Str(key) if *key == wanted));
+        found.map(|pair| pair.1)
     }
 }

@@ -1,9 +1,9 @@
-//! Text to token ids and back, for every `tokenizer.json`, and the decoding of ids that arrive one at a time.
+//! Text to token ids and back, for every `tokenizer.json` and GPT-2's two files, and the decoding of ids that arrive one at a time.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use super::read_at_most;
+use super::{ModelFiles, gpt2, read_at_most};
 use crate::error::{Error, Result};
 
 /// The longest text that [`Tokenizer::encode`] takes: 64 MiB of UTF-8.
@@ -26,14 +26,46 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads the tokenizer.json at `path`, or the one in the directory `path`.
+    /// Reads the tokenizer.json at `path`, or the files in the directory `path` ([`Tokenizer::beside`]).
     ///
     /// # Errors
     /// [`Error::Io`] when there is none, and those of [`Tokenizer::from_bytes`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let path = if path.is_dir() { path.join(FILE_NAME) } else { path.to_path_buf() };
-        Self::from_bytes(&path.display().to_string(), read_at_most(&path, MAX_FILE_BYTES)?)
+        if path.is_dir()
+            && let Some(tokenizer) = Self::beside(&path.into())?
+        {
+            return Ok(tokenizer);
+        }
+        let file = if path.is_dir() { path.join(FILE_NAME) } else { path.to_path_buf() };
+        Self::from_bytes(&file.display().to_string(), read_at_most(&file, MAX_FILE_BYTES)?)
+    }
+
+    /// The tokenizer among a model's files: tokenizer.json, or GPT-2's vocab.json and merges.txt; none where there is
+    /// neither.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for a vocab.json or merges.txt without the other, and those of [`Tokenizer::from_bytes`].
+    pub fn beside(files: &ModelFiles) -> Result<Option<Self>> {
+        let name = |file: &str| files.path(file).display().to_string();
+        let read = |file: &str| -> Result<Vec<u8>> {
+            let bytes = files.read(file, MAX_FILE_BYTES)?;
+            check_size(&name(file), &bytes).map(|()| bytes.into_owned())
+        };
+        if files.has(FILE_NAME) {
+            return Self::from_bytes(&name(FILE_NAME), read(FILE_NAME)?).map(Some);
+        }
+        let (vocab, merges) = (name(gpt2::VOCAB), name(gpt2::MERGES));
+        let alone = |file: &str, other: &str| Error::format(file, format!("is of no use without {other} beside it"));
+        match (files.has(gpt2::VOCAB), files.has(gpt2::MERGES)) {
+            (false, false) => Ok(None),
+            (true, false) => Err(alone(&vocab, gpt2::MERGES)),
+            (false, true) => Err(alone(&merges, gpt2::VOCAB)),
+            (true, true) => {
+                let json = gpt2::tokenizer_json([&vocab, &merges], &read(gpt2::VOCAB)?, &read(gpt2::MERGES)?)?;
+                Self::from_bytes(&vocab, json).map(Some)
+            }
+        }
     }
 
     /// The tokenizer that `json`, the bytes of a tokenizer.json, describes; `name` stands for it in messages.
@@ -43,14 +75,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Format`] when it is none, [`Error::Limit`] when it is above [`MAX_FILE_BYTES`].
     pub fn from_bytes(name: &str, json: Vec<u8>) -> Result<Self> {
-        if json.len() as u64 > MAX_FILE_BYTES {
-            return Err(Error::Limit {
-                what: format!("{name}: the tokenizer"),
-                wanted: format!("more than {MAX_FILE_BYTES} bytes"),
-                available: format!("{MAX_FILE_BYTES} bytes"),
-                advice: format!("check that it is a {FILE_NAME}"),
-            });
-        }
+        check_size(name, &json)?;
         let mut inner = contained(name, "is no tokenizer of the `tokenizers` library", || {
             tokenizers::Tokenizer::from_bytes(&json)
         })?;
@@ -115,13 +140,23 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// The token that stands in front of a text, by the names in use.
+    pub(crate) fn start_of_text(&self) -> Option<u32> {
+        ["<s>", gpt2::END_OF_TEXT].iter().find_map(|token| self.token_id(token))
+    }
+
+    /// The token that ends a text, by the names in use.
+    pub(crate) fn end_of_text(&self) -> Option<u32> {
+        ["</s>", gpt2::END_OF_TEXT].iter().find_map(|token| self.token_id(token))
+    }
+
     /// The number of tokens, added ones included. Ids may have gaps, so [`Tokenizer::check_vocab`] is what tells
     /// whether a model fits.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
-    /// The bytes of the tokenizer.json, as they were read, for writing a copy.
+    /// The bytes of the tokenizer.json, as they were read or made of GPT-2's files, for writing a copy.
     pub fn json(&self) -> &[u8] {
         &self.json
     }
@@ -133,6 +168,19 @@ impl Tokenizer {
             Some(token) => skip_special && self.inner.get_added_vocabulary().is_special_token(&token),
         }
     }
+}
+
+/// Refuses a file above [`MAX_FILE_BYTES`].
+fn check_size(name: &str, bytes: &[u8]) -> Result<()> {
+    if bytes.len() as u64 <= MAX_FILE_BYTES {
+        return Ok(());
+    }
+    Err(Error::Limit {
+        what: format!("{name}: the tokenizer"),
+        wanted: format!("more than {MAX_FILE_BYTES} bytes"),
+        available: format!("{MAX_FILE_BYTES} bytes"),
+        advice: "check that it is a tokenizer's file".into(),
+    })
 }
 
 /// Runs `work` of the `tokenizers` library and names the file in its error. A file that is crafted badly enough makes
@@ -245,18 +293,9 @@ impl DecodeStream {
 
 #[cfg(test)]
 mod tests {
+    use super::gpt2::byte_char;
     use super::*;
     use serde_json::{Map, Value, json};
-
-    /// The character that byte-level tokenizers write for each byte.
-    fn byte_char(byte: u8) -> char {
-        let plain = |b: u8| matches!(b, 33..=126 | 161..=172 | 174..=255);
-        if plain(byte) {
-            return char::from(byte);
-        }
-        let rank = (0..byte).filter(|&b| !plain(b)).count();
-        char::from_u32(256 + rank as u32).unwrap()
-    }
 
     /// One token per byte, id = byte, and `</s>` = 256.
     fn byte_level() -> Tokenizer {

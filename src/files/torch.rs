@@ -12,7 +12,7 @@ use zip::read::{ArchiveOffset, Config};
 use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
-use super::checkpoint::{Contents, Entry, TensorInfo, sort_by_name};
+use super::checkpoint::{CONFIG_ENTRY, Contents, Entry, TensorInfo, sort_by_name};
 use super::mapped::Backing;
 use super::pickle;
 use super::pickled::{Id, Node, Pickle, RawTensor};
@@ -27,14 +27,17 @@ const STATE_DICT_KEYS: [&str; 3] = ["model_state_dict", "state_dict", "model"];
 
 /// Reads the pickle of the torch archive `path`, whose content is `file`, and locates the storages that it names.
 pub(super) fn read(path: &Path, file: Backing) -> Result<Contents> {
-    let (entries, inflated) = parse(path, file.bytes())?;
+    let (entries, inflated, metadata) = parse(path, file.bytes())?;
     let mut backings = vec![file];
     backings.extend(inflated.into_iter().map(Backing::Inflated));
-    Ok(Contents { entries, backings, metadata: BTreeMap::new() })
+    Ok(Contents { entries, backings, metadata })
 }
 
-/// The tensors, and the inflated storages that are their backings 1 and up; backing 0 is the map.
-fn parse(path: &Path, map: &[u8]) -> Result<(Vec<Entry>, Vec<Vec<u8>>)> {
+type Metadata = BTreeMap<String, String>;
+
+/// The tensors, the inflated storages that are their backings 1 and up (backing 0 is the map), and [`CONFIG_ENTRY`] if it
+/// is there.
+fn parse(path: &Path, map: &[u8]) -> Result<(Vec<Entry>, Vec<Vec<u8>>, Metadata)> {
     let mut archive = Archive::open(path, map)?;
     let data = archive.pickle()?;
     let pickle = pickle::load(data.bytes(map)).map_err(|error| {
@@ -44,7 +47,13 @@ fn parse(path: &Path, map: &[u8]) -> Result<(Vec<Entry>, Vec<Vec<u8>>)> {
     let mut reader = Reader { path, archive, pickle: &pickle, storages: HashMap::new(), inflated: Vec::new() };
     let mut entries = reader.entries()?;
     sort_by_name(path, &mut entries)?;
-    Ok((entries, reader.inflated))
+    let inflated = reader.inflated;
+    let config = match pickle.root() {
+        Node::Dict(top) => pickle.value_of(top, CONFIG_ENTRY).and_then(|id| pickle.settings(id)),
+        _ => None,
+    };
+    let config = config.map(|json| (CONFIG_ENTRY.to_owned(), serde_json::Value::Object(json).to_string()));
+    Ok((entries, inflated, config.into_iter().collect()))
 }
 
 /// The bytes of an archive entry: in the map as they are, or inflated.
@@ -198,8 +207,7 @@ impl<'p> Reader<'p, '_> {
             return Err(Error::format(self.path.display(), problem));
         };
         for wanted in STATE_DICT_KEYS {
-            let found = top.iter().find(|pair| matches!(self.pickle.node(pair.0), Node::Str(key) if *key == wanted));
-            if let Some(Node::Dict(inner)) = found.map(|pair| self.pickle.node(pair.1))
+            if let Some(Node::Dict(inner)) = self.pickle.value_of(top, wanted).map(|id| self.pickle.node(id))
                 && self.any(inner, |value| matches!(value, Node::Tensor(_) | Node::Object(_)))
             {
                 return Ok(inner);

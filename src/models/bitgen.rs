@@ -4,13 +4,14 @@
 use std::cell::RefCell;
 
 use super::bitgen_cnn::{CNN_TOKENS, Cnn};
-use super::bitgen_config::{BitGenSizes, BitGenVision, CNN, DINO, IMAGE_SIZE, READS};
+use super::bitgen_config::{BitGenConfig, BitGenSizes, BitGenVision, CNN, DINO, IMAGE_SIZE, READS};
 use super::bitgen_decoder::{TextDecoder, norm};
-use super::cursor::{Cursor, Faults, LoadOptions, Tensor};
+use super::bitgen_file::MEMORY_BUFFERS;
+use super::cursor::{Cursor, Faults, LoadOptions, Reads, Tensor};
 use super::dinov2::DinoV2;
 use super::siglip::Affine;
-use super::{ImageInfo, slots};
-use crate::error::{Error, Result};
+use super::{Family, ImageInfo, slots};
+use crate::error::Result;
 use crate::files::{ModelFiles, Weights};
 use crate::ops::{Columns, ROW_WORDS, UnaryKind};
 use crate::plan::{Plan, PlanBuilder, Slot};
@@ -61,6 +62,9 @@ pub struct EncoderShape {
 #[derive(Debug)]
 pub struct BitGenStage1 {
     sizes: BitGenSizes,
+    config: BitGenConfig,
+    pub(super) reads: Reads,
+    temperature: f32,
     tokens: Vec<Tensor>,
     positions: Tensor,
     vision: Vision,
@@ -110,25 +114,22 @@ impl BitGenStage1 {
     /// Opens the model whose `config.json` is among `files` and whose tensors are `weights`.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a checkpoint of another family, [`Error::Config`], [`Error::MissingTensors`] and
-    /// [`Error::Shape`] for one that does not fit.
+    /// As [`super::open`]; [`crate::Error::Unsupported`] for another family, [`crate::Error::Format`] for a number that
+    /// is not finite and is used at loading.
     pub fn open(files: impl Into<ModelFiles>, weights: &Weights, options: LoadOptions) -> Result<Self> {
+        let files = files.into();
         if !BitGenSizes::recognises(weights) {
-            return Err(Error::Unsupported {
-                object: weights.path().display().to_string(),
-                problem: "it is no BitGen of stage 1, whose tensors are named cross_modal_fusion and episodic_memory"
-                    .into(),
-            });
+            return Err(Family::of(&files, weights)?.is_no("a BitGen of stage 1", weights));
         }
-        let sizes = BitGenSizes::read(&files.into(), weights)?;
+        let (sizes, config) = BitGenConfig::read(&files, weights)?;
         let faults = RefCell::new(Faults::default());
         let w = Cursor::new(weights, options, WeightQuant::Absmean, &faults);
-        let model = Self::load(&w, sizes);
-        faults.take().into_result(weights)?;
+        let mut model = Self::load(&w, sizes, config);
+        model.reads = faults.take().into_result(weights)?;
         Ok(model)
     }
 
-    fn load(w: &Cursor, c: BitGenSizes) -> Self {
+    fn load(w: &Cursor, c: BitGenSizes, config: BitGenConfig) -> Self {
         let (d, [d_image, d_vision], fusion) = (c.d, c.image, w.at("cross_modal_fusion"));
         let memory = w.at("episodic_memory");
         let linear = |w: &Cursor, name: &str, d_out, d_in| Affine::linear(&w.at(name), d_out, d_in);
@@ -137,8 +138,15 @@ impl BitGenStage1 {
             transform_itc: linear(&fusion, &format!("cross_modal_{side}_transform_itc"), d, d_in),
             pooler_itc: linear(&fusion, &format!("cross_modal_{side}_pooler_itc.0"), d, d),
         };
+        let (gpm, [n, d_memory]) = (memory.at("gpm"), c.memory);
+        gpm.values("memory_mean", &[n, d_memory]);
+        gpm.values("memory_logvar", &[1]);
+        MEMORY_BUFFERS.iter().for_each(|name| drop(gpm.values(name, &[n])));
         BitGenStage1 {
             sizes: c,
+            config,
+            reads: Reads::new(),
+            temperature: fusion.values("temperature", &[]).first().copied().unwrap_or(1.0),
             tokens: w.sharded("token_embedding.weight", [c.vocab, d]),
             positions: w.dense("pos_embedding.weight", &[c.positions, d]),
             vision: match c.vision {
@@ -153,8 +161,8 @@ impl BitGenStage1 {
                 linear(&fusion, "fusion_mlp.3", d, c.fusion_ff),
             ],
             memory: MemoryLayers {
-                input: linear(&memory, "input_proj", c.memory[1], d),
-                output: linear(&memory, "output_proj", d, c.memory[1]),
+                input: linear(&memory, "input_proj", d_memory, d),
+                output: linear(&memory, "output_proj", d, d_memory),
                 norm: Affine::norm(&memory.at("layer_norm"), d),
             },
             layers: (0..c.layers).map(|i| EncoderLayer::load(&w.at("attention_layers").at(i), &c)).collect(),
@@ -163,9 +171,19 @@ impl BitGenStage1 {
         }
     }
 
+    /// The model's configuration.
+    pub fn config(&self) -> &BitGenConfig {
+        &self.config
+    }
+
     /// The model's sizes.
     pub fn sizes(&self) -> &BitGenSizes {
         &self.sizes
+    }
+
+    /// What similarities are divided by, as it was trained.
+    pub fn temperature(&self) -> f32 {
+        self.temperature
     }
 
     /// How the model reads images.
@@ -185,7 +203,7 @@ impl BitGenStage1 {
     /// Records the encoding of images, a leading row each: their features, and what text is fused with.
     ///
     /// # Errors
-    /// [`Error::Plan`] if operands do not fit.
+    /// [`crate::Error::Plan`] if operands do not fit.
     pub fn record_image(&self, max_images: usize) -> Result<Plan> {
         let p = PlanBuilder::new();
         let pixels = Spec::led(&[max_images, 3, IMAGE_SIZE, IMAGE_SIZE], DType::F32, Lead::Rows);
@@ -209,7 +227,7 @@ impl BitGenStage1 {
     /// Records the features of texts, a row each: a text's first token is all that they depend on.
     ///
     /// # Errors
-    /// [`Error::Plan`] if operands do not fit.
+    /// [`crate::Error::Plan`] if operands do not fit.
     pub fn record_features(&self, max_rows: usize) -> Result<Plan> {
         let p = PlanBuilder::new();
         let rows = rows(&p, max_rows);
@@ -222,7 +240,7 @@ impl BitGenStage1 {
     /// Records the encoding of texts, beside images or not: fusion, memory, encoder.
     ///
     /// # Errors
-    /// [`Error::Plan`] if operands do not fit.
+    /// [`crate::Error::Plan`] if operands do not fit.
     pub fn record_encoder(&self, shape: &EncoderShape) -> Result<Plan> {
         let p = PlanBuilder::new();
         let rows = rows(&p, shape.max_rows);
@@ -251,7 +269,7 @@ impl BitGenStage1 {
     /// depend on which rows there are.
     ///
     /// # Errors
-    /// [`Error::Plan`] if operands do not fit.
+    /// [`crate::Error::Plan`] if operands do not fit.
     pub fn record_decoder(&self, max_rows: usize, max_outputs: usize) -> Result<Plan> {
         let p = PlanBuilder::new();
         let rows = rows(&p, max_rows);

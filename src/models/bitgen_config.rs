@@ -1,23 +1,33 @@
-//! BitGen's sizes: heads from `config.json`, everything else from the tensors' shapes.
+//! BitGen's configuration: heads from `config.json`, sizes from the tensors' shapes.
+
+use serde_json::{Map, Value, json};
 
 use super::bitgen_cnn::STAGES;
 use super::dinov2::DinoConfig;
 use super::embernet_config::read_json;
 use crate::error::{Error, Result};
-use crate::files::{ModelFiles, Weights};
+use crate::files::{CONFIG_ENTRY, ModelFiles, Weights};
 use crate::ops::{AttentionShape, MAX_MEMORY};
 
 /// Pixels a side of the images that BitGen reads.
 pub const IMAGE_SIZE: usize = 224;
 /// Most of anything: the largest vocabularies have 2^18 tokens.
 const MOST: usize = 1 << 20;
+/// Most positions of a text. Each takes memory when a model is opened.
+const MOST_POSITIONS: usize = 1 << 13;
 /// Width of a head in every published DINOv2.
 const DINO_HEAD: usize = 64;
+/// Where DINOv2's heads are, which no shape shows: an object of a converted model's configuration, or a file beside the
+/// original's.
+const DINO_KEY: &str = "dinov2_config";
+const DINO_FILE: &str = "dinov2_config.json";
+const DINO_HEADS: &str = "num_attention_heads";
 /// Tensors below these places are the two image encoders.
 pub(super) const DINO: &str = "cross_modal_fusion.dinov2_model";
 pub(super) const CNN: &str = "cross_modal_fusion.vision_encoder";
-/// The tensor by which a BitGen is told from other models.
-const MARK: &str = "episodic_memory.gpm.memory_mean";
+/// The tensors by which a BitGen is told from other models.
+pub(super) const MARK: &str = "episodic_memory.gpm.memory_mean";
+const VISION_MARK: &str = "cross_modal_fusion.vision_to_embed.weight";
 
 /// Which encoder reads images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +36,18 @@ pub enum BitGenVision {
     Dino(DinoConfig),
     /// Three convolutions to so many channels.
     Cnn([usize; 3]),
+}
+
+/// What a BitGen of stage 1 is, its weights and sizes aside.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BitGenConfig {
+    /// Whether the decoder was trained to say the token that follows, as this project's models are. The original's says
+    /// the present one, and so a caption begins with its first token.
+    pub next_token: bool,
+    /// Ends a caption; none: the tokenizer's end of text does.
+    pub eos: Option<u32>,
+    /// All that the original says of it, training included, and DINOv2's heads.
+    pub json: Map<String, Value>,
 }
 
 /// Sizes of a BitGen of stage 1.
@@ -60,7 +82,7 @@ pub struct BitGenSizes {
 impl BitGenSizes {
     /// Whether a checkpoint is a BitGen's of stage 1.
     pub fn recognises(weights: &Weights) -> bool {
-        weights.shape(MARK).is_some() && weights.shape("cross_modal_fusion.vision_to_embed.weight").is_some()
+        weights.shape(MARK).is_some() && weights.shape(VISION_MARK).is_some()
     }
 
     /// Heads of the encoder's and the decoder's attention.
@@ -68,18 +90,11 @@ impl BitGenSizes {
         AttentionShape { heads: self.n_heads, kv_heads: self.n_heads, d: self.d / self.n_heads }
     }
 
-    /// Reads the sizes. `config.json` lies beside the checkpoint, or one folder above it, where the trainer puts
-    /// checkpoints into folders of their own.
-    ///
-    /// # Errors
-    /// [`Error::Config`] for a number of heads that does not fit, [`Error::MissingTensors`] and [`Error::Shape`] for
-    /// tensors from which no sizes can be read, and those of reading the file.
-    pub fn read(files: &ModelFiles, weights: &Weights) -> Result<Self> {
-        let config = config_files(files);
-        let n_heads = heads(&config, "config.json", "num_heads")?;
+    fn read(config: &Source, weights: &Weights) -> Result<Self> {
+        let n_heads = config.heads("num_heads")?;
         let shape = |name: &str, rank: usize| shape(weights, name, rank);
         let table = shape("token_embedding.weight", 2)?;
-        let to_embed = shape("cross_modal_fusion.vision_to_embed.weight", 2)?;
+        let to_embed = shape(VISION_MARK, 2)?;
         let memory = shape(MARK, 2)?;
         let (layers, decoder_layers) =
             (count(weights, "attention_layers"), count(weights, "text_decoder.decoder_layers"));
@@ -95,7 +110,7 @@ impl BitGenSizes {
             decoder_ff: shape("text_decoder.decoder_layers.0.ffn.0.weight", 2)?[0],
             memory: [memory[0], memory[1]],
             image: [to_embed[1], to_embed[0]],
-            vision: vision(&config, weights)?,
+            vision: vision(config, weights)?,
         };
         sizes.validate(weights)?;
         Ok(sizes)
@@ -113,6 +128,9 @@ impl BitGenSizes {
         };
         let four = [self.d, self.ff, self.fusion_ff, self.decoder_ff, self.memory[1], self.image[0], self.image[1]];
         fits("widths", "multiples of 4", four.iter().all(|n| n.is_multiple_of(4)), format!("{four:?}"))?;
+        let positions = self.positions;
+        let few = (1..=MOST_POSITIONS).contains(&positions);
+        fits("pos_embedding.weight", "1 to 8192 positions", few, format!("{positions} positions"))?;
         let slots = self.memory[0];
         fits(MARK, "5 to 2048 slots", (READS..=MAX_MEMORY).contains(&slots), format!("{slots} slots"))
     }
@@ -121,22 +139,91 @@ impl BitGenSizes {
 /// Slots of the memory that a row reads.
 pub(super) const READS: usize = 5;
 
-/// The model's files, or those of the folder above if the configuration lies there.
-fn config_files(files: &ModelFiles) -> ModelFiles {
-    let above = || Some(files.path("config.json").parent()?.parent()?.to_owned());
-    match (files.has("config.json"), files, above()) {
-        (false, ModelFiles::Disk(_), Some(folder)) if folder.join("config.json").exists() => folder.into(),
-        _ => files.clone(),
+impl BitGenConfig {
+    /// Reads the configuration, and the sizes with it: `config.json` lies beside the checkpoint, or one folder above it, where the trainer puts
+    /// checkpoints into folders of their own; where there is neither, the checkpoint itself holds it.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a number of heads that is missing or does not fit, [`Error::MissingTensors`] and
+    /// [`Error::Shape`] for tensors from which no sizes can be read, and those of reading the file.
+    pub fn read(files: &ModelFiles, weights: &Weights) -> Result<(BitGenSizes, Self)> {
+        let source = Source::find(files, weights)?;
+        let sizes = BitGenSizes::read(&source, weights)?;
+        let next_token = match source.json.get("next_token") {
+            None | Some(Value::Null) => false,
+            Some(Value::Bool(next)) => *next,
+            Some(other) => return Err(source.problem("next_token", other, "true or false")),
+        };
+        let eos = match source.json.get("eos_token_id") {
+            None | Some(Value::Null) => None,
+            Some(value) => Some(source.integer("eos_token_id", value, 0..sizes.vocab)? as u32),
+        };
+        let mut json = source.json;
+        json.insert("model_type".into(), json!("bitgen_stage1"));
+        if let BitGenVision::Dino(dino) = sizes.vision {
+            json.insert(DINO_KEY.into(), json!({ DINO_HEADS: dino.heads }));
+        }
+        Ok((sizes, BitGenConfig { next_token, eos, json }))
     }
 }
 
-/// The number of heads in a file.
-fn heads(files: &ModelFiles, file: &str, key: &str) -> Result<usize> {
-    let config = read_json(files, file)?;
-    let name = || format!("{}: {key}", files.path(file).display());
-    let value = config.get(key).ok_or_else(|| Error::config(name(), "is missing"))?;
-    let fits = value.as_u64().filter(|n| (1..=256).contains(n)).map(|n| n as usize);
-    fits.ok_or_else(|| Error::config(name(), format!("is {value}, expected an integer in 1..=256")))
+/// A configuration, and where it is from.
+struct Source {
+    files: ModelFiles,
+    name: String,
+    json: Map<String, Value>,
+}
+
+impl Source {
+    fn find(files: &ModelFiles, weights: &Weights) -> Result<Self> {
+        const FILE: &str = "config.json";
+        let above = || Some(ModelFiles::from(files.path(FILE).parent()?.parent()?));
+        let files = match (files.has(FILE), files, above()) {
+            (false, ModelFiles::Disk(_), Some(above)) if above.has(FILE) => above,
+            _ => files.clone(),
+        };
+        if files.has(FILE) {
+            return Ok(Source { name: files.path(FILE).display().to_string(), json: read_json(&files, FILE)?, files });
+        }
+        let (name, metadata) = (weights.path().display().to_string(), weights.checkpoint().metadata());
+        let Some(text) = metadata.get(CONFIG_ENTRY) else {
+            let problem =
+                "is missing: there is no config.json beside the checkpoint or one folder above it, and none in it";
+            return Err(Error::config(format!("{name}: num_heads"), problem));
+        };
+        let name = format!("{name}: {CONFIG_ENTRY}");
+        let json = serde_json::from_str(text).map_err(|e| Error::format(&name, format!("is no JSON object: {e}")))?;
+        Ok(Source { files, name, json })
+    }
+
+    fn problem(&self, key: &str, found: &Value, expected: &str) -> Error {
+        Error::config(format!("{}: {key}", self.name), format!("is {found}, expected {expected}"))
+    }
+
+    fn integer(&self, key: &str, value: &Value, range: std::ops::Range<usize>) -> Result<usize> {
+        let fits = value.as_u64().map(|n| n as usize).filter(|n| range.contains(n));
+        fits.ok_or_else(|| self.problem(key, value, &format!("an integer in {}..={}", range.start, range.end - 1)))
+    }
+
+    /// A number of heads.
+    fn heads(&self, key: &str) -> Result<usize> {
+        let missing = || Error::config(format!("{}: {key}", self.name), "is missing");
+        self.integer(key, self.json.get(key).ok_or_else(missing)?, 1..257)
+    }
+
+    /// The heads of a DINOv2 of this width.
+    fn dino_heads(&self, d: usize) -> Result<usize> {
+        let from = |json: Map<String, Value>, name: String| Source { files: self.files.clone(), name, json };
+        let source = match self.json.get(DINO_KEY) {
+            Some(Value::Object(inner)) => from(inner.clone(), format!("{}: {DINO_KEY}", self.name)),
+            Some(other) => return Err(self.problem(DINO_KEY, other, "an object")),
+            None if self.files.has(DINO_FILE) => {
+                from(read_json(&self.files, DINO_FILE)?, self.files.path(DINO_FILE).display().to_string())
+            }
+            None => return Ok(d.div_ceil(DINO_HEAD)),
+        };
+        source.heads(DINO_HEADS)
+    }
 }
 
 /// The shape of a tensor of so many dimensions.
@@ -160,14 +247,10 @@ fn count(weights: &Weights, place: &str) -> usize {
 }
 
 /// The image encoder whose tensors are there.
-fn vision(files: &ModelFiles, weights: &Weights) -> Result<BitGenVision> {
+fn vision(config: &Source, weights: &Weights) -> Result<BitGenVision> {
     let patches = format!("{DINO}.embeddings.patch_embeddings.projection.weight");
     if weights.shape(&patches).is_none() {
-        let mut channels = [0; 3];
-        for (channels, (number, _)) in channels.iter_mut().zip(STAGES) {
-            *channels = shape(weights, &format!("{CNN}.{number}.weight"), 4)?[0];
-        }
-        return Ok(BitGenVision::Cnn(channels));
+        return cnn(weights);
     }
     let (patches, positions) = (shape(weights, &patches, 4)?, format!("{DINO}.embeddings.position_embeddings"));
     let (d, learned) = (patches[0], shape(weights, &positions, 3)?);
@@ -182,14 +265,27 @@ fn vision(files: &ModelFiles, weights: &Weights) -> Result<BitGenVision> {
         let found = format!("{patch}");
         return Err(Error::shape(object("patch_embeddings.projection.weight"), "patches that tile 224 pixels", found));
     }
-    let heads = match files.has("dinov2_config.json") {
-        true => heads(files, "dinov2_config.json", "num_attention_heads")?,
-        false => d.div_ceil(DINO_HEAD),
-    };
+    let heads = config.dino_heads(d)?;
     if !d.is_multiple_of(heads) || !(d / heads).is_multiple_of(4) {
         let problem = format!("is {heads}, expected heads of a multiple of 4 columns out of {d}");
-        return Err(Error::config("num_attention_heads", problem));
+        return Err(Error::config(format!("DINOv2's {DINO_HEADS}"), problem));
     }
     let d_ff = shape(weights, &format!("{DINO}.encoder.layer.0.mlp.fc1.weight"), 2)?[0];
     Ok(BitGenVision::Dino(DinoConfig { d, d_ff, heads, layers, patch, grid }))
+}
+
+/// The channels of the small encoder's convolutions, each of which must be whole: what is computed from them at loading
+/// is as large as they say.
+fn cnn(weights: &Weights) -> Result<BitGenVision> {
+    let (mut channels, mut before) = ([0; 3], 3);
+    for (channels, (number, window)) in channels.iter_mut().zip(STAGES) {
+        let name = format!("{CNN}.{number}.weight");
+        let found = shape(weights, &name, 4)?;
+        if found[1..] != [before, window.size, window.size] {
+            let object = format!("{}: tensor {name}", weights.path().display());
+            return Err(Error::shape(object, format!("[n, {before}, {0}, {0}]", window.size), format!("{found:?}")));
+        }
+        (*channels, before) = (found[0], found[0]);
+    }
+    Ok(BitGenVision::Cnn(channels))
 }

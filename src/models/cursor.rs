@@ -1,6 +1,7 @@
 //! A place in the tree of tensor names, from which a model takes tensors of the shapes that it needs.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -106,9 +107,13 @@ pub struct Wanted {
     pub pack: Pack,
 }
 
-/// What a model's `load` found wrong so far.
+/// The tensors that a model reads, and how each is packed; one that is read in two ways is f32.
+pub type Reads = BTreeMap<String, Pack>;
+
+/// What a model's `load` asked for so far, and what it found wrong.
 #[derive(Debug, Default)]
 pub struct Faults {
+    reads: Reads,
     missing: Vec<Wanted>,
     shape: Option<Error>,
 }
@@ -119,16 +124,16 @@ impl Faults {
         self.missing
     }
 
-    /// The error, if anything was wrong.
+    /// All that was asked for, or the error if anything was wrong.
     ///
     /// # Errors
     /// [`Error::MissingTensors`] with every name, else [`Error::Shape`] for the first tensor that does not fit.
-    pub fn into_result(self, weights: &Weights) -> Result<()> {
+    pub fn into_result(self, weights: &Weights) -> Result<Reads> {
         if !self.missing.is_empty() {
             let names = self.missing.into_iter().map(|wanted| wanted.name).collect();
             return Err(Error::MissingTensors { file: weights.path().display().to_string(), names });
         }
-        self.shape.map_or(Ok(()), Err)
+        self.shape.map_or(Ok(self.reads), Err)
     }
 }
 
@@ -196,20 +201,26 @@ impl<'a> Cursor<'a> {
 
     fn tensor(&self, name: &str, shape: &[usize], pack: Pack) -> Tensor {
         let name = format!("{}{name}", self.prefix);
+        let mut faults = self.faults.borrow_mut();
+        let read = faults.reads.entry(name.clone()).or_insert(pack);
+        if *read != pack {
+            *read = Pack::F32;
+        }
         match self.weights.shape(&name) {
             None => {
                 let wanted = Wanted { name: name.clone(), shape: shape.to_vec(), pack };
-                self.faults.borrow_mut().missing.push(wanted);
+                faults.missing.push(wanted);
             }
             Some(found) if found != shape => {
                 let object = format!("{}: tensor {name}", self.weights.path().display());
                 let error = Error::shape(object, format!("{shape:?}"), format!("{found:?}"));
-                self.faults.borrow_mut().shape.get_or_insert(error);
+                faults.shape.get_or_insert(error);
             }
             Some(_) => {}
         }
-        let cols = shape[1..].iter().product();
-        let part = WeightPart { name, rows: 0..shape[0], cols };
-        Tensor { weight: WeightRef { parts: vec![part], pack }, shape: vec![shape[0], cols] }
+        // A scalar is one row of one column.
+        let (rows, cols) = (shape.first().copied().unwrap_or(1), shape.iter().skip(1).product());
+        let part = WeightPart { name, rows: 0..rows, cols };
+        Tensor { weight: WeightRef { parts: vec![part], pack }, shape: vec![rows, cols] }
     }
 }

@@ -2,43 +2,56 @@
 
 use std::cell::RefCell;
 
-use super::cursor::{Cursor, Faults, LoadOptions, Wanted};
+use super::cursor::{Cursor, Faults, LoadOptions, Reads, Wanted};
 use super::decoder::Decoder;
-use super::embernet_config::EmberNetConfig;
+use super::embernet_config::{EmberNetConfig, read_json};
+use super::trial::{self, Trial};
 use super::vision::Vision;
-use super::{Component, ImageInfo, ImageTrace, Model, ModelInfo, TextShape, slots};
-use crate::error::Result;
-use crate::files::{Weights, chat};
+use super::{ChatModel, Component, Family, ImageInfo, ImageTrace, Model, ModelInfo, TextShape, slots};
+use crate::error::{Error, Result};
+use crate::files::{ModelFiles, Weights, chat};
 use crate::ops::TOKEN_CLAMP;
 use crate::plan::{Plan, PlanBuilder};
 use crate::tensor::{DType, Pack, Spec};
+
+/// EmberNet's files are told by `config.json`.
+pub static EMBERNET: Family = Family {
+    name: "EmberNet",
+    told_by: "model_type embernet_vlm in config.json",
+    opened_by: "Engine::open, on the command line with `ternion run` and `ternion chat`",
+    tokenizer_note: "EmberNet was trained with TinyLlama's tokenizer, although phi-2's files are pushed beside it: give \
+                     TinyLlama's tokenizer.json with --tokenizer",
+    recognises: |files, _| Ok(EmberNetConfig::recognises(&read_json(files, "config.json")?)),
+    open: |files, weights, options| Ok(Box::new(EmberNet::open(files, weights, options)?)),
+};
 
 /// The model, as far as names and shapes.
 #[derive(Debug)]
 pub struct EmberNet {
     config: EmberNetConfig,
     info: ModelInfo,
+    reads: Reads,
     vision: Vision,
     decoder: Decoder,
 }
 
 impl EmberNet {
+    fn open(files: &ModelFiles, weights: &Weights, options: LoadOptions) -> Result<Self> {
+        let (config, file) = (read_json(files, "config.json")?, files.path("config.json"));
+        let named = |e| match e {
+            Error::Config { key, problem } => Error::Config { key: format!("{}: {key}", file.display()), problem },
+            other => other,
+        };
+        Self::load(EmberNetConfig::read(files, &config, weights).map_err(named)?, weights, options)
+    }
+
     /// Finds every tensor and checks its shape.
-    ///
-    /// # Errors
-    /// [`crate::Error::MissingTensors`] with all missing names, [`crate::Error::Shape`] for the first misfit.
-    pub fn load(config: EmberNetConfig, weights: &Weights, options: LoadOptions) -> Result<Self> {
+    fn load(config: EmberNetConfig, weights: &Weights, options: LoadOptions) -> Result<Self> {
         let faults = RefCell::new(Faults::default());
         let w = Cursor::new(weights, options, config.weight_quant, &faults);
         let (vision, decoder) = (Vision::load(&w, &config), Decoder::load(&w.at("decoder"), &config));
-        faults.take().into_result(weights)?;
-        let model = EmberNet { info: info(&config), config, vision, decoder };
-        let unread = weights.checkpoint().tensors().filter(|t| !model.reads(&t.name) && !model.ignores(&t.name));
-        let unread: Vec<&str> = unread.map(|t| t.name.as_str()).collect();
-        if let Some(first) = unread.first() {
-            log::warn!("{} tensors are not part of EmberNet and are not read, {first} for one", unread.len());
-        }
-        Ok(model)
+        let reads = faults.take().into_result(weights)?;
+        Ok(EmberNet { info: info(&config), config, reads, vision, decoder })
     }
 
     /// The tensors that a model of these sizes reads, given an empty checkpoint; some are listed twice.
@@ -63,16 +76,11 @@ impl EmberNet {
         p.output(slots::IMAGE, self.vision.record(&p, pixels));
         p.finish()
     }
-
-    /// Whether a name lies where the model takes its tensors from.
-    fn reads(&self, name: &str) -> bool {
-        name.starts_with("decoder.") || name.starts_with("vision_encoder.")
-    }
 }
 
 fn info(c: &EmberNetConfig) -> ModelInfo {
     ModelInfo {
-        family: "EmberNet",
+        family: EMBERNET.name,
         vocab: c.vocab_size,
         max_positions: c.max_position_embeddings,
         layers: c.num_layers,
@@ -86,12 +94,54 @@ fn info(c: &EmberNetConfig) -> ModelInfo {
         }),
         experts: c.expert_domains.clone(),
         experts_per_token: c.num_experts_per_tok,
-        tokenizer_note: "EmberNet was trained with TinyLlama's tokenizer, although phi-2's files are pushed beside it: \
-                         give TinyLlama's tokenizer.json with --tokenizer",
     }
 }
 
 impl Model for EmberNet {
+    fn family(&self) -> &'static Family {
+        &EMBERNET
+    }
+
+    fn vocab(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn reads(&self) -> &Reads {
+        &self.reads
+    }
+
+    fn components(&self) -> Vec<Component> {
+        vec![
+            ("vision encoder (SigLIP)", "vision_encoder.encoder."),
+            ("compressor", "vision_encoder.compressor."),
+            ("pooler", "vision_encoder.pooler."),
+            ("projector", "vision_encoder.projector."),
+            ("decoder", "decoder."),
+        ]
+    }
+
+    fn ignores(&self, name: &str) -> bool {
+        !self.counts(name) || name == "image_newline" || name.contains(".vision_model.head.")
+    }
+
+    fn counts(&self, name: &str) -> bool {
+        name != "decoder.lm_head.weight" && !name.contains(".rotary_emb.") && !name.ends_with(".expert_usage")
+    }
+
+    fn config(&self) -> serde_json::Value {
+        self.config.to_json()
+    }
+
+    fn trials(&self, kv_dtype: DType) -> Result<Vec<Trial>> {
+        trial::of_chat(self, kv_dtype)
+    }
+
+    fn into_chat(self: Box<Self>) -> Option<Box<dyn ChatModel>> {
+        Some(self)
+    }
+}
+
+impl ChatModel for EmberNet {
     fn info(&self) -> &ModelInfo {
         &self.info
     }
@@ -127,27 +177,5 @@ impl Model for EmberNet {
 
     fn follow_up(&self, question: &str) -> String {
         chat::embernet_follow_up(question)
-    }
-
-    fn components(&self) -> Vec<Component> {
-        vec![
-            ("vision encoder (SigLIP)", "vision_encoder.encoder."),
-            ("compressor", "vision_encoder.compressor."),
-            ("pooler", "vision_encoder.pooler."),
-            ("projector", "vision_encoder.projector."),
-            ("decoder", "decoder."),
-        ]
-    }
-
-    fn ignores(&self, name: &str) -> bool {
-        !self.counts(name) || name == "image_newline" || name.contains(".vision_model.head.")
-    }
-
-    fn counts(&self, name: &str) -> bool {
-        name != "decoder.lm_head.weight" && !name.contains(".rotary_emb.") && !name.ends_with(".expert_usage")
-    }
-
-    fn config(&self) -> serde_json::Value {
-        self.config.to_json()
     }
 }

@@ -5,7 +5,8 @@
 //! 2. A struct of [`Tensor`]s with `load`: its table of names, each with the shape that it must have ([`Cursor`]).
 //! 3. `record`: the forward pass on a [`PlanBuilder`](crate::plan::PlanBuilder), in the paper's order, shapes in
 //!    comments, stages tagged, attention to look at in [`PlanBuilder::trace`](crate::plan::PlanBuilder::trace).
-//! 4. A line in [`open`].
+//! 4. A [`Family`] that tells its files, a line in [`FAMILIES`], and [`Model`] for the tools around files; [`ChatModel`]
+//!    as well if it goes on with a text, for the engine.
 //! 5. A tiny checkpoint with golden outputs, checked in `tests/models.rs`.
 //!
 //! Models see plans and files; they never see a device.
@@ -14,24 +15,31 @@ mod bitgen;
 mod bitgen_cnn;
 mod bitgen_config;
 mod bitgen_decoder;
+mod bitgen_file;
 mod cursor;
 mod decoder;
 mod dinov2;
 mod embernet;
 mod embernet_config;
+mod family;
 mod moe;
 mod siglip;
+mod trial;
 mod vision;
 
 pub use bitgen::{BitGenStage1, EncoderShape, bitgen_slots};
-pub use bitgen_config::{BitGenSizes, BitGenVision};
-pub use cursor::{Cursor, LoadOptions, Tensor, Wanted};
+pub use bitgen_config::{BitGenConfig, BitGenSizes, BitGenVision};
+pub use bitgen_file::BITGEN;
+pub use cursor::{Cursor, LoadOptions, Reads, Tensor, Wanted};
 pub use dinov2::DinoConfig;
+pub use embernet::EMBERNET;
 pub use embernet_config::{EmberNetConfig, VisionConfig};
+pub use family::{FAMILIES, Family, open, open_chat};
+pub use trial::Trial;
 
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::made::{Fill, Made, MadeTensor};
 use crate::files::{ModelFiles, Weights};
 use crate::plan::Plan;
@@ -118,8 +126,6 @@ pub struct ModelInfo {
     pub experts: Vec<String>,
     /// Experts chosen a row.
     pub experts_per_token: usize,
-    /// Said when a tokenizer does not fit.
-    pub tokenizer_note: &'static str,
 }
 
 /// How a model reads images.
@@ -155,46 +161,26 @@ pub struct ImageTrace {
     pub block: usize,
 }
 
-/// A component of a model and its tensors' prefix, for counting parameters.
+/// A component of a model and its tensors' prefix, for counting parameters. One of several prefixes is there several
+/// times, in a row.
 pub type Component = (&'static str, &'static str);
 
-/// A model, loaded as far as names and shapes.
+/// A model of any family, loaded as far as names and shapes: what the tools around files need.
 pub trait Model: Send + Sync + std::fmt::Debug {
-    /// Sizes and special tokens.
-    fn info(&self) -> &ModelInfo;
+    /// What its files are told by, and what opens them.
+    fn family(&self) -> &'static Family;
 
-    /// Records a step of text.
-    ///
-    /// # Errors
-    /// [`Error::Plan`] if operands do not fit.
-    fn record_text(&self, shape: &TextShape) -> Result<Plan>;
+    /// Tokens of the vocabulary.
+    fn vocab(&self) -> usize;
 
-    /// Records the encoding of one image.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] for a model without vision, [`Error::Plan`] if operands do not fit.
-    fn record_image(&self) -> Result<Plan>;
+    /// The tensors that it reads.
+    fn reads(&self) -> &Reads;
 
-    /// [`Model::record_text`] with the outputs [`slots::attention`].
-    ///
-    /// # Errors
-    /// As [`Model::record_text`].
-    fn trace_text(&self, shape: &TextShape) -> Result<Plan>;
-
-    /// [`Model::record_image`] with the attention that leads from image tokens to patches.
-    ///
-    /// # Errors
-    /// As [`Model::record_image`].
-    fn trace_image(&self) -> Result<ImageTrace>;
-
-    /// The row token of a prompt's token, beside an image or not.
-    fn prompt_token(&self, id: u32, with_image: bool) -> u32;
-
-    /// The prompt for a question.
-    fn prompt(&self, question: &str, with_image: bool) -> String;
-
-    /// The text of a further question in the same conversation.
-    fn follow_up(&self, question: &str) -> String;
+    /// Tensors that running it does not need and evaluation reads, where they are: a converted model keeps them if they
+    /// are a small part of it.
+    fn extras(&self) -> &'static [&'static str] {
+        &[]
+    }
 
     /// Components, for parameter counts: (name, prefix of the tensors), the longest prefix wins.
     fn components(&self) -> Vec<Component>;
@@ -207,6 +193,56 @@ pub trait Model: Send + Sync + std::fmt::Debug {
 
     /// The configuration as JSON, for a converted model.
     fn config(&self) -> serde_json::Value;
+
+    /// Steps that run every op of the model, for comparing devices.
+    ///
+    /// # Errors
+    /// [`crate::Error::Plan`] if operands do not fit.
+    fn trials(&self, kv_dtype: DType) -> Result<Vec<Trial>>;
+
+    /// The model as one that goes on with a text, if it does.
+    fn into_chat(self: Box<Self>) -> Option<Box<dyn ChatModel>> {
+        None
+    }
+}
+
+/// A model that goes on with a text, and may read images in it: what the engine runs.
+pub trait ChatModel: Model {
+    /// Sizes and special tokens.
+    fn info(&self) -> &ModelInfo;
+
+    /// Records a step of text.
+    ///
+    /// # Errors
+    /// [`crate::Error::Plan`] if operands do not fit.
+    fn record_text(&self, shape: &TextShape) -> Result<Plan>;
+
+    /// Records the encoding of one image.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unsupported`] for a model without vision, [`crate::Error::Plan`] if operands do not fit.
+    fn record_image(&self) -> Result<Plan>;
+
+    /// [`ChatModel::record_text`] with the outputs [`slots::attention`].
+    ///
+    /// # Errors
+    /// As [`ChatModel::record_text`].
+    fn trace_text(&self, shape: &TextShape) -> Result<Plan>;
+
+    /// [`ChatModel::record_image`] with the attention that leads from image tokens to patches.
+    ///
+    /// # Errors
+    /// As [`ChatModel::record_image`].
+    fn trace_image(&self) -> Result<ImageTrace>;
+
+    /// The row token of a prompt's token, beside an image or not.
+    fn prompt_token(&self, id: u32, with_image: bool) -> u32;
+
+    /// The prompt for a question.
+    fn prompt(&self, question: &str, with_image: bool) -> String;
+
+    /// The text of a further question in the same conversation.
+    fn follow_up(&self, question: &str) -> String;
 }
 
 /// An EmberNet of the published sizes with random weights, made up as they are read: 834 million parameters, for measuring.
@@ -232,27 +268,4 @@ pub fn synthetic() -> Result<ModelFiles> {
     tensors.sort_by(|a, b| a.name.cmp(&b.name));
     tensors.dedup_by(|a, b| a.name == b.name);
     Ok(ModelFiles::Made(Arc::new(Made { name: "an EmberNet with random weights", config: text, tensors })))
-}
-
-/// Opens the model whose `config.json` is among `files` and whose tensors are `weights`.
-///
-/// # Errors
-/// [`Error::Config`] for a broken configuration, [`Error::Unsupported`] for another family,
-/// [`Error::MissingTensors`] and [`Error::Shape`] for a checkpoint that does not fit.
-pub fn open(files: impl Into<ModelFiles>, weights: &Weights, options: LoadOptions) -> Result<Box<dyn Model>> {
-    let files = files.into();
-    let (config, file) = (embernet_config::read_json(&files, "config.json")?, files.path("config.json"));
-    if EmberNetConfig::recognises(&config) {
-        let named = |e| match e {
-            Error::Config { key, problem } => Error::Config { key: format!("{}: {key}", file.display()), problem },
-            other => other,
-        };
-        let config = EmberNetConfig::read(&files, &config, weights).map_err(named)?;
-        return Ok(Box::new(embernet::EmberNet::load(config, weights, options)?));
-    }
-    let found = config.get("model_type").and_then(|v| v.as_str()).unwrap_or("none").to_owned();
-    Err(Error::Unsupported {
-        object: format!("{}: model_type {found:?}", file.display()),
-        problem: "supported families: embernet_vlm (EmberNet)".into(),
-    })
 }

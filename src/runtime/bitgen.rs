@@ -3,25 +3,28 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use rayon::prelude::*;
 
 use super::core::{floats, required};
 use super::device;
-use super::engine::{load_weights, no_tokenizer, open_tokenizer};
+use super::engine::{LoadReport, Progress, load_weights, no_tokenizer, open_tokenizer};
 use super::episodic::{EpisodicMemory, MemoryNoise};
 use super::options::{Place, Precision};
-use super::sampler::{Sampler, Sampling};
 use crate::error::{Error, Result};
 use crate::files::{Image, ModelFiles, Tokenizer, Weights};
-use crate::models::{BitGenSizes, BitGenStage1, EncoderShape, ImageInfo, LoadOptions, bitgen_slots, slots};
+use crate::models::{
+    BITGEN, BitGenConfig, BitGenSizes, BitGenStage1, EncoderShape, ImageInfo, LoadOptions, bitgen_slots, slots,
+};
 use crate::ops::Row;
 use crate::plan::{Backend, Plan, ProgramId, Step};
+use crate::tensor::DType;
 
 /// Texts whose features are computed in one step.
-const FEATURE_ROWS: usize = 64;
+pub(super) const FEATURE_ROWS: usize = 64;
 /// Images that are encoded in one step: of more, some kernels would be more workgroups than adapters launch at once.
-const IMAGES: usize = 4;
+pub(super) const IMAGES: usize = 4;
 /// Bounds on the temperature that divides similarities, as in the original's loss.
 const TEMPERATURE: [f32; 2] = [0.001, 1.0];
 
@@ -32,28 +35,8 @@ pub struct BitGenOptions {
     pub place: Place,
     /// How full-precision weights are kept.
     pub precision: Precision,
-    /// A `tokenizer.json`; none: the one beside the model, if there is one.
+    /// A `tokenizer.json`, or a folder with a tokenizer's files; none: those beside the model, if there are any.
     pub tokenizer: Option<PathBuf>,
-}
-
-/// How a caption is written.
-#[derive(Debug, Clone, PartialEq)]
-pub struct CaptionOptions {
-    /// Most tokens, the first one included; at most as many as the model has positions.
-    pub max_tokens: usize,
-    /// How a token is chosen.
-    pub sampling: Sampling,
-    /// Ends the caption; it is part of it. None: nothing does.
-    pub eos: Option<u32>,
-    /// Noise on the memory.
-    pub noise: MemoryNoise,
-}
-
-impl Default for CaptionOptions {
-    /// Greedy, at most 32 tokens, without noise.
-    fn default() -> Self {
-        CaptionOptions { max_tokens: 32, sampling: Sampling::greedy(), eos: None, noise: MemoryNoise::None }
-    }
 }
 
 /// A text as the encoder gives it back, beside an image or not.
@@ -71,6 +54,7 @@ pub struct Encoded {
 pub struct BitGen {
     model: BitGenStage1,
     info: ImageInfo,
+    report: LoadReport,
     temperature: f32,
     tokenizer: Option<Tokenizer>,
     memory: Mutex<EpisodicMemory>,
@@ -86,16 +70,16 @@ struct Seen {
 
 /// A prepared plan.
 #[derive(Clone)]
-struct Program {
-    id: ProgramId,
-    plan: Arc<Plan>,
+pub(super) struct Program {
+    pub(super) id: ProgramId,
+    pub(super) plan: Arc<Plan>,
 }
 
 /// The device and its programs.
-struct Core {
-    backend: Box<dyn Backend>,
-    image: Program,
-    features: Program,
+pub(super) struct Core {
+    pub(super) backend: Box<dyn Backend>,
+    pub(super) image: Program,
+    pub(super) features: Program,
     /// Without images, and with.
     encoders: [Program; 2],
     decoder: Program,
@@ -114,13 +98,25 @@ impl BitGen {
     /// See [`Error`]: the file or its configuration is broken, it is no BitGen, a tensor is missing or misshapen, the
     /// device is absent, or the model does not fit on it.
     pub fn open(files: impl Into<ModelFiles>, options: &BitGenOptions) -> Result<Self> {
-        let files = files.into();
+        Self::open_with(files, options, |_| {})
+    }
+
+    /// [`BitGen::open`] with a callback before each weight is loaded.
+    ///
+    /// # Errors
+    /// As [`BitGen::open`].
+    pub fn open_with(
+        files: impl Into<ModelFiles>,
+        options: &BitGenOptions,
+        progress: impl FnMut(Progress),
+    ) -> Result<Self> {
+        let (start, files) = (Instant::now(), files.into());
         let weights = Weights::open(&files)?;
-        let (mut backend, _) = device::choose(&options.place)?;
+        let (mut backend, why) = device::choose(&options.place)?;
         let dense = options.precision.on(backend.as_ref()).pack();
         let load = LoadOptions { dense, head: dense, max_binding: backend.caps().max_binding };
         let model = BitGenStage1::open(&files, &weights, load)?;
-        let tokenizer = open_tokenizer(&files, options.tokenizer.as_deref(), model.sizes().vocab, "")?;
+        let tokenizer = open_tokenizer(&files, options.tokenizer.as_deref(), model.sizes().vocab, &BITGEN)?;
         let n = model.sizes().positions;
         let encoder = |images| model.record_encoder(&EncoderShape { max_rows: n, max_samples: 1, images });
         let plans = [
@@ -131,17 +127,25 @@ impl BitGen {
             model.record_decoder(n, 1)?,
         ]
         .map(Arc::new);
-        load_weights(&weights, plans.iter(), |name, words| backend.load_weight(name, words), |_| {})?;
+        let put = |name: &str, words| backend.load_weight(name, words);
+        let weight_bytes = load_weights(&weights, plans.iter(), put, progress)?;
         let mut program = |plan: &Arc<Plan>| -> Result<Program> {
             Ok(Program { id: backend.prepare(plan.clone(), false)?, plan: plan.clone() })
         };
         let [image, features, without, with, decoder] = plans.each_ref().map(&mut program);
         let core = Core { image: image?, features: features?, encoders: [without?, with?], decoder: decoder?, backend };
-        let temperature = "cross_modal_fusion.temperature";
-        let temperature = weights.checkpoint().read_f32(temperature, 0..1)?.first().copied().unwrap_or(1.0);
+        let report = LoadReport {
+            device: core.backend.describe(),
+            why,
+            head: DType::Ternary,
+            weight_bytes,
+            memory_bytes: core.backend.memory(),
+            time: start.elapsed(),
+        };
         Ok(BitGen {
             info: model.image_info(),
-            temperature: temperature.clamp(TEMPERATURE[0], TEMPERATURE[1]),
+            report,
+            temperature: model.temperature().clamp(TEMPERATURE[0], TEMPERATURE[1]),
             tokenizer,
             memory: Mutex::new(EpisodicMemory::load(&weights, model.sizes().memory)?),
             core: Mutex::new(core),
@@ -154,9 +158,29 @@ impl BitGen {
         self.model.sizes()
     }
 
+    /// The model's configuration.
+    pub fn config(&self) -> &BitGenConfig {
+        self.model.config()
+    }
+
+    /// How it reads images.
+    pub fn image_info(&self) -> ImageInfo {
+        self.info
+    }
+
+    /// What opening took.
+    pub fn report(&self) -> &LoadReport {
+        &self.report
+    }
+
     /// The device that it runs on.
     pub fn device(&self) -> String {
-        self.core().backend.describe()
+        self.report.device.clone()
+    }
+
+    /// The tokenizer, if there is one.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
     }
 
     /// What similarities are divided by.
@@ -174,7 +198,7 @@ impl BitGen {
     /// # Errors
     /// [`Error::Argument`] without a tokenizer, those of [`Tokenizer::encode`].
     pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
-        self.tokenizer.as_ref().ok_or_else(no_tokenizer)?.encode(text, true)
+        self.required_tokenizer()?.encode(text, true)
     }
 
     /// The text of tokens, special ones left out.
@@ -182,7 +206,11 @@ impl BitGen {
     /// # Errors
     /// [`Error::Argument`] without a tokenizer, those of [`Tokenizer::decode`].
     pub fn text(&self, tokens: &[u32]) -> Result<String> {
-        self.tokenizer.as_ref().ok_or_else(no_tokenizer)?.decode(tokens, true)
+        self.required_tokenizer()?.decode(tokens, true)
+    }
+
+    pub(super) fn required_tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(no_tokenizer)
     }
 
     /// Features of images: vectors `[d]` of length 1. Several are encoded in one step, while the next ones are resized.
@@ -265,30 +293,6 @@ impl BitGen {
         Ok(Encoded { embeddings: floats(&embeddings), context: floats(&context), read })
     }
 
-    /// Writes a caption: tokens that begin with the text's first one. Each step runs over all tokens so far, since one
-    /// scale of their activations makes each depend on the others.
-    ///
-    /// # Errors
-    /// As [`BitGen::encode`] and [`Sampler::new`]; [`Error::NonFiniteLogits`] for broken weights.
-    pub fn caption(&self, text: &[u32], image: Option<&Image>, options: &CaptionOptions) -> Result<Vec<u32>> {
-        let most = self.sizes().positions;
-        if !(1..=most).contains(&options.max_tokens) {
-            return Err(Error::argument("max_tokens", format!("is {}, expected 1..={most}", options.max_tokens)));
-        }
-        let mut sampler = Sampler::new(options.sampling.clone())?;
-        let encoded = self.encode(text, image, &options.noise)?;
-        let mut tokens = vec![text[0]];
-        while tokens.len() < options.max_tokens {
-            let mut logits = self.logits(&tokens, &encoded.context)?;
-            let token = sampler.next(&mut logits, &tokens)?;
-            tokens.push(token);
-            if options.eos == Some(token) {
-                break;
-            }
-        }
-        Ok(tokens)
-    }
-
     /// Logits `[vocab]` of what follows `tokens`, given the mean of a text's embeddings.
     ///
     /// # Errors
@@ -336,7 +340,7 @@ impl BitGen {
         }
     }
 
-    fn core(&self) -> MutexGuard<'_, Core> {
+    pub(super) fn core(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -347,7 +351,7 @@ fn rows(text: &[u32], seen: impl Fn(usize) -> usize) -> Vec<Row> {
     text.iter().enumerate().map(row).collect()
 }
 
-fn step(rows: usize, outputs: usize, context: usize) -> Step {
+pub(super) fn step(rows: usize, outputs: usize, context: usize) -> Step {
     Step { rows: rows as u32, outputs: outputs as u32, context: context as u32, reserved: 0 }
 }
 
@@ -357,7 +361,7 @@ impl Core {
         self.backend.write(program.id, slot, 0, words)
     }
 
-    fn run(&mut self, program: &Program, step: &Step) -> Result<()> {
+    pub(super) fn run(&mut self, program: &Program, step: &Step) -> Result<()> {
         self.backend.run(program.id, step, 0..program.plan.nodes.len())
     }
 

@@ -15,8 +15,7 @@ use super::sampler::uniform;
 use crate::cpu::Cpu;
 use crate::error::Result;
 use crate::files::{ModelFiles, Weights};
-use crate::models::{self, LoadOptions, Model, TextShape, slots};
-use crate::ops::{Row, TOKEN_IMAGE};
+use crate::models::{self, LoadOptions, Trial};
 use crate::plan::{Backend, Plan, ProgramId, Slot, SlotKind, Step};
 use crate::tensor::{DType, Spec};
 
@@ -71,17 +70,8 @@ pub struct OpReport {
     pub divergences: usize,
 }
 
-/// Rows of the KV cache that each of the two compared sequences has.
-const CONTEXT: usize = 160;
-/// Most rows of the compared prefill, a few more than it uses.
-const PREFILL_ROWS: usize = 16;
-/// Most rows of the compared decode step, and most outputs of both.
-const DECODE_ROWS: usize = 4;
-
-/// Runs a model on the plain CPU and on a device and compares every node.
-///
-/// Three plans are run, with what they have for looking at attention: an image, a prefill with image and text rows of two sequences, and a decode step of both. Inputs
-/// and KV cache are noise that is equal in every run.
+/// Runs a model on the plain CPU and on a device and compares every node of its trial steps ([`models::Model::trials`]).
+/// Inputs that these leave open and the KV cache are noise that is equal in every run.
 ///
 /// # Errors
 /// As [`super::Engine::open`]; a divergence is no error but a part of the result.
@@ -96,7 +86,8 @@ pub fn compare(
     let dense = options.precision.pack();
     let load = LoadOptions { dense, head: options.head.pack(dense), max_binding: backend.caps().max_binding };
     let model = models::open(files, &weights, load)?;
-    let stages = stages(model.as_ref(), options.precision)?;
+    let trials = model.trials(options.precision.kv_dtype())?;
+    let stages: Vec<Stage> = trials.into_iter().map(Stage::from).collect();
     let mut plain = Cpu::plain();
     let put = |name: &str, words: Vec<u32>| {
         plain.load_weight(name, words.clone())?;
@@ -118,64 +109,29 @@ pub fn compare(
     Ok(Comparison { device, why, ops, nodes: total, divergences, first: pair.first })
 }
 
-/// A plan with what goes into it.
+/// A trial whose plan backends can share.
 struct Stage {
     name: &'static str,
     plan: Arc<Plan>,
     step: Step,
-    rows: Vec<Row>,
+    inputs: Vec<(&'static str, Vec<u32>)>,
 }
 
-fn stages(model: &dyn Model, precision: Precision) -> Result<Vec<Stage>> {
-    let images = model.info().image.is_some();
-    let mut all = Vec::new();
-    if images {
-        all.push(Stage {
-            name: "image",
-            plan: Arc::new(model.trace_image()?.plan),
-            step: Step::FULL,
-            rows: Vec::new(),
-        });
+impl From<Trial> for Stage {
+    fn from(Trial { name, plan, step, inputs }: Trial) -> Self {
+        Stage { name, plan: Arc::new(plan), step, inputs }
     }
-    let text = |name, max_rows, images, rows: Vec<Row>| -> Result<Stage> {
-        let kv_dtype = precision.kv_dtype();
-        let (max_outputs, kv_rows, sessions) = (DECODE_ROWS, 2 * CONTEXT, 2);
-        let shape = TextShape { max_rows, max_outputs, kv_rows, sessions, kv_dtype, images };
-        let context = rows.iter().map(|r| r.seq_len).max().unwrap_or(0);
-        let step = Step { rows: rows.len() as u32, outputs: 2, context, reserved: 0 };
-        Ok(Stage { name, plan: Arc::new(model.trace_text(&shape)?), step, rows })
-    };
-    let vocab = model.info().vocab;
-    let row = |sequence: usize, pos: usize, token: u32| Row {
-        token,
-        pos: pos as u32,
-        seq_base: (sequence * CONTEXT) as u32,
-        seq_len: pos as u32 + 1,
-    };
-    let word = |i: usize| (uniform(1, i as u64) * vocab as f32) as u32;
-    // The first sequence begins with an image, the second goes on in the middle of a text.
-    let first = (0..7).map(|i| match i {
-        0..3 if images => row(0, i, TOKEN_IMAGE),
-        _ => row(0, i, model.prompt_token(word(i), images)),
-    });
-    let second = (0..5).map(|i| row(1, 120 + i, word(100 + i)));
-    all.push(text("prefill", PREFILL_ROWS, images, first.chain(second).collect())?);
-    all.push(text("decode", DECODE_ROWS, false, vec![row(0, 7, word(7)), row(1, 125, word(105))])?);
-    Ok(all)
 }
 
 impl Stage {
     /// Words of an input or state before the stage, where it is not zero.
     fn words(&self, kind: &SlotKind, spec: &Spec, number: usize) -> Option<Vec<u32>> {
-        match kind {
-            SlotKind::Input(name) if name == slots::ROWS => Some(bytemuck::cast_slice(&self.rows).to_vec()),
-            SlotKind::Input(name) if name == slots::OUTPUTS => {
-                let last = |base: u32| self.rows.iter().rposition(|r| r.seq_base == base).map(|i| i as u32);
-                Some([0, CONTEXT as u32].into_iter().filter_map(last).collect())
-            }
-            SlotKind::Input(_) | SlotKind::State(_) => noise(spec, number as u64),
-            _ => None,
-        }
+        let given = match kind {
+            SlotKind::Input(name) => self.inputs.iter().find(|(input, _)| input == name),
+            SlotKind::State(_) => None,
+            _ => return None,
+        };
+        given.map(|(_, words)| words.clone()).or_else(|| noise(spec, number as u64))
     }
 }
 

@@ -14,12 +14,14 @@ use super::options::Precision;
 use crate::error::{Error, Result};
 use crate::files::weights::{PACKED_KEY, PackedInfo};
 use crate::files::{ModelFiles, Weights};
-use crate::models::{self, LoadOptions, Model, TextShape};
+use crate::models::{self, LoadOptions, Reads};
 use crate::tensor::{Pack, WeightPart, WeightRef};
 
 const MODEL_FILE: &str = ModelFiles::CHECKPOINT;
 const CONFIG_FILE: &str = "config.json";
 const TOKENIZER_FILE: &str = "tokenizer.json";
+/// What part of the file tensors may be that running the model does not need: a tenth.
+const EXTRAS_SHARE: u64 = 10;
 /// Ends the names of files that are being written.
 const PARTIAL: &str = ".partial";
 
@@ -34,6 +36,8 @@ pub struct ConvertReport {
     pub ternary: usize,
     /// Tensors of the input that the model does not read.
     pub left_out: usize,
+    /// Tensors among these that evaluation would use, and that would be more than a tenth of the file.
+    pub left_out_extras: Vec<&'static str>,
     /// Whether a tokenizer was copied.
     pub tokenizer: bool,
     /// Bytes of the input's tensors.
@@ -67,10 +71,18 @@ pub fn convert(
         &weights,
         LoadOptions { dense: precision.pack(), head: precision.pack(), max_binding: u64::MAX },
     )?;
-    let tokenizer = open_tokenizer(&input, tokenizer, model.info().vocab, model.info().tokenizer_note)?;
+    let tokenizer = open_tokenizer(&input, tokenizer, model.vocab(), model.family())?;
     check_target(&input, &weights, out_dir)?;
-    let reads = tensors_read(model.as_ref(), precision)?;
-    let (packed, table) = pack_all(&weights, &reads, &mut progress)?;
+    let (mut packed, table) = pack_all(&weights, model.reads(), &mut progress)?;
+    let extras = pack_extras(&weights, model.extras(), precision)?;
+    let bytes = |all: &BTreeMap<String, Stored>| all.values().map(|t| t.bytes as u64).sum::<u64>();
+    let left_out_extras = match bytes(&extras) * EXTRAS_SHARE > bytes(&packed) + bytes(&extras) {
+        true => model.extras().to_vec(),
+        false => {
+            packed.extend(extras);
+            Vec::new()
+        }
+    };
 
     fs::create_dir_all(out_dir).map_err(Error::io(out_dir))?;
     let config = format!("{:#}\n", model.config());
@@ -91,6 +103,7 @@ pub fn convert(
     Ok(ConvertReport {
         tensors: packed.len(),
         ternary,
+        left_out_extras,
         left_out: weights.checkpoint().tensors().count().saturating_sub(packed.len()),
         tokenizer: tokenizer.is_some(),
         input_bytes: all.map(|t| (t.elements() * t.stored.size()) as u64).sum(),
@@ -98,26 +111,6 @@ pub fn convert(
         file,
         time: start.elapsed(),
     })
-}
-
-/// The tensors that a model's plans read, and how each is packed. One that is read in two ways is f32.
-pub(super) fn tensors_read(model: &dyn Model, precision: Precision) -> Result<BTreeMap<String, Pack>> {
-    let kv_dtype = precision.kv_dtype();
-    let shape = TextShape { max_rows: 1, max_outputs: 1, kv_rows: 1, sessions: 1, kv_dtype, images: false };
-    let mut plans = vec![model.record_text(&shape)?];
-    if model.info().image.is_some() {
-        plans.push(model.record_image()?);
-    }
-    let mut reads = BTreeMap::new();
-    for (weight, _) in plans.iter().flat_map(|plan| plan.weights()) {
-        for part in &weight.parts {
-            let pack = reads.entry(part.name.clone()).or_insert(weight.pack);
-            if *pack != weight.pack {
-                *pack = Pack::F32;
-            }
-        }
-    }
-    Ok(reads)
 }
 
 /// A whole tensor as a matrix of its first dimension's rows.
@@ -161,7 +154,7 @@ type Table = BTreeMap<String, PackedInfo>;
 /// Packs every tensor that is read: as many at once as there are threads.
 fn pack_all(
     weights: &Weights,
-    reads: &BTreeMap<String, Pack>,
+    reads: &Reads,
     progress: &mut impl FnMut(Progress),
 ) -> Result<(BTreeMap<String, Stored>, Table)> {
     let (mut packed, mut table) = (BTreeMap::new(), Table::new());
@@ -177,6 +170,12 @@ fn pack_all(
     }
     progress(Progress { done: names.len(), total: names.len(), what: String::new() });
     Ok((packed, table))
+}
+
+/// Those of the tensors that are there, as other matrices are written.
+fn pack_extras(weights: &Weights, names: &[&str], precision: Precision) -> Result<BTreeMap<String, Stored>> {
+    let there = names.iter().filter(|name| weights.shape(name).is_some());
+    there.map(|&name| Ok((name.to_owned(), pack_one(weights, name, precision.pack())?.0))).collect()
 }
 
 fn pack_one(weights: &Weights, name: &str, pack: Pack) -> Result<(Stored, Option<PackedInfo>)> {

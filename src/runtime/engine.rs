@@ -14,9 +14,8 @@ use super::refiner::RefinerOptions;
 use super::scheduler::{Job, Outcome, Queue};
 use super::session::Session;
 use crate::error::{Error, Result};
-use crate::files::tokenizer::MAX_FILE_BYTES;
 use crate::files::{Image, ModelFiles, Tokenizer, Weights};
-use crate::models::{self, ImageInfo, Model, ModelInfo, TextShape, slots};
+use crate::models::{self, ChatModel, Family, ImageInfo, ModelInfo, TextShape, slots};
 use crate::plan::Plan;
 use crate::tensor::DType;
 
@@ -59,7 +58,7 @@ pub struct Progress {
 }
 
 pub(super) struct Inner {
-    pub model: Box<dyn Model>,
+    pub model: Box<dyn ChatModel>,
     pub tokenizer: Option<Tokenizer>,
     pub kv: Arc<KvPool>,
     pub report: LoadReport,
@@ -109,9 +108,8 @@ impl Engine {
         let (mut backend, why) = device::choose(&options.place())?;
         options.precision = options.precision.on(backend.as_ref());
         let load = options.load(backend.caps().max_binding);
-        let model = models::open(&files, &weights, load)?;
-        let tokenizer =
-            open_tokenizer(&files, options.tokenizer.as_deref(), model.info().vocab, model.info().tokenizer_note)?;
+        let model = models::open_chat(&files, &weights, load)?;
+        let tokenizer = open_tokenizer(&files, options.tokenizer.as_deref(), model.vocab(), model.family())?;
         if tokenizer.is_none() && options.needs_tokenizer {
             return Err(no_tokenizer());
         }
@@ -221,27 +219,26 @@ fn context(options: &Options, info: &ModelInfo) -> Result<usize> {
 }
 
 pub(super) fn no_tokenizer() -> Error {
-    Error::argument("tokenizer", "there is none beside the model; give a tokenizer.json with --tokenizer")
+    let problem =
+        "there is none beside the model (tokenizer.json, or vocab.json and merges.txt); give one with --tokenizer";
+    Error::argument("tokenizer", problem)
 }
 
-/// The tokenizer in `file`, or the one among the model's files if there is one, for a model of `vocab` tokens.
+/// The tokenizer at `path`, or the one among the model's files if there is one, for a model of `vocab` tokens.
 pub(super) fn open_tokenizer(
     files: &ModelFiles,
-    file: Option<&Path>,
+    path: Option<&Path>,
     vocab: usize,
-    note: &str,
+    family: &Family,
 ) -> Result<Option<Tokenizer>> {
-    const BESIDE: &str = "tokenizer.json";
-    let tokenizer = match file {
-        Some(file) => Tokenizer::open(file)?,
-        None if files.has(BESIDE) => {
-            let json = files.read(BESIDE, MAX_FILE_BYTES)?.into_owned();
-            Tokenizer::from_bytes(&files.path(BESIDE).display().to_string(), json)?
-        }
-        None => return Ok(None),
+    let tokenizer = match path {
+        Some(path) => Some(Tokenizer::open(path)?),
+        None => Tokenizer::beside(files)?,
     };
-    tokenizer.check_vocab(vocab, note)?;
-    Ok(Some(tokenizer))
+    if let Some(tokenizer) = &tokenizer {
+        tokenizer.check_vocab(vocab, family.tokenizer_note)?;
+    }
+    Ok(tokenizer)
 }
 
 /// Hands every weight of the plans to `put` once, with its name; returns their bytes.

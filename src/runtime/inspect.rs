@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::convert::{tensors_read, whole};
+use super::convert::whole;
 use super::engine::Progress;
 use super::options::Precision;
 use crate::error::{Error, Result};
@@ -80,19 +80,18 @@ pub fn inspect(
         &weights,
         LoadOptions { dense: precision.pack(), head: precision.pack(), max_binding: u64::MAX },
     )?;
-    let reads = tensors_read(model.as_ref(), precision)?;
     let all: Vec<&TensorInfo> = weights.checkpoint().tensors().collect();
     let mut tensors = Vec::with_capacity(all.len());
     for (done, info) in all.iter().enumerate() {
         progress(Progress { done, total: all.len(), what: info.name.clone() });
-        tensors.push(line(&weights, info, reads.get(&info.name).copied())?);
+        tensors.push(line(&weights, info, model.reads().get(&info.name).copied())?);
     }
     progress(Progress { done: all.len(), total: all.len(), what: String::new() });
     let counted = || tensors.iter().filter(|t| model.counts(&t.name));
     let ternary = counted().filter(|t| t.scale.is_some());
     Ok(Inspection {
         file: weights.path().display().to_string(),
-        family: model.info().family.to_owned(),
+        family: model.family().name.to_owned(),
         components: components(model.as_ref(), counted())?,
         parameters: counted().map(TensorLine::elements).sum(),
         ternary_parameters: ternary.map(TensorLine::elements).sum(),
@@ -149,7 +148,9 @@ fn components<'a>(model: &dyn Model, tensors: impl Iterator<Item = &'a TensorLin
         let too_many = || Error::format(&tensor.name, "the parameters cannot be counted in 64 bits");
         *sum = sum.checked_add(tensor.elements()).ok_or_else(too_many)?;
     }
-    let names = components.iter().map(|(name, _)| *name).chain([OTHER]);
+    let mut names: Vec<&str> = components.iter().map(|(name, _)| *name).chain([OTHER]).collect();
+    // Prefixes of one component stand behind one another.
+    names.dedup();
     let line = |name: &str| sums.get(name).map(|&parameters| ComponentLine { name: name.to_owned(), parameters });
-    Ok(names.filter_map(line).collect())
+    Ok(names.into_iter().filter_map(line).collect())
 }

@@ -9,6 +9,7 @@ mod autotune;
 mod batch;
 pub mod bench;
 pub mod bitgen;
+pub mod captions;
 pub mod compare;
 pub mod convert;
 mod core;
@@ -29,7 +30,8 @@ mod stream;
 mod trace;
 
 pub use batch::Batch;
-pub use bitgen::{BitGen, BitGenOptions, CaptionOptions};
+pub use bitgen::{BitGen, BitGenOptions};
+pub use captions::{Caption, CaptionOptions};
 pub use device::choose as choose_device;
 pub use engine::{Engine, LoadReport, Progress};
 pub use episodic::{EpisodicMemory, MemoryNoise};

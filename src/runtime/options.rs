@@ -28,7 +28,7 @@ pub struct Options {
     pub context: Option<usize>,
     /// Sessions that can be open at once; each has its part of the KV cache.
     pub sessions: usize,
-    /// A `tokenizer.json`; none: the one beside the model, if there is one.
+    /// A `tokenizer.json`, or a folder with a tokenizer's files; none: those beside the model, if there are any.
     pub tokenizer: Option<PathBuf>,
     /// Whether opening fails without a tokenizer, before anything large is loaded; else only tokens can be pushed.
     pub needs_tokenizer: bool,

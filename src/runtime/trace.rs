@@ -11,7 +11,7 @@ use super::core::{Core, floats, required};
 use super::engine::Inner;
 use crate::error::{Error, Result};
 use crate::files::Image;
-use crate::models::{ImageTrace, Model, TextShape, slots};
+use crate::models::{ChatModel, ImageTrace, TextShape, slots};
 use crate::ops::Row;
 use crate::plan::{ProgramId, Slot, Step};
 
@@ -122,7 +122,7 @@ pub(super) struct Origin {
 }
 
 impl TextProgram {
-    fn new(core: &mut Core, model: &dyn Model) -> Result<Self> {
+    fn new(core: &mut Core, model: &dyn ChatModel) -> Result<Self> {
         let shape = TextShape { max_rows: 1, max_outputs: 1, images: false, ..core.text_shape() };
         let plan = Arc::new(model.trace_text(&shape)?);
         let layer = |i| required(plan.outputs.get(&slots::attention(i)).copied(), &slots::attention(i));
@@ -136,7 +136,7 @@ impl TextProgram {
 }
 
 impl ImageProgram {
-    fn new(core: &mut Core, model: &dyn Model, tokens: usize) -> Result<Self> {
+    fn new(core: &mut Core, model: &dyn ChatModel, tokens: usize) -> Result<Self> {
         let ImageTrace { plan, stages, grid, block } = model.trace_image()?;
         let plan = Arc::new(plan);
         let matrix = |name: &String| -> Result<(Slot, [usize; 2])> {

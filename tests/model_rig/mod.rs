@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ternion::cpu::Cpu;
 use ternion::files::Weights;
-use ternion::models::{self, LoadOptions, Model, TextShape, slots};
+use ternion::models::{self, ChatModel, LoadOptions, TextShape, slots};
 use ternion::ops::{Row, TOKEN_IMAGE};
 use ternion::plan::{Backend, Plan, ProgramId, Slot, Step};
 use ternion::tensor::{DType, Pack};
@@ -59,7 +59,7 @@ pub fn devices() -> Vec<(&'static str, Box<dyn Backend>)> {
 
 /// A model with its weights on a backend.
 pub struct Rig {
-    pub model: Box<dyn Model>,
+    pub model: Box<dyn ChatModel>,
     pub weights: Weights,
     pub backend: Box<dyn Backend>,
 }
@@ -80,7 +80,7 @@ impl Rig {
     pub fn open_with_head(dir: &Path, backend: Box<dyn Backend>, head: Pack, max_binding: u64) -> Self {
         let weights = Weights::open(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
         let options = LoadOptions { dense: Pack::F32, head, max_binding };
-        let model = models::open(dir, &weights, options).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+        let model = models::open_chat(dir, &weights, options).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
         Rig { model, weights, backend }
     }
 

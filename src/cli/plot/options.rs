@@ -36,6 +36,19 @@ pub struct Plots {
 }
 
 impl PlotArgs {
+    /// Refuses whatever is asked for.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if anything is, with the option and `model`.
+    pub fn refuse(&self, model: &str) -> Result<()> {
+        let asked = [("routing", self.routing.is_some()), ("attention", !self.attention.is_empty())];
+        let refused = |(option, _): &(&str, bool)| {
+            let object = format!("--{option} with {model}");
+            Error::Unsupported { object, problem: "it is for a model that chats".into() }
+        };
+        asked.iter().find(|(_, asked)| *asked).map_or(Ok(()), |asked| Err(refused(asked)))
+    }
+
     /// What is asked for; `images` are the files of the pictures that the model sees.
     ///
     /// # Errors

@@ -202,7 +202,6 @@ mod tests {
             image: None,
             experts: (0..experts).map(|e| format!("an expert with a long name {e}")).collect(),
             experts_per_token: 2,
-            tokenizer_note: "",
         }
     }
 
