@@ -192,11 +192,7 @@ impl BenchOptions {
 /// [`Error::Argument`] for options out of range or beyond the model's positions, before anything is loaded;
 /// [`Error::Unsupported`] for images without vision, or for times of ops on an adapter that takes none; those of
 /// [`Engine::open`].
-pub fn bench(
-    files: impl Into<ModelFiles>,
-    options: &BenchOptions,
-    progress: impl FnMut(Progress),
-) -> Result<Vec<Row>> {
+pub fn bench(files: impl Into<ModelFiles>, options: &BenchOptions, progress: impl FnMut(Progress)) -> Result<Vec<Row>> {
     options.validate()?;
     let files = files.into();
     let mut rows = if Family::of(&files, &Weights::open(&files)?)? == &BITGEN {
