@@ -1,4 +1,4 @@
-//! Ops on the shapes of EmberNet and of BitNet-2B-4T, on the CPU and on the best adapter: `cargo bench --bench ops`.
+//! Ops on the shapes of EmberNet, BitNet-2B-4T and DINOv2-base, on the CPU and on the best adapter: `cargo bench --bench ops`.
 //!
 //! Each is compared with its plain definition first. Then copies of it with weights or caches of their own run one after
 //! the other, 64 MiB or more together, so that they come from memory as they do in a model. Times are the device's own.
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use common::{Noise, Rig, compare, device, f16_words, floats, gpu};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ternion::cpu::Cpu;
-use ternion::ops::{ActQuant, AttentionShape, Experts, READ_CHUNK, RmsNorm};
+use ternion::ops::{ActQuant, AttentionShape, Columns, Experts, READ_CHUNK, RmsNorm};
 use ternion::plan::{Backend, Plan, Slot, Step};
 use ternion::tensor::{DType, Lead, Pack};
 use ternion::ternary::Packed;
@@ -92,6 +92,28 @@ fn head(name: &'static str, [vocab, d]: [usize; 2]) -> Case {
     Case { name, bytes: 2 * vocab * d, step: Step::FULL, record: Box::new(record) }
 }
 
+/// The product of many rows with a matrix in 16 bits.
+fn dense(name: &'static str, rows: usize, [out, d]: [usize; 2]) -> Case {
+    let record = move |r: &Rig, copy: usize| {
+        let x = r.f32s("x", &[rows, d], Lead::Fixed, &Noise(11).f32s(rows * d, 0.1));
+        let w: Vec<f32> = Noise(12).f32s(4 * d, 0.5).into_iter().cycle().take(out * d).collect();
+        r.p.matmul(x, r.weight(&format!("w {copy}"), &[out, d], Pack::F16, &w), None, None)
+    };
+    Case { name, bytes: 2 * out * d, step: Step::FULL, record: Box::new(record) }
+}
+
+/// An image encoder's attention of all rows over all rows, q, k and v side by side.
+fn whole_attention(name: &'static str, rows: usize, heads: usize) -> Case {
+    let shape = AttentionShape { heads, kv_heads: heads, d: 64 };
+    let (d, width) = (64 * heads, 3 * 64 * heads);
+    let record = move |r: &Rig, copy: usize| {
+        let qkv = r.f32s(&format!("qkv {copy}"), &[rows, width], Lead::Fixed, &Noise(13).f32s(rows * width, 1.0));
+        let [q, k, v] = [0, 1, 2].map(|i| Columns { slot: qkv, at: i * d });
+        r.p.attention(q, k, v, shape)
+    };
+    Case { name, bytes: 4 * rows * width, step: Step::FULL, record: Box::new(record) }
+}
+
 /// EmberNet's attention of one row at some depth.
 fn attention(name: &'static str, context: usize) -> Case {
     let shape = AttentionShape { heads: 12, kv_heads: 6, d: 64 };
@@ -143,6 +165,9 @@ fn cases() -> Vec<Case> {
         ternary("BitNet-2B, ternary 2560 to 6912, 1 row", 1, [6912, 2560], true),
         ternary("BitNet-2B, ternary 6912 to 2560, 1 row", 1, [2560, 6912], true),
         head("BitNet-2B, head 2560 to 128256, f16", [128_256, 2560]),
+        dense("DINOv2-base, dense 768 to 3072, 257 rows, f16", 257, [3072, 768]),
+        dense("DINOv2-base, dense 3072 to 768, 257 rows, f16", 257, [768, 3072]),
+        whole_attention("DINOv2-base, attention over 257 rows", 257, 12),
     ]
 }
 

@@ -13,7 +13,7 @@ struct Params {
     step_pixel: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
-#bind var<storage, read> x: array<f32>; // images [channels, side, side] or [side², channels]
+#bind var<storage, read> x: array<f32>; // [images, channels, side, side] or [images, side², channels]
 #bind var<storage, read_write> y: array<f32>; // [images, front + grid², width]
 
 @compute @workgroup_size(64)

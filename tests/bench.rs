@@ -113,6 +113,37 @@ fn a_gpu_is_measured_too() {
 }
 
 #[test]
+fn a_bitgen_is_measured_by_images_and_texts() {
+    let model = text(golden_root().join("bitgen_stage1/dino_tiny"));
+    let devices: &[&str] = if has_adapter() { &["cpu", "gpu"] } else { &["cpu"] };
+    for device in devices {
+        let usual = ["bench", "-m", &model, "-r", "2", "--profile", "--device", device, "-o", "json"];
+        let rows = rows(&succeeds(&usual));
+        let names: Vec<&str> = rows.iter().filter_map(|r| r["test"].as_str()).collect();
+        assert_eq!(names, ["image", "image × 8", "text × 64"]);
+        for (row, (rate, none)) in rows.iter().zip([
+            ("images_per_s", "texts_per_s"),
+            ("images_per_s", "texts_per_s"),
+            ("texts_per_s", "images_per_s"),
+        ]) {
+            assert!(number(row, rate) > 0.0 && row[none].is_null() && row["backend"] == *device, "{row}");
+            for key in ["tokens_per_s", "bytes_per_token", "bandwidth_share", "dispatches_per_token"] {
+                assert!(number(row, key) > 0.0, "{key}: {row}");
+            }
+            let ops = row["profile"].as_array().expect("a profile");
+            assert!(ops.iter().any(|op| op["op"] == "matmul"), "{row}");
+        }
+        // 256 patches an image; eight take two steps, whose weights are read twice and not eight times.
+        assert!((number(&rows[0], "tokens_per_s") / number(&rows[0], "images_per_s") / 256.0 - 1.0).abs() < 0.5);
+        let [one, eight] = [0, 1].map(|i| number(&rows[i], "dispatches_per_token"));
+        assert!((eight - one / 4.0).abs() < 1e-9 * one, "{one} and {eight}");
+        assert!(number(&rows[1], "bytes_per_token") < number(&rows[0], "bytes_per_token"));
+    }
+    let table = succeeds(&["bench", "-m", &model, "-r", "1", "--device", "cpu"]);
+    assert!(table.contains("image × 8: ") && table.contains("texts a second."), "{table}");
+}
+
+#[test]
 fn every_form_holds_every_row() {
     let objects = |text: &str| text.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect::<Vec<Value>>();
     let lines = objects(&bench(&["--device", "cpu", "-o", "jsonl"]));

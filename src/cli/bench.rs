@@ -18,7 +18,8 @@ use super::plot::{BarsFigure, Font, PlotFile};
 /// Tests: ppN reads a prompt of N tokens, to the first token of the answer; tgN generates N tokens, `@ dD` behind D tokens
 /// in the cache, `× S sessions` in S sessions at once, whose tokens are added up; image encodes a picture, image+ppN reads
 /// one and a prompt. A run that does not count comes before each test. Prompts are random, and an end of text does not
-/// end it.
+/// end it. A BitGen is measured by features instead: image is one picture, image × 8 are eight asked for together, text ×
+/// 64 as many texts, a token each.
 ///
 /// %BW is how near a test comes to reading its weights and cache as fast as the device reads memory, measured in the same
 /// run.
@@ -177,6 +178,13 @@ fn write_markdown(out: &mut impl Write, rows: &[Row]) -> Outcome {
     markdown(out, &HEADER, 6, &rows.iter().map(cells).collect::<Vec<_>>())?;
     if let Some(row) = rows.first() {
         writeln!(out, "\nThe device reads {:.1} GB/s at best.", 1e-9 * row.bandwidth)?;
+    }
+    for row in rows {
+        for (rate, what) in [(row.images_per_s, "images"), (row.texts_per_s, "texts")] {
+            if let Some(rate) = rate {
+                writeln!(out, "\n{}: {} {what} a second.", row.test, digits(rate))?;
+            }
+        }
     }
     for row in rows.iter().filter(|row| !row.profile.is_empty()) {
         let step = if row.test.starts_with("image") { "its picture" } else { "one step" };

@@ -2,6 +2,7 @@
 //! encoder, and a ternary decoder that writes captions.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 
 use super::bitgen_cnn::{CNN_TOKENS, Cnn};
 use super::bitgen_config::{BitGenConfig, BitGenSizes, BitGenVision, CNN, DINO, IMAGE_SIZE, READS};
@@ -181,6 +182,12 @@ impl BitGenStage1 {
     /// The model's sizes.
     pub fn sizes(&self) -> &BitGenSizes {
         &self.sizes
+    }
+
+    /// The tensors that features of images and texts are made of, and what else lies beside them.
+    pub fn feature_tensors(&self) -> BTreeSet<String> {
+        let places = ["cross_modal_fusion.", "token_embedding.", "pos_embedding."];
+        self.reads.keys().filter(|name| places.iter().any(|place| name.starts_with(place))).cloned().collect()
     }
 
     /// What similarities are divided by, as it was trained.

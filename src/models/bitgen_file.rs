@@ -14,7 +14,7 @@ use crate::tensor::DType;
 pub static BITGEN: Family = Family {
     name: "BitGen (stage 1)",
     told_by: "the tensors episodic_memory.gpm.memory_mean and cross_modal_fusion.vision_to_embed.weight",
-    opened_by: "BitGen::open, on the command line with `ternion run`, which writes captions",
+    opened_by: "BitGen::open, on the command line with `ternion run`, `similarity` or `search`",
     tokenizer_note: "",
     recognises: |_, weights| Ok(BitGenSizes::recognises(weights)),
     open: |files, weights, options| Ok(Box::new(BitGenStage1::open(files, weights, options)?)),

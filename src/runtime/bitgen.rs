@@ -1,6 +1,5 @@
 //! BitGen on a device: features of images and texts in one space, their similarities, and captions.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -27,11 +26,11 @@ use crate::plan::{Backend, Step};
 use crate::tensor::DType;
 
 /// Texts whose features are computed in one step.
-const FEATURE_ROWS: usize = 64;
+pub(super) const FEATURE_ROWS: usize = 64;
 /// Rows of the decoder whose logits are read after one step.
 const DECODER_OUTPUTS: usize = 16;
 /// Images that are encoded in one step: of more, some kernels would be more workgroups than adapters launch at once.
-const IMAGES: usize = 4;
+pub(super) const IMAGES: usize = 4;
 /// Bounds on the temperature that divides similarities, as in the original's loss.
 const TEMPERATURE: [f32; 2] = [0.001, 1.0];
 
@@ -79,10 +78,10 @@ pub(super) struct Seen {
 }
 
 /// The device and its programs.
-struct Core {
-    backend: Box<dyn Backend>,
-    image: Program,
-    features: Program,
+pub(super) struct Core {
+    pub(super) backend: Box<dyn Backend>,
+    pub(super) image: Program,
+    pub(super) features: Program,
     /// Without images, and with.
     encoders: [Program; 2],
     decoder: Program,
@@ -165,6 +164,11 @@ impl BitGen {
         self.model.config()
     }
 
+    /// How it reads images.
+    pub fn image_info(&self) -> ImageInfo {
+        self.info
+    }
+
     /// What opening took.
     pub fn report(&self) -> &LoadReport {
         &self.report
@@ -192,11 +196,7 @@ impl BitGen {
     /// # Errors
     /// As [`Weights::open`] if the file has changed since the model was opened.
     pub fn fingerprint(&self) -> Result<String> {
-        let core = self.core();
-        let plans = [core.image.plan.clone(), core.features.plan.clone()];
-        drop(core);
-        let parts = plans.iter().flat_map(|plan| plan.weights()).flat_map(|(weight, _)| &weight.parts);
-        fingerprint(&self.files, &parts.map(|part| part.name.clone()).collect::<BTreeSet<String>>())
+        fingerprint(&self.files, &self.model.feature_tensors())
     }
 
     /// The episodic memory as it is now.
@@ -381,7 +381,7 @@ impl BitGen {
         check_text(text, self.sizes().positions, self.sizes().vocab)
     }
 
-    fn core(&self) -> MutexGuard<'_, Core> {
+    pub(super) fn core(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -391,7 +391,7 @@ impl Core {
         program.write(self.backend.as_mut(), input, words)
     }
 
-    fn run(&mut self, program: &Program, step: &Step) -> Result<()> {
+    pub(super) fn run(&mut self, program: &Program, step: &Step) -> Result<()> {
         program.run(self.backend.as_mut(), step)
     }
 

@@ -11,7 +11,8 @@ use crate::plan::{Backend, Plan, ProgramId, Step};
 /// A prepared plan.
 #[derive(Debug, Clone)]
 pub struct Program {
-    id: ProgramId,
+    /// Its number on the device.
+    pub id: ProgramId,
     /// The plan.
     pub plan: Arc<Plan>,
 }

@@ -94,12 +94,12 @@ fn scores<const A: usize, const V: usize>(q: [&[f32]; A], keys: &[f32], from: us
             }
         }
     }
-    for a in 0..A {
-        for v in 0..V {
+    for (a, sums) in acc.into_iter().enumerate() {
+        for (v, sum) in sums.into_iter().enumerate() {
             // SAFETY: inside row a of y, by the assertion.
             unsafe {
                 let to = y.as_mut_ptr().add(a * padded + from + v * LANES);
-                _mm512_storeu_ps(to, _mm512_mul_ps(acc[a][v], _mm512_set1_ps(scale)));
+                _mm512_storeu_ps(to, _mm512_mul_ps(sum, _mm512_set1_ps(scale)));
             }
         }
     }

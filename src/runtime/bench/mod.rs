@@ -2,6 +2,7 @@
 //! memory gives.
 
 mod bandwidth;
+mod bitgen;
 mod probe;
 mod runner;
 mod test;
@@ -12,7 +13,7 @@ use super::engine::{Engine, Progress};
 use super::options::{Head, Options, Place, Precision};
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
-use crate::models::{self, LoadOptions, ModelInfo};
+use crate::models::{self, BITGEN, Family, LoadOptions, Model, ModelInfo};
 use probe::Probe;
 use runner::Runner;
 
@@ -72,7 +73,7 @@ pub struct Row {
     pub model: String,
     /// Bytes of its weights on the device.
     pub weight_bytes: u64,
-    /// How the matrix that gives the logits is kept: "f16", "f32" or "int8".
+    /// How the matrix that gives the logits is kept: "f16", "f32", "int8" or "ternary".
     pub head: String,
     /// Its parameters.
     pub parameters: u64,
@@ -88,8 +89,10 @@ pub struct Row {
     pub tokens_per_s: f64,
     /// Standard deviation of that.
     pub stddev: f64,
-    /// Images a second, where one is encoded.
+    /// Images a second, where they are encoded.
     pub images_per_s: Option<f64>,
+    /// Texts a second, where they become features.
+    pub texts_per_s: Option<f64>,
     /// Milliseconds of a repetition, the mean.
     pub ms: f64,
     /// Bytes that a token's steps read from weights, cache and intermediate values, each once a step
@@ -182,43 +185,50 @@ impl BenchOptions {
 /// Measures a model, which is opened once for each number of sessions; at the end, the bandwidth of the device.
 ///
 /// Prompts are random tokens, the most likely token is taken, and an end of text does not end it. Every test runs once
-/// before it is measured.
+/// before it is measured. A BitGen is measured by features of images, one and 8 asked for together, and of 64 texts,
+/// whatever prompts and generations `options` name.
 ///
 /// # Errors
 /// [`Error::Argument`] for options out of range or beyond the model's positions, before anything is loaded;
 /// [`Error::Unsupported`] for images without vision, or for times of ops on an adapter that takes none; those of
 /// [`Engine::open`].
-pub fn bench(
-    files: impl Into<ModelFiles>,
-    options: &BenchOptions,
-    mut progress: impl FnMut(Progress),
-) -> Result<Vec<Row>> {
+pub fn bench(files: impl Into<ModelFiles>, options: &BenchOptions, progress: impl FnMut(Progress)) -> Result<Vec<Row>> {
     options.validate()?;
     let files = files.into();
-    let parameters = check(&files, options)?;
-    let tests = options.tests();
-    let total = tests.len() * (options.repetitions + 1) + 1;
-    let (mut rows, mut done) = (Vec::new(), 0);
-    for group in tests.chunk_by(|a, b| a.sessions() == b.sessions()) {
-        progress(Progress { done, total, what: "opening the model".into() });
-        let (info, sessions) = (open_model(&files)?.1, group[0].sessions());
-        let contexts: Result<Vec<usize>> = group.iter().map(|t| t.context(&info)).collect();
-        let engine = options.engine(&files, sessions, contexts?.into_iter().max().unwrap_or(1))?;
-        for &test in group {
-            let step = || {
-                progress(Progress { done, total, what: test.to_string() });
-                done += 1;
-            };
-            rows.push(measure(&engine, &files, test, parameters, options, step)?);
-        }
-    }
-    progress(Progress { done, total, what: "bandwidth".into() });
+    let mut rows = if Family::of(&files, &Weights::open(&files)?)? == &BITGEN {
+        bitgen::rows(&files, options, progress)?
+    } else {
+        chat_rows(&files, options, progress)?
+    };
     let bandwidth = bandwidth(&options.place)?;
     for row in &mut rows {
         row.bandwidth = bandwidth;
         row.bandwidth_share = row.bytes_per_token * row.tokens_per_s / bandwidth;
     }
-    progress(Progress { done: total, total, what: String::new() });
+    Ok(rows)
+}
+
+/// Measures a model that goes on with a text.
+fn chat_rows(files: &ModelFiles, options: &BenchOptions, mut progress: impl FnMut(Progress)) -> Result<Vec<Row>> {
+    let (parameters, info) = open_model(files)?;
+    options.check(&info)?;
+    let tests = options.tests();
+    let total = tests.len() * (options.repetitions + 1) + 1;
+    let (mut rows, mut done) = (Vec::new(), 0);
+    for group in tests.chunk_by(|a, b| a.sessions() == b.sessions()) {
+        progress(Progress { done, total, what: "opening the model".into() });
+        let sessions = group[0].sessions();
+        let contexts: Result<Vec<usize>> = group.iter().map(|t| t.context(&info)).collect();
+        let engine = options.engine(files, sessions, contexts?.into_iter().max().unwrap_or(1))?;
+        for &test in group {
+            let step = || {
+                progress(Progress { done, total, what: test.to_string() });
+                done += 1;
+            };
+            rows.push(measure(&engine, files, test, parameters, options, step)?);
+        }
+    }
+    progress(Progress { done, total, what: "bandwidth".into() });
     Ok(rows)
 }
 
@@ -228,16 +238,21 @@ fn open_model(files: &ModelFiles) -> Result<(u64, ModelInfo)> {
     let pack = Precision::F16.pack();
     let options = LoadOptions { dense: pack, head: pack, max_binding: u64::MAX };
     let model = models::open_chat(files, &weights, options)?;
-    let counted = weights.checkpoint().tensors().filter(|t| model.counts(&t.name));
-    let elements = |name: &str| weights.shape(name).map_or(0, |shape| shape.iter().map(|&n| n as u64).product());
-    Ok((counted.map(|t| elements(&t.name)).sum::<u64>(), model.info().clone()))
+    Ok((count(model.as_ref(), &weights), model.info().clone()))
 }
 
-/// Checks the options against the model, and counts its parameters.
-fn check(files: &ModelFiles, options: &BenchOptions) -> Result<u64> {
-    let (parameters, info) = open_model(files)?;
-    options.check(&info)?;
-    Ok(parameters)
+/// Parameters of a model of any family.
+fn parameters(files: &ModelFiles) -> Result<u64> {
+    let weights = Weights::open(files)?;
+    let pack = Precision::F16.pack();
+    let options = LoadOptions { dense: pack, head: pack, max_binding: u64::MAX };
+    Ok(count(models::open(files, &weights, options)?.as_ref(), &weights))
+}
+
+fn count<M: Model + ?Sized>(model: &M, weights: &Weights) -> u64 {
+    let counted = weights.checkpoint().tensors().filter(|t| model.counts(&t.name));
+    let elements = |name: &str| weights.shape(name).map_or(0, |shape| shape.iter().map(|&n| n as u64).product());
+    counted.map(|t| elements(&t.name)).sum::<u64>()
 }
 
 /// Runs one test; `step` is called before each repetition.
@@ -278,6 +293,7 @@ fn measure(
         tokens_per_s: rate,
         stddev,
         images_per_s: matches!(test, Test::Image).then_some(1.0 / seconds),
+        texts_per_s: None,
         ms: 1e3 * seconds,
         bytes_per_token: cost.bytes / tokens,
         bandwidth: 0.0,

@@ -17,9 +17,9 @@ use crate::ops::{DRAW_WORDS, Row};
 use crate::plan::{Plan, ProgramId, Slot, Step};
 
 /// Steps whose host time is taken.
-const HOST_RUNS: usize = 5;
+pub const HOST_RUNS: usize = 5;
 /// Steps whose ops are timed.
-const PROFILE_RUNS: u32 = 3;
+pub const PROFILE_RUNS: u32 = 3;
 
 /// What the ops of one name took in a step.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -241,23 +241,28 @@ impl<'a> Probe<'a> {
             let step = self.core.backend.profile(self.program, &self.step)?;
             times.iter_mut().zip(step).for_each(|(sum, time)| *sum += time / PROFILE_RUNS);
         }
-        let total: f64 = times.iter().map(Duration::as_secs_f64).sum();
-        let mut by_op: BTreeMap<&str, (usize, f64, u64)> = BTreeMap::new();
-        for ((node, time), bytes) in self.plan.nodes.iter().zip(&times).zip(self.bytes()) {
-            let sum = by_op.entry(node.op.name()).or_default();
-            *sum = (sum.0 + usize::from(!time.is_zero()), sum.1 + time.as_secs_f64(), sum.2 + bytes);
-        }
-        let time = |(op, (launches, seconds, bytes)): (&str, (usize, f64, u64))| OpTime {
-            op: op.to_owned(),
-            launches,
-            us: 1e6 * seconds,
-            gb_per_s: if seconds > 0.0 { 1e-9 * bytes as f64 / seconds } else { 0.0 },
-            share: if total > 0.0 { seconds / total } else { 0.0 },
-        };
-        let mut all: Vec<OpTime> = by_op.into_iter().map(time).collect();
-        all.sort_by(|a, b| b.us.total_cmp(&a.us));
-        Ok(all)
+        Ok(by_op(&self.plan, &times, &self.bytes()))
     }
+}
+
+/// Times of nodes, and the bytes that they read, by op, the largest time first.
+pub fn by_op(plan: &Plan, times: &[Duration], bytes: &[u64]) -> Vec<OpTime> {
+    let total: f64 = times.iter().map(Duration::as_secs_f64).sum();
+    let mut by_op: BTreeMap<&str, (usize, f64, u64)> = BTreeMap::new();
+    for ((node, time), bytes) in plan.nodes.iter().zip(times).zip(bytes) {
+        let sum = by_op.entry(node.op.name()).or_default();
+        *sum = (sum.0 + usize::from(!time.is_zero()), sum.1 + time.as_secs_f64(), sum.2 + bytes);
+    }
+    let time = |(op, (launches, seconds, bytes)): (&str, (usize, f64, u64))| OpTime {
+        op: op.to_owned(),
+        launches,
+        us: 1e6 * seconds,
+        gb_per_s: if seconds > 0.0 { 1e-9 * bytes as f64 / seconds } else { 0.0 },
+        share: if total > 0.0 { seconds / total } else { 0.0 },
+    };
+    let mut all: Vec<OpTime> = by_op.into_iter().map(time).collect();
+    all.sort_by(|a, b| b.us.total_cmp(&a.us));
+    all
 }
 
 #[cfg(test)]

@@ -96,7 +96,7 @@ fn together(engine: &Engine, sessions: &mut [Session], tokens: usize) -> Result<
 }
 
 /// A picture of soft colours.
-fn picture() -> Image {
+pub fn picture() -> Image {
     let [width, height] = PICTURE;
     let pixel = |i: usize| [i % width * 255 / width, i / width * 255 / height, (i % width + i / width) % 256];
     let rgb = (0..width * height).flat_map(pixel).map(|v| v as u8).collect();
