@@ -195,7 +195,7 @@ fn what_cannot_be_compared_is_refused() {
     rig.fails(&with(&["--text", "@/no/such/file"]), &["/no/such/file"]);
     let long = "t1 ".repeat(65);
     rig.fails(&["--device", "cpu", "--image", &image, "--text", "t1", &long], &["t1 t1", "65 tokens", "1..=64"]);
-    rig.fails(&with(&["--text", "t1", "--head", "int8"]), &["head", "leave it out"]);
+    rig.fails(&with(&["--text", "t1", "--head", "int8"]), &["head", "ternary"]);
     rig.fails(&with(&["--text", "t1", "--plot", "heat.pdf"]), &["plot", ".svg or .png"]);
     rig.fails(&["--image", &image, "--text", "t1", "--plot", &image], &["p00.png", "overwritten"]);
     let many = rig.file("many.txt");

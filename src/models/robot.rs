@@ -175,7 +175,7 @@ impl BitGenModel {
     /// [`Error::Plan`] if operands do not fit.
     pub fn record_patches(&self, samples: usize) -> Result<Plan> {
         let p = PlanBuilder::new();
-        let pixels = p.input(slots::PIXELS, Spec::fixed(&[3, IMAGE_SIZE, IMAGE_SIZE], DType::F32));
+        let pixels = p.input(slots::PIXELS, Spec::fixed(&[1, 3, IMAGE_SIZE, IMAGE_SIZE], DType::F32));
         self.fusion.record_patches(&p, pixels, &self.sizes, samples);
         p.finish()
     }

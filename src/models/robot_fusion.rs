@@ -69,7 +69,7 @@ impl Fusion {
 
     /// Records the encoding of one image: its patches go to the places that the caller gives.
     pub fn record_patches(&self, p: &PlanBuilder, pixels: Slot, c: &RobotSizes, samples: usize) {
-        let x = self.dino.record(p, pixels); // [1 + n, d_dino]
+        let x = self.dino.record(p, pixels); // [1, 1 + n, d_dino]
         let places = p.input(robot_slots::PLACES, Spec::fixed(&[1 + c.patches(), 1], DType::U32));
         p.store_rows(whole(x), places, patches(p, c, samples, Lead::Fixed));
     }

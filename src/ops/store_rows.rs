@@ -7,14 +7,14 @@ use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, 
 use crate::shader;
 use crate::tensor::{DType, Spec};
 
-/// `y[which[r]] = x[r]`; x `[n, ..]` F32 (some of its columns), which `[n, 1]` U32 → y `[m, d]` F32, a state. Numbers from
+/// `y[which[r]] = x[r]`; x `[n, ..]` or `[i, n, ..]` F32 (some of its columns), which `[all rows, 1]` U32 → y `[m, d]` F32, a state. Numbers from
 /// m on store nothing; no two rows have the same number below m.
 #[derive(Debug)]
 struct StoreRows {
     at: usize,
 }
 
-params!(StoreRowsParams { lead: u32, rows: u32, x_width: u32, at: u32, width: u32, places: u32 });
+params!(StoreRowsParams { lead: u32, rows: u32, per_lead: u32, x_width: u32, at: u32, width: u32, places: u32 });
 
 impl PlanBuilder {
     /// Writes the rows of x, as many columns as the state is wide, to the rows of `state` that `which` names.
@@ -31,9 +31,14 @@ impl Op for StoreRows {
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>> {
         let x = inputs[0];
-        require("x", x, x.dtype == DType::F32 && x.shape.len() == 2 && self.at < x.width(), "[n, d] F32")?;
-        expect("row numbers", inputs[1], &[x.shape[0], 1], &[DType::U32])?;
-        Ok(vec![Spec::fixed(&[x.shape[0], x.width() - self.at], DType::F32)])
+        require(
+            "x",
+            x,
+            x.dtype == DType::F32 && (2..=3).contains(&x.shape.len()) && self.at < x.width(),
+            "[n, d] or [i, n, d] F32",
+        )?;
+        expect("row numbers", inputs[1], &[x.rows(), 1], &[DType::U32])?;
+        Ok(vec![Spec::fixed(&[x.rows(), x.width() - self.at], DType::F32)])
     }
 
     fn check_outputs(&self, inputs: &[&Spec], outputs: &[&Spec]) -> Result<()> {
@@ -44,7 +49,7 @@ impl Op for StoreRows {
 
     fn cpu(&self, step: &Step, io: &mut Io) {
         let (x, which, x_width) = (io.f32s(0), io.u32s(1), io.spec(0).width());
-        let (n, places, width) = (step.leading(io.spec(0)), io.out_spec(0).shape[0], io.out_spec(0).width());
+        let (n, places, width) = (step.rows_of(io.spec(0)), io.out_spec(0).shape[0], io.out_spec(0).width());
         let y = io.out_f32s(0);
         for (x, &place) in x.chunks_exact(x_width).zip(which).take(n) {
             if (place as usize) < places {
@@ -64,6 +69,7 @@ impl Op for StoreRows {
         let params = StoreRowsParams {
             lead: x.lead as u32,
             rows: x.shape[0] as u32,
+            per_lead: x.rows_per_lead() as u32,
             x_width: x.width() as u32,
             at: self.at as u32,
             width: y.width() as u32,

@@ -153,6 +153,13 @@ fn store_rows(cases: &mut Cases) {
             vec![(state, Exact)]
         });
     }
+    cases.at(step(2, 0), "store_rows", "2 of 3 matrices of 2 rows", |r| {
+        let x = r.f32s("x", &[3, 2, 5], Lead::Rows, &Noise(90).f32s(30, 2.0));
+        let which = r.u32s("which", &[6, 1], Lead::Fixed, &[4, 7, 0, 2, 1, 3]);
+        let state = r.state("state", &[7, 5], DType::F32, bits(&Noise(91).f32s(35, 1.0)));
+        r.p.store_rows(Columns { slot: x, at: 0 }, which, state);
+        vec![(state, Exact)]
+    });
 }
 
 fn lstm_cell(cases: &mut Cases) {

@@ -112,7 +112,7 @@ def main(a):
     m, step = load(a.checkpoint)
     fill_queues(m)
     torch.save(m.state_dict(), os.path.join(a.out, "pytorch_model.bin"))
-    shutil.copy(os.path.join(scenes.HERE, "tokenizer.json"), a.out)
+    shutil.copy(os.path.join(scenes.HERE, "model", "tokenizer.json"), a.out)
     # `next_token` is this project's addition: the decoder was trained to say the next token, not the present one.
     for name, value in (("config", asdict(m.c) | {"next_token": True}), ("training_metadata", {"stage": "stage1", "step": step})):
         with open(os.path.join(a.out, name + ".json"), "w") as f:

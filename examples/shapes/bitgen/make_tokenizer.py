@@ -1,4 +1,4 @@
-"""Write tokenizer.json: words, and every name of one or two shapes ("red circle", "red circle and blue star", in both
+"""Write model/tokenizer.json: words, and every name of one or two shapes ("red circle", "red circle and blue star", in both
 orders) as one token, because BitGen's text feature reads the first token only.  Articles and full stops are dropped."""
 import os
 import sys
@@ -34,4 +34,4 @@ def main(path):
 
 
 if __name__ == "__main__":
-    main(*(sys.argv[1:] or [os.path.join(HERE, "tokenizer.json")]))
+    main(*(sys.argv[1:] or [os.path.join(HERE, "model", "tokenizer.json")]))

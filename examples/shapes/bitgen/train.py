@@ -190,7 +190,7 @@ class Words:
 
     def __init__(self):
         from tokenizers import Tokenizer
-        self.tok = Tokenizer.from_file(os.path.join(scenes.HERE, "tokenizer.json"))
+        self.tok = Tokenizer.from_file(os.path.join(scenes.HERE, "model", "tokenizer.json"))
         self.prompts = [self.tok.encode(p).ids for p in scenes.PROMPTS]
 
     def target(self, present):

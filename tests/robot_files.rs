@@ -1,0 +1,100 @@
+//! The tools around a BitGenModel's files: converting, inspecting, checking, and what broken ones get.
+
+mod command;
+mod common;
+mod parts;
+
+use std::path::Path;
+
+use command::{has_adapter, succeeds, text};
+use common::golden_root;
+use parts::{LOAD, Parts, assert_says, break_each_tensor};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use ternion::files::Weights;
+use ternion::models::{BitGenModel, Model};
+use ternion::runtime::convert::convert;
+use ternion::runtime::{
+    BitGen, BitGenOptions, DeviceChoice, Engine, Options, Place, Precision, RobotModel, RobotOptions,
+};
+use ternion::{Image, Result};
+
+const TINY: &str = "bitgen_model/tiny";
+
+fn load(dir: &Path) -> Result<BitGenModel> {
+    BitGenModel::open(dir, &Weights::open(dir)?, LOAD)
+}
+
+fn open(dir: &Path) -> Result<RobotModel> {
+    let place = Place { autotune: false, ..DeviceChoice::Cpu.into() };
+    RobotModel::open(dir, &RobotOptions { place, ..Default::default() })
+}
+
+#[test]
+fn a_converted_model_thinks_alike() {
+    let (dir, again, input) = (TempDir::new().unwrap(), TempDir::new().unwrap(), golden_root().join(TINY));
+    let report = convert(&input, dir.path(), None, Precision::F16, |_| {}).unwrap_or_else(|e| panic!("{e}"));
+    assert!(report.ternary > 20, "{report:?}");
+    let image = Image::open(input.join("image0.png")).unwrap();
+    let think = |dir: &Path| {
+        let model = open(dir).unwrap_or_else(|e| panic!("{e}"));
+        (model.sizes().clone(), model.choose(&[5, 7, 9], Some(&image)).unwrap_or_else(|e| panic!("{e}")))
+    };
+    assert_eq!(think(&input), think(dir.path()));
+    convert(dir.path(), again.path(), None, Precision::F16, |_| {}).unwrap_or_else(|e| panic!("{e}"));
+    let file = |dir: &TempDir| std::fs::read(dir.path().join("model.safetensors")).unwrap();
+    assert!(file(&dir) == file(&again), "what is packed can be packed again");
+}
+
+#[test]
+fn inspect_counts_each_part() {
+    let out = succeeds(&["inspect", "--json", &text(golden_root().join(TINY))]);
+    let json: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(json["family"], "BitGenModel");
+    let parts: Vec<&str> = json["components"].as_array().unwrap().iter().filter_map(|c| c["name"].as_str()).collect();
+    for wanted in ["image encoder", "episodic memory", "reasoning", "robots", "text decoder"] {
+        assert!(parts.contains(&wanted), "{wanted}: {parts:?}");
+    }
+    assert!(!parts.contains(&"other"), "{parts:?}");
+}
+
+#[test]
+fn check_compares_every_node() {
+    let devices: &[&str] = if has_adapter() { &["cpu", "gpu"] } else { &["cpu"] };
+    for device in devices {
+        let out = succeeds(&["check", "-m", &text(golden_root().join(TINY)), "--device", device]);
+        for wanted in ["nodes agree", "store_rows", "lstm_cell", "attention", "ternary_matmul"] {
+            assert!(out.contains(wanted), "no {wanted}: {out}");
+        }
+    }
+}
+
+#[test]
+fn every_tensor_that_is_read_is_missed_has_one_shape_and_is_finite() {
+    let good = Parts::of(TINY);
+    let reads: Vec<String> = load(good.write().path()).unwrap().reads().keys().cloned().collect();
+    assert!(reads.len() > 100, "{} tensors", reads.len());
+    break_each_tensor(&good, &reads, |dir| load(dir).err(), |dir| open(dir).err(), |_, _| false);
+}
+
+#[test]
+fn absurd_values_of_the_configuration_are_named() {
+    let good = Parts::of(TINY);
+    let with = |key: &str, value: Value| load(good.clone().config(key, value).write().path());
+    for key in ["num_heads", "window_size", "attention_sinks", "max_reasoning_steps", "top_k_robots"] {
+        for value in [json!(-1), json!(1u64 << 40), json!(2.5), json!("4"), json!(null)] {
+            assert_says(with(key, value.clone()), &[&format!("config.json: {key}"), &value.to_string()]);
+        }
+    }
+    assert_says(with("robot_types", json!(["one"])), &["robot_types", "a list of 1", "5 names"]);
+}
+
+#[test]
+fn other_families_say_what_opens_them() {
+    let robots = golden_root().join(TINY);
+    let engine = Engine::open(robots.as_path(), Options { device: DeviceChoice::Cpu, ..Options::default() });
+    assert_says(engine, &["BitGenModel", "RobotModel::open"]);
+    let options = BitGenOptions { place: DeviceChoice::Cpu.into(), ..Default::default() };
+    assert_says(BitGen::open(robots.as_path(), &options), &["BitGenModel", "RobotModel::open"]);
+    assert_says(open(&golden_root().join("bitgen_stage1/cnn")), &["BitGen (stage 1)", "BitGen::open"]);
+}
