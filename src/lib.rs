@@ -36,7 +36,8 @@
 //! * **2** [`ops`]: one file each, with shapes, CPU definition and kernel (its shader lies in `shaders/`). Beside them
 //!   [`cpu`] and [`gpu`], the backends, which know plans and not the list of ops.
 //! * **3** [`models`]: EmberNet and BitGen, recorded in the order of the papers; models never see a device.
-//! * **4** [`runtime`]: engine, sessions, KV cache, scheduler, sampling, and the tools around a model file.
+//! * **4** [`runtime`]: engine, sessions, KV cache, scheduler, sampling; BitGen with its memory, robots, an index of
+//!   pictures; and the tools around a model file.
 //! * **5** this facade, and the command line in `main.rs` and `cli/`.
 //!
 //! How to add an op is told in [`ops`], how to add a model in [`models`].
@@ -45,7 +46,7 @@
 //! *prefill*: the pass over a prompt; *decode*: one token after another; *step*: one run of a program over a *batch*
 //! of *rows*, each a token at a position of a sequence. *Code*: −1, 0 or +1; *absmean*, *absmax*: how weights and
 //! activations get their scale. *Slot*: a value of a plan; *program*: a plan frozen for a device; *caps*: what kernels
-//! may use there. *Expert*, *router*, *top-k*, *combine*: the parts of a mixture of experts.
+//! may use there. *Feature*: a vector by which texts and pictures are compared. *Expert*, *router*, *top-k*, *combine*: the parts of a mixture of experts.
 //!
 //! # Features
 //! * `demo` (on by default) builds the demo model in, 3 MB: a small EmberNet that answers questions about drawn scenes,

@@ -59,6 +59,20 @@ pub struct Encoded {
 }
 
 /// A BitGen of stage 1, resident on a device. `Send + Sync`; one call runs at a time.
+///
+/// ```
+/// use ternion::runtime::{BitGen, BitGenOptions, DeviceChoice};
+/// use ternion::Image;
+///
+/// # std::env::set_current_dir(env!("CARGO_MANIFEST_DIR"))?;
+/// let options = BitGenOptions { place: DeviceChoice::Cpu.into(), ..Default::default() };
+/// let model = BitGen::open("examples/shapes/bitgen/model", &options)?;
+/// let scene = |n| Image::open(format!("examples/shapes/samples/spatial_scene_10000{n}.png"));
+/// let scenes = [scene(0)?, scene(1)?];
+/// let similarities = model.similarity(&[&model.tokens("red circle")?], &scenes)?;
+/// assert!(similarities[0][0] > similarities[0][1]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct BitGen {
     files: ModelFiles,
     model: BitGenStage1,
