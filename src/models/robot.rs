@@ -172,7 +172,7 @@ impl BitGenModel {
     /// Records the encoding of one of at most `samples` images, up to its patches.
     ///
     /// # Errors
-    /// [`Error::Plan`] if operands do not fit.
+    /// [`crate::Error::Plan`] if operands do not fit.
     pub fn record_patches(&self, samples: usize) -> Result<Plan> {
         let p = PlanBuilder::new();
         let pixels = p.input(slots::PIXELS, Spec::fixed(&[1, 3, IMAGE_SIZE, IMAGE_SIZE], DType::F32));
@@ -183,7 +183,7 @@ impl BitGenModel {
     /// Records what the patches of the images become that text is fused with. Rows are patches, outputs are images.
     ///
     /// # Errors
-    /// [`Error::Plan`] if operands do not fit.
+    /// [`crate::Error::Plan`] if operands do not fit.
     pub fn record_images(&self, samples: usize) -> Result<Plan> {
         let p = PlanBuilder::new();
         self.fusion.record_images(&p, &self.sizes, samples);
@@ -195,7 +195,7 @@ impl BitGenModel {
     /// two parts, and rows in the last.
     ///
     /// # Errors
-    /// [`Error::Plan`] if operands do not fit.
+    /// [`crate::Error::Plan`] if operands do not fit.
     pub fn record_think(&self, shape: &ThinkShape) -> Result<Plan> {
         let (p, c) = (PlanBuilder::new(), &self.sizes);
         let rows = rows(&p, shape.rows);
@@ -226,7 +226,7 @@ impl BitGenModel {
     /// Records a step of the decoder over all tokens so far, as stage 1's.
     ///
     /// # Errors
-    /// [`Error::Plan`] if operands do not fit.
+    /// [`crate::Error::Plan`] if operands do not fit.
     pub fn record_decoder(&self, max_rows: usize, max_outputs: usize) -> Result<Plan> {
         let p = PlanBuilder::new();
         let rows = rows(&p, max_rows);
