@@ -70,6 +70,34 @@ pub struct Program {
     pub id: ProgramId,
 }
 
+// BitGen's rigs use all of it, EmberNet's some.
+#[allow(dead_code)]
+impl Program {
+    /// Loads what a plan needs and prepares it so that every slot can be read.
+    pub fn prepare(plan: Plan, weights: &Weights, backend: &mut dyn Backend) -> Self {
+        for (weight, _) in plan.weights() {
+            if !backend.has_weight(&weight.to_string()) {
+                let words = weights.load(weight).unwrap_or_else(|e| panic!("{weight}: {e}"));
+                backend.load_weight(&weight.to_string(), words).expect("it fits");
+            }
+        }
+        let plan = Arc::new(plan);
+        let id = backend.prepare(plan.clone(), true).unwrap_or_else(|e| panic!("prepare: {e}"));
+        Program { plan, id }
+    }
+
+    /// Writes the first words of an input.
+    pub fn write(&self, backend: &mut dyn Backend, input: &str, words: &[u32]) {
+        let slot = self.plan.input(input).unwrap_or_else(|| panic!("no input {input}"));
+        backend.write(self.id, slot, 0, words).unwrap_or_else(|e| panic!("{input}: {e}"));
+    }
+
+    /// The first numbers of an output.
+    pub fn output(&self, backend: &mut dyn Backend, name: &str, n: usize) -> Vec<f32> {
+        floats(&backend.read(self.id, &[(self.plan.outputs[name], 0..n)]).expect("a result")[0])
+    }
+}
+
 impl Rig {
     /// Opens a variant in full precision. Weights above `max_binding` bytes are cut.
     pub fn open(dir: &Path, backend: Box<dyn Backend>, max_binding: u64) -> Self {
@@ -96,15 +124,7 @@ impl Rig {
 
     /// Loads what a plan needs and prepares it so that every slot can be read.
     pub fn prepare(&mut self, plan: Plan) -> Program {
-        for (weight, _) in plan.weights() {
-            if !self.backend.has_weight(&weight.to_string()) {
-                let words = self.weights.load(weight).unwrap_or_else(|e| panic!("{weight}: {e}"));
-                self.backend.load_weight(&weight.to_string(), words).expect("it fits");
-            }
-        }
-        let plan = Arc::new(plan);
-        let id = self.backend.prepare(plan.clone(), true).unwrap_or_else(|e| panic!("prepare: {e}"));
-        Program { plan, id }
+        Program::prepare(plan, &self.weights, self.backend.as_mut())
     }
 
     /// The image plan.

@@ -1,7 +1,6 @@
 //! BitGenModel's recorded plans on a backend, stage by stage against the original's numbers.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use ternion::files::{Image, Weights};
 use ternion::models::{BitGenModel, LoadOptions, RobotSizes, ThinkShape, robot_slots, slots};
@@ -52,15 +51,8 @@ impl Rig {
     }
 
     fn prepare(&mut self, plan: ternion::Result<Plan>) -> Program {
-        let plan = Arc::new(plan.unwrap_or_else(|e| panic!("{e}: {:?}", std::error::Error::source(&e))));
-        for (weight, _) in plan.weights() {
-            if !self.backend.has_weight(&weight.to_string()) {
-                let words = self.weights.load(weight).unwrap_or_else(|e| panic!("{weight}: {e}"));
-                self.backend.load_weight(&weight.to_string(), words).expect("it fits");
-            }
-        }
-        let id = self.backend.prepare(plan.clone(), true).unwrap_or_else(|e| panic!("prepare: {e}"));
-        Program { plan, id }
+        let plan = plan.unwrap_or_else(|e| panic!("{e}: {:?}", std::error::Error::source(&e)));
+        Program::prepare(plan, &self.weights, self.backend.as_mut())
     }
 
     /// More samples, rows and keys than are used.
@@ -70,13 +62,11 @@ impl Rig {
     }
 
     fn write(&mut self, program: &Program, input: &str, words: &[u32]) {
-        let slot = program.plan.input(input).unwrap_or_else(|| panic!("no input {input}"));
-        self.backend.write(program.id, slot, 0, words).unwrap_or_else(|e| panic!("{input}: {e}"));
+        program.write(self.backend.as_mut(), input, words);
     }
 
     fn output(&mut self, program: &Program, name: &str, n: usize) -> Vec<f32> {
-        let slot = program.plan.outputs[name];
-        floats(&self.backend.read(program.id, &[(slot, 0..n)]).expect("a result")[0])
+        program.output(self.backend.as_mut(), name, n)
     }
 
     fn state(&mut self, program: &Program, name: &str, n: usize) -> Vec<f32> {
