@@ -1,9 +1,12 @@
 // softmax(q · kᵀ · scale) · v for one query row and head a workgroup (ops/attention.rs): keys in chunks of 64, one a
-// thread, with a running maximum. Grid: x = heads, y = rows. Source: Milakov & Gimelshein 2018.
+// thread, with a running maximum. Grid: x = heads, y = rows, z = slices of 256 outputs.
+// Source: Milakov & Gimelshein 2018.
 #import reduce
 #import values
 
-const MINE: u32 = MAX_D / WG; // outputs of a thread
+override HEAD: u32 = 256u; // d, or more
+const SLICE: u32 = 256u;
+const MINE: u32 = SLICE / WG; // outputs of a thread
 
 #ifdef CACHED
 #bind var<storage, read> rows: array<vec4<u32>>; // [rows]: token, pos, seq_base, seq_len
@@ -13,17 +16,8 @@ const MINE: u32 = MAX_D / WG; // outputs of a thread
 #endif
 #bind var<storage, read_write> y: array<f32>; // [rows, heads · d]
 
-var<workgroup> query: array<f32, MAX_D>;
+var<workgroup> query: array<f32, HEAD>;
 var<workgroup> weights: array<f32, WG>;
-
-fn v_one(i: u32) -> f32 {
-#ifdef F16
-    let pair = unpack2x16float(v[i / 2u]);
-    return select(pair.x, pair.y, (i & 1u) == 1u);
-#else
-    return bitcast<f32>(v[i]);
-#endif
-}
 
 @compute @workgroup_size(64)
 fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
@@ -33,6 +27,7 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
     let kv = head / params.group;
     let first = span(row).x;
     let n = span(row).y;
+    let column = group.z * SLICE + lane.id; // the first of this thread's outputs
     for (var i = lane.id; i < d; i += WG) { query[i] = q[query_at(row, head) + i]; }
     workgroupBarrier();
 
@@ -45,9 +40,12 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
         if key < n {
             let base = key_at(first + key, kv);
             var sum = 0.0;
-            for (var i = 0u; i < d; i += 2u) {
+            for (var i = 0u; i + 1u < d; i += 2u) {
                 sum += dot(vec2<f32>(query[i], query[i + 1u]), k_pair(base + i));
             }
+#ifdef ODD
+            if (d & 1u) == 1u { sum += query[d - 1u] * k_one(base + d - 1u); }
+#endif
             score = sum * params.scale;
 #ifdef MASK
             if key < params.mask_width { score += mask[row * params.mask_width + key]; }
@@ -62,7 +60,7 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
         total = total * shrink + workgroup_sum(lane, weight);
         let here = min(WG, n - chunk);
         for (var m = 0u; m < MINE; m++) {
-            let i = m * WG + lane.id;
+            let i = column + m * WG;
             if i < d {
                 var sum = out[m] * shrink;
                 for (var j = 0u; j < here; j++) {
@@ -73,7 +71,7 @@ fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
         }
     }
     for (var m = 0u; m < MINE; m++) {
-        let i = m * WG + lane.id;
+        let i = column + m * WG;
         if i < d { y[(row * params.heads + head) * d + i] = out[m] / total; }
     }
 }

@@ -7,7 +7,7 @@ override THREADS: u32 = 32u; // d / 4, and at least 32
 @compute @workgroup_size(THREADS)
 fn main(@builtin(local_invocation_id) local: vec3<u32>, @builtin(workgroup_id) group: vec3<u32>) {
     let fours = params.d / 4u;
-    let pieces = pieces_of(rows[group.y].w);
+    let pieces = pieces_of(keys_of(group.y));
     if pieces == 1u || local.x >= fours { return; }
     let first = part_of(group.y, group.x, 0u);
     var top = LEAST;

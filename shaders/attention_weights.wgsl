@@ -8,14 +8,19 @@
 #endif
 #bind var<storage, read_write> y: array<f32>; // [rows, keys]
 
-var<workgroup> query: array<f32, MAX_D>;
+override HEAD: u32 = 256u; // d, or more
+
+var<workgroup> query: array<f32, HEAD>;
 
 // The query's score with the key whose elements begin at `base`.
 fn score(base: u32) -> f32 {
     var sum = 0.0;
-    for (var i = 0u; i < params.d; i += 2u) {
+    for (var i = 0u; i + 1u < params.d; i += 2u) {
         sum += dot(vec2<f32>(query[i], query[i + 1u]), k_pair(base + i));
     }
+#ifdef ODD
+    if (params.d & 1u) == 1u { sum += query[params.d - 1u] * k_one(base + params.d - 1u); }
+#endif
     return sum * params.scale;
 }
 

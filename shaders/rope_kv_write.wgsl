@@ -1,6 +1,7 @@
 // Rotates q and k by each row's position, stores k and v in the cache (ops/rope_kv_write.rs).
 // Grid: a workgroup a row; a thread takes two neighbouring elements of both halves of a head at a time, so that f16
-// pairs are written whole. Source: Su et al. 2021, half-split form.
+// pairs are written whole; with PAIRS, where halves are no whole pairs, two of a head.
+// Source: Su et al. 2021, half-split form.
 
 struct Params {
     heads: u32,
@@ -33,6 +34,42 @@ fn store_v(at: u32, v: vec2<f32>) {
 #endif
 }
 
+#ifdef PAIRS
+// Element j of the rotated head whose elements begin at `x`.
+fn rotated(x: u32, j: u32, half: u32, pos: u32) -> f32 {
+    let upper = j >= half;
+    let pair = table[pos * half + select(j, j - half, upper)];
+    let other = qkv[x + select(j + half, j - half, upper)];
+    return qkv[x + j] * pair.x + select(-other, other, upper) * pair.y;
+}
+
+@compute @workgroup_size(64)
+fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: vec3<u32>) {
+    let row = rows[group.x];
+    let d = params.d;
+    let half = d / 2u;
+    let all = params.heads + 2u * params.kv_heads;
+    let cache = (row.y + row.z) * params.kv_heads * d;
+    for (var i = id; i < all * half; i += 64u) {
+        let head = i / half;
+        let j = i % half * 2u;
+        let x = (group.x * all + head) * d;
+        if head >= params.heads + params.kv_heads {
+            let at = cache + (head - params.heads - params.kv_heads) * d + j;
+            store_v(at, vec2<f32>(qkv[x + j], qkv[x + j + 1u]));
+            continue;
+        }
+        let both = vec2<f32>(rotated(x, j, half, row.y), rotated(x, j + 1u, half, row.y));
+        if head < params.heads {
+            let at = (group.x * params.heads + head) * d + j;
+            q[at] = both.x;
+            q[at + 1u] = both.y;
+        } else {
+            store_k(cache + (head - params.heads) * d + j, both);
+        }
+    }
+}
+#else
 @compute @workgroup_size(64)
 fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: vec3<u32>) {
     let row = rows[group.x];
@@ -72,3 +109,4 @@ fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: 
         }
     }
 }
+#endif

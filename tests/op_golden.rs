@@ -5,7 +5,7 @@ mod common;
 
 use common::{Feed, Golden, Rig, UNWRITTEN, backends, compare, floats, run, worst};
 use ternion::cpu::Cpu;
-use ternion::ops::{ActQuant, AttentionShape, Experts, RmsNorm};
+use ternion::ops::{ActQuant, AttentionShape, Experts, RmsNorm, Rope};
 use ternion::plan::{Backend, Slot, Step};
 use ternion::tensor::{DType, Lead, Pack};
 use ternion::ternary::{Packed, WeightQuant, quantise};
@@ -193,7 +193,7 @@ fn attention_layer(golden: &Golden, name: &str, from: usize, t: usize) -> (Rig, 
     let spec = ternion::tensor::Spec::fixed(&[2 * CAPACITY, 32], DType::F32);
     let [k, v] = ["k", "v"].map(|name| r.p.state(name, spec.clone()));
     let qkv = bit_linears(&r, golden, x, &["q", "k", "v"].map(|n| format!("attn.{n}_proj")));
-    let q = r.p.rope_kv_write(qkv, rows, 10_000.0, HEADS, [k, v]);
+    let q = r.p.rope_kv_write(qkv, rows, Rope { theta: 10_000.0, positions: CAPACITY }, HEADS, [k, v]);
     let a = r.p.cached_attention(q, k, v, rows, HEADS);
     let out = bit_linears(&r, golden, a, &["attn.o_proj".to_owned()]);
     (r, [out, k, v])
@@ -270,7 +270,7 @@ fn rope_is_the_originals() {
         let qkv = r.f32s("qkv", &[7, 128], Lead::Rows, &qkv);
         let rows = r.u32s("rows", &[7, 4], Lead::Rows, &rows);
         let [kc, vc] = ["k", "v"].map(|n| r.state(n, &[20, 32], DType::F32, vec![0; 640]));
-        let out = r.p.rope_kv_write(qkv, rows, 10_000.0, HEADS, [kc, vc]);
+        let out = r.p.rope_kv_write(qkv, rows, Rope { theta: 10_000.0, positions: CAPACITY }, HEADS, [kc, vc]);
         let mut v = vec![0.0; 640];
         v[first * 32..][..7 * 32].copy_from_slice(&v_want);
         vec![("q", out, by_row(&golden.f32s("rope.q_out")).concat()), ("k", kc, k_want.clone()), ("v", vc, v)]

@@ -1,7 +1,7 @@
-// Parameters of the attentions (ops/attention.rs), and reading queries and keys. A kernel with CACHED binds `rows`.
+// Parameters of the attentions (ops/attention.rs), and reading queries and keys. A kernel with CACHED binds `rows`; with
+// ODD heads have an odd width, or begin at odd places.
 #import step
 
-const MAX_D: u32 = 256u;
 const LEAST: f32 = -1e30; // finite, so that a difference of two is no NaN
 
 struct Params {
@@ -12,7 +12,7 @@ struct Params {
     heads: u32,
     group: u32, // query heads for a kv head
     d: u32,
-    n_keys: u32, // of those queries
+    n_keys: u32, // of those queries, or of the cache
     q_at: u32,
     q_width: u32,
     k_at: u32,
@@ -26,10 +26,11 @@ struct Params {
 #bind var<storage, read> q: array<f32>; // [rows, q_width]
 #bind var<storage, read> k: array<u32>; // [keys, k_width] f32, or f16 in pairs
 
-// The keys of a row: the first one, and how many.
+// The keys of a row: the first one, and how many. No more than there are, whatever the row says: loops end.
 fn span(row: u32) -> vec2<u32> {
 #ifdef CACHED
-    return rows[row].zw;
+    let first = min(rows[row].z, params.n_keys);
+    return vec2<u32>(first, min(rows[row].w, params.n_keys - first));
 #else
     return vec2<u32>(row / params.together * params.n_keys, params.n_keys);
 #endif
@@ -45,11 +46,25 @@ fn key_at(key: u32, kv_head: u32) -> u32 {
     return key * params.k_width + params.k_at + kv_head * params.d;
 }
 
-// Elements i and i + 1 of k; i is even.
+// Element i of k.
+fn k_one(i: u32) -> f32 {
+#ifdef F16
+    let pair = unpack2x16float(k[i / 2u]);
+    return select(pair.x, pair.y, (i & 1u) == 1u);
+#else
+    return bitcast<f32>(k[i]);
+#endif
+}
+
+// Elements i and i + 1 of k; i is even, but with ODD.
 fn k_pair(i: u32) -> vec2<f32> {
+#ifdef ODD
+    return vec2<f32>(k_one(i), k_one(i + 1u));
+#else
 #ifdef F16
     return unpack2x16float(k[i / 2u]);
 #else
     return vec2<f32>(bitcast<f32>(k[i]), bitcast<f32>(k[i + 1u]));
+#endif
 #endif
 }

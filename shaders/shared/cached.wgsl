@@ -7,6 +7,7 @@ struct Params {
     scale: f32,
     piece: u32, // keys up to which a row is one piece
     pieces: u32, // most pieces of a row
+    n_keys: u32, // of the cache
 }
 @group(0) @binding(1) var<uniform> params: Params;
 #bind var<storage, read> q: array<vec4<f32>>; // [rows, heads · d / 4]
@@ -51,6 +52,11 @@ fn v_at(i: u32) -> Eight {
 }
 #endif
 
+// Keys of a row: no more than there are, whatever it says, so that loops end.
+fn keys_of(row: u32) -> u32 {
+    return min(rows[row].w, params.n_keys - min(rows[row].z, params.n_keys));
+}
+
 // Pieces of a row with `n` keys: of equal lengths, but for the last.
 fn pieces_of(n: u32) -> u32 {
     return clamp((n + params.piece - 1u) / params.piece, 1u, params.pieces);
@@ -64,8 +70,8 @@ struct Piece {
 }
 
 fn piece_at(row: u32, piece: u32) -> Piece {
-    let first = rows[row].z;
-    let n = rows[row].w;
+    let first = min(rows[row].z, params.n_keys);
+    let n = keys_of(row);
     let pieces = pieces_of(n);
     let per = (n + pieces - 1u) / pieces;
     return Piece(first + min(piece * per, n), first + min((piece + 1u) * per, n), pieces);

@@ -4,7 +4,7 @@ use super::cursor::{Cursor, Tensor};
 use super::embernet_config::EmberNetConfig;
 use super::moe::{BitStack, Moe, Quant};
 use super::{TextShape, slots};
-use crate::ops::{AttentionShape, DRAW_WORDS, ROW_WORDS, RmsNorm, Sampled, seen_words};
+use crate::ops::{AttentionShape, DRAW_WORDS, ROW_WORDS, RmsNorm, Rope, Sampled, seen_words};
 use crate::plan::{PlanBuilder, Slot};
 use crate::tensor::{DType, Lead, Spec};
 
@@ -115,7 +115,7 @@ impl Layer {
         let log = p.state(&slots::routing(self.number), log_spec);
 
         let qkv = self.qkv.record_behind(p, x, Some((NORM, &self.input_norm)), self.quant, None); // [rows, (heads + 2·kv_heads)·d_head]
-        let q = p.rope_kv_write(qkv, rows, THETA, self.heads, kv);
+        let q = p.rope_kv_write(qkv, rows, Rope { theta: THETA, positions: shape.context() }, self.heads, kv);
         p.trace(&slots::attention(self.number), |p| p.cached_attention_weights(q, kv[0], rows, self.heads));
         let a = p.cached_attention(q, kv[0], kv[1], rows, self.heads); // [rows, heads·d_head]
         let x = tag("mid", self.out.record(p, a, self.quant, Some(x)));

@@ -70,6 +70,13 @@ pub struct TextShape {
     pub images: bool,
 }
 
+impl TextShape {
+    /// Rows of the KV cache for one session, which are the positions that a row may have.
+    pub(crate) fn context(&self) -> usize {
+        self.kv_rows / self.sessions
+    }
+}
+
 /// Names of the slots through which an engine talks to a text plan.
 pub mod slots {
     /// Input `[max_rows, 4]`: [`crate::ops::Row`]s. After a step, each output's row reads the token that was chosen.

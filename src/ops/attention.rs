@@ -46,20 +46,31 @@ impl AttentionShape {
             mask_width: mask_width as u32,
             scale: self.scale(),
         };
-        let flags = [(cached, "CACHED"), (inputs[1].dtype == DType::F16, "F16")];
+        let flags = [(cached, "CACHED"), (inputs[1].dtype == DType::F16, "F16"), (!self.is_even(at, inputs), "ODD")];
         let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
         Kernel { source, defines, overrides: vec![], params: params.params(), grid }
+    }
+
+    /// A kernel that holds a whole head of a query, as [`AttentionShape::kernel`] gives it.
+    pub(super) fn holding_a_head(self, mut kernel: Kernel) -> Kernel {
+        kernel.overrides.extend((self.d > HELD).then_some(("HEAD", self.d as f64)));
+        kernel
+    }
+
+    /// Whether heads are whole pairs of elements, in q, k and v as they lie.
+    fn is_even(self, at: [usize; 3], inputs: &[&Spec]) -> bool {
+        let stored = |(x, at): (&&Spec, usize)| x.dtype != DType::F16 || x.width().is_multiple_of(2) && at % 2 == 0;
+        self.d.is_multiple_of(2) && inputs.iter().zip(at).all(stored)
     }
 
     /// Checks queries from column `q_at` on, and keys or values by name, each from a column on.
     pub(super) fn check(self, q: &Spec, q_at: usize, keys: &[(&str, &Spec, usize)]) -> Result<()> {
         let AttentionShape { heads, kv_heads, d } = self;
         require("heads", q, kv_heads > 0 && heads.is_multiple_of(kv_heads), "query heads a multiple of kv heads")?;
-        require("heads", q, d <= MAX_D && d.is_multiple_of(4), "a head width that is a multiple of 4, at most 256")?;
+        require("heads", q, (1..=MAX_D).contains(&d), "a head width of 1 to 2048")?;
         require("q", q, q.dtype == DType::F32 && q.width() >= q_at + heads * d, "F32 with room for all heads")?;
         for &(what, x, at) in keys {
             let float = matches!(x.dtype, DType::F32 | DType::F16);
-            require(what, x, at.is_multiple_of(2) || x.dtype == DType::F32, "an even first column of 16-bit floats")?;
             require(what, x, float && x.width() >= at + kv_heads * d, "F32 or F16 with room for all kv heads")?;
         }
         Ok(())
@@ -69,6 +80,12 @@ impl AttentionShape {
 /// Rows of one sequence: all of a matrix, or those of each matrix of several.
 fn rows_together(x: &Spec) -> usize {
     x.shape.iter().rev().nth(1).copied().unwrap_or(1)
+}
+
+/// Keys of a row, of `n_keys` that there are: first and count.
+pub(super) fn row_span(row: &[u32], n_keys: usize) -> (usize, usize) {
+    let first = n_keys.min(row[2] as usize);
+    (first, (n_keys - first).min(row[3] as usize))
 }
 
 /// Some columns of a slot, from `at` on: q, k and v may lie side by side in one matrix.
@@ -87,7 +104,8 @@ pub struct Columns {
 /// rows `[n, 4]`, row r attends to keys `seq_base .. seq_base + seq_len`. Else every query attends to all keys; with q
 /// `[m, n, ..]`, k and v `[m, keys, ..]` to those of its own matrix. With a mask `[n, m]` F32, `mask[r, j]` is added to
 /// the score of row r's key number j, in f32 as PyTorch adds it.
-/// d at most 256. Error: ≤ 1e-5 absolute on values of size 1.
+/// d is 1 to 2048, odd ones too. Keys that k does not have are not attended to, whatever a row says.
+/// Error: ≤ 1e-5 absolute on values of size 1.
 #[derive(Debug)]
 struct Attention {
     shape: AttentionShape,
@@ -115,7 +133,7 @@ params!(AttentionParams {
     scale: f32,
 });
 
-params!(AttentionFewParams { heads: u32, d: u32, scale: f32, piece: u32, pieces: u32 });
+params!(AttentionFewParams { heads: u32, d: u32, scale: f32, piece: u32, pieces: u32, n_keys: u32 });
 
 /// Most rows over the cache for which a workgroup takes all query heads of a kv head, and nothing of other rows.
 const CACHED_ROWS: usize = 8;
@@ -136,8 +154,14 @@ const SLICE: usize = 64;
 
 /// Hides a key in a mask: finite, since shaders need not know infinity.
 pub const MASKED: f32 = -1e30;
-/// Widest head of the kernel: 64 threads keep 4 values each.
-const MAX_D: usize = 256;
+/// Widest head: one of a query fits into the workgroup memory that every adapter has.
+const MAX_D: usize = 2048;
+/// Elements of a query that the kernels with one hold anyway (their `HEAD`).
+const HELD: usize = 256;
+/// Outputs of a workgroup of the kernel for one head of one row (its `SLICE`).
+const HEAD_SLICE: usize = 256;
+/// Widest head of the kernels for few rows over the cache: 8 elements for each of their threads.
+const FEW_D: usize = 8 * CACHED_THREADS;
 
 impl PlanBuilder {
     /// Attention of every query over all keys: bidirectional, or cross; of several matrices, each query over its own.
@@ -185,8 +209,7 @@ impl Attention {
     /// Keys of query row `r`: first and count.
     fn span(&self, io: &Io, r: usize) -> (usize, usize) {
         if self.cached {
-            let row = &io.u32s(3)[r * ROW_WORDS..];
-            (row[2] as usize, row[3] as usize)
+            row_span(&io.u32s(3)[r * ROW_WORDS..], rows_together(io.spec(1)))
         } else {
             let n = rows_together(io.spec(1));
             (r / rows_together(io.spec(0)) * n, n)
@@ -311,16 +334,18 @@ impl Op for Attention {
         }
         let slices = Extent::Fixed(kv_heads * d.div_ceil(SLICE));
         let queries = |per| Extent::rows(q, heads / kv_heads, per);
-        let (source, grid) = if q.rows() <= FEW_ROWS || self.masked {
-            (shader!("attention"), Grid::xy(Extent::Fixed(heads), Extent::rows(q, 1, 1)))
-        } else if caps.shuffles {
+        let one_row = q.rows() <= FEW_ROWS || self.masked;
+        let (source, grid) = if one_row {
+            let columns = Extent::Fixed(d.div_ceil(HEAD_SLICE));
+            (shader!("attention"), Grid([Extent::Fixed(heads), Extent::rows(q, 1, 1), columns]))
+        } else if caps.shuffles && d.is_multiple_of(4) && self.shape.is_even(self.at, inputs) {
             (shader!("attention_lanes"), Grid::xy(slices, queries(LANE_QUERIES)))
         } else {
             (shader!("attention_tiles"), Grid::xy(slices, queries(TILE_QUERIES)))
         };
         let mut kernel = self.shape.kernel(source, grid, self.cached, self.at, inputs);
         kernel.defines.extend(self.masked.then_some("MASK"));
-        kernel
+        if one_row { self.shape.holding_a_head(kernel) } else { kernel }
     }
 
     fn second(&self, caps: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Option<Second> {
@@ -334,7 +359,7 @@ impl Attention {
     /// Whether the kernels for few rows over the cache fit.
     fn is_few(&self, inputs: &[&Spec]) -> bool {
         let AttentionShape { heads, kv_heads, d } = self.shape;
-        let whole = d >= 16 && d.is_power_of_two() && heads / kv_heads <= 4;
+        let whole = (16..=FEW_D).contains(&d) && d.is_power_of_two() && heads / kv_heads <= 4;
         let widths = [heads * d, kv_heads * d, kv_heads * d];
         let alone = self.at == [0; 3] && inputs.iter().zip(widths).all(|(x, width)| x.width() == width);
         self.cached && !self.masked && whole && alone && inputs[0].shape[0] <= CACHED_ROWS
@@ -355,6 +380,7 @@ impl Attention {
             scale: self.shape.scale(),
             piece: caps.tuning.piece as u32,
             pieces: PIECES as u32,
+            n_keys: inputs[1].shape[0] as u32,
         };
         Kernel {
             source,

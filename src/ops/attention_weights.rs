@@ -1,6 +1,6 @@
 //! Where an attention looks: its softmax, which the fused kernel never writes down.
 
-use super::attention::{AttentionShape, Columns};
+use super::attention::{AttentionShape, Columns, row_span};
 use crate::error::Result;
 use crate::ops::embed::ROW_WORDS;
 use crate::ops::expect;
@@ -55,10 +55,7 @@ impl Op for AttentionWeights {
         let (n_keys, rows) = (io.spec(1).shape[0], self.cached.then(|| io.u32s(2)));
         let used = step.leading(io.spec(0));
         for (r, out) in io.out_f32s(0).chunks_exact_mut(n_keys).take(used).enumerate() {
-            let (first, n) = rows.map_or((0, n_keys), |rows| {
-                let row = &rows[r * ROW_WORDS..];
-                (row[2] as usize, row[3] as usize)
-            });
+            let (first, n) = rows.map_or((0, n_keys), |rows| row_span(&rows[r * ROW_WORDS..], n_keys));
             let mut mean = vec![0.0f64; n_keys];
             for h in 0..heads {
                 let q = &q[r * q_width + self.at[0] + h * d..][..d];
@@ -81,6 +78,7 @@ impl Op for AttentionWeights {
     fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
         let grid = Grid::x(Extent::rows(&inputs[0].leading_only(), 1, 1));
         let [q_at, k_at] = self.at;
-        self.shape.kernel(shader!("attention_weights"), grid, self.cached, [q_at, k_at, 0], inputs)
+        let kernel = self.shape.kernel(shader!("attention_weights"), grid, self.cached, [q_at, k_at, 0], inputs);
+        self.shape.holding_a_head(kernel)
     }
 }

@@ -11,11 +11,20 @@ use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, 
 use crate::shader;
 use crate::tensor::{DType, Spec};
 
+/// The angles of a rotary position embedding: `pos · theta^(−2j/d)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rope {
+    /// Base of the frequencies.
+    pub theta: f64,
+    /// Positions that a row may have: those of one sequence, however many share the cache.
+    pub positions: usize,
+}
+
 /// Rotates q and k by each row's position and stores k and v at `seq_base + pos`.
 ///
 /// qkv `[n, (heads + 2·kv_heads)·d]` F32 (q, k, v side by side), rows `[n, 4]`, table `[positions, d/2, 2]` F32 (cosine,
 /// sine) → q `[n, heads·d]` F32, and the caches k, v `[capacity, kv_heads·d]` F32 or F16. Element j < d/2 of a head
-/// pairs with j + d/2: `(a·cos − b·sin, b·cos + a·sin)`. Source: Su et al. 2021, in the half-split form.
+/// pairs with j + d/2: `(a·cos − b·sin, b·cos + a·sin)`; d is even. Source: Su et al. 2021, in the half-split form.
 #[derive(Debug)]
 struct RopeKvWrite {
     shape: AttentionShape,
@@ -26,9 +35,8 @@ params!(RopeParams { heads: u32, kv_heads: u32, d: u32 });
 impl PlanBuilder {
     /// Rotated queries `[n, heads·d]`; keys and values go into the caches.
     #[track_caller]
-    pub fn rope_kv_write(&self, qkv: Slot, rows: Slot, theta: f64, shape: AttentionShape, kv: [Slot; 2]) -> Slot {
-        let positions = self.spec(kv[0]).shape[0];
-        let table = self.rope_table(theta, shape.d, positions);
+    pub fn rope_kv_write(&self, qkv: Slot, rows: Slot, rope: Rope, shape: AttentionShape, kv: [Slot; 2]) -> Slot {
+        let table = self.rope_table(rope, shape.d);
         let q =
             self.temp(Spec::led(&[self.spec(rows).shape[0], shape.heads * shape.d], DType::F32, self.spec(qkv).lead));
         self.push_into(RopeKvWrite { shape }, &[qkv, rows, table], &[q, kv[0], kv[1]]);
@@ -36,14 +44,14 @@ impl PlanBuilder {
     }
 
     /// Cosines and sines of `pos · theta^(−2j/d)`, rounded to f32 where the original rounds.
-    fn rope_table(&self, theta: f64, d: usize, positions: usize) -> Slot {
+    fn rope_table(&self, Rope { theta, positions }: Rope, d: usize) -> Slot {
         let spec = Spec::fixed(&[positions, d / 2, 2], DType::F32);
         self.constant(&format!("rope {theta} {d} {positions}"), spec, || {
             let freq = |j: usize| (1.0 / theta.powf((2 * j) as f64 / d as f64)) as f32;
-            let angle = |p: usize, j: usize| f64::from(p as f32 * freq(j));
-            let pair = |(p, j)| [angle(p, j).cos() as f32, angle(p, j).sin() as f32];
-            let all = (0..positions).flat_map(|p| (0..d / 2).map(move |j| (p, j)));
-            all.flat_map(pair).map(f32::to_bits).collect()
+            let freqs: Vec<f32> = (0..d / 2).map(freq).collect();
+            let angles = (0..positions).flat_map(|p| freqs.iter().map(move |freq| f64::from(p as f32 * freq)));
+            let pair = |angle: f64| [angle.cos() as f32, angle.sin() as f32];
+            angles.flat_map(pair).map(f32::to_bits).collect()
         })
     }
 }
@@ -114,7 +122,7 @@ impl Op for RopeKvWrite {
         let AttentionShape { heads, kv_heads, d } = self.shape;
         let (qkv, rows, table) = (inputs[0], inputs[1], inputs[2]);
         let n = rows.shape[0];
-        require("heads", qkv, d.is_multiple_of(4), "a head width that is a multiple of 4")?;
+        require("heads", qkv, d > 0 && d.is_multiple_of(2), "an even head width, whose halves rotate together")?;
         expect("qkv", qkv, &[n, (heads + 2 * kv_heads) * d], &[DType::F32])?;
         expect("rows", rows, &[n, ROW_WORDS], &[DType::U32])?;
         expect("table", table, &[table.shape[0], d / 2, 2], &[DType::F32])?;
@@ -124,7 +132,7 @@ impl Op for RopeKvWrite {
     fn check_outputs(&self, inputs: &[&Spec], outputs: &[&Spec]) -> Result<()> {
         let (q, width) = (self.infer(inputs)?, self.shape.kv_heads * self.shape.d);
         expect("q", outputs[0], &q[0].shape, &[DType::F32])?;
-        let capacity = inputs[2].shape[0];
+        let capacity = outputs[1].shape[0];
         for (what, cache) in [("k cache", outputs[1]), ("v cache", outputs[2])] {
             expect(what, cache, &[capacity, width], &[outputs[1].dtype])?;
             require(what, cache, matches!(cache.dtype, DType::F32 | DType::F16), "F32 or F16")?;
@@ -170,7 +178,8 @@ impl Op for RopeKvWrite {
     fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
         let AttentionShape { heads, kv_heads, d } = self.shape;
         let params = RopeParams { heads: heads as u32, kv_heads: kv_heads as u32, d: d as u32 };
-        let defines = if outputs[1].dtype == DType::F16 { vec!["F16"] } else { vec![] };
+        let flags = [(outputs[1].dtype == DType::F16, "F16"), (!d.is_multiple_of(4), "PAIRS")];
+        let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
         let grid = Grid::x(Extent::rows(&inputs[0].leading_only(), 1, 1));
         Kernel { source: shader!("rope_kv_write"), defines, overrides: vec![], params: params.params(), grid }
     }

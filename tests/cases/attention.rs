@@ -1,6 +1,6 @@
 //! Rows of attention, of rope with the cache, and of the router.
 
-use ternion::ops::{AttentionShape, Columns, MASKED};
+use ternion::ops::{AttentionShape, Columns, MASKED, Rope};
 use ternion::plan::Slot;
 use ternion::tensor::{DType, Lead, Pack};
 
@@ -15,6 +15,9 @@ pub fn add(cases: &mut Cases) {
     among_rows(cases);
     masked(cases);
     uncached(cases);
+    any_width(cases);
+    any_group(cases);
+    endless_row(cases);
     weights(cases);
     rope(cases);
     router(cases);
@@ -165,10 +168,103 @@ fn uncached(cases: &mut Cases) {
     });
 }
 
+/// Heads of any width: odd ones, wide ones, and such as no special kernel fits; over a cache of both dtypes, for few rows
+/// and for many, with and without a mask, and whole.
+fn any_width(cases: &mut Cases) {
+    let few = [(0, 40, 3), (0, 2, 60)];
+    let many: Vec<(u32, u32, u32)> = (0..19).map(|i| if i == 0 { (0, 40, 50) } else { (0, 24 + i, 3) }).collect();
+    for d in [1, 2, 6, 7, 10, 20, 72, 80, 257, 512, 1025] {
+        let heads = if d < 100 { 3 } else { 1 };
+        let shape = AttentionShape { heads, kv_heads: heads, d };
+        for rows in [&few[..], &many] {
+            for dtype in [DType::F32, DType::F16] {
+                let max = rows.len() + 1;
+                let name = format!("heads of {d}, {} rows over a cache of {dtype:?}", rows.len());
+                cases.at(step(rows.len(), 0), "attention", name, |r| {
+                    let q = r.f32s("q", &[max, heads * d], Lead::Rows, &Noise(50).f32s(max * heads * d, 2.0));
+                    let [k, v] =
+                        [("k", 51), ("v", 52)].map(|(name, seed)| cache(r, name, [101, heads * d], dtype, seed));
+                    let rows = r.u32s("rows", &[max, 4], Lead::Rows, &row_words(rows, max));
+                    vec![(r.p.cached_attention(q, k, v, rows, shape), Close(ATTENTION_TOL))]
+                });
+            }
+        }
+        cases.at(step(5, 0), "attention", format!("heads of {d}, masked"), |r| {
+            let q = r.f32s("q", &[6, heads * d], Lead::Rows, &Noise(53).f32s(6 * heads * d, 2.0));
+            let [k, v] = [("k", 54), ("v", 55)].map(|(name, seed)| cache(r, name, [70, heads * d], DType::F32, seed));
+            let words: Vec<u32> = (0..6).flat_map(|r| [0, r, 1, 66 + r % 3]).collect();
+            let rows = r.u32s("rows", &[6, 4], Lead::Rows, &words);
+            let hidden = |i: usize| if i % 3 == 1 { MASKED } else { 0.0 };
+            let mask = r.f32s("mask", &[6, 70], Lead::Rows, &(0..420).map(hidden).collect::<Vec<_>>());
+            let qkv = [q, k, v].map(|slot| Columns { slot, at: 0 });
+            vec![(r.p.masked_attention(qkv, rows, mask, shape), Close(ATTENTION_TOL))]
+        });
+        for n in [3, 37] {
+            cases.full(
+                "attention",
+                format!("heads of {d}, bidirectional, {n} rows, side by side from column 1 on"),
+                |r| {
+                    let e = heads * d;
+                    let slot = r.f32s("qkv", &[n, 3 * e + 1], Lead::Fixed, &Noise(56).f32s(n * (3 * e + 1), 2.0));
+                    let [q, k, v] = [0, e, 2 * e].map(|at| Columns { slot, at: at + 1 });
+                    vec![(r.p.attention(q, k, v, shape), Close(ATTENTION_TOL))]
+                },
+            );
+        }
+    }
+}
+
+/// Any ratio of query to key heads, at widths of the kernels for few rows and of others.
+fn any_group(cases: &mut Cases) {
+    for group in [1, 3, 5, 6, 7, 8] {
+        for d in [10, 64] {
+            for n in [2, 6, 21] {
+                let shape = AttentionShape { heads: 2 * group, kv_heads: 2, d };
+                let dtype = if group % 2 == 0 { DType::F32 } else { DType::F16 };
+                let name = format!("{group} query heads of {d} for each of 2, {n} rows over a cache of {dtype:?}");
+                cases.at(step(n, 0), "attention", name, |r| {
+                    let width = shape.heads * d;
+                    let q = r.f32s("q", &[n + 1, width], Lead::Rows, &Noise(57).f32s((n + 1) * width, 2.0));
+                    let [k, v] = [("k", 58), ("v", 59)].map(|(name, seed)| cache(r, name, [90, 2 * d], dtype, seed));
+                    let rows: Vec<(u32, u32, u32)> = (0..n as u32).map(|i| (0, 60 + i, 2)).collect();
+                    let rows = r.u32s("rows", &[n + 1, 4], Lead::Rows, &row_words(&rows, n + 1));
+                    vec![(r.p.cached_attention(q, k, v, rows, shape), Close(ATTENTION_TOL))]
+                });
+            }
+        }
+    }
+}
+
+/// Rows that say more keys than the cache has attend to those that there are; no count of keys makes a loop endless.
+fn endless_row(cases: &mut Cases) {
+    for (heads, kv_heads, d) in [(2, 1, 16), (2, 2, 64), (2, 2, 20)] {
+        for n in [2, 12] {
+            let shape = AttentionShape { heads, kv_heads, d };
+            let rows = |r: &Rig| {
+                let words: Vec<u32> = (0..n as u32).flat_map(|r| [0, 0, 20 * (r % 2), u32::MAX - r]).collect();
+                r.u32s("rows", &[n, 4], Lead::Rows, &words)
+            };
+            cases.full("attention", format!("{n} rows of more keys than there are, {shape:?}"), |r| {
+                let q = r.f32s("q", &[n, heads * d], Lead::Rows, &Noise(60).f32s(n * heads * d, 2.0));
+                let [k, v] =
+                    [("k", 61), ("v", 62)].map(|(name, seed)| cache(r, name, [90, kv_heads * d], DType::F32, seed));
+                vec![(r.p.cached_attention(q, k, v, rows(r), shape), Close(ATTENTION_TOL))]
+            });
+            cases.full("attention_weights", format!("{n} rows of more keys than there are, {shape:?}"), |r| {
+                let q = r.f32s("q", &[n, heads * d], Lead::Rows, &Noise(60).f32s(n * heads * d, 2.0));
+                let k = cache(r, "k", [90, kv_heads * d], DType::F32, 61);
+                vec![(r.p.cached_attention_weights(q, k, rows(r), shape), Close(ATTENTION_TOL))]
+            });
+        }
+    }
+}
+
 /// Softmax alone; rows of the cache behind a row's own sequence are 0.
 fn weights(cases: &mut Cases) {
     let batch = [(0, 63, 0), (0, 64, 70), (0, 0, 140), (0, 1, 140), (0, 129, 70), (0, 10, 0)];
-    for (kv_heads, group, d) in [(1, 1, 4), (2, 3, 16), (2, 2, 64), (1, 2, 100), (1, 1, 256)] {
+    let shapes =
+        [(1, 1, 4), (2, 3, 16), (2, 2, 64), (1, 2, 100), (1, 1, 256), (1, 3, 1), (3, 5, 7), (3, 1, 10), (1, 1, 257)];
+    for (kv_heads, group, d) in shapes {
         for dtype in [DType::F32, DType::F16] {
             let shape = AttentionShape { heads: kv_heads * group, kv_heads, d };
             cases.at(step(6, 0), "attention_weights", format!("6 of 8 rows, {shape:?}, {dtype:?}"), |r| {
@@ -198,8 +294,20 @@ fn weights(cases: &mut Cases) {
 fn rope(cases: &mut Cases) {
     let late = vec![(0, 4090, 3), (0, 0, 17), (0, 1, 17), (0, 2000, 100), (0, 4095, 0)];
     let many: Vec<(u32, u32, u32)> = (0..41).map(|i| (0, i, 5)).collect();
-    let shapes =
-        [(&late, (1, 1, 4)), (&late, (4, 2, 16)), (&late, (3, 1, 8)), (&late, (2, 2, 64)), (&many, (4, 2, 32))];
+    let shapes = [
+        (&late, (1, 1, 4)),
+        (&late, (4, 2, 16)),
+        (&late, (3, 1, 8)),
+        (&late, (2, 2, 64)),
+        (&many, (4, 2, 32)),
+        // Widths whose halves are no whole pairs of 16-bit floats, and the least.
+        (&late, (3, 3, 2)),
+        (&late, (5, 1, 6)),
+        (&many, (2, 2, 10)),
+        (&late, (1, 1, 514)),
+    ];
+    // Fewer positions than rows of the cache, which several sequences share.
+    let positions = 4096;
     for (batch, (heads, kv_heads, d)) in shapes {
         for dtype in [DType::F32, DType::F16] {
             let (shape, n, max) = (AttentionShape { heads, kv_heads, d }, batch.len(), batch.len() + 2);
@@ -207,8 +315,8 @@ fn rope(cases: &mut Cases) {
                 let width = (heads + 2 * kv_heads) * d;
                 let qkv = r.f32s("qkv", &[max, width], Lead::Rows, &Noise(27).f32s(max * width, 3.0));
                 let rows = r.u32s("rows", &[max, 4], Lead::Rows, &row_words(batch, max));
-                let [k, v] = ["k", "v"].map(|name| cache(r, name, [4096, kv_heads * d], dtype, 28));
-                let q = r.p.rope_kv_write(qkv, rows, 10_000.0, shape, [k, v]);
+                let [k, v] = ["k", "v"].map(|name| cache(r, name, [4200, kv_heads * d], dtype, 28));
+                let q = r.p.rope_kv_write(qkv, rows, Rope { theta: 10_000.0, positions }, shape, [k, v]);
                 // One step of f16 is 1e-3 of a value.
                 let tol = if dtype == DType::F16 { Close(1e-3) } else { Close(1e-6) };
                 vec![(q, Close(1e-6)), (k, tol), (v, if dtype == DType::F16 { tol } else { Exact })]
