@@ -1,6 +1,5 @@
 // y = x · wᵀ for many rows (ops/matmul.rs): tiles of 32 rows × 64 outputs, 16 columns at a time through workgroup memory;
 // each thread keeps 4 rows × 4 outputs. Grid: x = blocks of 64 outputs, y = blocks of 32 rows. Workgroup 16 × 8.
-#bind var<storage, read> x: array<vec4<f32>>; // [rows · per_lead, d_in / 4]
 #import weight
 #import dense
 
@@ -31,15 +30,15 @@ fn main(
         for (var t = id; t < (ROWS + OUTS) * quads; t += THREADS) {
             let at = t / quads;
             let column = t % quads * 4u;
-            let inside = i0 + column < params.d_in;
+            let left = params.d_in - min(i0 + column, params.d_in); // elements of the row from here on
             // Rows and outputs behind the last ones are those again, and are not written.
             if at < ROWS {
                 var v = vec4<f32>();
-                if inside { v = x[(min(row0 + at, rows - 1u) * params.d_in + i0 + column) / 4u]; }
+                if left > 0u { v = x4(min(row0 + at, rows - 1u) * params.d_in + i0 + column, left); }
                 for (var c = 0u; c < 4u; c++) { xs[(column + c) * ROW_PITCH + at] = v[c]; }
             } else {
                 var v = vec4<f32>();
-                if inside { v = weight4(min(out0 + at - ROWS, params.d_out - 1u) * params.d_in + i0 + column); }
+                if left > 0u { v = weight4(min(out0 + at - ROWS, params.d_out - 1u) * params.d_in + i0 + column, left); }
                 for (var c = 0u; c < 4u; c++) { ws[(column + c) * OUT_PITCH + at - ROWS] = v[c]; }
             }
         }

@@ -11,7 +11,7 @@ use crate::ternary::WeightQuant;
 pub enum DType {
     /// 32-bit floats, one a word.
     F32,
-    /// 16-bit floats, two a word; the last dimension is even.
+    /// 16-bit floats, two a word: rows of an odd width begin in the middle of one, every other time.
     F16,
     /// Unsigned integers, one a word.
     U32,

@@ -60,7 +60,7 @@ impl Cnn {
 }
 
 impl Stage {
-    /// `γ · (conv(x) − mean) / sqrt(var + eps) + β` as one convolution, its rows padded as [`PlanBuilder::patches`] pads.
+    /// `γ · (conv(x) − mean) / sqrt(var + eps) + β` as one convolution, its rows padded to whole vectors of four.
     fn load(w: &Cursor, number: usize, window: Window, (d_in, d_out): (usize, usize)) -> Self {
         let (conv, norm) = (w.at(number), w.at(number + 1));
         let weight = conv.values("weight", &[d_out, d_in, window.size, window.size]);
@@ -86,7 +86,8 @@ impl Stage {
 
     /// `[n, 3, s, s]` or `[n, s², d_in]` → `[n, g², d_out]`, behind ReLU.
     fn record(&self, p: &PlanBuilder, x: Slot, form: Pixels) -> Slot {
-        let x = p.patches(x, form, self.window, 0);
-        p.unary(p.matmul(x, self.weight.slot(p), Some(self.bias.slot(p)), None), UnaryKind::Relu)
+        let weight = self.weight.slot(p);
+        let x = p.patches(x, form, self.window, 0, p.spec(weight).width());
+        p.unary(p.matmul(x, weight, Some(self.bias.slot(p)), None), UnaryKind::Relu)
     }
 }

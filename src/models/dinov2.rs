@@ -74,7 +74,8 @@ impl DinoV2 {
     /// Pixels `[n, 3, s, s]` → `[n, 1 + g², d]`, the class token first.
     pub fn record(&self, p: &PlanBuilder, pixels: Slot) -> Slot {
         let table = self.table.for_rows(p, p.spec(pixels).shape[0]);
-        let patches = p.patches(pixels, Pixels::Planes, Window::tiles(self.config.patch), 1); // [n, 1 + g², 3·patch²]
+        let patch = self.config.patch;
+        let patches = p.patches(pixels, Pixels::Planes, Window::tiles(patch), 1, 3 * patch * patch); // [n, 1 + g², 3·patch²]
         let x = p.matmul(patches, self.patches.slot(p), None, Some(table)); // [n, 1 + g², d]
         let mut x = p.tag("dinov2.embeddings", x);
         for (i, layer) in self.layers.iter().enumerate() {

@@ -86,7 +86,8 @@ impl SigLip {
     pub fn record(&self, p: &PlanBuilder, pixels: Slot) -> Slot {
         let d = self.config.hidden_size;
         let heads = self.config.num_attention_heads;
-        let patches = p.patches(pixels, Pixels::Planes, Window::tiles(self.config.patch_size), 0); // [g², 3·patch²]
+        let patch = self.config.patch_size;
+        let patches = p.patches(pixels, Pixels::Planes, Window::tiles(patch), 0, 3 * patch * patch); // [g², 3·patch²]
         let x = self.patches.apply(p, patches, Some(self.positions.slot(p))); // [g², d]
         let mut x = p.tag("siglip.embeddings", x);
         for (i, layer) in self.layers.iter().enumerate() {

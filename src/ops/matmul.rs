@@ -11,7 +11,7 @@ use crate::tensor::{DType, Spec};
 
 /// `y[r, col0 + o] = Σ_i x[r, i] · w[o, i] + bias[o] + residual[r, o]`.
 ///
-/// x `[.., d_in]` F32, w `[d_out, d_in]` F32, F16 or Int8 (d_in a multiple of 4), bias `[d_out]` F32, residual like y F32
+/// x `[.., d_in]` F32, w `[d_out, d_in]` F32, F16 or Int8, bias `[d_out]` F32, residual like y F32
 /// → y `[.., width]` F32, of which columns `col0..col0 + d_out` are written: a weight above the binding limit is cut
 /// into several ops. Integers of an Int8 row are added up as they are, and the row's scale multiplies the sum. Error: ≤ 1e-5
 /// of the largest product sum; only the order of the sum differs.
@@ -68,7 +68,6 @@ impl Op for MatMul {
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>> {
         let (x, w) = (inputs[0], inputs[1]);
         require("x", x, x.dtype == DType::F32, "F32")?;
-        require("x", x, x.width().is_multiple_of(4), "a multiple of 4 columns")?;
         let d_out = w.shape[0];
         expect("weight", w, &[d_out, x.width()], &[DType::F32, DType::F16, DType::Int8])?;
         require("weight", w, self.col0 + d_out <= self.width, "rows that fit the output")?;
@@ -112,17 +111,20 @@ impl Op for MatMul {
             col0: self.col0 as u32,
             width: self.width as u32,
         };
+        // The other kernels read four columns at a time.
+        let whole = x.width().is_multiple_of(4);
         let flags = [
             (self.bias, "BIAS"),
             (self.residual, "RESIDUAL"),
             (w.dtype == DType::F16, "F16"),
             (w.dtype == DType::Int8, "INT8"),
+            (!whole, "ANY"),
         ];
         let mut defines: Vec<_> = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
         let outs = |per| Extent::Fixed(w.shape[0].div_ceil(per));
         let rows = |per| Extent::rows(x, 1, per);
         let lanes = caps.shuffles && x.width().is_multiple_of(8);
-        if x.rows() <= MATVEC_ROWS && !lanes {
+        if x.rows() <= MATVEC_ROWS && whole && !lanes {
             if w.dtype != DType::F32 && x.width().is_multiple_of(8) {
                 defines.push("WIDE");
             }

@@ -97,14 +97,15 @@ impl Square {
 }
 
 /// x, an image or several ([`Pixels`]) F32 → `[front + g², w]` F32 of each, g the windows a side: `front` rows of zeros, then
-/// row `(Y, X)`, column `(c, y, x)`, the order of a convolution's weight; zeros outside the image, and in the columns
-/// behind `channels · size²` that make w a multiple of 4. With the weight as a matrix this is a convolution, or a vision
+/// row `(Y, X)`, column `(c, y, x)`, the order of a convolution's weight; zeros outside the image, and in columns
+/// behind `channels · size²`, for a weight whose rows are padded so. With the weight as a matrix this is a convolution, or a vision
 /// transformer's patch embedding (Dosovitskiy et al. 2020).
 #[derive(Debug)]
 struct Patches {
     pixels: Pixels,
     window: Window,
     front: usize,
+    width: usize,
 }
 
 params!(PatchesParams {
@@ -121,10 +122,10 @@ params!(PatchesParams {
 });
 
 impl PlanBuilder {
-    /// The windows of each image, behind `front` rows of zeros for tokens that are no patch.
+    /// The windows of each image as rows of `width` columns, behind `front` rows of zeros for tokens that are no patch.
     #[track_caller]
-    pub fn patches(&self, x: Slot, pixels: Pixels, window: Window, front: usize) -> Slot {
-        self.push(Patches { pixels, window, front }, &[x])
+    pub fn patches(&self, x: Slot, pixels: Pixels, window: Window, front: usize, width: usize) -> Slot {
+        self.push(Patches { pixels, window, front, width }, &[x])
     }
 }
 
@@ -145,7 +146,8 @@ impl Op for Patches {
         let grid = self.window.count(form.side);
         require("image", x, grid.is_some(), "at least a window wide")?;
         let (grid, columns) = (grid.unwrap_or_default(), form.channels * self.window.size.pow(2));
-        Ok(vec![form.matrices(x, self.front + grid * grid, columns.next_multiple_of(4))])
+        require("image", x, self.width >= columns, "windows of no more elements than the rows have columns")?;
+        Ok(vec![form.matrices(x, self.front + grid * grid, self.width)])
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {

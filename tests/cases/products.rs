@@ -8,28 +8,35 @@ use crate::common::Noise;
 
 const TOL: f32 = 1e-5;
 
+/// Rows, those in use, columns and outputs.
+const SIZES: &[(usize, usize, usize, usize)] = &[
+    (1, 1, 4, 1),
+    (1, 1, 16, 3),
+    (2, 2, 20, 5),
+    (3, 2, 100, 33),
+    (4, 4, 260, 64),
+    (5, 5, 16, 1),
+    (6, 3, 68, 31),
+    (9, 9, 64, 100),
+    (33, 33, 36, 34),
+    (70, 65, 128, 300),
+    (17, 17, 72, 130),
+    (8, 1, 104, 129),
+    (1, 1, 768, 130),
+    (20, 20, 48, 37),
+    // Rows that are no whole vectors, nor whole words.
+    (1, 1, 1, 3),
+    (2, 1, 7, 5),
+    (9, 9, 131, 70),
+    (40, 37, 66, 9),
+    // Columns in several pieces, and tiles of every height.
+    (29, 29, 2056, 130),
+    (13, 13, 1040, 5),
+    (16, 15, 1024, 258),
+];
+
 pub fn add(cases: &mut Cases) {
-    let sizes = [
-        (1, 1, 4, 1),
-        (1, 1, 16, 3),
-        (2, 2, 20, 5),
-        (3, 2, 100, 33),
-        (4, 4, 260, 64),
-        (5, 5, 16, 1),
-        (6, 3, 68, 31),
-        (9, 9, 64, 100),
-        (33, 33, 36, 34),
-        (70, 65, 128, 300),
-        (17, 17, 72, 130),
-        (8, 1, 104, 129),
-        (1, 1, 768, 130),
-        (20, 20, 48, 37),
-        // Columns in several pieces, and tiles of every height.
-        (29, 29, 2056, 130),
-        (13, 13, 1040, 5),
-        (16, 15, 1024, 258),
-    ];
-    for (i, (rows, used, d_in, d_out)) in sizes.into_iter().enumerate() {
+    for (i, (rows, used, d_in, d_out)) in SIZES.iter().copied().enumerate() {
         for (p, pack) in [Pack::F32, Pack::F16, Pack::Int8].into_iter().enumerate() {
             let (bias, residual) = ((i + p).is_multiple_of(2), i % 4 < 2);
             let name = format!("{used} of {rows} rows, {d_in} to {d_out}, {pack:?}, bias {bias}, residual {residual}");
