@@ -45,9 +45,9 @@ fn absurd_values_of_the_configuration_are_named() {
         let error = assert_says(with("num_heads", value.clone()), &["config.json: num_heads", &value.to_string()]);
         assert!(matches!(error, Error::Config { .. }));
     }
-    // Heads that do not divide the width, or into columns that no kernel has.
+    // Heads that do not divide the width; those that do may be of any width.
     assert_says(with("num_heads", json!(3)), &["num_heads", "is 3", "64"]);
-    assert_says(with("num_heads", json!(32)), &["num_heads", "is 32", "multiple of 4"]);
+    assert!(with("num_heads", json!(32)).is_ok(), "heads of 2 columns");
     assert_says(with("next_token", json!("yes")), &["next_token", "yes", "true or false"]);
     for value in [json!(512), json!(-1), json!("</s>")] {
         assert_says(with("eos_token_id", value.clone()), &["eos_token_id", &value.to_string(), "0..=511"]);

@@ -131,17 +131,14 @@ impl BitGenSizes {
     }
 
     fn validate(&self, weights: &Weights) -> Result<()> {
-        let heads = self.d.is_multiple_of(self.n_heads) && (self.d / self.n_heads).is_multiple_of(4);
-        if !heads {
-            let problem = format!("is {}, expected heads of a multiple of 4 columns out of {}", self.n_heads, self.d);
+        if !self.d.is_multiple_of(self.n_heads) {
+            let problem = format!("is {}, expected a divisor of the width {}", self.n_heads, self.d);
             return Err(Error::config("num_heads", problem));
         }
         let fits = |name: &str, expected: &str, holds: bool, found: String| {
             let object = format!("{}: {name}", weights.path().display());
             if holds { Ok(()) } else { Err(Error::shape(object, expected, found)) }
         };
-        let four = [self.d, self.ff, self.fusion_ff, self.decoder_ff, self.memory[1], self.image[0], self.image[1]];
-        fits("widths", "multiples of 4", four.iter().all(|n| n.is_multiple_of(4)), format!("{four:?}"))?;
         let positions = self.positions;
         let few = (1..=MOST_POSITIONS).contains(&positions);
         fits("pos_embedding.weight", "1 to 8192 positions", few, format!("{positions} positions"))?;
@@ -327,8 +324,8 @@ pub(super) fn dino(config: &Source, weights: &Weights) -> Result<DinoConfig> {
         return Err(Error::shape(object("patch_embeddings.projection.weight"), "patches that tile 224 pixels", found));
     }
     let heads = config.dino_heads(d)?;
-    if !d.is_multiple_of(heads) || !(d / heads).is_multiple_of(4) {
-        let problem = format!("is {heads}, expected heads of a multiple of 4 columns out of {d}");
+    if !d.is_multiple_of(heads) {
+        let problem = format!("is {heads}, expected a divisor of the width {d}");
         return Err(Error::config(format!("DINOv2's {DINO_HEADS}"), problem));
     }
     let d_ff = shape(weights, &format!("{DINO}.encoder.layer.0.mlp.fc1.weight"), 2)?[0];

@@ -216,10 +216,11 @@ impl EmberNetConfig {
         };
         whole("hidden_size", self.hidden_size, self.num_attention_heads, "num_attention_heads")?;
         whole("num_attention_heads", self.num_attention_heads, self.num_kv_heads, "num_kv_heads")?;
-        whole("hidden_size / num_attention_heads", self.hidden_size / self.num_attention_heads, 4, "4:")?;
-        // The pooler and the projector have 8 heads each.
-        whole("hidden_size", self.hidden_size, 32, "8 heads of a multiple of 4:")?;
-        whole("intermediate_size", self.intermediate_size, 2, "2:")?;
+        let head = self.hidden_size / self.num_attention_heads;
+        whole("hidden_size / num_attention_heads", head, 2, "the 2 halves of a head that rotate together:")?;
+        // The projector and the pooler have 8 heads each.
+        whole("hidden_size", self.hidden_size, 8, "the projector's heads,")?;
+        whole("vision hidden_size", self.vision.hidden_size, 8, "the pooler's heads,")?;
         if decoder.get("use_shared_expert") == Some(&Value::Bool(false)) {
             return Err(Error::config("use_shared_expert", "is false; every published EmberNet has a shared expert"));
         }
@@ -319,8 +320,8 @@ impl VisionConfig {
                 return Err(Error::config("vision_config.num_attention_heads", problem));
             }
         };
-        if !hidden_size.is_multiple_of(heads) || !(hidden_size / heads).is_multiple_of(4) {
-            let problem = format!("{heads} heads do not divide {hidden_size} into multiples of 4");
+        if !hidden_size.is_multiple_of(heads) {
+            let problem = format!("is {heads}, which does not divide the encoder's width {hidden_size}");
             return Err(Error::config("vision_config.num_attention_heads", problem));
         }
         Ok(VisionConfig {
