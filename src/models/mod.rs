@@ -265,9 +265,16 @@ pub trait ChatModel: Model {
 /// # Errors
 /// None that its sizes can cause.
 pub fn synthetic() -> Result<ModelFiles> {
+    synthetic_of(EmberNetConfig::published())
+}
+
+/// An EmberNet of these sizes with random weights, as [`synthetic`].
+///
+/// # Errors
+/// [`crate::Error::Config`] from opening it, for sizes that do not fit one another; none here.
+pub fn synthetic_of(config: EmberNetConfig) -> Result<ModelFiles> {
     let empty = Made { name: "nothing", config: String::new(), tensors: Vec::new() };
     let nothing = Weights::open(ModelFiles::Made(Arc::new(empty)))?;
-    let config = EmberNetConfig::published();
     let text = config.to_json().to_string();
     let fill = |wanted: &Wanted| match wanted.pack {
         Pack::Ternary(_) => Fill::Ternary,
