@@ -2,10 +2,10 @@
 //! al. 2019), with `<|endoftext|>` as a special token.
 
 use std::collections::BTreeMap;
-use std::str;
 
 use serde_json::{Map, Value, json};
 
+use super::text;
 use crate::error::{Error, Result};
 
 /// Names of the files beside a model.
@@ -36,8 +36,7 @@ pub(super) fn tokenizer_json(names: [&str; 2], vocab: &[u8], merges: &[u8]) -> R
 
 /// Tokens with their ids: one for each byte at least, else text would be dropped in silence.
 fn vocabulary(name: &str, json: &[u8]) -> Result<Map<String, Value>> {
-    let vocab: Map<String, Value> =
-        serde_json::from_slice(json).map_err(|e| Error::format(name, format!("is no JSON object of tokens: {e}")))?;
+    let vocab: Map<String, Value> = text::json(name, json, "JSON object of tokens")?;
     let mut tokens = BTreeMap::new();
     for (token, id) in &vocab {
         let number = id.as_u64().and_then(|id| u32::try_from(id).ok());
@@ -57,10 +56,10 @@ fn vocabulary(name: &str, json: &[u8]) -> Result<Map<String, Value>> {
 
 /// The two tokens of each merge, which a space parts.
 fn pairs<'a>(name: &str, merges: &'a [u8]) -> Result<Vec<[&'a str; 2]>> {
-    let text =
-        str::from_utf8(merges).map_err(|e| Error::format(name, format!("is no UTF-8 at byte {}", e.valid_up_to())))?;
-    let lines =
-        text.lines().enumerate().filter(|(i, line)| !(line.is_empty() || *i == 0 && line.starts_with("#version")));
+    let lines = text::decode(name, merges)?
+        .lines()
+        .enumerate()
+        .filter(|(i, line)| !(line.is_empty() || *i == 0 && line.starts_with("#version")));
     let pair = |(i, line): (usize, &'a str)| {
         let pair = line.split_once(' ').filter(|(a, b)| !(a.is_empty() || b.is_empty() || b.contains(' ')));
         let problem =

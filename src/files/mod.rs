@@ -16,6 +16,7 @@ mod pickled;
 mod safetensors;
 mod sharded;
 mod stored;
+pub(crate) mod text;
 pub mod tokenizer;
 mod torch;
 pub mod weights;

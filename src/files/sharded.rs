@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::checkpoint::{Contents, sort_by_name};
 use super::mapped::{Form, map_file, recognise};
 use super::safetensors::{self, MAX_HEADER, Named};
+use super::text;
 use crate::error::{Error, Result};
 
 #[derive(Deserialize)]
@@ -44,7 +45,7 @@ fn read_index(path: &Path) -> Result<Index> {
     if length > MAX_HEADER {
         return Err(Error::format(path.display(), format!("has {length} bytes, an index has at most {MAX_HEADER}")));
     }
-    serde_json::from_slice(file.bytes()).map_err(|error| Error::format(path.display(), error))
+    text::json(&path.display().to_string(), file.bytes(), "index of shards")
 }
 
 /// The file of a shard, which must be a plain name and lie beside its index.

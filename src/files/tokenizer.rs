@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use super::{ModelFiles, gpt2, read_at_most};
+use super::{ModelFiles, gpt2, read_at_most, text};
 use crate::error::{Error, Result};
 
 /// The longest text that [`Tokenizer::encode`] takes: 64 MiB of UTF-8.
@@ -74,8 +74,10 @@ impl Tokenizer {
     ///
     /// # Errors
     /// [`Error::Format`] when it is none, [`Error::Limit`] when it is above [`MAX_FILE_BYTES`].
-    pub fn from_bytes(name: &str, json: Vec<u8>) -> Result<Self> {
+    pub fn from_bytes(name: &str, mut json: Vec<u8>) -> Result<Self> {
         check_size(name, &json)?;
+        let byte_order_mark = json.len() - text::decode(name, &json)?.len();
+        json.drain(..byte_order_mark);
         let mut inner = contained(name, "is no tokenizer of the `tokenizers` library", || {
             tokenizers::Tokenizer::from_bytes(&json)
         })?;

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use crate::files::{ModelFiles, Weights};
+use crate::files::{ModelFiles, Weights, text};
 use crate::ternary::WeightQuant;
 
 /// Largest configuration file.
@@ -72,11 +72,11 @@ pub struct VisionConfig {
 /// # Errors
 /// [`Error::Io`], or [`Error::Format`] for what is no JSON object.
 pub(super) fn read_json(files: &ModelFiles, name: &str) -> Result<Map<String, Value>> {
-    let (text, path) = (files.read(name, MAX_CONFIG_BYTES)?, files.path(name));
-    if text.len() as u64 > MAX_CONFIG_BYTES {
+    let (bytes, path) = (files.read(name, MAX_CONFIG_BYTES)?, files.path(name));
+    if bytes.len() as u64 > MAX_CONFIG_BYTES {
         return Err(Error::format(path.display(), format!("has more than {MAX_CONFIG_BYTES} bytes, the most allowed")));
     }
-    serde_json::from_slice(&text).map_err(|e| Error::format(path.display(), format!("is no JSON object: {e}")))
+    text::json(&path.display().to_string(), &bytes, "JSON object")
 }
 
 /// A configuration object with the name that errors give it.

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::files::read_at_most;
+use crate::files::{read_at_most, text};
 
 /// Most bytes of a list.
 const MAX_LIST_BYTES: u64 = 256 << 20;
@@ -166,10 +166,9 @@ fn read_list<T>(dir: &Path, form: Form, read: impl Fn(&Entry) -> Result<T, Strin
     if json.len() as u64 > MAX_LIST_BYTES {
         return broken(format!("has more than {MAX_LIST_BYTES} bytes, the most allowed"));
     }
-    let entries = match serde_json::from_slice(&json) {
-        Ok(Value::Array(entries)) => entries,
-        Ok(other) => return broken(format!("is {}, expected {expected}", kind(&other))),
-        Err(e) => return broken(format!("is no JSON: {e}")),
+    let entries = match text::json(&list.display().to_string(), &json, "JSON")? {
+        Value::Array(entries) => entries,
+        other => return broken(format!("is {}, expected {expected}", kind(&other))),
     };
     if entries.is_empty() {
         return broken(format!("is an empty list, expected {expected}"));
