@@ -46,7 +46,7 @@ fn words(path: &Path, precision: Precision) -> Vec<(String, Vec<u32>)> {
         [model.record_image(1), model.record_features(4), model.record_encoder(&encoder), model.record_decoder(4, 4)];
     let of_plan = |plan: Plan| {
         let constants = plan.slots.iter().filter_map(|slot| match &slot.kind {
-            SlotKind::Constant(name, words) => Some((name.clone(), words.to_vec())),
+            SlotKind::Constant(name, words) => Some((name.clone(), words.words())),
             _ => None,
         });
         let weights = plan.weights().map(|(w, _)| (w.to_string(), weights.load(w).unwrap_or_else(|e| panic!("{e}"))));

@@ -114,7 +114,7 @@ impl Backend for Cpu {
                     At::Own(found.ok_or_else(|| Error::format(&key, "is not resident"))?)
                 }
                 (SlotKind::Constant(name, words), _) => {
-                    At::Own(self.own(format!("constant {name}"), || words.to_vec().into()))
+                    At::Own(self.own(format!("constant {name}"), || words.words().into()))
                 }
                 (SlotKind::State(name), _) => {
                     let i = self.own(format!("state {name}"), || Words::zeros(slot.spec.words()));

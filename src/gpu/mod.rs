@@ -110,7 +110,7 @@ impl Gpu {
             return Ok(Some(buffer.clone()));
         }
         let buffer = match kind {
-            SlotKind::Constant(_, words) => buffer::upload(&self.device, &key, words)?,
+            SlotKind::Constant(_, words) => buffer::upload(&self.device, &key, &words.words())?,
             SlotKind::State(_) => buffer::storage(&self.device, &key, spec.words())?,
             _ => return Err(Error::format(&key, "is not resident")),
         };

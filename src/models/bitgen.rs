@@ -223,7 +223,7 @@ impl BitGenStage1 {
         };
         let v = p.tag("vision_features", self.to_embed.apply(&p, x, None)); // [images, front + n, d_vision]
         let [front, n] = self.image_tokens();
-        let spans = || (0..max_images).flat_map(|i| [i * (front + n) + front, n].map(|v| v as u32)).collect();
+        let spans = move || (0..max_images).flat_map(|i| [i * (front + n) + front, n].map(|v| v as u32)).collect();
         let spec = Spec::led(&[max_images, 2], DType::U32, Lead::Rows);
         let patches = p.constant(&format!("patches of {max_images}"), spec, spans);
         let common = p.tag("image_common", self.image.transform.apply(&p, v, None)); // [images, front + n, d]

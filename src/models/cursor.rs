@@ -76,13 +76,15 @@ impl Table {
 
     /// The slot of this table in a plan.
     pub fn slot(&self, p: &PlanBuilder) -> Slot {
-        p.constant(&self.name, Spec::fixed(&self.shape, DType::F32), || self.words.to_vec())
+        let words = self.words.clone();
+        p.constant(&self.name, Spec::fixed(&self.shape, DType::F32), move || words.to_vec())
     }
 
     /// The table `n` times over, once for each of so many leading rows of a step.
     pub fn for_rows(&self, p: &PlanBuilder, n: usize) -> Slot {
         let spec = Spec::led(&[&[n], &self.shape[..]].concat(), DType::F32, Lead::Rows);
-        p.constant(&format!("{} of {n}", self.name), spec, || self.words.repeat(n))
+        let words = self.words.clone();
+        p.constant(&format!("{} of {n}", self.name), spec, move || words.repeat(n))
     }
 }
 

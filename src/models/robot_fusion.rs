@@ -80,11 +80,11 @@ impl Fusion {
         let (d, n) = (c.d, c.patches());
         let v = self.to_vision.apply(p, patches(p, c, samples, Lead::Rows), None);
         let v = p.tag("vision_features", v); // [samples · n, d_vision]
-        let spans = p.constant("patches", Spec::led(&[samples, 2], DType::U32, Lead::Outputs), || {
+        let spans = p.constant("patches", Spec::led(&[samples, 2], DType::U32, Lead::Outputs), move || {
             (0..samples).flat_map(|s| [(s * n) as u32, n as u32]).collect()
         });
         let itself = |what: &str, rows: usize, lead| {
-            p.constant(what, Spec::led(&[rows, 1], DType::U32, lead), || (0..rows as u32).collect())
+            p.constant(what, Spec::led(&[rows, 1], DType::U32, lead), move || (0..rows as u32).collect())
         };
         let common = self.image.transform.apply(p, v, None); // [samples · n, d]
         let (each, mean) = (itself("images", samples, Lead::Outputs), p.span_mean(common, spans)); // [samples, d]

@@ -48,7 +48,7 @@ impl Reasoning {
         let state = |name: &str, width| p.state(name, Spec::fixed(&[samples * steps, width], DType::F32));
         let (states, signs) = (state(robot_slots::STATES, h), state(robot_slots::SIGNS, 2));
         let nothing = Spec::led(&[samples, h], DType::F32, Lead::Outputs);
-        let nothing = p.constant("reasoning.nothing", nothing, || vec![0; samples * h]);
+        let nothing = p.constant("reasoning.nothing", nothing, move || vec![0; samples * h]);
         let mut said = self.encoder.apply(p, means, None); // [samples, h]
         let (mut hidden, mut cell) = (nothing, nothing);
         for step in 0..steps {
@@ -110,5 +110,5 @@ impl Selector {
 /// The numbers `first + stride · sample` of the samples, `[samples, 1]`.
 fn strided(p: &PlanBuilder, name: &str, samples: usize, stride: usize, first: usize) -> Slot {
     let spec = Spec::led(&[samples, 1], DType::U32, Lead::Outputs);
-    p.constant(&format!("{name} of samples"), spec, || (0..samples).map(|s| (first + stride * s) as u32).collect())
+    p.constant(&format!("{name} of samples"), spec, move || (0..samples).map(|s| (first + stride * s) as u32).collect())
 }

@@ -46,7 +46,7 @@ impl PlanBuilder {
     /// Cosines and sines of `pos · theta^(−2j/d)`, rounded to f32 where the original rounds.
     fn rope_table(&self, Rope { theta, positions }: Rope, d: usize) -> Slot {
         let spec = Spec::fixed(&[positions, d / 2, 2], DType::F32);
-        self.constant(&format!("rope {theta} {d} {positions}"), spec, || {
+        self.constant(&format!("rope {theta} {d} {positions}"), spec, move || {
             let freq = |j: usize| (1.0 / theta.powf((2 * j) as f64 / d as f64)) as f32;
             let freqs: Vec<f32> = (0..d / 2).map(freq).collect();
             let angles = (0..positions).flat_map(|p| freqs.iter().map(move |freq| f64::from(p as f32 * freq)));

@@ -3,9 +3,8 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::panic::Location;
-use std::sync::Arc;
 
-use super::{Node, Op, Plan, Slot, SlotInfo, SlotKind};
+use super::{Constant, Node, Op, Plan, Slot, SlotInfo, SlotKind};
 use crate::error::{Error, Result};
 use crate::tensor::{Spec, WeightRef};
 
@@ -60,14 +59,9 @@ impl PlanBuilder {
         self.shared(format!("weight {weight} {shape:?}"), SlotKind::Weight(weight.clone()), spec)
     }
 
-    /// A table computed at recording, shared by name.
-    pub fn constant(&self, name: &str, spec: Spec, words: impl FnOnce() -> Vec<u32>) -> Slot {
-        let key = format!("constant {name}");
-        if let Some(&slot) = self.inner.borrow().by_name.get(&key) {
-            return slot;
-        }
-        let words = Arc::new(words());
-        self.shared(key, SlotKind::Constant(name.to_owned(), words), spec)
+    /// A table, shared by name between plans: each backend makes its words once, where it has none of that name.
+    pub fn constant(&self, name: &str, spec: Spec, words: impl Fn() -> Vec<u32> + Send + Sync + 'static) -> Slot {
+        self.shared(format!("constant {name}"), SlotKind::Constant(name.to_owned(), Constant::new(words)), spec)
     }
 
     /// Memory that outlives the step, shared by name between plans.

@@ -30,14 +30,36 @@ pub struct Slot(pub usize);
 pub enum SlotKind {
     /// A weight of the checkpoint: read-only, shared by all plans that ask for the same one.
     Weight(WeightRef),
-    /// Words computed at recording (a table of cosines, say), shared by name.
-    Constant(String, Arc<Vec<u32>>),
+    /// A table of the model (of cosines, say), shared by name between plans.
+    Constant(String, Constant),
     /// Memory that outlives a step (a KV cache), zero at first, shared by name between plans.
     State(String),
     /// What the caller writes before a step, by name.
     Input(String),
     /// A result, valid until its last use in the step.
     Temp,
+}
+
+/// How the words of a table are made: by the first backend that has none of its name. Plans hold no words.
+#[derive(Clone)]
+pub struct Constant(Arc<dyn Fn() -> Vec<u32> + Send + Sync>);
+
+impl Constant {
+    /// Words that `make` makes, the same ones each time.
+    pub fn new(make: impl Fn() -> Vec<u32> + Send + Sync + 'static) -> Self {
+        Constant(Arc::new(make))
+    }
+
+    /// Makes the words.
+    pub fn words(&self) -> Vec<u32> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Constant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Constant")
+    }
 }
 
 /// A slot's kind and shape.

@@ -126,7 +126,7 @@ fn attention(p: &PlanBuilder) -> Slot {
 fn dense(p: &PlanBuilder) -> Slot {
     // Two halves a word between 1/8 and 1/4, of either sign.
     let word = |i| random(1, i) as u32 & 0x83FF_83FF | 0x3000_3000;
-    let words = || (0..(LOGITS * D / 2) as u64).map(word).collect();
+    let words = move || (0..(LOGITS * D / 2) as u64).map(word).collect();
     let w = p.constant("logits", Spec::fixed(&[LOGITS, D], DType::F16), words);
     p.matmul(floats(p, "x", 1, D), w, None, None)
 }
@@ -143,14 +143,16 @@ fn floats(p: &PlanBuilder, name: &str, rows: usize, width: usize) -> Slot {
 
 /// Norms of 1 and random 1-bit matrices of these rows, side by side.
 fn matrices(p: &PlanBuilder, name: &str, outs: &[usize], cols: usize) -> [Slot; 2] {
-    let ones = || vec![1f32.to_bits(); outs.len() * cols];
-    let norms = p.constant(&format!("{name} norms"), Spec::fixed(&[outs.len(), cols], DType::F32), ones);
-    let matrix = |(part, &rows): (usize, &usize)| {
+    let n = outs.len();
+    let ones = move || vec![1f32.to_bits(); n * cols];
+    let norms = p.constant(&format!("{name} norms"), Spec::fixed(&[n, cols], DType::F32), ones);
+    let matrix = move |(part, &rows): (usize, &usize)| {
         let words: Vec<u32> =
             (0..Bits::One.matrix_words(rows, cols) as u64).map(|i| random(part as u64, i) as u32).collect();
         Packed { rows, cols, bits: Bits::One, scale: 0.1, words: words.into() }
     };
-    let words = || stack(&outs.iter().enumerate().map(matrix).collect::<Vec<_>>());
-    let spec = Spec::fixed(&[outs.len(), outs.iter().sum(), cols], DType::Ternary);
+    let rows = outs.to_vec();
+    let words = move || stack(&rows.iter().enumerate().map(matrix).collect::<Vec<_>>());
+    let spec = Spec::fixed(&[n, outs.iter().sum(), cols], DType::Ternary);
     [norms, p.constant(name, spec, words)]
 }

@@ -1,0 +1,55 @@
+//! Tables of a plan: made once by each backend however many plans share them, and no larger than what reads them.
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use common::{Rig, backends, run};
+use ternion::files::Weights;
+use ternion::models::{self, EmberNetConfig, LoadOptions, TextShape, VisionConfig};
+use ternion::ops::UnaryKind;
+use ternion::plan::{SlotKind, Step};
+use ternion::tensor::{DType, Pack, Spec};
+
+#[test]
+fn a_table_is_made_once_by_each_backend() {
+    for (name, mut backend) in backends() {
+        let made = Arc::new(AtomicUsize::new(0));
+        for scale in [2.0, 3.0] {
+            let (rig, count) = (Rig::new("constants"), made.clone());
+            let table = rig.p.constant("five", Spec::fixed(&[1, 2], DType::F32), move || {
+                count.fetch_add(1, Ordering::Relaxed);
+                vec![5f32.to_bits(); 2]
+            });
+            let y = rig.p.unary(table, UnaryKind::Scale(scale));
+            rig.p.output("y", y);
+            let (plan, feed) = rig.finish();
+            let found = run(backend.as_mut(), &plan, &feed, Step::FULL, &[y]);
+            assert_eq!(found[0], vec![(5.0 * scale).to_bits(); 2], "{name}");
+        }
+        assert_eq!(made.load(Ordering::Relaxed), 1, "{name}");
+    }
+}
+
+#[test]
+fn the_table_of_angles_does_not_grow_with_the_sessions() {
+    let config = EmberNetConfig {
+        num_layers: 1,
+        vision: VisionConfig { num_hidden_layers: 1, ..EmberNetConfig::published().vision },
+        ..EmberNetConfig::published()
+    };
+    let files = models::synthetic_of(config).expect("a model");
+    let weights = Weights::open(&files).expect("it opens");
+    let load = LoadOptions { dense: Pack::F16, head: Pack::F16, max_binding: u64::MAX };
+    let model = models::open_chat(&files, &weights, load).expect("it opens");
+    for sessions in [1, 64] {
+        let (kv_rows, kv_dtype) = (sessions * 512, DType::F16);
+        let shape = TextShape { max_rows: 4, max_outputs: 4, kv_rows, sessions, kv_dtype, images: false };
+        let plan = model.record_text(&shape).expect("it records");
+        let tables =
+            plan.slots.iter().filter(|s| matches!(&s.kind, SlotKind::Constant(name, _) if name.contains("rope")));
+        let shapes: Vec<&[usize]> = tables.map(|s| &s.spec.shape[..]).collect();
+        assert_eq!(shapes, [[512, 32, 2]], "{sessions} sessions");
+    }
+}
