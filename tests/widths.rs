@@ -2,7 +2,6 @@
 //! of odd sides. Every device computes what the plain definitions do.
 
 mod common;
-#[allow(dead_code)] // Most of it breaks models.
 mod parts;
 
 use common::device;
