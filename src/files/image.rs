@@ -8,7 +8,7 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
-use super::read_at_most;
+use super::{gif, read_at_most};
 use crate::error::{Error, Result};
 
 /// The largest width and the largest height of a picture that is decoded or made by a resize, in pixels.
@@ -48,7 +48,7 @@ impl Image {
     ///
     /// Palette and grey pictures become RGB, 16-bit samples are rounded to 8 bits, an alpha channel is dropped
     /// (the colours under it are kept as they are, as Pillow's `convert("RGB")` does), and of an animation the first
-    /// frame is taken. The orientation that a camera wrote into the EXIF data is applied.
+    /// frame is taken, on its background where it does not cover the picture, as Pillow does. The orientation that a camera wrote into the EXIF data is applied.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for another format, [`Error::Limit`] for a picture beyond [`MAX_SIDE`] or
@@ -64,6 +64,9 @@ impl Image {
         if format == ImageFormat::Jpeg && !jpeg_is_complete(bytes) {
             // The JPEG decoder fills what is missing with grey and reports nothing.
             return Err(Error::format(name, format!("the JPEG is truncated: {} bytes, no end marker", bytes.len())));
+        }
+        if format == ImageFormat::Gif {
+            return gif::decode(name, bytes);
         }
         let (pixels, orientation) = decode_limited(bytes, format).map_err(|e| explain(name, bytes, format, e))?;
         let mut pixels = DynamicImage::ImageRgb8(pixels.into_rgb8());
@@ -216,7 +219,7 @@ fn explain(name: &str, bytes: &[u8], format: ImageFormat, error: ImageError) -> 
 }
 
 /// [`Error::Limit`] for a picture.
-fn too_large(name: &str, wanted: String) -> Error {
+pub(super) fn too_large(name: &str, wanted: String) -> Error {
     Error::Limit {
         what: format!("{name}: the picture"),
         wanted,

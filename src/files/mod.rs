@@ -6,6 +6,7 @@
 mod bilinear;
 pub mod chat;
 mod checkpoint;
+mod gif;
 mod gpt2;
 pub mod image;
 pub mod made;
