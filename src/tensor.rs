@@ -168,12 +168,44 @@ impl Pack {
 }
 
 impl fmt::Display for WeightRef {
-    /// A name that is equal for equal weights only.
+    /// A text that is equal for equal weights only: all that [`WeightRef::eq`] compares, names in quotes, as they may hold
+    /// any of the characters that part them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, p) in self.parts.iter().enumerate() {
             let plus = if i > 0 { "+" } else { "" };
-            write!(f, "{plus}{}[{}..{}]", p.name, p.rows.start, p.rows.end)?;
+            write!(f, "{plus}{:?}[{}..{}, {}]", p.name, p.rows.start, p.rows.end, p.cols)?;
         }
         write!(f, ":{:?}", self.pack)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn weight(parts: &[(&str, Range<usize>, usize)]) -> WeightRef {
+        let part = |(name, rows, cols): &(&str, Range<usize>, usize)| WeightPart {
+            name: name.to_string(),
+            rows: rows.clone(),
+            cols: *cols,
+        };
+        WeightRef { parts: parts.iter().map(part).collect(), pack: Pack::F32 }
+    }
+
+    #[test]
+    fn a_weights_text_is_equal_for_equal_weights_only() {
+        let all = [
+            weight(&[("a", 0..2, 3)]),
+            weight(&[("a", 0..2, 6)]),
+            weight(&[("a", 0..2, 3), ("b", 0..1, 3)]),
+            weight(&[("a[0..2, 3]+b", 0..1, 3)]),
+            weight(&[("a\"[0..2, 3]+\"b", 0..1, 3)]),
+            WeightRef { pack: Pack::F16, ..weight(&[("a", 0..2, 3)]) },
+        ];
+        for (i, a) in all.iter().enumerate() {
+            for (j, b) in all.iter().enumerate() {
+                assert_eq!(a.to_string() == b.to_string(), i == j, "{a} {b}");
+            }
+        }
     }
 }
