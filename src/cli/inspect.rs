@@ -60,7 +60,20 @@ fn print(out: &mut impl Write, found: &Inspection) -> io::Result<()> {
     table(out, &["component", "parameters", "share"], &rows)?;
     writeln!(out)?;
     let (stored, packed) = (bytes(found.stored_bytes), bytes(found.packed_bytes));
-    writeln!(out, "{}: {}, {} tensors, {stored} stored, {packed} packed", found.file, found.family, found.tensors.len())
+    writeln!(
+        out,
+        "{}: {}, {} tensors, {stored} stored, {packed} packed",
+        found.file,
+        found.family,
+        found.tensors.len()
+    )?;
+    match found.unreadable.first_key_value() {
+        None => Ok(()),
+        Some((name, why)) => {
+            let n = found.unreadable.len();
+            writeln!(out, "{n} entries cannot be read and are not needed, {name:?} for one: {why}")
+        }
+    }
 }
 
 fn row(tensor: &TensorLine) -> Vec<String> {

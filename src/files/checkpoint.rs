@@ -6,12 +6,22 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::mapped::{Backing, Form, map_file, recognise};
-use super::{ModelFiles, Stored, safetensors, sharded, torch};
+use super::{ModelFiles, Stored, names, safetensors, sharded, torch};
 use crate::error::{Error, Result};
 
-/// The names looked for in a directory, first match wins.
-const FILE_NAMES: [&str; 5] =
-    ["model.safetensors.index.json", "model.safetensors", "pytorch_model.bin", "model.pt", "final_model.pt"];
+/// The names looked for in a directory, first match wins: a single file before an index of several, as on the hub.
+const FILE_NAMES: [&str; 6] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "model.pt",
+    "final_model.pt",
+];
+/// Ends of the names of files that may hold weights in one form or another, for messages.
+const WEIGHT_FILES: [&str; 10] = ["safetensors", "bin", "pt", "pth", "ckpt", "gguf", "onnx", "h5", "msgpack", "npz"];
+/// The most of them that a message lists.
+const MAX_LISTED: usize = 5;
 
 /// The entry of [`Checkpoint::metadata`] with what a trainer's torch file holds under this name beside the tensors, its
 /// configuration: a JSON object of the numbers, texts and truth values in it.
@@ -20,7 +30,7 @@ pub const CONFIG_ENTRY: &str = "config";
 /// What a file says of one tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// The tensor's name, without a `module.` that all names of the checkpoint begin with.
+    /// The tensor's name, without what wrappers for training put around it.
     pub name: String,
     /// The number format in the file.
     pub stored: Stored,
@@ -36,7 +46,7 @@ impl TensorInfo {
 }
 
 /// A tensor and where its elements lie. Readers make only entries whose bytes lie within their backing.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) info: TensorInfo,
     /// Index into [`Contents::backings`].
@@ -47,10 +57,14 @@ pub(super) struct Entry {
     pub(super) strides: Option<Vec<usize>>,
 }
 
+/// Names of what a file holds and cannot be read, each with the reason.
+pub(super) type Unreadable = BTreeMap<String, String>;
+
 /// What a reader of one file form finds; `entries` are sorted by name and the names are unique.
 #[derive(Debug)]
 pub(super) struct Contents {
     pub(super) entries: Vec<Entry>,
+    pub(super) unreadable: Unreadable,
     pub(super) backings: Vec<Backing>,
     pub(super) metadata: BTreeMap<String, String>,
 }
@@ -66,8 +80,11 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint: a safetensors file, a `.safetensors.index.json` with its shards, a torch zip file, or a
+    /// Opens a checkpoint: a safetensors file, a torch zip file, an `.index.json` with its shards of either form, or a
     /// directory with one of them under its usual name; in memory, a single file.
+    ///
+    /// What a file holds and this reader does not know is refused when it is read, not before
+    /// ([`Checkpoint::unreadable`]).
     ///
     /// # Errors
     /// [`Error::Io`] for what cannot be opened, [`Error::Format`] for what is no checkpoint or a broken one (with the
@@ -92,7 +109,7 @@ impl Checkpoint {
                 Form::TorchZip => torch::read(&path, file)?,
             },
         };
-        strip_common_prefix(&mut contents.entries, "module.");
+        names::unwrap(&path, &mut contents)?;
         Ok(Self { path, contents })
     }
 
@@ -110,6 +127,38 @@ impl Checkpoint {
     /// The tensor called `name`, if there is one.
     pub fn get(&self, name: &str) -> Option<&TensorInfo> {
         self.entry(name).ok().map(|entry| &entry.info)
+    }
+
+    /// Names of what the file holds and this reader cannot give, each with the reason: tensors of other number formats,
+    /// objects of other kinds, views that their storage does not show.
+    pub fn unreadable(&self) -> &BTreeMap<String, String> {
+        &self.contents.unreadable
+    }
+
+    /// Why the tensors `names`, none of which is among [`Checkpoint::tensors`], cannot be read: the reason of the first that
+    /// has one, else that they are missing, or that something is in front of all names of the file.
+    pub fn absent(&self, names: Vec<String>) -> Error {
+        let file = self.path.display().to_string();
+        if let Some((name, why)) = names.iter().find_map(|name| self.contents.unreadable.get_key_value(name)) {
+            return Error::Unsupported { object: format!("{file}: tensor {name:?}"), problem: why.clone() };
+        }
+        let prefix = self.common_prefix();
+        match names.first() {
+            Some(first) if !prefix.is_empty() && !names.iter().any(|name| name.starts_with(prefix)) => {
+                let (n, all) = (names.len(), self.contents.entries.len());
+                let problem = format!(
+                    "{n} tensors are missing, {first} for one: all {all} names in the file begin with {prefix:?}; save \
+                     the state dict of the model inside"
+                );
+                Error::format(file, problem)
+            }
+            _ => Error::MissingTensors { file, names },
+        }
+    }
+
+    /// What all names begin with, up to a dot; may be empty.
+    pub(crate) fn common_prefix(&self) -> &str {
+        names::common_prefix(&self.contents.entries)
     }
 
     /// The free-form text pairs of a safetensors header; [`CONFIG_ENTRY`] of a torch file, if it is there.
@@ -177,10 +226,7 @@ impl Checkpoint {
     fn entry(&self, name: &str) -> Result<&Entry> {
         let entries = &self.contents.entries;
         let found = entries.binary_search_by(|entry| entry.info.name.as_str().cmp(name)).ok();
-        found.and_then(|at| entries.get(at)).ok_or_else(|| Error::MissingTensors {
-            file: self.path.display().to_string(),
-            names: vec![name.to_string()],
-        })
+        found.and_then(|at| entries.get(at)).ok_or_else(|| self.absent(vec![name.to_string()]))
     }
 
     fn element_bytes(&self, entry: &Entry, elements: Range<usize>) -> Result<Cow<'_, [u8]>> {
@@ -194,13 +240,15 @@ impl Checkpoint {
         if let Some(Backing::Made(fill)) = backing {
             return Ok(Cow::Owned(fill.bytes(entry.backing as u64, elements)));
         }
-        let bytes = backing.map_or(&[][..], Backing::bytes).get(entry.bytes.clone()).unwrap_or_default();
+        // Readers make no entry whose bytes are not there; if one did, zeros would be weights in silence.
+        let broken = || Error::format(format!("{}: tensor {name:?}", self.path.display()), "its bytes are not there");
+        let bytes = backing.and_then(|backing| backing.bytes().get(entry.bytes.clone())).ok_or_else(broken)?;
         let size = stored.size();
         match &entry.strides {
-            Some(strides) => Ok(Cow::Owned(gather(bytes, size, shape, strides, elements))),
+            Some(strides) => gather(bytes, size, shape, strides, elements).map(Cow::Owned).ok_or_else(broken),
             None => {
                 let range = elements.start * size..elements.end * size;
-                Ok(Cow::Borrowed(bytes.get(range).unwrap_or_default()))
+                bytes.get(range).map(Cow::Borrowed).ok_or_else(broken)
             }
         }
     }
@@ -211,8 +259,9 @@ impl Checkpoint {
     }
 }
 
-/// Copies elements `elements` (row-major count) of a strided tensor out of `bytes`, which start at its first element.
-fn gather(bytes: &[u8], size: usize, shape: &[usize], strides: &[usize], elements: Range<usize>) -> Vec<u8> {
+/// Copies elements `elements` (row-major count) of a strided tensor out of `bytes`, which start at its first element; none
+/// if one of them is not there.
+fn gather(bytes: &[u8], size: usize, shape: &[usize], strides: &[usize], elements: Range<usize>) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(elements.len() * size);
     for element in elements {
         let mut rest = element;
@@ -221,9 +270,9 @@ fn gather(bytes: &[u8], size: usize, shape: &[usize], strides: &[usize], element
             at += rest % dim * stride;
             rest /= dim;
         }
-        out.extend_from_slice(bytes.get(at * size..(at + 1) * size).unwrap_or_default());
+        out.extend_from_slice(bytes.get(at * size..(at + 1) * size)?);
     }
-    out
+    Some(out)
 }
 
 /// Sorts `entries` by name, as [`Contents`] needs them.
@@ -243,17 +292,6 @@ pub(super) fn sort_by_name(path: &Path, entries: &mut [Entry]) -> Result<()> {
     Ok(())
 }
 
-/// Removes `prefix` from the names if all begin with it, as often as they do: wrappers for training on several devices
-/// put one there each. The order by name stays.
-fn strip_common_prefix(entries: &mut [Entry], prefix: &str) {
-    let wrapped = |entry: &Entry| entry.info.name.len() > prefix.len() && entry.info.name.starts_with(prefix);
-    while !entries.is_empty() && entries.iter().all(wrapped) {
-        for entry in &mut *entries {
-            entry.info.name.drain(..prefix.len());
-        }
-    }
-}
-
 /// `path` itself if it is a file, else the first of [`FILE_NAMES`] in it.
 fn find_file(path: &Path) -> Result<PathBuf> {
     if !std::fs::metadata(path).map_err(Error::io(path))?.is_dir() {
@@ -261,8 +299,24 @@ fn find_file(path: &Path) -> Result<PathBuf> {
     }
     let found = FILE_NAMES.iter().map(|name| path.join(name)).find(|file| file.exists());
     found.ok_or_else(|| {
-        Error::format(path.display(), format!("holds no checkpoint; looked for {}", FILE_NAMES.join(", ")))
+        let others = weight_files(path);
+        let seen = if others.is_empty() { String::new() } else { format!("; what is there: {}", others.join(", ")) };
+        Error::format(path.display(), format!("holds no checkpoint; looked for {}{seen}", FILE_NAMES.join(", ")))
     })
+}
+
+/// Names of files in a directory that look as if they held weights.
+fn weight_files(directory: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+    let name = |entry: std::io::Result<std::fs::DirEntry>| {
+        let name = entry.ok()?.file_name().to_string_lossy().into_owned();
+        let end = Path::new(&name).extension()?.to_str()?;
+        WEIGHT_FILES.contains(&end).then_some(name)
+    };
+    let mut names: Vec<String> = entries.filter_map(name).collect();
+    names.sort();
+    names.truncate(MAX_LISTED);
+    names
 }
 
 #[cfg(test)]
@@ -274,26 +328,13 @@ mod tests {
         Entry { info, backing: 0, bytes: 0..0, strides: None }
     }
 
-    fn names(entries: &[Entry]) -> Vec<&str> {
-        entries.iter().map(|entry| entry.info.name.as_str()).collect()
-    }
-
     #[test]
     fn a_strided_tensor_is_gathered_row_major() {
         let bytes: Vec<u8> = (0..6).collect();
-        assert_eq!(gather(&bytes, 1, &[3, 2], &[1, 3], 0..6), [0, 3, 1, 4, 2, 5]);
-        assert_eq!(gather(&bytes, 1, &[3, 2], &[1, 3], 3..5), [4, 2]);
-        assert_eq!(gather(&bytes, 2, &[2, 2], &[0, 1], 0..4), [0, 1, 2, 3, 0, 1, 2, 3]);
-    }
-
-    #[test]
-    fn a_prefix_goes_only_if_all_names_have_it() {
-        let mut all = [named("module.module.a"), named("module.module.b")];
-        strip_common_prefix(&mut all, "module.");
-        assert_eq!(names(&all), ["a", "b"]);
-        let mut some = [named("module.a"), named("other.b")];
-        strip_common_prefix(&mut some, "module.");
-        assert_eq!(names(&some), ["module.a", "other.b"]);
+        assert_eq!(gather(&bytes, 1, &[3, 2], &[1, 3], 0..6).unwrap(), [0, 3, 1, 4, 2, 5]);
+        assert_eq!(gather(&bytes, 1, &[3, 2], &[1, 3], 3..5).unwrap(), [4, 2]);
+        assert_eq!(gather(&bytes, 2, &[2, 2], &[0, 1], 0..4).unwrap(), [0, 1, 2, 3, 0, 1, 2, 3]);
+        assert_eq!(gather(&bytes, 1, &[7], &[1], 0..7), None);
     }
 
     #[test]

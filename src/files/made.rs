@@ -108,7 +108,8 @@ impl Made {
         sort_by_name(self.name.as_ref(), &mut entries)?;
         let table = serde_json::to_string(&table).map_err(|e| Error::format(object, e))?;
         let backings = self.tensors.iter().map(|t| Backing::Made(t.fill)).collect();
-        Ok(Contents { entries, backings, metadata: BTreeMap::from([(PACKED_KEY.to_owned(), table)]) })
+        let metadata = BTreeMap::from([(PACKED_KEY.to_owned(), table)]);
+        Ok(Contents { entries, unreadable: BTreeMap::new(), backings, metadata })
     }
 }
 

@@ -4,6 +4,7 @@
 //! not trusted: sizes and offsets are checked before use, and a pickle is read as data, never run.
 
 mod bilinear;
+mod calls;
 pub mod chat;
 mod checkpoint;
 mod gif;
@@ -12,6 +13,7 @@ pub mod image;
 pub mod made;
 mod mapped;
 mod model_files;
+mod names;
 mod pickle;
 mod pickled;
 mod safetensors;

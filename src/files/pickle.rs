@@ -5,7 +5,8 @@
 
 use std::collections::HashMap;
 
-use super::pickled::{Global, Id, Known, Node, Pickle, RawTensor};
+use super::calls::{self, Made};
+use super::pickled::{Global, Id, Node, Pickle};
 
 /// The most opcodes of a pickle. Each adds at most one value of constant size; a large checkpoint has 100 thousand.
 const MAX_OPS: usize = 4_000_000;
@@ -239,65 +240,20 @@ impl<'a> Machine<'a> {
         let Node::Tuple(args) = self.pickle.node(args) else {
             return self.fail(format!("{global} is called with {}", self.pickle.node(args)));
         };
-        let node = match (global.known(), args.as_slice()) {
-            (Some(Known::OrderedDict), []) => Node::Dict(Vec::new()),
-            (Some(Known::Size | Known::RebuildParameter), &[same, ..]) => {
-                self.stack.push(same);
-                return Ok(());
-            }
-            (Some(Known::RebuildTensorV2), &[storage, offset, shape, strides, ..]) => {
-                self.rebuild(storage, offset, shape, strides, None)?
-            }
-            (Some(Known::RebuildTensorV3), &[storage, offset, shape, strides, _, _, dtype, ..]) => {
-                self.rebuild(storage, offset, shape, strides, Some(dtype))?
-            }
-            _ => Node::Object(global),
-        };
-        self.push(node);
+        match calls::call(&self.pickle, global, args) {
+            Ok(Made::New(node)) => self.push(node),
+            Ok(Made::Argument(id)) => self.stack.push(id),
+            Err(problem) => return self.fail(problem),
+        }
         Ok(())
     }
 
-    fn rebuild(&self, storage: Id, offset: Id, shape: Id, strides: Id, dtype: Option<Id>) -> Step<Node<'a>> {
-        let node = |id| self.pickle.node(id);
-        match *node(storage) {
-            Node::Storage { .. } => {}
-            Node::Object(global) | Node::Global(global) => return Ok(Node::Object(global)),
-            _ => return self.fail(format!("a tensor of {}, expected a storage", node(storage))),
-        }
-        let &Node::Int(offset) = node(offset) else {
-            return self.fail(format!("a tensor's offset is {}", node(offset)));
-        };
-        let stored = match dtype.map(node) {
-            None => None,
-            Some(Node::Global(global)) => match global.known() {
-                Some(Known::Dtype(stored)) => Some(stored),
-                _ => return Ok(Node::Object(*global)),
-            },
-            Some(other) => return self.fail(format!("a tensor's dtype is {other}")),
-        };
-        Ok(Node::Tensor(RawTensor { storage, offset, shape, strides, stored }))
-    }
-
-    /// The one persistent id of torch files: ('storage', class, key, device, elements).
     fn persistent(&mut self) -> Step {
         let id = self.pop()?;
-        let node = |id| self.pickle.node(id);
-        let Node::Tuple(parts) = node(id) else {
-            return self.fail(format!("a persistent id is {}", node(id)));
-        };
-        let &[tag, class, key, _device, elements] = parts.as_slice() else {
-            return self.fail(format!("a persistent id has {} parts, expected 5", parts.len()));
-        };
-        let storage = match (node(tag), node(class), node(key), node(elements)) {
-            (Node::Str("storage"), &Node::Global(class), &Node::Str(key), &Node::Int(elements)) => {
-                match class.known() {
-                    Some(Known::Storage(stored)) => Node::Storage { stored, key, elements },
-                    _ => Node::Object(class),
-                }
-            }
-            _ => return self.fail("a persistent id is not ('storage', class, key, device, size)"),
-        };
-        self.push(storage);
+        match calls::storage(&self.pickle, id) {
+            Ok(storage) => self.push(storage),
+            Err(problem) => return self.fail(problem),
+        }
         Ok(())
     }
 

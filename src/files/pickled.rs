@@ -1,4 +1,4 @@
-//! The values of a pickle, and the few globals that mean something in one that torch.save wrote.
+//! The values of a pickle.
 
 use std::collections::HashMap;
 
@@ -26,70 +26,6 @@ impl std::fmt::Display for Global<'_> {
     }
 }
 
-/// The globals that mean something to this reader.
-pub(super) enum Known {
-    RebuildTensorV2,
-    RebuildTensorV3,
-    RebuildParameter,
-    OrderedDict,
-    Size,
-    Storage(Option<Stored>),
-    Dtype(Stored),
-}
-
-impl Global<'_> {
-    pub(super) fn known(&self) -> Option<Known> {
-        Some(match (self.module, self.name) {
-            ("torch._utils", "_rebuild_tensor_v2") => Known::RebuildTensorV2,
-            ("torch._utils", "_rebuild_tensor_v3") => Known::RebuildTensorV3,
-            ("torch._utils", "_rebuild_parameter") => Known::RebuildParameter,
-            ("collections", "OrderedDict") => Known::OrderedDict,
-            ("torch", "Size") => Known::Size,
-            ("torch" | "torch.storage", "UntypedStorage") => Known::Storage(None),
-            ("torch" | "torch.cuda", name) if name.ends_with("Storage") => Known::Storage(Some(storage_class(name)?)),
-            ("torch", name) => Known::Dtype(dtype(name)?),
-            _ => return None,
-        })
-    }
-}
-
-fn storage_class(name: &str) -> Option<Stored> {
-    Some(match name {
-        "DoubleStorage" => Stored::F64,
-        "FloatStorage" => Stored::F32,
-        "HalfStorage" => Stored::F16,
-        "BFloat16Storage" => Stored::BF16,
-        "LongStorage" => Stored::I64,
-        "IntStorage" => Stored::I32,
-        "ShortStorage" => Stored::I16,
-        "CharStorage" => Stored::I8,
-        "ByteStorage" => Stored::U8,
-        "BoolStorage" => Stored::Bool,
-        _ => return None,
-    })
-}
-
-fn dtype(name: &str) -> Option<Stored> {
-    Some(match name {
-        "float64" | "double" => Stored::F64,
-        "float32" | "float" => Stored::F32,
-        "float16" | "half" => Stored::F16,
-        "bfloat16" => Stored::BF16,
-        "float8_e4m3fn" => Stored::F8E4M3,
-        "float8_e5m2" => Stored::F8E5M2,
-        "int64" | "long" => Stored::I64,
-        "int32" | "int" => Stored::I32,
-        "int16" | "short" => Stored::I16,
-        "int8" => Stored::I8,
-        "uint64" => Stored::U64,
-        "uint32" => Stored::U32,
-        "uint16" => Stored::U16,
-        "uint8" => Stored::U8,
-        "bool" => Stored::Bool,
-        _ => return None,
-    })
-}
-
 /// A tensor as the pickle gives it, not yet checked.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RawTensor {
@@ -103,6 +39,8 @@ pub(super) struct RawTensor {
     pub(super) strides: Id,
     /// Overrides the storage's format.
     pub(super) stored: Option<Stored>,
+    /// What the elements are besides: a dict, such as of a view with the other sign.
+    pub(super) metadata: Option<Id>,
 }
 
 /// A value of a pickle.

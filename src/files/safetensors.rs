@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use ::safetensors::SafeTensors;
-use ::safetensors::tensor::{Dtype, SafeTensorError, TensorInfo as Declared};
+use ::safetensors::Dtype;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 
-use super::checkpoint::{Contents, Entry, TensorInfo, sort_by_name};
+use super::checkpoint::{Contents, Entry, TensorInfo, Unreadable, sort_by_name};
 use super::mapped::Backing;
 use super::stored::Stored;
 use crate::error::{Error, Result};
@@ -20,13 +19,41 @@ pub(super) const MAX_DIMS: usize = 8;
 /// The bytes of the header's length, which come before it.
 const LENGTH_BYTES: usize = 8;
 
-/// Reads the header of the safetensors file `path`, whose content is `file`.
-pub(super) fn read(path: &Path, file: Backing) -> Result<Contents> {
-    let (entries, metadata) = parse(path, file.bytes())?;
-    Ok(Contents { entries, backings: vec![file], metadata })
+/// What a header says of one tensor.
+#[derive(Debug, Deserialize)]
+struct Declared {
+    dtype: Format,
+    shape: Vec<usize>,
+    data_offsets: (usize, usize),
 }
 
-fn parse(path: &Path, bytes: &[u8]) -> Result<(Vec<Entry>, BTreeMap<String, String>)> {
+/// A number format by name; later versions of the form have others.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Format {
+    Known(Dtype),
+    Other(String),
+}
+
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Format::Known(dtype) => dtype.fmt(f),
+            Format::Other(name) => f.write_str(name),
+        }
+    }
+}
+
+/// What a header says: tensors, what cannot be read, and the text pairs.
+type Parsed = (Vec<Entry>, Unreadable, BTreeMap<String, String>);
+
+/// Reads the header of the safetensors file `path`, whose content is `file`.
+pub(super) fn read(path: &Path, file: Backing) -> Result<Contents> {
+    let (entries, unreadable, metadata) = parse(path, file.bytes())?;
+    Ok(Contents { entries, unreadable, backings: vec![file], metadata })
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<Parsed> {
     let json = header(path, bytes)?;
     let data_start = LENGTH_BYTES + json.len();
     let header: Named<Declared> = serde_json::from_slice(json).map_err(|error| {
@@ -34,22 +61,26 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<(Vec<Entry>, BTreeMap<String, Stri
         let at = if error.line() == 1 { LENGTH_BYTES + error.column().saturating_sub(1) } else { LENGTH_BYTES };
         Error::format(format!("{}: header at byte {at}", path.display()), error)
     })?;
-    let mut entries = Vec::with_capacity(header.pairs.len());
+    let data_len = bytes.len() - data_start;
+    check_layout(path, &header.pairs, bytes.len(), data_start)?;
+    let (mut entries, mut unreadable) = (Vec::with_capacity(header.pairs.len()), Unreadable::new());
     for (name, declared) in header.pairs {
-        let stored = check(&declared, bytes.len() - data_start)
-            .map_err(|problem| Error::format(format!("{}: tensor {name:?}", path.display()), problem))?;
+        let object = || format!("{}: tensor {name:?}", path.display());
+        let stored = check(&declared, data_len).map_err(|problem| Error::format(object(), problem))?;
         let (start, end) = declared.data_offsets;
         let bytes = data_start + start..data_start + end;
-        let stored = stored.ok_or_else(|| Error::Unsupported {
-            object: format!("{}: tensor {name:?} of {}", path.display(), declared.dtype),
-            problem: "floats and integers of whole bytes can be read".to_string(),
-        })?;
+        let Some(stored) = stored else {
+            let why = format!("it is of {}; floats and integers of whole bytes can be read", declared.dtype);
+            if unreadable.insert(name.clone(), why).is_some() {
+                return Err(Error::format(object(), "is there twice; names must be unique"));
+            }
+            continue;
+        };
         let info = TensorInfo { name, stored, shape: declared.shape };
         entries.push(Entry { info, backing: 0, bytes, strides: None });
     }
     sort_by_name(path, &mut entries)?;
-    SafeTensors::read_metadata(bytes).map_err(|error| layout_error(path, bytes.len(), &entries, error))?;
-    Ok((entries, header.metadata))
+    Ok((entries, unreadable, header.metadata))
 }
 
 /// The JSON header's bytes.
@@ -81,16 +112,17 @@ fn check(declared: &Declared, data_len: usize) -> std::result::Result<Option<Sto
     if shape.len() > MAX_DIMS {
         return Err(format!("has {} dimensions, at most {MAX_DIMS} are allowed", shape.len()));
     }
-    let elements = shape.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim));
-    let bits = elements.and_then(|elements| elements.checked_mul(dtype.bitsize()));
-    let bits = bits.ok_or_else(|| format!("its shape {shape:?} of {dtype} overflows"))?;
     let length = end.checked_sub(*start).ok_or_else(|| format!("its offsets [{start}, {end}] descend"))?;
-    if length.checked_mul(8) != Some(bits) {
-        return Err(format!("shape {shape:?} of {dtype} needs {} bytes, its offsets hold {length}", bits.div_ceil(8)));
-    }
     if *end > data_len {
         let problem = format!("ends at byte {end} after the header, the file has {data_len}");
         return Err(format!("{problem}; it is cut short, fetch it again"));
+    }
+    let Format::Known(dtype) = dtype else { return Ok(None) };
+    let elements = shape.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim));
+    let bits = elements.and_then(|elements| elements.checked_mul(dtype.bitsize()));
+    let bits = bits.ok_or_else(|| format!("its shape {shape:?} of {dtype} overflows"))?;
+    if length.checked_mul(8) != Some(bits) {
+        return Err(format!("shape {shape:?} of {dtype} needs {} bytes, its offsets hold {length}", bits.div_ceil(8)));
     }
     Ok(stored(*dtype))
 }
@@ -117,21 +149,27 @@ fn stored(dtype: Dtype) -> Option<Stored> {
     })
 }
 
-/// What the format's own check found wrong with how the tensors lie together.
-fn layout_error(path: &Path, have: usize, entries: &[Entry], error: SafeTensorError) -> Error {
+/// Checks that the tensors lie behind one another, from the header to the end of the file: what overlaps or leaves a gap
+/// is not what the writer wrote.
+fn check_layout(path: &Path, pairs: &[(String, Declared)], have: usize, data_start: usize) -> Result<()> {
     let file = path.display();
-    match error {
-        SafeTensorError::InvalidOffset(name) => {
+    let mut places: Vec<(usize, usize, &str)> =
+        pairs.iter().map(|(name, t)| (t.data_offsets.0, t.data_offsets.1, name.as_str())).collect();
+    places.sort();
+    let mut at = 0;
+    for &(start, end, name) in &places {
+        if start != at && end <= have - data_start && start <= end {
             let problem = "its offsets overlap another tensor's or leave a gap";
-            Error::format(format!("{file}: tensor {name:?}"), problem)
+            return Err(Error::format(format!("{file}: tensor {name:?}"), problem));
         }
-        SafeTensorError::MetadataIncompleteBuffer => {
-            let end = entries.iter().map(|entry| entry.bytes.end).max();
-            let end = end.map_or("with the header".to_string(), |end| format!("at byte {end}"));
-            Error::format(file, format!("its tensors end {end}, the file has {have} bytes"))
-        }
-        other => Error::format(file, other),
+        at = end;
     }
+    if at < have - data_start {
+        let end =
+            if places.is_empty() { "with the header".to_string() } else { format!("at byte {}", data_start + at) };
+        return Err(Error::format(file, format!("its tensors end {end}, the file has {have} bytes")));
+    }
+    Ok(())
 }
 
 /// A JSON object as a list, so that a repeated key is seen; `__metadata__` aside.
@@ -188,7 +226,7 @@ mod tests {
     fn a_header_gives_names_shapes_places_and_metadata() {
         let json = r#"{"b":{"dtype":"F32","shape":[2],"data_offsets":[2,10]},"__metadata__":{"format":"pt"},
             "a":{"dtype":"BF16","shape":[],"data_offsets":[0,2]}}"#;
-        let (entries, metadata) = parse(Path::new("m"), &file(json, 10)).unwrap();
+        let (entries, _, metadata) = parse(Path::new("m"), &file(json, 10)).unwrap();
         let data = 8 + json.len();
         assert_eq!(metadata["format"], "pt");
         assert_eq!((entries[0].info.name.as_str(), entries[0].info.stored), ("a", Stored::BF16));
@@ -225,11 +263,27 @@ mod tests {
     }
 
     #[test]
-    fn repeated_names_and_unreadable_formats_are_refused() {
-        let one = r#""w":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}"#;
-        assert!(refusal(&format!("{{{one},{one}}}"), 4).contains("twice"));
-        let packed = refusal(r#"{"w":{"dtype":"F4","shape":[2],"data_offsets":[0,1]}}"#, 1);
-        assert!(packed.contains("\"w\" of F4 is not supported"), "{packed}");
+    fn a_tensor_that_cannot_be_read_stops_no_other() {
+        for (dtype, bytes) in [("F4", 4), ("C64", 64), ("F8_E8M0", 8), ("F6_E2M3", 6), ("X7", 5)] {
+            let json = format!(
+                r#"{{"w":{{"dtype":"{dtype}","shape":[8],"data_offsets":[4,{}]}},
+                "v":{{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}}}"#,
+                4 + bytes
+            );
+            let (entries, unreadable, _) = parse(Path::new("m"), &file(&json, 4 + bytes)).unwrap();
+            assert_eq!((entries.len(), unreadable.len()), (1, 1));
+            assert!(unreadable["w"].contains(dtype), "{unreadable:?}");
+            let beyond = refusal(&json, 3 + bytes);
+            assert!(beyond.contains("\"w\"") && beyond.contains("cut short"), "{beyond}");
+        }
+    }
+
+    #[test]
+    fn repeated_names_are_refused() {
+        for dtype in ["U8", "C64"] {
+            let one = format!(r#""w":{{"dtype":"{dtype}","shape":[0],"data_offsets":[0,0]}}"#);
+            assert!(refusal(&format!("{{{one},{one}}}"), 0).contains("twice"));
+        }
     }
 
     #[test]

@@ -1,7 +1,6 @@
-//! Checkpoints in several safetensors files, tied together by an index of which tensor is in which file.
+//! Checkpoints in several files of either form, tied together by an index of which tensor is in which file.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
@@ -9,7 +8,7 @@ use serde::Deserialize;
 use super::checkpoint::{Contents, sort_by_name};
 use super::mapped::{Form, map_file, recognise};
 use super::safetensors::{self, MAX_HEADER, Named};
-use super::text;
+use super::{text, torch};
 use crate::error::{Error, Result};
 
 #[derive(Deserialize)]
@@ -23,7 +22,8 @@ pub(super) fn read(path: &Path) -> Result<Contents> {
     for (tensor, shard) in read_index(path)?.weight_map.pairs {
         wanted.entry(shard).or_default().push(tensor);
     }
-    let mut contents = Contents { entries: Vec::new(), backings: Vec::new(), metadata: BTreeMap::new() };
+    let mut contents =
+        Contents { entries: Vec::new(), unreadable: BTreeMap::new(), backings: Vec::new(), metadata: BTreeMap::new() };
     let mut files = Vec::with_capacity(wanted.len());
     for (shard, tensors) in &mut wanted {
         tensors.sort();
@@ -48,7 +48,7 @@ fn read_index(path: &Path) -> Result<Index> {
     text::json(&path.display().to_string(), file.bytes(), "index of shards")
 }
 
-/// The file of a shard, which must be a plain name and lie beside its index.
+/// The file of a shard, which must be a plain name beside its index; as a link it may lead anywhere, as a single file may.
 fn shard_path(index: &Path, shard: &str, tensors: &[String]) -> Result<PathBuf> {
     let object = format!("{}: shard {shard:?}", index.display());
     let mut components = Path::new(shard).components();
@@ -61,18 +61,10 @@ fn shard_path(index: &Path, shard: &str, tensors: &[String]) -> Result<PathBuf> 
         _ => Path::new("."),
     };
     let file = directory.join(shard);
-    if fs::symlink_metadata(&file).is_err() || !file.exists() {
+    if !file.exists() {
         let first = tensors.first().map_or("", String::as_str);
         let problem = format!("is missing; it holds {} tensors, the first is {first:?}", tensors.len());
         return Err(Error::format(object, problem));
-    }
-    let real = |path: &Path| fs::canonicalize(path).map_err(Error::io(path));
-    let real_file = real(&file)?;
-    // In a download cache both the index and its shards are links into one folder of blobs: still beside each other.
-    let beside_link = real_file.parent() == Some(&real(directory)?);
-    let beside_target = real_file.parent() == real(index)?.parent();
-    if !beside_link && !beside_target {
-        return Err(Error::format(object, "is a link out of the directory of its index"));
     }
     Ok(file)
 }
@@ -80,19 +72,24 @@ fn shard_path(index: &Path, shard: &str, tensors: &[String]) -> Result<PathBuf> 
 /// Adds the listed tensors (sorted names) of one shard to `contents`.
 fn add_shard(contents: &mut Contents, file: &Path, tensors: &[String]) -> Result<()> {
     let map = map_file(file)?;
-    if recognise(file, map.bytes())? != Form::Safetensors {
-        return Err(Error::format(file.display(), "is not a safetensors file, as the shards of this index must be"));
-    }
-    let mut shard = safetensors::read(file, map)?;
-    let held = |name: &String| shard.entries.binary_search_by(|entry| entry.info.name.cmp(name)).is_ok();
+    let mut shard = match recognise(file, map.bytes())? {
+        Form::Safetensors => safetensors::read(file, map)?,
+        Form::TorchZip => torch::read(file, map)?,
+    };
+    let held = |name: &String| {
+        let found = shard.entries.binary_search_by(|entry| entry.info.name.cmp(name));
+        found.is_ok() || shard.unreadable.contains_key(name)
+    };
     let missing: Vec<String> = tensors.iter().filter(|name| !held(name)).cloned().collect();
     if !missing.is_empty() {
         return Err(Error::MissingTensors { file: file.display().to_string(), names: missing });
     }
     shard.entries.retain(|entry| tensors.binary_search(&entry.info.name).is_ok());
-    let backing = contents.backings.len();
+    shard.unreadable.retain(|name, _| tensors.binary_search(name).is_ok());
+    contents.unreadable.append(&mut shard.unreadable);
+    let before = contents.backings.len();
     for mut entry in shard.entries {
-        entry.backing = backing;
+        entry.backing += before;
         contents.entries.push(entry);
     }
     contents.backings.append(&mut shard.backings);

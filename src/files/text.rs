@@ -115,7 +115,7 @@ mod tests {
         let want = json!({"a": "NaN", "b": ["-Infinity", "Infinity", -1], "NaN": "x\"NaN\\", "é": null});
         assert_eq!(read(text).unwrap(), want);
         assert_eq!(read("\u{feff}[1]").unwrap(), json!([1]));
-        for (broken, at) in [("[NaN, x]", "column 8"), ("[Nan]", "column 2"), ("{\"a\": \"NaN}", "column 11")] {
+        for (broken, at) in [("[NaN, x]", "column 9"), ("[Nan]", "column 2"), ("{\"a\": \"NaN}", "column 11")] {
             let error = read(broken).unwrap_err().to_string();
             assert!(error.starts_with("f: is no JSON: ") && error.contains(at), "{broken}: {error}");
         }

@@ -12,7 +12,7 @@ use zip::read::{ArchiveOffset, Config};
 use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
-use super::checkpoint::{CONFIG_ENTRY, Contents, Entry, TensorInfo, sort_by_name};
+use super::checkpoint::{CONFIG_ENTRY, Contents, Entry, TensorInfo, Unreadable, sort_by_name};
 use super::mapped::Backing;
 use super::pickle;
 use super::pickled::{Id, Node, Pickle, RawTensor};
@@ -22,22 +22,33 @@ use crate::error::{Error, Result};
 
 /// The most bytes that the compressed entries of one archive may inflate to; torch.save does not compress.
 const MAX_INFLATED: u64 = 1 << 30;
-/// The keys under which trainers keep the model's tensors.
-const STATE_DICT_KEYS: [&str; 3] = ["model_state_dict", "state_dict", "model"];
+/// The keys under which trainers keep the model's tensors, first match wins: averaged weights come last.
+const STATE_DICT_KEYS: [&str; 9] =
+    ["model_state_dict", "state_dict", "model", "module", "net", "ema_state_dict", "model_ema", "ema_model", "ema"];
+/// How many of these dicts may lie in one another.
+const MAX_NESTING: usize = 4;
+/// The most elements of a tensor that has more of them than its storage: an expanded view takes memory when it is read.
+const MAX_EXPANDED: usize = 1 << 26;
 
 /// Reads the pickle of the torch archive `path`, whose content is `file`, and locates the storages that it names.
 pub(super) fn read(path: &Path, file: Backing) -> Result<Contents> {
-    let (entries, inflated, metadata) = parse(path, file.bytes())?;
+    let Parsed { entries, unreadable, inflated, metadata } = parse(path, file.bytes())?;
     let mut backings = vec![file];
     backings.extend(inflated.into_iter().map(Backing::Inflated));
-    Ok(Contents { entries, backings, metadata })
+    Ok(Contents { entries, unreadable, backings, metadata })
 }
 
-type Metadata = BTreeMap<String, String>;
+/// What an archive holds.
+struct Parsed {
+    entries: Vec<Entry>,
+    unreadable: Unreadable,
+    /// Inflated storages: the backings 1 and up. Backing 0 is the map.
+    inflated: Vec<Vec<u8>>,
+    /// [`CONFIG_ENTRY`], if it is there.
+    metadata: BTreeMap<String, String>,
+}
 
-/// The tensors, the inflated storages that are their backings 1 and up (backing 0 is the map), and [`CONFIG_ENTRY`] if it
-/// is there.
-fn parse(path: &Path, map: &[u8]) -> Result<(Vec<Entry>, Vec<Vec<u8>>, Metadata)> {
+fn parse(path: &Path, map: &[u8]) -> Result<Parsed> {
     let mut archive = Archive::open(path, map)?;
     let data = archive.pickle()?;
     let pickle = pickle::load(data.bytes(map)).map_err(|error| {
@@ -45,7 +56,7 @@ fn parse(path: &Path, map: &[u8]) -> Result<(Vec<Entry>, Vec<Vec<u8>>, Metadata)
         Error::format(object, error.problem)
     })?;
     let mut reader = Reader { path, archive, pickle: &pickle, storages: HashMap::new(), inflated: Vec::new() };
-    let mut entries = reader.entries()?;
+    let (mut entries, unreadable) = reader.entries()?;
     sort_by_name(path, &mut entries)?;
     let inflated = reader.inflated;
     let config = match pickle.root() {
@@ -53,7 +64,7 @@ fn parse(path: &Path, map: &[u8]) -> Result<(Vec<Entry>, Vec<Vec<u8>>, Metadata)
         _ => None,
     };
     let config = config.map(|json| (CONFIG_ENTRY.to_owned(), serde_json::Value::Object(json).to_string()));
-    Ok((entries, inflated, config.into_iter().collect()))
+    Ok(Parsed { entries, unreadable, inflated, metadata: config.into_iter().collect() })
 }
 
 /// The bytes of an archive entry: in the map as they are, or inflated.
@@ -180,23 +191,36 @@ struct Reader<'p, 'a> {
 }
 
 impl<'p> Reader<'p, '_> {
-    /// All tensors of the state dict; numbers and other plain values in it are left out.
-    fn entries(&mut self) -> Result<Vec<Entry>> {
-        let mut entries = Vec::new();
+    /// All tensors of the state dict, and its other entries.
+    fn entries(&mut self) -> Result<(Vec<Entry>, Unreadable)> {
+        let (mut entries, mut unreadable) = (Vec::new(), Unreadable::new());
         for &(key, value) in self.state_dict()? {
-            match (self.pickle.node(key), self.pickle.node(value)) {
-                (Node::Str(name), Node::Tensor(raw)) => entries.push(self.entry(name, raw)?),
-                (Node::Str(name), opaque @ (Node::Object(_) | Node::Global(_))) => {
-                    let problem = format!("is {opaque}, which is not run; expected a tensor");
-                    return Err(self.broken(name, problem));
+            let name = match self.pickle.node(key) {
+                Node::Str(name) => (*name).to_owned(),
+                other => {
+                    unreadable.insert(other.to_string(), "this is its name, expected a string".to_owned());
+                    continue;
                 }
-                (other, Node::Tensor(_)) => {
-                    return Err(Error::format(self.path.display(), format!("a tensor's name is {other}")));
+            };
+            let found = match self.pickle.node(value) {
+                Node::Tensor(raw) => self.entry(&name, raw)?,
+                other @ (Node::Object(_) | Node::Global(_)) => {
+                    Err(format!("it is {other}, which is not run; expected a tensor"))
                 }
-                _ => {}
+                other => Err(format!("it is {other}, expected a tensor")),
+            };
+            match found {
+                Ok(entry) => entries.push(entry),
+                Err(why) => drop(unreadable.insert(name, why)),
             }
         }
-        Ok(entries)
+        match unreadable.first_key_value() {
+            Some((name, why)) if entries.is_empty() => {
+                let object = format!("{}: tensor {name:?}", self.path.display());
+                Err(Error::Unsupported { object, problem: format!("{why}; no other can be read either") })
+            }
+            _ => Ok((entries, unreadable)),
+        }
     }
 
     /// The pairs of the dict that holds the tensors: one under a usual key, else the outermost.
@@ -206,12 +230,8 @@ impl<'p> Reader<'p, '_> {
             let problem = format!("holds {root}, expected a dict of tensors; save the model's state_dict()");
             return Err(Error::format(self.path.display(), problem));
         };
-        for wanted in STATE_DICT_KEYS {
-            if let Some(Node::Dict(inner)) = self.pickle.value_of(top, wanted).map(|id| self.pickle.node(id))
-                && self.any(inner, |value| matches!(value, Node::Tensor(_) | Node::Object(_)))
-            {
-                return Ok(inner);
-            }
+        if let Some(found) = self.inner_dict(top, MAX_NESTING) {
+            return Ok(found);
         }
         if self.any(top, |value| matches!(value, Node::Tensor(_))) {
             return Ok(top);
@@ -219,6 +239,16 @@ impl<'p> Reader<'p, '_> {
         let keys: Vec<String> = top.iter().take(20).map(|&(key, value)| self.describe(key, value)).collect();
         let problem = format!("holds no tensors; its {} top-level keys: {}", top.len(), keys.join(", "));
         Err(Error::format(self.path.display(), problem))
+    }
+
+    /// A dict of tensors under a usual key, in others such if need be.
+    fn inner_dict(&self, pairs: &[(Id, Id)], depth: usize) -> Option<&'p [(Id, Id)]> {
+        let depth = depth.checked_sub(1)?;
+        STATE_DICT_KEYS.into_iter().find_map(|wanted| {
+            let Node::Dict(inner) = self.pickle.node(self.pickle.value_of(pairs, wanted)?) else { return None };
+            let tensors = self.any(inner, |value| matches!(value, Node::Tensor(_) | Node::Object(_)));
+            self.inner_dict(inner, depth).or_else(|| tensors.then_some(inner.as_slice()))
+        })
     }
 
     fn any(&self, pairs: &[(Id, Id)], test: impl Fn(&Node) -> bool) -> bool {
@@ -233,7 +263,11 @@ impl<'p> Reader<'p, '_> {
         }
     }
 
-    fn entry(&mut self, name: &str, raw: &RawTensor) -> Result<Entry> {
+    /// A tensor's entry, or why it cannot be read.
+    fn entry(&mut self, name: &str, raw: &RawTensor) -> Result<std::result::Result<Entry, String>> {
+        if let Some(why) = self.altered(raw) {
+            return Ok(Err(why));
+        }
         let broken = |problem| Error::format(format!("{}: tensor {name:?}", self.path.display()), problem);
         let &Node::Storage { stored, key, elements } = self.pickle.node(raw.storage) else {
             return Err(broken("has no storage".to_string()));
@@ -247,11 +281,29 @@ impl<'p> Reader<'p, '_> {
         let extent = usize::try_from(raw.offset).map_err(|_| format!("its offset is {}", raw.offset));
         let extent =
             extent.and_then(|offset| Extent::new(&shape, &strides, offset, bytes / format.size())).map_err(broken)?;
+        if extent.count > MAX_EXPANDED.max(bytes / format.size()) {
+            let (n, held) = (extent.count, bytes / format.size());
+            return Ok(Err(format!("it is {n} elements in a storage of {held}; save a contiguous copy")));
+        }
         let (backing, storage) = self.storage(name, key, bytes)?;
         let at = |element: usize| storage.start + element * format.size();
         let bytes = at(extent.elements.start)..at(extent.elements.end);
         let info = TensorInfo { name: name.to_string(), stored: format, shape };
-        Ok(Entry { info, backing, bytes, strides: (!extent.contiguous).then_some(strides) })
+        Ok(Ok(Entry { info, backing, bytes, strides: (!extent.contiguous).then_some(strides) }))
+    }
+
+    /// Why a tensor's numbers are others than those of its storage, if they may be: torch keeps a view with the other sign,
+    /// or a conjugated one, as a mark beside the unchanged storage.
+    fn altered(&self, raw: &RawTensor) -> Option<String> {
+        let set = |pair: &&(Id, Id)| !matches!(self.pickle.node(pair.1), Node::Bool(false));
+        let marks: Vec<String> = match self.pickle.node(raw.metadata?) {
+            Node::Other("None") => Vec::new(),
+            Node::Dict(pairs) => pairs.iter().filter(set).take(4).map(|&(key, v)| self.describe(key, v)).collect(),
+            other => vec![other.to_string()],
+        };
+        let advice = "save a plain copy, with resolve_neg() or resolve_conj()";
+        (!marks.is_empty())
+            .then(|| format!("its numbers are not those stored: it is marked {}; {advice}", marks.join(", ")))
     }
 
     /// A tuple of at most [`MAX_DIMS`] non-negative numbers.
@@ -303,6 +355,8 @@ impl<'p> Reader<'p, '_> {
 #[derive(Debug, PartialEq, Eq)]
 struct Extent {
     elements: Range<usize>,
+    /// The tensor's own elements: more than the span where strides are 0 or overlap.
+    count: usize,
     contiguous: bool,
 }
 
@@ -315,7 +369,7 @@ impl Extent {
         let overflow = || format!("its shape {shape:?} with strides {strides:?} overflows");
         let count = shape.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim)).ok_or_else(overflow)?;
         if count == 0 {
-            return Ok(Self { elements: 0..0, contiguous: true });
+            return Ok(Self { elements: 0..0, count, contiguous: true });
         }
         let mut last = offset;
         let mut dense = 1;
@@ -331,10 +385,7 @@ impl Extent {
         if end > available {
             return Err(format!("needs {end} elements of its storage, which has {available}"));
         }
-        if count > available {
-            return Err(format!("has {count} elements in a storage of {available}; save a contiguous copy"));
-        }
-        Ok(Self { elements: offset..end, contiguous })
+        Ok(Self { elements: offset..end, count, contiguous })
     }
 }
 
@@ -344,12 +395,16 @@ mod tests {
 
     #[test]
     fn an_extent_spans_what_strides_reach() {
-        let extent = |shape: &[usize], strides: &[usize], offset| Extent::new(shape, strides, offset, 24).unwrap();
-        assert_eq!(extent(&[2, 3], &[3, 1], 4), Extent { elements: 4..10, contiguous: true });
-        assert_eq!(extent(&[3, 2], &[1, 3], 4), Extent { elements: 4..10, contiguous: false });
-        assert_eq!(extent(&[], &[], 23), Extent { elements: 23..24, contiguous: true });
-        assert_eq!(extent(&[1, 5], &[99, 1], 0), Extent { elements: 0..5, contiguous: true });
-        assert_eq!(extent(&[0, 5], &[5, 1], 99), Extent { elements: 0..0, contiguous: true });
+        let extent = |shape: &[usize], strides: &[usize], offset| {
+            let Extent { elements, count, contiguous } = Extent::new(shape, strides, offset, 24).unwrap();
+            (elements, count, contiguous)
+        };
+        assert_eq!(extent(&[2, 3], &[3, 1], 4), (4..10, 6, true));
+        assert_eq!(extent(&[3, 2], &[1, 3], 4), (4..10, 6, false));
+        assert_eq!(extent(&[], &[], 23), (23..24, 1, true));
+        assert_eq!(extent(&[1, 5], &[99, 1], 0), (0..5, 5, true));
+        assert_eq!(extent(&[0, 5], &[5, 1], 99), (0..0, 0, true));
+        assert_eq!(extent(&[100, 2], &[0, 1], 3), (3..5, 200, false), "an expanded view");
     }
 
     #[test]
@@ -357,7 +412,6 @@ mod tests {
         let refusal = |shape: &[usize], strides: &[usize], offset| Extent::new(shape, strides, offset, 6).unwrap_err();
         assert!(refusal(&[2, 3], &[3, 1], 1).contains("needs 7"));
         assert!(refusal(&[2, 3], &[1], 0).contains("1 strides"));
-        assert!(refusal(&[7], &[0], 0).contains("7 elements in a storage of 6"));
         assert!(refusal(&[usize::MAX, 2], &[1, 1], 0).contains("overflows"));
         assert!(refusal(&[2, 2], &[usize::MAX, 1], 0).contains("overflows"));
         assert!(refusal(&[1], &[1], usize::MAX).contains("overflows"));

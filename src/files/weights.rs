@@ -129,7 +129,9 @@ impl Weights {
         let mut rest = &mut words[..];
         for part in &weight.parts {
             let bytes = self.checkpoint.bytes_of(&part.name, part.rows.start * part.cols..part.rows.end * part.cols)?;
-            let to = rest.split_off_mut(..size(part) / 4).unwrap_or_default();
+            // `fits` holds, so both are as long as the part; zeros left in place would be weights.
+            let short = || self.broken(&part.name, format!("{} bytes, expected {}", bytes.len(), size(part)));
+            let to = rest.split_off_mut(..size(part) / 4).filter(|_| bytes.len() == size(part)).ok_or_else(short)?;
             let copied = to.par_chunks_mut(PIECE).zip(bytes.par_chunks(4 * PIECE)).all(|(to, from)| {
                 to.iter_mut().zip(from.as_chunks().0).for_each(|(to, &from)| *to = u32::from_le_bytes(from));
                 !to.iter().fold(false, |any, &word| any | broken(word))

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::bitgen_cnn::STAGES;
 use super::bitgen_decoder::DecoderSizes;
+use super::cursor::dims;
 use super::dinov2::DinoConfig;
 use super::embernet_config::read_json;
 use crate::error::{Error, Result};
@@ -14,8 +15,6 @@ use crate::ops::{AttentionShape, MAX_MEMORY};
 
 /// Pixels a side of the images that BitGen reads.
 pub const IMAGE_SIZE: usize = 224;
-/// Most of anything: the largest vocabularies have 2^18 tokens.
-const MOST: usize = 1 << 20;
 /// Most positions of a text. Each takes memory when a model is opened.
 const MOST_POSITIONS: usize = 1 << 13;
 /// The original's `memory_alpha`.
@@ -106,7 +105,7 @@ impl BitGenSizes {
 
     fn read(config: &Source, weights: &Weights) -> Result<Self> {
         let n_heads = config.heads("num_heads")?;
-        let shape = |name: &str, rank: usize| shape(weights, name, rank);
+        let shape = |name: &str, rank: usize| dims(weights, name, rank);
         let table = shape("token_embedding.weight", 2)?;
         let to_embed = shape(VISION_MARK, 2)?;
         let memory = shape(MARK, 2)?;
@@ -126,14 +125,14 @@ impl BitGenSizes {
             image: [to_embed[1], to_embed[0]],
             vision: vision(config, weights)?,
         };
-        sizes.validate(weights)?;
+        sizes.validate(weights, &config.key("num_heads"))?;
         Ok(sizes)
     }
 
-    fn validate(&self, weights: &Weights) -> Result<()> {
+    fn validate(&self, weights: &Weights, heads: &str) -> Result<()> {
         if !self.d.is_multiple_of(self.n_heads) {
             let problem = format!("is {}, expected a divisor of the width {}", self.n_heads, self.d);
-            return Err(Error::config("num_heads", problem));
+            return Err(Error::config(heads, problem));
         }
         let fits = |name: &str, expected: &str, holds: bool, found: String| {
             let object = format!("{}: {name}", weights.path().display());
@@ -260,7 +259,7 @@ impl Source {
         json
     }
 
-    /// The heads of a DINOv2 of this width.
+    /// The heads of a DINOv2 of this width, which they divide.
     fn dino_heads(&self, d: usize) -> Result<usize> {
         let from = |json: Map<String, Value>, name: String| Source { files: self.files.clone(), name, json };
         let source = match self.json.get(DINO_KEY) {
@@ -269,22 +268,15 @@ impl Source {
             None if self.files.has(DINO_FILE) => {
                 from(read_json(&self.files, DINO_FILE)?, self.files.path(DINO_FILE).display().to_string())
             }
-            None => return Ok(d.div_ceil(DINO_HEAD)),
+            None => from(Map::from_iter([(DINO_HEADS.to_owned(), json!(d.div_ceil(DINO_HEAD)))]), DINO_FILE.to_owned()),
         };
-        source.heads(DINO_HEADS)
+        let heads = source.heads(DINO_HEADS)?;
+        if !d.is_multiple_of(heads) {
+            let problem = format!("is {heads}, expected a divisor of the width {d}");
+            return Err(Error::config(source.key(DINO_HEADS), problem));
+        }
+        Ok(heads)
     }
-}
-
-/// The shape of a tensor of so many dimensions.
-pub(super) fn shape(weights: &Weights, name: &str, rank: usize) -> Result<Vec<usize>> {
-    let file = || weights.path().display().to_string();
-    let found =
-        weights.shape(name).ok_or_else(|| Error::MissingTensors { file: file(), names: vec![name.to_owned()] })?;
-    if found.len() == rank && found.iter().all(|n| (1..=MOST).contains(n)) {
-        return Ok(found);
-    }
-    let expected = format!("{rank} dimensions of 1 to {MOST}");
-    Err(Error::shape(format!("{}: tensor {name}", file()), expected, format!("{found:?}")))
 }
 
 /// How many numbered places there are below a name.
@@ -310,8 +302,8 @@ fn patch_weights() -> String {
 
 /// Sizes of the DINOv2 whose tensors are there.
 pub(super) fn dino(config: &Source, weights: &Weights) -> Result<DinoConfig> {
-    let (patches, positions) = (shape(weights, &patch_weights(), 4)?, format!("{DINO}.embeddings.position_embeddings"));
-    let (d, learned) = (patches[0], shape(weights, &positions, 3)?);
+    let (patches, positions) = (dims(weights, &patch_weights(), 4)?, format!("{DINO}.embeddings.position_embeddings"));
+    let (d, learned) = (patches[0], dims(weights, &positions, 3)?);
     let (layers, patch, grid) =
         (count(weights, &format!("{DINO}.encoder.layer")), patches[3], (learned[1] - 1).isqrt());
     let object = |name: &str| format!("{}: tensor {name}", weights.path().display());
@@ -324,11 +316,7 @@ pub(super) fn dino(config: &Source, weights: &Weights) -> Result<DinoConfig> {
         return Err(Error::shape(object("patch_embeddings.projection.weight"), "patches that tile 224 pixels", found));
     }
     let heads = config.dino_heads(d)?;
-    if !d.is_multiple_of(heads) {
-        let problem = format!("is {heads}, expected a divisor of the width {d}");
-        return Err(Error::config(format!("DINOv2's {DINO_HEADS}"), problem));
-    }
-    let d_ff = shape(weights, &format!("{DINO}.encoder.layer.0.mlp.fc1.weight"), 2)?[0];
+    let d_ff = dims(weights, &format!("{DINO}.encoder.layer.0.mlp.fc1.weight"), 2)?[0];
     Ok(DinoConfig { d, d_ff, heads, layers, patch, grid })
 }
 
@@ -338,7 +326,7 @@ fn cnn(weights: &Weights) -> Result<BitGenVision> {
     let (mut channels, mut before) = ([0; 3], 3);
     for (channels, (number, window)) in channels.iter_mut().zip(STAGES) {
         let name = format!("{CNN}.{number}.weight");
-        let found = shape(weights, &name, 4)?;
+        let found = dims(weights, &name, 4)?;
         if found[1..] != [before, window.size, window.size] {
             let object = format!("{}: tensor {name}", weights.path().display());
             return Err(Error::shape(object, format!("[n, {before}, {0}, {0}]", window.size), format!("{found:?}")));

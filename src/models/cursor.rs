@@ -1,7 +1,7 @@
 //! A place in the tree of tensor names, from which a model takes tensors of the shapes that it needs.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -117,8 +117,21 @@ pub type Reads = BTreeMap<String, Pack>;
 pub struct Faults {
     reads: Reads,
     missing: Vec<Wanted>,
-    shape: Option<Error>,
+    misshapen: Vec<Misshapen>,
+    /// The first of anything else.
+    error: Option<Error>,
 }
+
+/// A tensor that is there in another shape.
+#[derive(Debug, PartialEq, Eq)]
+struct Misshapen {
+    name: String,
+    expected: String,
+    found: String,
+}
+
+/// The most tensors of another shape that a message lists.
+const MAX_LISTED: usize = 8;
 
 impl Faults {
     /// The tensors that are missing: for an empty checkpoint, all that the model reads.
@@ -129,14 +142,53 @@ impl Faults {
     /// All that was asked for, or the error if anything was wrong.
     ///
     /// # Errors
-    /// [`Error::MissingTensors`] with every name, else [`Error::Shape`] for the first tensor that does not fit.
+    /// [`Error::MissingTensors`] with every name, or what [`crate::files::Checkpoint::absent`] says instead; else
+    /// [`Error::Shape`] with the tensors that do not fit; else what could not be read.
     pub fn into_result(self, weights: &Weights) -> Result<Reads> {
         if !self.missing.is_empty() {
-            let names = self.missing.into_iter().map(|wanted| wanted.name).collect();
-            return Err(Error::MissingTensors { file: weights.path().display().to_string(), names });
+            let mut names: Vec<String> = Vec::with_capacity(self.missing.len());
+            let mut seen = BTreeSet::new();
+            names.extend(self.missing.into_iter().map(|w| w.name).filter(|name| seen.insert(name.clone())));
+            return Err(weights.checkpoint().absent(names));
         }
-        self.shape.map_or(Ok(self.reads), Err)
+        if let Some(error) = misshapen(&weights.path().display().to_string(), self.misshapen) {
+            return Err(error);
+        }
+        self.error.map_or(Ok(self.reads), Err)
     }
+}
+
+/// One error for all tensors of another shape.
+fn misshapen(file: &str, mut all: Vec<Misshapen>) -> Option<Error> {
+    let more = all.len().saturating_sub(MAX_LISTED);
+    all.truncate(MAX_LISTED);
+    let (names, expected) = (all.iter().map(|m| m.name.as_str()), all.iter().map(|m| m.expected.as_str()));
+    let found = all.iter().map(|m| m.found.as_str());
+    let list = |texts: Vec<&str>| texts.join(", ");
+    let (kind, and) = match (all.len(), more) {
+        (0, _) => return None,
+        (1, _) => ("tensor", String::new()),
+        (_, 0) => ("tensors", String::new()),
+        (_, more) => ("tensors", format!(" and {more} more")),
+    };
+    let object = format!("{file}: {kind} {}{and}", list(names.collect()));
+    Some(Error::shape(object, list(expected.collect()), list(found.collect())))
+}
+
+/// The largest dimension of a tensor from whose shape sizes are read: the largest vocabularies have 2^18 tokens.
+pub(super) const MAX_DIM: usize = 1 << 20;
+
+/// The dimensions of a tensor from which sizes are read: `rank` of them, each of 1 to [`MAX_DIM`].
+///
+/// # Errors
+/// [`Error::Shape`] for others, and what [`crate::files::Checkpoint::absent`] says of one that is not there.
+pub(super) fn dims(weights: &Weights, name: &str, rank: usize) -> Result<Vec<usize>> {
+    let found = weights.shape(name).ok_or_else(|| weights.checkpoint().absent(vec![name.to_owned()]))?;
+    if found.len() == rank && found.iter().all(|n| (1..=MAX_DIM).contains(n)) {
+        return Ok(found);
+    }
+    let object = format!("{}: tensor {name}", weights.path().display());
+    Err(Error::shape(object, format!("{rank} dimensions of 1 to {MAX_DIM}"), format!("{found:?}")))
 }
 
 impl<'a> Cursor<'a> {
@@ -172,7 +224,7 @@ impl<'a> Cursor<'a> {
         let whole = self.weights.shape(&format!("{}{name}", self.prefix)).is_some_and(|found| found == shape);
         let loaded = if whole { self.weights.load(&tensor.weight) } else { Ok(vec![0; shape.iter().product()]) };
         let words = loaded.unwrap_or_else(|error| {
-            self.faults.borrow_mut().shape.get_or_insert(error);
+            self.faults.borrow_mut().error.get_or_insert(error);
             vec![0; shape.iter().product()]
         });
         words.into_iter().map(f32::from_bits).collect()
@@ -213,10 +265,13 @@ impl<'a> Cursor<'a> {
                 let wanted = Wanted { name: name.clone(), shape: shape.to_vec(), pack };
                 faults.missing.push(wanted);
             }
-            Some(found) if found != shape => {
-                let object = format!("{}: tensor {name}", self.weights.path().display());
-                let error = Error::shape(object, format!("{shape:?}"), format!("{found:?}"));
-                faults.shape.get_or_insert(error);
+            // A model has no use for a tensor without elements, whatever it asks for.
+            Some(found) if found != shape || found.contains(&0) => {
+                let fault =
+                    Misshapen { name: name.clone(), expected: format!("{shape:?}"), found: format!("{found:?}") };
+                if !faults.misshapen.contains(&fault) {
+                    faults.misshapen.push(fault);
+                }
             }
             Some(_) => {}
         }

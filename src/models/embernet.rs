@@ -8,7 +8,7 @@ use super::embernet_config::{EmberNetConfig, read_json};
 use super::trial::{self, Trial};
 use super::vision::Vision;
 use super::{ChatModel, Component, Family, ImageInfo, ImageTrace, Model, ModelInfo, TextShape, slots};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::{ModelFiles, Weights, chat};
 use crate::ops::TOKEN_CLAMP;
 use crate::plan::{Plan, PlanBuilder};
@@ -37,12 +37,8 @@ pub struct EmberNet {
 
 impl EmberNet {
     fn open(files: &ModelFiles, weights: &Weights, options: LoadOptions) -> Result<Self> {
-        let (config, file) = (read_json(files, "config.json")?, files.path("config.json"));
-        let named = |e| match e {
-            Error::Config { key, problem } => Error::Config { key: format!("{}: {key}", file.display()), problem },
-            other => other,
-        };
-        Self::load(EmberNetConfig::read(files, &config, weights).map_err(named)?, weights, options)
+        let config = read_json(files, "config.json")?;
+        Self::load(EmberNetConfig::read(files, &config, weights)?, weights, options)
     }
 
     /// Finds every tensor and checks its shape.

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::cursor::dims;
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights, text};
 use crate::ternary::WeightQuant;
@@ -79,15 +80,24 @@ pub(super) fn read_json(files: &ModelFiles, name: &str) -> Result<Map<String, Va
     text::json(&path.display().to_string(), &bytes, "JSON object")
 }
 
-/// A configuration object with the name that errors give it.
+/// A configuration object with the file that it is in, and its place there.
 struct Section<'a> {
+    file: &'a str,
     name: &'a str,
     map: &'a Map<String, Value>,
 }
 
-impl Section<'_> {
+impl<'a> Section<'a> {
+    /// The key with its file, for messages.
     fn key(&self, key: &str) -> String {
-        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
+        let dot = if self.name.is_empty() { "" } else { "." };
+        format!("{}: {}{dot}{key}", self.file, self.name)
+    }
+
+    /// The object `key` in this one, if there is one; `name` is its whole place in the file.
+    fn inner(&self, key: &str, name: &'a str) -> Option<Section<'a>> {
+        let map = self.map.get(key).and_then(Value::as_object)?;
+        Some(Section { file: self.file, name, map })
     }
 
     /// An integer in 1..=most.
@@ -122,24 +132,22 @@ impl EmberNetConfig {
     /// they exist (the pushed file lacks the special tokens and SigLIP's heads), the rest from the tensors' shapes.
     ///
     /// # Errors
-    /// [`Error::Config`] with the key.
+    /// [`Error::Config`] with the file and the key, [`Error::MissingTensors`] and [`Error::Shape`] for tensors from which
+    /// no sizes can be read, and those of reading the files.
     pub fn read(files: &ModelFiles, config: &Map<String, Value>, weights: &Weights) -> Result<Self> {
+        let names = ["config.json", "embernet_config.json", "siglip_vision_config.json"];
+        let [main, flat, siglip] = names.map(|name| files.path(name).display().to_string());
         let optional = |name: &str| if files.has(name) { read_json(files, name) } else { Ok(Map::new()) };
-        let flat = optional("embernet_config.json")?;
-        let nested = config.get("language_decoder").and_then(Value::as_object);
-        let decoder =
-            Section { name: if nested.is_some() { "language_decoder" } else { "" }, map: nested.unwrap_or(config) };
-        let encoder = match config.get("vision_encoder").and_then(Value::as_object) {
-            Some(map) => Section { name: "vision_encoder", map },
-            None => Section { name: "", map: config },
-        };
-        let inner = config.get("embernet_config").and_then(Value::as_object);
-        let special = Section { name: "", map: inner.unwrap_or(if flat.is_empty() { config } else { &flat }) };
-        let siglip = [config.get("vision_config"), encoder.map.get("siglip_vision_config")];
-        let siglip = match siglip.into_iter().flatten().find_map(Value::as_object) {
-            Some(map) => map.clone(),
-            None => optional("siglip_vision_config.json")?,
-        };
+        let (flat_map, siglip_map) = (optional(names[1])?, optional(names[2])?);
+        let root = || Section { file: &main, name: "", map: config };
+        let decoder = root().inner("language_decoder", "language_decoder").unwrap_or_else(root);
+        let encoder = root().inner("vision_encoder", "vision_encoder").unwrap_or_else(root);
+        let flat = Section { file: &flat, name: "", map: &flat_map };
+        let beside = || if flat.map.is_empty() { root() } else { flat };
+        let special = root().inner("embernet_config", "embernet_config").unwrap_or_else(beside);
+        let vision = root().inner("vision_config", "vision_config");
+        let vision = vision.or_else(|| encoder.inner("siglip_vision_config", "vision_encoder.siglip_vision_config"));
+        let vision = vision.unwrap_or(Section { file: &siglip, name: "", map: &siglip_map });
         let num_experts = decoder.size("num_experts", 32)?;
         let this = EmberNetConfig {
             vocab_size: decoder.size("vocab_size", 1 << 24)?,
@@ -157,11 +165,11 @@ impl EmberNetConfig {
             bos_token_id: special.token("bos_token_id", 1)?,
             eos_token_id: special.token("eos_token_id", 2)?,
             image_token_id: special.token("image_token_id", 32000)?,
-            weight_quant: weight_quant(config)?,
-            activation_bits: activation_bits(config)?,
-            vision: VisionConfig::read(&siglip, weights)?,
+            weight_quant: weight_quant(&root())?,
+            activation_bits: activation_bits(&root())?,
+            vision: VisionConfig::read(&vision, &root(), weights)?,
         };
-        this.validate(decoder.map)?;
+        this.validate(&decoder)?;
         Ok(this)
     }
 
@@ -206,12 +214,13 @@ impl EmberNetConfig {
         }
     }
 
-    fn validate(&self, decoder: &Map<String, Value>) -> Result<()> {
+    fn validate(&self, decoder: &Section) -> Result<()> {
+        let place = |key: &str| format!("{}: {key}", decoder.file);
         let whole = |key: &str, n: usize, by: usize, what: &str| {
             if n.is_multiple_of(by) {
                 Ok(())
             } else {
-                Err(Error::config(key, format!("is {n}, not a multiple of {what} {by}")))
+                Err(Error::config(place(key), format!("is {n}, not a multiple of {what} {by}")))
             }
         };
         whole("hidden_size", self.hidden_size, self.num_attention_heads, "num_attention_heads")?;
@@ -221,8 +230,11 @@ impl EmberNetConfig {
         // The projector and the pooler have 8 heads each.
         whole("hidden_size", self.hidden_size, 8, "the projector's heads,")?;
         whole("vision hidden_size", self.vision.hidden_size, 8, "the pooler's heads,")?;
-        if decoder.get("use_shared_expert") == Some(&Value::Bool(false)) {
-            return Err(Error::config("use_shared_expert", "is false; every published EmberNet has a shared expert"));
+        if decoder.map.get("use_shared_expert") == Some(&Value::Bool(false)) {
+            return Err(Error::config(
+                decoder.key("use_shared_expert"),
+                "is false; every published EmberNet has a shared expert",
+            ));
         }
         Ok(())
     }
@@ -268,65 +280,70 @@ fn expert_names(decoder: &Map<String, Value>, n: usize) -> Vec<String> {
     (0..n).map(|i| name(i).unwrap_or_else(|| format!("expert {i}"))).collect()
 }
 
-fn weight_quant(config: &Map<String, Value>) -> Result<WeightQuant> {
-    let Some(value) = config.get("weight_quant") else { return Ok(WeightQuant::SignMean) };
-    let problem = |_| Error::config("weight_quant", format!("is {value}, expected \"sign_mean\" or \"absmean\""));
+fn weight_quant(config: &Section) -> Result<WeightQuant> {
+    let Some(value) = config.map.get("weight_quant") else { return Ok(WeightQuant::SignMean) };
+    let problem =
+        |_| Error::config(config.key("weight_quant"), format!("is {value}, expected \"sign_mean\" or \"absmean\""));
     serde_json::from_value(value.clone()).map_err(problem)
 }
 
 /// The pushed file's `activation_bits: 4` is wrong: the model's code computes with 8. Only the override counts.
-fn activation_bits(config: &Map<String, Value>) -> Result<usize> {
-    match config.get("activation_bits_override") {
+fn activation_bits(config: &Section) -> Result<usize> {
+    const KEY: &str = "activation_bits_override";
+    match config.map.get(KEY) {
         None | Some(Value::Null) => Ok(8),
         Some(v) if v == 4 => Ok(4),
         Some(v) if v == 8 => Ok(8),
-        Some(v) => Err(Error::config("activation_bits_override", format!("is {v}, expected 4 or 8"))),
+        Some(v) => Err(Error::config(config.key(KEY), format!("is {v}, expected 4 or 8"))),
     }
 }
 
+/// The largest side of the pictures that an encoder reads, in pixels.
+const MAX_IMAGE_SIDE: usize = 4096;
 /// Where the encoder's tensors begin.
 pub(super) const SIGLIP: &str = "vision_encoder.encoder.vision_model";
 
 impl VisionConfig {
-    /// From the tensors' shapes; the heads, which no shape shows, from `config` or from SigLIP's published widths.
-    fn read(config: &Map<String, Value>, weights: &Weights) -> Result<Self> {
-        let shape = |name: &str, dims: usize| {
-            let name = format!("{SIGLIP}.{name}");
-            let file = || weights.path().display().to_string();
-            match weights.shape(&name) {
-                Some(shape) if shape.len() == dims => Ok(shape),
-                Some(shape) => {
-                    Err(Error::shape(format!("tensor {name}"), format!("{dims} dimensions"), format!("{shape:?}")))
-                }
-                None => Err(Error::MissingTensors { file: file(), names: vec![name] }),
-            }
+    /// From the tensors' shapes; the heads, which no shape shows, from `config` or from SigLIP's published widths. `main`
+    /// is where heads may be put that are nowhere.
+    fn read(config: &Section, main: &Section, weights: &Weights) -> Result<Self> {
+        let place = |name: &str| format!("{SIGLIP}.{name}");
+        let dims = |name: &str, rank| dims(weights, &place(name), rank);
+        let (patches, positions) = ("embeddings.patch_embedding.weight", "embeddings.position_embedding.weight");
+        let misfit = |name: &str, expected: String, found: &[usize]| {
+            let object = format!("{}: tensor {}", weights.path().display(), place(name));
+            Err(Error::shape(object, expected, format!("{found:?}")))
         };
-        let patch = shape("embeddings.patch_embedding.weight", 4)?;
-        let positions = shape("embeddings.position_embedding.weight", 2)?[0];
-        let (hidden_size, patch_size, grid) = (patch[0], patch[2], positions.isqrt());
-        if grid * grid != positions {
-            return Err(Error::config("vision positions", format!("{positions} is no square number")));
+        let (patch, learned) = (dims(patches, 4)?, dims(positions, 2)?);
+        let (hidden_size, patch_size, grid) = (patch[0], patch[2], learned[0].isqrt());
+        if grid * grid != learned[0] {
+            return misfit(positions, format!("[n², {hidden_size}]"), &learned);
         }
-        let layer = |i: usize| format!("{SIGLIP}.encoder.layers.{i}.layer_norm1.weight");
-        let layers = (0..1024).take_while(|&i| weights.shape(&layer(i)).is_some()).count();
-        let section = Section { name: "vision_config", map: config };
-        let heads = match (config.is_empty(), hidden_size) {
-            (false, _) => section.size("num_attention_heads", 1024)?,
+        if grid * patch_size > MAX_IMAGE_SIDE {
+            let expected = format!("patches of which {grid} are {MAX_IMAGE_SIDE} pixels at most");
+            return misfit(patches, expected, &patch);
+        }
+        let layer = |i: usize| format!("encoder.layers.{i}.layer_norm1.weight");
+        dims(&layer(0), 1)?;
+        let layers = (0..1024).take_while(|&i| weights.shape(&place(&layer(i))).is_some()).count();
+        let key = "num_attention_heads";
+        let heads = match (config.map.is_empty(), hidden_size) {
+            (false, _) => config.size(key, 1024)?,
             (true, 768) => 12,
             (true, 1024 | 1152) => 16,
             (true, other) => {
                 let problem =
                     format!("is missing; SigLIP of width {other} is not known, put it into \"vision_config\"");
-                return Err(Error::config("vision_config.num_attention_heads", problem));
+                return Err(Error::config(main.key(&format!("vision_config.{key}")), problem));
             }
         };
         if !hidden_size.is_multiple_of(heads) {
             let problem = format!("is {heads}, which does not divide the encoder's width {hidden_size}");
-            return Err(Error::config("vision_config.num_attention_heads", problem));
+            return Err(Error::config(config.key(key), problem));
         }
         Ok(VisionConfig {
             hidden_size,
-            intermediate_size: shape("encoder.layers.0.mlp.fc1.weight", 2)?[0],
+            intermediate_size: dims("encoder.layers.0.mlp.fc1.weight", 2)?[0],
             num_hidden_layers: layers,
             num_attention_heads: heads,
             image_size: grid * patch_size,

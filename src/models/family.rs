@@ -51,9 +51,14 @@ impl Family {
         let config = read_json(files, "config.json")?;
         let found = config.get("model_type").and_then(|v| v.as_str()).unwrap_or("none");
         let known = FAMILIES.map(|f| format!("{} ({})", f.name, f.told_by)).join(", ");
+        let prefix = weights.checkpoint().common_prefix();
+        let wrapped = match prefix {
+            "" => String::new(),
+            prefix => format!("; all names in {} begin with {prefix:?}", weights.path().display()),
+        };
         Err(Error::Unsupported {
             object: format!("{}: model_type {found:?}", files.path("config.json").display()),
-            problem: format!("the families are {known}"),
+            problem: format!("the families are {known}{wrapped}"),
         })
     }
 

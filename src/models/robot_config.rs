@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::bitgen_config::{IMAGE_SIZE, Source, count, dino, shape};
+use super::bitgen_config::{IMAGE_SIZE, Source, count, dino};
 use super::bitgen_decoder::DecoderSizes;
+use super::cursor::dims;
 use super::dinov2::DinoConfig;
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
@@ -91,7 +92,7 @@ impl RobotSizes {
     pub fn read(files: &ModelFiles, weights: &Weights) -> Result<(Self, Map<String, Value>)> {
         let config = Source::find(files, weights)?;
         let key = |key: &str, range| config.required(key, range);
-        let shape = |name: &str, rank: usize| shape(weights, name, rank);
+        let shape = |name: &str, rank: usize| dims(weights, name, rank);
         let table = shape("token_embedding.weight", 2)?;
         let robots = shape(MARKS[1], 2)?;
         let sizes = RobotSizes {

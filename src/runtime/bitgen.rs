@@ -110,6 +110,9 @@ impl fmt::Debug for BitGen {
 impl BitGen {
     /// Opens a model: `files` is the path of a checkpoint (a state dict, or the trainer's own) or of a directory with one.
     ///
+    /// The checkpoint is mapped, not copied: while the model is open it must not be changed or cut short (see
+    /// [`crate::files::Checkpoint`]). Renaming another file over it is safe.
+    ///
     /// # Errors
     /// See [`Error`]: the file or its configuration is broken, it is no BitGen, a tensor is missing or misshapen, the
     /// device is absent, or the model does not fit on it.

@@ -77,6 +77,9 @@ impl fmt::Debug for Inner {
 impl Engine {
     /// Opens a model: `files` is the path of a checkpoint or of a directory with one, or [`ModelFiles`] in memory.
     ///
+    /// The checkpoint is mapped, not copied: while the model is open it must not be changed or cut short (see
+    /// [`crate::files::Checkpoint`]). Renaming another file over it is safe.
+    ///
     /// # Errors
     /// See [`Error`]: the file, its configuration or its tokenizer is broken, a tensor is missing or misshapen, the
     /// device is absent, or the model does not fit on it.

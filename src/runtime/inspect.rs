@@ -21,6 +21,8 @@ pub struct Inspection {
     pub family: String,
     /// All tensors of the checkpoint, by name.
     pub tensors: Vec<TensorLine>,
+    /// What else the file holds, which the model does not need: names, and why they cannot be read.
+    pub unreadable: BTreeMap<String, String>,
     /// Parameters of each component, in the model's order.
     pub components: Vec<ComponentLine>,
     /// Parameters in all: buffers and tied tensors are not counted.
@@ -92,6 +94,7 @@ pub fn inspect(
     Ok(Inspection {
         file: weights.path().display().to_string(),
         family: model.family().name.to_owned(),
+        unreadable: weights.checkpoint().unreadable().clone(),
         components: components(model.as_ref(), counted())?,
         parameters: counted().map(TensorLine::elements).sum(),
         ternary_parameters: ternary.map(TensorLine::elements).sum(),
