@@ -61,18 +61,20 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Parsed> {
         let at = if error.line() == 1 { LENGTH_BYTES + error.column().saturating_sub(1) } else { LENGTH_BYTES };
         Error::format(format!("{}: header at byte {at}", path.display()), error)
     })?;
-    let data_len = bytes.len() - data_start;
+    let object = |name: &str| format!("{}: tensor {name:?}", path.display());
+    let checked = |(name, declared): &(String, Declared)| {
+        check(declared, bytes.len() - data_start).map_err(|problem| Error::format(object(name), problem))
+    };
+    let formats: Vec<Option<Stored>> = header.pairs.iter().map(checked).collect::<Result<_>>()?;
     check_layout(path, &header.pairs, bytes.len(), data_start)?;
     let (mut entries, mut unreadable) = (Vec::with_capacity(header.pairs.len()), Unreadable::new());
-    for (name, declared) in header.pairs {
-        let object = || format!("{}: tensor {name:?}", path.display());
-        let stored = check(&declared, data_len).map_err(|problem| Error::format(object(), problem))?;
+    for ((name, declared), stored) in header.pairs.into_iter().zip(formats) {
         let (start, end) = declared.data_offsets;
         let bytes = data_start + start..data_start + end;
         let Some(stored) = stored else {
             let why = format!("it is of {}; floats and integers of whole bytes can be read", declared.dtype);
             if unreadable.insert(name.clone(), why).is_some() {
-                return Err(Error::format(object(), "is there twice; names must be unique"));
+                return Err(Error::format(object(&name), "is there twice; names must be unique"));
             }
             continue;
         };
@@ -158,7 +160,7 @@ fn check_layout(path: &Path, pairs: &[(String, Declared)], have: usize, data_sta
     places.sort();
     let mut at = 0;
     for &(start, end, name) in &places {
-        if start != at && end <= have - data_start && start <= end {
+        if start != at {
             let problem = "its offsets overlap another tensor's or leave a gap";
             return Err(Error::format(format!("{file}: tensor {name:?}"), problem));
         }
