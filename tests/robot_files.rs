@@ -20,6 +20,8 @@ use ternion::runtime::{
 use ternion::{Image, Result};
 
 const TINY: &str = "bitgen_model/tiny";
+/// Its memory's keys are narrower than its text.
+const NARROW: &str = "bitgen_model/tiny72";
 
 fn load(dir: &Path) -> Result<BitGenModel> {
     BitGenModel::open(dir, &Weights::open(dir)?, LOAD)
@@ -32,15 +34,19 @@ fn open(dir: &Path) -> Result<RobotModel> {
 
 #[test]
 fn a_converted_model_thinks_alike() {
-    let (dir, again, input) = (TempDir::new().unwrap(), TempDir::new().unwrap(), golden_root().join(TINY));
-    let report = convert(&input, dir.path(), None, Precision::F16, |_| {}).unwrap_or_else(|e| panic!("{e}"));
+    [TINY, NARROW].iter().for_each(|name| convert_and_think(&golden_root().join(name)));
+}
+
+fn convert_and_think(input: &Path) {
+    let (dir, again) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let report = convert(input, dir.path(), None, Precision::F16, |_| {}).unwrap_or_else(|e| panic!("{e}"));
     assert!(report.ternary > 20, "{report:?}");
     let image = Image::open(input.join("image0.png")).unwrap();
     let think = |dir: &Path| {
         let model = open(dir).unwrap_or_else(|e| panic!("{e}"));
         (model.sizes().clone(), model.choose(&[5, 7, 9], Some(&image)).unwrap_or_else(|e| panic!("{e}")))
     };
-    assert_eq!(think(&input), think(dir.path()));
+    assert_eq!(think(input), think(dir.path()));
     convert(dir.path(), again.path(), None, Precision::F16, |_| {}).unwrap_or_else(|e| panic!("{e}"));
     let file = |dir: &TempDir| std::fs::read(dir.path().join("model.safetensors")).unwrap();
     assert!(file(&dir) == file(&again), "what is packed can be packed again");
@@ -61,8 +67,8 @@ fn inspect_counts_each_part() {
 #[test]
 fn check_compares_every_node() {
     let devices: &[&str] = if has_adapter() { &["cpu", "gpu"] } else { &["cpu"] };
-    for device in devices {
-        let out = succeeds(&["check", "-m", &text(golden_root().join(TINY)), "--device", device]);
+    for (device, name) in devices.iter().flat_map(|device| [(device, TINY), (device, NARROW)]) {
+        let out = succeeds(&["check", "-m", &text(golden_root().join(name)), "--device", device]);
         for wanted in ["nodes agree", "store_rows", "lstm_cell", "attention", "ternary_matmul"] {
             assert!(out.contains(wanted), "no {wanted}: {out}");
         }
@@ -75,6 +81,19 @@ fn every_tensor_that_is_read_is_missed_has_one_shape_and_is_finite() {
     let reads: Vec<String> = load(good.write().path()).unwrap().reads().keys().cloned().collect();
     assert!(reads.len() > 100, "{} tensors", reads.len());
     break_each_tensor(&good, &reads, |dir| load(dir).err(), |dir| open(dir).err(), |_, _| false);
+}
+
+#[test]
+fn sizes_of_the_memory_are_checked() {
+    let good = Parts::of(NARROW);
+    let with = |name: &str, shape: &[usize]| load(good.clone().reshaped(name, shape).write().path());
+    let keys = "episodic_memory.memory_keys";
+    assert_says(with(keys, &[8193, 40]), &[keys, "1 to 8192 slots", "8193"]);
+    assert_says(with(keys, &[12, 2049]), &[keys, "1 to 2048 columns", "2049"]);
+    assert_says(with(keys, &[12, 0]), &[keys, "[12, 0]"]);
+    assert_says(with(keys, &[12, 44]), &["episodic_memory.key_proj.weight", "[44, 72]", "[40, 72]"]);
+    assert_says(with(keys, &[13, 40]), &["episodic_memory.memory_values", "[13, 72]", "[12, 72]"]);
+    assert_says(with("episodic_memory.memory_values", &[12, 40]), &["memory_values", "[12, 72]", "[12, 40]"]);
 }
 
 #[test]

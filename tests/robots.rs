@@ -219,7 +219,8 @@ fn reasoning_stops_where_the_original_does() {
 
 #[test]
 fn both_checkpoint_forms_load_to_the_same_words() {
-    for dir in robots() {
+    let mut compared = 0;
+    for dir in robots().into_iter().filter(|dir| dir.join("pytorch_model.bin").exists()) {
         let options = LoadOptions { dense: Pack::F16, head: Pack::F16, max_binding: 1 << 14 };
         let words = |file: &str| -> Vec<Vec<u32>> {
             let path = dir.join(file);
@@ -231,13 +232,16 @@ fn both_checkpoint_forms_load_to_the_same_words() {
         };
         let [safe, torch] = ["model.safetensors", "pytorch_model.bin"].map(words);
         assert!(!safe.is_empty() && safe == torch, "{}", dir.display());
+        compared += 1;
     }
+    assert!(compared > 0, "no variant in two forms");
 }
 
 #[test]
 fn a_stream_in_pieces_matches_the_plain_definition() {
     for dir in robots() {
-        let ids: Vec<u32> = (0..40u32).map(|i| (i * 37 + 11) % 200).collect();
+        let vocab = opened(&dir).0.shape("text.logits")[2] as u32;
+        let ids: Vec<u32> = (0..40u32).map(|i| (i * 37 + 11) % vocab.min(200)).collect();
         let pieces: [&[usize]; 3] = [&[40], &[13, 1, 1, 9, 16], &[3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 1, 1, 1, 1]];
         for pieces in pieces {
             let mut want: Vec<robot_definition::Said> = Vec::new();
@@ -306,7 +310,7 @@ fn broken_configurations_are_said() {
     let long = serde_json::json!(["a"]);
     let cases = [
         ("num_heads", serde_json::json!(0)),
-        ("num_heads", serde_json::json!(7)),
+        ("num_heads", serde_json::json!(config["embed_dim"].as_u64().unwrap() - 1)),
         ("window_size", serde_json::json!(0)),
         ("window_size", serde_json::json!(1u64 << 40)),
         ("attention_sinks", serde_json::json!(-1)),

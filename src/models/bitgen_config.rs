@@ -11,7 +11,7 @@ use super::dinov2::DinoConfig;
 use super::embernet_config::read_json;
 use crate::error::{Error, Result};
 use crate::files::{CONFIG_ENTRY, ModelFiles, Weights};
-use crate::ops::{AttentionShape, MAX_MEMORY};
+use crate::ops::{AttentionShape, MAX_HEAD, MAX_MEMORY};
 
 /// Pixels a side of the images that BitGen reads.
 pub const IMAGE_SIZE: usize = 224;
@@ -77,6 +77,8 @@ pub struct BitGenSizes {
     pub fusion_ff: usize,
     /// Layers of the text decoder.
     pub decoder_layers: usize,
+    /// Width of a head of its attention.
+    pub decoder_head: usize,
     /// Width of a decoder layer's feed-forward part.
     pub decoder_ff: usize,
     /// Slots and width of the episodic memory.
@@ -100,7 +102,8 @@ impl BitGenSizes {
 
     /// Sizes of the text decoder.
     pub(super) fn decoder(&self) -> DecoderSizes {
-        DecoderSizes { heads: self.heads(), layers: self.decoder_layers, d_ff: self.decoder_ff, vocab: self.vocab }
+        let heads = AttentionShape { d: self.decoder_head, ..self.heads() };
+        DecoderSizes { d: self.d, heads, layers: self.decoder_layers, d_ff: self.decoder_ff, vocab: self.vocab }
     }
 
     fn read(config: &Source, weights: &Weights) -> Result<Self> {
@@ -120,6 +123,7 @@ impl BitGenSizes {
             ff: shape("attention_layers.0.linear1.weight", 2)?[0],
             fusion_ff: shape("cross_modal_fusion.fusion_mlp.0.weight", 2)?[0],
             decoder_layers,
+            decoder_head: head_width(config, weights, DECODER_QUERIES, n_heads)?,
             decoder_ff: shape("text_decoder.decoder_layers.0.ffn.0.weight", 2)?[0],
             memory: [memory[0], memory[1]],
             image: [to_embed[1], to_embed[0]],
@@ -130,8 +134,9 @@ impl BitGenSizes {
     }
 
     fn validate(&self, weights: &Weights, heads: &str) -> Result<()> {
-        if !self.d.is_multiple_of(self.n_heads) {
-            let problem = format!("is {}, expected a divisor of the width {}", self.n_heads, self.d);
+        if !self.d.is_multiple_of(self.n_heads) || self.d / self.n_heads > MAX_HEAD {
+            let [n, d] = [self.n_heads, self.d];
+            let problem = format!("is {n}, expected a divisor of the width {d}, into at most {MAX_HEAD} columns each");
             return Err(Error::config(heads, problem));
         }
         let fits = |name: &str, expected: &str, holds: bool, found: String| {
@@ -277,6 +282,20 @@ impl Source {
         }
         Ok(heads)
     }
+}
+
+/// The queries of the text decoder's first layer.
+pub(super) const DECODER_QUERIES: &str = "text_decoder.decoder_layers.0.self_attn.q_proj.weight";
+
+/// The width of a head of an attention whose queries this tensor makes: together they may be of another width than text.
+pub(super) fn head_width(config: &Source, weights: &Weights, queries: &str, heads: usize) -> Result<usize> {
+    let rows = dims(weights, queries, 2)?[0];
+    if rows.is_multiple_of(heads) && rows / heads <= MAX_HEAD {
+        return Ok(rows / heads);
+    }
+    let problem =
+        format!("is {heads}, expected a divisor of the {rows} rows of {queries}, into at most {MAX_HEAD} each");
+    Err(Error::config(config.key("num_heads"), problem))
 }
 
 /// How many numbered places there are below a name.

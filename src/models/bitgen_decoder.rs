@@ -72,7 +72,9 @@ impl BitNet {
 /// Sizes of a decoder.
 #[derive(Debug, Clone, Copy)]
 pub struct DecoderSizes {
-    /// Heads, side by side as wide as the text.
+    /// Width of text.
+    pub d: usize,
+    /// Heads, side by side of any width.
     pub heads: AttentionShape,
     /// Layers.
     pub layers: usize,
@@ -105,9 +107,9 @@ struct Layer {
 impl TextDecoder {
     /// Takes the tensors below `w`.
     pub fn load(w: &Cursor, c: &DecoderSizes) -> Self {
-        let d = c.heads.heads * c.heads.d;
+        let d = c.d;
         TextDecoder {
-            layers: (0..c.layers).map(|i| Layer::load(&w.at("decoder_layers").at(i), d, c)).collect(),
+            layers: (0..c.layers).map(|i| Layer::load(&w.at("decoder_layers").at(i), c)).collect(),
             norm: Affine::norm(&w.at("layer_norm"), d),
             output: BitNet::load(w, &["output_projection"], c.vocab, d),
         }
@@ -126,12 +128,12 @@ impl TextDecoder {
 }
 
 impl Layer {
-    fn load(w: &Cursor, d: usize, c: &DecoderSizes) -> Self {
-        let attention = w.at("self_attn");
+    fn load(w: &Cursor, c: &DecoderSizes) -> Self {
+        let (d, inner, attention) = (c.d, c.heads.heads * c.heads.d, w.at("self_attn"));
         Layer {
             ln1: Affine::norm(&w.at("ln1"), d),
-            qkv: BitNet::load(&attention, &["q_proj", "k_proj", "v_proj"], d, d),
-            out: BitNet::load(&attention, &["out_proj"], d, d),
+            qkv: BitNet::load(&attention, &["q_proj", "k_proj", "v_proj"], inner, d),
+            out: BitNet::load(&attention, &["out_proj"], d, inner),
             context: BitNet::load(w, &["encoder_proj"], d, d),
             ln3: Affine::norm(&w.at("ln3"), d),
             up: BitNet::load(w, &["ffn.0"], c.d_ff, d),
@@ -142,11 +144,11 @@ impl Layer {
 
     fn record(&self, p: &PlanBuilder, y: Slot, contexts: Slot, rows: Slot, i: usize) -> Slot {
         let tag = |what: &str, slot| p.tag(format!("decoder.{i}.{what}"), slot);
-        let d = self.heads.heads * self.heads.d;
+        let inner = self.heads.heads * self.heads.d;
         tag("ln1.in", y);
         let h = tag("ln1.out", norm(p, y, &self.ln1));
-        let qkv = self.qkv.apply(p, h, None); // [rows, 3·d]
-        let [q, k, v] = [0, 1, 2].map(|part| Columns { slot: qkv, at: part * d });
+        let qkv = self.qkv.apply(p, h, None); // [rows, 3·inner]
+        let [q, k, v] = [0, 1, 2].map(|part| Columns { slot: qkv, at: part * inner });
         let a = p.row_attention(q, k, v, rows, self.heads);
         let y = self.out.apply(p, a, Some(y));
         // The original norms y here, and throws the result away: there is no attention over the encoder's rows.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::bitgen_config::IMAGE_SIZE;
 use super::bitgen_decoder::{BitNet, TextDecoder, embed, norm, rows};
-use super::cursor::{Cursor, Faults, LoadOptions, Reads, Tensor};
+use super::cursor::{Cursor, Faults, LoadOptions, Reads, Table, Tensor};
 use super::dinov2::{IMAGENET_MEAN, IMAGENET_STD};
 use super::robot_config::RobotSizes;
 use super::robot_fusion::{Fusion, whole};
@@ -55,7 +55,8 @@ pub mod robot_slots {
     /// that of each row's sample.
     pub const CONTEXT: &str = "context";
 
-    /// States `[samples · keys, d]`: keys and values of attention layer `i`, a sample's behind one another.
+    /// States `[samples · keys, inner]`: keys and values of attention layer `i`, its heads side by side, a sample's keys
+    /// behind one another.
     pub fn keys(i: usize) -> [String; 2] {
         [format!("robot.{i}.k"), format!("robot.{i}.v")]
     }
@@ -96,12 +97,15 @@ pub struct BitGenModel {
     decoder: TextDecoder,
 }
 
-/// The episodic memory: attention over keys and values that were learned.
+/// The episodic memory: attention over keys and values that were learned. Keys may be of another width than text and
+/// values.
 #[derive(Debug)]
 struct Memory {
     key: BitNet,
+    /// `[slots, d_memory]`.
     keys: Tensor,
-    values: Tensor,
+    /// `[d, slots]`: a column for each slot, as a product with the slots' weights reads them.
+    values: Table,
     output: BitNet,
 }
 
@@ -131,21 +135,16 @@ impl BitGenModel {
     }
 
     fn load(w: &Cursor, c: RobotSizes, config: Map<String, Value>) -> Self {
-        let (d, memory) = (c.d, w.at("episodic_memory"));
+        let (d, inner) = (c.d, c.kv_width());
         let layer = |w: &Cursor| Layer {
-            qkv: BitNet::load(w, &["q_proj", "k_proj", "v_proj"], d, d),
-            out: BitNet::load(w, &["out_proj"], d, d),
+            qkv: BitNet::load(w, &["q_proj", "k_proj", "v_proj"], inner, d),
+            out: BitNet::load(w, &["out_proj"], d, inner),
         };
         BitGenModel {
             tokens: w.sharded("token_embedding.weight", [c.vocab, d]),
             positions: w.dense("pos_embedding.weight", &[c.positions, d]),
             fusion: Fusion::load(&w.at("cross_modal_fusion"), &c),
-            memory: Memory {
-                key: BitNet::load(&memory, &["key_proj"], d, d),
-                keys: memory.dense("memory_keys", &[c.memory, d]),
-                values: memory.dense("memory_values", &[c.memory, d]),
-                output: BitNet::load(&memory, &["output_proj"], d, d),
-            },
+            memory: Memory::load(&w.at("episodic_memory"), &c),
             layers: (0..c.layers).map(|i| layer(&w.at("attention_layers").at(i))).collect(),
             reasoning: Reasoning::load(&w.at("reasoning_module"), &c),
             norm: Affine::norm(&w.at("layer_norm"), d),
@@ -241,11 +240,25 @@ impl BitGenModel {
     /// x `[rows, d]` with what the memory answers.
     fn read_memory(&self, p: &PlanBuilder, x: Slot) -> Slot {
         let _scope = p.scope("memory");
-        let q = self.memory.key.apply(p, x, None); // [rows, d]
-        let [k, v] = [&self.memory.keys, &self.memory.values].map(|t| whole(t.slot(p)));
-        let read = p.attention(whole(q), k, v, AttentionShape { heads: 1, kv_heads: 1, d: self.sizes.d });
-        let x = p.affine(read, None, None, Some(x));
+        let one_head = AttentionShape { heads: 1, kv_heads: 1, d: self.sizes.memory[1] };
+        let q = self.memory.key.apply(p, x, None); // [rows, d_memory]
+        let weights = p.attention_weights(whole(q), whole(self.memory.keys.slot(p)), one_head); // [rows, slots]
+        let x = p.matmul(weights, self.memory.values.slot(p), None, Some(x)); // [rows, d]
         p.tag("memory.out", self.memory.output.apply(p, x, None))
+    }
+}
+
+impl Memory {
+    fn load(w: &Cursor, c: &RobotSizes) -> Self {
+        let (d, [slots, width]) = (c.d, c.memory);
+        let values = w.values("memory_values", &[slots, d]);
+        let columns = (0..d).flat_map(|i| values.iter().copied().skip(i).step_by(d)).collect();
+        Memory {
+            key: BitNet::load(w, &["key_proj"], width, d),
+            keys: w.dense("memory_keys", &[slots, width]),
+            values: Table::new("memory values", &[d, slots], columns),
+            output: BitNet::load(w, &["output_proj"], d, d),
+        }
     }
 }
 
@@ -259,13 +272,13 @@ impl Layer {
         heads: AttentionShape,
         shape: &ThinkShape,
     ) -> Slot {
-        let d = heads.heads * heads.d;
+        let inner = heads.heads * heads.d;
         let places = p.input(robot_slots::PLACES, Spec::led(&[shape.rows, 1], DType::U32, Lead::Rows));
-        let qkv = self.qkv.apply(p, x, None); // [rows, 3·d]
-        let state = |name: &String| p.state(name, Spec::fixed(&[shape.samples * shape.keys, d], DType::F32));
+        let qkv = self.qkv.apply(p, x, None); // [rows, 3·inner]
+        let state = |name: &String| p.state(name, Spec::fixed(&[shape.samples * shape.keys, inner], DType::F32));
         let [k, v] = robot_slots::keys(i).each_ref().map(state);
-        p.store_rows(Columns { slot: qkv, at: d }, places, k);
-        p.store_rows(Columns { slot: qkv, at: 2 * d }, places, v);
+        p.store_rows(Columns { slot: qkv, at: inner }, places, k);
+        p.store_rows(Columns { slot: qkv, at: 2 * inner }, places, v);
         let [q, k, v] = [qkv, k, v].map(whole);
         let a = if shape.masked {
             let mask = Spec::led(&[shape.rows, shape.keys], DType::F32, Lead::Rows);

@@ -2,22 +2,21 @@
 
 use serde_json::{Map, Value};
 
-use super::bitgen_config::{IMAGE_SIZE, Source, count, dino};
+use super::bitgen_config::{DECODER_QUERIES, IMAGE_SIZE, Source, count, dino, head_width};
 use super::bitgen_decoder::DecoderSizes;
 use super::cursor::dims;
 use super::dinov2::DinoConfig;
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
-use crate::ops::AttentionShape;
+use crate::ops::{AttentionShape, MAX_HEAD};
 
-/// Widest text: fusion attends with one head of this width, the widest that the op takes.
-const MOST_WIDE: usize = 2048;
 /// Most of what is counted in nodes of a plan: reasoning steps, robots, fusion and attention layers.
 const MOST_STEPS: usize = 64;
-/// Most sinks, and longest window.
+/// Most sinks, longest window, and most slots of the memory: each row scores them all.
 const MOST_KEYS: usize = 8192;
 /// The tensors by which a BitGenModel is told from other models.
 const MARKS: [&str; 2] = ["reasoning_module.reasoning_encoder.weight", "robot_selector.robot_embeddings"];
+const MEMORY_KEYS: &str = "episodic_memory.memory_keys";
 
 /// Sizes of a BitGenModel.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +25,8 @@ pub struct RobotSizes {
     pub d: usize,
     /// Heads of the attention layers and of the decoder.
     pub n_heads: usize,
+    /// Width of a head of the attention layers, and of the decoder: side by side they may be of another width than text.
+    pub head: [usize; 2],
     /// Tokens of the vocabulary.
     pub vocab: usize,
     /// Most positions of a text.
@@ -36,8 +37,8 @@ pub struct RobotSizes {
     pub fusion_layers: usize,
     /// Width inside the fusion of text and image.
     pub fusion_ff: usize,
-    /// Slots of the episodic memory.
-    pub memory: usize,
+    /// Slots of the episodic memory, and the width of their keys; values are as wide as text.
+    pub memory: [usize; 2],
     /// Keys at the front that attention keeps.
     pub sinks: usize,
     /// Keys at the end that attention keeps.
@@ -68,9 +69,14 @@ impl RobotSizes {
         MARKS.iter().all(|name| weights.shape(name).is_some())
     }
 
-    /// Heads of the attention layers and of the decoder.
+    /// Heads of the attention layers.
     pub fn heads(&self) -> AttentionShape {
-        AttentionShape { heads: self.n_heads, kv_heads: self.n_heads, d: self.d / self.n_heads }
+        AttentionShape { heads: self.n_heads, kv_heads: self.n_heads, d: self.head[0] }
+    }
+
+    /// Width of a token's keys in an attention layer, and of its values: all heads side by side.
+    pub fn kv_width(&self) -> usize {
+        self.n_heads * self.head[0]
     }
 
     /// Tokens that an image becomes.
@@ -80,7 +86,8 @@ impl RobotSizes {
 
     /// Sizes of the text decoder.
     pub(super) fn decoder(&self) -> DecoderSizes {
-        DecoderSizes { heads: self.heads(), layers: self.decoder_layers, d_ff: self.decoder_ff, vocab: self.vocab }
+        let heads = AttentionShape { d: self.head[1], ..self.heads() };
+        DecoderSizes { d: self.d, heads, layers: self.decoder_layers, d_ff: self.decoder_ff, vocab: self.vocab }
     }
 
     /// Reads the sizes, and the configuration as a converted model has it. `config.json` lies beside the checkpoint, or one
@@ -95,15 +102,19 @@ impl RobotSizes {
         let shape = |name: &str, rank: usize| dims(weights, name, rank);
         let table = shape("token_embedding.weight", 2)?;
         let robots = shape(MARKS[1], 2)?;
+        let keys = shape(MEMORY_KEYS, 2)?;
+        let n_heads = config.heads("num_heads")?;
+        let head = |queries| head_width(&config, weights, queries, n_heads);
         let sizes = RobotSizes {
             d: table[1],
-            n_heads: config.heads("num_heads")?,
+            n_heads,
+            head: [head("attention_layers.0.q_proj.weight")?, head(DECODER_QUERIES)?],
             vocab: table[0],
             positions: shape("pos_embedding.weight", 2)?[0],
             layers: count(weights, "attention_layers"),
             fusion_layers: count(weights, "cross_modal_fusion.cross_modal_att_layers"),
             fusion_ff: shape("cross_modal_fusion.fusion_mlp.0.weight", 2)?[0],
-            memory: shape("episodic_memory.memory_keys", 2)?[0],
+            memory: [keys[0], keys[1]],
             sinks: key("attention_sinks", 0..=MOST_KEYS)?,
             window: key("window_size", 1..=MOST_KEYS)?,
             reasoning: shape(MARKS[0], 2)?[0],
@@ -116,16 +127,12 @@ impl RobotSizes {
             d_vision: shape("cross_modal_fusion.dinov2_to_vision.weight", 2)?[0],
             dino: dino(&config, weights)?,
         };
-        sizes.validate(weights, &config.key("num_heads"))?;
+        sizes.validate(weights)?;
         let json = config.converted("bitgen_model", Some(sizes.dino));
         Ok((sizes, json))
     }
 
-    fn validate(&self, weights: &Weights, heads: &str) -> Result<()> {
-        if !self.d.is_multiple_of(self.n_heads) {
-            let problem = format!("is {}, expected a divisor of the width {}", self.n_heads, self.d);
-            return Err(Error::config(heads, problem));
-        }
+    fn validate(&self, weights: &Weights) -> Result<()> {
         let fits = |name: &str, holds: bool, expected: &str, found: String| {
             let object = format!("{}: {name}", weights.path().display());
             if holds { Ok(()) } else { Err(Error::shape(object, expected, found)) }
@@ -133,11 +140,14 @@ impl RobotSizes {
         let (d, most) = (self.d, MOST_STEPS);
         fits(
             "token_embedding.weight",
-            // Fusion lays two halves side by side.
-            d.is_multiple_of(2) && d <= MOST_WIDE,
+            // Fusion attends with one head of this width, and lays two halves side by side.
+            d.is_multiple_of(2) && d <= MAX_HEAD,
             "an even width of 2 to 2048",
             d.to_string(),
         )?;
+        let [slots, width] = self.memory;
+        fits(MEMORY_KEYS, slots <= MOST_KEYS, "1 to 8192 slots", slots.to_string())?;
+        fits(MEMORY_KEYS, width <= MAX_HEAD, "1 to 2048 columns", width.to_string())?;
         for (name, layers) in [
             ("attention_layers", self.layers),
             ("text_decoder.decoder_layers", self.decoder_layers),

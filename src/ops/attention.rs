@@ -67,7 +67,7 @@ impl AttentionShape {
     pub(super) fn check(self, q: &Spec, q_at: usize, keys: &[(&str, &Spec, usize)]) -> Result<()> {
         let AttentionShape { heads, kv_heads, d } = self;
         require("heads", q, kv_heads > 0 && heads.is_multiple_of(kv_heads), "query heads a multiple of kv heads")?;
-        require("heads", q, (1..=MAX_D).contains(&d), "a head width of 1 to 2048")?;
+        require("heads", q, (1..=MAX_HEAD).contains(&d), "a head width of 1 to 2048")?;
         require("q", q, q.dtype == DType::F32 && q.width() >= q_at + heads * d, "F32 with room for all heads")?;
         for &(what, x, at) in keys {
             let float = matches!(x.dtype, DType::F32 | DType::F16);
@@ -155,7 +155,7 @@ const SLICE: usize = 64;
 /// Hides a key in a mask: finite, since shaders need not know infinity.
 pub const MASKED: f32 = -1e30;
 /// Widest head: one of a query fits into the workgroup memory that every adapter has.
-const MAX_D: usize = 2048;
+pub const MAX_HEAD: usize = 2048;
 /// Elements of a query that the kernels with one hold anyway (their `HEAD`).
 const HELD: usize = 256;
 /// Outputs of a workgroup of the kernel for one head of one row (its `SLICE`).

@@ -3,7 +3,7 @@
 use super::attention::{AttentionShape, Columns, row_span};
 use crate::error::Result;
 use crate::ops::embed::ROW_WORDS;
-use crate::ops::expect;
+use crate::ops::{expect, fast};
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, PlanBuilder, Slot, Step};
 use crate::shader;
 use crate::tensor::{DType, Spec};
@@ -73,6 +73,29 @@ impl Op for AttentionWeights {
             }
             out.iter_mut().zip(mean).for_each(|(o, m)| *o = m as f32);
         }
+    }
+
+    /// Of one head over whole matrices a dense product, and the softmax of its rows.
+    fn cpu_fast(&self, step: &Step, io: &mut Io) {
+        let (d, q, k) = (self.shape.d, io.spec(0), io.spec(1));
+        let (rows, n_keys, scale) = (step.leading(q), k.shape[0], self.shape.scale());
+        let whole = self.at == [0; 2] && [q.width(), k.width()] == [d; 2];
+        if self.cached || self.shape.heads > 1 || !whole {
+            return self.cpu(step, io);
+        }
+        let (q, k, threads) = (io.f32s(0), io.floats(1), io.threads);
+        let product = fast::Dense { rows, d_out: n_keys, d_in: d, col0: 0, y_width: n_keys };
+        let scaled = |_, _, y: &mut [f32]| y.iter_mut().for_each(|y| *y *= scale);
+        fast::dense(product, threads, q, k, io.out_f32s(0), scaled);
+        let y = fast::Shared::new(io.out_f32s(0));
+        threads.run(rows, |r| {
+            // SAFETY: each row belongs to one task.
+            let row = unsafe { y.slice(r * n_keys, n_keys) };
+            let top = row.iter().copied().fold(f32::MIN, f32::max);
+            row.iter_mut().for_each(|y| *y = (*y - top).exp());
+            let total: f64 = row.iter().map(|&y| f64::from(y)).sum();
+            row.iter_mut().for_each(|y| *y = (f64::from(*y) / total) as f32);
+        });
     }
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {

@@ -44,7 +44,7 @@ mod swiglu;
 mod ternary_matmul;
 mod unary;
 
-pub use attention::{AttentionShape, Columns, MASKED};
+pub use attention::{AttentionShape, Columns, MASKED, MAX_HEAD};
 pub use bit_linear::BitInput;
 pub use embed::{ROW_WORDS, Row, TOKEN_CLAMP, TOKEN_IMAGE};
 pub use memory_read::MAX_MEMORY;

@@ -14,9 +14,10 @@ pub struct RobotCache {
     pub(super) tokens: usize,
     /// `[samples][keys]`: whether a key belongs to a token, rather than to padding.
     pub(super) keep: Vec<Vec<bool>>,
-    /// `[layers][k, v][samples]`, `[keys, d]` each.
+    /// `[layers][k, v][samples]`, `[keys, width]` each.
     pub(super) layers: Vec<[Vec<Vec<f32>>; 2]>,
-    d: usize,
+    /// Of all heads side by side.
+    width: usize,
 }
 
 impl fmt::Debug for RobotCache {
@@ -31,7 +32,7 @@ impl RobotCache {
     pub(super) fn new(attention: RobotAttention, sizes: &RobotSizes, samples: usize) -> Self {
         let nothing = || vec![Vec::new(); samples];
         let layers = (0..sizes.layers).map(|_| [nothing(), nothing()]).collect();
-        RobotCache { attention, tokens: 0, keep: vec![Vec::new(); samples], layers, d: sizes.d }
+        RobotCache { attention, tokens: 0, keep: vec![Vec::new(); samples], layers, width: sizes.kv_width() }
     }
 
     /// Tokens of a text so far.
@@ -49,15 +50,15 @@ impl RobotCache {
         self.len() == 0
     }
 
-    /// Keys and values `[keys, d]` of a sample in an attention layer; none for numbers that there are not.
+    /// Keys and values `[keys, heads · width of a head]` of a sample in an attention layer; none for numbers that there are not.
     pub fn layer(&self, layer: usize, sample: usize) -> Option<[&[f32]; 2]> {
         let [k, v] = self.layers.get(layer)?;
         Some([k.get(sample)?, v.get(sample)?])
     }
 
     pub(super) fn check(&self, attention: RobotAttention, sizes: &RobotSizes, samples: usize) -> Result<()> {
-        let found = (self.attention, self.layers.len(), self.d, self.keep.len());
-        let wanted = (attention, sizes.layers, sizes.d, samples);
+        let found = (self.attention, self.layers.len(), self.width, self.keep.len());
+        let wanted = (attention, sizes.layers, sizes.kv_width(), samples);
         if found == wanted && self.len() <= sizes.sinks + sizes.window {
             return Ok(());
         }

@@ -148,7 +148,7 @@ impl Call<'_> {
 
     /// Puts those keys of the cache that are there in this call in front of each sample's places.
     fn write_keys(&self, program: &Program, backend: &mut dyn Backend) -> Result<()> {
-        let (cached, d) = (self.cache.len(), self.sizes.d);
+        let (cached, width) = (self.cache.len(), self.sizes.kv_width());
         let there: Vec<usize> = self.seen.keys.iter().copied().filter(|&key| key < cached).collect();
         if there.is_empty() {
             return Ok(());
@@ -156,8 +156,8 @@ impl Call<'_> {
         for (i, layer) in self.cache.layers.iter().enumerate() {
             for (name, samples) in robot_slots::keys(i).iter().zip(layer) {
                 for (sample, keys) in samples.iter().enumerate() {
-                    let words: Vec<f32> = there.iter().flat_map(|key| &keys[key * d..][..d]).copied().collect();
-                    let at = sample * self.keys * d;
+                    let words: Vec<f32> = there.iter().flat_map(|key| &keys[key * width..][..width]).copied().collect();
+                    let at = sample * self.keys * width;
                     program.write_state(backend, name, at, bytemuck::cast_slice(&words))?;
                 }
             }
@@ -268,17 +268,18 @@ impl Call<'_> {
 
     /// The cache behind this call, from an empty one.
     pub fn read_keys(&self, core: &mut Core, mut next: RobotCache) -> Result<RobotCache> {
-        let (program, d, all) = (&core.think[0], self.sizes.d, self.seen.keys.len());
+        let (program, width, all) = (&core.think[0], self.sizes.kv_width(), self.seen.keys.len());
         let place = |key: &usize| self.seen.keys.iter().position(|k| k == key);
         let places: Vec<usize> = self.seen.next.iter().filter_map(place).collect();
         for (i, layer) in next.layers.iter_mut().enumerate() {
             for (name, samples) in robot_slots::keys(i).into_iter().zip(layer) {
-                let range = |sample: usize| (name.clone(), sample * self.keys * d..(sample * self.keys + all) * d);
+                let at = |sample: usize| sample * self.keys * width;
+                let range = |sample: usize| (name.clone(), at(sample)..at(sample) + all * width);
                 let wanted: Vec<_> = (0..self.samples()).map(range).collect();
                 let read = program.read_states(core.backend.as_mut(), &wanted)?;
                 for (keys, words) in samples.iter_mut().zip(&read) {
                     let words = floats(words);
-                    *keys = places.iter().flat_map(|at| &words[at * d..][..d]).copied().collect();
+                    *keys = places.iter().flat_map(|at| &words[at * width..][..width]).copied().collect();
                 }
             }
         }

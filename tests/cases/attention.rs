@@ -284,6 +284,17 @@ fn weights(cases: &mut Cases) {
             vec![(r.p.attention_weights(q, k, shape), Close(ATTENTION_TOL))]
         });
     }
+    for (rows, keys, d, pack) in [(3, 12, 40, Pack::F32), (70, 33, 7, Pack::F16), (9, 1, 64, Pack::F32)] {
+        let what = format!("one head over whole matrices, {rows} of more rows, {keys} keys of {d}, {pack:?}");
+        cases.at(step(rows, 0), "attention_weights", what, |r| {
+            let n = rows + 2;
+            let q = r.f32s("q", &[n, d], Lead::Rows, &Noise(35).f32s(n * d, 2.0));
+            let k = r.weight("k", &[keys, d], pack, &Noise(36).f32s(keys * d, 2.0));
+            let [q, k] = [q, k].map(|slot| Columns { slot, at: 0 });
+            let shape = AttentionShape { heads: 1, kv_heads: 1, d };
+            vec![(r.p.attention_weights(q, k, shape), Close(ATTENTION_TOL))]
+        });
+    }
     cases.full("attention_weights", "scores that overflow exp without the maximum", |r| {
         let slot = r.f32s("qk", &[70, 32], Lead::Fixed, &Noise(34).f32s(70 * 32, 40.0));
         let [q, k] = [0, 16].map(|at| Columns { slot, at });

@@ -155,7 +155,8 @@ impl Definition {
     fn remember(&self, x: &Rows) -> Rows {
         let q = self.bit_net(x, "episodic_memory.key_proj");
         let [keys, values] = ["keys", "values"].map(|name| self.tensor(&format!("episodic_memory.memory_{name}")));
-        let [keys, values] = [&keys, &values].map(|all| all.chunks_exact(x.width).collect::<Vec<_>>());
+        let [keys, values] =
+            [(&keys, q.width), (&values, x.width)].map(|(all, width)| all.chunks_exact(width).collect::<Vec<_>>());
         let read: Vec<Vec<f32>> = q.iter().map(|q| attend(q, &keys, &values)).collect();
         self.bit_net(&x.plus(|r, i| read[r][i]), "episodic_memory.output_proj")
     }
@@ -166,7 +167,7 @@ impl Definition {
         for (past, new) in self.past[layer].iter_mut().zip([&k, &v]) {
             past.extend(new.iter().map(<[f32]>::to_vec));
         }
-        let (d, [keys, values]) = (x.width / self.sizes.n_heads, &self.past[layer]);
+        let (d, [keys, values]) = (self.sizes.head[0], &self.past[layer]);
         let row = |(i, q): (usize, &[f32])| -> Vec<f32> {
             let head = |h: usize| {
                 let of = |past: &'_ [Vec<f32>]| -> Vec<Vec<f32>> {
@@ -178,7 +179,7 @@ impl Definition {
             };
             (0..self.sizes.n_heads).flat_map(head).collect()
         };
-        let heads = Rows::new(x.width, q.iter().enumerate().flat_map(row).collect());
+        let heads = Rows::new(q.width, q.iter().enumerate().flat_map(row).collect());
         self.bit_net(&heads, &name("out"))
     }
 

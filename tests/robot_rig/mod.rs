@@ -208,12 +208,13 @@ impl Rig {
         report.compare("logits", &logits, &self.golden.f32s(&name("logits")), sizes.vocab);
         for i in 0..sizes.layers {
             for (state, kind) in robot_slots::keys(i).iter().zip(["k", "v"]) {
-                let keys = self.state(&program, state, samples * shape.keys * sizes.d);
-                let sample = |s: usize| &keys[s * shape.keys * sizes.d..][..self.length * sizes.d];
-                let from = self.length.saturating_sub(sizes.window) * sizes.d;
+                let width = sizes.kv_width();
+                let keys = self.state(&program, state, samples * shape.keys * width);
+                let sample = |s: usize| &keys[s * shape.keys * width..][..self.length * width];
+                let from = self.length.saturating_sub(sizes.window) * width;
                 let last: Vec<f32> = (0..samples).flat_map(|s| by_head(&sample(s)[from..], &sizes)).collect();
                 let want = self.golden.f32s(&name(&format!("cache.{i}.{kind}")));
-                report.compare(&format!("cache.{i}.{kind}"), &last, &want, sizes.d / sizes.n_heads);
+                report.compare(&format!("cache.{i}.{kind}"), &last, &want, sizes.head[0]);
             }
         }
     }
@@ -243,7 +244,7 @@ impl Rig {
     }
 }
 
-/// `[keys, heads · d]` → `[heads, keys, d]`.
+/// `[keys, heads · head]` → `[heads, keys, head]`.
 pub fn by_head(keys: &[f32], sizes: &RobotSizes) -> Vec<f32> {
-    swapped(keys, keys.len() / sizes.d, sizes.n_heads, sizes.d / sizes.n_heads)
+    swapped(keys, keys.len() / sizes.kv_width(), sizes.n_heads, sizes.head[0])
 }
