@@ -6,7 +6,7 @@ mod model_rig;
 
 use std::path::Path;
 
-use model_rig::{Report, Rig, devices, embernets, forced_walk, golden, rms, row, variants};
+use model_rig::{Greedy, Report, Rig, devices, embernets, forced_walk, golden, rms, row, variants};
 use ternion::files::{Image, Weights};
 use ternion::models::{LoadOptions, slots};
 use ternion::plan::Step;
@@ -115,15 +115,16 @@ fn greedy_run(rig: &mut Rig, dir: &Path, what: &str, vectors: &[f32]) {
     println!("{what}: free prefill rms {off:.1e}, rows beyond 1e-3 {flips:?}");
     assert!(off < FREE, "{what}: prefill logits are off by {off}");
     let (ids, steps) = (greedy.i32s("generated_ids"), greedy.f32s("step_logits"));
+    let mut tokens = Greedy::new(dir, what, &ids, &steps);
     for (i, &id) in ids.iter().enumerate() {
         let last = &logits[logits.len() - vocab..];
         let off = rms(last, &steps[i * vocab..(i + 1) * vocab]);
         assert!(off < FREE, "{what}: step {i} is off by {off}");
-        let best = (0..vocab).max_by(|&a, &b| last[a].total_cmp(&last[b])).unwrap();
-        assert_eq!(best as i32, id, "{what}: token {i}");
+        tokens.step(i, last);
         logits = rig.logits(&text, &[row(id as u32, n + i, 0)], &[]);
     }
     assert!(rms(&logits, &greedy.f32s("logits_after_last")) < FREE, "{what}: after the last token");
+    tokens.finish();
 }
 
 /// Rows whose logits a rounding flip upstream changed.

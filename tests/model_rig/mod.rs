@@ -234,6 +234,72 @@ impl Report {
     }
 }
 
+/// What a rounding flip may change a logit by, unless a variant's `golden_noise.json` knows of a larger change.
+const FLIP: f32 = 5e-2;
+
+/// The original's tokens of a greedy run. Where its first logit leads the second by no more than both may move, a rounding
+/// flip may choose the other token, in a correct model too: such tokens are not compared, all others are.
+pub struct Greedy {
+    what: String,
+    ids: Vec<i32>,
+    wide: Vec<bool>,
+    compared: usize,
+}
+
+impl Greedy {
+    /// The tokens of a variant's run, and the logits `[ids, vocab]` that each was chosen from.
+    pub fn new(dir: &Path, what: &str, ids: &[i32], logits: &[f32]) -> Self {
+        let flip = moved(dir).max(FLIP);
+        let margin = |logits: &[f32]| {
+            let top = |[a, b]: [f32; 2], &v: &f32| if v > a { [v, a] } else { [a, b.max(v)] };
+            let [first, second] = logits.iter().fold([f32::NEG_INFINITY; 2], top);
+            first - second
+        };
+        let wide: Vec<bool> = logits.chunks(logits.len() / ids.len()).map(|l| margin(l) > 2.0 * flip).collect();
+        assert_eq!(wide.len(), ids.len(), "{what}: logits of each token");
+        Greedy { what: what.into(), ids: ids.to_vec(), wide, compared: 0 }
+    }
+
+    /// Compares token `i` with the one that these logits choose behind the original's tokens.
+    pub fn step(&mut self, i: usize, logits: &[f32]) {
+        let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).expect("a vocabulary");
+        self.token(i, best as i32);
+    }
+
+    /// Compares a run behind its own tokens: where it goes another way at a narrow margin, the rest is another text.
+    pub fn run(&mut self, found: &[i32]) {
+        for (i, &id) in found.iter().enumerate() {
+            if !self.token(i, id) {
+                return;
+            }
+        }
+        assert_eq!(found.len(), self.ids.len(), "{}: tokens", self.what);
+    }
+
+    fn token(&mut self, i: usize, found: i32) -> bool {
+        if self.wide[i] {
+            assert_eq!(found, self.ids[i], "{}: token {i}", self.what);
+            self.compared += 1;
+        }
+        found == self.ids[i]
+    }
+
+    /// Says how many tokens were compared, and fails if they are fewer than a quarter.
+    pub fn finish(self) {
+        let (n, all) = (self.compared, self.ids.len());
+        println!("{}: {n} of {all} greedy tokens compared", self.what);
+        assert!(4 * n >= all && n > 0, "{}: only {n} of {all} greedy tokens could be compared", self.what);
+    }
+}
+
+/// How far the original's own last logits move when its input is changed by a millionth, where a variant says so.
+fn moved(dir: &Path) -> f32 {
+    let Ok(text) = std::fs::read(dir.join("golden_noise.json")) else { return 0.0 };
+    let json: serde_json::Value = serde_json::from_slice(&text).expect("JSON");
+    let last = |trial: &serde_json::Value| trial[1].as_f64().expect("a change of all logits, and of the last");
+    json["trials"].as_array().expect("trials").iter().map(last).fold(0.0, f64::max) as f32
+}
+
 /// Relative root mean square difference.
 pub fn rms(found: &[f32], want: &[f32]) -> f64 {
     assert_eq!(found.len(), want.len(), "lengths");
