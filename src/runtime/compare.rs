@@ -84,10 +84,11 @@ pub fn compare(
     let files = files.into();
     let weights = Weights::open(&files)?;
     let (mut backend, why) = device::choose(&options.place)?;
-    let dense = options.precision.pack();
+    let precision = options.precision.on(backend.as_ref());
+    let dense = precision.pack();
     let load = LoadOptions { dense, head: options.head.pack(dense), max_binding: backend.caps().max_binding };
     let model = models::open(files, &weights, load)?;
-    let trials = model.trials(options.precision.kv_dtype())?;
+    let trials = model.trials(precision.kv_dtype())?;
     let stages: Vec<Stage> = trials.into_iter().map(Stage::from).collect();
     let int8 = |stage: &Stage| stage.plan.weights().any(|(weight, _)| weight.pack == Pack::Int8);
     if options.head == Head::Int8 && !stages.iter().any(int8) {

@@ -11,6 +11,7 @@ use super::stream::Stream;
 use super::trace::{Attention, ImageAttention, Origin, Routing};
 use crate::error::{Error, Result};
 use crate::files::Image;
+use crate::models::ModelInfo;
 use crate::ops::{Row, TOKEN_IMAGE};
 
 /// A conversation with a model. Dropping it frees its part of the KV cache.
@@ -188,9 +189,9 @@ impl Session {
     /// How often each expert was chosen so far: `[layer][expert]`, each layer's shares adding up to 1.
     ///
     /// # Errors
-    /// [`Error::Device`] if the device was lost.
+    /// [`Error::Unsupported`] for a model without a mixture of experts, [`Error::Device`] if the device was lost.
     pub fn expert_shares(&self) -> Result<Vec<Vec<f32>>> {
-        let experts = self.engine.model.info().experts.len();
+        let experts = self.mixture()?.experts.len();
         let layers = self.engine.routing(self.kv.base(), self.cached)?;
         let share = |choices: Vec<u32>| {
             let mut counts = vec![0.0; experts];
@@ -204,21 +205,27 @@ impl Session {
         Ok(layers.into_iter().map(share).collect())
     }
 
+    /// The model, if it is a mixture of experts.
+    fn mixture(&self) -> Result<&ModelInfo> {
+        let info = self.engine.model.info();
+        if info.experts.is_empty() {
+            let object = format!("the routing of {}", info.family);
+            return Err(Error::Unsupported { object, problem: "the model has no experts".into() });
+        }
+        Ok(info)
+    }
+
     /// Which experts every row of the session chose, pending ones included: those are run first.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a model without a mixture of experts, [`Error::Device`] if the device was lost.
     pub fn routing(&mut self) -> Result<Routing> {
-        let info = self.engine.model.info().clone();
-        if info.experts.is_empty() {
-            let object = format!("the routing of {}", info.family);
-            return Err(Error::Unsupported { object, problem: "the model has no experts".into() });
-        }
+        let info = self.mixture()?;
+        let (experts, per_row) = (info.experts.len(), info.experts_per_token);
         if self.cached < self.len() {
             self.advance()?;
         }
         let choices = self.engine.routing(self.kv.base(), self.cached)?;
-        let (experts, per_row) = (info.experts.len(), info.experts_per_token);
         Ok(Routing { experts, per_row, image_rows: self.image_rows, choices })
     }
 
