@@ -148,6 +148,45 @@ fn tokens_and_logits_of_a_caption_are_those_of_pytorch() {
 }
 
 #[test]
+fn texts_that_are_unknown_or_read_in_part_are_warned_of() {
+    let open =
+        |choice: DeviceChoice| BitGen::open(model(), &BitGenOptions { place: choice.into(), ..Default::default() });
+    let bitgen = open(DeviceChoice::Cpu).expect("it opens");
+    let of = |text: &str| {
+        let found = bitgen.feature_text(text).expect("tokens");
+        (found.read, found.ignored, found.unknown)
+    };
+    assert_eq!(of("Red circle."), ("Red circle".into(), String::new(), false));
+    assert_eq!(of("red circle and a dog"), ("red circle".into(), "and a dog".into(), false));
+    assert_eq!(of("a photo of the blue star"), ("photo".into(), "of the blue star".into(), true));
+
+    let (path, scene) = (text(model()), root().join("tests/golden/bitgen_shapes/scene_0.png"));
+    let folder = tempfile::TempDir::new().expect("a folder");
+    std::fs::copy(&scene, folder.path().join("scene.png")).expect("a copy");
+    let (folder, scene) = (text(folder.path()), text(scene));
+    let similarity = ["similarity", "-m", &path, "--device", "cpu", "--image", &scene, "--text"];
+    let search = ["search", "-m", &path, "--device", "cpu", "--index", &folder, "--add", &folder];
+    for command in [&similarity[..], &search] {
+        let warnings = |text: &str| -> Vec<String> {
+            let ran = ternion(&[command, &[text]].concat());
+            assert_eq!(ran.code, Some(0), "{}", ran.err);
+            ran.err.lines().filter(|line| line.starts_with("warning: ")).map(str::to_owned).collect()
+        };
+        assert!(warnings("blue star").is_empty(), "{:?}", warnings("blue star"));
+        for (text, says) in [
+            ("dog", &["does not know \"dog\"", "first token"][..]),
+            ("a photo of the blue star", &["does not know \"photo\", \"of\""]),
+            ("red circle and a dog", &["only \"red circle\"", "\"and a dog\" does not count"]),
+        ] {
+            let found = warnings(text);
+            assert!(found.len() == 1 && says.iter().all(|says| found[0].contains(says)), "{text}: {found:?}");
+        }
+    }
+    let ran = ternion(&["run", "-m", &path, "--device", "cpu", "--image", &scene, "-p", "describe the zebra"]);
+    assert!(ran.code == Some(0) && ran.err.contains("does not know \"zebra\""), "{}", ran.err);
+}
+
+#[test]
 fn the_command_writes_captions_and_the_model_is_small() {
     let scene = text(root().join("tests/golden/bitgen_shapes/scene_0.png"));
     let path = text(model());

@@ -18,6 +18,7 @@ mod robots;
 mod run;
 mod search;
 mod similarity;
+mod text_warnings;
 
 use std::error::Error as _;
 use std::io;

@@ -12,6 +12,7 @@ use ternion::runtime::{RobotAttention, RobotModel, RobotOptions};
 use super::Outcome;
 use super::args::{PlaceArgs, read_prompt};
 use super::output::table;
+use super::text_warnings::warn_of_words;
 
 /// Choose robots for a task, with a BitGenModel (BitGen's full robot model), and show its steps of reasoning.
 ///
@@ -82,6 +83,7 @@ impl Robots {
         let model = RobotModel::open(self.model.as_path(), &options)?;
         eprintln!("device: {}", model.device());
         let tokens = model.tokens(&text)?;
+        warn_of_words(model.tokenizer(), &text)?;
         let thought = model.choose(&tokens, image.as_ref())?;
         let mut out = io::stdout().lock();
         if self.json {

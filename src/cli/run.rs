@@ -13,6 +13,7 @@ use super::Outcome;
 use super::args::{GenerateArgs, MemoryArgs, ModelArgs, family, model_files, open_images, read_prompt};
 use super::output::{bytes, ending, ms, statistics, stream};
 use super::plot::PlotArgs;
+use super::text_warnings::warn_of_words;
 
 /// Answer one question and end.
 ///
@@ -113,6 +114,9 @@ impl Run {
             (remember, prompt) => prompt.filter(|_| remember),
         };
         let model = self.model.open_bitgen(files)?;
+        if let Some(prompt) = prompt {
+            warn_of_words(model.tokenizer(), prompt)?;
+        }
         self.memory.open(&model)?;
         let (mut out, mut written) = (io::stdout().lock(), Ok(()));
         // Many tokenizers put a space in front of a text's first word.

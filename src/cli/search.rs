@@ -16,6 +16,7 @@ use super::Outcome;
 use super::args::read_prompt;
 use super::bitgen_args::BitGenArgs;
 use super::output::{Bar, table};
+use super::text_warnings::warn_of_features;
 
 /// Find pictures by a text or by another picture.
 ///
@@ -23,6 +24,9 @@ use super::output::{Bar, table};
 /// was ended goes on where it was when the folder is added again. A picture is embedded again only if its content has
 /// changed, however it was renamed; files that cannot be read are named and left out. The index's folder may be the
 /// pictures' own, and can then be moved with them.
+///
+/// A BitGen compares a text by its first token alone. A warning says when that is unknown to the tokenizer, and when words
+/// behind it do not count.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: ternion search -m models/bitgen --index photos --add photos 'a dog on a beach'\n\
                         Example: ternion search -m models/bitgen --index photos --image dog.jpg -k 5 --json")]
@@ -74,6 +78,9 @@ impl Search {
         let text = self.query.as_deref().map(read_prompt).transpose()?;
         let image = self.image.as_ref().map(Image::open).transpose()?;
         let mut index = self.open()?;
+        if let Some(text) = &text {
+            warn_of_features(index.model(), std::slice::from_ref(text))?;
+        }
         let update = self.change(&mut index)?;
         let found = match (&text, &image) {
             (Some(text), _) => Some(index.by_text(text, self.k)?),

@@ -15,6 +15,7 @@ use super::args::open_images;
 use super::bitgen_args::{BitGenArgs, read_texts, tokens};
 use super::output::{Bar, table};
 use super::plot::{Font, PlotFile, SimilarityFigure};
+use super::text_warnings::warn_of_features;
 
 /// Pictures that are decoded and embedded at once.
 const BATCH: usize = 16;
@@ -27,6 +28,9 @@ const MOST_DRAWN: [usize; 2] = [1000, 100_000];
 ///
 /// The table has a line for each text and a column for each picture, or the other way round where there are more than
 /// 8 pictures. JSON has all that --show names.
+///
+/// A BitGen compares a text by its first token alone. A warning says when that is unknown to the tokenizer, and when words
+/// behind it do not count.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: ternion similarity -m models/bitgen --image a.png b.jpg --text 'a cat' 'a dog'\n\
                         Example: ternion similarity -m models/bitgen --image *.jpg --text @labels.txt --plot heat.png")]
@@ -99,6 +103,7 @@ impl Similarity {
         let plot = self.plot.as_ref().map(|file| self.plot_file(file, texts.len())).transpose()?;
         let model = self.model.open()?;
         let tokens = tokens(&model, &texts)?;
+        warn_of_features(&model, &texts)?;
         let (images, thumbs) = self.embed(&model, plot.is_some())?;
         let tokens: Vec<&[u32]> = tokens.iter().map(Vec::as_slice).collect();
         let found = Similarities::new(&model.text_features(&tokens)?, &images, model.temperature())?;

@@ -20,9 +20,9 @@ const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
 
 /// A tokenizer read from a tokenizer.json of Hugging Face's `tokenizers`. It can be shared between threads.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    pub(super) inner: tokenizers::Tokenizer,
     json: Vec<u8>,
-    name: String,
+    pub(super) name: String,
 }
 
 impl Tokenizer {
@@ -116,14 +116,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Limit`] above [`MAX_TEXT_BYTES`], [`Error::Format`] when the tokenizer has no way to write the text.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        if text.len() > MAX_TEXT_BYTES {
-            return Err(Error::Limit {
-                what: "the prompt".into(),
-                wanted: format!("{} bytes", text.len()),
-                available: format!("{MAX_TEXT_BYTES} bytes"),
-                advice: "no model has a context that long, shorten it".into(),
-            });
-        }
+        check_length(text)?;
         let encoding = contained(&self.name, "cannot encode the text", || self.inner.encode_fast(text, add_special))?;
         Ok(encoding.get_ids().to_vec())
     }
@@ -185,9 +178,22 @@ fn check_size(name: &str, bytes: &[u8]) -> Result<()> {
     })
 }
 
+/// Refuses a text above [`MAX_TEXT_BYTES`].
+pub(super) fn check_length(text: &str) -> Result<()> {
+    if text.len() <= MAX_TEXT_BYTES {
+        return Ok(());
+    }
+    Err(Error::Limit {
+        what: "the prompt".into(),
+        wanted: format!("{} bytes", text.len()),
+        available: format!("{MAX_TEXT_BYTES} bytes"),
+        advice: "no model has a context that long, shorten it".into(),
+    })
+}
+
 /// Runs `work` of the `tokenizers` library and names the file in its error. A file that is crafted badly enough makes
 /// that library panic (out-of-range slices in its decoders and merges), which becomes an error here too.
-fn contained<T>(name: &str, what: &str, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+pub(super) fn contained<T>(name: &str, what: &str, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|e| Error::format(name, format!("{what}: {e}"))),
         Err(_) => Err(Error::format(name, format!("{what}: the file is inconsistent"))),

@@ -221,6 +221,11 @@ impl RobotModel {
         most_tokens(self.sizes())
     }
 
+    /// The tokenizer, if there is one.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
+    }
+
     /// The tokens of a text, with those that the tokenizer puts around it.
     ///
     /// # Errors
