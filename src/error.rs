@@ -35,8 +35,8 @@ pub enum Error {
         /// The shape and dtype found.
         found: String,
     },
-    /// Tensors that the model needs and the checkpoint lacks, all of them.
-    #[error("{file}: {n} tensors are missing: {list}", n = names.len(), list = names.join(", "))]
+    /// Tensors that the model needs and the checkpoint lacks, all of them; the message names the first.
+    #[error("{file}: {n} tensors are missing: {list}", n = names.len(), list = first(names))]
     MissingTensors {
         /// The checkpoint.
         file: String,
@@ -102,6 +102,18 @@ pub enum Error {
     },
 }
 
+/// Most names that a message lists.
+const MAX_LISTED: usize = 50;
+
+/// The first of some names, and how many there are besides.
+fn first(names: &[String]) -> String {
+    let list = names.iter().take(MAX_LISTED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(MAX_LISTED) {
+        0 => list,
+        more => format!("{list} and {more} more"),
+    }
+}
+
 impl Error {
     /// [`Error::Io`] for `path`, as a closure for `map_err`.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
@@ -127,5 +139,19 @@ impl Error {
     /// [`Error::Shape`], from anything that prints.
     pub fn shape(object: impl ToString, expected: impl ToString, found: impl ToString) -> Self {
         Error::Shape { object: object.to_string(), expected: expected.to_string(), found: found.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_lists_some_of_the_missing_tensors() {
+        let names = |n: usize| (0..n).map(|i| format!("layers.{i}.weight")).collect();
+        let message = |n| Error::MissingTensors { file: "model".into(), names: names(n) }.to_string();
+        assert!(message(50).ends_with(", layers.49.weight"), "{}", message(50));
+        assert!(message(60_000).ends_with(", layers.49.weight and 59950 more"), "{}", message(60_000));
+        assert!(message(60_000).starts_with("model: 60000 tensors are missing: layers.0.weight, "));
     }
 }

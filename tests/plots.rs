@@ -128,8 +128,7 @@ fn pictures_are_whole_files_of_the_kind_that_their_names_say() {
     assert!(texts[0].starts_with("Attention of text token "), "{texts:?}");
     assert!(texts.iter().any(|t| t.contains("of its attention goes to this picture")), "{texts:?}");
     assert!(
-        texts.iter().any(|t| t.contains("4 x 4 patches, of which the model joins 2 x 2"))
-            && texts.iter().any(|t| t == "0 %"),
+        texts.iter().any(|t| t.contains("2 x 2 blocks of 2 x 2 patches")) && texts.iter().any(|t| t == "0 %"),
         "{texts:?}"
     );
     let drawn = png(&attention[1]);

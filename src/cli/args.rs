@@ -1,12 +1,13 @@
 //! Options that several commands share, and reading the prompt.
 
 use std::fs::File;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{Read, stdin};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use ternion::files::tokenizer::MAX_TEXT_BYTES;
-use ternion::files::{Image, ModelFiles, Weights};
+use ternion::files::{Image, ModelFiles, Weights, text};
 use ternion::models::Family;
 use ternion::runtime::{self, BitGen, DeviceChoice, Engine, GenerateOptions, MemoryNoise, Options, Place, Sampling};
 use ternion::{Error, Result};
@@ -19,12 +20,12 @@ use super::output::{Bar, check_writable};
 pub struct ModelArgs {
     /// The model: a directory, a safetensors file or index, or a torch checkpoint, with config.json beside it; default:
     /// the demo model, which is built in and knows drawn scenes only.
-    #[arg(short, long, value_name = "PATH")]
+    #[arg(short, long, value_name = "PATH", allow_hyphen_values = true)]
     pub model: Option<PathBuf>,
     #[command(flatten)]
     pub place: PlaceArgs,
     /// The tokenizer.json, or a folder with it or with vocab.json and merges.txt; default: those beside the model.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
     pub tokenizer: Option<PathBuf>,
     /// Most tokens of a conversation, pictures included; default: the model's most, at most 2048.
     #[arg(short, long, value_name = "TOKENS")]
@@ -36,7 +37,7 @@ pub struct ModelArgs {
 pub struct PlaceArgs {
     /// auto (the best GPU, else the CPU), cpu, gpu (software adapters too), a number from `ternion devices`, or a part
     /// of an adapter's name.
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    #[arg(long, value_name = "DEVICE", allow_hyphen_values = true, default_value = "auto")]
     pub device: DeviceChoice,
     /// How full-precision weights and the KV cache are kept.
     #[arg(long, value_enum, default_value_t = Precision::F16)]
@@ -162,7 +163,7 @@ pub struct MemoryArgs {
     pub memory_noise: Option<u64>,
     /// With a BitGen: begin with the memory of this file, if there is one, and write it back at the end, with what was
     /// read counted; a safetensors file, or one of the original's save_memory to begin with.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     pub memory: Option<PathBuf>,
 }
 
@@ -227,40 +228,56 @@ pub struct GenerateArgs {
     /// Most tokens of an answer; default: as many as the context holds, at most 512, of a caption at most 32.
     #[arg(short = 'n', long, value_name = "TOKENS")]
     pub max_tokens: Option<usize>,
-    /// Draw tokens at this temperature; without it, or with 0, the most likely token is taken.
+    /// Draw tokens at this temperature; without it, or with 0, the most likely token is taken, and --top-k, --top-p and
+    /// --seed do nothing.
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub temp: Option<f32>,
-    /// With --temp: draw from this many of the likeliest tokens; 0 means all.
-    #[arg(long, value_name = "K", default_value_t = Sampling::original().top_k)]
-    pub top_k: usize,
-    /// With --temp: draw from the likeliest tokens that make up this probability; 1 means all.
-    #[arg(long, value_name = "P", default_value_t = Sampling::original().top_p, allow_negative_numbers = true)]
-    pub top_p: f32,
+    /// With --temp: draw from this many of the likeliest tokens; 0 means all; default: 50.
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+    /// With --temp: draw from the likeliest tokens that make up this probability; 1 means all; default: 0.9.
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub top_p: Option<f32>,
     /// Make tokens that occurred less likely, by this factor; 1 means no penalty.
     #[arg(long, value_name = "R", default_value_t = 1.0, allow_negative_numbers = true)]
     pub repeat_penalty: f32,
-    /// With --temp: equal seeds give equal text.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
+    /// With --temp: equal seeds give equal text; default: a random one, which -v prints.
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
     /// End the answer in front of this text; can be given several times.
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub stop: Vec<String>,
 }
 
 impl GenerateArgs {
-    /// The options, checked.
+    /// The options, checked; says which of them do nothing, and with `verbose` the seed.
     ///
     /// # Errors
     /// [`Error::Argument`] for values out of range.
-    pub fn options(&self) -> Result<GenerateOptions> {
+    pub fn options(&self, verbose: bool) -> Result<GenerateOptions> {
+        let usual = Sampling::original();
         let sampling = Sampling {
             temperature: self.temp.unwrap_or(0.0),
-            top_k: self.top_k,
-            top_p: self.top_p,
+            top_k: self.top_k.unwrap_or(usual.top_k),
+            top_p: self.top_p.unwrap_or(usual.top_p),
             repetition_penalty: self.repeat_penalty,
-            seed: self.seed,
+            // The standard library's hash keys are random: enough for text that differs from run to run.
+            seed: self.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
         };
         sampling.validate()?;
+        if sampling.temperature > 0.0 {
+            if verbose {
+                eprintln!("seed:      {}", sampling.seed);
+            }
+        } else {
+            let given =
+                [("--top-k", self.top_k.is_some()), ("--top-p", self.top_p.is_some()), ("--seed", self.seed.is_some())];
+            let idle: Vec<&str> = given.into_iter().filter_map(|(name, given)| given.then_some(name)).collect();
+            if !idle.is_empty() {
+                let names = idle.join(" and ");
+                eprintln!("note: {names} without a --temp above 0 change nothing: the most likely token is taken");
+            }
+        }
         if self.max_tokens == Some(0) {
             return Err(Error::argument("max-tokens", "is 0, expected at least 1"));
         }
@@ -315,8 +332,5 @@ pub fn utf8(name: &str, bytes: Vec<u8>) -> Result<String> {
             advice: "no model has a context that long, shorten it".into(),
         });
     }
-    String::from_utf8(bytes).map_err(|e| {
-        let at = e.utf8_error().valid_up_to();
-        Error::format(name, format!("the prompt is no UTF-8 at byte {at}"))
-    })
+    text::decode(name, &bytes).map(str::to_owned)
 }

@@ -29,16 +29,16 @@ use super::plot::{BarsFigure, Font, PlotFile};
 pub struct Bench {
     /// The model: a directory, a safetensors file or index, or a torch checkpoint; default: an EmberNet of the published
     /// sizes with random weights, made in memory.
-    #[arg(short, long, value_name = "PATH")]
+    #[arg(short, long, value_name = "PATH", allow_hyphen_values = true)]
     model: Option<PathBuf>,
     #[command(flatten)]
     place: PlaceArgs,
-    /// Lengths of prompts to read.
-    #[arg(short, long, value_name = "TOKENS", value_delimiter = ',', default_value = "96,512")]
-    prompts: Vec<usize>,
-    /// Numbers of tokens to generate.
-    #[arg(short = 'n', long, value_name = "TOKENS", value_delimiter = ',', default_value = "64")]
-    generated: Vec<usize>,
+    /// Lengths of prompts to read, 0 for none; default: 96,512, at most what the model's context holds.
+    #[arg(short, long, value_name = "TOKENS", value_delimiter = ',')]
+    prompts: Option<Vec<usize>>,
+    /// Numbers of tokens to generate, 0 for none; default: 64, at most what the model's context holds.
+    #[arg(short = 'n', long, value_name = "TOKENS", value_delimiter = ',')]
+    generated: Option<Vec<usize>>,
     /// Tokens in the cache before each generation.
     #[arg(short, long, value_name = "TOKENS", value_delimiter = ',', default_value = "0")]
     depths: Vec<usize>,
@@ -58,7 +58,7 @@ pub struct Bench {
     #[arg(short, long, value_enum, default_value_t = Format::Md)]
     output: Format,
     /// Draw tokens a second by test into an .svg or .png file.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     plot: Option<PathBuf>,
 }
 

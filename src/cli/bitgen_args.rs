@@ -14,12 +14,12 @@ use super::output::Bar;
 #[derive(Debug, Args)]
 pub struct BitGenArgs {
     /// The model, a BitGen: a directory, a safetensors file or a torch checkpoint, with config.json beside it.
-    #[arg(short, long, value_name = "PATH")]
+    #[arg(short, long, value_name = "PATH", allow_hyphen_values = true)]
     model: PathBuf,
     #[command(flatten)]
     place: PlaceArgs,
     /// The tokenizer.json; default: the one beside the model.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     tokenizer: Option<PathBuf>,
 }
 

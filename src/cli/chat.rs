@@ -1,17 +1,22 @@
 //! `ternion chat`: a conversation, line by line.
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
+use percent_encoding::percent_decode_str;
+use signal_hook::flag;
 use ternion::files::Image;
 use ternion::files::tokenizer::MAX_TEXT_BYTES;
 use ternion::runtime::{Engine, GenerateOptions, Session, Stats, StopReason};
 use ternion::{Error, Result};
 
 use super::args::{GenerateArgs, ModelArgs, open_images, utf8};
+use super::line_editor::{Input, LineEditor};
 use super::output::{statistics, stream};
-use super::{Failure, Outcome, report};
+use super::{Failure, INTERRUPTED, Outcome, report};
 
 const HELP: &str = "\
 /image FILE  begin a new conversation about a picture
@@ -19,7 +24,10 @@ const HELP: &str = "\
 /stats       show counts, times and experts of the last answer
 /quit        end (also Ctrl-D)
 /help        show this
-Anything else is a question.";
+Anything else is a question. Ctrl-C ends an answer.";
+
+/// What the user types behind.
+const PROMPT: &str = "> ";
 
 /// Talk with a model: each line of stdin is a question.
 ///
@@ -32,7 +40,7 @@ pub struct Chat {
     #[command(flatten)]
     model: ModelArgs,
     /// A picture to talk about (PNG, JPEG, WebP, BMP, GIF); can be given several times.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     image: Vec<PathBuf>,
     #[command(flatten)]
     generate: GenerateArgs,
@@ -72,21 +80,41 @@ impl Chat {
     /// # Errors
     /// Those of the engine, and of writing to stdout.
     pub fn main(&self, verbose: bool) -> Outcome {
-        let options = self.generate.options()?;
+        let options = self.generate.options(verbose)?;
         let images = open_images(&self.image)?;
         let engine = self.model.open()?;
-        let mut talk = Talk { session: engine.session()?, engine, options, images: 0, last: None, verbose };
+        let (session, interrupt) = (engine.session()?, Interrupt::new());
+        let mut talk = Talk { session, engine, options, images: 0, last: None, verbose, interrupt };
         for image in &images {
             talk.session.push_image(image)?;
             talk.images += 1;
         }
         let terminal = io::stdin().is_terminal();
+        let mut editor = LineEditor::new();
         if terminal {
+            talk.interrupt.watch()?;
             eprintln!("/help shows the commands, Ctrl-D ends.");
         }
-        let mut failed = false;
-        while let Some(line) = next_line(terminal)? {
-            match line.map_err(Failure::Error).and_then(|line| talk.answer(&line)) {
+        let (mut failed, mut warned) = (false, false);
+        loop {
+            let line = match &mut editor {
+                Some(editor) => Ok(editor.read(PROMPT).map_err(Error::io("the terminal"))?),
+                None => next_line(terminal)?,
+            };
+            let done = match line {
+                Ok(Input::Line(line)) => talk.answer(&line),
+                Ok(Input::Interrupted) if warned => return Err(Failure::Interrupted),
+                // It may have been meant for an answer that has just ended.
+                Ok(Input::Interrupted) => {
+                    eprintln!("Ctrl-C again ends, as Ctrl-D does.");
+                    warned = true;
+                    continue;
+                }
+                Ok(Input::End) => break,
+                Err(error) => Err(error.into()),
+            };
+            warned = false;
+            match done {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(Failure::Error(error)) => {
@@ -100,16 +128,76 @@ impl Chat {
     }
 }
 
-/// The next line of stdin, an error for one that is no text, or none at the end.
-fn next_line(terminal: bool) -> Outcome<Option<Result<String>>> {
+/// The next line of stdin where there is no editor; an error inside for one that is no text or too long, which is passed
+/// over as a whole.
+fn next_line(terminal: bool) -> Outcome<Result<Input>> {
     if terminal {
-        eprint!("> ");
+        eprint!("{PROMPT}");
         io::stderr().flush()?;
     }
-    let mut bytes = Vec::new();
+    let (mut input, mut bytes) = (io::stdin().lock(), Vec::new());
     let most = MAX_TEXT_BYTES as u64 + 1;
-    io::stdin().lock().take(most).read_until(b'\n', &mut bytes).map_err(Error::io("stdin"))?;
-    Ok(if bytes.is_empty() { None } else { Some(utf8("stdin", bytes)) })
+    input.by_ref().take(most).read_until(b'\n', &mut bytes).map_err(Error::io("stdin"))?;
+    if bytes.len() as u64 == most && !bytes.ends_with(b"\n") {
+        input.skip_until(b'\n').map_err(Error::io("stdin"))?;
+    }
+    Ok(if bytes.is_empty() { Ok(Input::End) } else { utf8("stdin", bytes).map(Input::Line) })
+}
+
+/// The file that a line names: as it is written, or as terminals write a file that is dragged into them, in quotes, with
+/// escaped characters or as a file:// address; `~` is the user's folder. A file with the very name comes first.
+fn picture_path(written: &str) -> PathBuf {
+    let literal = PathBuf::from(written);
+    if literal.exists() {
+        return literal;
+    }
+    if let Some(address) = written.strip_prefix("file://") {
+        let path = address.strip_prefix("localhost").unwrap_or(address);
+        // An address of Windows has a slash in front of the drive.
+        let path = if cfg!(windows) { path.trim_start_matches('/') } else { path };
+        return percent_decode_str(path).decode_utf8().map_or(literal, |path| path.as_ref().into());
+    }
+    let path = if cfg!(windows) {
+        written.trim_matches('"').to_owned()
+    } else {
+        // One word as a shell reads it; several are a name with spaces.
+        let words = shlex::split(written).and_then(|words| <[String; 1]>::try_from(words).ok());
+        words.map_or_else(|| written.to_owned(), |[word]| word)
+    };
+    let in_home = written.strip_prefix('~').filter(|rest| rest.is_empty() || rest.starts_with(['/', '\\']));
+    match (in_home, etcetera::home_dir()) {
+        (Some(_), Ok(home)) => home.join(path.trim_start_matches('~').trim_start_matches(['/', '\\'])),
+        _ => path.into(),
+    }
+}
+
+/// What Ctrl-C does: ends an answer, or the program where there is none or where the answer does not end.
+struct Interrupt {
+    /// Whether the next Ctrl-C ends the program; the one that comes while it does not, sets it.
+    ends_all: Arc<AtomicBool>,
+}
+
+impl Interrupt {
+    fn new() -> Self {
+        Interrupt { ends_all: Arc::new(AtomicBool::new(true)) }
+    }
+
+    /// Takes Ctrl-C from the system, which ends the program with it until then.
+    fn watch(&self) -> Result<()> {
+        let (signal, code) = (signal_hook::consts::SIGINT, INTERRUPTED.into());
+        flag::register_conditional_shutdown(signal, code, self.ends_all.clone())
+            .and_then(|_| flag::register(signal, self.ends_all.clone()))
+            .map(|_| ())
+            .map_err(Error::io("Ctrl-C"))
+    }
+
+    /// Runs `answer`, which is to end once the function that it gets says so.
+    fn during<T>(&self, answer: impl FnOnce(&dyn Fn() -> bool) -> T) -> T {
+        self.ends_all.store(false, Ordering::SeqCst);
+        let answered = answer(&|| self.ends_all.load(Ordering::SeqCst));
+        self.ends_all.store(true, Ordering::SeqCst);
+        answered
+    }
 }
 
 /// A conversation in progress.
@@ -120,6 +208,7 @@ struct Talk {
     images: usize,
     last: Option<(Stats, Option<StopReason>)>,
     verbose: bool,
+    interrupt: Interrupt,
 }
 
 impl Talk {
@@ -135,42 +224,62 @@ impl Talk {
                 Some(last) => statistics(&self.engine, &self.session, self.images, last)?,
                 None => eprintln!("no answer yet"),
             },
-            Line::Image(file) => self.show(file)?,
+            Line::Image(file) => self.show(&picture_path(file))?,
             Line::Question(question) => self.ask(question)?,
         }
         Ok(true)
     }
 
-    fn show(&mut self, file: &str) -> Result<()> {
-        // A file that is no picture leaves the conversation as it is.
-        let image = Image::open(file)?;
-        self.session.reset(true);
-        self.images = 0;
-        self.session.push_image(&image)?;
+    /// Begins a conversation about a picture; one that cannot be shown leaves the conversation as it is.
+    fn show(&mut self, file: &Path) -> Result<()> {
+        self.session.reset_to_image(&Image::open(file)?)?;
         self.images = 1;
         Ok(())
     }
 
+    /// Answers a question; one that cannot be answered leaves the conversation as it is.
     fn ask(&mut self, question: &str) -> Outcome {
-        self.session.push_question(question)?;
+        let before = self.session.tokens().len();
+        let answered = self.push(question).map_err(Failure::Error).and_then(|()| {
+            let options = self.options.clone();
+            // An answer that is cut by the context is better than none.
+            let max_tokens = options.max_tokens.map(|n| n.min(self.session.room()));
+            let options = GenerateOptions { max_tokens, ..options };
+            self.interrupt.during(|interrupted| stream(&mut self.session, options, interrupted))
+        });
+        if answered.is_err() {
+            self.session.truncate(before);
+        }
+        let result = answered?;
+        if self.verbose {
+            statistics(&self.engine, &self.session, self.images, &result)?;
+        }
+        self.last = Some(result);
+        Ok(())
+    }
+
+    /// Pushes a question, with room for an answer.
+    fn push(&mut self, question: &str) -> Result<()> {
+        let goes_on = !self.session.tokens().is_empty();
+        let pushed = self.session.push_question(question);
         let room = self.session.room();
+        let advice = if goes_on {
+            "/reset begins a new conversation, --context makes room for a longer one"
+        } else {
+            "shorten the question, or make room for more with --context"
+        };
+        if let Err(Error::Limit { what, wanted, available, .. }) = pushed {
+            return Err(Error::Limit { what, wanted, available, advice: advice.into() });
+        }
+        pushed?;
         if room == 0 {
             return Err(Error::Limit {
                 what: "an answer".into(),
                 wanted: "at least 1 token".into(),
                 available: format!("0 of the {} of the context are", self.engine.context()),
-                advice: "/reset begins a new conversation".into(),
-            }
-            .into());
+                advice: advice.into(),
+            });
         }
-        let mut options = self.options.clone();
-        // An answer that is cut by the context is better than none.
-        options.max_tokens = options.max_tokens.map(|n| n.min(room));
-        let result = stream(&mut self.session, options)?;
-        if self.verbose {
-            statistics(&self.engine, &self.session, self.images, &result)?;
-        }
-        self.last = Some(result);
         Ok(())
     }
 }
@@ -186,5 +295,30 @@ mod tests {
         assert_eq!(parse("/image"), Line::Unknown("/image"));
         assert_eq!(parse("/quit\r\n"), Line::Quit);
         assert_eq!(parse("what is 1 / 2?"), Line::Question("what is 1 / 2?"));
+    }
+
+    #[test]
+    fn a_dragged_picture_is_found() {
+        let dir = tempfile::TempDir::new().expect("a folder");
+        let file = dir.path().join("my pics").join("a b.png");
+        std::fs::create_dir(file.parent().expect("a folder")).expect("made");
+        std::fs::write(&file, "").expect("written");
+        let path = file.to_str().expect("UTF-8");
+        assert_eq!(picture_path(path), file);
+        assert_eq!(picture_path(&format!("\"{path}\"")), file);
+        if cfg!(unix) {
+            assert_eq!(picture_path(&format!("'{path}'")), file);
+            assert_eq!(picture_path(&path.replace(' ', "\\ ")), file);
+            let address = path.replace(' ', "%20");
+            assert_eq!(picture_path(&format!("file://{address}")), file);
+            assert_eq!(picture_path(&format!("file://localhost{address}")), file);
+            let odd = dir.path().join("it's \\ \"odd\".png");
+            std::fs::write(&odd, "").expect("written");
+            assert_eq!(picture_path(odd.to_str().expect("UTF-8")), odd, "the very name comes first");
+        }
+        let home = etcetera::home_dir().expect("a home");
+        assert_eq!(picture_path("~/no such picture.png"), home.join("no such picture.png"));
+        assert_eq!(picture_path("~no_such_user/a.png"), Path::new("~no_such_user/a.png"));
+        assert_eq!(picture_path("no such picture.png"), Path::new("no such picture.png"));
     }
 }

@@ -20,7 +20,7 @@ use super::{Failure, Outcome};
                         Example: ternion check -m models/embernet --device gpu")]
 pub struct Check {
     /// The model: a directory, a safetensors file or index, or a torch checkpoint; default: the demo model.
-    #[arg(short, long, value_name = "PATH")]
+    #[arg(short, long, value_name = "PATH", allow_hyphen_values = true)]
     model: Option<PathBuf>,
     #[command(flatten)]
     place: PlaceArgs,

@@ -22,7 +22,7 @@ pub struct Convert {
     output: PathBuf,
     /// The tokenizer.json to copy, or a folder with it or with vocab.json and merges.txt, of which one is made; default:
     /// those beside the model.
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
     tokenizer: Option<PathBuf>,
     /// How full-precision weights are written.
     #[arg(long, value_enum, default_value_t = Precision::F16)]

@@ -7,6 +7,7 @@ use ternion::gpu::{AdapterKind, Adapters};
 use ternion::runtime::{Place, choose_device};
 
 use super::Outcome;
+use super::terminal_text::message;
 
 /// List the graphics adapters, and the one that `--device auto` takes.
 ///
@@ -44,7 +45,7 @@ impl Devices {
         }
         match choose_device(&Place { autotune: false, ..Place::default() }) {
             Ok((backend, why)) => writeln!(out, "auto: {} ({why})", backend.describe())?,
-            Err(error) => writeln!(out, "auto: fails: {error}")?,
+            Err(error) => writeln!(out, "auto: fails: {}", message(&error.to_string()))?,
         }
         Ok(())
     }

@@ -38,17 +38,17 @@ pub struct Eval {
     #[command(flatten)]
     model: ModelArgs,
     /// The folder with questions.json or captions.json and its pictures.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", allow_hyphen_values = true)]
     data: PathBuf,
     /// Most tokens of an answer.
     #[arg(short = 'n', long, value_name = "TOKENS", default_value_t = 64)]
     max_tokens: usize,
     /// Write the list of questions to this file, with what the model answered as "got".
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     answers: Option<PathBuf>,
     /// With a BitGen: what its encoder reads beside a picture before the decoder says the text; default: the caption, or
     /// the start of a text where the decoder says the next token.
-    #[arg(short, long, value_name = "TEXT")]
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
     /// With a BitGen: pairs of a batch of the contrastive loss; default: 128, as it is trained.
     #[arg(long, value_name = "N")]

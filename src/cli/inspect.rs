@@ -8,6 +8,7 @@ use ternion::runtime::inspect::{Inspection, TensorLine, inspect};
 
 use super::args::{Precision, model_files};
 use super::output::{Bar, bytes, table};
+use super::terminal_text::printable;
 use super::{Failure, Outcome};
 
 /// Show a model's tensors, how they are packed, and how many parameters it has.
@@ -60,17 +61,12 @@ fn print(out: &mut impl Write, found: &Inspection) -> io::Result<()> {
     table(out, &["component", "parameters", "share"], &rows)?;
     writeln!(out)?;
     let (stored, packed) = (bytes(found.stored_bytes), bytes(found.packed_bytes));
-    writeln!(
-        out,
-        "{}: {}, {} tensors, {stored} stored, {packed} packed",
-        found.file,
-        found.family,
-        found.tensors.len()
-    )?;
+    let (file, n) = (printable(&found.file), found.tensors.len());
+    writeln!(out, "{file}: {}, {n} tensors, {stored} stored, {packed} packed", found.family)?;
     match found.unreadable.first_key_value() {
         None => Ok(()),
         Some((name, why)) => {
-            let n = found.unreadable.len();
+            let (n, why) = (found.unreadable.len(), printable(why));
             writeln!(out, "{n} entries cannot be read and are not needed, {name:?} for one: {why}")
         }
     }

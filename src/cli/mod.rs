@@ -1,7 +1,7 @@
 //! The command line: one file a command, and what they share.
 //!
 //! Text that a model writes and tables go to stdout, everything else to stderr. Exit codes: 0, 1 where a check found a
-//! divergence, 2 for an error.
+//! divergence, 2 for an error; 130 where Ctrl-C ends a chat, as shells report it.
 
 mod args;
 mod bench;
@@ -12,19 +12,24 @@ mod convert;
 mod devices;
 mod eval;
 mod inspect;
+mod line_editor;
 mod output;
 mod plot;
 mod robots;
 mod run;
 mod search;
 mod similarity;
+mod terminal_text;
 mod text_warnings;
 
+use std::env;
 use std::error::Error as _;
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{ArgAction, Parser, Subcommand};
+use terminal_text::message;
 
 /// Runs ternary (BitNet b1.58) language and vision-language models on any GPU, or on the CPU.
 #[derive(Debug, Parser)]
@@ -70,7 +75,12 @@ pub enum Failure {
     Diverged,
     /// Errors that were printed when they happened.
     Reported,
+    /// Ctrl-C, twice, at the prompt of a chat.
+    Interrupted,
 }
+
+/// The exit code for [`Failure::Interrupted`]: what a shell reports of a command that Ctrl-C has ended.
+const INTERRUPTED: u8 = 130;
 
 /// The result of a command.
 pub type Outcome<T = ()> = Result<T, Failure>;
@@ -89,7 +99,8 @@ impl From<io::Error> for Failure {
 
 /// Runs the command that the arguments ask for.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    set_runtime_dir();
+    let cli = Cli::parse_from(similarity::separate_values(env::args_os()));
     start_log(cli.verbose);
     let outcome = match cli.command {
         Command::Run(run) => run.main(cli.verbose),
@@ -118,22 +129,31 @@ pub fn main() -> ExitCode {
         }
         Err(Failure::Diverged) => ExitCode::from(1),
         Err(Failure::Reported) => ExitCode::from(2),
+        Err(Failure::Interrupted) => ExitCode::from(INTERRUPTED),
+    }
+}
+
+/// Gives the process an XDG_RUNTIME_DIR where it has no valid one, as on machines without a desktop.
+///
+/// Graphics drivers look for a Wayland display whenever they list adapters, and without that variable the library of
+/// Wayland prints "error: XDG_RUNTIME_DIR is invalid or not set in the environment." each time, in the form of this
+/// program's own errors. In a folder that cannot exist it finds no display and says nothing.
+fn set_runtime_dir() {
+    let valid = env::var_os("XDG_RUNTIME_DIR").is_some_and(|dir| Path::new(&dir).is_absolute());
+    if cfg!(unix) && !valid {
+        // SAFETY: the program begins with this, so no other thread exists that could read the environment meanwhile.
+        unsafe { env::set_var("XDG_RUNTIME_DIR", "/dev/null") };
     }
 }
 
 /// Prints an error on one line, and a line for each cause.
 fn report(error: &ternion::Error) {
-    eprintln!("error: {}", one_line(&error.to_string()));
+    eprintln!("error: {}", message(&error.to_string()));
     let mut cause = error.source();
     while let Some(error) = cause {
-        eprintln!("caused by: {}", one_line(&error.to_string()));
+        eprintln!("caused by: {}", message(&error.to_string()));
         cause = error.source();
     }
-}
-
-/// Drivers and shader compilers put line breaks into their messages.
-fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// Logs to stderr; graphics libraries stay silent unless `RUST_LOG` asks for them, since their errors are returned.

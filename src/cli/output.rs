@@ -10,6 +10,7 @@ use ternion::Error;
 use ternion::runtime::{Engine, GenerateOptions, Progress, Session, Stats, StopReason};
 
 use super::Outcome;
+use super::terminal_text::{columns, padded, padded_left, printable};
 
 /// A progress bar on stderr; nothing where that is no terminal.
 pub struct Bar(ProgressBar);
@@ -29,7 +30,7 @@ impl Bar {
     pub fn show(&self, progress: &Progress) {
         self.0.set_length(progress.total as u64);
         self.0.set_position(progress.done as u64);
-        self.0.set_message(progress.what.clone());
+        self.0.set_message(printable(&progress.what));
     }
 
     /// Removes the bar.
@@ -44,20 +45,27 @@ impl Drop for Bar {
     }
 }
 
-/// Prints rows in aligned columns under a header.
+/// Prints rows in aligned columns under a header; cells may hold names of any characters.
 ///
 /// # Errors
 /// What writing to `out` gives.
 pub fn table(out: &mut impl Write, header: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
-    let header: Vec<String> = header.iter().map(|&h| h.to_owned()).collect();
-    let all = || [&header].into_iter().chain(rows);
-    let width = |column: usize| all().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    for row in all() {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+    let header: Vec<String> = header.iter().map(|h| printable(h)).collect();
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|c| printable(c)).collect()).collect();
+    let widths = widths(&header, &rows);
+    for row in [&header].into_iter().chain(&rows) {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| padded(cell, width)).collect();
         writeln!(out, "{}", cells.join("  ").trim_end())?;
     }
     Ok(())
+}
+
+/// The widest cell of each column.
+fn widths(header: &[String], rows: &[Vec<String>]) -> Vec<usize> {
+    let widest = |(column, name): (usize, &String)| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| columns(cell)).fold(columns(name), usize::max)
+    };
+    header.iter().enumerate().map(widest).collect()
 }
 
 /// Prints a table of Markdown in aligned columns; the first `words` are of words, the others of numbers, which stand at
@@ -66,16 +74,14 @@ pub fn table(out: &mut impl Write, header: &[&str], rows: &[Vec<String>]) -> io:
 /// # Errors
 /// What writing to `out` gives.
 pub fn markdown(out: &mut impl Write, header: &[&str], words: usize, rows: &[Vec<String>]) -> io::Result<()> {
-    let cell = |text: &str| text.replace('|', "\\|");
+    let cell = |text: &str| printable(text).replace('|', "\\|");
     let header: Vec<String> = header.iter().map(|h| cell(h)).collect();
     let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|c| cell(c)).collect()).collect();
-    let all = || [&header].into_iter().chain(&rows);
-    let width = |column: usize| all().filter_map(|r| r.get(column)).map(|c| c.chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    for (number, row) in all().enumerate() {
+    let widths = widths(&header, &rows);
+    for (number, row) in [&header].into_iter().chain(&rows).enumerate() {
         let line = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| match column < words {
-            true => format!(" {cell:width$} |"),
-            false => format!(" {cell:>width$} |"),
+            true => format!(" {} |", padded(cell, width)),
+            false => format!(" {} |", padded_left(cell, width)),
         });
         writeln!(out, "|{}", line.collect::<String>())?;
         if number == 0 {
@@ -129,11 +135,15 @@ pub fn ms(time: Duration) -> String {
     format!("{:.1} ms", 1e3 * time.as_secs_f64())
 }
 
-/// Generates an answer to stdout as it comes, without space in front.
+/// Generates an answer to stdout as it comes, without space in front, until `interrupted` says that it is to end.
 ///
 /// # Errors
 /// Those of the engine, and of writing to stdout.
-pub fn stream(session: &mut Session, options: GenerateOptions) -> Outcome<(Stats, Option<StopReason>)> {
+pub fn stream(
+    session: &mut Session,
+    options: GenerateOptions,
+    interrupted: impl Fn() -> bool,
+) -> Outcome<(Stats, Option<StopReason>)> {
     let mut out = io::stdout().lock();
     let mut stream = session.generate(options)?;
     let mut begun = false;
@@ -152,6 +162,9 @@ pub fn stream(session: &mut Session, options: GenerateOptions) -> Outcome<(Stats
             begun = true;
             out.write_all(text.as_bytes())?;
             out.flush()?;
+        }
+        if interrupted() {
+            break;
         }
     }
     writeln!(out)?;

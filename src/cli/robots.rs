@@ -27,13 +27,13 @@ use super::text_warnings::warn_of_words;
 )]
 pub struct Robots {
     /// The model: a directory, a safetensors file or index, or a torch checkpoint, with config.json beside it.
-    #[arg(short, long, value_name = "PATH")]
+    #[arg(short, long, value_name = "PATH", allow_hyphen_values = true)]
     model: PathBuf,
     /// The task; - reads it from stdin, @FILE from a file.
-    #[arg(short, long, value_name = "TEXT")]
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: String,
     /// A picture beside the task.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     image: Option<PathBuf>,
     /// Which keys attention sees: as the original's code does, or with sinks that stay and a window that slides. They
     /// differ where a text goes on in a further call, or is longer than sinks and window.
@@ -42,7 +42,7 @@ pub struct Robots {
     #[command(flatten)]
     place: PlaceArgs,
     /// The tokenizer.json; default: the one beside the model.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     tokenizer: Option<PathBuf>,
     /// Print JSON instead of tables: all robots' scores, and the states of reasoning, too.
     #[arg(long)]

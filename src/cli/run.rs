@@ -31,10 +31,10 @@ pub struct Run {
     #[command(flatten)]
     model: ModelArgs,
     /// A picture to ask about (PNG, JPEG, WebP, BMP, GIF); can be given several times.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     image: Vec<PathBuf>,
     /// The question; `-` reads it from stdin, `@FILE` from a file. A BitGen needs none.
-    #[arg(short, long, value_name = "TEXT")]
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
     #[command(flatten)]
     generate: GenerateArgs,
@@ -54,7 +54,7 @@ impl Run {
     /// Those of the engine, and of writing to stdout.
     pub fn main(&self, verbose: bool) -> Outcome {
         // What is cheap to check comes before loading.
-        let options = self.generate.options()?;
+        let options = self.generate.options(verbose)?;
         let prompt = self.prompt.as_deref().map(read_prompt).transpose()?;
         let images = open_images(&self.image)?;
         let files = model_files(self.model.model.as_deref())?;
@@ -87,7 +87,7 @@ impl Run {
         }
         session.push_question(prompt)?;
         let answer = session.tokens().len();
-        let result = stream(&mut session, options)?;
+        let result = stream(&mut session, options, || false)?;
         if verbose {
             statistics(&engine, &session, images.len(), &result)?;
         }

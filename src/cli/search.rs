@@ -16,6 +16,7 @@ use super::Outcome;
 use super::args::read_prompt;
 use super::bitgen_args::BitGenArgs;
 use super::output::{Bar, table};
+use super::terminal_text::message;
 use super::text_warnings::warn_of_features;
 
 /// Find pictures by a text or by another picture.
@@ -34,22 +35,22 @@ pub struct Search {
     #[command(flatten)]
     model: BitGenArgs,
     /// The folder with the index; it is made if there is none.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", allow_hyphen_values = true)]
     index: PathBuf,
     /// Embed the pictures of this folder and of those in it, or what changed there; can be given several times.
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", allow_hyphen_values = true)]
     add: Vec<PathBuf>,
     /// Look through all folders of the index again.
     #[arg(long)]
     update: bool,
     /// Drop this folder and its pictures from the index; can be given several times.
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", allow_hyphen_values = true)]
     forget: Vec<PathBuf>,
     /// Embed all pictures of the index's folders again: for another model, or if the index is broken.
     #[arg(long)]
     rebuild: bool,
     /// Find pictures like this one.
-    #[arg(short, long, value_name = "FILE", conflicts_with = "query")]
+    #[arg(short, long, value_name = "FILE", allow_hyphen_values = true, conflicts_with = "query")]
     image: Option<PathBuf>,
     /// How many are found at most.
     #[arg(short, value_name = "K", default_value_t = 10)]
@@ -107,7 +108,8 @@ impl Search {
         match there {
             true if self.rebuild => match PictureIndex::rebuilt(&self.index, model.clone()) {
                 Err(error @ (Error::Format { .. } | Error::Unsupported { .. })) if !self.add.is_empty() => {
-                    eprintln!("its folders are unknown, so only those of --add are embedded: {error}");
+                    let why = message(&error.to_string());
+                    eprintln!("its folders are unknown, so only those of --add are embedded: {why}");
                     PictureIndex::new(&self.index, model)
                 }
                 other => other,
@@ -144,7 +146,7 @@ impl Search {
         bar.end();
         if let Some(update) = &all {
             for skipped in &update.skipped {
-                eprintln!("left out: {}", causes(&skipped.error));
+                eprintln!("left out: {}", message(&causes(&skipped.error)));
             }
             let Update { embedded, known, unchanged, removed, skipped } = update;
             let (n, skipped) = (index.len(), skipped.len());
@@ -153,7 +155,8 @@ impl Search {
             );
         }
         for folder in index.folders().iter().filter(|f| !f.complete) {
-            eprintln!("{} is not embedded to its end; --update goes on", folder.path.display());
+            let path = message(&folder.path.display().to_string());
+            eprintln!("{path} is not embedded to its end; --update goes on");
         }
         Ok(all)
     }

@@ -1,6 +1,7 @@
 //! `ternion similarity`: how near texts and pictures are.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -37,21 +38,55 @@ const MOST_DRAWN: [usize; 2] = [1000, 100_000];
 pub struct Similarity {
     #[command(flatten)]
     model: BitGenArgs,
-    /// Pictures.
-    #[arg(short, long, value_name = "FILE", num_args = 1.., required = true)]
+    /// Pictures, several in a row or each with its own option. The first may begin with a dash.
+    #[arg(short, long, value_name = "FILE", allow_hyphen_values = true, required = true)]
     image: Vec<PathBuf>,
     /// Texts; `-` takes one a line from stdin, @FILE from a file.
-    #[arg(short, long, value_name = "TEXT", num_args = 1.., required = true)]
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, required = true)]
     text: Vec<String>,
     /// What the table and the heat map show.
     #[arg(long, value_enum, default_value_t = Show::Cosine)]
     show: Show,
     /// Draw a heat map into an .svg or .png file.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     plot: Option<PathBuf>,
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
+}
+
+/// The arguments of the program with each value of `similarity`'s lists behind an option of its own: `--text a b` as
+/// `--text a --text b`. What follows the option is its value, whatever it begins with; further values end with the
+/// first that begins with a dash and is not a dash alone.
+///
+/// Clap has lists whose values may begin with a dash, but they take all that follows, other options too.
+pub fn separate_values(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    const LISTS: [&str; 4] = ["-i", "--image", "-t", "--text"];
+    let mut args = args.into_iter().peekable();
+    let mut separate: Vec<OsString> = args.next().into_iter().collect();
+    // Options of the program itself stand before the command and have no values.
+    while let Some(option) = args.next_if(|arg| begins_with_dash(arg)) {
+        separate.push(option);
+    }
+    if args.peek().is_none_or(|command| command != "similarity") {
+        separate.extend(args);
+        return separate;
+    }
+    while let Some(option) = args.next() {
+        let is_list = LISTS.iter().any(|list| option == *list);
+        separate.push(option.clone());
+        if is_list {
+            separate.extend(args.next());
+            while let Some(value) = args.next_if(|value| !begins_with_dash(value) || value == "-") {
+                separate.extend([option.clone(), value]);
+            }
+        }
+    }
+    separate
+}
+
+fn begins_with_dash(arg: &OsString) -> bool {
+    arg.as_encoded_bytes().starts_with(b"-")
 }
 
 /// A number for a text and a picture.
@@ -192,5 +227,27 @@ impl Similarity {
             [name.clone()].into_iter().chain(cells).collect::<Vec<String>>()
         };
         table(out, &header, &rows.iter().enumerate().map(line).collect::<Vec<_>>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_values_of_a_list_get_an_option_each() {
+        let separated = |line: &str| {
+            let words = separate_values(line.split(' ').map(OsString::from));
+            words.iter().map(|w| w.to_string_lossy()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(
+            separated("ternion -v similarity --text -5 b - --image a.png b.png --json -t c"),
+            "ternion -v similarity --text -5 --text b --text - --image a.png --image b.png --json -t c"
+        );
+        assert_eq!(separated("ternion similarity -i --text"), "ternion similarity -i --text");
+        assert_eq!(separated("ternion similarity --text=-5 -i"), "ternion similarity --text=-5 -i");
+        for other in ["ternion run --image a b", "ternion search similarity --image a b", "ternion"] {
+            assert_eq!(separated(other), other);
+        }
     }
 }

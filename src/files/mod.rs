@@ -20,7 +20,7 @@ mod pieces;
 mod safetensors;
 mod sharded;
 mod stored;
-pub(crate) mod text;
+pub mod text;
 pub mod tokenizer;
 mod torch;
 pub mod weights;

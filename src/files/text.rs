@@ -18,7 +18,7 @@ const BYTE_ORDER_MARK: &str = "\u{feff}";
 ///
 /// # Errors
 /// [`Error::Format`] for what is no UTF-8, with the encoding that it seems to be in or with the offset.
-pub(crate) fn decode<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str> {
+pub fn decode<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str> {
     if let Some(encoding) = other_encoding(bytes) {
         return Err(Error::format(name, format!("is text in {encoding}; save it as UTF-8")));
     }

@@ -42,6 +42,16 @@ struct Picture {
     origin: Option<Origin>,
 }
 
+/// An image as the model reads it, before it belongs to a session.
+#[derive(Debug)]
+struct Encoded {
+    picture: Picture,
+    /// `[rows, d]`.
+    vectors: Vec<f32>,
+    rows: usize,
+    time: Duration,
+}
+
 impl Session {
     pub(super) fn new(engine: Arc<Inner>) -> Result<Self> {
         Ok(Session {
@@ -69,16 +79,40 @@ impl Session {
                 "cannot follow text: the model reads images first; reset the session",
             ));
         }
+        let encoded = self.encode(image, self.len())?;
+        self.hold(encoded);
+        Ok(())
+    }
+
+    /// Begins a new conversation about one image, as [`Session::reset`] and [`Session::push_image`] do; with an error
+    /// the session stays as it was.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a model without vision, [`Error::Limit`] if the context is too small for an image.
+    pub fn reset_to_image(&mut self, image: &Image) -> Result<()> {
+        let encoded = self.encode(image, 0)?;
+        self.reset(true);
+        self.hold(encoded);
+        Ok(())
+    }
+
+    /// Encodes an image that is to lie behind `used` tokens.
+    fn encode(&self, image: &Image, used: usize) -> Result<Encoded> {
         let start = Instant::now();
         let info = self.engine.image_info()?;
-        self.check_room(info.tokens)?;
+        self.check_room(used, info.tokens)?;
         let image = image.resized(info.size)?;
         let vectors = self.engine.encode_image(&image)?;
+        Ok(Encoded { picture: Picture { image, origin: None }, vectors, rows: info.tokens, time: start.elapsed() })
+    }
+
+    /// Puts an encoded image behind those before it.
+    fn hold(&mut self, encoded: Encoded) {
+        let Encoded { picture, vectors, rows, time } = encoded;
         self.image.extend(vectors);
-        self.image_rows += info.tokens;
-        self.pictures.push(Picture { image, origin: None });
-        self.image_time += start.elapsed();
-        Ok(())
+        self.image_rows += rows;
+        self.pictures.push(picture);
+        self.image_time += time;
     }
 
     /// Pushes text as it is, with the tokenizer's special tokens if it is the first.
@@ -111,15 +145,16 @@ impl Session {
         if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
             return Err(Error::argument("token", format!("{id} is outside the vocabulary of {vocab}")));
         }
-        self.check_room(ids.len())?;
+        self.check_room(self.len(), ids.len())?;
         let with_image = !self.pictures.is_empty();
         self.tokens.extend(ids);
         self.row_tokens.extend(ids.iter().map(|&id| self.engine.model.prompt_token(id, with_image)));
         Ok(())
     }
 
-    fn check_room(&self, n: usize) -> Result<()> {
-        let (used, context) = (self.len(), self.kv.len());
+    /// Whether `n` tokens fit behind `used` ones.
+    fn check_room(&self, used: usize, n: usize) -> Result<()> {
+        let context = self.kv.len();
         if used + n <= context {
             return Ok(());
         }

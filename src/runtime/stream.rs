@@ -108,7 +108,8 @@ impl<'a> Stream<'a> {
             Some(n) => {
                 return Err(Error::Limit {
                     what: format!("{len} tokens and {n} new ones"),
-                    wanted: format!("{} tokens", len + n),
+                    // Any number may be asked for, and the sum of two is not always one that a word holds.
+                    wanted: format!("{} tokens", len as u128 + n as u128),
                     available: format!("a context of {} is", len + room),
                     advice: "ask for fewer tokens, or open the engine with a larger context".into(),
                 });

@@ -3,7 +3,7 @@
 use plotters::prelude::DrawingBackend;
 use ternion::Result;
 use ternion::files::Image;
-use ternion::runtime::Attention;
+use ternion::runtime::{Attention, ImageAttention};
 
 use super::heat::{Scale, percent};
 use super::text::{Align, Font};
@@ -54,8 +54,9 @@ impl AttentionFigure {
         let (layers, mut parts, mut y, mut widest) = (attention.layers.len(), Vec::new(), TOP, 0);
         for (n, (picture, part)) in pictures.iter().zip(&attention.images).enumerate() {
             let picture = fitted(picture, SIDE)?;
-            let scale = Scale::up_to(part.patches.iter().copied().fold(0.0, f32::max));
-            let heat = heat(&picture, &part.patches, part.grid, scale);
+            let blocks = blocks(part);
+            let scale = Scale::up_to(blocks.iter().copied().fold(0.0, f32::max));
+            let heat = heat(&picture, &blocks, [part.grid, part.block.max(1)], scale);
             let number = if pictures.len() > 1 { format!("Picture {}: ", n + 1) } else { String::new() };
             let caption = format!("{number}{} of its attention goes to this picture", percent(part.share));
             let height = picture.height as i32;
@@ -64,15 +65,19 @@ impl AttentionFigure {
             y += ABOVE + height + MARGIN;
         }
         let (grid, block) = attention.images.first().map_or((0, 1), |i| (i.grid, i.block));
-        let joined = if block > 1 { format!(", of which the model joins {block} x {block}") } else { String::new() };
+        let cells = match block {
+            0 | 1 => format!("{grid} x {grid} patches. Colours: the part of this on each patch"),
+            _ => {
+                let side = grid.div_ceil(block);
+                format!("{side} x {side} blocks of {block} x {block} patches. Colours: the part of this on each block")
+            }
+        };
         let quoted = |token: usize| texts.get(token).map(|t| font.cut(&font.token(t), SIZES[0], LONGEST));
         let mut title = format!("Attention of text token {}", attention.token);
         title += &quoted(attention.token).map_or(String::new(), |text| format!(" “{text}”"));
         let next = attention.token + 1;
         title += &quoted(next).map_or(String::new(), |text| format!(", which is followed by {next} “{text}”"));
-        let note = format!(
-            "Mean of {layers} layers, led back to {grid} x {grid} patches{joined}. Colours: the part of this on each patch."
-        );
+        let note = format!("Mean of {layers} layers, led back to {cells}.");
         let texts = [(&title, SIZES[0]), (&note, SIZES[1])].map(|(t, size)| font.width(t, size) as i32 * 11 / 10);
         let captions = parts.iter().map(|p| font.width(&p.caption, SIZES[1]) as i32 * 11 / 10);
         let width = texts.into_iter().chain(captions).fold(widest, i32::max) + 2 * MARGIN;
@@ -80,12 +85,26 @@ impl AttentionFigure {
     }
 }
 
-/// The picture in the colours of its patches' numbers.
-fn heat(picture: &Image, patches: &[f32], grid: usize, scale: Scale) -> Image {
-    let mut heat = picture.clone();
+/// The parts of the attention on the blocks of a picture, `[side, side]` with the grid's side in blocks, rounded up. The
+/// model does not tell the patches of a block apart, so a number beside the scale is that of what is seen in one colour.
+fn blocks(part: &ImageAttention) -> Vec<f32> {
+    let (grid, block) = (part.grid, part.block.max(1));
+    let side = grid.div_ceil(block);
+    let mut blocks = vec![0.0; side * side];
+    for (i, patch) in part.patches.iter().enumerate() {
+        if let Some(sum) = blocks.get_mut(i / grid / block * side + i % grid / block) {
+            *sum += patch;
+        }
+    }
+    blocks
+}
+
+/// The picture in the colours of its blocks' numbers; `grid` patches a side, of which blocks join `block` a side.
+fn heat(picture: &Image, blocks: &[f32], [grid, block]: [usize; 2], scale: Scale) -> Image {
+    let (mut heat, side) = (picture.clone(), grid.div_ceil(block));
     for (i, pixel) in heat.rgb.chunks_exact_mut(3).enumerate() {
         let (x, y) = (i % picture.width * grid / picture.width, i / picture.width * grid / picture.height);
-        let colour = scale.colour(patches.get(y * grid + x).copied().unwrap_or(0.0));
+        let colour = scale.colour(blocks.get(y / block * side + x / block).copied().unwrap_or(0.0));
         let grey = 0.299 * f32::from(pixel[0]) + 0.587 * f32::from(pixel[1]) + 0.114 * f32::from(pixel[2]);
         for (value, colour) in pixel.iter_mut().zip([colour.0, colour.1, colour.2]) {
             *value = (f32::from(colour) * (DARKEST + (1.0 - DARKEST) * grey / 255.0)).round() as u8;
@@ -116,5 +135,30 @@ impl Figure for AttentionFigure {
             [(part.picture.clone(), (left, part.y as usize)), (part.heat.clone(), (right, part.y as usize))]
         };
         self.parts.iter().flat_map(place).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plotters::style::Color as _;
+
+    use super::*;
+
+    #[test]
+    fn a_block_has_the_colour_of_all_its_patches() {
+        let patches = vec![0.075, 0.075, 0.05, 0.075, 0.075, 0.05, 0.3, 0.1, 0.2];
+        let part = ImageAttention { share: 0.5, rows: 0..4, grid: 3, block: 2, patches };
+        let blocks = blocks(&part);
+        let want = [0.3, 0.1, 0.4, 0.2];
+        assert!(blocks.iter().zip(want).all(|(a, b): (&f32, f32)| (a - b).abs() < 1e-6), "{blocks:?}");
+
+        let picture = Image { width: 6, height: 6, rgb: vec![255; 3 * 36] };
+        let scale = Scale::up_to(0.4);
+        let heat = heat(&picture, &blocks, [3, 2], scale);
+        let pixel = |x: usize, y: usize| &heat.rgb[3 * (6 * y + x)..][..3];
+        let colour = |share: f32| <[u8; 3]>::from(scale.colour(share).rgb());
+        for ((x, y), share) in [((0, 0), 0.3), ((3, 3), 0.3), ((4, 0), 0.1), ((0, 5), 0.4), ((5, 5), 0.2)] {
+            assert_eq!(pixel(x, y), colour(share), "pixel {x}, {y}");
+        }
     }
 }

@@ -16,14 +16,14 @@ use super::{AttentionFigure, Font, PlotFile, RoutingFigure};
 #[derive(Debug, Args)]
 pub struct PlotArgs {
     /// Draw which experts were chosen, by layer and by token, into an .svg or .png file.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     routing: Option<PathBuf>,
     /// Draw where in the picture the attention of text token N goes, into an .svg or .png file.
     ///
     /// The text tokens of the prompt and the answer are counted from 0, as --routing shows them; -1 is the last one. This
     /// is the attention with which the model, having read token N, chooses the next: where it looked as it wrote
     /// token N is the attention of N - 1. It can be given several times.
-    #[arg(long, num_args = 2, value_names = ["N", "FILE"], allow_negative_numbers = true)]
+    #[arg(long, num_args = 2, value_names = ["N", "FILE"], allow_hyphen_values = true)]
     attention: Vec<OsString>,
 }
 

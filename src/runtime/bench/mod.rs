@@ -21,6 +21,11 @@ pub use bandwidth::bandwidth;
 pub use probe::OpTime;
 pub use test::Test;
 
+/// Lengths of prompts where none are given.
+const DEFAULT_PROMPTS: [usize; 2] = [96, 512];
+/// Tokens generated where no number is given.
+const DEFAULT_GENERATED: [usize; 1] = [64];
+
 /// Most repetitions of a test.
 const MAX_REPETITIONS: usize = 1000;
 
@@ -33,10 +38,10 @@ pub struct BenchOptions {
     pub precision: Precision,
     /// The matrix that gives the logits.
     pub head: Head,
-    /// Lengths of prompts that are read.
-    pub prompts: Vec<usize>,
-    /// Numbers of tokens that are generated.
-    pub generated: Vec<usize>,
+    /// Lengths of prompts that are read, 0 for no such test; none: 96 and 512, as far as the model has positions.
+    pub prompts: Option<Vec<usize>>,
+    /// Numbers of tokens that are generated, 0 for no such test; none: 64, as far as the model has positions.
+    pub generated: Option<Vec<usize>>,
     /// Tokens in the cache before each generation.
     pub depths: Vec<usize>,
     /// Numbers of sessions that generate together.
@@ -55,8 +60,8 @@ impl Default for BenchOptions {
             place: Place::default(),
             precision: Precision::F16,
             head: Head::F16,
-            prompts: vec![96, 512],
-            generated: vec![64],
+            prompts: None,
+            generated: None,
             depths: vec![0],
             sessions: vec![1],
             repetitions: 5,
@@ -117,9 +122,15 @@ pub struct Row {
 }
 
 impl BenchOptions {
-    /// The tests in the order in which they run: by sessions, then prompts, images, generations.
-    pub fn tests(&self) -> Vec<Test> {
-        let mut tests: Vec<Test> = self.prompts.iter().map(|&tokens| Test::Prompt { tokens }).collect();
+    /// The tests of a model with so many positions, in the order in which they run: by sessions, then prompts, images,
+    /// generations.
+    pub fn tests(&self, max_positions: usize) -> Vec<Test> {
+        // Each test takes one position for the token that follows what it reads.
+        let most = max_positions.saturating_sub(1);
+        let deepest = self.depths.iter().copied().max().unwrap_or(0);
+        let prompts = lengths(self.prompts.as_deref(), &DEFAULT_PROMPTS, most);
+        let generated = lengths(self.generated.as_deref(), &DEFAULT_GENERATED, most.saturating_sub(deepest));
+        let mut tests: Vec<Test> = prompts.into_iter().map(|tokens| Test::Prompt { tokens }).collect();
         if self.image {
             tests.extend([Test::Image, Test::ImagePrompt { tokens: 32 }]);
         }
@@ -127,7 +138,7 @@ impl BenchOptions {
         counts.sort_unstable();
         for &sessions in &counts {
             for &depth in &self.depths {
-                tests.extend(self.generated.iter().map(|&tokens| Test::Generate { tokens, depth, sessions }));
+                tests.extend(generated.iter().map(|&tokens| Test::Generate { tokens, depth, sessions }));
             }
         }
         tests
@@ -138,32 +149,37 @@ impl BenchOptions {
     /// # Errors
     /// [`Error::Argument`] with the range.
     pub fn validate(&self) -> Result<()> {
-        let within = |name: &str, n: usize, most: usize| {
-            let problem = || Error::argument(name, format!("is {n}, expected 1..={most}"));
-            if (1..=most).contains(&n) { Ok(()) } else { Err(problem()) }
+        let within = |name: &str, n: usize, least: usize, most: usize| {
+            let problem = || Error::argument(name, format!("is {n}, expected {least}..={most}"));
+            if (least..=most).contains(&n) { Ok(()) } else { Err(problem()) }
         };
-        within("repetitions", self.repetitions, MAX_REPETITIONS)?;
+        within("repetitions", self.repetitions, 1, MAX_REPETITIONS)?;
         let positions = 1 << 20;
-        self.prompts.iter().try_for_each(|&n| within("prompts", n, positions))?;
-        self.generated.iter().try_for_each(|&n| within("generated", n, positions))?;
-        self.sessions.iter().try_for_each(|&n| within("sessions", n, super::engine::MAX_SESSIONS))?;
-        match self.depths.iter().find(|&&n| n > positions) {
-            Some(n) => Err(Error::argument("depths", format!("is {n}, expected 0..={positions}"))),
-            None if self.tests().is_empty() => Err(Error::argument("tests", "there are none to run")),
-            None => Ok(()),
+        let lengths = [("prompts", self.prompts.as_deref()), ("generated", self.generated.as_deref())];
+        for (name, given) in lengths.into_iter().chain([("depths", Some(self.depths.as_slice()))]) {
+            given.unwrap_or_default().iter().try_for_each(|&n| within(name, n, 0, positions))?;
         }
+        self.sessions.iter().try_for_each(|&n| within("sessions", n, 1, super::engine::MAX_SESSIONS))?;
+        if self.tests(usize::MAX).is_empty() {
+            return Err(Error::argument("tests", "there are none to run"));
+        }
+        Ok(())
     }
 
-    /// Checks that the model can do each test; before its weights are loaded.
-    fn check(&self, info: &ModelInfo) -> Result<()> {
-        for test in self.tests() {
+    /// The tests, each of which the model can do; before its weights are loaded.
+    fn checked_tests(&self, info: &ModelInfo) -> Result<Vec<Test>> {
+        let tests = self.tests(info.max_positions);
+        if tests != self.tests(usize::MAX) {
+            log::warn!("the model has {} positions, which the usual tests are cut to", info.max_positions);
+        }
+        for test in &tests {
             let (needs, most) = (test.context(info)?, info.max_positions);
             if needs > most {
                 let problem = format!("needs a context of {needs} tokens; the model has {most} positions");
                 return Err(Error::argument(test, problem));
             }
         }
-        Ok(())
+        Ok(tests)
     }
 
     fn engine(&self, files: &ModelFiles, sessions: usize, context: usize) -> Result<Engine> {
@@ -180,6 +196,18 @@ impl BenchOptions {
         };
         Engine::open(files, options)
     }
+}
+
+/// The lengths that are given, without zeros; where none are, the usual ones, at most `most`. If that is 0 they are not
+/// cut: the tests are then refused with what they need.
+fn lengths(given: Option<&[usize]>, usual: &[usize], most: usize) -> Vec<usize> {
+    let most = if most == 0 { usize::MAX } else { most };
+    let mut lengths = given.map_or_else(|| usual.iter().map(|&n| n.min(most)).collect(), <[usize]>::to_vec);
+    lengths.retain(|&n| n > 0);
+    if given.is_none() {
+        lengths.dedup();
+    }
+    lengths
 }
 
 /// Measures a model, which is opened once for each number of sessions; at the end, the bandwidth of the device.
@@ -211,8 +239,7 @@ pub fn bench(files: impl Into<ModelFiles>, options: &BenchOptions, progress: imp
 /// Measures a model that goes on with a text.
 fn chat_rows(files: &ModelFiles, options: &BenchOptions, mut progress: impl FnMut(Progress)) -> Result<Vec<Row>> {
     let (parameters, info) = open_model(files)?;
-    options.check(&info)?;
-    let tests = options.tests();
+    let tests = options.checked_tests(&info)?;
     let total = tests.len() * (options.repetitions + 1) + 1;
     let (mut rows, mut done) = (Vec::new(), 0);
     for group in tests.chunk_by(|a, b| a.sessions() == b.sessions()) {
@@ -339,11 +366,27 @@ mod tests {
         };
         let usual = BenchOptions::default;
         assert!(usual().validate().is_ok());
-        fails(BenchOptions { prompts: vec![8, 0], ..usual() }, "prompts");
+        fails(BenchOptions { prompts: Some(vec![8, 1 << 21]), ..usual() }, "prompts");
         fails(BenchOptions { sessions: vec![0], ..usual() }, "sessions");
         fails(BenchOptions { sessions: vec![1, 65], ..usual() }, "sessions");
         fails(BenchOptions { depths: vec![usize::MAX], ..usual() }, "depths");
         fails(BenchOptions { repetitions: 0, ..usual() }, "repetitions");
-        fails(BenchOptions { prompts: vec![], generated: vec![], ..usual() }, "tests");
+        fails(BenchOptions { prompts: Some(vec![0]), generated: Some(vec![0]), ..usual() }, "tests");
+    }
+
+    #[test]
+    fn usual_lengths_are_cut_to_the_model_and_given_ones_are_not() {
+        let names = |options: BenchOptions, positions| {
+            options.tests(positions).iter().map(Test::to_string).collect::<Vec<_>>().join(" ")
+        };
+        let usual = BenchOptions::default;
+        assert_eq!(names(usual(), 2048), "pp96 pp512 tg64");
+        assert_eq!(names(usual(), 256), "pp96 pp255 tg64");
+        assert_eq!(names(usual(), 40), "pp39 tg39");
+        assert_eq!(names(BenchOptions { depths: vec![0, 20], ..usual() }, 40), "pp39 tg19 tg19 @ d20");
+        assert_eq!(names(BenchOptions { prompts: Some(vec![0]), ..usual() }, 256), "tg64");
+        assert_eq!(names(BenchOptions { generated: Some(vec![0]), ..usual() }, 256), "pp96 pp255");
+        let given = BenchOptions { prompts: Some(vec![300]), generated: Some(vec![5]), ..usual() };
+        assert_eq!(names(given, 256), "pp300 tg5");
     }
 }

@@ -1,0 +1,240 @@
+//! Reading lines from a terminal, with keys that move, delete and recall earlier lines.
+
+use std::env;
+use std::io::{self, IsTerminal};
+
+use console::{Key, Term};
+use unicode_width::UnicodeWidthChar;
+
+/// What a reader of lines gets.
+#[derive(Debug, PartialEq)]
+pub enum Input {
+    /// A line, without its end.
+    Line(String),
+    /// Ctrl-C.
+    Interrupted,
+    /// The end: Ctrl-D on an empty line, or a terminal that is gone.
+    End,
+}
+
+/// Keys that terminals send as control characters.
+mod control {
+    pub const B: char = '\x02';
+    pub const D: char = '\x04';
+    pub const F: char = '\x06';
+    pub const K: char = '\x0b';
+    pub const N: char = '\x0e';
+    pub const P: char = '\x10';
+    pub const U: char = '\x15';
+    pub const W: char = '\x17';
+}
+
+/// Reads lines on one row of the terminal, which moves along lines that are longer. The prompt goes to stderr.
+pub struct LineEditor {
+    term: Term,
+    history: Vec<String>,
+}
+
+impl LineEditor {
+    /// An editor; none where stdin or stderr is no terminal, or one whose cursor does not move.
+    pub fn new() -> Option<Self> {
+        let term = Term::buffered_stderr();
+        let moves = env::var_os("TERM").is_none_or(|name| name != "dumb");
+        (moves && term.is_term() && io::stdin().is_terminal()).then_some(LineEditor { term, history: Vec::new() })
+    }
+
+    /// Reads a line behind a prompt.
+    ///
+    /// # Errors
+    /// Those of the terminal.
+    pub fn read(&mut self, prompt: &str) -> io::Result<Input> {
+        let mut line = Line::default();
+        // Which line of the history is shown; its length stands for the new one, which is kept meanwhile.
+        let (mut shown, mut new) = (self.history.len(), String::new());
+        loop {
+            self.draw(prompt, &mut line)?;
+            let key = match self.term.read_key_raw() {
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return self.leave(Input::End),
+                key => key?,
+            };
+            let to = match key {
+                Key::Enter => {
+                    let text = line.text();
+                    if !text.trim().is_empty() && self.history.last() != Some(&text) {
+                        self.history.push(text.clone());
+                    }
+                    return self.leave(Input::Line(text));
+                }
+                Key::CtrlC => return self.leave(Input::Interrupted),
+                Key::Char(control::D) if line.chars.is_empty() => return self.leave(Input::End),
+                Key::ArrowUp | Key::Char(control::P) => shown.saturating_sub(1),
+                Key::ArrowDown | Key::Char(control::N) => (shown + 1).min(self.history.len()),
+                key => {
+                    line.press(&key);
+                    shown
+                }
+            };
+            if to != shown {
+                if shown == self.history.len() {
+                    new = line.text();
+                }
+                line = Line::of(self.history.get(to).unwrap_or(&new));
+                shown = to;
+            }
+        }
+    }
+
+    /// Shows the part of the line around the cursor.
+    fn draw(&self, prompt: &str, line: &mut Line) -> io::Result<()> {
+        let columns = usize::from(self.term.size().1);
+        let room = columns.saturating_sub(prompt.chars().map(width).sum::<usize>() + 1).max(1);
+        let (text, behind) = line.visible(room);
+        self.term.clear_line()?;
+        self.term.write_str(prompt)?;
+        self.term.write_str(&text)?;
+        if behind > 0 {
+            self.term.move_cursor_left(behind)?;
+        }
+        self.term.flush()
+    }
+
+    fn leave(&self, input: Input) -> io::Result<Input> {
+        self.term.write_line("")?;
+        self.term.flush()?;
+        Ok(input)
+    }
+}
+
+/// Columns that a character takes.
+fn width(c: char) -> usize {
+    c.width().unwrap_or(0)
+}
+
+/// A line and a cursor in it.
+#[derive(Debug, Default)]
+struct Line {
+    chars: Vec<char>,
+    /// Characters before the cursor.
+    at: usize,
+    /// The first character that is shown.
+    first: usize,
+}
+
+impl Line {
+    fn of(text: &str) -> Self {
+        let chars: Vec<char> = text.chars().collect();
+        Line { at: chars.len(), chars, first: 0 }
+    }
+
+    fn text(&self) -> String {
+        self.chars.iter().collect()
+    }
+
+    /// The cursor one character to the left. What is drawn onto a character, such as an accent, belongs to it.
+    fn left(&self) -> usize {
+        let before = self.chars[..self.at].iter();
+        self.at - before.rev().position(|&c| width(c) > 0).map_or(self.at, |marks| marks + 1)
+    }
+
+    /// The cursor one character to the right.
+    fn right(&self) -> usize {
+        let marks = self.chars.iter().skip(self.at + 1).take_while(|&&c| width(c) == 0).count();
+        (self.at + 1 + marks).min(self.chars.len())
+    }
+
+    /// Where the word before the cursor begins.
+    fn word(&self) -> usize {
+        let before = &self.chars[..self.at];
+        let end = before.iter().rposition(|c| !c.is_whitespace()).map_or(0, |last| last + 1);
+        before[..end].iter().rposition(|c| c.is_whitespace()).map_or(0, |space| space + 1)
+    }
+
+    fn delete(&mut self, from: usize, to: usize) {
+        self.chars.drain(from..to);
+        self.at = from;
+    }
+
+    /// Does what a key asks for; keys that it does not know change nothing.
+    fn press(&mut self, key: &Key) {
+        match key {
+            Key::ArrowLeft | Key::Char(control::B) => self.at = self.left(),
+            Key::ArrowRight | Key::Char(control::F) => self.at = self.right(),
+            Key::Home => self.at = 0,
+            Key::End => self.at = self.chars.len(),
+            Key::Backspace => self.delete(self.left(), self.at),
+            Key::Del | Key::Char(control::D) => self.delete(self.at, self.right()),
+            Key::Char(control::K) => self.delete(self.at, self.chars.len()),
+            Key::Char(control::U) => self.delete(0, self.at),
+            Key::Char(control::W) => self.delete(self.word(), self.at),
+            Key::Tab => self.insert(' '),
+            Key::Char(c) if !c.is_control() => self.insert(*c),
+            _ => {}
+        }
+    }
+
+    fn insert(&mut self, c: char) {
+        self.chars.insert(self.at, c);
+        self.at += 1;
+    }
+
+    /// As much of the line as fits into `room` columns with the cursor among them, and how many columns of it lie behind
+    /// the cursor.
+    fn visible(&mut self, room: usize) -> (String, usize) {
+        self.first = self.first.min(self.at);
+        let mut before: usize = self.chars[self.first..self.at].iter().map(|&c| width(c)).sum();
+        while before > room {
+            before -= width(self.chars[self.first]);
+            self.first += 1;
+        }
+        let (mut text, mut columns) = (String::new(), 0);
+        for &c in &self.chars[self.first..] {
+            if columns + width(c) > room {
+                break;
+            }
+            columns += width(c);
+            text.push(c);
+        }
+        (text, columns - before)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A line after some keys: its text, with a bar where the cursor is.
+    fn after(text: &str, keys: &[Key]) -> String {
+        let mut line = Line::of(text);
+        keys.iter().for_each(|key| line.press(key));
+        let (before, behind) = line.chars.split_at(line.at);
+        [before, &['|'], behind].concat().iter().collect()
+    }
+
+    #[test]
+    fn keys_move_and_delete() {
+        use Key::*;
+        assert_eq!(after("2 + 3?", &[ArrowLeft, ArrowLeft, Char('4'), ArrowRight]), "2 + 43|?");
+        assert_eq!(after("abc", &[Home, Char('x'), End, Backspace]), "xab|");
+        assert_eq!(after("abc", &[Home, ArrowLeft, Del, ArrowRight, ArrowRight, ArrowRight]), "bc|");
+        assert_eq!(after("one two  ", &[Char(control::W)]), "one |");
+        assert_eq!(after("one two", &[ArrowLeft, Char(control::U), Char(control::K)]), "|");
+        assert_eq!(after("", &[Backspace, Del, ArrowLeft, ArrowRight, Char('\x1b'), Char('\x01')]), "|");
+        assert_eq!(after("ne\u{301}e", &[ArrowLeft, Backspace]), "n|e", "an accent goes with its letter");
+        assert_eq!(after("e\u{301}e", &[Home, Del]), "|e");
+    }
+
+    #[test]
+    fn a_long_line_moves_under_the_cursor() {
+        let mut line = Line::of("0123456789");
+        assert_eq!(line.visible(20), ("0123456789".into(), 0));
+        assert_eq!(line.visible(4), ("6789".into(), 0));
+        line.press(&Key::ArrowLeft);
+        assert_eq!(line.visible(4), ("6789".into(), 1));
+        line.press(&Key::Home);
+        assert_eq!(line.visible(4), ("0123".into(), 4));
+        let mut wide = Line::of("緑の四角形");
+        assert_eq!(wide.visible(5), ("角形".into(), 0));
+        wide.press(&Key::Home);
+        assert_eq!(wide.visible(5), ("緑の".into(), 4));
+    }
+}

@@ -1,0 +1,77 @@
+//! Text of files and of users as a terminal can show it: no control characters, no endless messages, and aligned by what
+//! characters take on a screen.
+
+use unicode_width::UnicodeWidthStr;
+
+/// Most characters of a message at its beginning and at its end; what lies between them is left out.
+const MESSAGE_PARTS: [usize; 2] = [3000, 1000];
+
+/// The text with control characters, and those that turn the direction of writing, as escapes.
+pub fn printable(text: &str) -> String {
+    let turns = |c| matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() || turns(c) {
+            shown.extend(c.escape_default());
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
+/// A message on one line that can be read: drivers and shader compilers put line breaks into theirs, names in files may
+/// hold control characters, and lists and texts may be of any length.
+pub fn message(text: &str) -> String {
+    let line = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect::<Vec<_>>().join(" ");
+    let [first, last] = MESSAGE_PARTS;
+    let n = line.chars().count();
+    if n <= first + last {
+        return printable(&line);
+    }
+    let at = |index: usize| line.char_indices().nth(index).map_or(line.len(), |(at, _)| at);
+    let (begin, end) = (&line[..at(first)], &line[at(n - last)..]);
+    format!("{} … ({} characters are left out) … {}", printable(begin), n - first - last, printable(end))
+}
+
+/// Columns that a text takes.
+pub fn columns(text: &str) -> usize {
+    text.width()
+}
+
+/// The text with spaces behind it, up to a number of columns.
+pub fn padded(text: &str, width: usize) -> String {
+    format!("{text}{}", " ".repeat(width.saturating_sub(columns(text))))
+}
+
+/// The text with spaces in front of it, up to a number of columns.
+pub fn padded_left(text: &str, width: usize) -> String {
+    format!("{}{text}", " ".repeat(width.saturating_sub(columns(text))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_shown_and_not_obeyed() {
+        assert_eq!(printable("a\x1b[31mX\x07\u{9b}\u{202e}é緑"), r"a\u{1b}[31mX\u{7}\u{9b}\u{202e}é緑");
+        assert_eq!(message("one\r\n  two\x1b[0m\n\nthree\n"), r"one two\u{1b}[0m three");
+    }
+
+    #[test]
+    fn a_long_message_keeps_its_ends() {
+        let long = format!("begin {} end", "é".repeat(1_000_000));
+        let short = message(&long);
+        assert!(short.chars().count() < 4100 && short.starts_with("begin é") && short.ends_with("é end"), "{short}");
+        assert!(short.contains("(996010 characters are left out)"), "{short}");
+        let fits = "é".repeat(4000);
+        assert_eq!(message(&fits), fits);
+    }
+
+    #[test]
+    fn columns_are_counted_as_screens_do() {
+        assert_eq!(["abc", "緑の", "🟩", "e\u{301}"].map(columns), [3, 4, 2, 1]);
+        assert_eq!([padded("緑", 4), padded_left("緑", 4), padded("abc", 2)], ["緑  ", "  緑", "abc"]);
+    }
+}

@@ -1,0 +1,254 @@
+//! `ternion chat`: what its lines do, through a pipe and on a terminal.
+
+mod command;
+mod common;
+
+use command::{Ran, assert_fails, fed, text};
+use common::golden_root;
+use tempfile::TempDir;
+
+/// The arguments of a chat on a small model, with more of them.
+fn chat(more: &[&str]) -> Vec<String> {
+    let (model, tokenizer) = (golden_root().join("embernet/tiny"), golden_root().join("tokenizer.json"));
+    let (model, tokenizer) = (text(model), text(tokenizer));
+    let usual = ["chat", "-m", &model, "--tokenizer", &tokenizer, "--device", "cpu", "-n", "4"];
+    usual.iter().chain(more).map(|&arg| arg.to_owned()).collect()
+}
+
+/// A chat that reads these lines from a pipe.
+fn piped(more: &[&str], lines: impl AsRef<[u8]>) -> Ran {
+    let args = chat(more);
+    fed(&args.iter().map(String::as_str).collect::<Vec<_>>(), lines.as_ref())
+}
+
+fn picture() -> String {
+    text(golden_root().join("embernet/tiny/image_97x61.png"))
+}
+
+/// How many tokens the answers read, by the statistics of -v: of one conversation each adds to those before.
+fn read_tokens(ran: &Ran) -> Vec<usize> {
+    let counts = ran.err.lines().filter_map(|line| line.strip_prefix("prefill:")?.split_whitespace().next());
+    counts.map(|n| n.parse().unwrap_or_else(|e| panic!("{e}: {}", ran.err))).collect()
+}
+
+#[test]
+fn a_full_context_is_told_and_the_chat_goes_on_after_reset() {
+    let one = piped(&[], "What is it?\n");
+    assert_eq!(one.code, Some(0), "{}", one.err);
+    let lines = format!("{}/reset\nWhat is it?\n", "What is it?\n".repeat(20));
+    let ran = piped(&["-c", "60"], lines);
+    assert_eq!(ran.code, Some(2), "{}", ran.err);
+    let errors: Vec<&str> = ran.err.lines().filter(|l| l.starts_with("error: ")).collect();
+    assert!(!errors.is_empty() && errors.iter().all(|e| e.contains("context") && e.contains("/reset")), "{errors:?}");
+    assert_eq!(ran.out.lines().last(), one.out.lines().last());
+
+    let ran = piped(&["-c", "20"], format!("Is {}?\n", "it ".repeat(40)));
+    assert!(ran.err.contains("shorten") && !ran.err.contains("/reset"), "{}", ran.err);
+}
+
+#[test]
+fn a_question_that_is_refused_is_no_part_of_the_conversation() {
+    let long = format!("Is {}?\n", "it ".repeat(40));
+    let plain = piped(&["-c", "60", "-v"], "What is it?\nAnd now?\n");
+    let refused = piped(&["-c", "60", "-v"], format!("What is it?\n{long}And now?\n"));
+    assert_eq!((plain.code, refused.code), (Some(0), Some(2)), "{}{}", plain.err, refused.err);
+    assert_eq!(read_tokens(&refused), read_tokens(&plain));
+    assert_eq!(refused.out, plain.out);
+
+    // A question that leaves no room for an answer is refused as well: find the context in which it does.
+    let tokens = read_tokens(&plain)[1];
+    let ran = piped(&["-c", &tokens.to_string(), "-v"], "What is it?\nAnd now?\nAnd?\n");
+    assert!(ran.err.contains(&format!("0 of the {tokens}")), "{}", ran.err);
+    assert_eq!(ran.err.lines().filter(|l| l.starts_with("error: ")).count(), 1, "{}", ran.err);
+    assert_eq!(read_tokens(&ran).len(), 2, "{}", ran.err);
+}
+
+#[test]
+fn a_picture_that_does_not_fit_leaves_the_conversation() {
+    let image = picture();
+    let with = |context: &str| piped(&["-c", context, "-v"], format!("What is it?\n/image {image}\nAnd now?\n"));
+    let kept = piped(&["-c", "60", "-v"], "What is it?\nAnd now?\n");
+    let shown = with("60");
+    assert_eq!(shown.code, Some(0), "{}", shown.err);
+    assert_ne!(read_tokens(&shown), read_tokens(&kept), "a picture begins a new conversation");
+
+    // A picture of this model is 4 tokens, which no context holds that is smaller; a damaged one has no tokens at all.
+    let dir = TempDir::new().expect("a folder");
+    let broken = dir.path().join("broken.png");
+    std::fs::write(&broken, "no picture").expect("written");
+    let ran = piped(&["-c", "60", "-v"], format!("What is it?\n/image {}\nAnd now?\n", text(&broken)));
+    assert_fails(&ran, &["chat"], &["broken.png"]);
+    assert_eq!(read_tokens(&ran), read_tokens(&kept));
+}
+
+#[test]
+fn lines_of_every_kind_are_read() {
+    let want = piped(&[], "What is it?\nAnd now?\n").out;
+    assert_eq!(piped(&[], "What is it?\r\nAnd now?").out, want);
+    assert_eq!(piped(&[], "\u{feff}What is it?\nAnd now?\n").out, want, "a byte order mark is no part of a question");
+    let ran = piped(&[], b"a\0b\n\n\xff\xfe\xff\nWhat is it?\n");
+    assert_fails(&ran, &["chat"], &["stdin"]);
+    assert_eq!(ran.out.lines().count(), 2, "{:?}", ran.out);
+    // What lies behind the most that a line may hold is not taken for a question of its own.
+    let endless = ["x".repeat(65 << 20).as_str(), "\n/help\n"].concat();
+    let ran = piped(&[], endless);
+    assert_fails(&ran, &["chat"], &["stdin"]);
+    assert!(ran.err.contains("/quit"), "{}", ran.err);
+}
+
+#[test]
+fn a_picture_is_named_as_terminals_name_dragged_files() {
+    let dir = TempDir::new().expect("a folder");
+    let file = dir.path().join("a b.png");
+    std::fs::copy(picture(), &file).expect("copied");
+    let path = text(&file);
+    let want = piped(&["--image", &picture()], "What is it?\n").out;
+    let address = format!("file://{}", path.replace(' ', "%20"));
+    for written in [path.clone(), format!("'{path}'"), format!("\"{path}\""), path.replace(' ', "\\ "), address] {
+        let ran = piped(&[], format!("/image {written}\nWhat is it?\n"));
+        assert_eq!((ran.code, &ran.out), (Some(0), &want), "{written}: {}", ran.err);
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod terminal {
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::os::fd::{FromRawFd, OwnedFd};
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, ExitStatus};
+    use std::sync::mpsc::{Receiver, channel};
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use super::chat;
+    use super::command::command;
+
+    /// A chat on a terminal of its own.
+    struct Terminal {
+        child: Child,
+        keys: File,
+        pieces: Receiver<Vec<u8>>,
+    }
+
+    impl Terminal {
+        fn open(args: &[String]) -> Self {
+            let (mut ours, mut theirs) = (0, 0);
+            let (name, modes, size) = (std::ptr::null_mut(), std::ptr::null(), std::ptr::null());
+            // SAFETY: both numbers are written, and nothing else is asked for.
+            let opened = unsafe { libc::openpty(&mut ours, &mut theirs, name, modes, size) };
+            assert_eq!(opened, 0, "no terminal");
+            // SAFETY: openpty gave these files to nobody else.
+            let (ours, theirs) = unsafe { (File::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) };
+            let mut command = command(&args.iter().map(String::as_str).collect::<Vec<_>>());
+            let copy = || theirs.try_clone().expect("a copy");
+            command.env("TERM", "xterm").stdin(copy()).stdout(copy()).stderr(copy());
+            let own_session = || {
+                // SAFETY: two system calls, of the child alone: Ctrl-C goes to who has the terminal.
+                let done = unsafe { libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) == 0 };
+                if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+            };
+            // SAFETY: the closure allocates nothing and locks nothing.
+            let child = unsafe { command.pre_exec(own_session) }.spawn().expect("the command runs");
+            drop(command);
+            let (send, pieces) = channel();
+            let mut screen = ours.try_clone().expect("a copy");
+            thread::spawn(move || {
+                let mut piece = vec![0; 4096];
+                // The terminal's end is an error on Linux.
+                while let Ok(n @ 1..) = screen.read(&mut piece) {
+                    if send.send(piece[..n].to_vec()).is_err() {
+                        break;
+                    }
+                }
+            });
+            Terminal { child, keys: ours, pieces }
+        }
+
+        fn press(&mut self, keys: &str) {
+            self.keys.write_all(keys.as_bytes()).expect("keys are taken");
+        }
+
+        /// What is shown until `text` is, or for a minute.
+        #[track_caller]
+        fn shows(&self, text: &str) -> String {
+            let (mut seen, end) = (Vec::new(), Instant::now() + Duration::from_secs(60));
+            while Instant::now() < end {
+                if let Ok(piece) = self.pieces.recv_timeout(Duration::from_millis(50)) {
+                    seen.extend(piece);
+                    let shown = String::from_utf8_lossy(&seen);
+                    if shown.contains(text) {
+                        return shown.into_owned();
+                    }
+                }
+            }
+            panic!("{text:?} is not shown: {:?}", String::from_utf8_lossy(&seen));
+        }
+
+        #[track_caller]
+        fn ends(mut self) -> ExitStatus {
+            let end = Instant::now() + Duration::from_secs(60);
+            while Instant::now() < end {
+                if let Some(status) = self.child.try_wait().expect("a state") {
+                    return status;
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+            panic!("it does not end");
+        }
+    }
+
+    impl Drop for Terminal {
+        fn drop(&mut self) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+
+    #[test]
+    fn arrow_keys_edit_the_question_and_bring_back_earlier_ones() {
+        let asked = |keys: &[&str]| {
+            let mut chat = Terminal::open(&chat(&["-v"]));
+            let mut answers = Vec::new();
+            for keys in keys {
+                chat.shows("> ");
+                chat.press(keys);
+                let shown = chat.shows("experts:");
+                let line = shown.lines().find(|l| l.starts_with("prefill:")).expect("statistics");
+                answers.push(line.split_whitespace().nth(1).expect("a number").to_owned());
+                chat.press("/reset\n");
+            }
+            chat.shows("> ");
+            chat.press("\x04");
+            assert_eq!(chat.ends().code(), Some(0));
+            answers
+        };
+        let plain = asked(&["What is 2 + 43?\n"]);
+        let edited = asked(&["What is 2 + 3?\x1b[D\x1b[D4\x1b[C\x1b[C\n", "\x1b[A\x1b[A\n"]);
+        assert_eq!(edited, [plain[0].clone(), plain[0].clone()]);
+    }
+
+    #[test]
+    fn ctrl_c_ends_an_answer_and_at_the_prompt_the_program() {
+        let model = super::text(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/shapes/model"));
+        let args = ["chat", "-m", &model, "--device", "cpu", "--threads", "1", "-n", "1500", "-v"];
+        // Random text has no end for a long time.
+        let random = ["--temp", "100", "--top-k", "0", "--top-p", "1", "--seed", "1"];
+        let mut chat = Terminal::open(&args.iter().chain(&random).map(|&arg| arg.to_owned()).collect::<Vec<_>>());
+        chat.shows("> ");
+        chat.press("Tell me all\n");
+        chat.shows("all\r\n");
+        thread::sleep(Duration::from_millis(100));
+        chat.press("\x03");
+        let shown = chat.shows("experts:");
+        assert!(shown.contains("it was stopped"), "{shown:?}");
+        chat.shows("> ");
+        chat.press("/reset\n");
+        chat.shows("> ");
+        chat.press("\x03");
+        chat.shows("again");
+        chat.shows("> ");
+        chat.press("\x03");
+        assert_eq!(chat.ends().code(), Some(130));
+    }
+}
