@@ -127,8 +127,9 @@ impl Threads {
         while shared.ended.load(Ordering::Acquire) < tasks {
             std::hint::spin_loop();
         }
-        drop(turn);
+        // Before the turn ends: the panic of the next call is not this one's.
         let panic = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(turn);
         if let Some(panic) = panic {
             resume_unwind(panic);
         }
@@ -182,7 +183,12 @@ impl Shared {
             // caller waits for this task.
             let run = unsafe { *task };
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(usize::from(next.task)))) {
-                self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(panic);
+                let mut first = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
+                match *first {
+                    None => *first = Some(panic),
+                    // Dropping it might panic in turn, and unwind this thread while others still run the call's tasks.
+                    Some(_) => std::mem::forget(panic),
+                }
             }
             self.ended.fetch_add(1, Ordering::Release);
         }
@@ -284,6 +290,39 @@ mod tests {
             assert!(catch_unwind(AssertUnwindSafe(call)).is_err());
             assert_eq!(counts(&threads, 9), [1; 9]);
         }
+    }
+
+    /// A payload that panics when it is dropped.
+    struct Bad;
+
+    impl Drop for Bad {
+        fn drop(&mut self) {
+            panic!("a payload was dropped");
+        }
+    }
+
+    #[test]
+    fn no_payload_of_a_task_is_dropped_inside_of_the_team() {
+        let threads = Threads::new(2);
+        let payload = catch_unwind(AssertUnwindSafe(|| threads.run(4, |_| std::panic::panic_any(Bad)))).unwrap_err();
+        assert!(payload.is::<Bad>());
+        std::mem::forget(payload);
+        assert_eq!(counts(&threads, 9), [1; 9]);
+    }
+
+    #[test]
+    fn each_of_two_callers_gets_its_own_panic() {
+        let threads = Threads::new(2);
+        thread::scope(|s| {
+            for _ in 0..2 {
+                s.spawn(|| {
+                    for round in 0..2000 {
+                        let call = || threads.run(2, |i| assert!(i > 0 || round % 2 > 0));
+                        assert_eq!(catch_unwind(AssertUnwindSafe(call)).is_err(), round % 2 == 0, "round {round}");
+                    }
+                });
+            }
+        });
     }
 
     #[test]

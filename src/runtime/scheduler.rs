@@ -104,18 +104,51 @@ struct State {
     finished: BTreeMap<u64, Result<Outcome>>,
     next_id: u64,
     running: bool,
+    /// A step panicked: what it left on the device is not known.
+    dead: bool,
     /// Jobs of the last batch.
     last: usize,
 }
 
-/// Lets the next thread run when the runner stops, even by a panic.
-struct Running<'a>(&'a Queue);
+/// Lets the next thread run when the runner stops. After a panic of its step, all jobs fail.
+struct Running<'a> {
+    queue: &'a Queue,
+    returned: bool,
+}
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.lock().running = false;
-        self.0.changed.notify_all();
+        let mut state = self.queue.lock();
+        state.running = false;
+        if !self.returned {
+            state.dead = true;
+            let failed: Vec<u64> = std::mem::take(&mut state.jobs).into_keys().collect();
+            state.finished.extend(failed.into_iter().map(|id| (id, Err(dead()))));
+        }
+        self.queue.changed.notify_all();
     }
+}
+
+/// Takes a caller's jobs out of the queue when it leaves, even by a panic: their sessions go with it, and their rows of
+/// the cache to others.
+struct Mine<'a> {
+    queue: &'a Queue,
+    ids: Vec<u64>,
+}
+
+impl Drop for Mine<'_> {
+    fn drop(&mut self) {
+        let mut state = self.queue.lock();
+        for id in &self.ids {
+            state.jobs.remove(id);
+            state.finished.remove(id);
+        }
+    }
+}
+
+/// The error of all jobs once a step has panicked.
+fn dead() -> Error {
+    Error::Device { device: "the engine's".into(), problem: "a step panicked; open the engine again".into() }
 }
 
 impl Queue {
@@ -127,7 +160,8 @@ impl Queue {
     /// finishes, in order; it is called on some thread that waits, one at a time.
     ///
     /// # Errors
-    /// What `step` returns goes to every job of its batch.
+    /// What `step` returns goes to every job of its batch. Once it has panicked, every job of every caller fails with
+    /// [`Error::Device`].
     pub fn run_all(
         &self,
         jobs: Vec<Job>,
@@ -135,28 +169,42 @@ impl Queue {
         step: impl Fn(&[(Job, usize)]) -> Result<Vec<Outcome>>,
     ) -> Vec<Result<Outcome>> {
         let mut state = self.lock();
+        if state.dead {
+            return jobs.iter().map(|_| Err(dead())).collect();
+        }
         let ids: Vec<u64> = jobs.into_iter().map(|job| state.add(job)).collect();
+        drop(state);
+        let mine = Mine { queue: self, ids };
+        let ids = &mine.ids;
         self.arrived.notify_all();
+        let mut state = self.lock();
         loop {
             if ids.iter().all(|id| state.finished.contains_key(id)) {
-                return ids.iter().filter_map(|id| state.finished.remove(id)).collect();
+                let outcomes = ids.iter().filter_map(|id| state.finished.remove(id)).collect();
+                drop(state);
+                return outcomes;
             }
             if state.running {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
             state.running = true;
-            let guard = Running(self);
+            let mut guard = Running { queue: self, returned: false };
             state = self.gather(state);
             let waiting: Vec<Waiting> =
                 state.jobs.iter().map(|(&id, j)| Waiting { id, rows: j.rows.len() - j.done }).collect();
             let batch = next_batch(&waiting, limits.0, limits.1);
+            // Taken out while they run, not copied: a prompt with its images is large, and runs in many batches.
             let parts: Vec<(Job, usize)> =
-                batch.iter().filter_map(|s| Some((state.jobs.get(&s.id)?.clone(), s.rows))).collect();
+                batch.iter().filter_map(|s| Some((std::mem::take(state.jobs.get_mut(&s.id)?), s.rows))).collect();
             state.last = batch.len();
             drop(state);
             let result = step(&parts);
+            guard.returned = true;
             state = self.lock();
+            for (share, (job, _)) in batch.iter().zip(parts) {
+                state.jobs.insert(share.id, job);
+            }
             state.deliver(&batch, result);
             drop(state);
             drop(guard);
@@ -263,5 +311,46 @@ mod tests {
                 });
             }
         });
+    }
+
+    #[test]
+    fn a_step_that_panics_fails_the_jobs_of_all_and_leaves_none() {
+        let queue = Queue::default();
+        let job = || Job { rows: vec![Row { token: 1, pos: 0, seq_base: 0, seq_len: 1 }], ..Job::default() };
+        let steps = std::sync::atomic::AtomicUsize::new(0);
+        let step = |_: &[(Job, usize)]| -> Result<Vec<Outcome>> {
+            steps.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            // Others come to wait meanwhile.
+            std::thread::sleep(Duration::from_millis(50));
+            panic!("an op's mistake")
+        };
+        let ends: Vec<_> = std::thread::scope(|s| {
+            let run =
+                || std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| queue.run_all(vec![job()], (7, 3), step)));
+            let all: Vec<_> = (0..4).map(|_| s.spawn(run)).collect();
+            all.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        assert_eq!(steps.into_inner(), 1, "steps after a panic");
+        assert_eq!(ends.iter().filter(|end| end.is_err()).count(), 1, "callers that see the panic");
+        for outcomes in ends.into_iter().flatten() {
+            assert!(matches!(outcomes[..], [Err(Error::Device { .. })]), "{outcomes:?}");
+        }
+        let later = queue.run_all(vec![job(), job()], (7, 3), |_| Ok(Vec::new()));
+        assert!(matches!(later[..], [Err(Error::Device { .. }), Err(Error::Device { .. })]), "{later:?}");
+        let state = queue.lock();
+        assert!(state.jobs.is_empty() && state.finished.is_empty(), "{state:?}");
+    }
+
+    #[test]
+    fn a_prompt_in_many_batches_is_not_copied() {
+        let row = Row { token: 1, pos: 0, seq_base: 0, seq_len: 1 };
+        let job = Job { rows: vec![row; 9], image: vec![1.0; 64], ..Job::default() };
+        let (rows, image) = (job.rows.as_ptr(), job.image.as_ptr());
+        let outcomes = Queue::default().run_all(vec![job], (4, 1), |parts| {
+            let (job, n) = &parts[0];
+            assert_eq!((job.rows.as_ptr(), job.image.as_ptr()), (rows, image));
+            Ok(if job.done + n == 9 { vec![Outcome::Tokens(vec![5])] } else { Vec::new() })
+        });
+        assert_eq!(outcomes[0].as_ref().unwrap(), &Outcome::Tokens(vec![5]));
     }
 }
