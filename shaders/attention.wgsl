@@ -19,8 +19,7 @@ const MINE: u32 = SLICE / WG; // outputs of a thread
 var<workgroup> query: array<f32, HEAD>;
 var<workgroup> weights: array<f32, WG>;
 
-@compute @workgroup_size(64)
-fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
+fn run(lane: Lane, group: vec3<u32>) {
     let head = group.x;
     let row = group.y;
     let d = params.d;

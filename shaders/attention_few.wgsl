@@ -113,9 +113,13 @@ fn main(
             let key = m * KEYS + nth;
             if key < here {
                 let x = k_at(base + key * width);
-                var score = vec4<f32>();
-                for (var h = 0u; h < GROUP; h++) { score[h] = dot(query[h].a, x.a) + dot(query[h].b, x.b); }
-                shares[key * LANES + lane] = score;
+                // All four at once, zeros beyond GROUP: FXC writes no component at a computed place.
+                shares[key * LANES + lane] = vec4<f32>(
+                    dot(query[0].a, x.a) + dot(query[0].b, x.b),
+                    dot(query[1].a, x.a) + dot(query[1].b, x.b),
+                    dot(query[2].a, x.a) + dot(query[2].b, x.b),
+                    dot(query[3].a, x.a) + dot(query[3].b, x.b),
+                );
             }
         }
         workgroupBarrier();

@@ -15,6 +15,10 @@ var<private> scores: array<vec4<f32>, RUN>; // of this lane's keys
 var<private> low: array<vec4<f32>, 32>; // sums of the first four of eight columns, by head and eight
 var<private> high: array<vec4<f32>, 32>; // and of the others
 
+fn sum_of(v: vec4<f32>) -> f32 {
+    return v.x + v.y + v.z + v.w;
+}
+
 // q · k of a key for each head.
 fn score_of(at: u32) -> vec4<f32> {
     var score = array<vec4<f32>, 4>();
@@ -25,8 +29,8 @@ fn score_of(at: u32) -> vec4<f32> {
             score[h] = fma(query[(h * EIGHTS + e) * 2u + 1u], x.b, score[h]);
         }
     }
-    var all = vec4<f32>();
-    for (var h = 0u; h < GROUP; h++) { all[h] = params.scale * (score[h].x + score[h].y + score[h].z + score[h].w); }
+    // All four at once, zeros beyond GROUP: FXC writes no component at a computed place.
+    let all = vec4<f32>(sum_of(score[0]), sum_of(score[1]), sum_of(score[2]), sum_of(score[3])) * params.scale;
     return all;
 }
 
@@ -71,7 +75,10 @@ fn shrink_sums(by: vec4<f32>) {
 
 fn max_of_heads(lane: Lane, v: vec4<f32>) -> vec4<f32> {
     var most = v;
-    for (var h = 0u; h < GROUP; h++) { most[h] = max_of_lanes(lane, v[h]); }
+    most.x = max_of_lanes(lane, v.x);
+    if GROUP > 1u { most.y = max_of_lanes(lane, v.y); }
+    if GROUP > 2u { most.z = max_of_lanes(lane, v.z); }
+    if GROUP > 3u { most.w = max_of_lanes(lane, v.w); }
     return most;
 }
 
@@ -90,7 +97,12 @@ fn take_query(lane: Lane, first: u32) {
 }
 
 @compute @workgroup_size(8)
-fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
+fn main(
+    @builtin(local_invocation_index) id: u32,
+    @builtin(subgroup_invocation_id) in_subgroup: u32,
+    @builtin(workgroup_id) group: vec3<u32>,
+) {
+    let lane = Lane(id, in_subgroup);
     let piece = piece_at(group.y, group.z);
     if group.z >= piece.pieces { return; }
     let end = piece.end;

@@ -109,7 +109,12 @@ fn take(lane: Lane, run: Run, kv: u32, column: u32) {
 }
 
 @compute @workgroup_size(32)
-fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
+fn main(
+    @builtin(local_invocation_index) id: u32,
+    @builtin(subgroup_invocation_id) in_subgroup: u32,
+    @builtin(workgroup_id) group: vec3<u32>,
+) {
+    let lane = Lane(id, in_subgroup);
     let slices = (params.d + SLICE - 1u) / SLICE;
     let kv = group.x / slices;
     let mine = lane.id % LANES;

@@ -24,8 +24,7 @@ fn score(base: u32) -> f32 {
     return sum * params.scale;
 }
 
-@compute @workgroup_size(64)
-fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
+fn run(lane: Lane, group: vec3<u32>) {
     let row = group.x;
     let first = span(row).x;
     let n = span(row).y;

@@ -9,8 +9,7 @@ struct Params {
 #bind var<storage, read> x: array<f32>; // [rows, width]
 #bind var<storage, read_write> y: array<f32>; // [rows, width]
 
-@compute @workgroup_size(64)
-fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
+fn run(lane: Lane, group: vec3<u32>) {
     let base = group.x * params.width;
     var squares = 0.0;
     for (var i = lane.id; i < params.width; i += WG) { squares += x[base + i] * x[base + i]; }

@@ -12,8 +12,7 @@ struct Params {
 #bind var<storage, read> b: array<f32>; // [width]
 #bind var<storage, read_write> y: array<f32>; // [rows, width]
 
-@compute @workgroup_size(64)
-fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
+fn run(lane: Lane, group: vec3<u32>) {
     let base = group.x * params.width;
     let n = f32(params.width);
     var sum = 0.0;

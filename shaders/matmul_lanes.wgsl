@@ -70,7 +70,12 @@ fn add8(outs: vec4<u32>, i: u32, lane: u32) {
 }
 
 @compute @workgroup_size(WORKERS)
-fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
+fn main(
+    @builtin(local_invocation_index) id: u32,
+    @builtin(subgroup_invocation_id) in_subgroup: u32,
+    @builtin(workgroup_id) group: vec3<u32>,
+) {
+    let lane = Lane(id, in_subgroup);
     let out0 = (group.y * WORKERS + lane.id) * 4u;
     let row0 = group.x * ROWS;
     let rows = led(params.lead, params.rows) * params.per_lead;

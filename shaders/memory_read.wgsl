@@ -46,8 +46,7 @@ fn choose(row: u32) {
     }
 }
 
-@compute @workgroup_size(64)
-fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
+fn run(lane: Lane, group: vec3<u32>) {
     let base = group.x * params.width;
     var squares = 0.0;
     for (var i = lane.id; i < params.width; i += WG) { squares += q[base + i] * q[base + i]; }

@@ -32,8 +32,7 @@ fn normed(at: u32, weight: f32, rms: f32) -> f32 {
     return clamp(y, -params.act_bound, params.act_bound);
 }
 
-@compute @workgroup_size(64)
-fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
+fn run(lane: Lane, group: vec3<u32>) {
     let which = group.x;
     let row = group.y;
     let out = row * params.sets + which;

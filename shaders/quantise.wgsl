@@ -12,8 +12,7 @@ struct Params {
 #bind var<storage, read_write> codes: array<u32>; // [rows, width / 4 padded to 8]
 #bind var<storage, read_write> act_meta: array<vec2<f32>>; // [rows]: scale, sum of codes
 
-@compute @workgroup_size(64)
-fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
+fn run(lane: Lane, group: vec3<u32>) {
     let scale = max(top[0], params.floor) / params.max_code;
     let words = (params.width + 31u) / 32u * 8u;
     var sum = 0.0;

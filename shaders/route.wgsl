@@ -32,8 +32,7 @@ fn bounded(v: vec4<f32>, bound: f32) -> vec4<f32> {
     return clamp(v, vec4<f32>(-bound), vec4<f32>(bound));
 }
 
-@compute @workgroup_size(64)
-fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
+fn run(lane: Lane, group: vec3<u32>) {
     let row = group.x;
     let quarter = params.width / 4u;
     var squares = 0.0;

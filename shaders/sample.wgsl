@@ -9,7 +9,7 @@ const GROUP: u32 = 16u; // threads whose largest values one thread compares
 const ROOM: u32 = 512u; // values that are ranked
 const MOST: u32 = 64u; // largest top k
 const NONE: u32 = 0xffffffffu; // no token: a logit is NaN or infinite; as a key above all others
-const LARGEST: f32 = 3.40282347e38;
+const LARGEST: f32 = 3.40282346638528859812e38; // rounded up, it would be no f32
 const EXPONENT: u32 = 0x7f800000u;
 const SIGN: u32 = 0x80000000u;
 

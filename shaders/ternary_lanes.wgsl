@@ -58,7 +58,12 @@ fn load_codes(codes0: array<u32, ROWS>, quad: u32) {
 }
 
 @compute @workgroup_size(TILE_LANES)
-fn main(lane: Lane, @builtin(workgroup_id) group: vec3<u32>) {
+fn main(
+    @builtin(local_invocation_index) id: u32,
+    @builtin(subgroup_invocation_id) in_subgroup: u32,
+    @builtin(workgroup_id) group: vec3<u32>,
+) {
+    let lane = Lane(id, in_subgroup);
     let block = group.x;
     let first = first_matrix(block);
     if first == NO_ROW { return; }

@@ -4,6 +4,7 @@
 #[allow(dead_code)] // The rows' data is for the parity test.
 mod cases;
 mod common;
+mod shader_rules;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -331,4 +332,32 @@ fn a_broken_shader_is_found() {
     assert!(broken("fn main( {"));
     assert!(broken(format!("{main} let set = 1u; }}").leak()));
     assert!(validate(Source { name: "barrier", text: barrier }, &[]).is_ok(), "naga checks barriers now: drop this");
+}
+
+#[test]
+fn no_variant_has_a_form_that_some_compiler_refuses() {
+    for_all(|source, defines| {
+        let Valid { module, info } = validate(source, defines)?;
+        let expanded = expand(source, defines).map_err(|e| e.to_string())?;
+        shader_rules::check(&module, &info, &expanded.wgsl)
+    });
+}
+
+#[test]
+fn a_refused_form_is_found() {
+    let said = |text: &str| {
+        let Valid { module, info } = validate(source("form", text), &["SUBGROUPS"]).unwrap();
+        shader_rules::check(&module, &info, text).err().unwrap_or_default()
+    };
+    let in_main = |body: &str| {
+        said(&format!("@compute @workgroup_size(8) fn main(@builtin(local_invocation_index) i: u32) {{ {body} }}"))
+    };
+    assert_eq!(in_main("var v = vec4<f32>(); v.x = 3.40282346638528859812e38;"), "");
+    assert_eq!(in_main("var v = array<u32, 4>(); v[i] = ((i >> 1u) & 1u) << select(1u, 2u, i > 3u);"), "");
+    assert!(in_main("var v = vec4<f32>(); v[i] = 1.0;").contains("computed place"));
+    assert!(in_main("let v = 3.40282347e38;").contains("largest f32"));
+    assert!(in_main("let v = i >> 2u & 1u;").contains("brackets"));
+    assert!(in_main("let v = (i\n| i << 2u);").contains("brackets"));
+    let lane = "struct Lane { @builtin(subgroup_size) n: u32 } @compute @workgroup_size(8) fn main(lane: Lane) {}";
+    assert!(said(lane).contains("inside a struct"));
 }

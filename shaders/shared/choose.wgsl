@@ -15,7 +15,7 @@ fn choose(row: u32, base: u32) {
         var best = 0u;
         var best_logit = -3.4e38;
         for (var e = 0u; e < params.experts; e++) {
-            let free = (taken >> e & 1u) == 0u;
+            let free = ((taken >> e) & 1u) == 0u;
             if free && (logits[base + e] > best_logit || best_logit == -3.4e38) {
                 best = e;
                 best_logit = logits[base + e];

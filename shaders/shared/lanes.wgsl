@@ -2,8 +2,8 @@
 
 #ifdef SHUFFLES
 struct Lane {
-    @builtin(local_invocation_index) id: u32,
-    @builtin(subgroup_invocation_id) in_subgroup: u32,
+    id: u32,
+    in_subgroup: u32,
 }
 
 fn max_of_lanes(lane: Lane, v: f32) -> f32 {

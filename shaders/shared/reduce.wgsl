@@ -1,15 +1,34 @@
 // Sums and maxima over a workgroup of WG threads, every thread gets the result.
 // One pass over subgroups where there are any, else two barriers; no assumption about the subgroup size.
+// A shader that imports this writes `fn run(lane: Lane, group: vec3<u32>)` for its entry point.
 
 const WG: u32 = 64u;
 const FEW: u32 = 8u;
 
 struct Lane {
+    id: u32,
+#ifdef SUBGROUPS
+    in_subgroup: u32,
+    subgroup: u32,
+    n_subgroups: u32,
+#endif
+}
+
+// The entry point. Built-ins of subgroups are parameters of their own: HLSL has no semantic for them inside a struct.
+@compute @workgroup_size(WG)
+fn main(
     @builtin(local_invocation_index) id: u32,
 #ifdef SUBGROUPS
     @builtin(subgroup_invocation_id) in_subgroup: u32,
-    @builtin(subgroup_size) subgroup_size: u32,
     @builtin(subgroup_id) subgroup: u32,
+    @builtin(num_subgroups) n_subgroups: u32,
+#endif
+    @builtin(workgroup_id) group: vec3<u32>,
+) {
+#ifdef SUBGROUPS
+    run(Lane(id, in_subgroup, subgroup, n_subgroups), group);
+#else
+    run(Lane(id), group);
 #endif
 }
 
@@ -23,8 +42,7 @@ fn workgroup_sum(lane: Lane, v: f32) -> f32 {
     if lane.in_subgroup == 0u { reduce_partial[lane.subgroup] = mine; }
     workgroupBarrier();
     var sum = 0.0;
-    let n = (WG + lane.subgroup_size - 1u) / lane.subgroup_size;
-    for (var i = 0u; i < n; i++) { sum += reduce_partial[i]; }
+    for (var i = 0u; i < lane.n_subgroups; i++) { sum += reduce_partial[i]; }
     return sum;
 #else
     reduce_partial[lane.id] = v;
@@ -48,8 +66,7 @@ fn workgroup_max(lane: Lane, v: f32) -> f32 {
     if lane.in_subgroup == 0u { reduce_partial[lane.subgroup] = mine; }
     workgroupBarrier();
     var top = reduce_partial[0];
-    let n = (WG + lane.subgroup_size - 1u) / lane.subgroup_size;
-    for (var i = 1u; i < n; i++) { top = max(top, reduce_partial[i]); }
+    for (var i = 1u; i < lane.n_subgroups; i++) { top = max(top, reduce_partial[i]); }
     return top;
 #else
     reduce_partial[lane.id] = v;
