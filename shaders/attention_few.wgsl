@@ -6,6 +6,7 @@
 // Source: Milakov & Gimelshein 2018; Dao et al. 2023 (Flash-Decoding).
 
 #import cached
+#import vectors
 
 override LANES: u32 = 8u; // d / 8
 override KEYS: u32 = 8u; // THREADS / LANES
@@ -19,6 +20,16 @@ var<workgroup> shares: array<vec4<f32>, 512>; // TILE · LANES, later THREADS ·
 var<workgroup> scores: array<vec4<f32>, TILE>;
 var<workgroup> partial: array<vec4<f32>, THREADS>;
 var<workgroup> few: array<vec4<f32>, FEW>;
+
+// A head's score of a key, as far as these eight elements of both go: 0 for heads beyond GROUP. All four heads are taken at
+// once, since FXC writes no component at a computed place.
+fn score(query: Eight, key: Eight) -> f32 {
+    return dot(query.a, key.a) + dot(query.b, key.b);
+}
+
+fn scaled(v: Eight, by: f32) -> Eight {
+    return Eight(v.a * by, v.b * by);
+}
 
 fn max_all(id: u32, mine: vec4<f32>) -> vec4<f32> {
     partial[id] = mine;
@@ -73,7 +84,7 @@ fn write_all(id: u32, top: vec4<f32>, total: vec4<f32>, group: vec3<u32>, pieces
         var value = vec4<f32>();
         for (var key = 0u; key < KEYS; key++) { value += shares[key * GROUP * fours + o]; }
         let h = o / fours;
-        put(group.y, group.x * GROUP + h, group.z, pieces, o % fours, value, top[h], sum[h]);
+        put(group.y, group.x * GROUP + h, group.z, pieces, o % fours, value, component(top, h), component(sum, h));
     }
 }
 
@@ -113,27 +124,23 @@ fn main(
             let key = m * KEYS + nth;
             if key < here {
                 let x = k_at(base + key * width);
-                // All four at once, zeros beyond GROUP: FXC writes no component at a computed place.
                 shares[key * LANES + lane] = vec4<f32>(
-                    dot(query[0].a, x.a) + dot(query[0].b, x.b),
-                    dot(query[1].a, x.a) + dot(query[1].b, x.b),
-                    dot(query[2].a, x.a) + dot(query[2].b, x.b),
-                    dot(query[3].a, x.a) + dot(query[3].b, x.b),
-                );
+                    score(query[0], x), score(query[1], x), score(query[2], x), score(query[3], x));
             }
         }
         workgroupBarrier();
         let new_top = weigh(id, here, top, &total);
         let shrink = exp(top - new_top);
         top = new_top;
-        for (var h = 0u; h < GROUP; h++) { sum[h] = Eight(sum[h].a * shrink[h], sum[h].b * shrink[h]); }
+        for (var h = 0u; h < GROUP; h++) { sum[h] = scaled(sum[h], component(shrink, h)); }
         for (var m = 0u; m < PER; m++) {
             let key = m * KEYS + nth;
             if key < here {
                 let weight = scores[key];
                 let x = v_at(base + key * width);
                 for (var h = 0u; h < GROUP; h++) {
-                    sum[h] = Eight(sum[h].a + weight[h] * x.a, sum[h].b + weight[h] * x.b);
+                    let value = scaled(x, component(weight, h));
+                    sum[h] = Eight(sum[h].a + value.a, sum[h].b + value.b);
                 }
             }
         }

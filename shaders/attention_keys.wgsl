@@ -4,6 +4,7 @@
 // Workgroup: 8 lanes, which need no barrier. Source: Milakov & Gimelshein 2018; Dao et al. 2023 (Flash-Decoding).
 #import lanes
 #import cached
+#import vectors
 
 override GROUP: u32 = 2u; // query heads of a kv head, at most 4: one component of a vec4 each
 const EIGHTS: u32 = 8u; // of a head's columns
@@ -67,8 +68,8 @@ fn fold(lane: Lane, half: u32) {
 fn shrink_sums(by: vec4<f32>) {
     for (var h = 0u; h < GROUP; h++) {
         for (var e = 0u; e < EIGHTS; e++) {
-            low[h * EIGHTS + e] *= by[h];
-            high[h * EIGHTS + e] *= by[h];
+            low[h * EIGHTS + e] *= component(by, h);
+            high[h * EIGHTS + e] *= component(by, h);
         }
     }
 }
@@ -138,9 +139,9 @@ fn main(
     fold(lane, 2u);
     fold(lane, 1u);
     for (var h = 0u; h < GROUP; h++) {
-        let sum = sum_of_lanes(lane, total[h]);
+        let sum = sum_of_lanes(lane, component(total, h));
         let i = h * EIGHTS;
-        put(group.y, group.x * GROUP + h, group.z, piece.pieces, 2u * nth, low[i], top[h], sum);
-        put(group.y, group.x * GROUP + h, group.z, piece.pieces, 2u * nth + 1u, high[i], top[h], sum);
+        put(group.y, group.x * GROUP + h, group.z, piece.pieces, 2u * nth, low[i], component(top, h), sum);
+        put(group.y, group.x * GROUP + h, group.z, piece.pieces, 2u * nth + 1u, high[i], component(top, h), sum);
     }
 }

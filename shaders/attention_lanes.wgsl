@@ -3,6 +3,7 @@
 // Grid: x = kv heads · slices of 64 columns, y = 4 blocks of queries. Workgroup: 32 lanes, which share nothing.
 // Source: Dao et al. 2022.
 #import lanes
+#import vectors
 #import queries
 
 const QUERIES: u32 = 8u;
@@ -141,8 +142,8 @@ fn main(
             for (var c = 0u; c < 4u; c++) {
                 let i = column + 16u * c;
                 if i < params.d {
-                    y[out + i] = even[t][c] / sum;
-                    y[out + i + 1u] = odd[t][c] / sum;
+                    y[out + i] = component(even[t], c) / sum;
+                    y[out + i + 1u] = component(odd[t], c) / sum;
                 }
             }
         }

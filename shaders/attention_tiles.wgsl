@@ -3,6 +3,7 @@
 // slices of 64 columns, and 4 queries × 4 columns for the outputs.
 // Grid: x = kv heads · slices of 64 columns, y = blocks of queries. Source: Dao et al. 2022.
 #import queries
+#import vectors
 
 const QUERIES: u32 = 16u;
 const KEYS: u32 = 32u;
@@ -101,7 +102,7 @@ fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: 
             let scores = scores_of(id, block, queries, kv, run.first + chunk, last);
             for (var t = 0u; t < 2u; t++) {
                 for (var j = 0u; j < 4u; j++) {
-                    weights[(id / 8u * 2u + t) * KEYS + id % 8u + 8u * j] = scores[t][j] * params.scale;
+                    weights[(id / 8u * 2u + t) * KEYS + id % 8u + 8u * j] = component(scores[t], j) * params.scale;
                 }
             }
             workgroupBarrier();
@@ -129,7 +130,7 @@ fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: 
         if block + t0 + t < end {
             for (var c = 0u; c < 4u; c++) {
                 let i = c0 + 16u * c;
-                if i < width { y[output_at(block + t0 + t, kv) + column0 + i] = out[t][c] / totals[t0 + t]; }
+                if i < width { y[output_at(block + t0 + t, kv) + column0 + i] = component(out[t], c) / totals[t0 + t]; }
             }
         }
     }

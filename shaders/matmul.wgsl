@@ -2,6 +2,7 @@
 // each thread keeps 4 rows × 4 outputs. Grid: x = blocks of 64 outputs, y = blocks of 32 rows. Workgroup 16 × 8.
 #import weight
 #import dense
+#import vectors
 
 const ROWS: u32 = 32u;
 const OUTS: u32 = 64u;
@@ -35,11 +36,11 @@ fn main(
             if at < ROWS {
                 var v = vec4<f32>();
                 if left > 0u { v = x4(min(row0 + at, rows - 1u) * params.d_in + i0 + column, left); }
-                for (var c = 0u; c < 4u; c++) { xs[(column + c) * ROW_PITCH + at] = v[c]; }
+                for (var c = 0u; c < 4u; c++) { xs[(column + c) * ROW_PITCH + at] = component(v, c); }
             } else {
                 var v = vec4<f32>();
                 if left > 0u { v = weight4(min(out0 + at - ROWS, params.d_out - 1u) * params.d_in + i0 + column, left); }
-                for (var c = 0u; c < 4u; c++) { ws[(column + c) * OUT_PITCH + at - ROWS] = v[c]; }
+                for (var c = 0u; c < 4u; c++) { ws[(column + c) * OUT_PITCH + at - ROWS] = component(v, c); }
             }
         }
         workgroupBarrier();
@@ -53,7 +54,7 @@ fn main(
         for (var o = 0u; o < 4u; o++) {
             let row = row0 + local.y * 4u + r;
             let out = out0 + local.x + 16u * o;
-            if row < rows && out < params.d_out { store(row, out, sums[r][o]); }
+            if row < rows && out < params.d_out { store(row, out, component(sums[r], o)); }
         }
     }
 }

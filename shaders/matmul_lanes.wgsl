@@ -13,6 +13,7 @@
 #endif
 #import dense
 #import lanes
+#import vectors
 
 const ROWS: u32 = 8u;
 const WORKERS: u32 = 32u;
@@ -90,7 +91,7 @@ fn main(
     }
     for (var r = 0u; r < ROWS; r++) {
         for (var o = 0u; o < 4u; o++) {
-            if row0 + r < rows && out0 + o < params.d_out { store(row0 + r, out0 + o, sums[r][o]); }
+            if row0 + r < rows && out0 + o < params.d_out { store(row0 + r, out0 + o, component(sums[r], o)); }
         }
     }
 }

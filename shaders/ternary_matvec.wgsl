@@ -4,6 +4,7 @@
 #import step
 #import stack
 #import ternary_few
+#import vectors
 
 struct Params {
     sets: u32,
@@ -70,7 +71,7 @@ fn main(
         let out = group.y * params.out_width + tile.out + in_part;
         for (var i = 0u; i < 4u; i++) {
             if in_part + i < part.rows {
-                var v = exact[i];
+                var v = component(exact, i);
 #ifdef RESIDUAL
                 v += residual[out + i];
 #endif

@@ -1,6 +1,7 @@
 // What the kernels of ops/bit_linear.rs share: parameters, bindings, and what becomes of a product.
 #import step
 #import stack
+#import vectors
 
 struct Params {
     width: u32,
@@ -80,9 +81,9 @@ fn write4(v: vec4<f32>, in_part: u32, rows: u32, out: u32) {
     for (var i = 0u; i < 4u; i++) {
         if in_part + i < rows {
 #ifdef RESIDUAL
-            y[out + i] = last[i] + residual[out + i];
+            y[out + i] = component(last, i) + residual[out + i];
 #else
-            y[out + i] = last[i];
+            y[out + i] = component(last, i);
 #endif
         }
     }

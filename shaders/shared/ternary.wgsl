@@ -2,6 +2,7 @@
 // (src/ternary), and the integer dot products.
 #import step
 #import stack
+#import vectors
 
 struct Params {
     lead: u32,
@@ -50,19 +51,20 @@ fn dot_rows(words: vec4<u32>, shift: u32, mask: u32, act: u32) -> vec4<i32> {
     return vec4<i32>(dot4(w.x, act), dot4(w.y, act), dot4(w.z, act), dot4(w.w, act));
 }
 
-// The bits of the first code of each byte.
+// The bits of the first code of each byte. Computed, not chosen: where `select` gives one of two masks, FXC keeps the bits
+// that one of them has, and the 2-bit codes of the last byte lose one.
 fn code_mask(bits: u32) -> u32 {
-    return select(0x03030303u, 0x01010101u, bits == 1u);
+    return 0x01010101u * ((1u << bits) - 1u);
 }
 
 // Writes four outputs, `in_part` the first one's number in its matrix and `out` its place in y, from sums over stored
 // codes and the activations' meta of set `which`.
 fn store4(stored: vec4<i32>, part: Part, which: u32, in_part: u32, out: u32) {
     let m = act_meta[which];
-    let exact = exact_sums(stored, i32(m.y), part.bits);
+    let exact = vec4<f32>(exact_sums(stored, i32(m.y), part.bits)) * (part.scale * m.x);
     for (var i = 0u; i < 4u; i++) {
         if in_part + i < part.rows {
-            var v = f32(exact[i]) * (part.scale * m.x);
+            var v = component(exact, i);
 #ifdef RESIDUAL
             v += residual[out + i];
 #endif

@@ -28,6 +28,7 @@ const SHARED: &[(&str, &str)] = &[
     ("ternary_blocks", include_str!("../../shaders/shared/ternary_blocks.wgsl")),
     ("ternary_few", include_str!("../../shaders/shared/ternary_few.wgsl")),
     ("values", include_str!("../../shaders/shared/values.wgsl")),
+    ("vectors", include_str!("../../shaders/shared/vectors.wgsl")),
     ("weight", include_str!("../../shaders/shared/weight.wgsl")),
 ];
 

@@ -4,13 +4,21 @@ use naga::valid::{FunctionInfo, ModuleInfo};
 use naga::{AddressSpace, Block, BuiltIn, Expression, Function, Module, Statement, TypeInner};
 
 /// Fails with the first form of a variant that some compiler refuses.
-pub fn check(module: &Module, info: &ModuleInfo, wgsl: &str) -> Result<(), String> {
+///
+/// `software`: only drivers that compute on the CPU get it, which are no DX12 ones, and read components as they like.
+pub fn check(module: &Module, info: &ModuleInfo, wgsl: &str, software: bool) -> Result<(), String> {
     built_ins(module)?;
     for (handle, function) in module.functions.iter() {
         computed_components(module, function, &info[handle], &function.body)?;
+        if !software {
+            computed_reads(module, function, &info[handle])?;
+        }
     }
     for (i, entry) in module.entry_points.iter().enumerate() {
         computed_components(module, &entry.function, info.get_entry_point(i), &entry.function.body)?;
+        if !software {
+            computed_reads(module, &entry.function, info.get_entry_point(i))?;
+        }
     }
     let code: Vec<&str> = wgsl.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
     literals(&code.join("\n"))?;
@@ -27,6 +35,34 @@ fn built_ins(module: &Module) -> Result<(), String> {
             if matches!(member.binding, Some(naga::Binding::BuiltIn(b)) if of_subgroups.contains(&b)) {
                 return Err(format!("{:?} is a subgroup built-in inside a struct", member.name));
             }
+        }
+    }
+    Ok(())
+}
+
+/// FXC: a component of a vector is read at a place that is known while compiling, else as a dot product with a unit vector,
+/// which any NaN in the vector comes through; and no mask is chosen among two by `select`, whose bits FXC mixes up.
+fn computed_reads(module: &Module, function: &Function, info: &FunctionInfo) -> Result<(), String> {
+    let mask = |e| match function.expressions[e] {
+        Expression::Literal(naga::Literal::U32(v)) => v > 0xff && v != u32::MAX,
+        _ => false,
+    };
+    for (_, expression) in function.expressions.iter() {
+        let of_vector = match *expression {
+            Expression::Access { base, .. } => match *info[base].ty.inner_with(&module.types) {
+                TypeInner::Vector { .. } => true,
+                TypeInner::Pointer { base, space: AddressSpace::Function | AddressSpace::Private } => {
+                    matches!(module.types[base].inner, TypeInner::Vector { .. })
+                }
+                _ => false,
+            },
+            Expression::Select { accept, reject, .. } if mask(accept) && mask(reject) => {
+                return Err(format!("{:?} selects one of two masks", function.name));
+            }
+            _ => false,
+        };
+        if of_vector {
+            return Err(format!("{:?} reads a component of a vector at a computed place", function.name));
         }
     }
     Ok(())
