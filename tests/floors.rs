@@ -134,6 +134,16 @@ fn models_never_mention_a_device() {
 }
 
 #[test]
+fn nothing_is_printed_by_macros_that_panic() {
+    for (path, text) in files("src", &["rs"]) {
+        for word in ["print!(", "println!(", "dbg!("] {
+            let found = code(&text).lines().any(|line| line.contains(word) && !line.contains("prop_"));
+            assert!(!found, "{}: {word}…) panics where a stream cannot be written", path.display());
+        }
+    }
+}
+
+#[test]
 fn no_file_is_long() {
     let dirs = [("src", "rs"), ("shaders", "wgsl"), ("tests", "rs"), ("benches", "rs"), ("examples", "rs")];
     let all = dirs.iter().flat_map(|(dir, ending)| files(dir, &[ending]));

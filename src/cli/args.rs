@@ -13,6 +13,7 @@ use ternion::runtime::{self, BitGen, DeviceChoice, Engine, GenerateOptions, Memo
 use ternion::{Error, Result};
 
 use super::bitgen_args::open_bitgen;
+use super::messages::say;
 use super::output::{Bar, check_writable};
 
 /// Which model, and where and how it runs.
@@ -129,7 +130,7 @@ impl ModelArgs {
         let engine = Engine::open_with(files, options, |p| bar.show(&p))?;
         bar.end();
         let report = engine.report();
-        eprintln!("device: {} ({})", report.device, report.why);
+        say!("device: {} ({})", report.device, report.why);
         Ok(engine)
     }
 
@@ -215,7 +216,7 @@ pub fn model_files(path: Option<&Path>) -> Result<ModelFiles> {
         return Ok(path.into());
     }
     let demo = ModelFiles::demo()?;
-    eprintln!(
+    say!(
         "model: {demo}, since none is given; it knows drawn scenes only: words and numbers, boxes and arrows, bar charts, \
          sums, colours and shapes, positions and counts, gauges and clocks, robots and terrain"
     );
@@ -267,7 +268,7 @@ impl GenerateArgs {
         sampling.validate()?;
         if sampling.temperature > 0.0 {
             if verbose {
-                eprintln!("seed:      {}", sampling.seed);
+                say!("seed:      {}", sampling.seed);
             }
         } else {
             let given =
@@ -275,7 +276,7 @@ impl GenerateArgs {
             let idle: Vec<&str> = given.into_iter().filter_map(|(name, given)| given.then_some(name)).collect();
             if !idle.is_empty() {
                 let names = idle.join(" and ");
-                eprintln!("note: {names} without a --temp above 0 change nothing: the most likely token is taken");
+                say!("note: {names} without a --temp above 0 change nothing: the most likely token is taken");
             }
         }
         if self.max_tokens == Some(0) {

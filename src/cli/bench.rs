@@ -91,6 +91,11 @@ impl Bench {
         let bar = Bar::new("measuring");
         let rows = bench(files, &options, |p| bar.show(&p))?;
         bar.end();
+        // Before the text, whose reader may be gone.
+        if let Some(plot) = plot {
+            let font = Font::built_in()?;
+            plot.write(&font, &BarsFigure::new(&font, &rows))?;
+        }
         let mut out = io::BufWriter::new(io::stdout().lock());
         match self.output {
             Format::Md => write_markdown(&mut out, &rows)?,
@@ -100,12 +105,7 @@ impl Bench {
             }
             Format::Csv => write_csv(&mut out, &rows)?,
         }
-        out.flush()?;
-        if let Some(plot) = plot {
-            let font = Font::built_in()?;
-            plot.write(&font, &BarsFigure::new(&font, &rows))?;
-        }
-        Ok(())
+        Ok(out.flush()?)
     }
 
     fn options(&self) -> BenchOptions {

@@ -8,6 +8,7 @@ use ternion::runtime::{BitGen, BitGenOptions};
 use ternion::{Error, Result};
 
 use super::args::{Head, PlaceArgs, read_prompt};
+use super::messages::say;
 use super::output::Bar;
 
 /// Which model, and where and how it runs.
@@ -47,7 +48,7 @@ pub fn open_bitgen(files: ModelFiles, place: &PlaceArgs, tokenizer: Option<&Path
     let model = BitGen::open_with(files, &options, |p| bar.show(&p))?;
     bar.end();
     let report = model.report();
-    eprintln!("device: {} ({})", report.device, report.why);
+    say!("device: {} ({})", report.device, report.why);
     Ok(model)
 }
 

@@ -1,6 +1,6 @@
 //! `ternion chat`: a conversation, line by line.
 
-use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::io::{self, BufRead, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,8 @@ use ternion::{Error, Result};
 
 use super::args::{GenerateArgs, ModelArgs, open_images, utf8};
 use super::line_editor::{Input, LineEditor};
-use super::output::{statistics, stream};
+use super::messages::say;
+use super::output::{Answer, statistics, stream};
 use super::{Failure, INTERRUPTED, Outcome, report};
 
 const HELP: &str = "\
@@ -93,7 +94,7 @@ impl Chat {
         let mut editor = LineEditor::new();
         if terminal {
             talk.interrupt.watch()?;
-            eprintln!("/help shows the commands, Ctrl-D ends.");
+            say!("/help shows the commands, Ctrl-D ends.");
         }
         let (mut failed, mut warned) = (false, false);
         loop {
@@ -106,7 +107,7 @@ impl Chat {
                 Ok(Input::Interrupted) if warned => return Err(Failure::Interrupted),
                 // It may have been meant for an answer that has just ended.
                 Ok(Input::Interrupted) => {
-                    eprintln!("Ctrl-C again ends, as Ctrl-D does.");
+                    say!("Ctrl-C again ends, as Ctrl-D does.");
                     warned = true;
                     continue;
                 }
@@ -132,8 +133,7 @@ impl Chat {
 /// over as a whole.
 fn next_line(terminal: bool) -> Outcome<Result<Input>> {
     if terminal {
-        eprint!("{PROMPT}");
-        io::stderr().flush()?;
+        super::messages::write(format_args!("{PROMPT}"));
     }
     let (mut input, mut bytes) = (io::stdin().lock(), Vec::new());
     let most = MAX_TEXT_BYTES as u64 + 1;
@@ -217,12 +217,12 @@ impl Talk {
         match parse(line) {
             Line::Nothing => {}
             Line::Quit => return Ok(false),
-            Line::Help => eprintln!("{HELP}"),
+            Line::Help => say!("{HELP}"),
             Line::Unknown(word) => return Err(Error::argument(word, "is no command; /help shows them").into()),
             Line::Reset => self.session.reset(false),
             Line::Stats => match &self.last {
                 Some(last) => statistics(&self.engine, &self.session, self.images, last)?,
-                None => eprintln!("no answer yet"),
+                None => say!("no answer yet"),
             },
             Line::Image(file) => self.show(&picture_path(file))?,
             Line::Question(question) => self.ask(question)?,
@@ -245,17 +245,19 @@ impl Talk {
             // An answer that is cut by the context is better than none.
             let max_tokens = options.max_tokens.map(|n| n.min(self.session.room()));
             let options = GenerateOptions { max_tokens, ..options };
-            self.interrupt.during(|interrupted| stream(&mut self.session, options, interrupted))
+            self.interrupt
+                .during(|interrupted| stream(&mut self.session, options, false, interrupted))
+                .map_err(Failure::Error)
         });
         if answered.is_err() {
             self.session.truncate(before);
         }
-        let result = answered?;
+        let Answer { stats, written } = answered?;
         if self.verbose {
-            statistics(&self.engine, &self.session, self.images, &result)?;
+            statistics(&self.engine, &self.session, self.images, &stats)?;
         }
-        self.last = Some(result);
-        Ok(())
+        self.last = Some(stats);
+        Ok(written?)
     }
 
     /// Pushes a question, with room for an answer.

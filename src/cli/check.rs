@@ -8,6 +8,7 @@ use ternion::Error;
 use ternion::runtime::compare::{CompareOptions, Comparison, compare};
 
 use super::args::{PlaceArgs, model_files};
+use super::messages::say;
 use super::output::{Bar, table};
 use super::{Failure, Outcome};
 
@@ -46,7 +47,7 @@ impl Check {
         let bar = Bar::new("checking");
         let found = compare(files, &options, |p| bar.show(&p))?;
         bar.end();
-        eprintln!("device: {} ({})", found.device, found.why);
+        say!("device: {} ({})", found.device, found.why);
         print(&mut io::stdout().lock(), &found)?;
         if found.divergences > 0 { Err(Failure::Diverged) } else { Ok(()) }
     }

@@ -7,6 +7,7 @@ use ternion::runtime::convert::convert;
 
 use super::Outcome;
 use super::args::Precision;
+use super::messages::say;
 use super::output::{Bar, bytes, ms};
 
 /// Write a model in its packed form, which is smaller and opens faster.
@@ -41,14 +42,14 @@ impl Convert {
         bar.end();
         let (from, to) = (bytes(report.input_bytes), bytes(report.output_bytes));
         let (n, ternary, left_out) = (report.tensors, report.ternary, report.left_out);
-        eprintln!("{}: {n} tensors, {ternary} of them ternary; {left_out} left out", report.file.display());
-        eprintln!("{from} became {to} in {}", ms(report.time));
+        say!("{}: {n} tensors, {ternary} of them ternary; {left_out} left out", report.file.display());
+        say!("{from} became {to} in {}", ms(report.time));
         if !report.left_out_extras.is_empty() {
             let names = report.left_out_extras.join(" and ");
-            eprintln!("{names} are left out, more than a tenth of the file; evaluation goes without them");
+            say!("{names} are left out, more than a tenth of the file; evaluation goes without them");
         }
         if !report.tokenizer {
-            eprintln!("no tokenizer was found; give one with --tokenizer, here or when the model is run");
+            say!("no tokenizer was found; give one with --tokenizer, here or when the model is run");
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use ternion::runtime::eval::{
 
 use super::Outcome;
 use super::args::{MemoryArgs, ModelArgs, family, model_files};
+use super::messages::say;
 use super::output::{Bar, check_writable, ms, table, write_whole};
 
 /// Answer a folder of questions about pictures and count the right answers; measure a BitGen on captions.
@@ -105,7 +106,7 @@ impl Eval {
         let (bar, start) = (Bar::new("answering"), Instant::now());
         let found = evaluate(&engine, data, self.max_tokens, |p| bar.show(&p))?;
         bar.end();
-        eprintln!("{} questions in {}", data.questions().len(), ms(start.elapsed()));
+        say!("{} questions in {}", data.questions().len(), ms(start.elapsed()));
         if let Some(file) = &self.answers {
             write_answers(file, data, &found)?;
         }
@@ -127,7 +128,7 @@ impl Eval {
         self.memory.open(&model)?;
         let queues = Queues::read(files, model.sizes().d)?;
         if queues.is_none() {
-            eprintln!("the model's file has no queues: the contrastive loss is that of the batch alone");
+            say!("the model's file has no queues: the contrastive loss is that of the batch alone");
         }
         let default = PairOptions::default();
         let batch = self.batch.unwrap_or(default.batch);
@@ -135,7 +136,7 @@ impl Eval {
         let (bar, start) = (Bar::new("measuring"), Instant::now());
         let found = evaluate_pairs(&model, data, queues.as_ref(), &options, |p| bar.show(&p))?;
         bar.end();
-        eprintln!("{} pairs in {}", data.pairs().len(), ms(start.elapsed()));
+        say!("{} pairs in {}", data.pairs().len(), ms(start.elapsed()));
         self.memory.save(&model)?;
         let mut out = io::stdout().lock();
         if self.json {

@@ -13,6 +13,7 @@ mod devices;
 mod eval;
 mod inspect;
 mod line_editor;
+mod messages;
 mod output;
 mod plot;
 mod robots;
@@ -29,6 +30,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{ArgAction, Parser, Subcommand};
+use messages::say;
 use terminal_text::message;
 
 /// Runs ternary (BitNet b1.58) language and vision-language models on any GPU, or on the CPU.
@@ -120,7 +122,7 @@ pub fn main() -> ExitCode {
         // Whoever closed the pipe has read enough.
         Err(Failure::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(Failure::Output(e)) => {
-            eprintln!("error: stdout: {e}");
+            say!("error: stdout: {e}");
             ExitCode::from(2)
         }
         Err(Failure::Error(error)) => {
@@ -148,10 +150,10 @@ fn set_runtime_dir() {
 
 /// Prints an error on one line, and a line for each cause.
 fn report(error: &ternion::Error) {
-    eprintln!("error: {}", message(&error.to_string()));
+    say!("error: {}", message(&error.to_string()));
     let mut cause = error.source();
     while let Some(error) = cause {
-        eprintln!("caused by: {}", message(&error.to_string()));
+        say!("caused by: {}", message(&error.to_string()));
         cause = error.source();
     }
 }

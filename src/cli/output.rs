@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ternion::Error;
 use ternion::runtime::{Engine, GenerateOptions, Progress, Session, Stats, StopReason};
 
-use super::Outcome;
+use super::messages::say;
 use super::terminal_text::{columns, padded, padded_left, printable};
 
 /// A progress bar on stderr; nothing where that is no terminal.
@@ -135,41 +135,49 @@ pub fn ms(time: Duration) -> String {
     format!("{:.1} ms", 1e3 * time.as_secs_f64())
 }
 
-/// Generates an answer to stdout as it comes, without space in front, until `interrupted` says that it is to end.
+/// What came of an answer.
+pub struct Answer {
+    /// Counts and times, and why the text ended.
+    pub stats: (Stats, Option<StopReason>),
+    /// Whether stdout took the text. Whatever else the command writes comes before this is reported.
+    pub written: io::Result<()>,
+}
+
+/// Generates an answer to stdout as it comes, without space in front, until `interrupted` says that it is to end. If stdout
+/// cannot be written, the answer goes on to its end where `whole` asks for that, and else ends there.
 ///
 /// # Errors
-/// Those of the engine, and of writing to stdout.
+/// Those of the engine.
 pub fn stream(
     session: &mut Session,
     options: GenerateOptions,
+    whole: bool,
     interrupted: impl Fn() -> bool,
-) -> Outcome<(Stats, Option<StopReason>)> {
+) -> ternion::Result<Answer> {
     let mut out = io::stdout().lock();
     let mut stream = session.generate(options)?;
-    let mut begun = false;
+    let (mut begun, mut written) = (false, Ok(()));
     for token in stream.by_ref() {
         let token = match token {
             Ok(token) => token,
             Err(error) => {
-                // What was said so far ends with its line.
-                writeln!(out)?;
-                return Err(error.into());
+                // What was said so far ends with its line; that it cannot be written is less than this error.
+                let _ = writeln!(out);
+                return Err(error);
             }
         };
         // Many tokenizers put a space in front of an answer's first word.
         let text = if begun { token.text.as_str() } else { token.text.trim_start() };
-        if !text.is_empty() {
+        if !text.is_empty() && written.is_ok() {
             begun = true;
-            out.write_all(text.as_bytes())?;
-            out.flush()?;
+            written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
         }
-        if interrupted() {
+        if interrupted() || (written.is_err() && !whole) {
             break;
         }
     }
-    writeln!(out)?;
-    out.flush()?;
-    Ok((stream.stats(), stream.stop_reason()))
+    let written = written.and_then(|()| writeln!(out)).and_then(|()| out.flush());
+    Ok(Answer { stats: (stream.stats(), stream.stop_reason()), written })
 }
 
 /// Why a text ended.
@@ -194,23 +202,23 @@ pub fn statistics(
 ) -> ternion::Result<()> {
     let report = engine.report();
     let (weights, memory) = (bytes(report.weight_bytes), bytes(report.memory_bytes));
-    eprintln!("loaded:    {weights} of weights, {memory} on the device, in {}", ms(report.time));
+    say!("loaded:    {weights} of weights, {memory} on the device, in {}", ms(report.time));
     if images > 0 {
         let plural = if images == 1 { "" } else { "s" };
-        eprintln!("image:     {images} picture{plural} in {}", ms(session.image_time()));
+        say!("image:     {images} picture{plural} in {}", ms(session.image_time()));
     }
     let (prompt, prefill) = (stats.prompt_tokens, ms(stats.prefill));
-    eprintln!("prefill:   {prompt} tokens in {prefill}, {:.1} tokens/s", stats.prefill_rate());
+    say!("prefill:   {prompt} tokens in {prefill}, {:.1} tokens/s", stats.prefill_rate());
     let why = ending(*end);
     let (each, rate) = (stats.ms_per_token(), stats.decode_rate());
-    eprintln!("generated: {} tokens, {each:.2} ms/token, {rate:.1} tokens/s; {why}", stats.generated);
+    say!("generated: {} tokens, {each:.2} ms/token, {rate:.1} tokens/s; {why}", stats.generated);
     let names = &engine.info().experts;
     if !names.is_empty() {
         let layers = session.expert_shares()?;
         let mean = |e: usize| layers.iter().filter_map(|l| l.get(e)).sum::<f32>() / layers.len().max(1) as f32;
         let shares: Vec<String> =
             names.iter().enumerate().map(|(e, name)| format!("{name} {:.1} %", 100.0 * mean(e))).collect();
-        eprintln!("experts:   {}", shares.join(", "));
+        say!("experts:   {}", shares.join(", "));
     }
     Ok(())
 }

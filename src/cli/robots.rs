@@ -11,6 +11,7 @@ use ternion::runtime::{RobotAttention, RobotModel, RobotOptions};
 
 use super::Outcome;
 use super::args::{PlaceArgs, read_prompt};
+use super::messages::say;
 use super::output::table;
 use super::text_warnings::warn_of_words;
 
@@ -81,7 +82,7 @@ impl Robots {
             samples: 1,
         };
         let model = RobotModel::open(self.model.as_path(), &options)?;
-        eprintln!("device: {}", model.device());
+        say!("device: {}", model.device());
         let tokens = model.tokens(&text)?;
         warn_of_words(model.tokenizer(), &text)?;
         let thought = model.choose(&tokens, image.as_ref())?;

@@ -11,6 +11,7 @@ use ternion::runtime::{BitGen, Caption, GenerateOptions};
 
 use super::Outcome;
 use super::args::{GenerateArgs, MemoryArgs, ModelArgs, family, model_files, open_images, read_prompt};
+use super::messages::say;
 use super::output::{bytes, ending, ms, statistics, stream};
 use super::plot::PlotArgs;
 use super::text_warnings::warn_of_words;
@@ -87,11 +88,12 @@ impl Run {
         }
         session.push_question(prompt)?;
         let answer = session.tokens().len();
-        let result = stream(&mut session, options, || false)?;
+        let said = stream(&mut session, options, plots.any(), || false)?;
         if verbose {
-            statistics(&engine, &session, images.len(), &result)?;
+            statistics(&engine, &session, images.len(), &said.stats)?;
         }
-        Ok(plots.draw(&engine, &mut session, images, answer)?)
+        plots.draw(&engine, &mut session, images, answer)?;
+        Ok(said.written?)
     }
 
     fn describe(
@@ -134,7 +136,6 @@ impl Run {
             written = written.and_then(|()| writeln!(out));
         }
         let caption = caption?;
-        written?;
         if let Some(prompt) = remembered {
             model.remember(&model.tokens(prompt)?, images.first())?;
         }
@@ -142,7 +143,7 @@ impl Run {
         if verbose {
             caption_statistics(&model, &caption, images.len());
         }
-        Ok(())
+        Ok(written?)
     }
 }
 
@@ -150,10 +151,10 @@ impl Run {
 fn caption_statistics(model: &BitGen, caption: &Caption, images: usize) {
     let report = model.report();
     let (weights, memory) = (bytes(report.weight_bytes), bytes(report.memory_bytes));
-    eprintln!("loaded:    {weights} of weights, {memory} on the device, in {}", ms(report.time));
+    say!("loaded:    {weights} of weights, {memory} on the device, in {}", ms(report.time));
     let (picture, n) = (if images > 0 { "the picture and " } else { "" }, caption.prompt_tokens);
     let plural = if n == 1 { "" } else { "s" };
-    eprintln!("read:      {picture}{n} token{plural} in {}", ms(caption.reading));
+    say!("read:      {picture}{n} token{plural} in {}", ms(caption.reading));
     let each = 1e3 * caption.writing.as_secs_f64() / caption.steps.max(1) as f64;
-    eprintln!("generated: {} tokens, {each:.2} ms/token; {}", caption.steps, ending(Some(caption.end)));
+    say!("generated: {} tokens, {each:.2} ms/token; {}", caption.steps, ending(Some(caption.end)));
 }

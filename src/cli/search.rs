@@ -15,6 +15,7 @@ use ternion::{Error, Result};
 use super::Outcome;
 use super::args::read_prompt;
 use super::bitgen_args::BitGenArgs;
+use super::messages::say;
 use super::output::{Bar, table};
 use super::terminal_text::message;
 use super::text_warnings::warn_of_features;
@@ -109,7 +110,7 @@ impl Search {
             true if self.rebuild => match PictureIndex::rebuilt(&self.index, model.clone()) {
                 Err(error @ (Error::Format { .. } | Error::Unsupported { .. })) if !self.add.is_empty() => {
                     let why = message(&error.to_string());
-                    eprintln!("its folders are unknown, so only those of --add are embedded: {why}");
+                    say!("its folders are unknown, so only those of --add are embedded: {why}");
                     PictureIndex::new(&self.index, model)
                 }
                 other => other,
@@ -146,17 +147,17 @@ impl Search {
         bar.end();
         if let Some(update) = &all {
             for skipped in &update.skipped {
-                eprintln!("left out: {}", message(&causes(&skipped.error)));
+                say!("left out: {}", message(&causes(&skipped.error)));
             }
             let Update { embedded, known, unchanged, removed, skipped } = update;
             let (n, skipped) = (index.len(), skipped.len());
-            eprintln!(
+            say!(
                 "{n} pictures: {embedded} embedded, {known} known, {unchanged} unchanged; {removed} removed, {skipped} left out"
             );
         }
         for folder in index.folders().iter().filter(|f| !f.complete) {
             let path = message(&folder.path.display().to_string());
-            eprintln!("{path} is not embedded to its end; --update goes on");
+            say!("{path} is not embedded to its end; --update goes on");
         }
         Ok(all)
     }

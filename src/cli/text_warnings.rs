@@ -1,10 +1,10 @@
 //! Warnings about texts of which a model reads less than was written.
 
-use std::io::{self, Write};
-
 use ternion::Result;
 use ternion::files::Tokenizer;
 use ternion::runtime::BitGen;
+
+use super::messages::say;
 
 /// Most warnings of a command; of more texts only the number is said.
 const MOST: usize = 5;
@@ -63,7 +63,6 @@ fn unknown_words(tokenizer: Option<&Tokenizer>, text: &str) -> Result<String> {
     Ok(quoted.join(", ") + &more)
 }
 
-/// A line on stderr; one that cannot be written is no reason to end.
 fn warn(text: &str) {
-    let _ = writeln!(io::stderr(), "warning: {text}");
+    say!("warning: {text}");
 }

@@ -84,6 +84,11 @@ impl PlotArgs {
 }
 
 impl Plots {
+    /// Whether there is anything to draw.
+    pub fn any(&self) -> bool {
+        self.routing.is_some() || !self.attention.is_empty()
+    }
+
     /// Checks what the model must have.
     ///
     /// # Errors
