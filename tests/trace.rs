@@ -30,7 +30,8 @@ fn number(dir: &Path, key: &str) -> usize {
 
 /// The picture of a variant's prefill.
 fn picture(dir: &Path) -> Image {
-    let found = ["image_97x61.png", "image_120x80.png"].iter().map(|name| dir.join(name)).find(|path| path.exists());
+    let names = ["image_97x61.png", "image_120x80.png", "image_200x90.png"];
+    let found = names.iter().map(|name| dir.join(name)).find(|path| path.exists());
     Image::open(found.expect("a picture")).unwrap()
 }
 

@@ -9,12 +9,14 @@ use clap::{Args, ValueEnum};
 use ternion::files::tokenizer::MAX_TEXT_BYTES;
 use ternion::files::{Image, ModelFiles, Weights, text};
 use ternion::models::Family;
-use ternion::runtime::{self, BitGen, DeviceChoice, Engine, GenerateOptions, MemoryNoise, Options, Place, Sampling};
+use ternion::runtime::{
+    self, BitGen, DeviceChoice, Engine, EpisodicMemory, GenerateOptions, MemoryNoise, Options, Place, Sampling,
+};
 use ternion::{Error, Result};
 
 use super::bitgen_args::open_bitgen;
 use super::messages::say;
-use super::output::{Bar, check_writable};
+use super::output::Bar;
 
 /// Which model, and where and how it runs.
 #[derive(Debug, Args)]
@@ -183,7 +185,7 @@ impl MemoryArgs {
         if file.exists() {
             model.open_memory(file)?;
         }
-        check_writable(file)
+        EpisodicMemory::check_target(file)
     }
 
     /// Writes the model's memory back.

@@ -1,5 +1,6 @@
 //! `ternion eval`: questions with known answers, counted; with a BitGen, its objectives on captions, and retrieval.
 
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -7,7 +8,7 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::{Map, Value, json};
 use ternion::Error;
-use ternion::files::ModelFiles;
+use ternion::files::{ModelFiles, whole};
 use ternion::models::BITGEN;
 use ternion::runtime::eval::{
     CaptionSet, DataSet, Evaluation, PairEvaluation, PairOptions, Queues, Score, evaluate, evaluate_pairs,
@@ -16,7 +17,7 @@ use ternion::runtime::eval::{
 use super::Outcome;
 use super::args::{MemoryArgs, ModelArgs, family, model_files};
 use super::messages::say;
-use super::output::{Bar, check_writable, ms, table, write_whole};
+use super::output::{Bar, ms, table};
 
 /// Answer a folder of questions about pictures and count the right answers; measure a BitGen on captions.
 ///
@@ -78,7 +79,7 @@ impl Eval {
         let asked = !captioned || self.data.join(DataSet::LIST).is_file();
         let questions = asked.then(|| DataSet::open(&self.data)).transpose()?;
         if let Some(file) = &self.answers {
-            check_writable(file)?;
+            check_answers(file)?;
         }
         let files = model_files(self.model.model.as_deref())?;
         let family = family(&files)?;
@@ -234,6 +235,20 @@ fn print(out: &mut impl Write, found: &Evaluation) -> io::Result<()> {
     table(out, &["family", "n", "correct", "accuracy", "own expert", "perplexity"], &rows)
 }
 
+/// Checks that a file of answers can be written: there is none yet, or one of earlier answers and nothing else.
+fn check_answers(file: &Path) -> ternion::Result<()> {
+    let answered = |entry: &Value| entry.get("got").is_some();
+    let earlier = |bytes: &[u8]| match serde_json::from_slice(bytes) {
+        Ok(Value::Array(entries)) => entries.iter().all(answered),
+        _ => false,
+    };
+    if fs::metadata(file).is_ok_and(|m| m.is_file() && m.len() > 0) && !fs::read(file).is_ok_and(|b| earlier(&b)) {
+        let problem = "holds no answers of an earlier run and would be replaced; give the name of a new file";
+        return Err(Error::argument(file.display(), problem));
+    }
+    whole::check_writable(file)
+}
+
 /// The list of questions as it was read, with the model's answers.
 fn write_answers(file: &Path, data: &DataSet, found: &Evaluation) -> Outcome {
     let answered = data.questions().iter().zip(&found.answers).map(|(question, got)| {
@@ -242,5 +257,5 @@ fn write_answers(file: &Path, data: &DataSet, found: &Evaluation) -> Outcome {
         Value::Object(entry)
     });
     let json = format!("{:#}\n", Value::Array(answered.collect()));
-    Ok(write_whole(file, json)?)
+    Ok(whole::write(file, json)?)
 }

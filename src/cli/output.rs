@@ -1,12 +1,9 @@
 //! Progress bars, tables, streamed text and statistics.
 
-use std::fs::{self, File};
 use std::io::{self, Write};
-use std::path::Path;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use ternion::Error;
 use ternion::runtime::{Engine, GenerateOptions, Progress, Session, Stats, StopReason};
 
 use super::messages::say;
@@ -100,34 +97,6 @@ pub fn bytes(n: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
     let unit = units.iter().find(|(shift, _)| n >> shift > 0);
     unit.map_or(format!("{n} B"), |(shift, name)| format!("{:.2} {name}", n as f64 / (1u64 << shift) as f64))
-}
-
-/// Checks that a file can be written later. One that exists stays as it is, and no new one is left behind.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn check_writable(file: &Path) -> ternion::Result<()> {
-    let new = fs::symlink_metadata(file).is_err();
-    File::options().append(true).create(true).open(file).map_err(Error::io(file))?;
-    if new { fs::remove_file(file).map_err(Error::io(file)) } else { Ok(()) }
-}
-
-/// Writes a file: the whole of it, or none. What is no ordinary file (a pipe, a terminal) is written as it is.
-///
-/// # Errors
-/// [`Error::Io`].
-pub fn write_whole(file: &Path, bytes: impl AsRef<[u8]>) -> ternion::Result<()> {
-    if fs::metadata(file).is_ok_and(|m| !m.is_file()) {
-        return fs::write(file, bytes).map_err(Error::io(file));
-    }
-    let mut partial = file.as_os_str().to_owned();
-    partial.push(".partial");
-    let written = fs::write(&partial, bytes).and_then(|()| fs::rename(&partial, file));
-    if written.is_err() {
-        // What is left of it is of no use; that it cannot be removed says nothing new.
-        let _ = fs::remove_file(&partial);
-    }
-    written.map_err(Error::io(file))
 }
 
 /// A duration in milliseconds.

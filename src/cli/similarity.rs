@@ -65,7 +65,7 @@ pub fn separate_values(args: impl IntoIterator<Item = OsString>) -> Vec<OsString
     let mut args = args.into_iter().peekable();
     let mut separate: Vec<OsString> = args.next().into_iter().collect();
     // Options of the program itself stand before the command and have no values.
-    while let Some(option) = args.next_if(|arg| begins_with_dash(arg)) {
+    while let Some(option) = args.next_if(begins_with_dash) {
         separate.push(option);
     }
     if args.peek().is_none_or(|command| command != "similarity") {

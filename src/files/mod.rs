@@ -24,6 +24,7 @@ pub mod text;
 pub mod tokenizer;
 mod torch;
 pub mod weights;
+pub mod whole;
 
 pub use checkpoint::{CONFIG_ENTRY, Checkpoint, TensorInfo};
 pub use image::Image;

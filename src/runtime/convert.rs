@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,8 @@ use super::engine::{Progress, open_tokenizer};
 use super::options::Precision;
 use crate::error::{Error, Result};
 use crate::files::weights::{PACKED_KEY, PackedInfo};
-use crate::files::{ModelFiles, Weights};
+use crate::files::whole::Replacement;
+use crate::files::{Checkpoint, ModelFiles, Tokenizer, Weights};
 use crate::models::{self, LoadOptions, Reads};
 use crate::tensor::{Pack, WeightPart, WeightRef};
 
@@ -22,8 +24,6 @@ const CONFIG_FILE: &str = "config.json";
 const TOKENIZER_FILE: &str = "tokenizer.json";
 /// What part of the file tensors may be that running the model does not need: a tenth.
 const EXTRAS_SHARE: u64 = 10;
-/// Ends the names of files that are being written.
-const PARTIAL: &str = ".partial";
 
 /// What a conversion wrote.
 #[derive(Debug, Clone)]
@@ -84,21 +84,14 @@ pub fn convert(
         }
     };
 
-    fs::create_dir_all(out_dir).map_err(Error::io(out_dir))?;
-    let config = format!("{:#}\n", model.config());
-    let place = |name: &str| out_dir.join(name);
-    write_whole(&place(CONFIG_FILE), |file| fs::write(file, &config).map_err(Error::io(file)))?;
-    if let Some(tokenizer) = &tokenizer {
-        write_whole(&place(TOKENIZER_FILE), |file| fs::write(file, tokenizer.json()).map_err(Error::io(file)))?;
-    }
     let ternary = table.len();
-    let file = place(MODEL_FILE);
-    write_whole(&file, |partial| {
-        write_tensors(partial, &packed, &table)?;
-        // The writer of safetensors makes a file for its owner alone; it is to be as readable as the others.
-        let like = fs::metadata(place(CONFIG_FILE)).map_err(Error::io(place(CONFIG_FILE)))?;
-        fs::set_permissions(partial, like.permissions()).map_err(Error::io(partial))
-    })?;
+    let written = Written {
+        config: format!("{:#}\n", model.config()),
+        tokenizer: tokenizer.as_ref(),
+        packed: &packed,
+        table: &table,
+    };
+    let file = written.put(out_dir)?;
     let all = weights.checkpoint().tensors();
     Ok(ConvertReport {
         tensors: packed.len(),
@@ -120,6 +113,48 @@ pub(super) fn whole(weights: &Weights, name: &str) -> Result<(WeightPart, Vec<us
     let rows = shape.first().copied().unwrap_or(1);
     let cols = shape.iter().skip(1).product();
     Ok((WeightPart { name: name.to_owned(), rows: 0..rows, cols }, shape))
+}
+
+/// What a conversion writes.
+struct Written<'a> {
+    config: String,
+    tokenizer: Option<&'a Tokenizer>,
+    packed: &'a BTreeMap<String, Stored>,
+    table: &'a Table,
+}
+
+impl Written<'_> {
+    /// Writes all files into a directory, and returns the weights' one. All are whole before one takes its place, and the
+    /// old weights go first and the new ones come last: whatever stops this leaves the old model, the new one, or none, and
+    /// never one's weights with the other's configuration.
+    fn put(&self, dir: &Path) -> Result<PathBuf> {
+        fs::create_dir_all(dir).map_err(Error::io(dir))?;
+        let [config, tokenizer, weights] = [CONFIG_FILE, TOKENIZER_FILE, MODEL_FILE].map(|name| dir.join(name));
+        let new_config = Replacement::of(&config)?;
+        fs::write(new_config.path(), &self.config).map_err(Error::io(&config))?;
+        let new_tokenizer = match self.tokenizer {
+            Some(written) => {
+                let new = Replacement::of(&tokenizer)?;
+                fs::write(new.path(), written.json()).map_err(Error::io(&tokenizer))?;
+                Some(new)
+            }
+            None => None,
+        };
+        let new_weights = Replacement::of(&weights)?;
+        write_tensors(new_weights.path(), self.packed, self.table)?;
+        let gone = |file: &Path| match fs::remove_file(file) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io(file)(e)),
+            _ => Ok(()),
+        };
+        gone(&weights)?;
+        new_config.put()?;
+        match new_tokenizer {
+            Some(new) => new.put()?,
+            None => gone(&tokenizer)?,
+        }
+        new_weights.put()?;
+        Ok(weights)
+    }
 }
 
 /// A tensor as it is written.
@@ -201,28 +236,14 @@ fn pack_one(weights: &Weights, name: &str, pack: Pack) -> Result<(Stored, Option
     }
 }
 
-/// The packed checkpoint, flushed to the disk.
+/// The packed checkpoint.
 fn write_tensors(file: &Path, tensors: &BTreeMap<String, Stored>, table: &Table) -> Result<()> {
     let json = serde_json::to_string(table).map_err(|e| Error::format(file.display(), e))?;
     let metadata = HashMap::from([(PACKED_KEY.to_owned(), json)]);
     safetensors::serialize_to_file(tensors, Some(metadata), file).map_err(|e| match e {
         SafeTensorError::IoError(e) => Error::io(file)(e),
         other => Error::format(file.display(), other),
-    })?;
-    File::open(file).and_then(|f| f.sync_all()).map_err(Error::io(file))
-}
-
-/// Lets `write` fill a file beside `file` and renames it, or removes it if that fails.
-pub(super) fn write_whole(file: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let mut partial = file.as_os_str().to_owned();
-    partial.push(PARTIAL);
-    let partial = PathBuf::from(partial);
-    let written = write(&partial).and_then(|()| fs::rename(&partial, file).map_err(Error::io(file)));
-    if written.is_err() {
-        // What is left of it is of no use; that it cannot be removed says nothing new.
-        let _ = fs::remove_file(&partial);
-    }
-    written
+    })
 }
 
 /// Refuses a directory with the input, or with files that would be taken for a part of the packed model.
@@ -236,17 +257,35 @@ fn check_target(input: &ModelFiles, weights: &Weights, out_dir: &Path) -> Result
     }
     let input_dir = weights.path().parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let real = |path: &Path| fs::canonicalize(path).map_err(Error::io(path));
-    if matches!(input, ModelFiles::Disk(_)) && real(input_dir)? == real(out_dir)? {
+    // The weights may lie elsewhere, behind a link.
+    let own = [real(input_dir)?, real(weights.path())?.parent().map(Path::to_owned).unwrap_or_default()];
+    if matches!(input, ModelFiles::Disk(_)) && own.contains(&real(out_dir)?) {
         return refused("holds the input, which would be overwritten; give another directory".into());
     }
+    check_replaced(&out_dir.join(MODEL_FILE))?;
     for entry in fs::read_dir(out_dir).map_err(Error::io(out_dir))? {
         let name = entry.map_err(Error::io(out_dir))?.file_name();
         let name = name.to_string_lossy();
-        // The writer of safetensors leaves `.tmp…` behind when it is killed.
-        let own = [MODEL_FILE, CONFIG_FILE, TOKENIZER_FILE].contains(&name.trim_end_matches(PARTIAL));
+        // A conversion leaves `.tmp…` behind when it is killed.
+        let own = [MODEL_FILE, CONFIG_FILE, TOKENIZER_FILE].contains(&name.as_ref());
         if !own && !name.starts_with(".tmp") {
             return refused(format!("holds {name:?}, which is no part of a packed model; give an empty directory"));
         }
     }
     Ok(())
+}
+
+/// Refuses to replace weights that no conversion has written: a model of somebody's, and what a link leads to.
+fn check_replaced(weights: &Path) -> Result<()> {
+    if fs::symlink_metadata(weights).is_err() {
+        return Ok(());
+    }
+    let refused = |problem: &str| Err(Error::argument(weights.display(), format!("{problem}; give another directory")));
+    if fs::symlink_metadata(weights).is_ok_and(|m| !m.is_file()) {
+        return refused("is no file of its own, and what it leads to would be replaced");
+    }
+    match Checkpoint::open(weights) {
+        Ok(old) if old.metadata().contains_key(PACKED_KEY) => Ok(()),
+        _ => refused("is no packed model of an earlier conversion and would be replaced"),
+    }
 }

@@ -22,7 +22,7 @@ use image::{ExtendedColorType, ImageEncoder as _, RgbImage, codecs::png::PngEnco
 use plotters::coord::Shift;
 use plotters::prelude::{BitMapBackend, DrawingArea, DrawingAreaErrorKind, DrawingBackend, IntoDrawingArea};
 use plotters::prelude::{RGBColor, SVGBackend, WHITE};
-use ternion::files::Image;
+use ternion::files::{Image, whole};
 use ternion::{Error, Result};
 
 use attention::AttentionFigure;
@@ -32,8 +32,6 @@ use routing::RoutingFigure;
 pub use similarity::SimilarityFigure;
 pub use text::Font;
 use text::Sharp;
-
-use super::output::{check_writable, write_whole};
 
 /// Colour of text.
 const INK: RGBColor = RGBColor(34, 34, 34);
@@ -112,7 +110,7 @@ impl PlotFile {
                 return Err(Error::argument(option, problem));
             }
         };
-        check_writable(&path)?;
+        whole::check_writable(&path)?;
         Ok(PlotFile { path, format })
     }
 
@@ -140,7 +138,7 @@ impl PlotFile {
             Format::Png => png(font, figure),
         };
         let bytes = bytes.map_err(|problem| Error::format(self.path.display(), problem))?;
-        write_whole(&self.path, bytes)
+        whole::write(&self.path, bytes)
     }
 }
 

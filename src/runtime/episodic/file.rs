@@ -1,7 +1,6 @@
 //! A memory's file: written as safetensors, read in that form or as the original's `torch.save`.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::Path;
 
 use safetensors::tensor::TensorView;
@@ -10,7 +9,7 @@ use safetensors::{Dtype, SafeTensorError};
 use super::EpisodicMemory;
 use crate::error::{Error, Result};
 use crate::files::Checkpoint;
-use crate::runtime::convert::write_whole;
+use crate::files::whole;
 
 /// The metadata entry with the number of the form; `slots` and `width` stand beside it.
 const FORM_KEY: &str = "ternion.memory";
@@ -22,10 +21,10 @@ const MEAN: &str = "memory_mean";
 impl EpisodicMemory {
     /// Writes the memory to a safetensors file: `memory_mean` `[slots, width]`, `memory_logvar` `[1]`, and
     /// `memory_quality`, `memory_read_count`, `memory_write_count`, `memory_age` `[slots]`, all F32, under the original's
-    /// names. The file is written beside its place and renamed when it is whole.
+    /// names. The file is the whole new memory or the old one.
     ///
     /// # Errors
-    /// [`Error::Io`] for what cannot be written.
+    /// Those of [`EpisodicMemory::check_target`].
     pub fn save(&self, file: impl AsRef<Path>) -> Result<()> {
         let (file, [slots, width]) = (file.as_ref(), self.sizes());
         let logvar = [self.logvar];
@@ -48,10 +47,26 @@ impl EpisodicMemory {
         }
         let metadata = [(FORM_KEY, FORM.to_owned()), ("slots", slots.to_string()), ("width", width.to_string())];
         let metadata: HashMap<String, String> = metadata.map(|(key, value)| (key.to_owned(), value)).into();
-        write_whole(file, |partial| {
-            safetensors::serialize_to_file(views, Some(metadata), partial).map_err(broken)?;
-            File::open(partial).and_then(|f| f.sync_all()).map_err(Error::io(file))
-        })
+        Self::check_target(file)?;
+        whole::write_with(file, |new| safetensors::serialize_to_file(views, Some(metadata), new).map_err(broken))
+    }
+
+    /// Checks that [`EpisodicMemory::save`] may write a file: there is none, or one that holds a memory and nothing else, in
+    /// this form.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for another file, and [`Error::Io`] for one that cannot be written.
+    pub fn check_target(file: impl AsRef<Path>) -> Result<()> {
+        let file = file.as_ref();
+        let own = |memory: &Checkpoint| {
+            memory.metadata().contains_key(FORM_KEY) && memory.tensors().all(|t| t.name.starts_with("memory_"))
+        };
+        if file.exists() && !Checkpoint::open(file).is_ok_and(|memory| own(&memory)) {
+            let problem =
+                "is no memory that this program has written, and would be replaced; give the name of a new file";
+            return Err(Error::argument(file.display(), problem));
+        }
+        whole::check_writable(file)
     }
 
     /// Opens a memory of `[slots, width]`: what [`EpisodicMemory::save`] wrote, what the original's `save_memory` did (a

@@ -4,19 +4,17 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::path::Path;
 
 use safetensors::{Dtype, SafeTensorError, View};
 use serde::{Deserialize, Serialize};
 
-use super::super::convert::write_whole;
 use super::super::fingerprint::{HASH, from_hex, hex};
 use super::walk::is_inside;
 use super::{Folder, Picture, Table};
 use crate::error::{Error, Result};
-use crate::files::{Checkpoint, Stored};
+use crate::files::{Checkpoint, Stored, whole};
 
 /// The metadata entry that tells an index, with its version.
 const KEY: &str = "ternion.pictures";
@@ -183,16 +181,12 @@ pub(super) fn write(path: &Path, model: &str, table: &Table) -> Result<()> {
         (FEATURES, Written { dtype: Dtype::F32, shape, bytes: bytemuck::cast_slice(&table.features) }),
         (PICTURES, Written { dtype: Dtype::U8, shape: vec![json.len()], bytes: &json }),
     ];
-    write_whole(path, |partial| {
-        // The writer of safetensors makes a file for its owner alone; it is to be as readable as others.
-        let like = File::create(partial).and_then(|file| file.metadata()).map_err(Error::io(partial))?.permissions();
+    whole::write_with(path, |new| {
         let metadata = HashMap::from([(KEY.to_owned(), VERSION.to_owned())]);
         let named = tensors.iter().map(|(name, tensor)| (*name, tensor));
-        safetensors::serialize_to_file(named, Some(metadata), partial).map_err(|e| match e {
-            SafeTensorError::IoError(e) => Error::io(partial)(e),
-            other => Error::format(partial.display(), other),
-        })?;
-        fs::set_permissions(partial, like).map_err(Error::io(partial))?;
-        File::open(partial).and_then(|file| file.sync_all()).map_err(Error::io(partial))
+        safetensors::serialize_to_file(named, Some(metadata), new).map_err(|e| match e {
+            SafeTensorError::IoError(e) => Error::io(path)(e),
+            other => Error::format(path.display(), other),
+        })
     })
 }
