@@ -102,7 +102,7 @@ pub fn write(file: &Path, bytes: impl AsRef<[u8]>) -> Result<()> {
     write_with(file, |new| fs::write(new, bytes).map_err(Error::io(file)))
 }
 
-/// Checks that [`write`] can write a file later. One that exists stays as it is, and no new one is left behind.
+/// Checks that [`write()`] can write a file later. One that exists stays as it is, and no new one is left behind.
 ///
 /// # Errors
 /// [`Error::Io`].
