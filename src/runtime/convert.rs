@@ -257,10 +257,12 @@ fn check_target(input: &ModelFiles, weights: &Weights, out_dir: &Path) -> Result
     }
     let input_dir = weights.path().parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let real = |path: &Path| fs::canonicalize(path).map_err(Error::io(path));
-    // The weights may lie elsewhere, behind a link.
-    let own = [real(input_dir)?, real(weights.path())?.parent().map(Path::to_owned).unwrap_or_default()];
-    if matches!(input, ModelFiles::Disk(_)) && own.contains(&real(out_dir)?) {
-        return refused("holds the input, which would be overwritten; give another directory".into());
+    if matches!(input, ModelFiles::Disk(_)) {
+        // The weights may lie elsewhere, behind a link.
+        let own = [real(input_dir)?, real(weights.path())?.parent().map(Path::to_owned).unwrap_or_default()];
+        if own.contains(&real(out_dir)?) {
+            return refused("holds the input, which would be overwritten; give another directory".into());
+        }
     }
     check_replaced(&out_dir.join(MODEL_FILE))?;
     for entry in fs::read_dir(out_dir).map_err(Error::io(out_dir))? {
