@@ -141,8 +141,9 @@ fn broken_data_sets_are_refused_before_the_model_is_opened() {
 
 #[test]
 fn bad_options_are_refused_before_the_model_is_opened() {
-    let dir = folder(&fs::read_to_string(demo_data().join("questions.json")).expect("read"));
-    let (data, there) = (text(demo_data()), text(dir.path().join("questions.json")));
+    let dir = folder(r#"[{"got": "an answer of an earlier run"}]"#);
+    let data = text(demo_data());
+    let there = text(dir.path().join("questions.json"));
     let nowhere = text(dir.path().join("nowhere/answers.json"));
     let eval = |more: &[&str]| ternion(&[&["eval", "-m", "no such model", "--data", &data], more].concat());
     assert_fails(&eval(&["-n", "0"]), &["-n", "0"], &["max-tokens", "is 0"]);
