@@ -156,6 +156,28 @@ impl Threads {
     }
 }
 
+/// Gives rayon's global pool, which loads weights and prepares pictures, `count` threads (default: one for each
+/// processor), or as many as the system gives. The calling thread is one of them, so it is the one that must use the pool;
+/// a pool that is there already stays as it is.
+pub fn size_pool(count: Option<usize>) {
+    let count = count.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+    // Started before the pool is made: it would take no fewer than it was promised.
+    let start = |i: usize| {
+        let (give, take) = std::sync::mpsc::channel::<rayon::ThreadBuilder>();
+        let work = move || take.recv().map_or((), rayon::ThreadBuilder::run);
+        thread::Builder::new().name(format!("ternion pool {i}")).spawn(work).ok().map(|_| give)
+    };
+    let mut started: Vec<_> = (1..count).map_while(start).collect();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(started.len() + 1).use_current_thread();
+    let give = move |thread| {
+        let next = started.pop().ok_or_else(|| std::io::Error::other("no thread is left"))?;
+        next.send(thread).map_err(|_| std::io::Error::other("the thread has ended"))
+    };
+    if let Err(error) = pool.spawn_handler(give).build_global() {
+        log::debug!("the pool of threads stays as it is: {error}");
+    }
+}
+
 impl Drop for Threads {
     fn drop(&mut self) {
         self.shared.closed.store(true, Ordering::SeqCst);

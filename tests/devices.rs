@@ -82,7 +82,7 @@ impl Op for Broken {
     fn kernel(&self, _: &Caps, _: &[&Spec], _: &[&Spec]) -> Kernel {
         let text = "#import step\n\n@compute @workgroup_size(1)\nfn main() { nonsense(); }\n";
         Kernel {
-            source: Source { name: "broken", text },
+            source: Source::new("broken", text),
             defines: vec![],
             overrides: vec![],
             params: NoParams { unused: 0 }.params(),
@@ -135,5 +135,62 @@ fn a_state_of_two_sizes_is_refused() {
         backend.prepare(plan(4), false).unwrap();
         let error = backend.prepare(plan(5), false).unwrap_err();
         assert!(matches!(&error, Error::Shape { object, .. } if object.contains("devices.shared")), "{error}");
+    }
+}
+
+/// An op that panics where the word it reads is not zero.
+#[derive(Debug)]
+struct Panics;
+
+impl Op for Panics {
+    fn name(&self) -> &'static str {
+        "panics"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> ternion::Result<Vec<Spec>> {
+        Ok(vec![inputs[0].clone()])
+    }
+
+    fn check_outputs(&self, _: &[&Spec], _: &[&Spec]) -> ternion::Result<()> {
+        Ok(())
+    }
+
+    fn cpu(&self, _: &Step, io: &mut Io) {
+        assert_eq!(io.u32s(0)[0], 0, "an op's mistake");
+    }
+
+    fn kernel(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
+        Broken.kernel(caps, inputs, outputs)
+    }
+}
+
+#[test]
+fn after_an_op_panics_the_cpu_says_that_it_must_be_opened_again() {
+    let mut cpu = ternion::cpu::Cpu::with_threads(1);
+    let p = PlanBuilder::new();
+    let x = p.input("x", Spec::fixed(&[4], DType::F32));
+    let y = p.push(Panics, &[x]);
+    p.output("y", y);
+    let program = cpu.prepare(Arc::new(p.finish().unwrap()), false).unwrap();
+    cpu.run(program, &Step::FULL, 0..1).unwrap();
+    assert_eq!(cpu.describe(), "CPU, 1 thread, SIMD and threads");
+    cpu.write(program, x, 0, &[1]).unwrap();
+    let run = std::panic::AssertUnwindSafe(|| cpu.run(program, &Step::FULL, 0..1));
+    assert!(std::panic::catch_unwind(run).is_err());
+    let errors = [cpu.run(program, &Step::FULL, 0..1).unwrap_err(), cpu.read(program, &[(y, 0..4)]).unwrap_err()];
+    for error in errors {
+        assert!(matches!(&error, ternion::Error::Device { problem, .. } if problem.contains("open")), "{error}");
+    }
+}
+
+#[test]
+fn no_op_writes_what_it_reads_or_one_slot_twice() {
+    for (inputs, outputs, found) in [([0, 1], [2, 0], "also reads"), ([0, 1], [2, 2], "writes elsewhere")] {
+        let p = PlanBuilder::new();
+        let slots = [0, 1, 2].map(|i| p.state(&format!("s{i}"), Spec::fixed(&[4], DType::F32)));
+        p.push_into(Panics, &inputs.map(|i| slots[i]), &outputs.map(|i| slots[i]));
+        let error = p.finish().unwrap_err();
+        let ternion::Error::Plan { source, .. } = &error else { panic!("{error}") };
+        assert!(source.to_string().contains(found), "{source}");
     }
 }

@@ -49,7 +49,7 @@ fn stems(dir: PathBuf) -> BTreeMap<String, String> {
 
 /// Text that lives as long as the test, as a [`Source`] wants it.
 fn source(name: &str, text: &str) -> Source {
-    Source { name: name.to_owned().leak(), text: text.to_owned().leak() }
+    Source::new(name.to_owned().leak(), text.to_owned().leak())
 }
 
 /// Defines that a shader and its imports ask for.
@@ -325,13 +325,13 @@ fn every_binding_ends_with_its_shape() {
 
 #[test]
 fn a_broken_shader_is_found() {
-    let broken = |text: &'static str| validate(Source { name: "broken", text }, &[]).is_err();
+    let broken = |text: &'static str| validate(Source::new("broken", text), &[]).is_err();
     let main = "@compute @workgroup_size(1)\nfn main(@builtin(local_invocation_index) id: u32) {";
     let barrier = format!("{main} if id == 0u {{ workgroupBarrier(); }} }}").leak();
     assert!(!broken(format!("{main} }}").leak()));
     assert!(broken("fn main( {"));
     assert!(broken(format!("{main} let set = 1u; }}").leak()));
-    assert!(validate(Source { name: "barrier", text: barrier }, &[]).is_ok(), "naga checks barriers now: drop this");
+    assert!(validate(Source::new("barrier", barrier), &[]).is_ok(), "naga checks barriers now: drop this");
 }
 
 #[test]

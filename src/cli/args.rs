@@ -12,6 +12,7 @@ use ternion::models::Family;
 use ternion::runtime::{
     self, BitGen, DeviceChoice, Engine, EpisodicMemory, GenerateOptions, MemoryNoise, Options, Place, Sampling,
 };
+use ternion::threads::size_pool;
 use ternion::{Error, Result};
 
 use super::bitgen_args::open_bitgen;
@@ -59,8 +60,9 @@ pub struct PlaceArgs {
 }
 
 impl PlaceArgs {
-    /// The device, and how it is set up.
+    /// The device, and how it is set up; from here on the command has the threads that it may use.
     pub fn place(&self) -> Place {
+        size_pool(self.threads.map(|n| n.clamp(1, Place::MAX_THREADS)));
         Place { device: self.device.clone(), autotune: !self.no_autotune, threads: self.threads }
     }
 }

@@ -21,6 +21,8 @@ pub struct Cpu {
     own: Vec<Words>,
     by_name: HashMap<String, usize>,
     programs: Vec<Program>,
+    /// An op is running, or panicked while it ran: what it writes is then gone.
+    broken: bool,
 }
 
 #[derive(Debug)]
@@ -60,7 +62,7 @@ impl Cpu {
     }
 
     fn with(plain: bool, threads: Threads) -> Self {
-        Cpu { plain, threads, own: Vec::new(), by_name: HashMap::new(), programs: Vec::new() }
+        Cpu { plain, threads, own: Vec::new(), by_name: HashMap::new(), programs: Vec::new(), broken: false }
     }
 
     fn own(&mut self, name: String, words: impl FnOnce() -> Words) -> usize {
@@ -68,6 +70,11 @@ impl Cpu {
             self.own.push(words());
             self.own.len() - 1
         })
+    }
+
+    fn usable(&self) -> Result<()> {
+        let problem = || "an op panicked in a step; open the engine again".into();
+        if self.broken { Err(Error::Device { device: self.describe(), problem: problem() }) } else { Ok(()) }
     }
 
     fn words_mut(&mut self, program: ProgramId, slot: Slot) -> &mut Words {
@@ -86,7 +93,8 @@ fn weight_key(name: &str) -> String {
 impl Backend for Cpu {
     fn describe(&self) -> String {
         let kind = if self.plain { "plain definitions" } else { "SIMD and threads" };
-        format!("CPU, {} threads, {kind}", self.threads.count())
+        let n = self.threads.count();
+        format!("CPU, {n} thread{}, {kind}", if n == 1 { "" } else { "s" })
     }
 
     fn caps(&self) -> Caps {
@@ -142,9 +150,12 @@ impl Backend for Cpu {
     }
 
     fn run(&mut self, program: ProgramId, step: &Step, nodes: Range<usize>) -> Result<()> {
+        self.usable()?;
         let plan = self.programs[program.0].plan.clone();
+        self.broken = true;
         for node in &plan.nodes[nodes] {
-            // Outputs are taken out while the op runs; a node never reads what it writes.
+            // Outputs are taken out while the op runs; no node reads what it writes, as a plan's
+            // builder sees to.
             let taken: Vec<Words> = node.outputs.iter().map(|&s| std::mem::take(self.words_mut(program, s))).collect();
             let p = &self.programs[program.0];
             let read = |slot: &Slot| {
@@ -167,6 +178,7 @@ impl Backend for Cpu {
                 *self.words_mut(program, slot) = words;
             }
         }
+        self.broken = false;
         Ok(())
     }
 
@@ -188,6 +200,7 @@ impl Backend for Cpu {
     }
 
     fn read(&mut self, program: ProgramId, ranges: &[(Slot, Range<usize>)]) -> Result<Vec<Vec<u32>>> {
+        self.usable()?;
         let mut all = Vec::new();
         for (slot, range) in ranges {
             let words = self.words_mut(program, *slot).get(range.clone());

@@ -99,7 +99,8 @@ impl Readback {
             return Ok(buffer.clone());
         }
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
-        let size = bytes.next_power_of_two();
+        // A power of two may be above what the device allows, where the read itself is not.
+        let size = bytes.next_power_of_two().min(device.device.limits().max_buffer_size).max(bytes);
         let desc = wgpu::BufferDescriptor { label: Some("readback"), size, usage, mapped_at_creation: false };
         let buffer = device.guarded("readback", size, || device.device.create_buffer(&desc))?;
         self.staging = Some(buffer.clone());

@@ -109,12 +109,23 @@ fn kind(adapter: &wgpu::Adapter) -> AdapterKind {
     }
 }
 
+/// The driver and its version, as far as it names them.
+fn driver(info: &wgpu::AdapterInfo) -> String {
+    let parts = [info.driver.trim(), info.driver_info.trim()];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// Bytes of a binding that a device of these limits takes, and that the 32-bit indices of shaders reach byte by byte.
+fn max_binding(limits: &wgpu::Limits) -> u64 {
+    limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(1 << 32)
+}
+
 fn summary(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
     let (info, features, limits) = (adapter.get_info(), adapter.features(), adapter.limits());
     AdapterSummary {
         index,
         backend: format!("{:?}", info.backend),
-        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+        driver: driver(&info),
         kind: kind(adapter),
         features: vec![
             ("subgroups", features.contains(wgpu::Features::SUBGROUP)),
@@ -166,7 +177,7 @@ pub struct Device {
 impl Device {
     fn open(adapter: &wgpu::Adapter) -> Result<Self> {
         let info = adapter.get_info();
-        let label = format!("{} ({:?}, {} {})", info.name, info.backend, info.driver, info.driver_info);
+        let label = format!("{} ({:?}, {})", info.name, info.backend, driver(&info));
         let wanted = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
         let features = adapter.features() & wanted;
         let limits = adapter.limits();
@@ -193,7 +204,7 @@ impl Device {
             shuffles: subgroups && info.device_type == wgpu::DeviceType::Cpu && info.subgroup_min_size >= 8,
             dot4: info.backend != wgpu::Backend::Gl,
             half: adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32),
-            max_binding: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+            max_binding: max_binding(&limits),
             tuning: if kind(adapter) == AdapterKind::Software { Tuning::SOFTWARE } else { Tuning::HARDWARE },
         };
         Ok(Device { device, queue, caps, label, trouble })
@@ -239,5 +250,21 @@ impl Device {
             Some(e) => Err(Error::Device { device: self.label.clone(), problem: format!("{what}: {e}") }),
             None => self.check().map(|()| result),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_binding_is_no_larger_than_indices_of_32_bits_reach() {
+        let limits = |binding, buffer| {
+            let (max_storage_buffer_binding_size, max_buffer_size) = (binding, buffer);
+            wgpu::Limits { max_storage_buffer_binding_size, max_buffer_size, ..Default::default() }
+        };
+        assert_eq!(max_binding(&limits(1 << 36, 1 << 36)), 1 << 32);
+        assert_eq!(max_binding(&limits(1 << 27, 1 << 36)), 1 << 27);
+        assert_eq!(max_binding(&limits(1 << 36, 1 << 20)), 1 << 20);
     }
 }

@@ -158,7 +158,6 @@ impl Backend for Gpu {
         let mut pool = Vec::with_capacity(memory.sizes.len());
         for (i, &words) in memory.sizes.iter().enumerate() {
             let buffer = buffer::storage(&self.device, &format!("temporaries {i}"), words)?;
-            self.pooled += buffer.size();
             pool.push(buffer);
         }
         let mut buffers = Vec::with_capacity(plan.slots.len());
@@ -169,6 +168,7 @@ impl Backend for Gpu {
             });
         }
         let program = Program::new(&self.device, &mut self.pipelines, &self.step, plan, buffers)?;
+        self.pooled += pool.iter().map(wgpu::Buffer::size).sum::<u64>();
         self.programs.push(program);
         Ok(ProgramId(self.programs.len() - 1))
     }

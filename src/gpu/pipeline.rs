@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::device::Device;
 use super::shader;
 use crate::error::{Error, Result};
-use crate::plan::Kernel;
+use crate::plan::{Kernel, Source};
 
 /// A pipeline of [`Pipelines`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct PipelineId(usize);
 /// What makes a pipeline different from another.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Key {
-    source: &'static str,
+    source: Source,
     defines: Vec<&'static str>,
     overrides: Vec<(&'static str, u64)>,
 }
@@ -41,7 +41,7 @@ impl Pipelines {
         let mut defines = device.caps.defines();
         defines.extend(&kernel.defines);
         let overrides = kernel.overrides.iter().map(|&(name, v)| (name, v.to_bits())).collect();
-        let key = Key { source: kernel.source.name, defines, overrides };
+        let key = Key { source: kernel.source, defines, overrides };
         if let Some(&id) = self.by_key.get(&key) {
             return Ok(id);
         }
@@ -53,9 +53,13 @@ impl Pipelines {
             let desc = wgpu::ShaderModuleDescriptor { label: Some(name), source };
             let checks =
                 wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
-            // SAFETY: the loops of a kernel end (`Source` says so): they count up to what the plan or the checked rows
-            // of the step give. Counters that prove it once more keep drivers from unrolling. Indices stay checked.
-            let module = unsafe { device.device.create_shader_module_trusted(desc, checks) };
+            let module = if kernel.source.is_own() {
+                // SAFETY: the loops of this crate's kernels end: they count up to what the plan or the checked rows of
+                // the step give. Counters that prove it once more keep drivers from unrolling. Indices stay checked.
+                unsafe { device.device.create_shader_module_trusted(desc, checks) }
+            } else {
+                device.device.create_shader_module(desc)
+            };
             let layout = device.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label: Some(name),
                 bind_group_layouts: &[Some(&layout)],

@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     fn run(text: &'static str, defines: &[&str]) -> Result<String> {
-        expand(Source { name: "t", text }, defines).map(|e| e.wgsl)
+        expand(Source::new("t", text), defines).map(|e| e.wgsl)
     }
 
     #[test]
@@ -173,5 +173,14 @@ mod tests {
             assert!(run(text, &[]).is_err(), "{text}");
         }
         assert!(run("x", &["UNKNOWN"]).is_err());
+    }
+
+    #[test]
+    fn only_shaders_of_this_crate_run_without_bounds_on_their_loops() {
+        let own = crate::shader!("rms_norm");
+        assert!(own.is_own());
+        let copy = Source::new(own.name, own.text);
+        assert!(!copy.is_own());
+        assert_ne!(own, copy, "they share no pipeline");
     }
 }

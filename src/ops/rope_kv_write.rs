@@ -87,8 +87,9 @@ impl RopeKvWrite {
         let AttentionShape { heads, kv_heads, d } = self.shape;
         let (qkv, rows, table, threads) = (io.f32s(0), io.u32s(1), io.f32s(2), io.threads);
         let (n, all) = (step.leading(io.spec(0)), heads + 2 * kv_heads);
-        let q = fast::Shared::new(io.out_f32s(0));
-        let [k, v] = [1, 2].map(|i| fast::Shared::new(bytemuck::cast_slice_mut::<u32, T>(io.out_u32s(i))));
+        let [q, k, v] = &mut io.outputs[..] else { unreachable!("the outputs are q, keys and values") };
+        let q = fast::Shared::new(bytemuck::cast_slice_mut::<u32, f32>(q.1));
+        let [k, v] = [k, v].map(|out| fast::Shared::new(bytemuck::cast_slice_mut::<u32, T>(out.1)));
         let grain = if n * all * d < SHARED_FROM { all } else { all.div_ceil(2 * threads.count()) };
         threads.chunks(all, grain, |some| {
             let mut turned = vec![0.0; d];

@@ -109,11 +109,12 @@ impl PlanBuilder {
         let specs = specs.unwrap_or_else(|| vec![Spec::fixed(&[1], crate::tensor::DType::F32); N]);
         assert_eq!(specs.len(), N, "{} has {} outputs", op.name(), specs.len());
         let outputs: Vec<Slot> = specs.into_iter().map(|s| inner.add(SlotKind::Temp, s)).collect();
-        inner.node(Box::new(op), inputs, &outputs);
+        inner.node(Box::new(op), inputs, &outputs, at);
         std::array::from_fn(|i| outputs[i])
     }
 
-    /// Applies an op that writes into slots that exist: a state, or a part of an earlier result.
+    /// Applies an op that writes into slots that exist: a state, or a part of an earlier result. None may be written
+    /// twice, or be one of the inputs.
     #[track_caller]
     pub fn push_into(&self, op: impl Op + 'static, inputs: &[Slot], outputs: &[Slot]) {
         let at = Location::caller();
@@ -124,7 +125,7 @@ impl PlanBuilder {
         if let Err(source) = check {
             inner.fail(op.name(), at, source);
         }
-        inner.node(Box::new(op), inputs, outputs);
+        inner.node(Box::new(op), inputs, outputs, at);
     }
 
     /// Marks a slot as read after the step.
@@ -184,7 +185,17 @@ impl Inner {
         self.error.get_or_insert(Error::Plan { op, at, source: Box::new(source) });
     }
 
-    fn node(&mut self, op: Box<dyn Op>, inputs: &[Slot], outputs: &[Slot]) {
+    fn node(&mut self, op: Box<dyn Op>, inputs: &[Slot], outputs: &[Slot], at: &'static Location<'static>) {
+        // A device binds what is written for that alone.
+        let twice = |&(i, slot): &(usize, &Slot)| inputs.contains(slot) || outputs[..i].contains(slot);
+        if let Some((i, slot)) = outputs.iter().enumerate().find(twice) {
+            let found = format!(
+                "slot %{}, which the op also {}",
+                slot.0,
+                if inputs.contains(slot) { "reads" } else { "writes elsewhere" }
+            );
+            self.fail(op.name(), at, Error::shape(format!("output {i}"), "a slot of its own", found));
+        }
         let mut label = self.scope.join(".");
         if !label.is_empty() {
             label.push('/');

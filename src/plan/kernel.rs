@@ -6,13 +6,32 @@ use serde::{Deserialize, Serialize};
 use super::Step;
 use crate::tensor::{Lead, Spec};
 
-/// A shader's text, by the name of its file without `.wgsl`. Each of its loops ends: backends do not watch over them.
+/// A shader's text, by the name of its file without `.wgsl`. Backends bound the loops of all but this crate's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Source {
     /// File stem: `rms_norm` for `shaders/rms_norm.wgsl`.
     pub name: &'static str,
     /// WGSL with `#import` and `#ifdef` lines.
     pub text: &'static str,
+    /// One of this crate's: tests see to it that each of its loops ends.
+    own: bool,
+}
+
+impl Source {
+    /// A shader of an op outside of this crate.
+    pub fn new(name: &'static str, text: &'static str) -> Self {
+        Source { name, text, own: false }
+    }
+
+    /// A shader of this crate, for the macro `shader` alone.
+    pub(crate) fn own(name: &'static str, text: &'static str) -> Self {
+        Source { name, text, own: true }
+    }
+
+    /// Whether its loops are known to end.
+    pub(crate) fn is_own(self) -> bool {
+        self.own
+    }
 }
 
 /// The [`Source`] of `shaders/NAME.wgsl`.
@@ -20,10 +39,7 @@ pub struct Source {
 #[doc(hidden)]
 macro_rules! shader {
     ($name:literal) => {
-        $crate::plan::Source {
-            name: $name,
-            text: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $name, ".wgsl")),
-        }
+        $crate::plan::Source::own($name, include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $name, ".wgsl")))
     };
 }
 

@@ -32,7 +32,7 @@ pub struct Engine(Arc<Inner>);
 /// What opening a model took.
 #[derive(Debug, Clone)]
 pub struct LoadReport {
-    /// The device, and why it was taken.
+    /// The device, its driver and kind.
     pub device: String,
     /// Why the device was taken.
     pub why: String,
@@ -316,9 +316,11 @@ impl Inner {
 
     /// Image tokens `[n, d]` of a picture.
     pub fn encode_image(&self, image: &Image) -> Result<Vec<f32>> {
-        let mut core = self.core();
-        let (program, info) = (core.image.ok_or_else(|| self.no_images())?, self.image_info()?);
+        let info = self.image_info()?;
+        // Before the core is locked: streams go on meanwhile.
         let pixels = image.resized(info.size)?.pixel_values(info.mean, info.std);
+        let mut core = self.core();
+        let program = core.image.ok_or_else(|| self.no_images())?;
         core.encode(program, &pixels, info.tokens * info.width)
     }
 

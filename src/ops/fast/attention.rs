@@ -87,7 +87,7 @@ pub(super) struct Whole<'a> {
 }
 
 /// The attention of queries that read the same keys, with one head: `(attention, queries, head, all of y)`.
-pub(super) type WholeKernel = fn(&Whole, Range<usize>, usize, Shared<f32>);
+pub(super) type WholeKernel = fn(&Whole, Range<usize>, usize, Shared<'_, f32>);
 
 /// A kernel of this processor for many queries over the same keys.
 fn whole_kernel(d: usize) -> Option<WholeKernel> {

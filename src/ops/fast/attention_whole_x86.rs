@@ -37,7 +37,7 @@ pub fn kernel(d: usize) -> Option<WholeKernel> {
 
 /// Queries `rows`, which read the same keys, of one head of `16 · C` columns, `A` at a time.
 #[target_feature(enable = "avx512f")]
-fn queries<const A: usize, const C: usize>(whole: &Whole, rows: Range<usize>, head: usize, y: Shared<f32>) {
+fn queries<const A: usize, const C: usize>(whole: &Whole, rows: Range<usize>, head: usize, y: Shared<'_, f32>) {
     let (d, of) = (C * LANES, whole.of);
     let Some(&(first, n)) = of.spans.get(rows.start) else { return };
     let kv = head / of.group;

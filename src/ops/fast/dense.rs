@@ -77,7 +77,7 @@ pub(super) struct Block<'a> {
     pub w: Floats<'a>,
     /// Columns of both.
     pub d_in: usize,
-    y: Shared<f32>,
+    y: Shared<'a, f32>,
     /// Element of y that belongs to the first rows of both.
     at: usize,
     y_width: usize,
@@ -152,7 +152,7 @@ fn blocks(
     threads: &Threads,
     x: &[f32],
     w: Floats,
-    y: Shared<f32>,
+    y: Shared<'_, f32>,
     end: impl Fn(Range<usize>, &Range<usize>) + Sync,
 ) {
     let (kernel, across) = (block_kernel(), d.d_out.div_ceil(BLOCK_OUTS));

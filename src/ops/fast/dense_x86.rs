@@ -24,7 +24,7 @@ pub fn kernels() -> Vec<DotKernel> {
         all.push(|x, w, d_in, y| unsafe { dots_avx2(x, w, d_in, y) });
     }
     if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
-        // SAFETY: the processor has AVX-512F.
+        // SAFETY: the processor has AVX-512F and AVX-512VL.
         all.push(|x, w, d_in, y| unsafe { dots_avx512(x, w, d_in, y) });
     }
     all

@@ -16,6 +16,8 @@ mod ternary_x86;
 #[cfg(target_arch = "x86_64")]
 mod tiles_x86;
 
+use std::marker::PhantomData;
+
 pub(super) use attention::{Attention, Matrix};
 pub(super) use dense::{Dense, dense};
 pub(super) use maths::{
@@ -30,34 +32,45 @@ pub(super) fn rows_a_task(width: usize) -> usize {
 }
 
 /// A pointer that tasks share to write disjoint parts of one slice.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Shared<T>(*mut T, usize);
+#[derive(Debug)]
+pub(super) struct Shared<'a, T> {
+    start: *mut T,
+    len: usize,
+    slice: PhantomData<&'a mut [T]>,
+}
 
-// SAFETY: tasks write disjoint ranges, as `Shared::slice` demands, and the slice outlives them.
-unsafe impl<T: Send> Send for Shared<T> {}
+impl<T> Clone for Shared<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Shared<'_, T> {}
+
+// SAFETY: tasks write disjoint ranges, as `Shared::slice` demands, of a slice that is borrowed for as long.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
 // SAFETY: as above; nothing is read through it.
-unsafe impl<T: Send> Sync for Shared<T> {}
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
-impl<T> Shared<T> {
-    pub(super) fn new(slice: &mut [T]) -> Self {
-        Shared(slice.as_mut_ptr(), slice.len())
+impl<'a, T> Shared<'a, T> {
+    pub(super) fn new(slice: &'a mut [T]) -> Self {
+        Shared { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
     /// Elements `from..from + n`.
     ///
     /// # Safety
-    /// No two live slices overlap, and the slice given to `new` is still borrowed.
-    #[allow(clippy::mut_from_ref)]
-    pub(super) unsafe fn slice(&self, from: usize, n: usize) -> &mut [T] {
-        assert!(from + n <= self.1, "{from} + {n} of {}", self.1);
+    /// No two live slices overlap.
+    pub(super) unsafe fn slice(&self, from: usize, n: usize) -> &'a mut [T] {
+        assert!(from <= self.len && n <= self.len - from, "{from} + {n} of {}", self.len);
         // SAFETY: in bounds by the assertion, disjoint by the contract.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(from), n) }
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(from), n) }
     }
 
     /// Where element `i` is.
     fn at(&self, i: usize) -> *mut T {
-        assert!(i <= self.1, "{i} of {}", self.1);
+        assert!(i <= self.len, "{i} of {}", self.len);
         // SAFETY: in bounds by the assertion.
-        unsafe { self.0.add(i) }
+        unsafe { self.start.add(i) }
     }
 }

@@ -105,7 +105,7 @@ pub fn ternary_products(stack: Stack, mut jobs: Vec<Product>, threads: &Threads,
     });
 }
 
-fn run_tile(kernel: TileKernel, of: Tile, ahead: &[u32], residual: &[f32], y: Shared<f32>) {
+fn run_tile(kernel: TileKernel, of: Tile, ahead: &[u32], residual: &[f32], y: Shared<'_, f32>) {
     let Tile { part, tile, jobs: batch } = of;
     let mut acts: [&[u32]; BATCH] = [&[]; BATCH];
     for (act, job) in acts.iter_mut().zip(batch) {
