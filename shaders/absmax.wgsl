@@ -1,5 +1,6 @@
 // The largest magnitude of a tensor (ops/absmax.rs). Grid: one workgroup.
 #import step
+#import bounds
 
 const THREADS: u32 = 256u;
 
@@ -12,17 +13,17 @@ struct Params {
 #bind var<storage, read> x: array<f32>; // [rows, per_lead]
 #bind var<storage, read_write> y: array<f32>; // [1]
 
-var<workgroup> tops: array<f32, THREADS>;
+var<workgroup> tops: array<i32, THREADS>;
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(local_invocation_index) id: u32) {
     let n = led(params.lead, params.rows) * params.per_lead;
-    var top = 0.0;
-    for (var i = id; i < n; i += THREADS) { top = max(top, abs(x[i])); }
+    var top = 0;
+    for (var i = id; i < n; i += THREADS) { top = max(top, magnitude(x[i])); }
     tops[id] = top;
     workgroupBarrier();
     if id == 0u {
         for (var i = 1u; i < THREADS; i++) { top = max(top, tops[i]); }
-        y[0] = top;
+        y[0] = of_order(top);
     }
 }

@@ -50,7 +50,7 @@ fn run(lane: Lane, group: vec3<u32>) {
             if key < params.mask_width { score += mask[row * params.mask_width + key]; }
 #endif
         }
-        let new_top = max(top, workgroup_max(lane, score));
+        let new_top = max(top, of_order(workgroup_max(lane, order_of(score))));
         let weight = select(0.0, exp(score - new_top), key < n);
         let shrink = exp(top - new_top);
         top = new_top;

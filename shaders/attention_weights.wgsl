@@ -37,7 +37,7 @@ fn run(lane: Lane, group: vec3<u32>) {
         let base = key_at(first, head / params.group);
         var top = LEAST;
         for (var key = lane.id; key < n; key += WG) { top = max(top, score(base + key * params.k_width)); }
-        top = workgroup_max(lane, top);
+        top = of_order(workgroup_max(lane, order_of(top)));
         var total = 0.0;
         for (var key = lane.id; key < n; key += WG) { total += exp(score(base + key * params.k_width) - top); }
         let share = 1.0 / (workgroup_sum(lane, total) * f32(params.heads));

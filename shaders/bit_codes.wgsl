@@ -24,10 +24,12 @@ fn sum_of_eight(v: f32) -> f32 {
     return sum + subgroupShuffle(sum, lane ^ 1u);
 }
 
+// The largest of magnitudes, NaN above all.
 fn max_of_eight(v: f32) -> f32 {
-    var most = max(v, subgroupShuffle(v, lane ^ 4u));
+    var most = magnitude(v);
+    most = max(most, subgroupShuffle(most, lane ^ 4u));
     most = max(most, subgroupShuffle(most, lane ^ 2u));
-    return max(most, subgroupShuffle(most, lane ^ 1u));
+    return of_order(max(most, subgroupShuffle(most, lane ^ 1u)));
 }
 
 // Leaves what eight lanes have found for number `at`; behind a barrier all find it.
@@ -87,11 +89,11 @@ fn element(id: u32, norm: u32, h: u32, j: u32) -> vec4<f32> {
 
 // The largest of this lane's elements, and `act_floor`.
 fn largest_of(id: u32, norm: u32) -> f32 {
-    var most = params.act_floor;
+    var most = magnitude(params.act_floor);
     for (var h = 0u; h < HELD; h++) {
         for (var j = 0u; j < 4u; j++) { most = max(most, largest(element(id, norm, h, j))); }
     }
-    return most;
+    return of_order(most);
 }
 
 // Writes this lane's codes of a set, and returns their sum.

@@ -35,19 +35,20 @@ fn sum_all(id: u32, v: f32) -> f32 {
     return sum;
 }
 
+// The largest of magnitudes, NaN above all.
 fn max_all(id: u32, v: f32) -> f32 {
     workgroupBarrier();
     partial[id] = v;
     workgroupBarrier();
     if id < FEW {
-        var top = partial[id];
-        for (var i = id; i < THREADS; i += FEW) { top = max(top, partial[i]); }
-        few[id] = top;
+        var top = magnitude(partial[id]);
+        for (var i = id; i < THREADS; i += FEW) { top = max(top, magnitude(partial[i])); }
+        few[id] = of_order(top);
     }
     workgroupBarrier();
-    var top = few[0];
-    for (var i = 1u; i < FEW; i++) { top = max(top, few[i]); }
-    return top;
+    var top = magnitude(few[0]);
+    for (var i = 1u; i < FEW; i++) { top = max(top, magnitude(few[i])); }
+    return of_order(top);
 }
 
 // Root mean square of x in front of the first norm.
@@ -87,11 +88,11 @@ fn codes_at(at: u32, norm: u32, i: u32, pre_rms: f32, rms: f32, k: f32) -> vec4<
 
 // Makes the codes of a term.
 fn make_codes(id: u32, term: u32, at: u32, norm: u32, pre_rms: f32, rms: f32) {
-    var most = params.act_floor;
+    var most = magnitude(params.act_floor);
     for (var i = id; i < params.width / 4u; i += THREADS) {
         most = max(most, largest(normed(at, norm, i, pre_rms, rms)));
     }
-    let k = params.max_code / max_all(id, most);
+    let k = params.max_code / max_all(id, of_order(most));
     var sum = 0.0;
     for (var unit = id; unit < UNITS; unit += THREADS) {
         let a = codes_at(at, norm, 4u * unit, pre_rms, rms, k);

@@ -1,5 +1,6 @@
 // out = x + clamp(Σ weight · y + y of the shared expert) (ops/combine.rs). Grid: a thread an element.
 #import step
+#import bounds
 
 struct Params {
     lead: u32,
@@ -23,5 +24,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     var sum = 0.0;
     for (var s = 0u; s < params.k; s++) { sum += weights[row * params.k + s] * y[base + s * params.width]; }
     sum += y[base + params.k * params.width];
-    out[id.x] = x[id.x] + clamp(sum, -params.bound, params.bound);
+    out[id.x] = x[id.x] + bounded(sum, params.bound);
 }

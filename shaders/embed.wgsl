@@ -1,5 +1,6 @@
 // x[r] = table[token of row r] or image[r], clamped where the row's flags say so (ops/embed.rs).
 // Grid: a workgroup a row.
+#import bounds
 
 const IMAGE_FLAG: u32 = 0x80000000u;
 const CLAMP_FLAG: u32 = 0x40000000u;
@@ -33,12 +34,12 @@ fn table_at(i: u32) -> f32 {
 fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: vec3<u32>) {
     let row = group.x;
     let word = rows[row][params.word];
-    let bound = select(3.4e38, params.bound, (word & (IMAGE_FLAG | CLAMP_FLAG)) != 0u);
+    let clamped = (word & (IMAGE_FLAG | CLAMP_FLAG)) != 0u;
 #ifdef IMAGE
     if (word & IMAGE_FLAG) != 0u {
         for (var i = id; i < params.width; i += 64u) {
             let at = row * params.width + i;
-            x[at] = clamp(image[at], -bound, bound);
+            x[at] = bounded(image[at], params.bound);
         }
         return;
     }
@@ -47,6 +48,6 @@ fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: 
     if token < params.first || token >= params.first + params.shard { return; }
     for (var i = id; i < params.width; i += 64u) {
         let v = table_at((token - params.first) * params.width + i);
-        x[row * params.width + i] = clamp(v, -bound, bound);
+        x[row * params.width + i] = select(v, bounded(v, params.bound), clamped);
     }
 }

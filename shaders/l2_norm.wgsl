@@ -13,6 +13,6 @@ fn run(lane: Lane, group: vec3<u32>) {
     let base = group.x * params.width;
     var squares = 0.0;
     for (var i = lane.id; i < params.width; i += WG) { squares += x[base + i] * x[base + i]; }
-    let size = max(sqrt(workgroup_sum(lane, squares)), params.floor);
+    let size = at_least(sqrt(workgroup_sum(lane, squares)), params.floor);
     for (var i = lane.id; i < params.width; i += WG) { y[base + i] = x[base + i] / size; }
 }

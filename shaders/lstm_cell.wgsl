@@ -1,5 +1,6 @@
 // c' = σ(f) · c + σ(i) · tanh(g), h = σ(o) · tanh(c') (ops/lstm_cell.rs). Grid: a thread an element of h.
 #import step
+#import bounds
 
 struct Params {
     lead: u32,
@@ -14,12 +15,12 @@ struct Params {
 
 // e^88 is still finite.
 fn sigmoid(v: f32) -> f32 {
-    return 1.0 / (1.0 + exp(min(-v, 88.0)));
+    return 1.0 / (1.0 + exp(bounded(-v, 88.0)));
 }
 
 // tanh overflows to NaN on some drivers beyond about 44; it is 1 long before.
 fn bounded_tanh(v: f32) -> f32 {
-    return tanh(clamp(v, -15.0, 15.0));
+    return tanh(bounded(v, 15.0));
 }
 
 @compute @workgroup_size(64)

@@ -31,7 +31,7 @@ fn choose(row: u32) {
     for (var j = 0u; j < params.k; j++) {
         var at = 0u;
         for (var s = 1u; s < params.slots; s++) {
-            if scores[s] > scores[at] { at = s; }
+            if order_of(scores[s]) > order_of(scores[at]) { at = s; }
         }
         if j == 0u { best = scores[at]; }
         chosen[j] = at;
@@ -50,7 +50,7 @@ fn run(lane: Lane, group: vec3<u32>) {
     let base = group.x * params.width;
     var squares = 0.0;
     for (var i = lane.id; i < params.width; i += WG) { squares += q[base + i] * q[base + i]; }
-    let size = max(sqrt(workgroup_sum(lane, squares)), params.floor);
+    let size = at_least(sqrt(workgroup_sum(lane, squares)), params.floor);
     for (var s = lane.id; s < params.slots; s += WG) {
         var dots = 0.0;
         var own = 0.0;
@@ -59,7 +59,7 @@ fn run(lane: Lane, group: vec3<u32>) {
             dots += q[base + i] * m;
             own += m * m;
         }
-        scores[s] = dots / size / max(sqrt(own), params.floor) * quality[s];
+        scores[s] = dots / size / at_least(sqrt(own), params.floor) * quality[s];
     }
     workgroupBarrier();
     if lane.id == 0u { choose(group.x); }

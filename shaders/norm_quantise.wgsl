@@ -27,9 +27,9 @@ struct Params {
 #bind var<storage, read_write> act_meta: array<vec2<f32>>; // [rows, sets]: 1/k, sum of codes
 
 fn normed(at: u32, weight: f32, rms: f32) -> f32 {
-    let v = clamp(x[at], -params.in_bound, params.in_bound);
-    let y = weight * clamp(v / rms, -params.out_bound, params.out_bound);
-    return clamp(y, -params.act_bound, params.act_bound);
+    let v = bounded(x[at], params.in_bound);
+    let y = weight * bounded(v / rms, params.out_bound);
+    return bounded(y, params.act_bound);
 }
 
 fn run(lane: Lane, group: vec3<u32>) {
@@ -48,16 +48,16 @@ fn run(lane: Lane, group: vec3<u32>) {
 
     var squares = 0.0;
     for (var i = lane.id; i < params.width; i += WG) {
-        let v = clamp(x[x0 + i], -params.in_bound, params.in_bound);
+        let v = bounded(x[x0 + i], params.in_bound);
         squares += v * v;
     }
-    let rms = sqrt(max(workgroup_sum(lane, squares) / f32(params.width), params.rms_floor) + params.eps);
+    let rms = sqrt(at_least(workgroup_sum(lane, squares) / f32(params.width), params.rms_floor) + params.eps);
 
-    var most = params.act_floor;
+    var most = magnitude(params.act_floor);
     for (var i = lane.id; i < params.width; i += WG) {
-        most = max(most, abs(normed(x0 + i, w[w0 + i], rms)));
+        most = max(most, magnitude(normed(x0 + i, w[w0 + i], rms)));
     }
-    let k = params.max_code / workgroup_max(lane, most);
+    let k = params.max_code / of_order(workgroup_max(lane, most));
 
     let words = (params.width + 31u) / 32u * 8u;
     var sum = 0.0;
@@ -67,7 +67,7 @@ fn run(lane: Lane, group: vec3<u32>) {
             let i = 4u * word + b;
             if i < params.width {
                 let v = normed(x0 + i, w[w0 + i], rms);
-                let code = clamp(round(v * k), -params.max_code - 1.0, params.max_code);
+                let code = code_of(v * k, params.max_code);
                 sum += code;
                 packed |= (bitcast<u32>(i32(code)) & 0xffu) << (8u * b);
             }

@@ -1,5 +1,6 @@
 // Each channel's largest value, or mean, over each window of an image (ops/pool.rs). Grid: a thread an element of y.
 #import step
+#import bounds
 
 struct Params {
     lead: u32,
@@ -24,20 +25,20 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     if image >= led(params.lead, params.images) { return; }
     var n = 0.0;
     var sum = 0.0;
-    var top = -3.4e38;
+    var top = -0x7fffffff;
     for (var i = 0u; i < params.size * params.size; i++) {
         // Left of and above the image the differences wrap round, beyond its side.
         let row = token / params.grid * params.stride + i / params.size - params.pad;
         let column = token % params.grid * params.stride + i % params.size - params.pad;
         if row < params.side && column < params.side {
             let v = x[((image * params.side + row) * params.side + column) * params.channels + channel];
-            top = max(top, v);
+            top = max(top, order_of(v));
             sum += v;
             n += 1.0;
         }
     }
 #ifdef MAX
-    y[id.x] = top;
+    y[id.x] = of_order(top);
 #endif
 #ifdef MEAN
     y[id.x] = sum / n;

@@ -13,7 +13,7 @@ struct Params {
 #bind var<storage, read_write> act_meta: array<vec2<f32>>; // [rows]: scale, sum of codes
 
 fn run(lane: Lane, group: vec3<u32>) {
-    let scale = max(top[0], params.floor) / params.max_code;
+    let scale = at_least(top[0], params.floor) / params.max_code;
     let words = (params.width + 31u) / 32u * 8u;
     var sum = 0.0;
     for (var word = lane.id; word < words; word += WG) {
@@ -21,7 +21,7 @@ fn run(lane: Lane, group: vec3<u32>) {
         for (var b = 0u; b < 4u; b++) {
             let i = 4u * word + b;
             if i < params.width {
-                let code = clamp(round(x[group.x * params.width + i] / scale), -params.max_code - 1.0, params.max_code);
+                let code = code_of(x[group.x * params.width + i] / scale, params.max_code);
                 sum += code;
                 packed |= (bitcast<u32>(i32(code)) & 0xffu) << (8u * b);
             }

@@ -18,13 +18,13 @@ fn run(lane: Lane, group: vec3<u32>) {
     let base = group.x * params.width;
     var sum = 0.0;
     for (var i = lane.id; i < params.width; i += WG) {
-        let v = clamp(x[base + i], -params.in_bound, params.in_bound);
+        let v = bounded(x[base + i], params.in_bound);
         sum += v * v;
     }
-    let mean = max(workgroup_sum(lane, sum) / f32(params.width), params.floor);
+    let mean = at_least(workgroup_sum(lane, sum) / f32(params.width), params.floor);
     let rms = sqrt(mean + params.eps);
     for (var i = lane.id; i < params.width; i += WG) {
-        let v = clamp(x[base + i], -params.in_bound, params.in_bound);
-        y[base + i] = w[i] * clamp(v / rms, -params.out_bound, params.out_bound);
+        let v = bounded(x[base + i], params.in_bound);
+        y[base + i] = w[i] * bounded(v / rms, params.out_bound);
     }
 }

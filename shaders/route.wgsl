@@ -28,26 +28,22 @@ const LANES: u32 = 8u; // threads of an expert
 var<workgroup> shares: array<f32, MAX_EXPERTS * LANES>;
 var<workgroup> logits: array<f32, MAX_EXPERTS>;
 
-fn bounded(v: vec4<f32>, bound: f32) -> vec4<f32> {
-    return clamp(v, vec4<f32>(-bound), vec4<f32>(bound));
-}
-
 fn run(lane: Lane, group: vec3<u32>) {
     let row = group.x;
     let quarter = params.width / 4u;
     var squares = 0.0;
     for (var i = lane.id; i < quarter; i += WG) {
-        let v = bounded(x[row * quarter + i], params.in_bound);
+        let v = bounded4(x[row * quarter + i], params.in_bound);
         squares += dot(v, v);
     }
-    let rms = sqrt(max(workgroup_sum(lane, squares) / f32(params.width), params.floor) + params.eps);
+    let rms = sqrt(at_least(workgroup_sum(lane, squares) / f32(params.width), params.floor) + params.eps);
 
     let share = lane.id % LANES;
     for (var e = lane.id / LANES; e < params.experts; e += WG / LANES) {
         var sum = 0.0;
         for (var i = share; i < quarter; i += LANES) {
-            let v = bounded(x[row * quarter + i], params.in_bound) / rms;
-            sum += dot(norm[i] * bounded(v, params.out_bound), w[e * quarter + i]);
+            let v = bounded4(x[row * quarter + i], params.in_bound) / rms;
+            sum += dot(norm[i] * bounded4(v, params.out_bound), w[e * quarter + i]);
         }
         shares[e * LANES + share] = sum;
     }

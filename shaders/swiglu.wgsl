@@ -1,5 +1,6 @@
 // h = clamp(silu(clamp(gate)) · up) (ops/swiglu.rs). Grid: a thread an output.
 #import step
+#import bounds
 
 const GATE_BOUND: f32 = 20.0;
 const OUT_BOUND: f32 = 1000.0;
@@ -19,6 +20,6 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let row = id.x / params.width;
     if row >= led(params.lead, params.rows) * params.per_lead { return; }
     let at = row * 2u * params.width + id.x % params.width;
-    let g = clamp(x[at], -GATE_BOUND, GATE_BOUND);
-    y[id.x] = clamp(g / (1.0 + exp(-g)) * x[at + params.width], -OUT_BOUND, OUT_BOUND);
+    let g = bounded(x[at], GATE_BOUND);
+    y[id.x] = bounded(g / (1.0 + exp(-g)) * x[at + params.width], OUT_BOUND);
 }

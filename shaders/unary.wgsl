@@ -1,5 +1,6 @@
 // y = f(x) element by element (ops/unary.rs). Grid: a thread an element.
 #import step
+#import bounds
 
 struct Params {
     lead: u32,
@@ -41,13 +42,13 @@ fn f(v: f32) -> f32 {
 #ifdef GELU_TANH
     // tanh overflows to NaN on some drivers beyond about 44; it is 1 long before.
     let inner = 0.7978845608028654 * (v + 0.044715 * v * v * v);
-    return 0.5 * v * (1.0 + tanh(clamp(inner, -15.0, 15.0)));
+    return 0.5 * v * (1.0 + tanh(bounded(inner, 15.0)));
 #endif
 #ifdef RELU
-    return max(v, 0.0);
+    return at_least(v, 0.0);
 #endif
 #ifdef TANH
-    return tanh(clamp(v, -15.0, 15.0));
+    return tanh(bounded(v, 15.0));
 #endif
 #ifdef SCALE
     return v * params.factor;

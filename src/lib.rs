@@ -30,7 +30,8 @@
 //! Floors, from the bottom; a file uses only floors below its own.
 //!
 //! * **0** [`error`], [`tensor`] (shapes, dtypes, where a weight comes from), [`ternary`] and [`int8`] (packed weight
-//!   formats), [`threads`] (what runs an op's tasks on the CPU), `pages` (memory for weights and caches).
+//!   formats), [`threads`] (what runs an op's tasks on the CPU), `pages` (memory for weights and caches), `bounds` (that NaN
+//!   comes through).
 //! * **1** [`plan`]: `Op`, `Slot`, `Plan`, its builder, the sharing of memory, the `Backend` trait. [`files`]:
 //!   checkpoints, tokenizers, prompts, images; nothing in them is trusted.
 //! * **2** [`ops`]: one file each, with shapes, CPU definition and kernel (its shader lies in `shaders/`). Beside them
@@ -54,6 +55,7 @@
 //!
 //! Vulkan, Metal, DX12 and GL need none: they are found at run time.
 
+mod bounds;
 pub mod cpu;
 pub mod error;
 pub mod files;

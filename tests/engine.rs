@@ -347,6 +347,28 @@ fn a_weight_that_is_not_a_number_is_named_at_opening() {
     assert!(error.contains("NaN") && error.contains("vision_encoder"), "{error}");
 }
 
+/// Finite weights whose products are not: text never comes of that, on no device.
+#[test]
+fn a_number_that_overflows_ends_in_an_error() {
+    for name in ["moe.router.weight", "post_attention_layernorm.weight"] {
+        let dir = with_config(|_| {});
+        let path = dir.path().join("model.safetensors");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let name = format!("decoder.layers.0.{name}");
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let data = file.tensor(&name).unwrap().data();
+        let (at, len) = (data.as_ptr() as usize - bytes.as_ptr() as usize, data.len());
+        bytes[at..at + len].chunks_exact_mut(4).for_each(|v| v.copy_from_slice(&3e38f32.to_le_bytes()));
+        std::fs::write(&path, bytes).unwrap();
+        for choice in choices() {
+            let device = format!("{choice:?}");
+            let engine = Engine::open(dir.path(), options(choice)).unwrap();
+            let found = generate(&engine, &prompt(), None, greedy(3));
+            assert!(matches!(found, Err(Error::NonFiniteLogits(_))), "{name} on {device}: {found:?}");
+        }
+    }
+}
+
 #[test]
 fn engines_are_shared_between_threads() {
     fn assert_shared<T: Send + Sync>() {}

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 /// Floors from the ground up; a file may use strictly lower floors, or its own folder. The ground is one: a weight's
 /// packing is part of its dtype.
 const FLOORS: &[&[&str]] = &[
-    &["error", "int8", "pages", "tensor", "ternary", "threads"],
+    &["bounds", "error", "int8", "pages", "tensor", "ternary", "threads"],
     &["plan", "files"],
     &["ops", "cpu", "gpu"],
     &["models"],

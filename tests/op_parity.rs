@@ -147,6 +147,62 @@ fn float_ops_match_reference() {
     assert_parity(&rows().into_iter().filter(|c| !exact(c)).collect::<Vec<_>>());
 }
 
+/// Ops that read no floats, or whose floats make choices only.
+const OF_INTEGERS: &[&str] = &["group_rows", "read_words", "sample"];
+
+/// A row with the first elements of one F32 input or state replaced, for each of them.
+fn spoilt(case: &Case, value: f32) -> Vec<Case> {
+    let mut all = Vec::new();
+    for (i, (slot, words)) in case.feed.slots.iter().enumerate() {
+        if case.plan.spec(*slot).dtype == DType::F32 {
+            let mut feed = Feed { weights: case.feed.weights.clone(), slots: case.feed.slots.clone() };
+            let width = words.len() / case.plan.spec(*slot).shape[0];
+            feed.slots[i].1.iter_mut().step_by(width).for_each(|word| *word = value.to_bits());
+            let name = format!("{}, {value} in {:?}", case.name, case.plan.slot(*slot).kind);
+            all.push(Case { name, feed, plan: case.plan.clone(), outs: case.outs.clone(), ..*case });
+        }
+    }
+    all
+}
+
+/// Elements of a case's outputs of floats, each whether it is not finite.
+fn odd(case: &Case, words: &[Vec<u32>]) -> Vec<Vec<bool>> {
+    let outs =
+        case.outs.iter().zip(words).filter(|(o, _)| matches!(case.plan.spec(o.0).dtype, DType::F32 | DType::F16));
+    outs.map(|(o, words)| numbers(case.plan.spec(o.0), words).iter().map(|v| !v.is_finite()).collect()).collect()
+}
+
+/// Where the definition's output is not finite, that of every backend is not either; and for some input it is.
+#[test]
+fn a_number_that_is_not_finite_comes_through_every_op() {
+    let (all, mut cases) = (rows(), Vec::new());
+    for name in NAMES {
+        let own: Vec<&Case> = all.iter().filter(|c| c.op == *name).collect();
+        let few: std::collections::BTreeSet<usize> = [0, own.len() / 2, own.len().saturating_sub(1)].into();
+        let few = few.into_iter().filter_map(|i| own.get(i));
+        cases.extend(few.flat_map(|c| [f32::NAN, f32::INFINITY].into_iter().flat_map(|v| spoilt(c, v))));
+    }
+    let truth: Vec<_> = cases.iter().zip(truth(&cases)).map(|(case, words)| odd(case, &words)).collect();
+    let any = |odd: &Vec<Vec<bool>>| odd.iter().flatten().any(|&o| o);
+    let mut problems = Vec::new();
+    for name in NAMES.iter().filter(|n| !OF_INTEGERS.contains(n) && all.iter().any(|c| c.op == **n)) {
+        if !cases.iter().zip(&truth).any(|(c, t)| c.op == *name && any(t)) {
+            problems.push(format!("the definition of {name} lets nothing through"));
+        }
+    }
+    for (variant, mut backend) in backends() {
+        for (case, truth) in cases.iter().zip(&truth) {
+            let slots: Vec<Slot> = case.outs.iter().map(|o| o.0).collect();
+            let found = odd(case, &run(backend.as_mut(), &case.plan, &case.feed, case.step, &slots));
+            let lost = |(found, truth): (&Vec<bool>, &Vec<bool>)| truth.iter().zip(found).position(|(t, f)| *t && !f);
+            if let Some(at) = found.iter().zip(truth).find_map(lost) {
+                problems.push(format!("{}, {}, {variant}: element {at} is finite", case.op, case.name));
+            }
+        }
+    }
+    assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
+}
+
 #[test]
 fn a_wrong_number_is_found() {
     let spec = Spec::fixed(&[2], DType::F32);

@@ -341,7 +341,7 @@ fn no_variant_has_a_form_that_some_compiler_refuses() {
         let expanded = expand(source, defines).map_err(|e| e.to_string())?;
         let software =
             OF_SUBGROUPS.contains(&source.name) || defines.iter().any(|d| ["SHUFFLES", "TABLES"].contains(d));
-        shader_rules::check(&module, &info, &expanded.wgsl, software)
+        shader_rules::check(source.name, &module, &info, &expanded.wgsl, software)
     });
 }
 
@@ -349,7 +349,7 @@ fn no_variant_has_a_form_that_some_compiler_refuses() {
 fn a_refused_form_is_found() {
     let said = |text: &str| {
         let Valid { module, info } = validate(source("form", text), &["SUBGROUPS"]).unwrap();
-        shader_rules::check(&module, &info, text, false).err().unwrap_or_default()
+        shader_rules::check("form", &module, &info, text, false).err().unwrap_or_default()
     };
     let in_main = |body: &str| {
         said(&format!("@compute @workgroup_size(8) fn main(@builtin(local_invocation_index) i: u32) {{ {body} }}"))
@@ -363,6 +363,10 @@ fn a_refused_form_is_found() {
     assert!(in_main("let v = 3.40282347e38;").contains("largest f32"));
     assert!(in_main("let v = i >> 2u & 1u;").contains("brackets"));
     assert!(in_main("let v = (i\n| i << 2u);").contains("brackets"));
+    assert_eq!(in_main("let v = max(i, 3u);"), "");
+    assert!(in_main("let v = max(f32(i), 3.0);").contains("drop NaN"));
+    assert!(in_main("let v = clamp(vec2<f32>(f32(i)), vec2<f32>(), vec2<f32>(1.0));").contains("drop NaN"));
+    assert!(in_main("let v = subgroupMax(f32(i));").contains("drop NaN"));
     let lane = "struct Lane { @builtin(subgroup_size) n: u32 } @compute @workgroup_size(8) fn main(lane: Lane) {}";
     assert!(said(lane).contains("inside a struct"));
 }

@@ -2,6 +2,7 @@
 #import step
 #import stack
 #import vectors
+#import bounds
 
 struct Params {
     width: u32,
@@ -50,15 +51,11 @@ fn expert_of(row: u32, slot: u32, k: u32) -> u32 {
 }
 #endif
 
-fn bounded(v: vec4<f32>, bound: f32) -> vec4<f32> {
-    return clamp(v, vec4<f32>(-bound), vec4<f32>(bound));
-}
-
 // An output with a further term.
 fn meet(before: vec4<f32>, v: vec4<f32>, row: u32, t: u32) -> vec4<f32> {
 #ifdef SWIGLU
-    if t > 0u { return bounded(before * v, 1000.0); }
-    let g = bounded(v, 20.0);
+    if t > 0u { return bounded4(before * v, 1000.0); }
+    let g = bounded4(v, 20.0);
     return g / (1.0 + exp(-g));
 #else
 #ifdef COMBINE
@@ -74,7 +71,7 @@ fn meet(before: vec4<f32>, v: vec4<f32>, row: u32, t: u32) -> vec4<f32> {
 // Writes four outputs, `in_part` the first one's number in its matrix of `rows` outputs.
 fn write4(v: vec4<f32>, in_part: u32, rows: u32, out: u32) {
 #ifdef COMBINE
-    let last = bounded(v, params.mix_bound);
+    let last = bounded4(v, params.mix_bound);
 #else
     let last = v;
 #endif

@@ -1,6 +1,8 @@
 // Sums and maxima over a workgroup of WG threads, every thread gets the result.
 // One pass over subgroups where there are any, else two barriers; no assumption about the subgroup size.
+// Maxima are of places in an order (shared/bounds.wgsl), so that NaN is above all.
 // A shader that imports this writes `fn run(lane: Lane, group: vec3<u32>)` for its entry point.
+#import bounds
 
 const WG: u32 = 64u;
 const FEW: u32 = 8u;
@@ -34,6 +36,8 @@ fn main(
 
 var<workgroup> reduce_partial: array<f32, WG>;
 var<workgroup> reduce_few: array<f32, FEW>;
+var<workgroup> reduce_orders: array<i32, WG>;
+var<workgroup> reduce_few_orders: array<i32, FEW>;
 
 fn workgroup_sum(lane: Lane, v: f32) -> f32 {
     workgroupBarrier();
@@ -59,26 +63,26 @@ fn workgroup_sum(lane: Lane, v: f32) -> f32 {
 #endif
 }
 
-fn workgroup_max(lane: Lane, v: f32) -> f32 {
+fn workgroup_max(lane: Lane, v: i32) -> i32 {
     workgroupBarrier();
 #ifdef SUBGROUPS
     let mine = subgroupMax(v);
-    if lane.in_subgroup == 0u { reduce_partial[lane.subgroup] = mine; }
+    if lane.in_subgroup == 0u { reduce_orders[lane.subgroup] = mine; }
     workgroupBarrier();
-    var top = reduce_partial[0];
-    for (var i = 1u; i < lane.n_subgroups; i++) { top = max(top, reduce_partial[i]); }
+    var top = reduce_orders[0];
+    for (var i = 1u; i < lane.n_subgroups; i++) { top = max(top, reduce_orders[i]); }
     return top;
 #else
-    reduce_partial[lane.id] = v;
+    reduce_orders[lane.id] = v;
     workgroupBarrier();
     if lane.id < FEW {
-        var few = reduce_partial[lane.id];
-        for (var i = lane.id; i < WG; i += FEW) { few = max(few, reduce_partial[i]); }
-        reduce_few[lane.id] = few;
+        var few = reduce_orders[lane.id];
+        for (var i = lane.id; i < WG; i += FEW) { few = max(few, reduce_orders[i]); }
+        reduce_few_orders[lane.id] = few;
     }
     workgroupBarrier();
-    var top = reduce_few[0];
-    for (var i = 1u; i < FEW; i++) { top = max(top, reduce_few[i]); }
+    var top = reduce_few_orders[0];
+    for (var i = 1u; i < FEW; i++) { top = max(top, reduce_few_orders[i]); }
     return top;
 #endif
 }

@@ -14,6 +14,7 @@ const SHARED: &[(&str, &str)] = &[
     ("attention", include_str!("../../shaders/shared/attention.wgsl")),
     ("bit_codes", include_str!("../../shaders/shared/bit_codes.wgsl")),
     ("bit_linear", include_str!("../../shaders/shared/bit_linear.wgsl")),
+    ("bounds", include_str!("../../shaders/shared/bounds.wgsl")),
     ("cached", include_str!("../../shaders/shared/cached.wgsl")),
     ("choose", include_str!("../../shaders/shared/choose.wgsl")),
     ("dense", include_str!("../../shaders/shared/dense.wgsl")),

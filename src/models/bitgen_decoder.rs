@@ -20,7 +20,7 @@ pub fn rows(p: &PlanBuilder, max: usize) -> Slot {
 /// Tokens with their positions, `[rows, d]`.
 pub fn embed(p: &PlanBuilder, rows: Slot, tokens: &[Tensor], positions: &Tensor) -> Slot {
     let table: Vec<Slot> = tokens.iter().map(|t| t.slot(p)).collect();
-    let x = p.embed(rows, &table, None, f32::MAX);
+    let x = p.embed(rows, &table, None, f32::INFINITY);
     p.affine(x, None, None, Some(p.embed_positions(rows, positions.slot(p))))
 }
 

@@ -1,5 +1,6 @@
 //! The largest magnitude of a whole tensor.
 
+use crate::bounds::largest_magnitude;
 use crate::error::Result;
 use crate::ops::require;
 use crate::params;
@@ -7,7 +8,8 @@ use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, 
 use crate::shader;
 use crate::tensor::{DType, Spec};
 
-/// `y = max |x|` over all rows that the step uses; x `[.., d]` F32 → y `[1]` F32. Exact.
+/// `y = max |x|` over all rows that the step uses; x `[.., d]` F32 → y `[1]` F32, NaN if one
+/// element is. Exact.
 #[derive(Debug)]
 struct AbsMax;
 
@@ -33,7 +35,7 @@ impl Op for AbsMax {
 
     fn cpu(&self, step: &Step, io: &mut Io) {
         let (x, n) = (io.f32s(0), step.rows_of(io.spec(0)) * io.spec(0).width());
-        io.out_f32s(0)[0] = x[..n].iter().fold(0.0, |top, v| v.abs().max(top));
+        io.out_f32s(0)[0] = largest_magnitude(&x[..n]);
     }
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {

@@ -69,7 +69,7 @@ impl PlanBuilder {
     #[track_caller]
     pub fn embed_positions(&self, rows: Slot, table: Slot) -> Slot {
         let vocab = self.spec(table).shape[0];
-        self.push(Embed { bound: f32::MAX, first: 0, vocab, image: false, word: POS }, &[rows, table])
+        self.push(Embed { bound: f32::INFINITY, first: 0, vocab, image: false, word: POS }, &[rows, table])
     }
 }
 
@@ -103,7 +103,7 @@ impl Op for Embed {
             if !from_image && !(self.first..self.first + shard).contains(&token) {
                 continue;
             }
-            let bound = if word & (TOKEN_IMAGE | TOKEN_CLAMP) != 0 { self.bound } else { f32::MAX };
+            let bound = if word & (TOKEN_IMAGE | TOKEN_CLAMP) != 0 { self.bound } else { f32::INFINITY };
             for i in 0..width {
                 let at = r * width + i;
                 let v = if from_image { image[at] } else { table.get((token - self.first) * width + i) };

@@ -1,5 +1,6 @@
 //! Vectors of length 1.
 
+use crate::bounds::at_least;
 use crate::error::Result;
 use crate::ops::require;
 use crate::params;
@@ -41,7 +42,7 @@ impl Op for L2Norm {
     fn cpu(&self, step: &Step, io: &mut Io) {
         let (x, width, rows) = (io.f32s(0), io.spec(0).width(), step.rows_of(io.spec(0)));
         for (x, y) in x.chunks_exact(width).zip(io.out_f32s(0).chunks_exact_mut(width)).take(rows) {
-            let length = length(x).max(f64::from(self.floor));
+            let length = at_least(length(x), f64::from(self.floor));
             y.iter_mut().zip(x).for_each(|(y, &v)| *y = (f64::from(v) / length) as f32);
         }
     }

@@ -1,5 +1,6 @@
 //! Reading an episodic memory by content.
 
+use crate::bounds::at_least;
 use crate::error::Result;
 use crate::ops::l2_norm::length;
 use crate::ops::{expect, require};
@@ -56,7 +57,7 @@ impl Op for MemoryRead {
     fn cpu(&self, step: &Step, io: &mut Io) {
         let (q, memory, quality) = (io.f32s(0), io.f32s(1), io.f32s(2));
         let (width, rows) = (io.spec(0).width(), step.leading(io.spec(0)));
-        let size = |x: &[f32]| length(x).max(f64::from(FLOOR));
+        let size = |x: &[f32]| at_least(length(x), f64::from(FLOOR));
         for (r, q) in q.chunks_exact(width).enumerate().take(rows) {
             let score = |(m, &quality): (&[f32], &f32)| -> f64 {
                 let dot: f64 = q.iter().zip(m).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
@@ -64,7 +65,9 @@ impl Op for MemoryRead {
             };
             let scores: Vec<f64> = memory.chunks_exact(width).zip(quality).map(score).collect();
             let mut top: Vec<usize> = (0..scores.len()).collect();
-            top.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+            // NaN of either sign first.
+            let key = |s: usize| if scores[s].is_nan() { f64::NAN } else { scores[s] };
+            top.sort_by(|&a, &b| key(b).total_cmp(&key(a)));
             top.truncate(self.k);
             let weights: Vec<f64> = top.iter().map(|&s| (scores[s] - scores[top[0]]).exp()).collect();
             let total: f64 = weights.iter().sum();

@@ -1,5 +1,6 @@
 //! From floats to 8-bit activation codes: RMSNorm and absmax quantisation in one, for several norms at once.
 
+use crate::bounds::{at_least, largest_magnitude};
 use crate::error::Result;
 use crate::ops::{RmsNorm, expect, fast, require};
 use crate::params;
@@ -13,7 +14,7 @@ use crate::tensor::{DType, Spec, code_words};
 pub struct ActQuant {
     /// Largest code: 127 for 8 bits, 7 for 4. The smallest is `-max_code - 1`.
     pub max_code: f32,
-    /// Bound on the magnitude before quantisation; `f32::MAX` for none.
+    /// Bound on the magnitude before quantisation; `f32::INFINITY` for none.
     pub bound: f32,
     /// Least magnitude that is mapped to the largest code.
     pub floor: f32,
@@ -124,8 +125,7 @@ impl NormQuantise {
         let ActQuant { max_code, bound, floor } = self.act;
         let rms = self.norm.rms(x);
         let y: Vec<f32> = (0..x.len()).map(|i| self.norm.apply(x[i], rms, w[i]).clamp(-bound, bound)).collect();
-        let top = y.iter().fold(floor, |a, &v| a.max(v.abs()));
-        let k = max_code / top;
+        let k = max_code / at_least(largest_magnitude(&y), floor);
         codes.fill(0);
         let mut sum = 0;
         for (code, v) in codes.iter_mut().zip(y) {
@@ -191,8 +191,8 @@ impl Op for NormQuantise {
                     _ => self.norm.normed(x, self.act.bound),
                 };
                 last = Some((from, normed));
-                let top = fast::norm(x, &w[norm * width..][..width], normed, &mut y).max(self.act.floor);
-                let k = self.act.max_code / top;
+                let top = fast::norm(x, &w[norm * width..][..width], normed, &mut y);
+                let k = self.act.max_code / at_least(top, self.act.floor);
                 // SAFETY: each set of a row belongs to one task.
                 let (codes, meta) = unsafe { (codes.slice(at * stride, stride), meta.slice(2 * at, 2)) };
                 codes[width..].fill(0);

@@ -61,8 +61,9 @@ impl Op for Pool {
             let pixels = |n: usize| (0..window.size).filter_map(move |i| window.pixel(n, i, side));
             let rows = pixels(token / grid);
             let values = rows.flat_map(|row| pixels(token % grid).map(move |col| x[(row * side + col) * channels + c]));
-            let (top, sum, n) =
-                values.fold((f32::MIN, 0.0, 0), |(top, sum, n), v| (v.max(top), sum + f64::from(v), n + 1));
+            let (top, sum, n) = values.fold((f32::NEG_INFINITY, 0.0, 0), |(top, sum, n), v| {
+                (if v > top || v.is_nan() { v } else { top }, sum + f64::from(v), n + 1)
+            });
             *y = match self.kind {
                 PoolKind::Max => top,
                 PoolKind::Mean => (sum / f64::from(n)) as f32,

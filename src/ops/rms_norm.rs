@@ -1,5 +1,6 @@
 //! Root-mean-square normalisation, plain and with EmberNet's clamps.
 
+use crate::bounds::at_least;
 use crate::error::Result;
 use crate::ops::{expect, fast, require};
 use crate::params;
@@ -31,8 +32,7 @@ impl RmsNorm {
         let bound = self.in_bound();
         let sum: f64 = x.iter().map(|&v| f64::from(v.clamp(-bound, bound)).powi(2)).sum();
         let mean = (sum / x.len() as f64) as f32;
-        let mean = if self.clamped { mean.max(self.eps) } else { mean };
-        (mean + self.eps).sqrt()
+        (at_least(mean, self.floor()) + self.eps).sqrt()
     }
 
     /// One element, given the row's [`RmsNorm::rms`].
@@ -43,24 +43,24 @@ impl RmsNorm {
 
     /// One row with SIMD.
     pub(super) fn fast(&self, x: &[f32], w: &[f32], y: &mut [f32]) {
-        fast::norm(x, w, self.normed(x, f32::MAX), y);
+        fast::norm(x, w, self.normed(x, f32::INFINITY), y);
     }
 
     /// What [`fast::norm`] needs to know of a row whose products with the weights are bounded by `act_bound`.
     pub(super) fn normed(&self, x: &[f32], act_bound: f32) -> fast::Normed {
-        let mean = (fast::sum_of_squares(x, self.in_bound()) / x.len() as f32).max(self.floor());
+        let mean = at_least(fast::sum_of_squares(x, self.in_bound()) / x.len() as f32, self.floor());
         let rms = (mean + self.eps).sqrt();
         fast::Normed { rms, in_bound: self.in_bound(), out_bound: self.out_bound(), act_bound }
     }
 
     /// Bound on the input; infinite without clamps.
     pub(super) fn in_bound(&self) -> f32 {
-        if self.clamped { IN_BOUND } else { f32::MAX }
+        if self.clamped { IN_BOUND } else { f32::INFINITY }
     }
 
     /// Bound on the normalised value; infinite without clamps.
     pub(super) fn out_bound(&self) -> f32 {
-        if self.clamped { OUT_BOUND } else { f32::MAX }
+        if self.clamped { OUT_BOUND } else { f32::INFINITY }
     }
 
     /// The least mean of squares.

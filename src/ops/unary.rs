@@ -1,5 +1,6 @@
 //! Functions of single elements: GELU in both forms, ReLU, tanh, and scaling.
 
+use crate::bounds::at_least;
 use crate::error::Result;
 use crate::ops::{fast, require};
 use crate::params;
@@ -46,7 +47,7 @@ impl UnaryKind {
                 let inner = 0.797_884_560_802_865_4 * (v + 0.044715 * v * v * v);
                 (0.5 * v * (1.0 + inner.tanh())) as f32
             }
-            UnaryKind::Relu => x.max(0.0),
+            UnaryKind::Relu => at_least(x, 0.0),
             UnaryKind::Tanh => v.tanh() as f32,
             UnaryKind::Scale(factor) => x * factor,
         }

@@ -10,8 +10,8 @@ use super::{Cases, step};
 use crate::common::Noise;
 
 const EMBERNET: ActQuant = ActQuant { max_code: 127.0, bound: 50.0, floor: 1e-4 };
-const PLAIN: ActQuant = ActQuant { max_code: 127.0, bound: f32::MAX, floor: 1e-5 };
-const FOUR_BITS: ActQuant = ActQuant { max_code: 7.0, bound: f32::MAX, floor: 1e-5 };
+const PLAIN: ActQuant = ActQuant { max_code: 127.0, bound: f32::INFINITY, floor: 1e-5 };
+const FOUR_BITS: ActQuant = ActQuant { max_code: 7.0, bound: f32::INFINITY, floor: 1e-5 };
 
 pub fn add(cases: &mut Cases) {
     norm_quantise(cases);

@@ -1,23 +1,42 @@
 //! Forms that naga accepts and a compiler behind it refuses: FXC and DXC (HLSL), Tint (browsers).
 
 use naga::valid::{FunctionInfo, ModuleInfo};
-use naga::{AddressSpace, Block, BuiltIn, Expression, Function, Module, Statement, TypeInner};
+use naga::{
+    AddressSpace, Block, BuiltIn, Expression, Function, MathFunction, Module, ScalarKind, Statement, SubgroupOperation,
+    TypeInner,
+};
 
-/// Fails with the first form of a variant that some compiler refuses.
+/// Where `clamp`, `min` and `max` of floats may drop NaN: shaders by the beginning of their names, and a function, or all.
+const MAY_DROP_NAN: &[(&str, &str)] = &[
+    // Those of shared/bounds.wgsl look at the bits themselves.
+    ("", "bounded"),
+    ("", "bounded4"),
+    ("", "at_least"),
+    // The codes of a row with NaN are any: its scale is NaN.
+    ("", "code_of"),
+    ("", "codes_of"),
+    // The largest of numbers that are all in e^(number − largest) as well.
+    ("attention", ""),
+    ("", "choose"),
+    ("", "max_of_lanes"),
+    // Numbers that are not finite are seen as keys before.
+    ("sample", ""),
+];
+
+/// Fails with the first form of a variant of shader `name` that some compiler refuses.
 ///
 /// `software`: only drivers that compute on the CPU get it, which are no DX12 ones, and read components as they like.
-pub fn check(module: &Module, info: &ModuleInfo, wgsl: &str, software: bool) -> Result<(), String> {
+pub fn check(name: &str, module: &Module, info: &ModuleInfo, wgsl: &str, software: bool) -> Result<(), String> {
     built_ins(module)?;
-    for (handle, function) in module.functions.iter() {
-        computed_components(module, function, &info[handle], &function.body)?;
+    let entries = module.entry_points.iter().enumerate().map(|(i, e)| (&e.function, info.get_entry_point(i)));
+    for (function, info) in module.functions.iter().map(|(handle, f)| (f, &info[handle])).chain(entries) {
+        computed_components(module, function, info, &function.body)?;
         if !software {
-            computed_reads(module, function, &info[handle])?;
+            computed_reads(module, function, info)?;
         }
-    }
-    for (i, entry) in module.entry_points.iter().enumerate() {
-        computed_components(module, &entry.function, info.get_entry_point(i), &entry.function.body)?;
-        if !software {
-            computed_reads(module, &entry.function, info.get_entry_point(i))?;
+        let own = function.name.as_deref().unwrap_or_default();
+        if !MAY_DROP_NAN.iter().any(|(shader, f)| name.starts_with(shader) && (f.is_empty() || *f == own)) {
+            dropped_nan(module, function, info)?;
         }
     }
     let code: Vec<&str> = wgsl.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
@@ -68,17 +87,45 @@ fn computed_reads(module: &Module, function: &Function, info: &FunctionInfo) -> 
     Ok(())
 }
 
+/// NaN reaches the check that must see it: bounds and maxima of floats are those of shared/bounds.wgsl, which keep it.
+fn dropped_nan(module: &Module, function: &Function, info: &FunctionInfo) -> Result<(), String> {
+    let float =
+        |e: naga::Handle<Expression>| info[e].ty.inner_with(&module.types).scalar_kind() == Some(ScalarKind::Float);
+    let bounds = function.expressions.iter().any(|(_, e)| match *e {
+        Expression::Math { fun: MathFunction::Clamp | MathFunction::Min | MathFunction::Max, arg, .. } => float(arg),
+        _ => false,
+    });
+    if bounds || of_subgroups(&function.body, &float) {
+        return Err(format!("{:?} has a clamp, min or max of floats, which may drop NaN", function.name));
+    }
+    Ok(())
+}
+
+/// Whether a block has a maximum or minimum over a subgroup of what `float` says.
+fn of_subgroups(block: &Block, float: &impl Fn(naga::Handle<Expression>) -> bool) -> bool {
+    block.iter().any(|statement| match statement {
+        Statement::SubgroupCollectiveOperation { op, argument, .. } => {
+            matches!(op, SubgroupOperation::Max | SubgroupOperation::Min) && float(*argument)
+        }
+        _ => inner(statement).into_iter().any(|block| of_subgroups(block, float)),
+    })
+}
+
+/// The blocks of a statement.
+fn inner(statement: &Statement) -> Vec<&Block> {
+    match statement {
+        Statement::Block(block) => vec![block],
+        Statement::If { accept, reject, .. } => vec![accept, reject],
+        Statement::Loop { body, continuing, .. } => vec![body, continuing],
+        Statement::Switch { cases, .. } => cases.iter().map(|c| &c.body).collect(),
+        _ => vec![],
+    }
+}
+
 /// FXC: a component of a variable of a function or thread is written at a place that is known while compiling.
 fn computed_components(module: &Module, function: &Function, info: &FunctionInfo, block: &Block) -> Result<(), String> {
     for statement in block.iter() {
-        let inner: Vec<&Block> = match statement {
-            Statement::Block(block) => vec![block],
-            Statement::If { accept, reject, .. } => vec![accept, reject],
-            Statement::Loop { body, continuing, .. } => vec![body, continuing],
-            Statement::Switch { cases, .. } => cases.iter().map(|c| &c.body).collect(),
-            _ => vec![],
-        };
-        for block in inner {
+        for block in inner(statement) {
             computed_components(module, function, info, block)?;
         }
         let Statement::Store { pointer, .. } = statement else { continue };

@@ -146,7 +146,9 @@ impl Seen<'_> {
     }
 
     fn finish(&self, out: &mut [f32]) {
-        out.iter_mut().zip(&self.0[HEAD..]).for_each(|(o, s)| *o = s / self.0[1]);
+        // With no score above the lowest number there is no sum: all are -∞, or there was none.
+        let total = if self.0[0] > f32::MIN { self.0[1] } else { f32::NAN };
+        out.iter_mut().zip(&self.0[HEAD..]).for_each(|(o, s)| *o = s / total);
     }
 }
 

@@ -115,7 +115,9 @@ fn weigh(scores: &mut [f32], n: usize) -> f32 {
         // SAFETY: there are 16.
         top = _mm512_max_ps(top, unsafe { _mm512_loadu_ps(scores.as_ptr()) });
     }
-    maths::exp_all_inline(scores, _mm512_reduce_max_ps(top))
+    let top = _mm512_reduce_max_ps(top);
+    // All scores are -∞, or there is none.
+    maths::exp_all_inline(scores, if top > f32::MIN { top } else { f32::NAN })
 }
 
 /// The values, weighted for `A` queries.

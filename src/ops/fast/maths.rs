@@ -72,38 +72,37 @@ pub struct Normed {
     pub act_bound: f32,
 }
 
-/// `y = clamp(w · clamp(clamp(x) / rms))`; returns `max |y|`.
+/// `y = clamp(w · clamp(clamp(x) / rms))`; returns `max |y|`, NaN if one is.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn norm(x: &[f32], w: &[f32], n: Normed, y: &mut [f32]) -> f32 {
     let one = |x: f32, w: f32| {
         let v = (x.clamp(-n.in_bound, n.in_bound) / n.rms).clamp(-n.out_bound, n.out_bound);
         (w * v).clamp(-n.act_bound, n.act_bound)
     };
-    let mut top = [0.0f32; LANES];
+    let mut top = [0; LANES]; // bits: in their order NaN is above all
     let (xs, ws, mut ys) = (x.chunks_exact(LANES), w.chunks_exact(LANES), y.chunks_exact_mut(LANES));
     let rest = (xs.remainder(), ws.remainder());
     for ((x, w), y) in xs.zip(ws).zip(&mut ys) {
         for i in 0..LANES {
             y[i] = one(x[i], w[i]);
-            top[i] = top[i].max(y[i].abs());
+            top[i] = top[i].max(y[i].abs().to_bits());
         }
     }
-    let mut most = top.iter().fold(0.0f32, |a, &b| a.max(b));
+    let mut most = top.iter().fold(0, |a, &b| a.max(b));
     for ((x, w), y) in rest.0.iter().zip(rest.1).zip(ys.into_remainder()) {
         *y = one(*x, *w);
-        most = most.max(y.abs());
+        most = most.max(y.abs().to_bits());
     }
-    most
+    f32::from_bits(most)
 }
 
-/// `code = clamp(round(y · k), −max_code − 1, max_code)`, ties to even; returns the sum of the codes.
+/// `code = clamp(round(y · k), −max_code − 1, max_code)`, ties to even; returns the sum of the codes. That of NaN is any.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn quantise(y: &[f32], k: f32, max_code: f32, codes: &mut [i8]) -> i32 {
     let mut sum = 0;
     for (code, v) in codes.iter_mut().zip(y) {
-        let c = integer((v * k).clamp(-max_code - 1.0, max_code) + ROUND);
-        *code = c as i8;
-        sum += c;
+        *code = integer((v * k).clamp(-max_code - 1.0, max_code) + ROUND) as i8;
+        sum += i32::from(*code);
     }
     sum
 }

@@ -1,0 +1,41 @@
+// Bounds and maxima that NaN comes through. WGSL's clamp, min and max may drop it, and a compiler may take any float for a
+// number, so that only its bits tell.
+
+fn is_nan(v: f32) -> bool {
+    return (bitcast<u32>(v) & 0x7fffffffu) > 0x7f800000u;
+}
+
+// v within ±bound.
+fn bounded(v: f32, bound: f32) -> f32 {
+    return select(clamp(v, -bound, bound), v, is_nan(v));
+}
+
+fn bounded4(v: vec4<f32>, bound: f32) -> vec4<f32> {
+    let nan = (bitcast<vec4<u32>>(v) & vec4<u32>(0x7fffffffu)) > vec4<u32>(0x7f800000u);
+    return select(clamp(v, vec4<f32>(-bound), vec4<f32>(bound)), v, nan);
+}
+
+fn at_least(v: f32, low: f32) -> f32 {
+    return select(max(v, low), v, is_nan(v));
+}
+
+// An integer in the order of floats: the larger for the larger, NaN above all.
+fn order_of(v: f32) -> i32 {
+    let bits = bitcast<i32>(v);
+    return select(bits ^ ((bits >> 31u) & 0x7fffffff), 0x7fffffff, is_nan(v));
+}
+
+// The float that has this order.
+fn of_order(order: i32) -> f32 {
+    return bitcast<f32>(order ^ ((order >> 31u) & 0x7fffffff));
+}
+
+// The magnitude's place in that order.
+fn magnitude(v: f32) -> i32 {
+    return bitcast<i32>(v) & 0x7fffffff;
+}
+
+// The code of v. That of NaN is any: its row's scale is NaN too.
+fn code_of(v: f32, max_code: f32) -> f32 {
+    return clamp(round(v), -max_code - 1.0, max_code);
+}
