@@ -5,109 +5,21 @@
 mod cases;
 mod common;
 mod shader_rules;
+mod shader_variants;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::collections::BTreeSet;
 
 use naga::back::{PipelineConstants, glsl, hlsl, msl, pipeline_constants::process_overrides, spv};
-use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::valid::ModuleInfo;
 use naga::{AddressSpace, Module, ShaderStage, TypeInner};
+use shader_variants::{Recorded, Valid, define_sets, mentioned, software, source, stems, validate, with_subgroups};
 use ternion::gpu::shader::expand;
-use ternion::plan::{Caps, Kernel, Source, Tuning};
+use ternion::plan::Source;
 
-/// Shaders that need exactly one of some defines. All other sets are the subsets of what `#ifdef` lines mention.
-const ONE_OF: &[(&str, &[&str])] = &[
-    ("attention_keys", &["SHUFFLES"]),
-    ("attention_lanes", &["SHUFFLES"]),
-    ("bit_codes", &["COMBINE", "PLAIN", "SWIGLU"]),
-    ("bit_linear", &["COMBINE", "PLAIN", "SWIGLU"]),
-    ("bit_rows", &["COMBINE", "PLAIN", "SWIGLU"]),
-    ("matmul_lanes", &["SHUFFLES"]),
-    ("ternary_lanes", &["SHUFFLES"]),
-    ("pool", &["MAX", "MEAN"]),
-    ("unary", &["GELU_ERF", "GELU_TANH", "RELU", "SCALE", "TANH"]),
-];
-/// Shaders that need subgroups whatever their defines are.
-const OF_SUBGROUPS: &[&str] = &["bit_codes", "bit_rows"];
 /// Workgroup memory that every adapter has.
 const WORKGROUP_BYTES: u32 = 16 << 10;
 /// Storage buffers that every adapter can bind at once.
 const MAX_BUFFERS: usize = 8;
-
-fn shader_root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("shaders")
-}
-
-/// Stems and texts of the `.wgsl` files of a folder.
-fn stems(dir: PathBuf) -> BTreeMap<String, String> {
-    let read = |path: PathBuf| {
-        let stem = path.file_stem()?.to_str()?.to_owned();
-        (path.extension()? == "wgsl").then(|| (stem, std::fs::read_to_string(path).expect("UTF-8")))
-    };
-    std::fs::read_dir(dir).expect("the shaders").filter_map(|e| read(e.ok()?.path())).collect()
-}
-
-/// Text that lives as long as the test, as a [`Source`] wants it.
-fn source(name: &str, text: &str) -> Source {
-    Source::new(name.to_owned().leak(), text.to_owned().leak())
-}
-
-/// Defines that a shader and its imports ask for.
-fn mentioned(text: &str, shared: &BTreeMap<String, String>) -> BTreeSet<&'static str> {
-    let mut all = BTreeSet::new();
-    for line in text.lines() {
-        if let Some(define) = line.trim().strip_prefix("#ifdef ") {
-            all.insert(&*define.trim().to_owned().leak());
-        }
-        if let Some(import) = line.trim().strip_prefix("#import ") {
-            all.extend(mentioned(&shared[import.trim()], shared));
-        }
-    }
-    all
-}
-
-/// Every set of defines of a shader.
-fn define_sets(name: &str, text: &str, shared: &BTreeMap<String, String>) -> Vec<Vec<&'static str>> {
-    let one_of = ONE_OF.iter().find(|(n, _)| *n == name).map_or(&[][..], |(_, d)| d);
-    let free: Vec<&str> = mentioned(text, shared).into_iter().filter(|d| !one_of.contains(d)).collect();
-    let subset = |bits: usize| (0..free.len()).filter(move |i| bits >> i & 1 == 1).map(|i| free[i]);
-    let mut sets = Vec::new();
-    for bits in 0..1usize << free.len() {
-        if one_of.is_empty() {
-            sets.push(subset(bits).collect());
-        }
-        sets.extend(one_of.iter().map(|&d| subset(bits).chain([d]).collect::<Vec<_>>()));
-    }
-    sets
-}
-
-/// A module that naga has parsed and found valid.
-struct Valid {
-    module: Module,
-    info: ModuleInfo,
-}
-
-/// Whether a variant asks for subgroup operations.
-fn with_subgroups(source: Source, defines: &[&str]) -> bool {
-    OF_SUBGROUPS.contains(&source.name) || defines.iter().any(|d| ["SUBGROUPS", "SHUFFLES", "TABLES"].contains(d))
-}
-
-fn validate(source: Source, defines: &[&str]) -> Result<Valid, String> {
-    let expanded = expand(source, defines).map_err(|e| e.to_string())?;
-    let module = naga::front::wgsl::parse_str(&expanded.wgsl).map_err(|e| e.emit_to_string(&expanded.wgsl))?;
-    let subgroups = with_subgroups(source, defines);
-    // The least that each define stands for; `F16` is about conversions, not about a native type.
-    let needs =
-        [(subgroups, Capabilities::SUBGROUP), (defines.contains(&"F16"), Capabilities::SHADER_FLOAT16_IN_FLOAT32)];
-    let caps = needs.into_iter().filter(|need| need.0).fold(Capabilities::empty(), |all, need| all | need.1);
-    let mut validator = Validator::new(ValidationFlags::all(), caps);
-    if subgroups {
-        validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
-        validator.subgroup_operations(naga::valid::SubgroupOperationSet::all());
-    }
-    let info = validator.validate(&module).map_err(|e| e.emit_to_string(&expanded.wgsl))?;
-    Ok(Valid { module, info })
-}
 
 /// Translates to every language that wgpu speaks.
 fn translate(valid: &Valid, subgroups: bool) -> Result<(), String> {
@@ -156,59 +68,22 @@ fn to_glsl(module: &Module, info: &ModuleInfo) -> Result<(), String> {
 
 /// Calls `f` for every shader and define set; fails with all that it returns.
 fn for_all(f: impl Fn(Source, &[&'static str]) -> Result<(), String>) {
-    let shared = stems(shader_root().join("shared"));
-    let (mut problems, mut n) = (Vec::new(), 0);
-    for (name, text) in stems(shader_root()) {
-        for defines in define_sets(&name, &text, &shared) {
-            n += 1;
-            if let Err(problem) = f(source(&name, &text), &defines) {
-                problems.push(format!("{name}.wgsl with {defines:?}: {problem}"));
-            }
-        }
-    }
+    let variants = shader_variants::all();
+    let problem = |(source, defines): &(Source, Vec<&'static str>)| {
+        Some(format!("{}.wgsl with {defines:?}: {}", source.name, f(*source, defines).err()?))
+    };
+    let (problems, n): (Vec<String>, usize) = (variants.iter().filter_map(problem).collect(), variants.len());
     assert!(n > 50, "{n} variants");
     assert!(problems.is_empty(), "{} of {n} variants:\n{}", problems.len(), problems.join("\n"));
 }
 
-/// One kernel of a recorded op.
-struct Recorded {
-    label: String,
-    kernel: Kernel,
-    n_inputs: usize,
-    n_outputs: usize,
-}
-
-/// The kernels of all parity rows under all capabilities.
-fn kernels() -> Vec<Recorded> {
-    let most = Caps {
-        subgroups: true,
-        dot4: true,
-        shuffles: true,
-        half: true,
-        max_binding: 128 << 20,
-        tuning: Tuning::HARDWARE,
+/// The kernels of all parity rows, each with what it is for.
+fn kernels() -> Vec<(String, Recorded)> {
+    let of_row = |case: &cases::Case| {
+        let label = |r: &Recorded| format!("{} ({}, {})", r.kernel.source.name, r.op, case.name);
+        shader_variants::kernels(&case.plan).into_iter().map(|r| (label(&r), r)).collect::<Vec<_>>()
     };
-    let mut all = Vec::new();
-    for case in cases::all() {
-        for node in &case.plan.nodes {
-            let tuned = Tuning::ALL.map(|tuning| Caps { tuning, ..most });
-            for caps in most.subsets().into_iter().chain(tuned) {
-                let specs =
-                    |slots: &[ternion::plan::Slot]| slots.iter().map(|&s| case.plan.spec(s)).collect::<Vec<_>>();
-                let (inputs, outputs) = (specs(&node.inputs), specs(&node.outputs));
-                let second = node.op.second(&caps, &inputs, &outputs).map(|s| s.kernel);
-                let n_outputs = outputs.len() + usize::from(second.is_some());
-                for mut kernel in [node.op.kernel(&caps, &inputs, &outputs)].into_iter().chain(second) {
-                    let mut defines = caps.defines();
-                    defines.append(&mut kernel.defines);
-                    kernel.defines = defines;
-                    let label = format!("{} ({}, {})", kernel.source.name, case.op, case.name);
-                    all.push(Recorded { label, kernel, n_inputs: inputs.len(), n_outputs });
-                }
-            }
-        }
-    }
-    all
+    cases::all().iter().flat_map(of_row).collect()
 }
 
 /// Names and byte offsets of the `Params` struct's members, and its size.
@@ -280,15 +155,15 @@ fn every_variant_fits_the_least_workgroup_memory() {
 #[test]
 fn every_kernel_agrees_with_its_shader() {
     let problems: BTreeSet<String> =
-        kernels().iter().filter_map(|k| Some(format!("{}: {}", k.label, check_kernel(k).err()?))).collect();
+        kernels().iter().filter_map(|(label, k)| Some(format!("{label}: {}", check_kernel(k).err()?))).collect();
     assert!(problems.is_empty(), "{}", problems.into_iter().collect::<Vec<_>>().join("\n"));
 }
 
 #[test]
 fn every_shader_is_reachable_from_an_op() {
-    let used: BTreeSet<&str> = kernels().iter().map(|k| k.kernel.source.name).collect();
-    let shared = stems(shader_root().join("shared"));
-    let files = stems(shader_root());
+    let used: BTreeSet<&str> = kernels().iter().map(|(_, k)| k.kernel.source.name).collect();
+    let shared = stems(shader_variants::root().join("shared"));
+    let files = stems(shader_variants::root());
     assert_eq!(files.keys().map(String::as_str).collect::<BTreeSet<_>>(), used);
     let imports: BTreeSet<&str> = files
         .values()
@@ -301,9 +176,9 @@ fn every_shader_is_reachable_from_an_op() {
 
 #[test]
 fn every_define_of_a_kernel_is_a_variant() {
-    let shared = stems(shader_root().join("shared"));
-    let files = stems(shader_root());
-    for Recorded { label, kernel, .. } in kernels() {
+    let shared = stems(shader_variants::root().join("shared"));
+    let files = stems(shader_variants::root());
+    for (label, Recorded { kernel, .. }) in kernels() {
         let text = &files[kernel.source.name];
         let asked = mentioned(text, &shared);
         let set: BTreeSet<&str> = kernel.defines.iter().copied().filter(|d| asked.contains(d)).collect();
@@ -314,7 +189,7 @@ fn every_define_of_a_kernel_is_a_variant() {
 
 #[test]
 fn every_binding_ends_with_its_shape() {
-    for (name, text) in stems(shader_root()) {
+    for (name, text) in stems(shader_variants::root()) {
         for line in text.lines().filter(|l| l.starts_with("#bind")) {
             let comment = line.split_once("; // ").map(|(_, c)| c);
             let shape = comment.is_some_and(|c| c.starts_with('[') || c.contains("stack"));
@@ -339,9 +214,7 @@ fn no_variant_has_a_form_that_some_compiler_refuses() {
     for_all(|source, defines| {
         let Valid { module, info } = validate(source, defines)?;
         let expanded = expand(source, defines).map_err(|e| e.to_string())?;
-        let software =
-            OF_SUBGROUPS.contains(&source.name) || defines.iter().any(|d| ["SHUFFLES", "TABLES"].contains(d));
-        shader_rules::check(source.name, &module, &info, &expanded.wgsl, software)
+        shader_rules::check(source.name, &module, &info, &expanded.wgsl, software(source, defines))
     });
 }
 

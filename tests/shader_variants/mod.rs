@@ -1,0 +1,172 @@
+//! Every shader with every set of defines that an op can ask for, and the kernels that plans ask for: for the tests of shaders,
+//! and for `examples/dump_shaders.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+
+use naga::Module;
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use ternion::gpu::shader::expand;
+use ternion::plan::{Caps, Kernel, Plan, Slot, Source, Tuning};
+
+/// Shaders that need exactly one of some defines. All other sets are the subsets of what `#ifdef` lines mention.
+const ONE_OF: &[(&str, &[&str])] = &[
+    ("attention_keys", &["SHUFFLES"]),
+    ("attention_lanes", &["SHUFFLES"]),
+    ("bit_codes", &["COMBINE", "PLAIN", "SWIGLU"]),
+    ("bit_linear", &["COMBINE", "PLAIN", "SWIGLU"]),
+    ("bit_rows", &["COMBINE", "PLAIN", "SWIGLU"]),
+    ("matmul_lanes", &["SHUFFLES"]),
+    ("ternary_lanes", &["SHUFFLES"]),
+    ("pool", &["MAX", "MEAN"]),
+    ("unary", &["GELU_ERF", "GELU_TANH", "RELU", "SCALE", "TANH"]),
+];
+/// Shaders that need subgroups whatever their defines are. Only drivers that compute on the CPU get them.
+const OF_SUBGROUPS: &[&str] = &["bit_codes", "bit_rows"];
+
+/// Whether an op can ask for these defines together: the second half of experts has a residual and no norm in front, the
+/// first half no residual (`ops/bit_linear.rs`).
+fn asked_for(defines: &[&str]) -> bool {
+    let has = |define| defines.contains(&define);
+    match (has("COMBINE"), has("SWIGLU")) {
+        (true, _) => has("RESIDUAL") && !has("PRE"),
+        (_, true) => !has("RESIDUAL"),
+        _ => true,
+    }
+}
+
+/// The folder of the shaders.
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("shaders")
+}
+
+/// Stems and texts of the `.wgsl` files of a folder.
+pub fn stems(dir: PathBuf) -> BTreeMap<String, String> {
+    let read = |path: PathBuf| {
+        let stem = path.file_stem()?.to_str()?.to_owned();
+        (path.extension()? == "wgsl").then(|| (stem, std::fs::read_to_string(path).expect("UTF-8")))
+    };
+    std::fs::read_dir(dir).expect("the shaders").filter_map(|e| read(e.ok()?.path())).collect()
+}
+
+/// Text that lives as long as the program, as a [`Source`] wants it.
+pub fn source(name: &str, text: &str) -> Source {
+    Source::new(name.to_owned().leak(), text.to_owned().leak())
+}
+
+/// Defines that a shader and its imports ask for.
+pub fn mentioned(text: &str, shared: &BTreeMap<String, String>) -> BTreeSet<&'static str> {
+    let mut all = BTreeSet::new();
+    for line in text.lines() {
+        if let Some(define) = line.trim().strip_prefix("#ifdef ") {
+            all.insert(&*define.trim().to_owned().leak());
+        }
+        if let Some(import) = line.trim().strip_prefix("#import ") {
+            all.extend(mentioned(&shared[import.trim()], shared));
+        }
+    }
+    all
+}
+
+/// Every set of defines of a shader, each sorted.
+pub fn define_sets(name: &str, text: &str, shared: &BTreeMap<String, String>) -> Vec<Vec<&'static str>> {
+    let one_of = ONE_OF.iter().find(|(n, _)| *n == name).map_or(&[][..], |(_, d)| d);
+    let free: Vec<&str> = mentioned(text, shared).into_iter().filter(|d| !one_of.contains(d)).collect();
+    let subset = |bits: usize| (0..free.len()).filter(move |i| bits >> i & 1 == 1).map(|i| free[i]);
+    let mut sets: Vec<Vec<&str>> = Vec::new();
+    for bits in 0..1usize << free.len() {
+        if one_of.is_empty() {
+            sets.push(subset(bits).collect());
+        }
+        sets.extend(one_of.iter().map(|&d| subset(bits).chain([d]).collect()));
+    }
+    sets.iter_mut().for_each(|set| set.sort_unstable());
+    sets.retain(|set| asked_for(set));
+    sets
+}
+
+/// All variants: a shader and its defines.
+pub fn all() -> Vec<(Source, Vec<&'static str>)> {
+    let shared = stems(root().join("shared"));
+    let mut all = Vec::new();
+    for (name, text) in stems(root()) {
+        let source = source(&name, &text);
+        all.extend(define_sets(&name, &text, &shared).into_iter().map(|defines| (source, defines)));
+    }
+    all
+}
+
+/// A module that naga has parsed and found valid.
+pub struct Valid {
+    pub module: Module,
+    pub info: ModuleInfo,
+}
+
+/// Whether a variant asks for subgroup operations.
+pub fn with_subgroups(source: Source, defines: &[&str]) -> bool {
+    OF_SUBGROUPS.contains(&source.name) || defines.iter().any(|d| ["SUBGROUPS", "SHUFFLES", "TABLES"].contains(d))
+}
+
+/// Whether only drivers that compute on the CPU get a variant: its lanes pass words on to each other where they like, which
+/// WGSL allows in uniform control flow only.
+pub fn software(source: Source, defines: &[&str]) -> bool {
+    OF_SUBGROUPS.contains(&source.name) || defines.iter().any(|d| ["SHUFFLES", "TABLES"].contains(d))
+}
+
+/// Parses and validates a variant.
+pub fn validate(source: Source, defines: &[&str]) -> Result<Valid, String> {
+    let expanded = expand(source, defines).map_err(|e| e.to_string())?;
+    let module = naga::front::wgsl::parse_str(&expanded.wgsl).map_err(|e| e.emit_to_string(&expanded.wgsl))?;
+    let subgroups = with_subgroups(source, defines);
+    // The least that each define stands for; `F16` is about conversions, not about a native type.
+    let needs =
+        [(subgroups, Capabilities::SUBGROUP), (defines.contains(&"F16"), Capabilities::SHADER_FLOAT16_IN_FLOAT32)];
+    let caps = needs.into_iter().filter(|need| need.0).fold(Capabilities::empty(), |all, need| all | need.1);
+    let mut validator = Validator::new(ValidationFlags::all(), caps);
+    if subgroups {
+        validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
+        validator.subgroup_operations(naga::valid::SubgroupOperationSet::all());
+    }
+    let info = validator.validate(&module).map_err(|e| e.emit_to_string(&expanded.wgsl))?;
+    Ok(Valid { module, info })
+}
+
+/// One kernel of a recorded op.
+pub struct Recorded {
+    /// The node's op.
+    pub op: &'static str,
+    /// With the defines that every kernel gets.
+    pub kernel: Kernel,
+    pub n_inputs: usize,
+    pub n_outputs: usize,
+}
+
+/// The kernels of a plan under all capabilities and tunings.
+pub fn kernels(plan: &Plan) -> Vec<Recorded> {
+    let most = Caps {
+        subgroups: true,
+        dot4: true,
+        shuffles: true,
+        half: true,
+        max_binding: 128 << 20,
+        tuning: Tuning::HARDWARE,
+    };
+    let tuned = Tuning::ALL.map(|tuning| Caps { tuning, ..most });
+    let caps: Vec<Caps> = most.subsets().into_iter().chain(tuned).collect();
+    let mut all = Vec::new();
+    for node in &plan.nodes {
+        let specs = |slots: &[Slot]| slots.iter().map(|&s| plan.spec(s)).collect::<Vec<_>>();
+        let (inputs, outputs) = (specs(&node.inputs), specs(&node.outputs));
+        for caps in &caps {
+            let second = node.op.second(caps, &inputs, &outputs).map(|s| s.kernel);
+            let n_outputs = outputs.len() + usize::from(second.is_some());
+            for mut kernel in [node.op.kernel(caps, &inputs, &outputs)].into_iter().chain(second) {
+                let mut defines = caps.defines();
+                defines.append(&mut kernel.defines);
+                kernel.defines = defines;
+                all.push(Recorded { op: node.op.name(), kernel, n_inputs: inputs.len(), n_outputs });
+            }
+        }
+    }
+    all
+}
