@@ -137,6 +137,16 @@ impl Error {
         Error::Config { key: key.to_string(), problem: problem.to_string() }
     }
 
+    /// [`Error::Limit`] for `bytes` of memory that the system does not give.
+    pub fn memory(what: impl ToString, bytes: usize) -> Self {
+        Error::Limit {
+            what: what.to_string(),
+            wanted: format!("{bytes} bytes of memory"),
+            available: "less".into(),
+            advice: "end other programs, raise the process's limit, or use a smaller context or fewer sessions".into(),
+        }
+    }
+
     /// [`Error::Shape`], from anything that prints.
     pub fn shape(object: impl ToString, expected: impl ToString, found: impl ToString) -> Self {
         Error::Shape { object: object.to_string(), expected: expected.to_string(), found: found.to_string() }

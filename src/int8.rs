@@ -6,6 +6,7 @@
 
 use rayon::prelude::*;
 
+use crate::error::Result;
 use crate::pages::zeros;
 
 /// Largest magnitude of an integer.
@@ -21,14 +22,17 @@ pub fn words(rows: usize, cols: usize) -> usize {
 }
 
 /// The words of a matrix whose rows have `cols` finite elements each.
-pub fn pack(values: &[f32], cols: usize) -> Vec<u32> {
+///
+/// # Errors
+/// [`crate::Error::Limit`] if the system has no memory for them.
+pub fn pack(values: &[f32], cols: usize) -> Result<Vec<u32>> {
     let rows = values.len() / cols.max(1);
-    let mut all = zeros(words(rows, cols));
+    let mut all = zeros("a matrix of 8-bit integers", words(rows, cols))?;
     let (integers, scales) = all.split_at_mut((rows * cols).div_ceil(4));
     let integers: &mut [i8] = bytemuck::cast_slice_mut(integers);
     let rows = values.par_chunks_exact(cols.max(1)).zip(integers.par_chunks_mut(cols.max(1))).zip(scales);
     rows.for_each(|((values, integers), scale)| *scale = quantise(values, integers).to_bits());
-    all
+    Ok(all)
 }
 
 /// The integers of one row; returns its scale.
@@ -56,7 +60,7 @@ mod tests {
     fn integers_round_to_even_and_the_largest_is_127() {
         // Scales 2, 0 and 1/127.
         let values = [254.0, -1.0, 3.0, 5.0, 0.0, 0.0, 0.0, 0.0, 0.5, -1.0, 0.25, 1.0];
-        let words = pack(&values, 4);
+        let words = pack(&values, 4).unwrap();
         assert_eq!(words.len(), 8);
         let (integers, scales) = parts(&words, 3, 4);
         assert_eq!(integers[..8], [127, 0, 2, 2, 0, 0, 0, 0]);
@@ -67,7 +71,7 @@ mod tests {
     #[test]
     fn an_element_is_off_by_half_a_scale_at_most() {
         let values: Vec<f32> = (0..700).map(|i| ((i * 37 % 101) as f32 - 50.0) * 1e-3 * (1 + i / 70) as f32).collect();
-        let words = pack(&values, 70);
+        let words = pack(&values, 70).unwrap();
         let (integers, scales) = parts(&words, 10, 70);
         for (i, v) in values.iter().enumerate() {
             let (q, scale) = (f32::from(integers[i]), scales[i / 70]);

@@ -1,4 +1,6 @@
-//! Memory for weights and caches, on large pages where the system offers them.
+//! Memory for weights and caches, on large pages where the system offers them. What the system refuses is an error.
+
+use crate::error::{Error, Result};
 
 /// A cache line, and the widest vector, in bytes: one that begins elsewhere lies in two lines, and reading it takes twice
 /// as long.
@@ -15,12 +17,27 @@ const LARGE: usize = 2 << 20;
 
 /// `count` zeros, with room for [`SLACK`] more, on large pages as far as whole ones fit in: a step that reads 80 MB then needs 40 translations of
 /// addresses for 20,000. Linux gives such pages only to memory that asks for them, and only where it is not yet used.
-pub fn zeros(count: usize) -> Vec<u32> {
-    let mut words = vec![0; count + SLACK];
+///
+/// # Errors
+/// [`Error::Limit`] for `what` if the system has no such memory.
+pub fn zeros(what: &str, count: usize) -> Result<Vec<u32>> {
+    let refused = || Error::memory(what, count.saturating_mul(size_of::<u32>()));
+    let mut words: Vec<u32> = bytemuck::try_zeroed_vec(count.saturating_add(SLACK)).map_err(|()| refused())?;
     words.truncate(count);
     #[cfg(target_os = "linux")]
     ask_for_large(&words);
-    words
+    Ok(words)
+}
+
+/// An empty vector with room for `count` elements.
+///
+/// # Errors
+/// As [`zeros`].
+pub fn room<T>(what: &str, count: usize) -> Result<Vec<T>> {
+    let mut all = Vec::new();
+    let refused = |_| Error::memory(what, count.saturating_mul(size_of::<T>()));
+    all.try_reserve_exact(count).map_err(refused)?;
+    Ok(all)
 }
 
 #[cfg(target_os = "linux")]
@@ -42,10 +59,20 @@ mod tests {
     #[test]
     fn words_of_any_count_are_zeros_that_can_be_written() {
         for count in [0, 1, 1 << 19, (3 << 19) + 5] {
-            let mut words = zeros(count);
+            let mut words = zeros("words", count).unwrap();
             assert!(words.len() == count && words.iter().all(|&w| w == 0));
             words.fill(7);
             assert!(words.iter().all(|&w| w == 7));
+        }
+    }
+
+    #[test]
+    fn memory_that_no_system_has_is_an_error() {
+        for count in [1 << 58, usize::MAX] {
+            let errors = [zeros("the cache", count).map(|_| ()), room::<u64>("the cache", count).map(|_| ())];
+            for error in errors.map(Result::unwrap_err) {
+                assert!(matches!(&error, Error::Limit { what, .. } if what == "the cache"), "{error}");
+            }
         }
     }
 }

@@ -138,6 +138,35 @@ fn a_state_of_two_sizes_is_refused() {
     }
 }
 
+#[test]
+fn a_program_that_is_given_back_leaves_its_memory_and_others_alone() {
+    let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(ternion::cpu::Cpu::new())];
+    if let Some(gpu) = gpu(|caps| caps) {
+        backends.push(Box::new(gpu));
+    }
+    for mut backend in backends {
+        let (plan, feed) = small_plan();
+        let (x, y) = (plan.input("x").unwrap(), plan.outputs["y"]);
+        let kept = backend.prepare(plan.clone(), false).unwrap();
+        let memory = backend.memory();
+        for _ in 0..3 {
+            let program = backend.prepare(plan.clone(), true).unwrap();
+            assert!(backend.memory() > memory);
+            backend.release(program);
+            assert_eq!(backend.memory(), memory, "{}", backend.describe());
+            assert!(backend.plan(program).nodes.is_empty());
+            assert!(matches!(backend.write(program, x, 0, &[0]), Err(Error::Argument { .. })));
+            assert!(matches!(backend.run(program, &Step::FULL, 0..1), Err(Error::Argument { .. })));
+            assert!(matches!(backend.read(program, &[(y, 0..1)]), Err(Error::Argument { .. })));
+        }
+        for (slot, words) in &feed.slots {
+            backend.write(kept, *slot, 0, words).unwrap();
+        }
+        backend.run(kept, &Step::FULL, 0..1).unwrap();
+        assert_eq!(backend.read(kept, &[(y, 0..16)]).unwrap()[0], [2.0f32.to_bits(); 16]);
+    }
+}
+
 /// An op that panics where the word it reads is not zero.
 #[derive(Debug)]
 struct Panics;

@@ -25,7 +25,8 @@ pub struct Cpu {
     broken: bool,
 }
 
-#[derive(Debug)]
+/// A prepared plan; one that was given back has nothing.
+#[derive(Debug, Default)]
 struct Program {
     plan: Arc<Plan>,
     places: Vec<At>,
@@ -65,11 +66,14 @@ impl Cpu {
         Cpu { plain, threads, own: Vec::new(), by_name: HashMap::new(), programs: Vec::new(), broken: false }
     }
 
-    fn own(&mut self, name: String, words: impl FnOnce() -> Words) -> usize {
-        *self.by_name.entry(name).or_insert_with(|| {
-            self.own.push(words());
-            self.own.len() - 1
-        })
+    fn own(&mut self, name: String, words: impl FnOnce(&str) -> Result<Words>) -> Result<usize> {
+        if let Some(&i) = self.by_name.get(&name) {
+            return Ok(i);
+        }
+        self.own.push(words(&name)?);
+        let i = self.own.len() - 1;
+        self.by_name.insert(name, i);
+        Ok(i)
     }
 
     fn usable(&self) -> Result<()> {
@@ -82,6 +86,14 @@ impl Cpu {
         match p.places[slot.0] {
             At::Pool(i) => &mut p.pool[i],
             At::Own(i) => &mut self.own[i],
+        }
+    }
+
+    /// The words of a slot that a caller names.
+    fn slot_mut(&mut self, program: ProgramId, slot: Slot) -> Result<&mut Words> {
+        match self.programs.get(program.0).map_or(0, |p| p.places.len()) {
+            n if slot.0 < n => Ok(self.words_mut(program, slot)),
+            n => Err(Error::argument("slot", format!("is %{}; the program has {n}", slot.0))),
         }
     }
 }
@@ -106,8 +118,7 @@ impl Backend for Cpu {
     }
 
     fn load_weight(&mut self, name: &str, words: Vec<u32>) -> Result<()> {
-        self.own(weight_key(name), || words.into());
-        Ok(())
+        self.own(weight_key(name), |_| Words::of(name, words)).map(|_| ())
     }
 
     fn prepare(&mut self, plan: Arc<Plan>, keep: bool) -> Result<ProgramId> {
@@ -122,20 +133,27 @@ impl Backend for Cpu {
                     At::Own(found.ok_or_else(|| Error::format(&key, "is not resident"))?)
                 }
                 (SlotKind::Constant(name, words), _) => {
-                    At::Own(self.own(format!("constant {name}"), || words.words().into()))
+                    At::Own(self.own(format!("constant {name}"), |name| Words::of(name, words.words()))?)
                 }
                 (SlotKind::State(name), _) => {
-                    let i = self.own(format!("state {name}"), || Words::zeros(slot.spec.words()));
+                    let i = self.own(format!("state {name}"), |name| Words::zeros(name, slot.spec.words()))?;
                     state_fits(name, self.own[i].len(), &slot.spec)?;
                     At::Own(i)
                 }
                 // Nothing reads or writes a temporary that no node mentions.
-                (SlotKind::Temp | SlotKind::Input(_), Place::Own) => At::Own(self.own("unused".into(), Words::default)),
+                (SlotKind::Temp | SlotKind::Input(_), Place::Own) => {
+                    At::Own(self.own("unused".into(), |_| Ok(Words::default()))?)
+                }
             });
         }
-        let pool = memory.sizes.iter().map(|&n| Words::zeros(n)).collect();
+        let temporaries = |(i, &n): (usize, &usize)| Words::zeros(&format!("temporaries {i}"), n);
+        let pool = memory.sizes.iter().enumerate().map(temporaries).collect::<Result<_>>()?;
         self.programs.push(Program { plan, places, pool });
         Ok(ProgramId(self.programs.len() - 1))
+    }
+
+    fn release(&mut self, program: ProgramId) {
+        self.programs[program.0] = Program::default();
     }
 
     fn plan(&self, program: ProgramId) -> Arc<Plan> {
@@ -143,8 +161,8 @@ impl Backend for Cpu {
     }
 
     fn write(&mut self, program: ProgramId, slot: Slot, at: usize, words: &[u32]) -> Result<()> {
-        let target = self.words_mut(program, slot).get_mut(at..at + words.len());
         let n = words.len();
+        let target = self.slot_mut(program, slot)?.get_mut(at..at.saturating_add(n));
         target.ok_or_else(|| Error::argument("write", format!("{n} words at {at} do not fit")))?.copy_from_slice(words);
         Ok(())
     }
@@ -152,8 +170,10 @@ impl Backend for Cpu {
     fn run(&mut self, program: ProgramId, step: &Step, nodes: Range<usize>) -> Result<()> {
         self.usable()?;
         let plan = self.programs[program.0].plan.clone();
+        let outside = || Error::argument("nodes", format!("are {nodes:?}; the program has {}", plan.nodes.len()));
+        let some = plan.nodes.get(nodes.clone()).ok_or_else(outside)?;
         self.broken = true;
-        for node in &plan.nodes[nodes] {
+        for node in some {
             // Outputs are taken out while the op runs; no node reads what it writes, as a plan's
             // builder sees to.
             let taken: Vec<Words> = node.outputs.iter().map(|&s| std::mem::take(self.words_mut(program, s))).collect();
@@ -203,7 +223,7 @@ impl Backend for Cpu {
         self.usable()?;
         let mut all = Vec::new();
         for (slot, range) in ranges {
-            let words = self.words_mut(program, *slot).get(range.clone());
+            let words = self.slot_mut(program, *slot)?.get(range.clone());
             all.push(words.ok_or_else(|| Error::argument("read", format!("{range:?} is out of bounds")))?.to_vec());
         }
         Ok(all)

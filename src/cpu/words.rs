@@ -2,6 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 
+use crate::error::{Error, Result};
 use crate::pages::{LINE, SLACK, zeros};
 
 /// Words of a slot, from a whole cache line on.
@@ -13,23 +14,28 @@ pub(super) struct Words {
 }
 
 impl Words {
-    /// `len` zeros.
-    pub(super) fn zeros(len: usize) -> Self {
-        let all = zeros(len + SLACK);
+    /// `len` zeros for the slot `name`.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if the system has no such memory.
+    pub(super) fn zeros(name: &str, len: usize) -> Result<Self> {
+        let all = zeros(name, len.saturating_add(SLACK))?;
         let from = all.as_ptr().align_offset(LINE).min(SLACK);
-        Words { all, from, len }
+        Ok(Words { all, from, len })
     }
-}
 
-impl From<Vec<u32>> for Words {
-    /// Moves the words inside their own memory, which grows by less than a line where it has no room for that.
-    fn from(mut all: Vec<u32>) -> Self {
+    /// Moves the words of the slot `name` inside their own memory, which grows by less than a line where it has no room
+    /// for that.
+    ///
+    /// # Errors
+    /// As [`Words::zeros`].
+    pub(super) fn of(name: &str, mut all: Vec<u32>) -> Result<Self> {
         let len = all.len();
-        all.reserve_exact(SLACK);
+        all.try_reserve_exact(SLACK).map_err(|_| Error::memory(name, 4 * (len + SLACK)))?;
         all.resize(len + SLACK, 0);
         let from = all.as_ptr().align_offset(LINE).min(SLACK);
         all.copy_within(..len, from);
-        Words { all, from, len }
+        Ok(Words { all, from, len })
     }
 }
 
@@ -55,11 +61,11 @@ mod tests {
     fn words_begin_with_a_line_and_keep_their_values() {
         for len in [0, 1, 15, 16, 17, 5000] {
             let want: Vec<u32> = (0..len as u32).collect();
-            let mut words = Words::from(want.clone());
+            let mut words = Words::of("words", want.clone()).unwrap();
             assert_eq!((&words[..], words.as_ptr().addr() % LINE), (&want[..], 0), "{len} words");
             words.iter_mut().for_each(|w| *w += 1);
             assert!(words.iter().zip(&want).all(|(w, v)| *w == v + 1));
-            let zeros = Words::zeros(len);
+            let zeros = Words::zeros("words", len).unwrap();
             assert_eq!((&zeros[..], zeros.as_ptr().addr() % LINE), (&vec![0; len][..], 0), "{len} zeros");
         }
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::mapped::{Backing, Form, map_file, recognise};
 use super::{ModelFiles, Stored, names, safetensors, sharded, torch};
 use crate::error::{Error, Result};
+use crate::pages::room;
 
 /// The names looked for in a directory, first match wins: a single file before an index of several, as on the hub.
 const FILE_NAMES: [&str; 6] = [
@@ -178,7 +179,9 @@ impl Checkpoint {
             return Err(self.wrong_format(&entry.info, "f64, f32, f16 or bf16"));
         }
         let bytes = self.element_bytes(entry, elements)?;
-        stored.decode(&bytes).ok_or_else(|| self.wrong_format(&entry.info, "f64, f32, f16 or bf16"))
+        let mut values = room(name, bytes.len() / stored.size())?;
+        stored.decode(&bytes, &mut values);
+        Ok(values)
     }
 
     /// All elements of a u32 tensor, row-major; borrowed from the map where they lie there as this machine reads them.
@@ -196,7 +199,9 @@ impl Checkpoint {
         {
             return Ok(Cow::Borrowed(words));
         }
-        Ok(bytes.as_chunks().0.iter().map(|&word| u32::from_le_bytes(word)).collect())
+        let mut words = room(name, bytes.len() / size_of::<u32>())?;
+        words.extend(bytes.as_chunks().0.iter().map(|&word| u32::from_le_bytes(word)));
+        Ok(Cow::Owned(words))
     }
 
     /// The bytes of all elements in the file's format, row-major; borrowed from the map where they are contiguous.
@@ -238,14 +243,17 @@ impl Checkpoint {
         }
         let backing = self.contents.backings.get(entry.backing);
         if let Some(Backing::Made(fill)) = backing {
-            return Ok(Cow::Owned(fill.bytes(entry.backing as u64, elements)));
+            return fill.bytes(name, entry.backing as u64, elements).map(Cow::Owned);
         }
         // Readers make no entry whose bytes are not there; if one did, zeros would be weights in silence.
         let broken = || Error::format(format!("{}: tensor {name:?}", self.path.display()), "its bytes are not there");
         let bytes = backing.and_then(|backing| backing.bytes().get(entry.bytes.clone())).ok_or_else(broken)?;
         let size = stored.size();
         match &entry.strides {
-            Some(strides) => gather(bytes, size, shape, strides, elements).map(Cow::Owned).ok_or_else(broken),
+            Some(strides) => {
+                let mut out = room(name, elements.len() * size)?;
+                gather(bytes, size, (shape, strides), elements, &mut out).map(|()| Cow::Owned(out)).ok_or_else(broken)
+            }
             None => {
                 let range = elements.start * size..elements.end * size;
                 bytes.get(range).map(Cow::Borrowed).ok_or_else(broken)
@@ -259,10 +267,15 @@ impl Checkpoint {
     }
 }
 
-/// Copies elements `elements` (row-major count) of a strided tensor out of `bytes`, which start at its first element; none
-/// if one of them is not there.
-fn gather(bytes: &[u8], size: usize, shape: &[usize], strides: &[usize], elements: Range<usize>) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(elements.len() * size);
+/// Copies elements `elements` (row-major count) of a tensor of this shape and these strides from `bytes`, which start at its
+/// first element, to the end of `out`; none if one of them is not there.
+fn gather(
+    bytes: &[u8],
+    size: usize,
+    (shape, strides): (&[usize], &[usize]),
+    elements: Range<usize>,
+    out: &mut Vec<u8>,
+) -> Option<()> {
     for element in elements {
         let mut rest = element;
         let mut at = 0;
@@ -272,7 +285,7 @@ fn gather(bytes: &[u8], size: usize, shape: &[usize], strides: &[usize], element
         }
         out.extend_from_slice(bytes.get(at * size..(at + 1) * size)?);
     }
-    Some(out)
+    Some(())
 }
 
 /// Sorts `entries` by name, as [`Contents`] needs them.
@@ -331,10 +344,14 @@ mod tests {
     #[test]
     fn a_strided_tensor_is_gathered_row_major() {
         let bytes: Vec<u8> = (0..6).collect();
-        assert_eq!(gather(&bytes, 1, &[3, 2], &[1, 3], 0..6).unwrap(), [0, 3, 1, 4, 2, 5]);
-        assert_eq!(gather(&bytes, 1, &[3, 2], &[1, 3], 3..5).unwrap(), [4, 2]);
-        assert_eq!(gather(&bytes, 2, &[2, 2], &[0, 1], 0..4).unwrap(), [0, 1, 2, 3, 0, 1, 2, 3]);
-        assert_eq!(gather(&bytes, 1, &[7], &[1], 0..7), None);
+        let gathered = |size, shape: &[usize], strides: &[usize], elements| {
+            let mut out = Vec::new();
+            gather(&bytes, size, (shape, strides), elements, &mut out).map(|()| out)
+        };
+        assert_eq!(gathered(1, &[3, 2], &[1, 3], 0..6).unwrap(), [0, 3, 1, 4, 2, 5]);
+        assert_eq!(gathered(1, &[3, 2], &[1, 3], 3..5).unwrap(), [4, 2]);
+        assert_eq!(gathered(2, &[2, 2], &[0, 1], 0..4).unwrap(), [0, 1, 2, 3, 0, 1, 2, 3]);
+        assert_eq!(gathered(1, &[7], &[1], 0..7), None);
     }
 
     #[test]

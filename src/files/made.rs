@@ -63,10 +63,14 @@ impl Fill {
         }
     }
 
-    /// The bytes of some elements.
-    pub(super) fn bytes(self, seed: u64, elements: Range<usize>) -> Vec<u8> {
+    /// The bytes of some elements of a tensor.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] with the tensor's name if the system has no memory for them.
+    pub(super) fn bytes(self, name: &str, seed: u64, elements: Range<usize>) -> Result<Vec<u8>> {
         let size = self.stored().size();
-        let mut bytes = vec![0; size * elements.len()];
+        let len = size.saturating_mul(elements.len());
+        let mut bytes: Vec<u8> = bytemuck::try_zeroed_vec(len).map_err(|()| Error::memory(name, len))?;
         bytes.par_chunks_mut(size * PIECE).enumerate().for_each(|(piece, bytes)| {
             let first = elements.start + piece * PIECE;
             for (i, element) in bytes.chunks_exact_mut(size).enumerate() {
@@ -79,7 +83,7 @@ impl Fill {
                 }
             }
         });
-        bytes
+        Ok(bytes)
     }
 }
 
@@ -136,10 +140,11 @@ mod tests {
     #[test]
     fn a_part_of_a_tensor_is_the_same_as_in_the_whole() {
         for fill in [Fill::Norm, Fill::Exact, Fill::Half, Fill::Ternary] {
-            let (size, whole) = (fill.stored().size(), fill.bytes(7, 0..40_000));
+            let bytes = |seed, elements| fill.bytes("x", seed, elements).unwrap();
+            let (size, whole) = (fill.stored().size(), bytes(7, 0..40_000));
             assert_eq!(whole.len(), 40_000 * size);
-            assert_eq!(fill.bytes(7, 16_380..33_000), whole[16_380 * size..33_000 * size]);
-            assert_ne!(fill.bytes(8, 0..100), whole[..100 * size]);
+            assert_eq!(bytes(7, 16_380..33_000), whole[16_380 * size..33_000 * size]);
+            assert_ne!(bytes(8, 0..100), whole[..100 * size]);
         }
     }
 

@@ -54,15 +54,15 @@ impl Stored {
         matches!(self, Stored::F64 | Stored::F32 | Stored::F16 | Stored::BF16)
     }
 
-    /// The elements in `bytes` as f32 (F64 rounds to nearest), `None` for formats that do not read as f32.
-    pub(super) fn decode(self, bytes: &[u8]) -> Option<Vec<f32>> {
-        Some(match self {
-            Stored::F64 => bytes.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b) as f32).collect(),
-            Stored::F32 => bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-            Stored::F16 => bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32()).collect(),
-            Stored::BF16 => bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32()).collect(),
-            _ => return None,
-        })
+    /// Adds the elements in `bytes` as f32 (F64 rounds to nearest), none of formats that do not read as f32.
+    pub(super) fn decode(self, bytes: &[u8], to: &mut Vec<f32>) {
+        match self {
+            Stored::F64 => to.extend(bytes.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b) as f32)),
+            Stored::F32 => to.extend(bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b))),
+            Stored::F16 => to.extend(bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32())),
+            Stored::BF16 => to.extend(bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32())),
+            _ => {}
+        }
     }
 }
 
@@ -101,13 +101,17 @@ mod tests {
         let bf16s: Vec<u8> = numbers.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
         for (stored, bytes) in [(Stored::F64, f64s), (Stored::F32, f32s), (Stored::F16, f16s), (Stored::BF16, bf16s)] {
             assert!(stored.reads_as_f32());
-            assert_eq!(stored.decode(&bytes).as_deref(), Some(&numbers[..]), "{stored}");
+            let mut found = Vec::new();
+            stored.decode(&bytes, &mut found);
+            assert_eq!(found, numbers, "{stored}");
         }
     }
 
     #[test]
     fn integers_do_not_read_as_f32() {
         assert!(!Stored::I64.reads_as_f32());
-        assert_eq!(Stored::I64.decode(&[0; 8]), None);
+        let mut found = Vec::new();
+        Stored::I64.decode(&[0; 8], &mut found);
+        assert!(found.is_empty());
     }
 }

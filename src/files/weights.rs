@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::{Checkpoint, ModelFiles, Stored, TensorInfo};
 use crate::error::{Error, Result};
 use crate::int8;
-use crate::pages::{PIECE, zeros};
+use crate::pages::{PIECE, room, zeros};
 use crate::tensor::{Pack, WeightPart, WeightRef};
-use crate::ternary::{Bits, Packed, WeightQuant, quantise, stack};
+use crate::ternary::{Bits, Packed, WeightQuant, fill_stack, quantise, stack_words};
 
 /// The metadata entry of a packed checkpoint: JSON, a [`PackedInfo`] for each ternary tensor.
 pub const PACKED_KEY: &str = "ternion.packed";
@@ -100,10 +100,13 @@ impl Weights {
                     None => self.halves(weight)?,
                 }
             }
-            Pack::Int8 => int8::pack(&self.floats(weight)?, weight.parts.first().map_or(1, |p| p.cols)),
+            Pack::Int8 => int8::pack(&self.floats(weight)?, weight.parts.first().map_or(1, |p| p.cols))?,
             Pack::Ternary(rule) => {
                 let parts: Result<Vec<Packed>> = weight.parts.par_iter().map(|p| self.ternary(p, rule)).collect();
-                stack(&parts?)
+                let parts = parts?;
+                let mut words = zeros(name_of(weight), stack_words(&parts))?;
+                fill_stack(&parts, &mut words);
+                words
             }
         };
         weight.parts.iter().for_each(|part| self.release(part));
@@ -125,7 +128,7 @@ impl Weights {
         if !weight.parts.iter().all(fits) {
             return Ok(None);
         }
-        let mut words = zeros(weight.parts.iter().map(size).sum::<usize>() / 4);
+        let mut words = zeros(name_of(weight), weight.parts.iter().map(size).sum::<usize>() / 4)?;
         let mut rest = &mut words[..];
         for part in &weight.parts {
             let bytes = self.checkpoint.bytes_of(&part.name, part.rows.start * part.cols..part.rows.end * part.cols)?;
@@ -150,14 +153,15 @@ impl Weights {
         };
         let values = self.floats(weight)?;
         if let Some(v) = values.iter().find(|&&v| f16::from_f32(v).is_infinite()) {
-            let name = weight.parts.first().map_or("", |p| &p.name);
-            return Err(self.broken(name, format!("{v} does not fit in 16 bits; use --precision f32")));
+            return Err(self.broken(name_of(weight), format!("{v} does not fit in 16 bits; use --precision f32")));
         }
-        Ok(values.chunks(2).map(pair).collect())
+        let mut words = room(name_of(weight), values.len().div_ceil(2))?;
+        words.extend(values.chunks(2).map(pair));
+        Ok(words)
     }
 
     fn floats(&self, weight: &WeightRef) -> Result<Vec<f32>> {
-        let mut all = Vec::new();
+        let mut all = room(name_of(weight), weight.parts.iter().map(|p| p.rows.len() * p.cols).sum())?;
         for part in &weight.parts {
             all.extend(self.part(part)?);
             self.release(part);
@@ -205,6 +209,11 @@ impl Weights {
     fn broken(&self, tensor: &str, problem: String) -> Error {
         Error::format(format!("{}: tensor {tensor}", self.path().display()), problem)
     }
+}
+
+/// The tensor that stands for a weight in messages: the first of its parts.
+fn name_of(weight: &WeightRef) -> &str {
+    weight.parts.first().map_or("", |p| &p.name)
 }
 
 /// Checks one entry of the packed table against the tensor that it describes.

@@ -35,7 +35,6 @@ pub struct Gpu {
     pipelines: Pipelines,
     /// Weights, constants and states, shared between programs.
     own: HashMap<String, wgpu::Buffer>,
-    pooled: u64,
     step: wgpu::Buffer,
     programs: Vec<Program>,
     readback: Readback,
@@ -59,7 +58,6 @@ impl Gpu {
             device,
             pipelines: Pipelines::default(),
             own: HashMap::new(),
-            pooled: 0,
             step,
             programs: Vec::new(),
             readback: Readback::default(),
@@ -119,8 +117,8 @@ impl Gpu {
     }
 
     fn slot_buffer(&self, program: ProgramId, slot: Slot, range: &Range<usize>) -> Result<&wgpu::Buffer> {
-        let buffer = self.programs[program.0].buffers[slot.0].as_ref();
-        let fits = |b: &&wgpu::Buffer| range.start <= range.end && 4 * range.end as u64 <= b.size();
+        let buffer = self.programs[program.0].buffers.get(slot.0).and_then(Option::as_ref);
+        let fits = |b: &&wgpu::Buffer| range.start <= range.end && range.end as u64 <= b.size() / 4;
         let problem = || format!("words {range:?} of slot %{} are out of bounds", slot.0);
         buffer.filter(fits).ok_or_else(|| Error::argument("slot", problem()))
     }
@@ -167,10 +165,14 @@ impl Backend for Gpu {
                 Place::Own => self.own_buffer(&slot.kind, &slot.spec)?,
             });
         }
-        let program = Program::new(&self.device, &mut self.pipelines, &self.step, plan, buffers)?;
-        self.pooled += pool.iter().map(wgpu::Buffer::size).sum::<u64>();
+        let mut program = Program::new(&self.device, &mut self.pipelines, &self.step, plan, buffers)?;
+        program.pooled = pool.iter().map(wgpu::Buffer::size).sum();
         self.programs.push(program);
         Ok(ProgramId(self.programs.len() - 1))
+    }
+
+    fn release(&mut self, program: ProgramId) {
+        self.programs[program.0] = Program::default();
     }
 
     fn plan(&self, program: ProgramId) -> Arc<Plan> {
@@ -179,7 +181,7 @@ impl Backend for Gpu {
 
     fn write(&mut self, program: ProgramId, slot: Slot, at: usize, words: &[u32]) -> Result<()> {
         self.device.check()?;
-        let buffer = self.slot_buffer(program, slot, &(at..at + words.len()))?;
+        let buffer = self.slot_buffer(program, slot, &(at..at.saturating_add(words.len())))?;
         self.device.queue.write_buffer(buffer, 4 * at as u64, bytemuck::cast_slice(words));
         Ok(())
     }
@@ -217,6 +219,6 @@ impl Backend for Gpu {
     }
 
     fn memory(&self) -> u64 {
-        self.own.values().map(wgpu::Buffer::size).sum::<u64>() + self.pooled
+        self.own.values().map(wgpu::Buffer::size).chain(self.programs.iter().map(|p| p.pooled)).sum()
     }
 }

@@ -18,13 +18,15 @@ struct Dispatch {
     grid: Grid,
 }
 
-/// A prepared plan: of each node its launches, mostly one.
-#[derive(Debug)]
+/// A prepared plan: of each node its launches, mostly one. One that was given back has nothing.
+#[derive(Debug, Default)]
 pub struct Program {
     /// The plan.
     pub plan: Arc<Plan>,
     /// The buffer of each slot, if any node uses it.
     pub buffers: Vec<Option<wgpu::Buffer>>,
+    /// Bytes of the buffers that are this program's alone.
+    pub pooled: u64,
     dispatches: Vec<Vec<Dispatch>>,
     most_groups: usize,
 }
@@ -69,7 +71,7 @@ impl Program {
             dispatches.push(bound?);
         }
         let most_groups = device.device.limits().max_compute_workgroups_per_dimension as usize;
-        Ok(Program { plan, buffers, dispatches, most_groups })
+        Ok(Program { plan, buffers, pooled: 0, dispatches, most_groups })
     }
 
     /// How many of the launches a step leaves in: those whose grid is not empty.
@@ -81,7 +83,7 @@ impl Program {
     /// asked for.
     ///
     /// # Errors
-    /// [`Error::Limit`] if a step is larger than the device's largest grid.
+    /// [`Error::Limit`] if a step is larger than the device's largest grid, [`Error::Argument`] for nodes that are not there.
     pub fn encode(
         &self,
         encoder: &mut wgpu::CommandEncoder,
@@ -91,6 +93,9 @@ impl Program {
         times: usize,
         timestamp_writes: Option<wgpu::ComputePassTimestampWrites>,
     ) -> Result<()> {
+        if nodes.start > nodes.end || nodes.end > self.dispatches.len() {
+            return Err(Error::argument("nodes", format!("are {nodes:?}; the program has {}", self.dispatches.len())));
+        }
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes });
         let mut last = None;
         let nodes = || nodes.clone().flat_map(|i| self.dispatches[i].iter().map(move |d| (i, d)));

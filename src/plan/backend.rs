@@ -40,6 +40,10 @@ pub trait Backend: Send {
     /// As [`Backend::load_weight`]; a weight that is not resident is an error.
     fn prepare(&mut self, plan: Arc<Plan>, keep: bool) -> Result<ProgramId>;
 
+    /// Gives back what a program alone holds: its temporaries and bindings. Weights, constants and states stay. It must
+    /// not be used any more: it then has no nodes, and its slots cannot be read or written.
+    fn release(&mut self, program: ProgramId);
+
     /// The plan of a program.
     fn plan(&self, program: ProgramId) -> Arc<Plan>;
 

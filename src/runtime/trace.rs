@@ -2,7 +2,7 @@
 //!
 //! Experts are logged in every run. Attention is not: a fused kernel never writes its weights down. So a row is run once
 //! more by a plan that has them as outputs. Such a plan is prepared when it is first asked for, and other runs pay
-//! nothing.
+//! nothing. That of a picture, which runs once a picture, holds large matrices, and gives them back when it has run.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -89,7 +89,6 @@ pub struct ImageAttention {
 #[derive(Debug, Default)]
 pub(super) struct Traces {
     text: Option<TextProgram>,
-    image: Option<ImageProgram>,
 }
 
 /// A traced step of one row.
@@ -166,6 +165,14 @@ impl ImageProgram {
             block,
         })
     }
+
+    /// The words of all stages' matrices for a picture.
+    fn run(&self, core: &mut Core, pixels: &[f32]) -> Result<Vec<Vec<u32>>> {
+        core.backend.write(self.id, self.pixels, 0, bytemuck::cast_slice(pixels))?;
+        core.backend.run(self.id, &Step::FULL, 0..self.nodes)?;
+        let ranges: Vec<_> = self.stages.iter().flatten().map(|&(slot, [n, m])| (slot, 0..n * m)).collect();
+        core.backend.read(self.id, &ranges)
+    }
 }
 
 impl Inner {
@@ -190,15 +197,10 @@ impl Inner {
         let info = self.image_info()?;
         let pixels = image.resized(info.size)?.pixel_values(info.mean, info.std);
         let core = &mut *self.core();
-        let program = match core.traces.image.take() {
-            Some(program) => program,
-            None => ImageProgram::new(core, self.model.as_ref(), info.tokens)?,
-        };
-        let program = core.traces.image.insert(program);
-        core.backend.write(program.id, program.pixels, 0, bytemuck::cast_slice(&pixels))?;
-        core.backend.run(program.id, &Step::FULL, 0..program.nodes)?;
-        let ranges: Vec<_> = program.stages.iter().flatten().map(|&(slot, [n, m])| (slot, 0..n * m)).collect();
-        let mut read = core.backend.read(program.id, &ranges)?.into_iter().map(|words| floats(&words));
+        let program = ImageProgram::new(core, self.model.as_ref(), info.tokens)?;
+        let matrices = program.run(core, &pixels);
+        core.backend.release(program.id);
+        let mut read = matrices?.into_iter().map(|words| floats(&words));
         let mut cells = identity(info.tokens);
         for stage in &program.stages {
             let layers: Vec<Vec<f32>> = read.by_ref().take(stage.len()).collect();

@@ -19,7 +19,8 @@ mod quantise;
 mod stack;
 
 pub use quantise::{WeightQuant, quantise};
-pub use stack::{PART_WORDS, Stack, StackPart, stack};
+pub(crate) use stack::fill_stack;
+pub use stack::{PART_WORDS, Stack, StackPart, stack, stack_words};
 
 /// Rows of a tile: 32 lanes of 4 rows.
 pub const TILE_ROWS: usize = 128;

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::{Bits, Packed, TILE_ROWS};
-use crate::pages::{PIECE, zeros};
+use crate::pages::PIECE;
 
 /// Words of the header and of each table entry, so that everything behind them is aligned to `vec4<u32>`.
 const HEADER_WORDS: usize = 4;
@@ -13,9 +13,20 @@ pub const PART_WORDS: usize = 8;
 /// The buffer of a stack: `[n, cols, 0, 0]`, then for each matrix
 /// `[first word / 4, bits, rows, tiles before it, rows before it, scale as bits, tiles, 0]`, then the matrices' words.
 pub fn stack(parts: &[Packed]) -> Vec<u32> {
+    let mut out = vec![0; stack_words(parts)];
+    fill_stack(parts, &mut out);
+    out
+}
+
+/// Words of a stack's buffer.
+pub fn stack_words(parts: &[Packed]) -> usize {
+    HEADER_WORDS + PART_WORDS * parts.len() + parts.iter().map(|p| p.words.len()).sum::<usize>()
+}
+
+/// Writes a stack into zeros, as many as [`stack_words`] says.
+pub(crate) fn fill_stack(parts: &[Packed], out: &mut [u32]) {
     let cols = parts.first().map_or(0, |p| p.cols);
     let table = HEADER_WORDS + PART_WORDS * parts.len();
-    let mut out = zeros(table + parts.iter().map(|p| p.words.len()).sum::<usize>());
     let (head, mut rest) = out.split_at_mut(table);
     head[..2].copy_from_slice(&[parts.len() as u32, cols as u32]);
     let (mut at, mut tiles, mut rows) = (table, 0, 0);
@@ -30,7 +41,6 @@ pub fn stack(parts: &[Packed]) -> Vec<u32> {
         tiles += n_tiles;
         rows += p.rows;
     }
-    out
 }
 
 /// A stack as read from its words.

@@ -187,7 +187,7 @@ impl Rig {
     pub fn weight(&self, name: &str, shape: &[usize], pack: Pack, data: &[f32]) -> Slot {
         let words = match pack {
             Pack::F16 => f16_words(data),
-            Pack::Int8 => ternion::int8::pack(data, shape[shape.len() - 1]),
+            Pack::Int8 => ternion::int8::pack(data, shape[shape.len() - 1]).unwrap(),
             _ => bits(data),
         };
         self.add_weight(name, shape, pack, words)

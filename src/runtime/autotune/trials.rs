@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::files::made::random;
 use crate::gpu::Gpu;
 use crate::ops::{ActQuant, AttentionShape, BitInput, Experts, RmsNorm};
-use crate::plan::{Backend, Caps, Plan, PlanBuilder, Slot, Step};
+use crate::plan::{Backend, Caps, Plan, PlanBuilder, ProgramId, Slot, Step};
 use crate::tensor::{DType, Lead, Spec};
 use crate::ternary::{Bits, Packed, stack};
 
@@ -76,6 +76,12 @@ impl Trials {
 /// The time of a run, without the first one, which compiles.
 fn time(gpu: &mut Gpu, plan: &Arc<Plan>, step: &Step) -> Result<Duration> {
     let program = gpu.prepare(plan.clone(), false)?;
+    let time = time_of(gpu, program, plan, step);
+    gpu.release(program);
+    time
+}
+
+fn time_of(gpu: &mut Gpu, program: ProgramId, plan: &Plan, step: &Step) -> Result<Duration> {
     if let Some(rows) = plan.input("rows") {
         gpu.write(program, rows, 0, &[0, CONTEXT as u32 - 1, 0, CONTEXT as u32])?;
     }

@@ -1,0 +1,60 @@
+//! A system that gives no more threads or no more memory: what it refuses is an error, or is done without.
+#![cfg(unix)]
+
+mod command;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use command::{Ran, command, text};
+use tempfile::TempDir;
+
+fn example(path: &str) -> String {
+    text(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/shapes").join(path))
+}
+
+/// Runs the command where no thread can be made: each would have a stack larger than the address space.
+#[track_caller]
+fn alone(args: &[&str]) -> String {
+    let ran: Ran = command(args).env("RUST_MIN_STACK", (1u64 << 47).to_string()).output().expect("it runs").into();
+    assert_eq!(ran.code, Some(0), "{args:?}: {}", ran.err);
+    ran.out
+}
+
+#[test]
+fn without_more_threads_one_does_the_same() {
+    let (bitgen, scene, to) = (example("bitgen/model"), example("samples/spatial_scene_100001.png"), TempDir::new());
+    let to = text(to.expect("a folder").path().join("converted"));
+    let question = ["run", "--device", "cpu", "--image", &scene, "-p", "Describe the image.", "-n", "4"];
+    assert_eq!(alone(&question), command::succeeds(&question));
+    let similarity = ["similarity", "-m", &bitgen, "--device", "cpu", "--image", &scene, "--text", "red circle"];
+    assert_eq!(alone(&similarity), command::succeeds(&similarity));
+    alone(&["inspect", &bitgen]);
+    alone(&["convert", &bitgen, &to]);
+    alone(&["bench", "--device", "cpu", "-m", &bitgen, "-r", "1"]);
+}
+
+/// Runs the command with at most this much address space.
+#[cfg(target_os = "linux")]
+fn within(kilobytes: usize, args: &[&str]) -> Ran {
+    let mut limited = Command::new("sh");
+    limited.arg("-c").arg(format!("ulimit -v {kilobytes}; exec \"$0\" \"$@\""));
+    limited.arg(env!("CARGO_BIN_EXE_ternion")).args(args);
+    limited.stdin(Stdio::null()).output().expect("the command runs").into()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_that_is_refused_is_an_error() {
+    // The published sizes in 16 bits: more than 300 MB of weights, and 256 MB that measure the bandwidth.
+    let bench = ["bench", "--device", "cpu", "--threads", "1", "-p", "2", "-n", "0", "-r", "1"];
+    for megabytes in [150, 300, 400] {
+        let ran = within(1000 * megabytes, &bench);
+        assert!(
+            ran.code == Some(2) && ran.err.contains("bytes of memory"),
+            "{megabytes} MB: {:?} {}",
+            ran.code,
+            ran.err
+        );
+    }
+}
