@@ -51,6 +51,27 @@ fn the_answer_is_the_same_and_the_choice_is_kept() {
 }
 
 #[test]
+fn nothing_is_chosen_for_a_model_that_does_not_open() {
+    if !has_adapter() {
+        return;
+    }
+    let (dir, model) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+    let shapes = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/shapes");
+    for (family, file) in [("model", "model.safetensors"), ("model", "config.json")] {
+        fs::copy(shapes.join(family).join(file), model.path().join(file)).expect("copied");
+    }
+    let model = text(model.path());
+    for (args, problem) in [
+        (["run", "-v", "--device", "gpu", "-m", &model, "-p", "x"], "tokenizer"),
+        (["run", "-v", "--device", "gpu", "-p", "x", "--context", "99999999"], "context"),
+    ] {
+        let ran: Ran = command(&args).env("TERNION_CACHE", dir.path()).output().expect("the command runs").into();
+        assert!(ran.code == Some(2) && ran.err.contains(problem), "{}", ran.err);
+        assert!(!ran.err.contains("chosen") && files(dir.path()).is_empty(), "{}", ran.err);
+    }
+}
+
+#[test]
 fn without_a_folder_nothing_is_chosen() {
     if has_adapter() {
         let ran = answer(Path::new(""), &[]);

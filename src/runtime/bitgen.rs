@@ -131,9 +131,9 @@ impl BitGen {
     ) -> Result<Self> {
         let (start, files) = (Instant::now(), files.into());
         let weights = Weights::open(&files)?;
-        let (mut backend, why) = device::choose(&options.place)?;
-        let dense = options.precision.on(backend.as_ref()).pack();
-        let load = LoadOptions { dense, head: dense, max_binding: backend.caps().max_binding };
+        let device = device::open(&options.place)?;
+        let dense = options.precision.on(&device).pack();
+        let load = LoadOptions { dense, head: dense, max_binding: device.caps().max_binding };
         let model = BitGenStage1::open(&files, &weights, load)?;
         let tokenizer = open_tokenizer(&files, options.tokenizer.as_deref(), model.sizes().vocab, &BITGEN)?;
         let n = model.sizes().positions;
@@ -146,6 +146,9 @@ impl BitGen {
             model.record_decoder(n, n.min(DECODER_OUTPUTS))?,
         ]
         .map(Arc::new);
+        let memory = EpisodicMemory::load(&weights, model.sizes().memory)?;
+        // The files are in order: from here on it may take long.
+        let (mut backend, why) = device.tuned()?;
         let put = |name: &str, words| backend.load_weight(name, words);
         let weight_bytes = load_weights(&weights, plans.iter(), put, progress)?;
         let program = |plan| Program::prepare(backend.as_mut(), plan);
@@ -164,7 +167,7 @@ impl BitGen {
             report,
             temperature: model.temperature().clamp(TEMPERATURE[0], TEMPERATURE[1]),
             tokenizer,
-            memory: Mutex::new(EpisodicMemory::load(&weights, model.sizes().memory)?),
+            memory: Mutex::new(memory),
             core: Mutex::new(core),
             files,
             model,

@@ -16,6 +16,7 @@ use crate::cpu::Cpu;
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
 use crate::models::{self, LoadOptions, Trial};
+use crate::pages::room;
 use crate::plan::{Backend, Plan, ProgramId, Slot, SlotKind, Step};
 use crate::tensor::{DType, Pack, Spec};
 
@@ -83,10 +84,10 @@ pub fn compare(
 ) -> Result<Comparison> {
     let files = files.into();
     let weights = Weights::open(&files)?;
-    let (mut backend, why) = device::choose(&options.place)?;
-    let precision = options.precision.on(backend.as_ref());
+    let device = device::open(&options.place)?;
+    let precision = options.precision.on(&device);
     let dense = precision.pack();
-    let load = LoadOptions { dense, head: options.head.pack(dense), max_binding: backend.caps().max_binding };
+    let load = LoadOptions { dense, head: options.head.pack(dense), max_binding: device.caps().max_binding };
     let model = models::open(files, &weights, load)?;
     let trials = model.trials(precision.kv_dtype())?;
     let stages: Vec<Stage> = trials.into_iter().map(Stage::from).collect();
@@ -95,9 +96,11 @@ pub fn compare(
         let problem = format!("is int8, but {} gives its logits by a ternary matrix", model.family().name);
         return Err(Error::argument("head", problem));
     }
-    let mut plain = Cpu::plain();
+    let (mut plain, (mut backend, why)) = (Cpu::plain(), device.tuned()?);
     let put = |name: &str, words: Vec<u32>| {
-        plain.load_weight(name, words.clone())?;
+        let mut copy = room(name, words.len())?;
+        copy.extend_from_slice(&words);
+        plain.load_weight(name, copy)?;
         backend.load_weight(name, words)
     };
     load_weights(&weights, stages.iter().map(|s| &s.plan), put, &mut progress)?;
@@ -191,6 +194,9 @@ impl Pair {
             let label = format!("{}: {}", stage.name, node.label);
             self.note(node.op.name(), judge(plan, node, &label, &given, &want, &found, self.tolerance));
         }
+        // Every slot of a stage has memory of its own; the next stage needs none of it.
+        self.plain.release(reference);
+        self.backend.release(other);
         Ok(())
     }
 

@@ -108,9 +108,9 @@ impl Engine {
         let (start, files) = (Instant::now(), files.into());
         check_options(&options)?;
         let weights = Weights::open(&files)?;
-        let (mut backend, why) = device::choose(&options.place())?;
-        options.precision = options.precision.on(backend.as_ref());
-        let load = options.load(backend.caps().max_binding);
+        let device = device::open(&options.place())?;
+        options.precision = options.precision.on(&device);
+        let load = options.load(device.caps().max_binding);
         let model = models::open_chat(&files, &weights, load)?;
         let tokenizer = open_tokenizer(&files, options.tokenizer.as_deref(), model.vocab(), model.family())?;
         if tokenizer.is_none() && options.needs_tokenizer {
@@ -133,6 +133,8 @@ impl Engine {
         let prefill = text(options.prefill_rows.max(options.sessions), model.info().image.is_some())?;
         let image = model.info().image.map(|_| model.record_image()).transpose()?.map(Arc::new);
         let plans = [Some(&decode.0), Some(&prefill.0), image.as_ref()];
+        // Files and options are in order: from here on it may take long.
+        let (mut backend, why) = device.tuned()?;
         let put = |name: &str, words| backend.load_weight(name, words);
         let weight_bytes = load_weights(&weights, plans.into_iter().flatten(), put, progress)?;
 

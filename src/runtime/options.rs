@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use super::device::Opened;
 use super::refiner::RefinerOptions;
 use super::sampler::Sampling;
 use crate::error::{Error, Result};
 use crate::models::LoadOptions;
-use crate::plan::Backend;
 use crate::tensor::{DType, Pack};
 
 /// How an engine is opened.
@@ -152,7 +152,7 @@ impl Precision {
     }
 
     /// This precision, or 32 bits with a warning where the device cannot unpack 16-bit floats.
-    pub(super) fn on(self, device: &dyn Backend) -> Self {
+    pub(super) fn on(self, device: &Opened) -> Self {
         if self == Precision::F16 && !device.caps().half {
             log::warn!("{} cannot unpack 16-bit floats: weights and cache take 32 bits", device.describe());
             return Precision::F32;

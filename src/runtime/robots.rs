@@ -15,7 +15,7 @@ use super::robot_think::{Call, LOGIT_ROWS};
 use crate::error::{Error, Result};
 use crate::files::{Image, ModelFiles, Tokenizer, Weights};
 use crate::models::{BitGenModel, ImageInfo, LoadOptions, ROBOTS, RobotSizes, ThinkShape, robot_slots, slots};
-use crate::plan::{Backend, Step};
+use crate::plan::{Backend, Plan, Step};
 
 /// Most tokens of a sample in a call, however many positions the model has.
 const MOST_TOKENS: usize = 1024;
@@ -163,30 +163,30 @@ impl RobotModel {
         }
         let files = files.into();
         let weights = Weights::open(&files)?;
-        let (mut backend, _) = device::choose(&options.place)?;
-        let dense = options.precision.on(backend.as_ref()).pack();
-        let load = LoadOptions { dense, head: dense, max_binding: backend.caps().max_binding };
+        let device = device::open(&options.place)?;
+        let dense = options.precision.on(&device).pack();
+        let load = LoadOptions { dense, head: dense, max_binding: device.caps().max_binding };
         let model = BitGenModel::open(&files, &weights, load)?;
         let tokenizer = open_tokenizer(&files, options.tokenizer.as_deref(), model.sizes().vocab, &ROBOTS)?;
-        let core = Self::prepare(&model, &weights, backend.as_mut(), options.samples)?;
+        let plans = Self::record(&model, options.samples)?;
+        // The files are in order: from here on it may take long.
+        let (mut backend, _) = device.tuned()?;
+        load_weights(&weights, plans.iter(), |name, words| backend.load_weight(name, words), |_| {})?;
+        let [a, b, c, d, e, f, g] = plans.each_ref().map(|plan| Program::prepare(backend.as_mut(), plan));
+        let core = [a?, b?, c?, d?, e?, f?, g?];
         let [patches, images, plain, masked, fused, both, decoder] = core;
         let core = Core { backend, patches, images, think: [plain, masked, fused, both], decoder };
         let (info, options) = (model.image_info(), options.clone());
         Ok(RobotModel { model, info, options, tokenizer, core: Mutex::new(core) })
     }
 
-    fn prepare(
-        model: &BitGenModel,
-        weights: &Weights,
-        backend: &mut dyn Backend,
-        samples: usize,
-    ) -> Result<[Program; 7]> {
+    fn record(model: &BitGenModel, samples: usize) -> Result<[Arc<Plan>; 7]> {
         let (tokens, keys) = (most_tokens(model.sizes()), most_keys(model.sizes()));
         let rows = samples * tokens;
         let think = |images, masked| {
             model.record_think(&ThinkShape { samples, rows, keys, outputs: LOGIT_ROWS, images, masked })
         };
-        let plans = [
+        Ok([
             model.record_patches(samples)?,
             model.record_images(samples)?,
             think(false, false)?,
@@ -195,10 +195,7 @@ impl RobotModel {
             think(true, true)?,
             model.record_decoder(tokens, 1)?,
         ]
-        .map(Arc::new);
-        load_weights(weights, plans.iter(), |name, words| backend.load_weight(name, words), |_| {})?;
-        let [a, b, c, d, e, f, g] = plans.each_ref().map(|plan| Program::prepare(backend, plan));
-        Ok([a?, b?, c?, d?, e?, f?, g?])
+        .map(Arc::new))
     }
 
     /// The model's sizes.
