@@ -66,8 +66,17 @@ impl<'a> Tile<'a> {
     }
 }
 
-/// All `jobs`: `y[out..] = scale · inv_k · Σ code · activation (+ residual[out..])`. Outputs do not overlap.
+/// The first product, by output, that would write what the one before it writes.
+fn overlap(stack: Stack, jobs: &[Product]) -> Option<usize> {
+    let mut ranges: Vec<(usize, usize)> = jobs.iter().map(|j| (j.out, j.out + stack.part(j.matrix).rows)).collect();
+    ranges.sort_unstable();
+    ranges.windows(2).find(|pair| pair[1].0 < pair[0].1).map(|pair| pair[1].0)
+}
+
+/// All `jobs`: `y[out..] = scale · inv_k · Σ code · activation (+ residual[out..])`. Outputs must not overlap: tasks write
+/// them at the same time.
 pub fn ternary_products(stack: Stack, mut jobs: Vec<Product>, threads: &Threads, residual: &[f32], y: &mut [f32]) {
+    debug_assert_eq!(overlap(stack, &jobs), None, "two products write this output");
     jobs.sort_by_key(|j| j.matrix);
     let kernel = tile_kernel();
     let mut groups: Vec<&[Product]> = jobs.chunk_by(|a, b| a.matrix == b.matrix).collect();
@@ -135,6 +144,17 @@ mod tests {
         #[cfg(target_arch = "x86_64")]
         all.extend(super::super::ternary_x86::kernels());
         all
+    }
+
+    #[test]
+    fn products_that_write_the_same_outputs_are_found() {
+        let parts = [Packed::new(3, 4, &[1; 12], 1.0), Packed::new(130, 4, &[1; 520], 1.0)];
+        let words = stack(&parts);
+        let product = |matrix, out| Product { matrix, act: Codes { codes: &[], sum: 0 }, inv_k: 1.0, out };
+        let found = |jobs: &[Product]| overlap(Stack(&words), jobs);
+        assert_eq!(found(&[product(1, 3), product(0, 0), product(0, 133)]), None);
+        assert_eq!(found(&[product(1, 3), product(0, 1)]), Some(3));
+        assert_eq!(found(&[product(0, 132), product(1, 3)]), Some(132));
     }
 
     #[test]
