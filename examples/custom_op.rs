@@ -68,7 +68,7 @@ impl Op for SignedSquare {
         let x = inputs[0];
         let words = [x.lead as u32, x.rows() as u32, x.width() as u32];
         Kernel {
-            source: Source { name: "signed_square", text: SHADER },
+            source: Source::new("signed_square", SHADER),
             defines: vec![],
             overrides: vec![],
             params: Params {
