@@ -59,7 +59,7 @@ fn ternary(name: &'static str, rows: usize, [out, d]: [usize; 2], zeros: bool) -
 
 /// Gate and up of EmberNet's two chosen experts and the shared one.
 fn experts(name: &'static str, rows: usize) -> Case {
-    let experts = Experts { k: 2, n: 8 };
+    let experts = Experts { k: 2, n: 8, shared: 1 };
     let matrix: OnceCell<Packed> = OnceCell::new();
     let record = move |r: &Rig, copy: usize| {
         let matrix = matrix.get_or_init(|| Noise(3).packed(2048, 768, false, 0.03));

@@ -118,10 +118,10 @@ fn norm_of(group: u32, t: u32) -> u32 {
     var norm = t;
 #ifdef SWIGLU
     let per = TERMS / params.slots;
-    norm = expert_of(group, t / per, params.slots - 1u) * per + t % per;
+    norm = expert_of(group, t / per) * per + t % per;
 #endif
 #ifdef COMBINE
-    norm = expert_of(group / params.slots, group % params.slots, params.slots - 1u);
+    norm = expert_of(group / params.slots, group % params.slots);
 #endif
     return norm * (params.width / 4u);
 }

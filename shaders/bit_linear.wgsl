@@ -140,7 +140,7 @@ fn gather(mine: array<vec4<i32>, QUADS>, lane: u32, share: u32, g: u32) -> array
 // The matrix of a term; `first` is the first matrix of the workgroup.
 fn matrix_of(row: u32, first: u32, t: u32) -> u32 {
 #ifdef COMBINE
-    return expert_of(row, t, params.slots - 1u);
+    return expert_of(row, t);
 #else
     return first + t;
 #endif
@@ -185,7 +185,7 @@ fn main(
     let place = Tile(0u, group.x * GROUPS, 0u);
 #ifdef SWIGLU
     let row = group.y / params.slots;
-    let first = expert_of(row, group.y % params.slots, params.slots - 1u) * TERMS;
+    let first = expert_of(row, group.y % params.slots) * TERMS;
 #else
     let row = group.y;
     let first = 0u;

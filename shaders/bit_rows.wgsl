@@ -94,7 +94,7 @@ fn find_places(id: u32, expert: u32) {
         let rows = led(params.lead, params.rows);
         for (var row = 0u; row < rows; row++) {
             for (var slot = 0u; slot < params.slots; slot++) {
-                if expert_of(row, slot, params.slots - 1u) == expert && n < MAX_ROWS {
+                if expert_of(row, slot) == expert && n < MAX_ROWS {
                     places[n] = row * params.slots + slot;
                     n++;
                 }
@@ -172,7 +172,8 @@ fn products(id: u32, tile: u32, in_tile: u32, expert: u32) {
 
 fn combine(id: u32, tile: u32) {
     let in_tile = (tile * LANES + id) * QUADS;
-    for (var expert = 0u; expert <= params.n_experts; expert++) { products(id, tile, in_tile, expert); }
+    let all = params.n_experts + params.slots - params.k;
+    for (var expert = 0u; expert < all; expert++) { products(id, tile, in_tile, expert); }
     // A lane adds up what it has written itself, slot by slot.
     let rows = led(params.lead, params.rows);
     for (var row = 0u; row < rows; row++) {

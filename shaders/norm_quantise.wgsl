@@ -40,7 +40,7 @@ fn run(lane: Lane, group: vec3<u32>) {
     var norm = which;
 #ifdef EXPERTS
     let slot = which / params.norms;
-    var expert = params.n_experts;
+    var expert = params.n_experts + slot - params.k;
     if slot < params.k { expert = top[row * params.k + slot]; }
     norm = expert * params.norms + which % params.norms;
 #endif

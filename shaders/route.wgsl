@@ -22,10 +22,11 @@ struct Params {
 #bind var<storage, read_write> weights: array<f32>; // [rows, k]
 #bind var<storage, read_write> log: array<u32>; // [capacity, k]
 
-const MAX_EXPERTS: u32 = 32u;
+const MAX_EXPERTS: u32 = 512u;
+const AT_ONCE: u32 = 32u; // experts, at most as many as threads
 const LANES: u32 = 8u; // threads of an expert
 
-var<workgroup> shares: array<f32, MAX_EXPERTS * LANES>;
+var<workgroup> shares: array<f32, AT_ONCE * LANES>;
 var<workgroup> logits: array<f32, MAX_EXPERTS>;
 
 fn run(lane: Lane, group: vec3<u32>) {
@@ -39,20 +40,24 @@ fn run(lane: Lane, group: vec3<u32>) {
     let rms = sqrt(at_least(workgroup_sum(lane, squares) / f32(params.width), params.floor) + params.eps);
 
     let share = lane.id % LANES;
-    for (var e = lane.id / LANES; e < params.experts; e += WG / LANES) {
-        var sum = 0.0;
-        for (var i = share; i < quarter; i += LANES) {
-            let v = bounded4(x[row * quarter + i], params.in_bound) / rms;
-            sum += dot(norm[i] * bounded4(v, params.out_bound), w[e * quarter + i]);
+    for (var first = 0u; first < params.experts; first += AT_ONCE) {
+        let end = min(first + AT_ONCE, params.experts);
+        for (var e = first + lane.id / LANES; e < end; e += WG / LANES) {
+            var sum = 0.0;
+            for (var i = share; i < quarter; i += LANES) {
+                let v = bounded4(x[row * quarter + i], params.in_bound) / rms;
+                sum += dot(norm[i] * bounded4(v, params.out_bound), w[e * quarter + i]);
+            }
+            shares[(e - first) * LANES + share] = sum;
         }
-        shares[e * LANES + share] = sum;
+        workgroupBarrier();
+        let mine = first + lane.id;
+        if mine < end {
+            var logit = bias[mine];
+            for (var i = 0u; i < LANES; i++) { logit += shares[lane.id * LANES + i]; }
+            logits[mine] = logit;
+        }
+        workgroupBarrier();
     }
-    workgroupBarrier();
-    if lane.id < params.experts {
-        var logit = bias[lane.id];
-        for (var i = 0u; i < LANES; i++) { logit += shares[lane.id * LANES + i]; }
-        logits[lane.id] = logit;
-    }
-    workgroupBarrier();
     if lane.id == 0u { choose(row, 0u); }
 }

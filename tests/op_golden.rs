@@ -303,7 +303,7 @@ const MULTIPLIER: &str = "moe.clamp.down_proj_multiplier";
 /// The mixture of experts on the golden input, with every down projection times `times`. The file holds them as the
 /// clamp case has them: multiplied already.
 fn moe(r: &Rig, golden: &Golden, times: f32) -> [Slot; 4] {
-    let experts = Experts { k: 2, n: 8 };
+    let experts = Experts { k: 2, n: 8, shared: 1 };
     let owners: Vec<String> =
         (0..8).map(|i| format!("moe.experts.{i}")).chain(["moe.shared_expert".to_owned()]).collect();
     let gate_up: Vec<String> = owners.iter().flat_map(|o| [format!("{o}.gate_proj"), format!("{o}.up_proj")]).collect();

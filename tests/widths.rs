@@ -68,6 +68,38 @@ fn embernets_of_any_width_agree_on_every_device() {
     }
 }
 
+/// An EmberNet of so many experts, of which k are chosen, and so many shared ones.
+fn with_experts([n, k, shared]: [usize; 3]) -> EmberNetConfig {
+    EmberNetConfig {
+        num_experts: n,
+        num_experts_per_tok: k,
+        num_shared_experts: shared,
+        expert_domains: (0..n).map(|i| i.to_string()).collect(),
+        ..embernet([32, 4, 2, 10], [16, 16, 8, 2, 4])
+    }
+}
+
+#[test]
+fn embernets_of_few_and_many_experts_agree_on_every_device() {
+    for counts in [[1, 1, 0], [3, 2, 2], [40, 4, 1], [256, 8, 0], [512, 8, 4]] {
+        let files = models::synthetic_of(with_experts(counts)).expect("a model");
+        agrees(&format!("experts, chosen, shared {counts:?}"), &files, Head::F16);
+    }
+}
+
+#[test]
+fn counts_of_experts_beyond_the_bounds_are_named() {
+    for (counts, key) in [
+        ([513, 8, 1], "num_experts"),
+        ([0, 1, 1], "num_experts"),
+        ([4, 5, 1], "num_experts_per_tok"),
+        ([4, 2, 5], "num_shared_experts"),
+    ] {
+        let files = models::synthetic_of(with_experts(counts)).expect("a model");
+        parts::assert_says(compare(files, &CompareOptions::default(), |_| ()), &[key, "expected an integer in"]);
+    }
+}
+
 #[test]
 fn widths_that_halves_or_the_pooler_cannot_have_are_named() {
     let says = |text, image, parts: &[&str]| {

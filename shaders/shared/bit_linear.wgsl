@@ -6,7 +6,8 @@
 
 struct Params {
     width: u32,
-    slots: u32, // k + 1 with experts, else 1
+    slots: u32, // of a row with experts: k, then the shared ones'; else 1
+    k: u32,
     n_experts: u32,
     out_width: u32,
     eps: f32,
@@ -45,9 +46,10 @@ struct Params {
 
 #ifdef PLAIN
 #else
-fn expert_of(row: u32, slot: u32, k: u32) -> u32 {
-    if slot < k { return top[row * k + slot]; }
-    return params.n_experts;
+fn expert_of(row: u32, slot: u32) -> u32 {
+    var expert = params.n_experts + slot - params.k;
+    if slot < params.k { expert = top[row * params.k + slot]; }
+    return expert;
 }
 #endif
 
@@ -60,7 +62,7 @@ fn meet(before: vec4<f32>, v: vec4<f32>, row: u32, t: u32) -> vec4<f32> {
 #else
 #ifdef COMBINE
     var factor = 1.0;
-    if t + 1u < TERMS { factor = mix[row * (TERMS - 1u) + t]; }
+    if t < params.k { factor = mix[row * params.k + t]; }
     return before + factor * v;
 #else
     return v;

@@ -1,6 +1,34 @@
 // The choice of a router (ops/router.rs, ops/route.rs): the k most probable experts of a row, renormalised.
 // Imported where `logits`, `rows`, `top`, `weights`, `log` and `params` with `experts` and `k` are declared.
 
+// A logit as a number that grows with it; NaN is above or below all others, by its sign.
+fn rank_of(logit: f32) -> u32 {
+    let bits = bitcast<u32>(logit);
+    let sign = 0x80000000u;
+    let negative = (bits & sign) != 0u;
+    // The two zeros are equal.
+    return select(select(bits | sign, ~bits, negative), sign, bits == sign);
+}
+
+// The first of the experts with the largest logit among those that come after expert `last` in the order of choice:
+// smaller logits, and equal ones of larger numbers. All come after none.
+fn best_behind(base: u32, is_after: bool, last: u32) -> u32 {
+    let last_rank = rank_of(logits[base + last]);
+    var best = 0u;
+    var best_rank = 0u;
+    var found = false;
+    for (var e = 0u; e < params.experts; e++) {
+        let rank = rank_of(logits[base + e]);
+        let free = !is_after || rank < last_rank || (rank == last_rank && e > last);
+        if free && (!found || rank > best_rank) {
+            best = e;
+            best_rank = rank;
+            found = true;
+        }
+    }
+    return best;
+}
+
 // `base`: where the row's logits begin.
 fn choose(row: u32, base: u32) {
     var most = logits[base];
@@ -9,20 +37,12 @@ fn choose(row: u32, base: u32) {
     for (var e = 0u; e < params.experts; e++) { total += exp(logits[base + e] - most); }
 
     let at = (rows[row].y + rows[row].z) * params.k;
-    var taken = 0u; // a bit for each expert
+    var last = 0u;
     var chosen = 0.0;
     for (var i = 0u; i < params.k; i++) {
-        var best = 0u;
-        var best_logit = -3.4e38;
-        for (var e = 0u; e < params.experts; e++) {
-            let free = ((taken >> e) & 1u) == 0u;
-            if free && (logits[base + e] > best_logit || best_logit == -3.4e38) {
-                best = e;
-                best_logit = logits[base + e];
-            }
-        }
-        taken |= 1u << best;
-        let p = exp(best_logit - most) / total;
+        let best = best_behind(base, i > 0u, last);
+        last = best;
+        let p = exp(logits[base + best] - most) / total;
         chosen += p;
         top[row * params.k + i] = best;
         weights[row * params.k + i] = p;

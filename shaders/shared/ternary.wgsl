@@ -10,7 +10,7 @@ struct Params {
     sets: u32,
     set_words: u32,
     parts: u32, // matrices of the stack, or of one expert
-    slots: u32, // k + 1 with experts, else 1
+    slots: u32, // of a row with experts, else 1
     k: u32,
     n_experts: u32,
     out_width: u32,

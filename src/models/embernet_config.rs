@@ -5,8 +5,11 @@ use serde_json::{Map, Value, json};
 use super::cursor::dims;
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights, text};
+use crate::ops::MAX_EXPERTS;
 use crate::ternary::WeightQuant;
 
+/// Most experts that all rows share.
+const MAX_SHARED: usize = 4;
 /// Largest configuration file.
 const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
@@ -31,6 +34,9 @@ pub struct EmberNetConfig {
     pub num_experts: usize,
     /// Experts chosen a token.
     pub num_experts_per_tok: usize,
+    /// Experts that every token uses beside the chosen ones: one is `shared_expert` in a checkpoint, several are
+    /// `shared_experts.0` and so on.
+    pub num_shared_experts: usize,
     /// Names of the experts.
     pub expert_domains: Vec<String>,
     /// Tokens that an image becomes.
@@ -108,6 +114,35 @@ impl<'a> Section<'a> {
         value.as_u64().filter(fits).map(|n| n as usize).ok_or_else(problem)
     }
 
+    /// How many experts all tokens share: `num_shared_experts`, which published files lack, else one unless
+    /// `use_shared_expert` says that there is none.
+    fn shared_experts(&self) -> Result<usize> {
+        let used = match self.map.get("use_shared_expert") {
+            None | Some(Value::Null) => None,
+            Some(&Value::Bool(used)) => Some(used),
+            Some(value) => {
+                let problem = format!("is {value}, expected true or false");
+                return Err(Error::config(self.key("use_shared_expert"), problem));
+            }
+        };
+        let key = "num_shared_experts";
+        let n = match self.map.get(key) {
+            None | Some(Value::Null) => return Ok(usize::from(used != Some(false))),
+            Some(value) => {
+                let problem =
+                    || Error::config(self.key(key), format!("is {value}, expected an integer in 0..={MAX_SHARED}"));
+                let fits = |n: &u64| *n <= MAX_SHARED as u64;
+                value.as_u64().filter(fits).map(|n| n as usize).ok_or_else(problem)?
+            }
+        };
+        match used {
+            Some(used) if used != (n > 0) => {
+                Err(Error::config(self.key(key), format!("is {n}, but use_shared_expert is {used}")))
+            }
+            _ => Ok(n),
+        }
+    }
+
     /// A token number, or the default of the model's code.
     fn token(&self, key: &str, default: u32) -> Result<u32> {
         match self.map.get(key) {
@@ -148,7 +183,7 @@ impl EmberNetConfig {
         let vision = root().inner("vision_config", "vision_config");
         let vision = vision.or_else(|| encoder.inner("siglip_vision_config", "vision_encoder.siglip_vision_config"));
         let vision = vision.unwrap_or(Section { file: &siglip, name: "", map: &siglip_map });
-        let num_experts = decoder.size("num_experts", 32)?;
+        let num_experts = decoder.size("num_experts", MAX_EXPERTS)?;
         let this = EmberNetConfig {
             vocab_size: decoder.size("vocab_size", 1 << 24)?,
             hidden_size: decoder.size("hidden_size", 1 << 16)?,
@@ -159,6 +194,7 @@ impl EmberNetConfig {
             max_position_embeddings: decoder.size("max_position_embeddings", 1 << 20)?,
             num_experts,
             num_experts_per_tok: decoder.size("num_experts_per_tok", num_experts)?,
+            num_shared_experts: decoder.shared_experts()?,
             expert_domains: expert_names(decoder.map, num_experts),
             num_image_tokens: encoder.size("num_image_tokens", 1 << 16)?,
             pad_token_id: special.token("pad_token_id", 0)?,
@@ -195,6 +231,7 @@ impl EmberNetConfig {
             max_position_embeddings: 4096,
             num_experts: domains.len(),
             num_experts_per_tok: 2,
+            num_shared_experts: 1,
             expert_domains: domains.map(str::to_owned).to_vec(),
             num_image_tokens: 64,
             pad_token_id: 0,
@@ -230,12 +267,6 @@ impl EmberNetConfig {
         // The projector and the pooler have 8 heads each.
         whole("hidden_size", self.hidden_size, 8, "the projector's heads,")?;
         whole("vision hidden_size", self.vision.hidden_size, 8, "the pooler's heads,")?;
-        if decoder.map.get("use_shared_expert") == Some(&Value::Bool(false)) {
-            return Err(Error::config(
-                decoder.key("use_shared_expert"),
-                "is false; every published EmberNet has a shared expert",
-            ));
-        }
         Ok(())
     }
 
@@ -253,7 +284,8 @@ impl EmberNetConfig {
             "max_position_embeddings": self.max_position_embeddings,
             "num_experts": self.num_experts,
             "num_experts_per_tok": self.num_experts_per_tok,
-            "use_shared_expert": true,
+            "use_shared_expert": self.num_shared_experts > 0,
+            "num_shared_experts": self.num_shared_experts,
             "expert_domains": self.expert_domains,
             "num_image_tokens": self.num_image_tokens,
             "pad_token_id": self.pad_token_id,

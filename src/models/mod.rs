@@ -99,8 +99,8 @@ pub mod slots {
     /// State `[sessions, ceil(vocab / 32)]`: a bit for each token that occurred in a sequence with a repetition penalty.
     pub const SEEN: &str = "seen";
 
-    /// Tag `[max_rows, k + 1, d_ff]`: what the second matrices of layer `i`'s chosen experts read, before their norm; the
-    /// shared expert's is the last of a row.
+    /// Tag `[max_rows, slots, d_ff]`: what the second matrices of layer `i`'s chosen experts read, before their norm; the
+    /// shared expert's is the last of a row, and a model without one has no such tag.
     pub fn hidden(i: usize) -> String {
         format!("layer.{i}.hidden")
     }

@@ -82,7 +82,7 @@ impl BitStack {
         [self.norms.slot(p), self.weights.slot(p)]
     }
 
-    /// x `[rows, d_in]` or `[rows, k + 1, d_in]` → `[rows, k + 1, Σ d_out]` by each row's experts.
+    /// x `[rows, d_in]` or `[rows, slots, d_in]` → `[rows, slots, Σ d_out]` by each row's experts.
     fn record_experts(&self, p: &PlanBuilder, x: Slot, q: Quant, chosen: Chosen) -> Slot {
         let Chosen { top, groups, experts } = chosen;
         let codes = p.norm_quantise_experts(x, self.norms.slot(p), top, experts, q.norm, q.act);
@@ -98,7 +98,7 @@ struct Chosen {
     experts: Experts,
 }
 
-/// Mixture of SwiGLU experts, the k best of n and a shared one. Source: Shazeer et al. 2017; Dai et al. 2024.
+/// Mixture of SwiGLU experts, the k best of n and those that all rows share. Source: Shazeer et al. 2017; Dai et al. 2024.
 #[derive(Debug)]
 pub struct Moe {
     router: Tensor,
@@ -113,16 +113,21 @@ impl Moe {
     /// Takes the tensors below `w`.
     pub fn load(w: &Cursor, c: &EmberNetConfig) -> Self {
         let (d, d_ff, n) = (c.hidden_size, c.intermediate_size, c.num_experts);
-        let expert = |e: usize| if e < n { w.at("experts").at(e) } else { w.at("shared_expert") };
+        let experts = Experts { k: c.num_experts_per_tok, n, shared: c.num_shared_experts };
+        let expert = |e: usize| match e.checked_sub(n) {
+            None => w.at("experts").at(e),
+            Some(_) if experts.shared == 1 => w.at("shared_expert"),
+            Some(shared) => w.at("shared_experts").at(shared),
+        };
         let gate_up: Vec<Cursor> =
-            (0..=n).flat_map(|e| ["gate_proj", "up_proj"].map(|name| expert(e).at(name))).collect();
-        let down: Vec<Cursor> = (0..=n).map(|e| expert(e).at("down_proj")).collect();
+            (0..experts.all()).flat_map(|e| ["gate_proj", "up_proj"].map(|name| expert(e).at(name))).collect();
+        let down: Vec<Cursor> = (0..experts.all()).map(|e| expert(e).at("down_proj")).collect();
         Moe {
             router: w.exact("router.weight", &[n, d]),
             router_bias: w.vector("router.bias", n),
             gate_up: BitStack::of(&gate_up, &[d_ff, d_ff], d),
             down: BitStack::of(&down, &[d], d_ff),
-            experts: Experts { k: c.num_experts_per_tok, n },
+            experts,
             quant: Quant::new(c),
         }
     }
@@ -131,7 +136,7 @@ impl Moe {
     pub fn record_add(&self, p: &PlanBuilder, x: Slot, norm: Pre, rows: Slot, log: Slot, name: &str) -> Slot {
         let tag = |what: &str, slot| p.tag(format!("{name}.{what}"), slot);
         let (n, d_ff) = (p.spec(x).shape[0], self.gate_up.outs[0]);
-        if p.fuses(n, d_ff, self.experts.k + 1) && p.fuses(n, p.spec(x).width(), 2) {
+        if p.fuses(n, d_ff, self.experts.slots()) && p.fuses(n, p.spec(x).width(), 2) {
             return self.record_few(p, x, norm, rows, log, tag);
         }
         let h = p.rms_norm(x, norm.1.slot(p), norm.0);
@@ -142,11 +147,16 @@ impl Moe {
         tag("topk_weights", weights);
         let groups = (p.spec(top).shape[0] > FEW_ROWS).then(|| p.group_rows(top, self.experts));
         let chosen = Chosen { top, groups, experts: self.experts };
-        let y = self.gate_up.record_experts(p, h, self.quant, chosen); // [rows, k + 1, 2·d_ff]
-        let y = tag("hidden", p.swiglu(y)); // [rows, k + 1, d_ff]
-        let y = self.down.record_experts(p, y, self.quant, chosen); // [rows, k + 1, d]
+        let y = self.gate_up.record_experts(p, h, self.quant, chosen); // [rows, slots, 2·d_ff]
+        let y = self.tag_hidden(p.swiglu(y), &tag); // [rows, slots, d_ff]
+        let y = self.down.record_experts(p, y, self.quant, chosen); // [rows, slots, d]
         tag("experts_out", y);
         p.combine(x, y, weights, BOUND)
+    }
+
+    /// Names what the second matrices read; its last vector is a shared expert's wherever it has a name.
+    fn tag_hidden(&self, y: Slot, tag: impl Fn(&str, Slot) -> Slot) -> Slot {
+        if self.experts.shared == 0 { y } else { tag("hidden", y) }
     }
 
     /// [`Moe::record_add`] in three launches, for few rows.
@@ -165,7 +175,7 @@ impl Moe {
         tag("topk_weights", choice[1]);
         let input = self.quant.input(Some((norm, w)));
         let y = p.bit_swiglu(x, input, self.gate_up.slots(p), self.gate_up.outs[0], choice[0], experts);
-        let y = tag("hidden", y); // [rows, k + 1, d_ff]
+        let y = self.tag_hidden(y, &tag); // [rows, slots, d_ff]
         p.bit_combine(y, self.quant.input(None), self.down.slots(p), choice, experts, (x, BOUND))
     }
 }

@@ -34,15 +34,16 @@ struct BitLinear {
 enum Kind {
     /// x `[n, d]` → `[n, Σ outs]`, each matrix under its own norm.
     Plain,
-    /// x `[n, d]` → `[n, k + 1, out]`: SwiGLU of each expert's two matrices.
+    /// x `[n, d]` → `[n, slots, out]`: SwiGLU of each expert's two matrices.
     SwiGlu(Experts),
-    /// x `[n, k + 1, d]` → `[n, out]`: the weighted sum of the experts' products, clamped to ± the bound.
+    /// x `[n, slots, d]` → `[n, out]`: the weighted sum of the experts' products, clamped to ± the bound.
     Combine(Experts, f32),
 }
 
 params!(BitLinearParams {
     width: u32,
     slots: u32,
+    k: u32,
     n_experts: u32,
     out_width: u32,
     eps: f32,
@@ -108,8 +109,8 @@ impl PlanBuilder {
         self.push(op, &slots)
     }
 
-    /// x `[n, d]` through the first half of each row's experts: `[n, k + 1, d_ff]`, `silu(gate) · up`, with a stack of
-    /// gate and up of each expert, the shared one last.
+    /// x `[n, d]` through the first half of each row's experts: `[n, slots, d_ff]`, `silu(gate) · up`, with a stack of
+    /// gate and up of each expert, the shared ones last.
     #[track_caller]
     pub fn bit_swiglu(
         &self,
@@ -125,7 +126,7 @@ impl PlanBuilder {
         self.push(op, &slots)
     }
 
-    /// h `[n, k + 1, d]` through the second half of each row's experts: `residual + clamp(Σ weight · y + y shared)`,
+    /// h `[n, slots, d]` through the second half of each row's experts: `residual + clamp(Σ weight · y + Σ y shared)`,
     /// `[n, out]`; `choice` is the experts and their weights.
     #[track_caller]
     pub fn bit_combine(
@@ -160,7 +161,7 @@ impl BitLinear {
         match self.kind {
             Kind::Plain => 1,
             Kind::SwiGlu(_) => 2,
-            Kind::Combine(experts, _) => experts.k + 1,
+            Kind::Combine(experts, _) => experts.slots(),
         }
     }
 
@@ -211,14 +212,14 @@ impl Op for BitLinear {
         let n = x.shape[0];
         let (rest, experts) = (&inputs[self.rest()..], self.experts());
         let shape = match self.kind {
-            Kind::Combine(e, _) => vec![n, e.k + 1, d],
+            Kind::Combine(e, _) => vec![n, e.slots(), d],
             _ => vec![n, d],
         };
         expect("x", x, &shape, &[DType::F32])?;
         require("x", x, d.is_multiple_of(4), "a multiple of 4 columns")?;
         let fits = self.terms() * code_words(d) <= MAX_CODE_WORDS;
         require("x", x, fits, "columns whose codes fit in workgroup memory")?;
-        let matrices = self.outs.len() * experts.map_or(1, |e| e.n + 1);
+        let matrices = self.outs.len() * experts.map_or(1, Experts::all);
         expect("norm weights", inputs[1], &[matrices, d], &[DType::F32])?;
         let total = matrices / self.outs.len() * self.outs.iter().sum::<usize>();
         expect("weights", inputs[2], &[matrices, total, d], &[DType::Ternary])?;
@@ -232,7 +233,7 @@ impl Op for BitLinear {
             expect("weights of the experts", rest[1], &[n, e.k], &[DType::F32])?;
         }
         let shape = match self.kind {
-            Kind::SwiGlu(e) => vec![n, e.k + 1, self.out_width()],
+            Kind::SwiGlu(e) => vec![n, e.slots(), self.out_width()],
             _ => vec![n, self.out_width()],
         };
         if self.residual {
@@ -261,7 +262,7 @@ impl Op for BitLinear {
         if self.is_shared(caps, inputs) {
             return self.codes_kernel(inputs, &lead);
         }
-        let slots = if let Kind::SwiGlu(e) = self.kind { e.k + 1 } else { 1 };
+        let slots = if let Kind::SwiGlu(e) = self.kind { e.slots() } else { 1 };
         let Tuning { split, quads, .. } = caps.tuning;
         // The two matrices of SwiGLU meet in the same outputs.
         let outs = if self.kind == Kind::Plain { &self.outs[..] } else { &self.outs[..1] };
@@ -311,8 +312,8 @@ impl BitLinear {
     fn sets(&self) -> [usize; 2] {
         match self.kind {
             Kind::Plain => [1, self.outs.len()],
-            Kind::SwiGlu(e) => [e.k + 1, self.outs.len()],
-            Kind::Combine(e, _) => [e.k + 1, 1],
+            Kind::SwiGlu(e) => [e.slots(), self.outs.len()],
+            Kind::Combine(e, _) => [e.slots(), 1],
         }
     }
 
@@ -362,7 +363,7 @@ impl BitLinear {
         let four = rows > 2 && self.kind == Kind::Plain;
         let blocks = match self.kind {
             Kind::Plain => Extent::rows(lead, 1, if four { 4 } else { 2 }),
-            Kind::SwiGlu(e) => Extent::Fixed(e.n + 1),
+            Kind::SwiGlu(e) => Extent::Fixed(e.all()),
             Kind::Combine(..) => Extent::Fixed(1),
         };
         let overrides = [("TERMS", terms), ("UNITS", units), ("FIRST_PRODUCT", first_product), ("TILES", tiles)];
@@ -386,7 +387,8 @@ impl BitLinear {
         let (norm, pre) = (self.norm, self.pre.unwrap_or(self.norm));
         BitLinearParams {
             width: width as u32,
-            slots: self.experts().map_or(1, |e| e.k + 1) as u32,
+            slots: self.experts().map_or(1, Experts::slots) as u32,
+            k: self.experts().map_or(0, |e| e.k) as u32,
             n_experts: self.experts().map_or(0, |e| e.n) as u32,
             out_width: self.out_width() as u32,
             eps: norm.eps,

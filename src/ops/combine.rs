@@ -7,15 +7,16 @@ use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, 
 use crate::shader;
 use crate::tensor::{DType, Spec};
 
-/// `out[r] = x[r] + clamp(Σ_{i<k} weight[r, i] · y[r, i] + y[r, k], ±bound)`: the chosen experts', then the shared one's.
+/// `out[r] = x[r] + clamp(Σ_{i<k} weight[r, i] · y[r, i] + Σ_{i≥k} y[r, i], ±bound)`: the chosen experts', then the
+/// shared ones'.
 ///
-/// x `[n, d]`, y `[n, k + 1, d]`, weights `[n, k]`, all F32 → `[n, d]` F32. A gather: no atomics, one order of sums.
+/// x `[n, d]`, y `[n, slots, d]`, weights `[n, k]`, all F32 → `[n, d]` F32. A gather: no atomics, one order of sums.
 #[derive(Debug)]
 pub(super) struct Combine {
     pub(super) bound: f32,
 }
 
-params!(CombineParams { lead: u32, rows: u32, width: u32, k: u32, bound: f32 });
+params!(CombineParams { lead: u32, rows: u32, width: u32, slots: u32, k: u32, bound: f32 });
 
 impl PlanBuilder {
     /// Residual x plus the weighted sum of the experts' outputs y, clamped to ±bound.
@@ -34,20 +35,22 @@ impl Op for Combine {
         let (x, k) = (inputs[0], inputs[2].width());
         let n = x.shape[0];
         expect("x", x, &[n, x.width()], &[DType::F32])?;
-        expect("experts' outputs", inputs[1], &[n, k + 1, x.width()], &[DType::F32])?;
+        let slots = inputs[1].shape.get(1).map_or(k, |&slots| slots.max(k));
+        expect("experts' outputs", inputs[1], &[n, slots, x.width()], &[DType::F32])?;
         expect("weights", inputs[2], &[n, k], &[DType::F32])?;
         Ok(vec![x.clone()])
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {
         let (x, y, weights) = (io.f32s(0), io.f32s(1), io.f32s(2));
-        let (width, k) = (io.spec(0).width(), io.spec(2).width());
+        let (width, slots, k) = (io.spec(0).width(), io.spec(1).shape[1], io.spec(2).width());
         let rows = step.leading(io.spec(0));
         let out = io.out_f32s(0);
         for r in 0..rows {
             for i in 0..width {
-                let expert = |s: usize| y[(r * (k + 1) + s) * width + i];
-                let sum = (0..k).map(|s| weights[r * k + s] * expert(s)).sum::<f32>() + expert(k);
+                let expert = |s: usize| y[(r * slots + s) * width + i];
+                let chosen = (0..k).map(|s| weights[r * k + s] * expert(s)).sum::<f32>();
+                let sum = (k..slots).fold(chosen, |sum, s| sum + expert(s));
                 out[r * width + i] = x[r * width + i] + sum.clamp(-self.bound, self.bound);
             }
         }
@@ -55,12 +58,12 @@ impl Op for Combine {
 
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
         let (x, y, weights) = (io.f32s(0), io.f32s(1), io.f32s(2));
-        let (width, k) = (io.spec(0).width(), io.spec(2).width());
+        let (width, slots, k) = (io.spec(0).width(), io.spec(1).shape[1], io.spec(2).width());
         let (rows, threads) = (step.leading(io.spec(0)), io.threads);
         let out = fast::Shared::new(io.out_f32s(0));
         threads.chunks(rows, fast::rows_a_task(width), |range| {
             for r in range {
-                let experts = &y[r * (k + 1) * width..][..(k + 1) * width];
+                let experts = &y[r * slots * width..][..slots * width];
                 // SAFETY: each row belongs to one task.
                 let out = unsafe { out.slice(r * width, width) };
                 fast::combine(&x[r * width..][..width], experts, &weights[r * k..][..k], self.bound, out);
@@ -74,6 +77,7 @@ impl Op for Combine {
             lead: x.lead as u32,
             rows: x.shape[0] as u32,
             width: x.width() as u32,
+            slots: inputs[1].shape[1] as u32,
             k: inputs[2].width() as u32,
             bound: self.bound,
         };

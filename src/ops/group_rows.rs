@@ -12,24 +12,23 @@ use crate::tensor::{DType, Lead, Spec};
 pub(super) const BLOCK: usize = 8;
 /// No expert, or no place.
 const NONE: u32 = u32::MAX;
-/// Most experts that the kernel sorts by.
-const MAX_EXPERTS: usize = 32;
 
-/// A counting sort of the places `row · (k + 1) + slot` by expert, in blocks of 8 places of one expert.
+/// A counting sort of the places `row · slots + slot` by expert, in blocks of 8 places of one expert.
 ///
 /// top `[rows, k]` U32, each below n → groups `[blocks, 9]` U32: the expert and its places in rising order, `u32::MAX`
-/// for none. The shared expert, number n, has slot k of every row. Blocks are as many as the worst case needs, and the
+/// for none. The shared experts, from number n on, have the last
+/// slots of every row. Blocks are as many as the worst case needs, and the
 /// unused ones come last. Exact.
 #[derive(Debug)]
 struct GroupRows {
     experts: Experts,
 }
 
-params!(GroupRowsParams { lead: u32, rows: u32, k: u32, n_experts: u32, blocks: u32 });
+params!(GroupRowsParams { lead: u32, rows: u32, k: u32, n_experts: u32, n_shared: u32, blocks: u32 });
 
 /// Blocks that the places of `top`'s rows can take: each expert may leave its last block partly empty.
 pub(super) fn blocks(lead: Lead, rows: usize, experts: Experts) -> Extent {
-    Extent::Blocks { lead, max: rows, times: experts.k + 1, per: BLOCK, more: experts.n + 1 }
+    Extent::Blocks { lead, max: rows, times: experts.slots(), per: BLOCK, more: experts.all() }
 }
 
 impl PlanBuilder {
@@ -46,23 +45,23 @@ impl Op for GroupRows {
     }
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>> {
-        let (top, Experts { k, n }) = (inputs[0], self.experts);
+        let (top, Experts { k, n, .. }) = (inputs[0], self.experts);
         require("chosen experts", top, top.dtype == DType::U32 && top.shape.len() == 2, "[rows, k] U32")?;
-        require("chosen experts", top, top.shape[1] == k && n <= MAX_EXPERTS, "k choices of at most 32 experts")?;
+        require("chosen experts", top, top.shape[1] == k && k <= n, "k choices of at least k experts")?;
         let most = blocks(top.lead, top.shape[0], self.experts).resolve(&Step::FULL);
         Ok(vec![Spec::fixed(&[most, BLOCK + 1], DType::U32)])
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {
-        let (top, Experts { k, n }) = (io.u32s(0), self.experts);
+        let (top, Experts { k, .. }) = (io.u32s(0), self.experts);
         let rows = step.leading(io.spec(0));
         let groups = io.out_u32s(0);
         groups.fill(NONE);
         let mut free = groups.chunks_exact_mut(BLOCK + 1);
-        for expert in 0..=n {
-            let slots = (0..rows).flat_map(|r| (0..=k).map(move |s| (r, s)));
+        for expert in 0..self.experts.all() {
+            let slots = (0..rows).flat_map(|r| (0..self.experts.slots()).map(move |s| (r, s)));
             let of_expert = slots.filter(|&(r, s)| self.experts.pick(&top[r * k..], s) == expert);
-            let places: Vec<u32> = of_expert.map(|(r, s)| (r * (k + 1) + s) as u32).collect();
+            let places: Vec<u32> = of_expert.map(|(r, s)| (r * self.experts.slots() + s) as u32).collect();
             for (places, block) in places.chunks(BLOCK).zip(&mut free) {
                 block[0] = expert as u32;
                 block[1..=places.len()].copy_from_slice(places);
@@ -77,6 +76,7 @@ impl Op for GroupRows {
             rows: top.shape[0] as u32,
             k: self.experts.k as u32,
             n_experts: self.experts.n as u32,
+            n_shared: self.experts.shared as u32,
             blocks: outputs[0].shape[0] as u32,
         };
         let grid = Grid::x(Extent::Fixed(1));

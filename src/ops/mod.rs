@@ -54,6 +54,7 @@ pub use pool::PoolKind;
 pub use read_words::READ_CHUNK;
 pub use rms_norm::RmsNorm;
 pub use rope_kv_write::Rope;
+pub use router::MAX_EXPERTS;
 pub use sample::{DRAW_WORDS, Draw, MOST_CANDIDATES, Sampled, seen_words};
 pub use sampling::{Sampling, uniform};
 pub(crate) use sampling::{argmax, check_logits, penalised};

@@ -20,27 +20,40 @@ pub struct ActQuant {
     pub floor: f32,
 }
 
-/// Which of several experts each row uses: `k` chosen ones, then one shared by all rows, numbered `n`.
+/// Which of several experts each row uses: `k` chosen ones, then those that all rows share, numbered from `n` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Experts {
     /// Chosen per row.
     pub k: usize,
-    /// To choose from; the shared expert is number `n` behind them.
+    /// To choose from.
     pub n: usize,
+    /// Shared by all rows, behind the others; 0 for none.
+    pub shared: usize,
 }
 
 impl Experts {
-    /// Expert of slot `s` of a row whose choices are `top`.
-    pub(super) fn pick(self, top: &[u32], s: usize) -> usize {
-        if s < self.k { top[s] as usize } else { self.n }
+    /// Outputs of a row: those of its chosen experts, then those of the shared ones.
+    pub fn slots(self) -> usize {
+        self.k + self.shared
     }
 
-    /// Of the bytes of all experts, those that `rows` rows read: the shared expert and the expected number of different
+    /// All experts, whose weights a stack holds one behind the other.
+    pub fn all(self) -> usize {
+        self.n + self.shared
+    }
+
+    /// Expert of slot `s` of a row whose choices are `top`.
+    pub(super) fn pick(self, top: &[u32], s: usize) -> usize {
+        if s < self.k { top[s] as usize } else { self.n + s - self.k }
+    }
+
+    /// Of the bytes of all experts, those that `rows` rows read: the shared ones and the expected number of different
     /// chosen ones, `n · (1 - (1 - k / n)^rows)`, as if each row chose evenly; for one row that is exact.
     pub(super) fn read(self, bytes: u64, rows: usize) -> u64 {
         let (k, n) = (self.k as f64, self.n as f64);
         let chosen = n * (1.0 - (1.0 - k / n).powf(rows as f64));
-        (bytes as f64 * (chosen + f64::from(rows > 0)) / (n + 1.0)) as u64
+        let shared = if rows > 0 { self.shared as f64 } else { 0.0 };
+        (bytes as f64 * (chosen + shared) / (n + self.shared as f64)) as u64
     }
 }
 
@@ -48,8 +61,8 @@ impl Experts {
 ///
 /// x `[rows, d]` or `[rows, sets, d]` F32 (one input for all sets, or one each), w `[n, d]` F32, and with experts
 /// top `[rows, k]` U32 → codes `[rows, sets, d]`, meta `[rows, sets, 2]` F32: `1/k` and the sum of the codes.
-/// Without experts `sets = n`. With experts w holds p norms an expert and `sets = (k + 1) · p`: the chosen experts'
-/// in order, then the shared one's. Error: a code may differ by 1 from `cpu` where rounding is on an edge.
+/// Without experts `sets = n`. With experts w holds p norms an expert and `sets = slots · p`: the chosen experts'
+/// in order, then the shared ones'. Error: a code may differ by 1 from `cpu` where rounding is on an edge.
 #[derive(Debug)]
 pub(super) struct NormQuantise {
     pub(super) norm: RmsNorm,
@@ -98,11 +111,11 @@ impl PlanBuilder {
 impl NormQuantise {
     /// Norms of one expert.
     fn norms(&self, n: usize) -> usize {
-        self.experts.map_or(n, |e| n / (e.n + 1))
+        self.experts.map_or(n, |e| n / e.all())
     }
 
     fn sets(&self, n: usize) -> usize {
-        self.experts.map_or(n, |e| (e.k + 1) * self.norms(n))
+        self.experts.map_or(n, |e| e.slots() * self.norms(n))
     }
 
     /// For each set of each row, the row of x and the norm.
@@ -149,7 +162,7 @@ impl Op for NormQuantise {
         let rows = x.shape[0];
         if let Some(e) = self.experts {
             expect("chosen experts", inputs[2], &[rows, e.k], &[DType::U32])?;
-            require("norm weights", w, n.is_multiple_of(e.n + 1), "a whole number of norms for each expert")?;
+            require("norm weights", w, n.is_multiple_of(e.all()), "a whole number of norms for each expert")?;
         }
         let sets = self.sets(n);
         if x.shape.len() == 3 {
@@ -210,7 +223,7 @@ impl Op for NormQuantise {
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
         let n = inputs[1].shape[0];
-        let experts = self.experts.unwrap_or(Experts { k: 0, n: 0 });
+        let experts = self.experts.unwrap_or(Experts { k: 0, n: 0, shared: 0 });
         let params = NormQuantiseParams {
             width: inputs[0].width() as u32,
             sets: self.sets(n) as u32,

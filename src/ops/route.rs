@@ -56,7 +56,7 @@ impl Op for Route {
         require("x", x, d.is_multiple_of(4), "a multiple of 4 columns")?;
         expect("norm weight", inputs[1], &[d], &[DType::F32])?;
         expect("router", w, &[experts, d], &[DType::F32])?;
-        require("router", w, (self.k.max(1)..=MAX_EXPERTS).contains(&experts), "at least k and at most 32 experts")?;
+        require("router", w, (self.k.max(1)..=MAX_EXPERTS).contains(&experts), "at least k and at most 512 experts")?;
         expect("bias", inputs[3], &[experts], &[DType::F32])?;
         expect("rows", inputs[4], &[n, ROW_WORDS], &[DType::U32])?;
         Ok([DType::U32, DType::F32].map(|dtype| x.with_last(self.k, dtype)).to_vec())

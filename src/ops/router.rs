@@ -8,7 +8,8 @@ use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, 
 use crate::shader;
 use crate::tensor::{DType, Spec};
 
-/// `p = softmax(logits)`; the k largest (ties to the lower number) with weights `p_i / (Σ p + 1e-8)`.
+/// `p = softmax(logits)`; the k largest (ties to the lower number) with weights `p_i / (Σ p + 1e-8)`. NaN counts as above
+/// or below every number, by its sign, and makes all weights of its row NaN.
 ///
 /// logits `[n, experts]` F32, rows `[n, 4]` → top `[n, k]` U32, weights `[n, k]` F32, and the choices in the state
 /// log `[capacity, k]` U32 at `seq_base + pos`, from which statistics are read when they are asked for.
@@ -19,8 +20,8 @@ pub(super) struct Router {
 
 params!(RouterParams { lead: u32, rows: u32, experts: u32, k: u32 });
 
-/// Most experts of the kernel, which keeps a bit for each.
-pub(super) const MAX_EXPERTS: usize = 32;
+/// Most experts, as many as the fused kernel keeps the logits of.
+pub const MAX_EXPERTS: usize = 512;
 /// What the renormalisation adds to the sum of the chosen probabilities.
 const EPS: f32 = 1e-8;
 /// Threads of a workgroup, one a row.
@@ -47,7 +48,7 @@ impl Op for Router {
         let (logits, n) = (inputs[0], inputs[0].shape[0]);
         expect("logits", logits, &[n, logits.width()], &[DType::F32])?;
         let few = (self.k..=MAX_EXPERTS).contains(&logits.width()) && self.k > 0;
-        require("logits", logits, few, "at least k and at most 32 experts")?;
+        require("logits", logits, few, "at least k and at most 512 experts")?;
         expect("rows", inputs[1], &[n, ROW_WORDS], &[DType::U32])?;
         Ok([DType::U32, DType::F32].map(|dtype| Spec::led(&[n, self.k], dtype, logits.lead)).to_vec())
     }

@@ -15,8 +15,8 @@ use crate::ternary::{Stack, StackPart, TILE_ROWS, code_at};
 /// codes `[rows, sets, d]`, meta `[rows, sets, 2]` F32 (from `norm_quantise`), weights Ternary.
 /// * Without experts: y `[rows, Σ out]` F32, the stack's matrices side by side; matrix p reads set p, or set 0 if there
 ///   is one set only. A residual of y's shape may be added.
-/// * With experts: the stack holds p matrices an expert (all experts of the same shapes, the shared one last),
-///   top `[rows, k]` U32; y `[rows, k + 1, Σ out]` F32, for the chosen experts in order and then the shared one;
+/// * With experts: the stack holds p matrices an expert (all experts of the same shapes, the shared ones last),
+///   top `[rows, k]` U32; y `[rows, slots, Σ out]` F32, for the chosen experts in order and then the shared ones;
 ///   set `s · p + i` belongs to matrix i of slot s. Groups `[blocks, 9]` U32 from `group_rows` may be added: the kernel
 ///   then reads an expert's weights once for 8 places.
 ///
@@ -64,7 +64,7 @@ impl PlanBuilder {
         self.push(op, &inputs)
     }
 
-    /// Product of codes with the matrices of each row's experts (`outs` rows each); `[rows, k + 1, Σ outs]`. `groups`
+    /// Product of codes with the matrices of each row's experts (`outs` rows each); `[rows, slots, Σ outs]`. `groups`
     /// from [`PlanBuilder::group_rows`] pays where several rows use the same expert.
     #[track_caller]
     pub fn expert_matmul(
@@ -89,7 +89,7 @@ impl TernaryMatmul {
     }
 
     fn slots(&self) -> usize {
-        self.experts.map_or(1, |e| e.k + 1)
+        self.experts.map_or(1, Experts::slots)
     }
 
     /// Calls `f(matrix, set, first output)` for each product of row `r`.
@@ -123,15 +123,15 @@ impl Op for TernaryMatmul {
         require("codes", codes, codes.dtype == DType::Codes && codes.shape.len() == 3, "[rows, sets, d] Codes")?;
         let (rows, sets) = (codes.shape[0], codes.shape[1]);
         expect("meta", inputs[1], &[rows, sets, 2], &[DType::F32])?;
-        let matrices = self.outs.len() * self.experts.map_or(1, |e| e.n + 1);
-        let total = self.out_width() * self.experts.map_or(1, |e| e.n + 1);
+        let matrices = self.outs.len() * self.experts.map_or(1, Experts::all);
+        let total = self.out_width() * self.experts.map_or(1, Experts::all);
         expect("weights", inputs[2], &[matrices, total, d], &[DType::Ternary])?;
         let want = self.slots() * self.outs.len();
         require("codes", codes, sets == want || (sets == 1 && self.experts.is_none()), "a set for each matrix")?;
         let shape = match self.experts {
             Some(e) => {
                 expect("chosen experts", inputs[3], &[rows, e.k], &[DType::U32])?;
-                vec![rows, e.k + 1, self.out_width()]
+                vec![rows, e.slots(), self.out_width()]
             }
             None => vec![rows, self.out_width()],
         };
@@ -190,7 +190,7 @@ impl Op for TernaryMatmul {
         if !self.grouped && (self.experts.is_some() || lead.shape[0] <= MATVEC_ROWS) {
             return self.matvec(caps, codes, &lead);
         }
-        let experts = self.experts.unwrap_or(Experts { k: 0, n: 0 });
+        let experts = self.experts.unwrap_or(Experts { k: 0, n: 0, shared: 0 });
         let params = TernaryMatmulParams {
             lead: lead.lead as u32,
             rows: lead.shape[0] as u32,
@@ -224,7 +224,7 @@ impl TernaryMatmul {
 
     /// The kernel for few rows, and for experts.
     fn matvec(&self, caps: &Caps, codes: &Spec, lead: &Spec) -> Kernel {
-        let experts = self.experts.unwrap_or(Experts { k: 0, n: 0 });
+        let experts = self.experts.unwrap_or(Experts { k: 0, n: 0, shared: 0 });
         let params = TernaryMatvecParams {
             sets: codes.shape[1] as u32,
             set_words: code_words(codes.width()) as u32,

@@ -338,7 +338,7 @@ fn rope(cases: &mut Cases) {
 
 fn router(cases: &mut Cases) {
     let rows: Vec<(u32, u32, u32)> = (0..9).map(|i| (0, i, 10 * (i % 3))).collect();
-    for (experts, k) in [(8, 2), (1, 1), (5, 5), (32, 4), (3, 1)] {
+    for (experts, k) in [(8, 2), (1, 1), (5, 5), (32, 4), (3, 1), (40, 4), (256, 8), (512, 8), (33, 33)] {
         cases.at(step(9, 0), "router", format!("{k} of {experts} experts, ties, 9 of 11 rows"), |r| {
             let mut logits = Noise(29).f32s(11 * experts, 4.0);
             let edit = |logits: &mut Vec<f32>, row: usize, f: &dyn Fn(usize) -> f32| {
@@ -356,5 +356,13 @@ fn router(cases: &mut Cases) {
             let [top, weights] = r.p.router(logits, rows, log, k);
             vec![(top, Exact), (weights, Close(1e-6)), (log, Exact)]
         });
-    }
+    } // Numbers that are none are chosen by their sign, never twice, and nothing beyond the experts is.
+    cases.full("router", "not a number", |r| {
+        let n = f32::NAN;
+        let logits = [[n, 1.0, -n, 2.0, 0.5], [n; 5], [-n; 5], [f32::NEG_INFINITY; 5], [1.0, f32::INFINITY, n, n, -n]];
+        let logits = r.f32s("logits", &[5, 5], Lead::Rows, &logits.concat());
+        let rows = r.u32s("rows", &[5, 4], Lead::Rows, &row_words(&rows[..5], 5));
+        let log = r.state("log", &[40, 4], DType::U32, vec![77; 160]);
+        vec![(r.p.router(logits, rows, log, 4)[0], Exact), (log, Exact)]
+    });
 }

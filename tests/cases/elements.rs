@@ -21,14 +21,22 @@ pub fn add(cases: &mut Cases) {
 }
 
 fn combine(cases: &mut Cases) {
-    for (rows, used, width, k, bound) in [(1, 1, 16, 2, 1e4), (5, 3, 17, 1, 0.5), (4, 4, 130, 4, 1.0)] {
-        cases.at(step(used, 0), "combine", format!("{used} of {rows} rows, width {width}, k {k}"), |r| {
-            let mut noise = Noise(3);
-            let x = r.f32s("x", &[rows, width], Lead::Rows, &noise.f32s(rows * width, 3.0));
-            let y = r.f32s("y", &[rows, k + 1, width], Lead::Rows, &noise.f32s(rows * (k + 1) * width, 2.0));
-            let weights = r.f32s("weights", &[rows, k], Lead::Rows, &noise.f32s(rows * k, 1.0));
-            vec![(r.p.combine(x, y, weights, bound), Close(1e-6))]
-        });
+    let few = [(1, 1, 16, 2, 1, 1e4), (5, 3, 17, 1, 1, 0.5), (4, 4, 130, 4, 1, 1.0)];
+    let others = [(3, 2, 20, 1, 0, 1e4), (5, 4, 33, 8, 4, 2.0), (2, 2, 16, 8, 0, 1e4), (9, 9, 70, 2, 2, 1.0)];
+    for (rows, used, width, k, shared, bound) in few.into_iter().chain(others) {
+        cases.at(
+            step(used, 0),
+            "combine",
+            format!("{used} of {rows} rows, width {width}, k {k}, {shared} shared"),
+            |r| {
+                let mut noise = Noise(3);
+                let x = r.f32s("x", &[rows, width], Lead::Rows, &noise.f32s(rows * width, 3.0));
+                let y =
+                    r.f32s("y", &[rows, k + shared, width], Lead::Rows, &noise.f32s(rows * (k + shared) * width, 2.0));
+                let weights = r.f32s("weights", &[rows, k], Lead::Rows, &noise.f32s(rows * k, 1.0));
+                vec![(r.p.combine(x, y, weights, bound), Close(1e-6))]
+            },
+        );
     }
 }
 

@@ -21,6 +21,7 @@ pub fn add(cases: &mut Cases) {
     plain(cases);
     swiglu(cases);
     combine(cases);
+    counts_of_experts(cases);
     route(cases);
 }
 
@@ -57,7 +58,7 @@ fn plain(cases: &mut Cases) {
     }
 }
 
-const EXPERTS: Experts = Experts { k: 2, n: 4 };
+const EXPERTS: Experts = Experts { k: 2, n: 4, shared: 1 };
 
 /// Two different experts a row.
 fn top(r: &Rig, rows: usize, used: usize) -> Slot {
@@ -97,9 +98,45 @@ fn combine(cases: &mut Cases) {
     }
 }
 
+/// Few experts and many, with none that all rows share and with several.
+fn counts_of_experts(cases: &mut Cases) {
+    for (k, n, shared) in [(1, 1, 0), (2, 3, 2), (4, 40, 1), (8, 256, 0), (8, 512, 4)] {
+        let experts = Experts { k, n, shared };
+        for (rows, used) in [(1, 1), (5, 4)] {
+            let choices: Vec<u32> = (0..rows * k).map(|i| ((i / k * 7 + i % k * 61) % n) as u32).collect();
+            let top = |r: &Rig| r.u32s("top", &[rows, k], Lead::Rows, &choices);
+            cases.at(step(used, 0), "bit_linear", format!("swiglu, {used} of {rows} rows, {experts:?}"), |r| {
+                let (d, d_ff) = (16, 5);
+                let x = r.f32s("x", &[rows, d], Lead::Rows, &Noise(95).f32s(rows * d, 2.0));
+                let (input, stack) = (input(r, true, d), stack(r, &[d_ff].repeat(2 * (n + shared)), d));
+                vec![(r.p.bit_swiglu(x, input, stack, d_ff, top(r), experts), Close(3.0 * FLIP))]
+            });
+            cases.at(step(used, 0), "bit_linear", format!("combine, {used} of {rows} rows, {experts:?}"), |r| {
+                let (d, out, slots) = (20, 7, k + shared);
+                let h = r.f32s("h", &[rows, slots, d], Lead::Rows, &Noise(96).f32s(rows * slots * d, 4.0));
+                let res = r.f32s("residual", &[rows, out], Lead::Rows, &Noise(97).f32s(rows * out, 1.0));
+                let weights = r.f32s("weights", &[rows, k], Lead::Rows, &Noise(98).f32s(rows * k, 1.0));
+                let (input, stack) = (input(r, false, d), stack(r, &[out].repeat(n + shared), d));
+                let y = r.p.bit_combine(h, input, stack, [top(r), weights], experts, (res, 1e4));
+                vec![(y, Close(6.0 * FLIP))]
+            });
+        }
+    }
+}
+
 fn route(cases: &mut Cases) {
     let rows: Vec<(u32, u32, u32)> = (0..5).map(|i| (0, i, 10 * (i % 3))).collect();
-    for (experts, k, d) in [(8, 2, 768), (1, 1, 4), (5, 5, 20), (32, 4, 100), (3, 1, 36)] {
+    for (experts, k, d) in [
+        (8, 2, 768),
+        (1, 1, 4),
+        (5, 5, 20),
+        (32, 4, 100),
+        (3, 1, 36),
+        (40, 4, 68),
+        (256, 8, 20),
+        (512, 8, 132),
+        (33, 33, 16),
+    ] {
         cases.at(step(5, 0), "route", format!("{k} of {experts} experts, d {d}, 5 of 6 rows"), |r| {
             let x = r.f32s("x", &[6, d], Lead::Rows, &Noise(99).f32s(6 * d, 3.0));
             let weights = [

@@ -19,6 +19,7 @@ pub fn add(cases: &mut Cases) {
     stacks(cases);
     rows_of_stacks(cases);
     experts(cases);
+    counts_of_experts(cases);
     groups(cases);
     scaled(cases);
 }
@@ -51,7 +52,7 @@ fn pairs(n: u32) -> Vec<u32> {
 }
 
 fn norm_quantise_of_experts(cases: &mut Cases) {
-    let experts = Experts { k: 2, n: 4 };
+    let experts = Experts { k: 2, n: 4, shared: 1 };
     for (norms, own) in [(2, false), (1, true), (1, false)] {
         cases.at(
             step(11, 0),
@@ -134,7 +135,7 @@ fn rows_of_stacks(cases: &mut Cases) {
 }
 
 fn experts(cases: &mut Cases) {
-    let experts = Experts { k: 2, n: 4 };
+    let experts = Experts { k: 2, n: 4, shared: 1 };
     for outs in [&[33, 33][..], &[130], &[16, 200]] {
         let sizes = [(12, 12, false), (12, 5, false), (1, 1, false), (12, 12, true), (12, 5, true), (1, 1, true)];
         for zeros in BITS {
@@ -156,7 +157,7 @@ fn experts(cases: &mut Cases) {
     // More rows of one expert than a block holds, and columns beyond what half a word can sum up.
     for zeros in BITS {
         cases.at(step(37, 0), "ternary_matmul", format!("37 of 40 rows, zeros {zeros:?}, grouped, d 1060"), |r| {
-            let (d, rows, experts) = (1060, 40, Experts { k: 1, n: 3 });
+            let (d, rows, experts) = (1060, 40, Experts { k: 1, n: 3, shared: 1 });
             let act = r.codes([rows, 2, d], Lead::Rows, &acts(2 * rows, d), 1.0);
             let w = r.ternary("w", &parts(&[9; 4], d, zeros));
             let top: Vec<u32> = (0..rows as u32).map(|r| u32::from(r % 5 == 0) * 2).collect();
@@ -167,21 +168,59 @@ fn experts(cases: &mut Cases) {
     }
 }
 
+/// Few experts and many, with none that all rows share and with several: codes, then products row by row and grouped.
+fn counts_of_experts(cases: &mut Cases) {
+    for (k, n, shared) in [(1, 1, 0), (2, 3, 2), (4, 40, 1), (8, 256, 0), (8, 512, 4)] {
+        let experts = Experts { k, n, shared };
+        let choices =
+            |rows: usize| -> Vec<u32> { (0..rows * k).map(|i| ((i / k * 7 + i % k * 61) % n) as u32).collect() };
+        cases.at(step(5, 0), "norm_quantise", format!("5 of 6 rows, {experts:?}"), |r| {
+            let (rows, d, sets, mut noise) = (6, 36, 2 * (k + shared), Noise(56));
+            let x = r.f32s("x", &[rows, d], Lead::Rows, &hard_rows(rows, d, &mut noise));
+            let norms = 2 * (n + shared);
+            let w = r.weight("w", &[norms, d], Pack::F32, &noise.f32s(norms * d, 3.0));
+            let top = r.u32s("top", &[rows, k], Lead::Rows, &choices(rows));
+            let norm = RmsNorm { eps: 1e-5, clamped: true };
+            let [codes, meta] = r.p.norm_quantise_experts(x, w, top, experts, norm, EMBERNET);
+            assert_eq!(r.p.spec(codes).shape, [rows, sets, d]);
+            vec![(codes, Codes), (meta, Meta)]
+        });
+        for grouped in [false, true] {
+            cases.at(step(10, 0), "ternary_matmul", format!("10 of 11 rows, {experts:?}, grouped {grouped}"), |r| {
+                let (rows, d, outs) = (11, 20, [3, 5]);
+                let sets = 2 * (k + shared);
+                let act = r.codes([rows, sets, d], Lead::Rows, &acts(rows * sets, d), 1.0);
+                let w = r.ternary("w", &parts(&outs.repeat(n + shared), d, &[true, false, true]));
+                let top = r.u32s("top", &[rows, k], Lead::Rows, &choices(rows));
+                let groups = grouped.then(|| r.p.group_rows(top, experts));
+                vec![(r.p.expert_matmul(act, w, top, groups, &outs, experts), Exact)]
+            });
+        }
+    }
+}
+
 /// Places sorted by expert: none of one, more than a block of another, fewer rows than there could be.
 fn groups(cases: &mut Cases) {
-    for (k, n) in [(1, 1), (2, 4), (2, 8), (4, 32)] {
+    let counts =
+        [(1, 1, 1), (2, 4, 1), (2, 8, 1), (4, 32, 1), (1, 1, 0), (2, 3, 2), (4, 40, 1), (8, 256, 0), (8, 512, 4)];
+    for (k, n, shared) in counts {
         for (rows, used) in [(1, 1), (9, 9), (16, 11), (70, 70), (300, 257)] {
-            cases.at(step(used, 0), "group_rows", format!("{used} of {rows} rows, {k} of {n} experts"), |r| {
-                let mut noise = Noise(55);
-                let mut top: Vec<u32> = Vec::new();
-                for _ in 0..rows {
-                    let first = noise.word() % n * (noise.word() % 2);
-                    top.extend((0..k).map(|i| (first + i) % n));
-                }
-                top[used * k as usize..].fill(u32::MAX);
-                let top = r.u32s("top", &[rows, k as usize], Lead::Rows, &top);
-                vec![(r.p.group_rows(top, Experts { k: k as usize, n: n as usize }), Exact)]
-            });
+            cases.at(
+                step(used, 0),
+                "group_rows",
+                format!("{used} of {rows} rows, {k} of {n} experts, {shared} shared"),
+                |r| {
+                    let mut noise = Noise(55);
+                    let mut top: Vec<u32> = Vec::new();
+                    for _ in 0..rows {
+                        let first = noise.word() % n * (noise.word() % 2);
+                        top.extend((0..k).map(|i| (first + i) % n));
+                    }
+                    top[used * k as usize..].fill(u32::MAX);
+                    let top = r.u32s("top", &[rows, k as usize], Lead::Rows, &top);
+                    vec![(r.p.group_rows(top, Experts { k: k as usize, n: n as usize, shared }), Exact)]
+                },
+            );
         }
     }
 }

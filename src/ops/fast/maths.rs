@@ -218,7 +218,7 @@ pub fn swiglu(gate: &[f32], up: &[f32], gate_bound: f32, out_bound: f32, y: &mut
     }
 }
 
-/// `out = x + clamp(Σ_i weights[i] · y[i] + y[k])`; y holds k + 1 rows.
+/// `out = x + clamp(Σ_i weights[i] · y[i] + Σ y[i])`; y has more rows than there are weights, which are added as they are.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn combine(x: &[f32], y: &[f32], weights: &[f32], bound: f32, out: &mut [f32]) {
     let (experts, shared) = y.split_at(weights.len() * x.len());
@@ -226,7 +226,10 @@ pub fn combine(x: &[f32], y: &[f32], weights: &[f32], bound: f32, out: &mut [f32
     for (y, weight) in experts.chunks_exact(x.len()).zip(weights) {
         out.iter_mut().zip(y).for_each(|(o, y)| *o += weight * y);
     }
-    out.iter_mut().zip(x).zip(shared).for_each(|((o, x), y)| *o = x + (*o + y).clamp(-bound, bound));
+    for y in shared.chunks_exact(x.len()) {
+        out.iter_mut().zip(y).for_each(|(o, y)| *o += y);
+    }
+    out.iter_mut().zip(x).for_each(|(o, x)| *o = x + o.clamp(-bound, bound));
 }
 
 /// `y = x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`.

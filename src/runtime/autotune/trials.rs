@@ -28,7 +28,7 @@ const D: usize = 768;
 const D_FF: usize = 2048;
 const HEADS: AttentionShape = AttentionShape { heads: 12, kv_heads: 6, d: 64 };
 const CONTEXT: usize = 512;
-const EXPERTS: Experts = Experts { k: 2, n: 2 };
+const EXPERTS: Experts = Experts { k: 2, n: 2, shared: 1 };
 const PROMPT: usize = 64;
 /// Rows of the dense weight.
 const LOGITS: usize = 4096;
@@ -116,9 +116,9 @@ fn layer(p: &PlanBuilder) -> Slot {
     let x = floats(p, "x", 1, D);
     let top = p.input("top", Spec::led(&[1, EXPERTS.k], DType::U32, Lead::Rows));
     let mix = floats(p, "mix", 1, EXPERTS.k);
-    let up = matrices(p, "up", &[D_FF; 2 * (EXPERTS.n + 1)], D);
+    let up = matrices(p, "up", &[D_FF; 2 * (EXPERTS.n + EXPERTS.shared)], D);
     let h = p.bit_swiglu(x, input, up, D_FF, top, EXPERTS);
-    let down = matrices(p, "down", &[D; EXPERTS.n + 1], D_FF);
+    let down = matrices(p, "down", &[D; EXPERTS.n + EXPERTS.shared], D_FF);
     p.bit_combine(h, input, down, [top, mix], EXPERTS, (x, 100.0))
 }
 
