@@ -23,8 +23,9 @@ fn alone(args: &[&str]) -> String {
 
 #[test]
 fn without_more_threads_one_does_the_same() {
-    let (bitgen, scene, to) = (example("bitgen/model"), example("samples/spatial_scene_100001.png"), TempDir::new());
-    let to = text(to.expect("a folder").path().join("converted"));
+    let (bitgen, scene) = (example("bitgen/model"), example("samples/spatial_scene_100001.png"));
+    let dir = TempDir::new().expect("a folder");
+    let to = text(dir.path().join("converted"));
     let question = ["run", "--device", "cpu", "--image", &scene, "-p", "Describe the image.", "-n", "4"];
     assert_eq!(alone(&question), command::succeeds(&question));
     let similarity = ["similarity", "-m", &bitgen, "--device", "cpu", "--image", &scene, "--text", "red circle"];
@@ -32,6 +33,21 @@ fn without_more_threads_one_does_the_same() {
     alone(&["inspect", &bitgen]);
     alone(&["convert", &bitgen, &to]);
     alone(&["bench", "--device", "cpu", "-m", &bitgen, "-r", "1"]);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn one_thread_is_one_thread() {
+    // What loads weights, prepares pictures and measures the bandwidth counts, too.
+    let bitgen = example("bitgen/model");
+    let mut child = command(&["bench", "--device", "cpu", "--threads", "1", "-m", &bitgen, "-r", "1"]).spawn().unwrap();
+    let (tasks, mut most) = (format!("/proc/{}/task", child.id()), 0);
+    while child.try_wait().unwrap().is_none() {
+        most = most.max(std::fs::read_dir(&tasks).map_or(0, Iterator::count));
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    assert!(child.wait().unwrap().success());
+    assert_eq!(most, 1);
 }
 
 /// Runs the command with at most this much address space.

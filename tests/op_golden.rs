@@ -56,7 +56,7 @@ fn by_range(found: &[f32], want: &[f32], width: usize) -> Result<(), String> {
 fn packed(golden: &Golden, name: &str, times: f32) -> Packed<'static> {
     let w: Vec<f32> = golden.f32s(name).into_iter().map(|v| v * times).collect();
     let shape = golden.shape(name);
-    let (codes, scale) = quantise(&w, WeightQuant::SignMean);
+    let (codes, scale) = quantise(&w, WeightQuant::SignMean).unwrap();
     Packed::new(shape[0], shape[1], &codes, scale)
 }
 
@@ -82,7 +82,7 @@ fn weight_codes_and_scales_are_the_originals() {
     let cases: Vec<&str> = names.iter().filter_map(|n| n.strip_suffix(".sign")).collect();
     assert!(cases.len() >= 6, "{cases:?}");
     for case in cases {
-        let (codes, scale) = quantise(&golden.f32s(&format!("{case}.in")), WeightQuant::SignMean);
+        let (codes, scale) = quantise(&golden.f32s(&format!("{case}.in")), WeightQuant::SignMean).unwrap();
         assert_eq!(codes, golden.i8s(&format!("{case}.sign")), "{case}");
         compare(&[scale / golden.f32s(&format!("{case}.scale"))[0]], &[1.0], 1e-6)
             .unwrap_or_else(|e| panic!("{case}: {e}"));
@@ -357,7 +357,7 @@ fn the_clamp_of_the_mixture_is_the_originals() {
 
 /// Codes and scale of a case's weights by the rule of BitNetLinear.
 fn check_weights(golden: &Golden, case: &str) {
-    let (codes, scale) = quantise(&golden.f32s(&format!("{case}.weight")), WeightQuant::Absmean);
+    let (codes, scale) = quantise(&golden.f32s(&format!("{case}.weight")), WeightQuant::Absmean).unwrap();
     assert_eq!(codes, golden.i8s(&format!("{case}.q_weight")), "{case}");
     let want = golden.f32s(&format!("{case}.w_scale"))[0];
     compare(&[scale / want], &[1.0], 1e-6).unwrap_or_else(|e| panic!("{case}: {e}"));

@@ -186,7 +186,9 @@ impl Weights {
         let Some(info) = self.packed.get(&part.name) else {
             let values = self.part(part)?;
             self.release(part);
-            let (codes, scale) = quantise(&values, rule);
+            let (codes, scale) = quantise(&values, rule)?;
+            // Makes room for the words, which are fewer.
+            drop(values);
             return Ok(Packed::new(part.rows.len(), part.cols, &codes, scale));
         };
         let (Some(bits), scale) = (Bits::from_count(info.bits), f32::from_bits(info.scale_bits)) else {
