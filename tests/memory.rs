@@ -11,7 +11,7 @@ use command::{assert_fails, succeeds, ternion, text};
 use common::Golden;
 use model_rig::rms;
 use ternion::Error;
-use ternion::files::{Image, Weights};
+use ternion::files::{Image, Lock, Weights};
 use ternion::runtime::{BitGen, BitGenOptions, DeviceChoice, EpisodicMemory, MemoryNoise, Place, Precision};
 
 const SIZES: [usize; 2] = [6, 4];
@@ -270,6 +270,10 @@ fn the_command_remembers_what_it_is_told() {
         let args: Vec<&str> = run.into_iter().chain(more.iter().copied()).collect();
         assert_fails(&ternion(&args), &args, says);
     };
+    let lock = Lock::of(&file).unwrap();
+    refused(&["--memory", &kept, "-p", "x", "--remember"], &["memory.safetensors", "another program"]);
+    assert_eq!(statistics(), second);
+    drop(lock);
     refused(&["--remember", "-p", "x"], &["--memory"]);
     refused(&["--memory", &other, "--remember"], &["remember", "prompt"]);
     refused(&["--memory", &picture], &["spatial_scene_100000.png"]);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use ternion::files::tokenizer::MAX_TEXT_BYTES;
-use ternion::files::{Image, ModelFiles, Weights, text};
+use ternion::files::{Image, Lock, ModelFiles, Weights, text};
 use ternion::models::Family;
 use ternion::runtime::{
     self, BitGen, DeviceChoice, Engine, EpisodicMemory, GenerateOptions, MemoryNoise, Options, Place, Sampling,
@@ -178,16 +178,19 @@ impl MemoryArgs {
         self.memory_noise.map_or(MemoryNoise::None, MemoryNoise::Seed)
     }
 
-    /// Gives the model the memory that it is to begin with.
+    /// Gives the model the memory that it is to begin with. What is returned keeps the file from other programs until it
+    /// is dropped, which is to come after [`MemoryArgs::save`].
     ///
     /// # Errors
-    /// Those of [`BitGen::open_memory`], and [`Error::Io`] for a file that cannot be written later.
-    pub fn open(&self, model: &BitGen) -> Result<()> {
-        let Some(file) = &self.memory else { return Ok(()) };
+    /// Those of [`BitGen::open_memory`] and of [`Lock::of`], and [`Error::Io`] for a file that cannot be written later.
+    pub fn open(&self, model: &BitGen) -> Result<Option<Lock>> {
+        let Some(file) = &self.memory else { return Ok(None) };
+        let lock = Lock::of(file)?;
         if file.exists() {
             model.open_memory(file)?;
         }
-        EpisodicMemory::check_target(file)
+        EpisodicMemory::check_target(file)?;
+        Ok(Some(lock))
     }
 
     /// Writes the model's memory back.

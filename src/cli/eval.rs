@@ -1,11 +1,12 @@
 //! `ternion eval`: questions with known answers, counted; with a BitGen, its objectives on captions, and retrieval.
 
-use std::fs;
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
+use same_file::is_same_file;
 use serde_json::{Map, Value, json};
 use ternion::Error;
 use ternion::files::{ModelFiles, whole};
@@ -79,7 +80,7 @@ impl Eval {
         let asked = !captioned || self.data.join(DataSet::LIST).is_file();
         let questions = asked.then(|| DataSet::open(&self.data)).transpose()?;
         if let Some(file) = &self.answers {
-            check_answers(file)?;
+            check_answers(file, &self.data)?;
         }
         let files = model_files(self.model.model.as_deref())?;
         let family = family(&files)?;
@@ -126,7 +127,7 @@ impl Eval {
             return Err(Error::argument("answers", "is for questions; a BitGen is measured on captions").into());
         }
         let model = self.model.open_bitgen(files.clone())?;
-        self.memory.open(&model)?;
+        let _lock = self.memory.open(&model)?;
         let queues = Queues::read(files, model.sizes().d)?;
         if queues.is_none() {
             say!("the model's file has no queues: the contrastive loss is that of the batch alone");
@@ -235,15 +236,21 @@ fn print(out: &mut impl Write, found: &Evaluation) -> io::Result<()> {
     table(out, &["family", "n", "correct", "accuracy", "own expert", "perplexity"], &rows)
 }
 
-/// Checks that a file of answers can be written: there is none yet, or one of earlier answers and nothing else.
-fn check_answers(file: &Path) -> ternion::Result<()> {
+/// Checks that a file of answers can be written: there is none yet, or one of earlier answers and nothing else, which is
+/// not the list of the folder `data`.
+fn check_answers(file: &Path, data: &Path) -> ternion::Result<()> {
     let answered = |entry: &Value| entry.get("got").is_some();
-    let earlier = |bytes: &[u8]| match serde_json::from_slice(bytes) {
+    // Read as it comes: what is no list ends at once, however long it is.
+    let earlier = |file: File| match serde_json::from_reader(BufReader::new(file)) {
         Ok(Value::Array(entries)) => entries.iter().all(answered),
         _ => false,
     };
-    if fs::metadata(file).is_ok_and(|m| m.is_file() && m.len() > 0) && !fs::read(file).is_ok_and(|b| earlier(&b)) {
+    if fs::metadata(file).is_ok_and(|m| m.is_file() && m.len() > 0) && !File::open(file).is_ok_and(earlier) {
         let problem = "holds no answers of an earlier run and would be replaced; give the name of a new file";
+        return Err(Error::argument(file.display(), problem));
+    }
+    if is_same_file(file, data.join(DataSet::LIST)).unwrap_or(false) {
+        let problem = "is the list of questions and would be replaced; give the name of a new file";
         return Err(Error::argument(file.display(), problem));
     }
     whole::check_writable(file)

@@ -119,7 +119,7 @@ impl Run {
         if let Some(prompt) = prompt {
             warn_of_words(model.tokenizer(), prompt)?;
         }
-        self.memory.open(&model)?;
+        let _lock = self.memory.open(&model)?;
         let (mut out, mut written) = (io::stdout().lock(), Ok(()));
         // Many tokenizers put a space in front of a text's first word.
         let mut begun = false;

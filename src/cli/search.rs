@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -94,7 +94,7 @@ impl Search {
             writeln!(out, "{:#}", self.as_json(&index, update.as_ref(), text.as_deref(), found.as_deref()))?;
         } else if let Some(found) = found {
             let row = |(i, f): (usize, &Found)| {
-                vec![(i + 1).to_string(), format!("{:.3}", f.cosine), f.path.display().to_string()]
+                vec![(i + 1).to_string(), format!("{:.3}", f.cosine), self.shown(&f.path).display().to_string()]
             };
             let rows: Vec<Vec<String>> = found.iter().enumerate().map(row).collect();
             table(&mut out, &["", "cosine", "picture"], &rows)?;
@@ -156,10 +156,20 @@ impl Search {
             );
         }
         for folder in index.folders().iter().filter(|f| !f.complete) {
-            let path = message(&folder.path.display().to_string());
+            let path = message(&self.shown(&folder.path).display().to_string());
             say!("{path} is not embedded to its end; --update goes on");
         }
         Ok(all)
+    }
+
+    /// A path of the index, written as that of the index was given.
+    fn shown(&self, path: &Path) -> PathBuf {
+        let home = path::absolute(&self.index);
+        match home.ok().as_deref().and_then(|home| path.strip_prefix(home).ok()) {
+            Some(inside) if inside.as_os_str().is_empty() => self.index.clone(),
+            Some(inside) => self.index.join(inside),
+            None => path.to_owned(),
+        }
     }
 
     fn as_json(
@@ -169,7 +179,7 @@ impl Search {
         text: Option<&str>,
         found: Option<&[Found]>,
     ) -> Value {
-        let path = |path: &Path| path.to_string_lossy().into_owned();
+        let path = |path: &Path| self.shown(path).to_string_lossy().into_owned();
         let folders = index
             .folders()
             .into_iter()
@@ -189,7 +199,7 @@ impl Search {
                 "query".into(),
                 match (text, &self.image) {
                     (Some(text), _) => json!({ "text": text }),
-                    (None, image) => json!({ "image": image.as_deref().map(path) }),
+                    (None, image) => json!({ "image": image.as_ref().map(|image| image.to_string_lossy()) }),
                 },
             );
             json.insert("pictures".into(), pictures.collect());

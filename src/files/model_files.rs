@@ -96,6 +96,17 @@ impl ModelFiles {
         files.iter().find(|(file, _)| *file == name).map(|(_, bytes)| *bytes).ok_or_else(|| self.missing(name))
     }
 
+    /// The same files, found from any working directory.
+    ///
+    /// # Errors
+    /// As [`absolute`].
+    pub(crate) fn absolute(self) -> Result<Self> {
+        match self {
+            ModelFiles::Disk(path) => absolute(&path).map(ModelFiles::Disk),
+            other => Ok(other),
+        }
+    }
+
     fn missing(&self, name: &str) -> Error {
         Error::io(self.path(name))(io::ErrorKind::NotFound.into())
     }
@@ -127,6 +138,15 @@ impl fmt::Debug for ModelFiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ModelFiles({self})")
     }
+}
+
+/// A path that leads to the same place from any working directory. What is read after it was opened is kept by such a one,
+/// since an application may change its working directory.
+///
+/// # Errors
+/// [`Error::Io`] for an empty path, and without a working directory.
+pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(Error::io(path))
 }
 
 /// The content of a file, or the first `most + 1` bytes of a longer one, so that an endless file is told from one that

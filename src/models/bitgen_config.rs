@@ -10,7 +10,7 @@ use super::cursor::dims;
 use super::dinov2::DinoConfig;
 use super::embernet_config::read_json;
 use crate::error::{Error, Result};
-use crate::files::{CONFIG_ENTRY, ModelFiles, Weights};
+use crate::files::{CONFIG_ENTRY, ModelFiles, Weights, text};
 use crate::ops::{AttentionShape, MAX_HEAD, MAX_MEMORY};
 
 /// Pixels a side of the images that BitGen reads.
@@ -206,7 +206,7 @@ impl Source {
             return Err(Error::config(format!("{name}: num_heads"), problem));
         };
         let name = format!("{name}: {CONFIG_ENTRY}");
-        let json = serde_json::from_str(text).map_err(|e| Error::format(&name, format!("is no JSON object: {e}")))?;
+        let json = text::json(&name, text.as_bytes(), "JSON object")?;
         Ok(Source { files, name, json })
     }
 

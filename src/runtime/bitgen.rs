@@ -169,7 +169,7 @@ impl BitGen {
             tokenizer,
             memory: Mutex::new(memory),
             core: Mutex::new(core),
-            files,
+            files: files.absolute()?,
             model,
         })
     }

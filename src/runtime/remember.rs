@@ -45,7 +45,8 @@ impl BitGen {
         Ok(())
     }
 
-    /// Writes the memory to a file (see [`EpisodicMemory::save`]).
+    /// Writes the memory to a file (see [`EpisodicMemory::save`]). Where several programs change one file, each holds a
+    /// [`crate::files::Lock`] of it from [`BitGen::open_memory`] until this is done.
     ///
     /// # Errors
     /// [`Error::Io`] for what cannot be written.

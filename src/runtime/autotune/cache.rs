@@ -1,5 +1,6 @@
 //! What was chosen for an adapter, on disk: a file for each adapter, driver and version of this crate.
 
+use std::error::Error as _;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -8,6 +9,8 @@ use etcetera::BaseStrategy;
 use serde::{Deserialize, Serialize};
 
 use super::possible;
+use crate::error::{Error, Result};
+use crate::files::whole;
 use crate::plan::{Caps, Tuning};
 
 /// Names the folder of the cache; empty: there is none.
@@ -62,7 +65,7 @@ impl Key {
     }
 
     /// What an entry says, if it is of this adapter and makes sense.
-    fn caps(&self, entry: Entry) -> Result<Caps, String> {
+    fn caps(&self, entry: Entry) -> std::result::Result<Caps, String> {
         let [subgroups, dot4, shuffles] = entry.uses;
         let caps = Caps { subgroups, dot4, shuffles, tuning: entry.tuning, ..self.caps };
         if self.entry(caps) != entry {
@@ -119,21 +122,15 @@ impl Cache {
     pub fn store(&self, key: &Key, chosen: Caps) {
         let path = self.0.join(key.file());
         if let Err(error) = self.write(&path, &key.entry(chosen)) {
-            log::warn!("{} cannot be written, so variants are timed again next time: {error}", path.display());
+            let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
+            log::warn!("variants are timed again next time: {error}{cause}");
         }
     }
 
-    /// Under another name first, so that nobody reads half a file.
-    fn write(&self, path: &Path, entry: &Entry) -> io::Result<()> {
-        fs::create_dir_all(&self.0)?;
-        let part = path.with_extension(format!("{}.part", std::process::id()));
-        let text = serde_json::to_string_pretty(entry)?;
-        let written = fs::write(&part, text + "\n").and_then(|()| fs::rename(&part, path));
-        if written.is_err() {
-            // The error that is told is the first one.
-            let _ = fs::remove_file(&part);
-        }
-        written
+    fn write(&self, path: &Path, entry: &Entry) -> Result<()> {
+        fs::create_dir_all(&self.0).map_err(Error::io(&self.0))?;
+        let text = serde_json::to_string_pretty(entry).map_err(|e| Error::format(path.display(), e))?;
+        whole::write(path, text + "\n")
     }
 }
 

@@ -3,13 +3,12 @@
 use std::collections::HashMap;
 use std::path::Path;
 
+use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensorError};
 
 use super::EpisodicMemory;
 use crate::error::{Error, Result};
-use crate::files::Checkpoint;
-use crate::files::whole;
+use crate::files::{Checkpoint, unwritten, whole};
 
 /// The metadata entry with the number of the form; `slots` and `width` stand beside it.
 const FORM_KEY: &str = "ternion.memory";
@@ -36,19 +35,18 @@ impl EpisodicMemory {
             ("memory_write_count", &[slots], &self.write_count),
             ("memory_age", &[slots], &self.age),
         ];
-        let broken = |e: SafeTensorError| match e {
-            SafeTensorError::IoError(e) => Error::io(file)(e),
-            other => Error::format(file.display(), other),
-        };
         let mut views = Vec::with_capacity(tensors.len());
         for (name, shape, values) in tensors {
-            let view = TensorView::new(Dtype::F32, shape.to_vec(), bytemuck::cast_slice(values)).map_err(broken)?;
+            let view =
+                TensorView::new(Dtype::F32, shape.to_vec(), bytemuck::cast_slice(values)).map_err(unwritten(file))?;
             views.push((name, view));
         }
         let metadata = [(FORM_KEY, FORM.to_owned()), ("slots", slots.to_string()), ("width", width.to_string())];
         let metadata: HashMap<String, String> = metadata.map(|(key, value)| (key.to_owned(), value)).into();
         Self::check_target(file)?;
-        whole::write_with(file, |new| safetensors::serialize_to_file(views, Some(metadata), new).map_err(broken))
+        whole::write_with(file, |new| {
+            safetensors::serialize_to_file(views, Some(metadata), new).map_err(unwritten(file))
+        })
     }
 
     /// Checks that [`EpisodicMemory::save`] may write a file: there is none, or one that holds a memory and nothing else, in
@@ -121,7 +119,14 @@ impl EpisodicMemory {
                 None => Ok(values),
             }
         };
-        let logvar = read("memory_logvar", &[1], f32::MIN)?.first().copied().unwrap_or_default();
+        let logvar = read("memory_logvar", &[1], f32::MIN)?;
+        let [logvar] = logvar[..] else {
+            return Err(Error::shape(
+                format!("{}: tensor {prefix}memory_logvar", file()),
+                "[1]",
+                format!("{:?}", [logvar.len()]),
+            ));
+        };
         if !logvar.exp().is_finite() {
             let object = format!("{}: tensor {prefix}memory_logvar", file());
             return Err(Error::format(object, format!("is {logvar}, the logarithm of no variance in 32 bits")));

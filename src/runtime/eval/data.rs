@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::files::{read_at_most, text};
+use crate::files::{absolute, read_at_most, text};
 
 /// Most bytes of a list.
 const MAX_LIST_BYTES: u64 = 256 << 20;
@@ -157,6 +157,8 @@ fn read_list<T>(dir: &Path, form: Form, read: impl Fn(&Entry) -> Result<T, Strin
     if !fs::metadata(dir).map_err(Error::io(dir))?.is_dir() {
         return Err(Error::format(dir.display(), format!("is no folder; give one with {name} and its pictures")));
     }
+    // The pictures are read later.
+    let dir = &absolute(dir)?;
     let list = dir.join(name);
     let broken = |problem: String| Err(Error::format(list.display(), problem));
     if !list.is_file() {

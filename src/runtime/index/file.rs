@@ -7,14 +7,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::ErrorKind;
 use std::path::Path;
 
-use safetensors::{Dtype, SafeTensorError, View};
+use safetensors::{Dtype, View};
 use serde::{Deserialize, Serialize};
 
 use super::super::fingerprint::{HASH, from_hex, hex};
 use super::walk::is_inside;
 use super::{Folder, Picture, Table};
 use crate::error::{Error, Result};
-use crate::files::{Checkpoint, Stored, whole};
+use crate::files::{Checkpoint, Stored, unwritten, whole};
 
 /// The metadata entry that tells an index, with its version.
 const KEY: &str = "ternion.pictures";
@@ -184,9 +184,6 @@ pub(super) fn write(path: &Path, model: &str, table: &Table) -> Result<()> {
     whole::write_with(path, |new| {
         let metadata = HashMap::from([(KEY.to_owned(), VERSION.to_owned())]);
         let named = tensors.iter().map(|(name, tensor)| (*name, tensor));
-        safetensors::serialize_to_file(named, Some(metadata), new).map_err(|e| match e {
-            SafeTensorError::IoError(e) => Error::io(path)(e),
-            other => Error::format(path.display(), other),
-        })
+        safetensors::serialize_to_file(named, Some(metadata), new).map_err(unwritten(path))
     })
 }

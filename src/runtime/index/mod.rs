@@ -18,7 +18,7 @@ use super::bitgen::BitGen;
 use super::fingerprint::HASH;
 use super::similarities::{cosine, finite, not_finite};
 use crate::error::{Error, Result};
-use crate::files::Image;
+use crate::files::{Image, absolute};
 
 pub use update::Update;
 pub use walk::{ENDINGS, Skipped};
@@ -58,7 +58,7 @@ pub struct PictureIndex {
 /// A folder whose pictures are in an index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IndexedFolder {
-    /// The folder: below the index's own if it is there, else from the root.
+    /// The folder, from the root.
     pub path: PathBuf,
     /// Pictures of it in the index.
     pub pictures: usize,
@@ -106,18 +106,19 @@ struct Picture {
 
 impl PictureIndex {
     /// The name of the file in an index's folder. A second file, `picture-index.lock`, keeps two programs from writing
-    /// it at once, and stays.
+    /// it at once, and is there as long.
     pub const FILE: &str = "picture-index.safetensors";
 
     /// An index without pictures, to be kept in the folder `dir`. Nothing is written, and what was there stays, until
     /// folders are added.
     ///
     /// # Errors
-    /// As [`BitGen::fingerprint`].
+    /// As [`BitGen::fingerprint`]; [`Error::Io`] for an empty path.
     pub fn new(dir: impl Into<PathBuf>, model: Arc<BitGen>) -> Result<Self> {
         let fingerprint = model.fingerprint()?;
         let table = Table { width: model.sizes().d, ..Table::default() };
-        Ok(PictureIndex { dir: dir.into(), model, fingerprint, table, interval: SAVE_INTERVAL, stamp: None })
+        let dir = absolute(&dir.into())?;
+        Ok(PictureIndex { dir, model, fingerprint, table, interval: SAVE_INTERVAL, stamp: None })
     }
 
     /// The index in the folder `dir`, which was made with the same model.

@@ -1,8 +1,7 @@
 //! Looking through folders: what is new is embedded, what is gone is dropped.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs::{self, File, TryLockError};
-use std::io::ErrorKind;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -14,7 +13,7 @@ use super::super::similarities::{finite, not_finite};
 use super::walk::{self, Skipped, walk};
 use super::{Folder, Picture, PictureIndex, file, stamp};
 use crate::error::{Error, Result};
-use crate::files::{Image, image, read_at_most};
+use crate::files::{Image, Lock, image, read_at_most};
 
 /// Keeps other programs from writing the file.
 const LOCK: &str = "picture-index.lock";
@@ -136,25 +135,13 @@ impl PictureIndex {
     }
 
     /// Keeps other programs from writing, and takes over what one has written meanwhile.
-    fn lock(&mut self) -> Result<File> {
+    fn lock(&mut self) -> Result<Lock> {
         fs::create_dir_all(&self.dir).map_err(Error::io(&self.dir))?;
-        let path = self.dir.join(LOCK);
-        let file = File::options().create(true).append(true).open(&path).map_err(Error::io(&path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(Error::format(self.path().display(), "is being written by another program; wait for it"));
-            }
-            // Some file systems of networks have no locks.
-            Err(TryLockError::Error(e)) if e.kind() == ErrorKind::Unsupported => {
-                log::warn!("{} cannot be locked: let one program at a time write the index", path.display());
-            }
-            Err(TryLockError::Error(e)) => return Err(Error::io(path)(e)),
-        }
+        let lock = Lock::at(&self.dir.join(LOCK), &self.path())?;
         if self.stamp.is_some() && stamp(&self.path()) != self.stamp {
             self.read()?;
         }
-        Ok(file)
+        Ok(lock)
     }
 
     /// What the file calls a folder: its path from the index's folder, or from the root.
