@@ -38,6 +38,8 @@ fn a_conversion_replaces_earlier_conversions_only() {
     let at = |name: &str| folder.path().join(name);
     let (a, b) = (copied(&at("a"), MODEL), copied(&at("b"), MODEL));
     refused(&at("b/model.safetensors"), &["convert", &a, &b], &["model.safetensors"]);
+    let other = copied(&at("other"), BITGEN);
+    refused(&at("other/model.safetensors"), &["convert", DEMO, &other], &["another model"]);
     let packed = text(at("packed"));
     succeeds(&["convert", DEMO, &packed]);
     let first = fs::read(at("packed/model.safetensors")).unwrap();
@@ -106,4 +108,48 @@ fn answers_replace_answers_only() {
         succeeds(&eval(&answers).each_ref().map(String::as_str));
     }
     assert!(fs::read_to_string(&answers).unwrap().contains("got"));
+    // Earlier answers may be questions, and stay then.
+    fs::rename(&answers, at("questions.json")).unwrap();
+    fs::hard_link(at("questions.json"), at("linked.json")).unwrap();
+    for name in ["questions.json", "linked.json"] {
+        let args = eval(&text(at(name)));
+        refused(&at(name), &args.each_ref().map(String::as_str), &["list of questions"]);
+    }
+}
+
+#[test]
+fn plots_replace_plots_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| text(folder.path().join(name));
+    fs::copy(PICTURE, at("a.png")).unwrap();
+    fs::copy(PICTURE, at("other.png")).unwrap();
+    fs::hard_link(at("a.png"), at("linked.png")).unwrap();
+    fs::write(at("drawing.svg"), "<svg xmlns=\"http://www.w3.org/2000/svg\"/>").unwrap();
+    let picture = at("a.png");
+    let run = |file: &str| {
+        ["run", "--device", "cpu", "--image", &picture, "-p", "x", "-n", "2", "--routing", file].map(str::to_owned)
+    };
+    let similarity = |file: &str| {
+        ["similarity", "-m", BITGEN, "--device", "cpu", "--image", &picture, "--text", "x", "--plot", file]
+            .map(str::to_owned)
+    };
+    let bench = |file: &str| ["bench", "--device", "cpu", "-p", "1", "-n", "0", "--plot", file].map(str::to_owned);
+    for name in ["a.png", "linked.png", "other.png", "drawing.svg"] {
+        let file = at(name);
+        for args in [run(&file).to_vec(), similarity(&file).to_vec(), bench(&file).to_vec()] {
+            refused(file.as_ref(), &args.iter().map(String::as_str).collect::<Vec<_>>(), &[name]);
+        }
+    }
+    fs::write(at("empty.png"), "").unwrap();
+    for name in ["plot.png", "plot.svg", "empty.png"] {
+        succeeds(&run(&at(name)).each_ref().map(String::as_str));
+        succeeds(&similarity(&at(name)).each_ref().map(String::as_str));
+    }
+    // A plot may be a picture of a question, and stays then.
+    fs::rename(at("plot.png"), &picture).unwrap();
+    fs::remove_file(at("linked.png")).unwrap();
+    fs::hard_link(&picture, at("linked.png")).unwrap();
+    for args in [run(&at("linked.png")).to_vec(), similarity(&at("linked.png")).to_vec()] {
+        refused(picture.as_ref(), &args.iter().map(String::as_str).collect::<Vec<_>>(), &["overwritten"]);
+    }
 }

@@ -19,7 +19,7 @@ use super::output::{Bar, bytes, ms};
 pub struct Convert {
     /// The model: a directory, a safetensors file or index, or a torch checkpoint.
     input: PathBuf,
-    /// The directory to write: new, empty, or an earlier conversion.
+    /// The directory to write: new, empty, or an earlier conversion of such a model.
     output: PathBuf,
     /// The tokenizer.json to copy, or a folder with it or with vocab.json and merges.txt, of which one is made; default:
     /// those beside the model.

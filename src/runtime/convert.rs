@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
-use safetensors::{Dtype, SafeTensorError, View};
+use safetensors::{Dtype, View};
 
 use super::engine::{Progress, open_tokenizer};
 use super::options::Precision;
 use crate::error::{Error, Result};
 use crate::files::weights::{PACKED_KEY, PackedInfo};
 use crate::files::whole::Replacement;
-use crate::files::{Checkpoint, ModelFiles, Tokenizer, Weights};
+use crate::files::{Checkpoint, ModelFiles, Tokenizer, Weights, unwritten};
 use crate::models::{self, LoadOptions, Reads};
 use crate::tensor::{Pack, WeightPart, WeightRef};
 
@@ -72,7 +72,7 @@ pub fn convert(
         LoadOptions { dense: precision.pack(), head: precision.pack(), max_binding: u64::MAX },
     )?;
     let tokenizer = open_tokenizer(&input, tokenizer, model.vocab(), model.family())?;
-    check_target(&input, &weights, out_dir)?;
+    check_target(&input, &weights, model.reads(), out_dir)?;
     let (mut packed, table) = pack_all(&weights, model.reads(), &mut progress)?;
     let extras = pack_extras(&weights, model.extras(), precision)?;
     let bytes = |all: &BTreeMap<String, Stored>| all.values().map(|t| t.bytes as u64).sum::<u64>();
@@ -218,6 +218,10 @@ fn pack_one(weights: &Weights, name: &str, pack: Pack) -> Result<(Stored, Option
     let elements: usize = shape.iter().product();
     let dense = |dtype, size| -> Result<Stored> {
         let words = weights.load(&WeightRef { parts: vec![part.clone()], pack })?;
+        if 4 * words.len() < size * elements {
+            let object = format!("{}: tensor {name}", weights.path().display());
+            return Err(Error::format(object, format!("{} words of its {elements} elements", words.len())));
+        }
         Ok(Stored { dtype, shape: shape.clone(), words, bytes: size * elements })
     };
     match pack {
@@ -240,14 +244,11 @@ fn pack_one(weights: &Weights, name: &str, pack: Pack) -> Result<(Stored, Option
 fn write_tensors(file: &Path, tensors: &BTreeMap<String, Stored>, table: &Table) -> Result<()> {
     let json = serde_json::to_string(table).map_err(|e| Error::format(file.display(), e))?;
     let metadata = HashMap::from([(PACKED_KEY.to_owned(), json)]);
-    safetensors::serialize_to_file(tensors, Some(metadata), file).map_err(|e| match e {
-        SafeTensorError::IoError(e) => Error::io(file)(e),
-        other => Error::format(file.display(), other),
-    })
+    safetensors::serialize_to_file(tensors, Some(metadata), file).map_err(unwritten(file))
 }
 
 /// Refuses a directory with the input, or with files that would be taken for a part of the packed model.
-fn check_target(input: &ModelFiles, weights: &Weights, out_dir: &Path) -> Result<()> {
+fn check_target(input: &ModelFiles, weights: &Weights, reads: &Reads, out_dir: &Path) -> Result<()> {
     let refused = |problem: String| Err(Error::argument(out_dir.display(), problem));
     if !out_dir.exists() {
         return Ok(());
@@ -260,11 +261,12 @@ fn check_target(input: &ModelFiles, weights: &Weights, out_dir: &Path) -> Result
     if matches!(input, ModelFiles::Disk(_)) {
         // The weights may lie elsewhere, behind a link.
         let own = [real(input_dir)?, real(weights.path())?.parent().map(Path::to_owned).unwrap_or_default()];
-        if own.contains(&real(out_dir)?) {
+        // A folder may be mounted in two places.
+        if own.iter().any(|dir| same_file::is_same_file(dir, out_dir).unwrap_or(false)) {
             return refused("holds the input, which would be overwritten; give another directory".into());
         }
     }
-    check_replaced(&out_dir.join(MODEL_FILE))?;
+    check_replaced(&out_dir.join(MODEL_FILE), reads)?;
     for entry in fs::read_dir(out_dir).map_err(Error::io(out_dir))? {
         let name = entry.map_err(Error::io(out_dir))?.file_name();
         let name = name.to_string_lossy();
@@ -277,8 +279,9 @@ fn check_target(input: &ModelFiles, weights: &Weights, out_dir: &Path) -> Result
     Ok(())
 }
 
-/// Refuses to replace weights that no conversion has written: a model of somebody's, and what a link leads to.
-fn check_replaced(weights: &Path) -> Result<()> {
+/// Refuses to replace weights that no conversion of a model that reads the same tensors has written: a model of somebody's,
+/// one of another kind, and what a link leads to.
+fn check_replaced(weights: &Path, reads: &Reads) -> Result<()> {
     if fs::symlink_metadata(weights).is_err() {
         return Ok(());
     }
@@ -287,7 +290,10 @@ fn check_replaced(weights: &Path) -> Result<()> {
         return refused("is no file of its own, and what it leads to would be replaced");
     }
     match Checkpoint::open(weights) {
-        Ok(old) if old.metadata().contains_key(PACKED_KEY) => Ok(()),
+        Ok(old) if old.metadata().contains_key(PACKED_KEY) => match reads.keys().all(|name| old.get(name).is_some()) {
+            true => Ok(()),
+            false => refused("is a conversion of another model and would be replaced"),
+        },
         _ => refused("is no packed model of an earlier conversion and would be replaced"),
     }
 }

@@ -12,16 +12,18 @@ mod similarity;
 mod text;
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use image::RgbImage;
 use image::imageops::{FilterType, resize};
-use image::{ExtendedColorType, ImageEncoder as _, RgbImage, codecs::png::PngEncoder};
 use plotters::coord::Shift;
 use plotters::prelude::{BitMapBackend, DrawingArea, DrawingAreaErrorKind, DrawingBackend, IntoDrawingArea};
 use plotters::prelude::{RGBColor, SVGBackend, WHITE};
+use same_file::is_same_file;
 use ternion::files::{Image, whole};
 use ternion::{Error, Result};
 
@@ -39,6 +41,12 @@ const INK: RGBColor = RGBColor(34, 34, 34);
 const GREY: RGBColor = RGBColor(110, 110, 110);
 /// Colour of what belongs to the answer.
 const ANSWER: RGBColor = RGBColor(24, 90, 188);
+
+/// What tells a plot from other pictures, near the beginning of its file: a text of PNG, a comment of SVG.
+const SOFTWARE: (&str, &str) = ("Software", "ternion");
+const COMMENT: &str = "<!-- drawn by ternion -->";
+/// Bytes of the beginning.
+const HEAD: u64 = 1024;
 
 /// What drawing on a backend gives.
 type Drawn<B, T = ()> = Result<T, DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
@@ -97,7 +105,8 @@ impl PlotFile {
     /// A file at `path`, which `option` asked for.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a name that does not end in .svg or .png, [`Error::Io`] if nothing can be written there.
+    /// [`Error::Argument`] for a name that does not end in .svg or .png and for a file that is no plot, which would be
+    /// replaced; [`Error::Io`] if nothing can be written there.
     pub fn new(option: &str, path: &OsStr) -> Result<Self> {
         let path = PathBuf::from(path);
         let extension = path.extension().and_then(OsStr::to_str).map(str::to_ascii_lowercase);
@@ -110,6 +119,11 @@ impl PlotFile {
                 return Err(Error::argument(option, problem));
             }
         };
+        if !is_replaceable(&path).map_err(Error::io(&path))? {
+            let problem =
+                "is no plot that this program has drawn, and would be overwritten; give the name of a new file";
+            return Err(Error::argument(path.display(), problem));
+        }
         whole::check_writable(&path)?;
         Ok(PlotFile { path, format })
     }
@@ -125,7 +139,7 @@ impl PlotFile {
             let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             fs::canonicalize(path).ok().or_else(|| Some(fs::canonicalize(folder).ok()?.join(path.file_name()?)))
         };
-        real(&self.path).is_some_and(|own| Some(own) == real(path))
+        is_same_file(&self.path, path).unwrap_or(false) || real(&self.path).is_some_and(|own| Some(own) == real(path))
     }
 
     /// Draws and writes a figure: the whole file, or none.
@@ -142,6 +156,22 @@ impl PlotFile {
     }
 }
 
+/// Whether there is no file, an empty one, one that was drawn here, or what is no ordinary file.
+fn is_replaceable(path: &Path) -> io::Result<bool> {
+    match fs::metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(e) => return Err(e),
+        Ok(found) if !found.is_file() || found.len() == 0 => return Ok(true),
+        Ok(_) => {}
+    }
+    let mut head = Vec::new();
+    File::open(path)?.take(HEAD).read_to_end(&mut head)?;
+    let (keyword, text) = SOFTWARE;
+    let png = [b"tEXt", keyword.as_bytes(), &[0], text.as_bytes()].concat();
+    let holds = |mark: &[u8]| head.windows(mark.len()).any(|bytes| bytes == mark);
+    Ok(holds(&png) || holds(COMMENT.as_bytes()))
+}
+
 /// Draws on a backend.
 fn draw<B: DrawingBackend>(backend: B, font: &Font, figure: &impl Figure) -> Result<(), String> {
     let area = backend.into_drawing_area();
@@ -155,7 +185,7 @@ fn svg(font: &Font, figure: &impl Figure) -> Result<Vec<u8>, String> {
     draw(SVGBackend::with_string(&mut svg, figure.size()), font, figure)?;
     // The font comes along, so that text is as wide as it was measured.
     let style = format!(
-        ">\n<style>@font-face{{font-family:{name};src:url(data:font/ttf;base64,{font})}}</style>\n",
+        ">\n{COMMENT}\n<style>@font-face{{font-family:{name};src:url(data:font/ttf;base64,{font})}}</style>\n",
         name = text::FAMILY,
         font = BASE64_STANDARD.encode(text::FONT),
     );
@@ -190,7 +220,13 @@ fn png(font: &Font, figure: &impl Figure) -> Result<Vec<u8>, String> {
 /// A PNG of red, green and blue bytes.
 fn encode(rgb: &[u8], (width, height): (u32, u32)) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
-    let written = PngEncoder::new(&mut bytes).write_image(rgb, width, height, ExtendedColorType::Rgb8);
+    let mut encoder = png::Encoder::new(&mut bytes, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    let (keyword, text) = SOFTWARE;
+    let written = encoder
+        .add_text_chunk(keyword.into(), text.into())
+        .and_then(|()| encoder.write_header())
+        .and_then(|mut writer| writer.write_image_data(rgb).and_then(|()| writer.finish()));
     written.map_err(|e| format!("cannot be encoded: {e}"))?;
     Ok(bytes)
 }
