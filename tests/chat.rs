@@ -187,18 +187,15 @@ mod terminal {
             }
         }
 
-        /// Presses a key until the program ends: the terminal passes a key over that comes between two lines.
+        /// Presses keys that end the program.
         #[track_caller]
-        fn ends_by(mut self, key: &str) -> ExitStatus {
-            for _ in 0..60 {
-                // Who has ended takes no more keys.
-                let _ = self.keys.write_all(key.as_bytes());
-                for _ in 0..50 {
-                    if let Some(status) = self.child.try_wait().expect("a state") {
-                        return status;
-                    }
-                    thread::sleep(Duration::from_millis(20));
+        fn ends_by(mut self, keys: &str) -> ExitStatus {
+            self.press(keys);
+            for _ in 0..3000 {
+                if let Some(status) = self.child.try_wait().expect("a state") {
+                    return status;
                 }
+                thread::sleep(Duration::from_millis(20));
             }
             panic!("it does not end");
         }
@@ -255,6 +252,24 @@ mod terminal {
         chat.press("/reset\n");
         chat.shows("/reset\r\n");
         chat.shows("> ");
-        assert_eq!(chat.ends_by("\x03").code(), Some(130));
+        assert_eq!(chat.ends_by("\x03\x03").code(), Some(130));
+    }
+
+    #[test]
+    fn no_key_is_lost_between_others() {
+        let mut chat = Terminal::open(&chat(&[]));
+        chat.shows("> ");
+        for i in 0..60 {
+            // The second key comes while the first is looked at, now here and now there.
+            chat.press("a");
+            thread::sleep(Duration::from_micros(i * 10));
+            chat.press("\x03");
+            chat.shows("Ctrl-C again ends");
+            chat.shows("> ");
+            chat.press("/help\n");
+            chat.shows("show this");
+            chat.shows("> ");
+        }
+        assert_eq!(chat.ends_by("\x04").code(), Some(0));
     }
 }

@@ -1,5 +1,6 @@
 //! `ternion chat`: a conversation, line by line.
 
+use std::cell::Cell;
 use std::io::{self, BufRead, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -84,14 +85,14 @@ impl Chat {
         let options = self.generate.options(verbose)?;
         let images = open_images(&self.image)?;
         let engine = self.model.open()?;
-        let (session, interrupt) = (engine.session()?, Interrupt::new());
+        let mut editor = LineEditor::new();
+        let (session, interrupt) = (engine.session()?, Interrupt::new(editor.is_none()));
         let mut talk = Talk { session, engine, options, images: 0, last: None, verbose, interrupt };
         for image in &images {
             talk.session.push_image(image)?;
             talk.images += 1;
         }
         let terminal = io::stdin().is_terminal();
-        let mut editor = LineEditor::new();
         if terminal {
             talk.interrupt.watch()?;
             say!("/help shows the commands, Ctrl-D ends.");
@@ -99,7 +100,10 @@ impl Chat {
         let (mut failed, mut warned) = (false, false);
         loop {
             let line = match &mut editor {
-                Some(editor) => Ok(editor.read(PROMPT).map_err(Error::io("the terminal"))?),
+                Some(editor) => {
+                    let read = editor.read(PROMPT, || talk.interrupt.came());
+                    Ok(read.map_err(Error::io("the terminal"))?)
+                }
                 None => next_line(terminal)?,
             };
             let done = match line {
@@ -171,15 +175,17 @@ fn picture_path(written: &str) -> PathBuf {
     }
 }
 
-/// What Ctrl-C does: ends an answer, or the program where there is none or where the answer does not end.
+/// What Ctrl-C does as a signal: ends an answer, or the program where the answer does not end.
 struct Interrupt {
     /// Whether the next Ctrl-C ends the program; the one that comes while it does not, sets it.
     ends_all: Arc<AtomicBool>,
+    /// Whether one that comes where there is no answer ends the program; else the prompt asks for it.
+    at_prompt: bool,
 }
 
 impl Interrupt {
-    fn new() -> Self {
-        Interrupt { ends_all: Arc::new(AtomicBool::new(true)) }
+    fn new(at_prompt: bool) -> Self {
+        Interrupt { ends_all: Arc::new(AtomicBool::new(at_prompt)), at_prompt }
     }
 
     /// Takes Ctrl-C from the system, which ends the program with it until then.
@@ -191,11 +197,25 @@ impl Interrupt {
             .map_err(Error::io("Ctrl-C"))
     }
 
+    /// Whether one came that has ended nothing; it is forgotten then.
+    fn came(&self) -> bool {
+        !self.at_prompt && self.ends_all.swap(false, Ordering::SeqCst)
+    }
+
     /// Runs `answer`, which is to end once the function that it gets says so.
     fn during<T>(&self, answer: impl FnOnce(&dyn Fn() -> bool) -> T) -> T {
-        self.ends_all.store(false, Ordering::SeqCst);
-        let answered = answer(&|| self.ends_all.load(Ordering::SeqCst));
-        self.ends_all.store(true, Ordering::SeqCst);
+        // Without this, one that has come since the question was typed ends its answer.
+        if self.at_prompt {
+            self.ends_all.store(false, Ordering::SeqCst);
+        }
+        let ended = Cell::new(false);
+        let answered = answer(&|| {
+            ended.set(self.ends_all.load(Ordering::SeqCst));
+            ended.get()
+        });
+        if self.at_prompt || ended.get() {
+            self.ends_all.store(self.at_prompt, Ordering::SeqCst);
+        }
         answered
     }
 }

@@ -43,11 +43,15 @@ impl LineEditor {
         (moves && term.is_term() && io::stdin().is_terminal()).then_some(LineEditor { term, history: Vec::new() })
     }
 
-    /// Reads a line behind a prompt.
+    /// Reads a line behind a prompt. Ctrl-C is a key meanwhile; `interrupted` says whether one came before that.
     ///
     /// # Errors
     /// Those of the terminal.
-    pub fn read(&mut self, prompt: &str) -> io::Result<Input> {
+    pub fn read(&mut self, prompt: &str, interrupted: impl Fn() -> bool) -> io::Result<Input> {
+        let _keys = Keys::take()?;
+        if interrupted() {
+            return self.leave(Input::Interrupted);
+        }
         let mut line = Line::default();
         // Which line of the history is shown; its length stands for the new one, which is kept meanwhile.
         let (mut shown, mut new) = (self.history.len(), String::new());
@@ -102,6 +106,46 @@ impl LineEditor {
         self.term.write_line("")?;
         self.term.flush()?;
         Ok(input)
+    }
+}
+
+/// The terminal in the mode in which each key comes at once and as it is, until this is dropped.
+///
+/// Reading a key sets that mode too, but for this key alone: one that comes between two keys would be shown, be lost, or
+/// be a signal.
+#[cfg(unix)]
+struct Keys(rustix::termios::Termios);
+
+#[cfg(unix)]
+impl Keys {
+    fn take() -> io::Result<Self> {
+        use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+        let old = tcgetattr(io::stdin())?;
+        let mut raw = old.clone();
+        raw.make_raw();
+        // What is written still ends its lines as always.
+        raw.output_modes = old.output_modes;
+        tcsetattr(io::stdin(), OptionalActions::Drain, &raw)?;
+        Ok(Keys(old))
+    }
+}
+
+#[cfg(unix)]
+impl Drop for Keys {
+    fn drop(&mut self) {
+        // A terminal that is gone needs no mode.
+        let _ = rustix::termios::tcsetattr(io::stdin(), rustix::termios::OptionalActions::Drain, &self.0);
+    }
+}
+
+/// Elsewhere keys come as they are.
+#[cfg(not(unix))]
+struct Keys;
+
+#[cfg(not(unix))]
+impl Keys {
+    fn take() -> io::Result<Self> {
+        Ok(Keys)
     }
 }
 
