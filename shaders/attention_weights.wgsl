@@ -39,7 +39,7 @@ fn run(lane: Lane, group: vec3<u32>) {
         for (var key = lane.id; key < n; key += WG) { top = max(top, score(base + key * params.k_width)); }
         top = of_order(workgroup_max(lane, order_of(top)));
         var total = 0.0;
-        for (var key = lane.id; key < n; key += WG) { total += exp(score(base + key * params.k_width) - top); }
+        for (var key = lane.id; key < n; key += WG) { total += exp_of(score(base + key * params.k_width) - top); }
         let share = 1.0 / (workgroup_sum(lane, total) * f32(params.heads));
         for (var key = lane.id; key < n; key += WG) {
             y[out + key] += exp(score(base + key * params.k_width) - top) * share;

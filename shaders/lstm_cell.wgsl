@@ -15,12 +15,7 @@ struct Params {
 
 // e^88 is still finite.
 fn sigmoid(v: f32) -> f32 {
-    return 1.0 / (1.0 + exp(bounded(-v, 88.0)));
-}
-
-// tanh overflows to NaN on some drivers beyond about 44; it is 1 long before.
-fn bounded_tanh(v: f32) -> f32 {
-    return tanh(bounded(v, 15.0));
+    return 1.0 / (1.0 + exp_of(bounded(-v, 88.0)));
 }
 
 @compute @workgroup_size(64)
@@ -30,7 +25,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let i = id.x % params.width;
     let base = 4u * row * params.width + i;
     let kept = sigmoid(gates[base + params.width]) * c[id.x];
-    let cell = kept + sigmoid(gates[base]) * bounded_tanh(gates[base + 2u * params.width]);
-    h[id.x] = sigmoid(gates[base + 3u * params.width]) * bounded_tanh(cell);
+    let cell = kept + sigmoid(gates[base]) * tanh_of(gates[base + 2u * params.width]);
+    h[id.x] = sigmoid(gates[base + 3u * params.width]) * tanh_of(cell);
     next[id.x] = cell;
 }

@@ -40,15 +40,14 @@ fn f(v: f32) -> f32 {
     return 0.5 * v * (1.0 + erf(v * 0.7071067811865476));
 #endif
 #ifdef GELU_TANH
-    // tanh overflows to NaN on some drivers beyond about 44; it is 1 long before.
     let inner = 0.7978845608028654 * (v + 0.044715 * v * v * v);
-    return 0.5 * v * (1.0 + tanh(bounded(inner, 15.0)));
+    return 0.5 * v * (1.0 + tanh_of(inner));
 #endif
 #ifdef RELU
     return at_least(v, 0.0);
 #endif
 #ifdef TANH
-    return tanh(bounded(v, 15.0));
+    return tanh_of(v);
 #endif
 #ifdef SCALE
     return v * params.factor;

@@ -240,6 +240,24 @@ fn a_refused_form_is_found() {
     assert!(in_main("let v = max(f32(i), 3.0);").contains("drop NaN"));
     assert!(in_main("let v = clamp(vec2<f32>(f32(i)), vec2<f32>(), vec2<f32>(1.0));").contains("drop NaN"));
     assert!(in_main("let v = subgroupMax(f32(i));").contains("drop NaN"));
+    let bound =
+        "fn end(i: u32) -> u32 { if i > 3u { return 2u; } return i; } fn twice(i: u32) -> u32 { return 2u * end(i); }";
+    let main = "@compute @workgroup_size(8) fn main(@builtin(workgroup_id) g: vec3<u32>,
+        @builtin(local_invocation_index) i: u32) {";
+    let of = |body: &str| said(&format!("{bound} {main} {body} }}"));
+    assert_eq!(of("let n = end(g.x);"), "");
+    assert!(of("for (var j = 0u; j < end(g.x); j++) {}").contains("2 returns"));
+    assert!(of("var n = 1u; n = twice(g.x); for (var j = 0u; j < n; j++) {}").contains("2 returns"));
+    let together =
+        "fn sum(v: f32, n: u32) -> f32 { var s = v; for (var j = 0u; j < n; j++) { s = subgroupAdd(s); } return s; }";
+    let of = |body: &str| said(&format!("var<private> own: u32; {together} {main} {body} }}"));
+    assert_eq!(of("if g.x > 1u { let s = sum(f32(i), g.y); }"), "");
+    assert_eq!(of("if i > 1u { own = 1u; } let s = sum(f32(i), 4u);"), "");
+    assert!(of("if i > 1u { let s = sum(1.0, 4u); }").contains("the lane"));
+    assert!(of("let s = sum(1.0, i);").contains("the lane"));
+    assert!(of("if i > 1u { return; } let s = subgroupMax(i);").contains("the lane"));
+    assert!(of("own = i; let s = sum(1.0, own);").contains("the lane"));
+    assert!(of("for (var j = i; j < 8u; j++) { let s = subgroupAdd(1u); }").contains("the lane"));
     let lane = "struct Lane { @builtin(subgroup_size) n: u32 } @compute @workgroup_size(8) fn main(lane: Lane) {}";
     assert!(said(lane).contains("inside a struct"));
 }

@@ -19,6 +19,16 @@ fn at_least(v: f32, low: f32) -> f32 {
     return select(max(v, low), v, is_nan(v));
 }
 
+// exp and tanh, which drivers bound themselves: so does SwiftShader, for which e^NaN is ∞. Some tanh overflow to NaN beyond
+// about 44; it is 1 long before.
+fn exp_of(v: f32) -> f32 {
+    return select(exp(v), v, is_nan(v));
+}
+
+fn tanh_of(v: f32) -> f32 {
+    return select(tanh(clamp(v, -15.0, 15.0)), v, is_nan(v));
+}
+
 // An integer in the order of floats: the larger for the larger, NaN above all.
 fn order_of(v: f32) -> i32 {
     let bits = bitcast<i32>(v);

@@ -1,9 +1,11 @@
 //! Forms that naga accepts and a compiler behind it refuses: FXC and DXC (HLSL), Tint (browsers).
 
+mod uniform;
+
 use naga::valid::{FunctionInfo, ModuleInfo};
 use naga::{
-    AddressSpace, Block, BuiltIn, Expression, Function, MathFunction, Module, ScalarKind, Statement, SubgroupOperation,
-    TypeInner,
+    AddressSpace, Block, BuiltIn, Expression, Function, Handle, MathFunction, Module, ScalarKind, Statement,
+    SubgroupOperation, TypeInner,
 };
 
 /// Where `clamp`, `min` and `max` of floats may drop NaN: shaders by the beginning of their names, and a function, or all.
@@ -12,6 +14,7 @@ const MAY_DROP_NAN: &[(&str, &str)] = &[
     ("", "bounded"),
     ("", "bounded4"),
     ("", "at_least"),
+    ("", "tanh_of"),
     // The codes of a row with NaN are any: its scale is NaN.
     ("", "code_of"),
     ("", "codes_of"),
@@ -28,6 +31,10 @@ const MAY_DROP_NAN: &[(&str, &str)] = &[
 /// `software`: only drivers that compute on the CPU get it, which are no DX12 ones, and read components as they like.
 pub fn check(name: &str, module: &Module, info: &ModuleInfo, wgsl: &str, software: bool) -> Result<(), String> {
     built_ins(module)?;
+    one_return(module)?;
+    if !software {
+        uniform::check(module)?;
+    }
     let entries = module.entry_points.iter().enumerate().map(|(i, e)| (&e.function, info.get_entry_point(i)));
     for (function, info) in module.functions.iter().map(|(handle, f)| (f, &info[handle])).chain(entries) {
         computed_components(module, function, info, &function.body)?;
@@ -87,10 +94,103 @@ fn computed_reads(module: &Module, function: &Function, info: &FunctionInfo) -> 
     Ok(())
 }
 
+/// FXC: a function that feeds the bound of a loop has one return. Where one returns early, FXC takes its value for one that may
+/// not be set, and so the bound for one that threads may see differently.
+fn one_return(module: &Module) -> Result<(), String> {
+    let entries = module.entry_points.iter().map(|e| &e.function);
+    for function in module.functions.iter().map(|(_, f)| f).chain(entries) {
+        for called in feeding(function, &ends_of_loops(&function.body)) {
+            several_returns(module, called)?;
+        }
+    }
+    Ok(())
+}
+
+/// Fails if a function, or one that its result comes from, has several returns.
+fn several_returns(module: &Module, called: Handle<Function>) -> Result<(), String> {
+    let function = &module.functions[called];
+    let mut values = Vec::new();
+    visit(&function.body, &mut |statement| {
+        if let Statement::Return { value } = statement {
+            values.extend(*value);
+        }
+    });
+    if values.len() > 1 {
+        return Err(format!("{:?} feeds the bound of a loop and has {} returns", function.name, values.len()));
+    }
+    feeding(function, &values).into_iter().try_for_each(|called| several_returns(module, called))
+}
+
+/// Conditions by which loops end.
+fn ends_of_loops(body: &Block) -> Vec<Handle<Expression>> {
+    let mut all = Vec::new();
+    visit(body, &mut |statement| {
+        let Statement::Loop { body, break_if, .. } = statement else { return };
+        all.extend(*break_if);
+        for statement in body.iter() {
+            let Statement::If { condition, accept, reject } = statement else { continue };
+            if [accept, reject].iter().any(|b| b.iter().any(|s| matches!(s, Statement::Break))) {
+                all.push(*condition);
+            }
+        }
+    });
+    all
+}
+
+/// Functions whose results some expressions are made of, through variables of the function too.
+fn feeding(function: &Function, expressions: &[Handle<Expression>]) -> Vec<Handle<Function>> {
+    let (mut left, mut seen, mut calls) = (expressions.to_vec(), std::collections::BTreeSet::new(), Vec::new());
+    while let Some(handle) = left.pop() {
+        if !seen.insert(handle) {
+            continue;
+        }
+        let expression = &function.expressions[handle];
+        left.extend(operands(expression));
+        visit(&function.body, &mut |statement| match statement {
+            Statement::Call { function, result: Some(result), .. } if *result == handle => calls.push(*function),
+            Statement::Store { pointer, value } if *pointer == handle => left.push(*value),
+            _ => {}
+        });
+        if let Expression::LocalVariable(v) = expression {
+            left.extend(function.local_variables[*v].init);
+            let same = |e: &Expression| matches!(e, Expression::LocalVariable(other) if other == v);
+            left.extend(function.expressions.iter().filter(|(_, e)| same(e)).map(|(handle, _)| handle));
+        }
+    }
+    calls
+}
+
+/// Calls `f` with every statement of a block and of the blocks in it.
+fn visit(block: &Block, f: &mut impl FnMut(&Statement)) {
+    for statement in block.iter() {
+        f(statement);
+        inner(statement).into_iter().for_each(|block| visit(block, f));
+    }
+}
+
+/// The expressions that one is made of.
+fn operands(expression: &Expression) -> Vec<Handle<Expression>> {
+    match expression {
+        Expression::Access { base, index } => vec![*base, *index],
+        Expression::AccessIndex { base, .. } => vec![*base],
+        Expression::Splat { value, .. } => vec![*value],
+        Expression::Swizzle { vector, .. } => vec![*vector],
+        Expression::Compose { components, .. } => components.clone(),
+        Expression::Load { pointer } => vec![*pointer],
+        Expression::Unary { expr, .. } | Expression::As { expr, .. } => vec![*expr],
+        Expression::Binary { left, right, .. } => vec![*left, *right],
+        Expression::Select { condition, accept, reject } => vec![*condition, *accept, *reject],
+        Expression::Relational { argument, .. } => vec![*argument],
+        Expression::Math { arg, arg1, arg2, arg3, .. } => {
+            [Some(*arg), *arg1, *arg2, *arg3].into_iter().flatten().collect()
+        }
+        _ => vec![],
+    }
+}
+
 /// NaN reaches the check that must see it: bounds and maxima of floats are those of shared/bounds.wgsl, which keep it.
 fn dropped_nan(module: &Module, function: &Function, info: &FunctionInfo) -> Result<(), String> {
-    let float =
-        |e: naga::Handle<Expression>| info[e].ty.inner_with(&module.types).scalar_kind() == Some(ScalarKind::Float);
+    let float = |e: Handle<Expression>| info[e].ty.inner_with(&module.types).scalar_kind() == Some(ScalarKind::Float);
     let bounds = function.expressions.iter().any(|(_, e)| match *e {
         Expression::Math { fun: MathFunction::Clamp | MathFunction::Min | MathFunction::Max, arg, .. } => float(arg),
         _ => false,
@@ -102,7 +202,7 @@ fn dropped_nan(module: &Module, function: &Function, info: &FunctionInfo) -> Res
 }
 
 /// Whether a block has a maximum or minimum over a subgroup of what `float` says.
-fn of_subgroups(block: &Block, float: &impl Fn(naga::Handle<Expression>) -> bool) -> bool {
+fn of_subgroups(block: &Block, float: &impl Fn(Handle<Expression>) -> bool) -> bool {
     block.iter().any(|statement| match statement {
         Statement::SubgroupCollectiveOperation { op, argument, .. } => {
             matches!(op, SubgroupOperation::Max | SubgroupOperation::Min) && float(*argument)
