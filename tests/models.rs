@@ -6,7 +6,7 @@ mod model_rig;
 
 use std::path::Path;
 
-use model_rig::{Greedy, Report, Rig, devices, embernets, forced_walk, golden, rms, row, variants};
+use model_rig::{Greedy, Report, Rig, devices, embernets, forced_walk, golden, main_picture, rms, row, variants};
 use ternion::files::{Image, Weights};
 use ternion::models::{LoadOptions, slots};
 use ternion::plan::Step;
@@ -27,10 +27,7 @@ fn main_pixels(dir: &Path) -> Vec<f32> {
     if prefill.names().iter().any(|n| n == "pixel_values") {
         return prefill.f32s("pixel_values");
     }
-    let preprocess = golden(dir, "golden_preprocess.safetensors");
-    let names = preprocess.names();
-    let name = names.iter().find(|n| n.ends_with(".pixel_values")).expect("pixel values");
-    preprocess.f32s(name)
+    golden(dir, "golden_preprocess.safetensors").f32s(&format!("{}.pixel_values", main_picture(dir)))
 }
 
 #[test]

@@ -317,7 +317,7 @@ fn broken_configurations_are_said() {
         ("max_reasoning_steps", serde_json::json!(1e9)),
         ("robot_types", long),
         ("robot_types", Value::Null),
-        ("top_k_robots", serde_json::json!(6)),
+        ("top_k_robots", serde_json::json!(1 + config["robot_types"].as_array().unwrap().len())),
     ];
     for (key, value) in cases {
         let copy = TempDir::new().unwrap();
