@@ -13,6 +13,9 @@ struct Params {
     slots: u32, // of a row with experts, else 1
     k: u32,
     n_experts: u32,
+    matrices: u32, // of the whole, of which the stack may be a piece, or of one expert
+    first_matrix: u32,
+    first_out: u32,
     out_width: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
@@ -53,7 +56,8 @@ fn main(
 #endif
     let tile = find_tile(first, group.x);
     let part = part_at(first + tile.part);
-    let which = row * params.sets + select(slot * params.parts + tile.part, 0u, params.sets == 1u);
+    let of_whole = slot * params.matrices + params.first_matrix + tile.part;
+    let which = row * params.sets + select(of_whole, 0u, params.sets == 1u);
     var sum = tile_sums(part, tile.tile, local.x, local.y, which * (params.set_words / 4u));
     if SPLIT > 1u {
         for (var q = 0u; q < QUADS; q++) { shares[(local.y * QUADS + q) * LANES + local.x] = sum[q]; }
@@ -68,7 +72,7 @@ fn main(
     for (var q = 0u; q < QUADS; q++) {
         let exact = vec4<f32>(exact_sums(sum[q], i32(m.y), part.bits)) * (part.scale * m.x);
         let in_part = ((tile.tile * LANES + local.x) * QUADS + q) * 4u;
-        let out = group.y * params.out_width + tile.out + in_part;
+        let out = group.y * params.out_width + params.first_out + tile.out + in_part;
         for (var i = 0u; i < 4u; i++) {
             if in_part + i < part.rows {
                 var v = component(exact, i);

@@ -13,6 +13,9 @@ struct Params {
     slots: u32, // of a row with experts, else 1
     k: u32,
     n_experts: u32,
+    matrices: u32, // of the whole, of which the stack may be a piece, or of one expert
+    first_matrix: u32,
+    first_out: u32,
     out_width: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;

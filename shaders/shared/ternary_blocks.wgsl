@@ -35,9 +35,9 @@ fn is_row(block: u32, r: u32) -> bool {
 // The number of the codes and meta that row `row` has for matrix `matrix` of its run.
 fn set_of(row: u32, matrix: u32) -> u32 {
 #ifdef GROUPS
-    return row * params.parts + matrix;
+    return row * params.matrices + params.first_matrix + matrix;
 #else
-    return row * params.sets + select(matrix, 0u, params.sets == 1u);
+    return row * params.sets + select(params.first_matrix + matrix, 0u, params.sets == 1u);
 #endif
 }
 
@@ -45,5 +45,5 @@ fn set_of(row: u32, matrix: u32) -> u32 {
 fn finish(block: u32, r: u32, sum: vec4<i32>, tile: Tile, part: Part, in_part: u32) {
     if !is_row(block, r) { return; }
     let row = row_at(block, r);
-    store4(sum, part, set_of(row, tile.part), in_part, row * params.out_width + tile.out + in_part);
+    store4(sum, part, set_of(row, tile.part), in_part, row * params.out_width + params.first_out + tile.out + in_part);
 }

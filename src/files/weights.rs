@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::int8;
 use crate::pages::{PIECE, room, zeros};
 use crate::tensor::{Pack, WeightPart, WeightRef};
-use crate::ternary::{Bits, Packed, WeightQuant, fill_stack, quantise, stack_words};
+use crate::ternary::{Bits, Packed, TILE_ROWS, WeightQuant, fill_stack, quantise, stack_words};
 
 /// The metadata entry of a packed checkpoint: JSON, a [`PackedInfo`] for each ternary tensor.
 pub const PACKED_KEY: &str = "ternion.packed";
@@ -178,26 +178,26 @@ impl Weights {
         }
     }
 
-    /// One ternary matrix, quantised now or taken as it lies; then its pages stay in memory until they are released.
+    /// One ternary matrix, quantised now or taken as it lies; then its pages stay in memory until they are released. Some
+    /// of its rows have the scale of all, and begin at a whole number of tiles ([`Packed::tiles`]).
     ///
     /// # Errors
     /// As [`Weights::load`].
     pub fn ternary(&self, part: &WeightPart, rule: WeightQuant) -> Result<Packed<'_>> {
         let Some(info) = self.packed.get(&part.name) else {
-            let values = self.part(part)?;
+            let rows = self.shape(&part.name).and_then(|shape| shape.first().copied()).unwrap_or(part.rows.end);
+            let values = self.part(&WeightPart { rows: 0..rows, ..part.clone() })?;
             self.release(part);
             let (codes, scale) = quantise(&values, rule)?;
             // Makes room for the words, which are fewer.
             drop(values);
-            return Ok(Packed::new(part.rows.len(), part.cols, &codes, scale));
+            return self.rows_of(Packed::new(rows, part.cols, &codes, scale), part);
         };
         let (Some(bits), scale) = (Bits::from_count(info.bits), f32::from_bits(info.scale_bits)) else {
             return Err(self.broken(&part.name, format!("{} bits a code, expected 1 or 2", info.bits)));
         };
-        if part.rows != (0..info.rows) || part.cols != info.cols {
-            return Err(
-                self.broken(&part.name, format!("rows {:?} were asked for; a packed matrix is read whole", part.rows))
-            );
+        if part.cols != info.cols {
+            return Err(self.broken(&part.name, format!("{} columns, expected {}", info.cols, part.cols)));
         }
         let words = self.checkpoint.read_words(&part.name)?;
         if bits == Bits::Two
@@ -205,7 +205,13 @@ impl Weights {
         {
             return Err(self.broken(&part.name, "a code of 3, expected 0, 1 or 2".into()));
         }
-        Ok(Packed { rows: info.rows, cols: info.cols, bits, scale, words })
+        self.rows_of(Packed { rows: info.rows, cols: info.cols, bits, scale, words }, part)
+    }
+
+    fn rows_of<'a>(&self, whole: Packed<'a>, part: &WeightPart) -> Result<Packed<'a>> {
+        let n = whole.rows;
+        let problem = || format!("rows {:?} of {n} were asked for; a piece is whole tiles of {TILE_ROWS}", part.rows);
+        whole.tiles(part.rows.clone()).ok_or_else(|| self.broken(&part.name, problem()))
     }
 
     fn broken(&self, tensor: &str, problem: String) -> Error {

@@ -3,6 +3,7 @@
 use super::cursor::{Cursor, Tensor};
 use super::siglip::Affine;
 use super::slots;
+use super::ternary_stack::TernaryStack;
 use crate::ops::{AttentionShape, Columns, ROW_WORDS, UnaryKind};
 use crate::plan::{PlanBuilder, Slot};
 use crate::tensor::{DType, Lead, Spec};
@@ -33,9 +34,8 @@ pub fn norm(p: &PlanBuilder, x: Slot, affine: &Affine) -> Slot {
 /// `|W| > 0.5 · max(mean |W|, 1e-5)`, gives the codes of [`crate::ternary::WeightQuant::Absmean`].
 #[derive(Debug)]
 pub struct BitNet {
-    weights: Tensor,
+    weights: TernaryStack,
     bias: Tensor,
-    outs: Vec<usize>,
 }
 
 impl BitNet {
@@ -44,11 +44,9 @@ impl BitNet {
         let all = || names.iter().map(|name| w.at(name));
         let weights: Vec<Tensor> = all().map(|w| w.ternary("weight", [d_out, d_in])).collect();
         let biases: Vec<Tensor> = all().map(|w| w.vector("bias", d_out)).collect();
-        let (n, total) = (names.len(), names.len() * d_out);
         BitNet {
-            weights: Tensor::stack(&weights, &[n, total, d_in]),
-            bias: Tensor::stack(&biases, &[total]),
-            outs: vec![d_out; n],
+            weights: TernaryStack::new(&weights, &vec![d_out; names.len()], w.max_binding()),
+            bias: Tensor::stack(&biases, &[names.len() * d_out]),
         }
     }
 
@@ -64,7 +62,7 @@ impl BitNet {
     }
 
     fn product(&self, p: &PlanBuilder, codes: [Slot; 2], residual: Option<Slot>) -> Slot {
-        let y = p.ternary_matmul(codes, self.weights.slot(p), &self.outs, residual);
+        let y = p.ternary_pieces(codes, &self.weights.pieces(p), residual);
         p.affine(y, None, Some(self.bias.slot(p)), None)
     }
 }

@@ -19,7 +19,7 @@ pub struct LoadOptions {
     /// The matrix that gives the logits: as `dense`, or [`Pack::Int8`]. Where it is the embedding table, embeddings keep
     /// `dense`.
     pub head: Pack,
-    /// Largest weight in bytes before it is cut by rows.
+    /// Largest weight in bytes before it is cut by rows, a stack of ternary matrices by rows of each.
     pub max_binding: u64,
 }
 
@@ -233,6 +233,11 @@ impl<'a> Cursor<'a> {
     /// A ternary matrix.
     pub fn ternary(&self, name: &str, shape: [usize; 2]) -> Tensor {
         self.tensor(name, &shape, Pack::Ternary(self.quant))
+    }
+
+    /// Largest weight in bytes before it is cut.
+    pub fn max_binding(&self) -> u64 {
+        self.options.max_binding
     }
 
     /// A matrix in full precision, cut into pieces that fit a binding each.

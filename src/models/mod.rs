@@ -29,6 +29,7 @@ mod robot_file;
 mod robot_fusion;
 mod robot_reasoning;
 mod siglip;
+mod ternary_stack;
 mod trial;
 mod vision;
 

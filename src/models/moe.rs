@@ -2,6 +2,7 @@
 
 use super::cursor::{Cursor, Tensor};
 use super::embernet_config::EmberNetConfig;
+use super::ternary_stack::TernaryStack;
 use crate::ops::{ActQuant, BitInput, Experts, RmsNorm};
 use crate::plan::{PlanBuilder, Slot};
 
@@ -36,8 +37,7 @@ pub type Pre<'a> = (RmsNorm, &'a Tensor);
 #[derive(Debug)]
 pub struct BitStack {
     norms: Tensor,
-    weights: Tensor,
-    outs: Vec<usize>,
+    weights: TernaryStack,
 }
 
 impl BitStack {
@@ -52,12 +52,10 @@ impl BitStack {
         let all = || places.iter().zip(outs.iter().cycle());
         let norms: Vec<Tensor> = all().map(|(w, _)| w.vector("norm.weight", d_in)).collect();
         let weights: Vec<Tensor> = all().map(|(w, &out)| w.ternary("weight", [out, d_in])).collect();
-        let n = places.len();
-        let total = all().map(|(_, out)| out).sum();
+        let max_binding = places.first().map_or(u64::MAX, Cursor::max_binding);
         BitStack {
-            norms: Tensor::stack(&norms, &[n, d_in]),
-            weights: Tensor::stack(&weights, &[n, total, d_in]),
-            outs: outs.to_vec(),
+            norms: Tensor::stack(&norms, &[places.len(), d_in]),
+            weights: TernaryStack::new(&weights, outs, max_binding),
         }
     }
 
@@ -70,23 +68,24 @@ impl BitStack {
     pub fn record_behind(&self, p: &PlanBuilder, x: Slot, pre: Option<Pre>, q: Quant, residual: Option<Slot>) -> Slot {
         let pre = pre.map(|(norm, w)| (norm, w.slot(p)));
         let (rows, d) = (p.spec(x).shape[0], p.spec(x).width());
-        if p.fuses(rows, d, 1) {
-            return p.bit_linear(x, q.input(pre), self.slots(p), &self.outs, residual);
+        if let Some(slots) = self.slots(p).filter(|_| p.fuses(rows, d, 1)) {
+            return p.bit_linear(x, q.input(pre), slots, self.weights.outs(), residual);
         }
         let x = pre.map_or(x, |(norm, w)| p.rms_norm(x, w, norm));
         let codes = p.norm_quantise(x, self.norms.slot(p), q.norm, q.act);
-        p.ternary_matmul(codes, self.weights.slot(p), &self.outs, residual)
+        p.ternary_pieces(codes, &self.weights.pieces(p), residual)
     }
 
-    fn slots(&self, p: &PlanBuilder) -> [Slot; 2] {
-        [self.norms.slot(p), self.weights.slot(p)]
+    /// What a fused op reads; none where the weights are cut.
+    fn slots(&self, p: &PlanBuilder) -> Option<[Slot; 2]> {
+        self.weights.whole(p).map(|weights| [self.norms.slot(p), weights])
     }
 
     /// x `[rows, d_in]` or `[rows, slots, d_in]` → `[rows, slots, Σ d_out]` by each row's experts.
     fn record_experts(&self, p: &PlanBuilder, x: Slot, q: Quant, chosen: Chosen) -> Slot {
         let Chosen { top, groups, experts } = chosen;
         let codes = p.norm_quantise_experts(x, self.norms.slot(p), top, experts, q.norm, q.act);
-        p.expert_matmul(codes, self.weights.slot(p), top, groups, &self.outs, experts)
+        p.expert_pieces(codes, &self.weights.pieces(p), top, groups, experts)
     }
 }
 
@@ -135,9 +134,11 @@ impl Moe {
     /// `x + moe(norm(x))`, x `[rows, d]`. `name` prefixes the tags.
     pub fn record_add(&self, p: &PlanBuilder, x: Slot, norm: Pre, rows: Slot, log: Slot, name: &str) -> Slot {
         let tag = |what: &str, slot| p.tag(format!("{name}.{what}"), slot);
-        let (n, d_ff) = (p.spec(x).shape[0], self.gate_up.outs[0]);
+        let (n, d_ff) = (p.spec(x).shape[0], self.gate_up.weights.outs()[0]);
         if p.fuses(n, d_ff, self.experts.slots()) && p.fuses(n, p.spec(x).width(), 2) {
-            return self.record_few(p, x, norm, rows, log, tag);
+            if let (Some(gate_up), Some(down)) = (self.gate_up.slots(p), self.down.slots(p)) {
+                return self.record_few(p, x, norm, [gate_up, down], [rows, log], tag);
+            }
         }
         let h = p.rms_norm(x, norm.1.slot(p), norm.0);
         let logits = p.matmul(h, self.router.slot(p), Some(self.router_bias.slot(p)), None);
@@ -165,8 +166,8 @@ impl Moe {
         p: &PlanBuilder,
         x: Slot,
         (norm, w): Pre,
-        rows: Slot,
-        log: Slot,
+        [gate_up, down]: [[Slot; 2]; 2],
+        [rows, log]: [Slot; 2],
         tag: impl Fn(&str, Slot) -> Slot,
     ) -> Slot {
         let (w, experts) = (w.slot(p), self.experts);
@@ -174,8 +175,8 @@ impl Moe {
         tag("topk_indices", choice[0]);
         tag("topk_weights", choice[1]);
         let input = self.quant.input(Some((norm, w)));
-        let y = p.bit_swiglu(x, input, self.gate_up.slots(p), self.gate_up.outs[0], choice[0], experts);
+        let y = p.bit_swiglu(x, input, gate_up, self.gate_up.weights.outs()[0], choice[0], experts);
         let y = self.tag_hidden(y, &tag); // [rows, slots, d_ff]
-        p.bit_combine(y, self.quant.input(None), self.down.slots(p), choice, experts, (x, BOUND))
+        p.bit_combine(y, self.quant.input(None), down, choice, experts, (x, BOUND))
     }
 }

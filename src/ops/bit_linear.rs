@@ -188,7 +188,7 @@ impl BitLinear {
         let top = experts.map(|_| rest);
         let codes = chain.apply(&quantise, &[&[x, 1][..], top.as_slice()].concat());
         let residual = self.residual && experts.is_none();
-        let product = TernaryMatmul { outs: self.outs.clone(), experts, residual, grouped: false };
+        let product = TernaryMatmul::whole(&self.outs, experts, residual);
         let last = if residual { Some(rest) } else { top };
         let factors = [&[codes[0], codes[1], 2][..], last.as_slice()].concat();
         if self.kind == Kind::Plain {

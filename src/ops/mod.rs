@@ -58,6 +58,7 @@ pub use router::MAX_EXPERTS;
 pub use sample::{DRAW_WORDS, Draw, MOST_CANDIDATES, Sampled, seen_words};
 pub use sampling::{Sampling, uniform};
 pub(crate) use sampling::{argmax, check_logits, penalised};
+pub use ternary_matmul::StackPiece;
 pub use unary::UnaryKind;
 
 use crate::error::{Error, Result};

@@ -21,13 +21,36 @@ use crate::ternary::{Stack, StackPart, TILE_ROWS, code_at};
 ///   then reads an expert's weights once for 8 places.
 ///
 /// Exact against `cpu` before the scale: integers below 2^24.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct TernaryMatmul {
     /// Output rows of each matrix of the stack, or of one expert.
-    pub(super) outs: Vec<usize>,
-    pub(super) experts: Option<Experts>,
-    pub(super) residual: bool,
-    pub(super) grouped: bool,
+    outs: Vec<usize>,
+    experts: Option<Experts>,
+    residual: bool,
+    grouped: bool,
+    /// Where the stack is a piece of a larger one.
+    place: Place,
+}
+
+/// The place of a piece in the whole: its first matrix and column of y, of so many.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    first: usize,
+    matrices: usize,
+    first_out: usize,
+    out_width: usize,
+}
+
+/// A piece of a stack that is cut for devices that bind little: matrices `first..` of the whole, or of an expert, with
+/// `outs` of their rows, which follow those of the pieces before it.
+#[derive(Debug, Clone)]
+pub struct StackPiece<'a> {
+    /// The stack of the piece.
+    pub weights: Slot,
+    /// Which matrix of the whole its first one is, or is a part of.
+    pub first: usize,
+    /// Rows of each of its matrices.
+    pub outs: &'a [usize],
 }
 
 params!(TernaryMatmulParams {
@@ -39,6 +62,9 @@ params!(TernaryMatmulParams {
     slots: u32,
     k: u32,
     n_experts: u32,
+    matrices: u32,
+    first_matrix: u32,
+    first_out: u32,
     out_width: u32,
 });
 
@@ -49,6 +75,9 @@ params!(TernaryMatvecParams {
     slots: u32,
     k: u32,
     n_experts: u32,
+    matrices: u32,
+    first_matrix: u32,
+    first_out: u32,
     out_width: u32,
 });
 
@@ -59,9 +88,14 @@ impl PlanBuilder {
     /// Product of codes with a stack of matrices of `outs` rows each; `[rows, Σ outs]`, plus `residual` if given.
     #[track_caller]
     pub fn ternary_matmul(&self, act: [Slot; 2], weights: Slot, outs: &[usize], residual: Option<Slot>) -> Slot {
-        let op = TernaryMatmul { outs: outs.to_vec(), experts: None, residual: residual.is_some(), grouped: false };
-        let inputs: Vec<Slot> = [act[0], act[1], weights].into_iter().chain(residual).collect();
-        self.push(op, &inputs)
+        self.ternary_pieces(act, &[StackPiece { weights, first: 0, outs }], residual)
+    }
+
+    /// [`PlanBuilder::ternary_matmul`] with a stack that may be cut.
+    #[track_caller]
+    pub fn ternary_pieces(&self, act: [Slot; 2], pieces: &[StackPiece], residual: Option<Slot>) -> Slot {
+        let whole = TernaryMatmul::whole(&[], None, residual.is_some());
+        self.push_pieces(whole, act, pieces, residual.as_slice())
     }
 
     /// Product of codes with the matrices of each row's experts (`outs` rows each); `[rows, slots, Σ outs]`. `groups`
@@ -76,16 +110,50 @@ impl PlanBuilder {
         outs: &[usize],
         experts: Experts,
     ) -> Slot {
-        let op =
-            TernaryMatmul { outs: outs.to_vec(), experts: Some(experts), residual: false, grouped: groups.is_some() };
-        let inputs: Vec<Slot> = [act[0], act[1], weights, top].into_iter().chain(groups).collect();
-        self.push(op, &inputs)
+        self.expert_pieces(act, &[StackPiece { weights, first: 0, outs }], top, groups, experts)
+    }
+
+    /// [`PlanBuilder::expert_matmul`] with a stack that may be cut.
+    #[track_caller]
+    pub fn expert_pieces(
+        &self,
+        act: [Slot; 2],
+        pieces: &[StackPiece],
+        top: Slot,
+        groups: Option<Slot>,
+        experts: Experts,
+    ) -> Slot {
+        let whole = TernaryMatmul { grouped: groups.is_some(), ..TernaryMatmul::whole(&[], Some(experts), false) };
+        let rest: Vec<Slot> = [top].into_iter().chain(groups).collect();
+        self.push_pieces(whole, act, pieces, &rest)
+    }
+
+    /// Pushes `kind` once for each piece; all write into one output.
+    #[track_caller]
+    fn push_pieces(&self, kind: TernaryMatmul, act: [Slot; 2], pieces: &[StackPiece], rest: &[Slot]) -> Slot {
+        let matrices = pieces.last().map_or(0, |last| last.first + last.outs.len());
+        let out_width = pieces.iter().flat_map(|piece| piece.outs).sum();
+        let (mut y, mut first_out) = (None, 0);
+        for piece in pieces {
+            let place = Place { first: piece.first, matrices, first_out, out_width };
+            let op = TernaryMatmul { outs: piece.outs.to_vec(), place, ..kind.clone() };
+            let inputs = [&[act[0], act[1], piece.weights], rest].concat();
+            match y {
+                None => y = Some(self.push(op, &inputs)),
+                Some(y) => self.push_into(op, &inputs, &[y]),
+            }
+            first_out += piece.outs.iter().sum::<usize>();
+        }
+        // Without a piece there is no product: what reads it refuses codes.
+        y.unwrap_or(act[0])
     }
 }
 
 impl TernaryMatmul {
-    fn out_width(&self) -> usize {
-        self.outs.iter().sum()
+    /// The product with a stack that is not cut.
+    pub(super) fn whole(outs: &[usize], experts: Option<Experts>, residual: bool) -> Self {
+        let place = Place { first: 0, matrices: outs.len(), first_out: 0, out_width: outs.iter().sum() };
+        TernaryMatmul { outs: outs.to_vec(), experts, residual, grouped: false, place }
     }
 
     fn slots(&self) -> usize {
@@ -97,9 +165,9 @@ impl TernaryMatmul {
         let parts = self.outs.len();
         for slot in 0..self.slots() {
             let expert = self.experts.map_or(0, |e| e.pick(&top[r * e.k..], slot));
-            let mut out = (r * self.slots() + slot) * self.out_width();
+            let mut out = (r * self.slots() + slot) * self.place.out_width + self.place.first_out;
             for p in 0..parts {
-                let set = if sets == 1 { 0 } else { slot * parts + p };
+                let set = if sets == 1 { 0 } else { slot * self.place.matrices + self.place.first + p };
                 f(expert * parts + p, r * sets + set, out);
                 out += self.outs[p];
             }
@@ -124,16 +192,20 @@ impl Op for TernaryMatmul {
         let (rows, sets) = (codes.shape[0], codes.shape[1]);
         expect("meta", inputs[1], &[rows, sets, 2], &[DType::F32])?;
         let matrices = self.outs.len() * self.experts.map_or(1, Experts::all);
-        let total = self.out_width() * self.experts.map_or(1, Experts::all);
+        let outs = self.outs.iter().sum::<usize>();
+        let total = outs * self.experts.map_or(1, Experts::all);
         expect("weights", inputs[2], &[matrices, total, d], &[DType::Ternary])?;
-        let want = self.slots() * self.outs.len();
+        let place = self.place;
+        let fits = place.first + self.outs.len() <= place.matrices && place.first_out + outs <= place.out_width;
+        require("weights", inputs[2], fits, "matrices and rows that fit the output")?;
+        let want = self.slots() * place.matrices;
         require("codes", codes, sets == want || (sets == 1 && self.experts.is_none()), "a set for each matrix")?;
         let shape = match self.experts {
             Some(e) => {
                 expect("chosen experts", inputs[3], &[rows, e.k], &[DType::U32])?;
-                vec![rows, e.slots(), self.out_width()]
+                vec![rows, e.slots(), place.out_width]
             }
-            None => vec![rows, self.out_width()],
+            None => vec![rows, place.out_width],
         };
         if self.grouped {
             let groups = inputs[4];
@@ -200,7 +272,10 @@ impl Op for TernaryMatmul {
             slots: self.slots() as u32,
             k: experts.k as u32,
             n_experts: experts.n as u32,
-            out_width: self.out_width() as u32,
+            matrices: self.place.matrices as u32,
+            first_matrix: self.place.first as u32,
+            first_out: self.place.first_out as u32,
+            out_width: self.place.out_width as u32,
         };
         let tiles = Extent::Fixed(self.outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum());
         let in_blocks = match self.grouped {
@@ -232,7 +307,10 @@ impl TernaryMatmul {
             slots: self.slots() as u32,
             k: experts.k as u32,
             n_experts: experts.n as u32,
-            out_width: self.out_width() as u32,
+            matrices: self.place.matrices as u32,
+            first_matrix: self.place.first as u32,
+            first_out: self.place.first_out as u32,
+            out_width: self.place.out_width as u32,
         };
         let tiles = self.outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum();
         Kernel {

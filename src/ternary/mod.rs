@@ -14,6 +14,7 @@
 //! activations are zero there.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 mod quantise;
 mod stack;
@@ -107,6 +108,25 @@ impl Packed<'_> {
         Packed { rows, cols, bits, scale, words: words.into() }
     }
 
+    /// Rows `rows`, which begin with a tile and end with one or with the matrix; none for others.
+    pub fn tiles(self, rows: Range<usize>) -> Option<Self> {
+        let ends = rows.end == self.rows || (rows.end < self.rows && rows.end.is_multiple_of(TILE_ROWS));
+        if !ends || rows.start >= rows.end || !rows.start.is_multiple_of(TILE_ROWS) {
+            return None;
+        }
+        let words = |to: usize| self.bits.matrix_words(to, self.cols);
+        let range = words(rows.start)..words(rows.end);
+        let words = match self.words {
+            Cow::Borrowed(words) => Cow::Borrowed(words.get(range)?),
+            Cow::Owned(mut words) => {
+                words.truncate(range.end);
+                words.drain(..range.start);
+                Cow::Owned(words)
+            }
+        };
+        Some(Packed { rows: rows.len(), words, ..self })
+    }
+
     /// The codes, row-major.
     pub fn codes(&self) -> Vec<i8> {
         let mut codes = Vec::with_capacity(self.rows * self.cols);
@@ -161,6 +181,22 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
+        #[test]
+        fn tiles_hold_the_codes_of_their_rows(rows in 1usize..400, cols in 1usize..20, seed: u64) {
+            let codes: Vec<i8> = (0..rows * cols).map(|i| ((seed >> (i % 61) & 3).min(2)) as i8 - 1).collect();
+            let whole = Packed::new(rows, cols, &codes, 1.5);
+            for from in (0..rows).step_by(TILE_ROWS) {
+                let to = rows.min(from + TILE_ROWS);
+                let tile = whole.clone().tiles(from..to).expect("a tile");
+                prop_assert_eq!(tile.codes(), &codes[from * cols..to * cols]);
+                let borrowed = Packed { words: Cow::Borrowed(&whole.words[..]), ..whole };
+                prop_assert_eq!(borrowed.tiles(from..to), Some(tile));
+            }
+            for wrong in [1..rows, 0..rows + 1, 0..0] {
+                prop_assert_eq!(whole.clone().tiles(wrong), None);
+            }
+        }
+
         #[test]
         fn packing_loses_nothing(rows in 1usize..140, cols in 1usize..70, binary: bool, seed: u64) {
             let code = |i: usize| {

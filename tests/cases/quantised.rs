@@ -1,13 +1,14 @@
 //! Rows of the quantised path: norm_quantise, and the ternary product by stacks and by experts.
 
-use ternion::ops::{ActQuant, Experts, RmsNorm};
+use ternion::ops::{ActQuant, Experts, RmsNorm, StackPiece};
+use ternion::plan::Slot;
 use ternion::tensor::{Lead, Pack};
 use ternion::ternary::Packed;
 
 use super::Tol::{Close, Codes, Exact, Meta};
 use super::elements::hard_rows;
 use super::{Cases, step};
-use crate::common::Noise;
+use crate::common::{Noise, Rig};
 
 const EMBERNET: ActQuant = ActQuant { max_code: 127.0, bound: 50.0, floor: 1e-4 };
 const PLAIN: ActQuant = ActQuant { max_code: 127.0, bound: f32::INFINITY, floor: 1e-5 };
@@ -19,6 +20,7 @@ pub fn add(cases: &mut Cases) {
     stacks(cases);
     rows_of_stacks(cases);
     experts(cases);
+    pieces_of_stacks(cases);
     counts_of_experts(cases);
     groups(cases);
     scaled(cases);
@@ -164,6 +166,42 @@ fn experts(cases: &mut Cases) {
             let top = r.u32s("top", &[rows, 1], Lead::Rows, &top);
             let groups = Some(r.p.group_rows(top, experts));
             vec![(r.p.expert_matmul(act, w, top, groups, &[9], experts), Exact)]
+        });
+    }
+}
+
+/// Rows of each expert's matrices in stacks of their own: a whole matrix and a tile of the next, then the rest.
+fn pieces_of_stacks(cases: &mut Cases) {
+    let (d, outs, cut): (usize, [usize; 2], [(usize, &[usize]); 2]) = (20, [9, 200], [(0, &[9, 128]), (1, &[72])]);
+    let cut_stacks = |r: &Rig, experts: usize| -> Vec<Slot> {
+        let all = parts(&outs.repeat(experts), d, &[true, false, false]);
+        let piece = |(first, of): &(usize, &[usize])| -> Vec<Packed<'static>> {
+            let rows = |i: usize| if *first == 0 { 0..of[i] } else { 128..200 };
+            let of_expert = |e: usize| (0..of.len()).map(move |i| (2 * e + first + i, i));
+            (0..experts).flat_map(of_expert).map(|(m, i)| all[m].clone().tiles(rows(i)).expect("tiles")).collect()
+        };
+        cut.iter().enumerate().map(|(i, at)| r.ternary(&format!("w{i}"), &piece(at))).collect()
+    };
+    let pieces = move |weights: &[Slot]| -> Vec<StackPiece<'static>> {
+        weights.iter().zip(cut).map(|(&weights, (first, outs))| StackPiece { weights, first, outs }).collect()
+    };
+    for (rows, sets) in [(2, 2), (11, 2), (11, 1)] {
+        cases.full("ternary_matmul", format!("{rows} rows, {sets} sets, two pieces"), |r| {
+            let act = r.codes([rows, sets, d], Lead::Rows, &acts(rows * sets, d), 1.0);
+            let whole: Vec<f32> = Noise(53).f32s(rows * 209, 1e3).into_iter().map(f32::round).collect();
+            let residual = Some(r.f32s("residual", &[rows, 209], Lead::Rows, &whole));
+            let weights = cut_stacks(r, 1);
+            vec![(r.p.ternary_pieces(act, &pieces(&weights), residual), Exact)]
+        });
+    }
+    let experts = Experts { k: 2, n: 4, shared: 1 };
+    for (rows, grouped) in [(3, false), (12, true)] {
+        cases.full("ternary_matmul", format!("{rows} rows, experts in two pieces, grouped {grouped}"), |r| {
+            let act = r.codes([rows, 6, d], Lead::Rows, &acts(rows * 6, d), 1.0);
+            let top = r.u32s("top", &[rows, 2], Lead::Rows, &pairs(4)[..2 * rows]);
+            let groups = grouped.then(|| r.p.group_rows(top, experts));
+            let weights = cut_stacks(r, experts.all());
+            vec![(r.p.expert_pieces(act, &pieces(&weights), top, groups, experts), Exact)]
         });
     }
 }
