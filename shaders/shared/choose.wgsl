@@ -1,5 +1,6 @@
 // The choice of a router (ops/router.rs, ops/route.rs): the k most probable experts of a row, renormalised.
 // Imported where `logits`, `rows`, `top`, `weights`, `log` and `params` with `experts` and `k` are declared.
+#import bounds
 
 // A logit as a number that grows with it; NaN is above or below all others, by its sign.
 fn rank_of(logit: f32) -> u32 {
@@ -34,7 +35,7 @@ fn choose(row: u32, base: u32) {
     var most = logits[base];
     for (var e = 1u; e < params.experts; e++) { most = max(most, logits[base + e]); }
     var total = 0.0;
-    for (var e = 0u; e < params.experts; e++) { total += exp(logits[base + e] - most); }
+    for (var e = 0u; e < params.experts; e++) { total += exp_of(logits[base + e] - most); }
 
     let at = (rows[row].y + rows[row].z) * params.k;
     var last = 0u;

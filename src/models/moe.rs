@@ -135,10 +135,11 @@ impl Moe {
     pub fn record_add(&self, p: &PlanBuilder, x: Slot, norm: Pre, rows: Slot, log: Slot, name: &str) -> Slot {
         let tag = |what: &str, slot| p.tag(format!("{name}.{what}"), slot);
         let (n, d_ff) = (p.spec(x).shape[0], self.gate_up.weights.outs()[0]);
-        if p.fuses(n, d_ff, self.experts.slots()) && p.fuses(n, p.spec(x).width(), 2) {
-            if let (Some(gate_up), Some(down)) = (self.gate_up.slots(p), self.down.slots(p)) {
-                return self.record_few(p, x, norm, [gate_up, down], [rows, log], tag);
-            }
+        if p.fuses(n, d_ff, self.experts.slots())
+            && p.fuses(n, p.spec(x).width(), 2)
+            && let (Some(gate_up), Some(down)) = (self.gate_up.slots(p), self.down.slots(p))
+        {
+            return self.record_few(p, x, norm, [gate_up, down], [rows, log], tag);
         }
         let h = p.rms_norm(x, norm.1.slot(p), norm.0);
         let logits = p.matmul(h, self.router.slot(p), Some(self.router_bias.slot(p)), None);
@@ -149,7 +150,7 @@ impl Moe {
         let groups = (p.spec(top).shape[0] > FEW_ROWS).then(|| p.group_rows(top, self.experts));
         let chosen = Chosen { top, groups, experts: self.experts };
         let y = self.gate_up.record_experts(p, h, self.quant, chosen); // [rows, slots, 2·d_ff]
-        let y = self.tag_hidden(p.swiglu(y), &tag); // [rows, slots, d_ff]
+        let y = self.tag_hidden(p.swiglu(y), tag); // [rows, slots, d_ff]
         let y = self.down.record_experts(p, y, self.quant, chosen); // [rows, slots, d]
         tag("experts_out", y);
         p.combine(x, y, weights, BOUND)
@@ -176,7 +177,7 @@ impl Moe {
         tag("topk_weights", choice[1]);
         let input = self.quant.input(Some((norm, w)));
         let y = p.bit_swiglu(x, input, gate_up, self.gate_up.weights.outs()[0], choice[0], experts);
-        let y = self.tag_hidden(y, &tag); // [rows, slots, d_ff]
+        let y = self.tag_hidden(y, tag); // [rows, slots, d_ff]
         p.bit_combine(y, self.quant.input(None), down, choice, experts, (x, BOUND))
     }
 }

@@ -172,7 +172,9 @@ fn experts(cases: &mut Cases) {
 
 /// Rows of each expert's matrices in stacks of their own: a whole matrix and a tile of the next, then the rest.
 fn pieces_of_stacks(cases: &mut Cases) {
-    let (d, outs, cut): (usize, [usize; 2], [(usize, &[usize]); 2]) = (20, [9, 200], [(0, &[9, 128]), (1, &[72])]);
+    let (d, outs) = (20, [9, 200]);
+    // The first matrix of each piece, and how many rows it has of each.
+    let cut = [(0, &[9, 128][..]), (1, &[72])];
     let cut_stacks = |r: &Rig, experts: usize| -> Vec<Slot> {
         let all = parts(&outs.repeat(experts), d, &[true, false, false]);
         let piece = |(first, of): &(usize, &[usize])| -> Vec<Packed<'static>> {
