@@ -3,13 +3,15 @@
 //! A new file lies beside the one that it is to replace, under a name of its own, until it is whole. So a reader never sees
 //! half of one, two programs that write the same file at once leave one of the two, and a full disk leaves the old one.
 
-use std::fs::{self, File, Metadata};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempPath;
 
 use crate::error::{Error, Result};
 
+/// What the names of new files begin with until they are whole.
+pub const TEMPORARY: &str = ".ternion-";
 /// Most links from one to the next.
 const MAX_LINKS: usize = 40;
 
@@ -19,9 +21,8 @@ pub struct Replacement {
     path: TempPath,
     /// What is replaced: where links lead.
     target: PathBuf,
-    /// The mode that the file is to have, and with an old one its owner.
-    like: Metadata,
-    replaces: bool,
+    /// That file, whose mode and owner the new one gets; none where there is none yet.
+    old: Option<Metadata>,
 }
 
 impl Replacement {
@@ -33,6 +34,7 @@ impl Replacement {
         let target = followed(file)?;
         let folder = target.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mut builder = tempfile::Builder::new();
+        builder.prefix(TEMPORARY);
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
@@ -40,11 +42,8 @@ impl Replacement {
             builder.permissions(fs::Permissions::from_mode(0o666));
         }
         let new = builder.tempfile_in(folder).map_err(Error::io(file))?;
-        let (like, replaces) = match fs::metadata(&target) {
-            Ok(old) => (old, true),
-            Err(_) => (new.as_file().metadata().map_err(Error::io(file))?, false),
-        };
-        Ok(Replacement { path: new.into_temp_path(), target, like, replaces })
+        let old = fs::metadata(&target).ok();
+        Ok(Replacement { path: new.into_temp_path(), target, old })
     }
 
     /// Where the new file lies until [`Replacement::put`].
@@ -58,14 +57,17 @@ impl Replacement {
     /// [`Error::Io`]; the old file is as it was then.
     pub fn put(self) -> Result<()> {
         let io = |e| Error::io(&self.target)(e);
-        fs::set_permissions(&self.path, self.like.permissions()).map_err(io)?;
-        #[cfg(unix)]
-        if self.replaces {
-            use std::os::unix::fs::MetadataExt;
-            // Only root gives files away; for others the file is theirs, as any that they write.
-            let _ = std::os::unix::fs::chown(&self.path, Some(self.like.uid()), Some(self.like.gid()));
+        // Before its mode, which may forbid writing: Windows writes out only what was opened for it.
+        OpenOptions::new().write(true).open(&self.path).and_then(|file| file.sync_all()).map_err(io)?;
+        if let Some(old) = &self.old {
+            fs::set_permissions(&self.path, old.permissions()).map_err(io)?;
+            #[cfg(unix)]
+            {
+                use std::os::unix::fs::MetadataExt;
+                // Only root gives files away; for others the file is theirs, as any that they write.
+                let _ = std::os::unix::fs::chown(&self.path, Some(old.uid()), Some(old.gid()));
+            }
         }
-        File::open(&self.path).and_then(|file| file.sync_all()).map_err(io)?;
         let Replacement { path, target, .. } = self;
         path.persist(&target).map_err(|e| Error::io(target)(e.error))
     }

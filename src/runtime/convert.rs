@@ -14,7 +14,7 @@ use super::engine::{Progress, open_tokenizer};
 use super::options::Precision;
 use crate::error::{Error, Result};
 use crate::files::weights::{PACKED_KEY, PackedInfo};
-use crate::files::whole::Replacement;
+use crate::files::whole::{Replacement, TEMPORARY};
 use crate::files::{Checkpoint, ModelFiles, Tokenizer, Weights, unwritten};
 use crate::models::{self, LoadOptions, Reads};
 use crate::tensor::{Pack, WeightPart, WeightRef};
@@ -270,9 +270,9 @@ fn check_target(input: &ModelFiles, weights: &Weights, reads: &Reads, out_dir: &
     for entry in fs::read_dir(out_dir).map_err(Error::io(out_dir))? {
         let name = entry.map_err(Error::io(out_dir))?.file_name();
         let name = name.to_string_lossy();
-        // A conversion leaves `.tmp…` behind when it is killed.
+        // A conversion that is killed leaves such files behind.
         let own = [MODEL_FILE, CONFIG_FILE, TOKENIZER_FILE].contains(&name.as_ref());
-        if !own && !name.starts_with(".tmp") {
+        if !own && !name.starts_with(TEMPORARY) {
             return refused(format!("holds {name:?}, which is no part of a packed model; give an empty directory"));
         }
     }
