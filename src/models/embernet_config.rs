@@ -273,7 +273,7 @@ impl EmberNetConfig {
     /// The configuration in the flat form with the encoder's sizes, as [`EmberNetConfig::read`] reads it.
     pub fn to_json(&self) -> Value {
         let v = &self.vision;
-        json!({
+        let mut all = json!({
             "model_type": "embernet_vlm",
             "vocab_size": self.vocab_size,
             "hidden_size": self.hidden_size,
@@ -285,7 +285,6 @@ impl EmberNetConfig {
             "num_experts": self.num_experts,
             "num_experts_per_tok": self.num_experts_per_tok,
             "use_shared_expert": self.num_shared_experts > 0,
-            "num_shared_experts": self.num_shared_experts,
             "expert_domains": self.expert_domains,
             "num_image_tokens": self.num_image_tokens,
             "pad_token_id": self.pad_token_id,
@@ -302,7 +301,12 @@ impl EmberNetConfig {
                 "image_size": v.image_size,
                 "patch_size": v.patch_size,
             },
-        })
+        });
+        // Published files say no more than whether there is one.
+        if self.num_shared_experts > 1 {
+            all["num_shared_experts"] = self.num_shared_experts.into();
+        }
+        all
     }
 }
 
