@@ -46,7 +46,7 @@ fn a_conversion_replaces_earlier_conversions_only() {
     succeeds(&["convert", DEMO, &packed]);
     assert!(fs::read(at("packed/model.safetensors")).unwrap() == first);
     // What is left behind by a conversion that was killed is no reason to refuse.
-    fs::write(at("packed/.ternion-left"), "half").unwrap();
+    fs::write(at("packed/.tmpLeft"), "half").unwrap();
     succeeds(&["convert", DEMO, &packed]);
 }
 

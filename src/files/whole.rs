@@ -10,8 +10,8 @@ use tempfile::TempPath;
 
 use crate::error::{Error, Result};
 
-/// What the names of new files begin with until they are whole.
-pub const TEMPORARY: &str = ".ternion-";
+/// What the names of new files begin with until they are whole, those that safetensors makes among them.
+pub const TEMPORARY: &str = ".tmp";
 /// Most links from one to the next.
 const MAX_LINKS: usize = 40;
 
