@@ -5,8 +5,9 @@ fn is_nan(v: f32) -> bool {
     return (bitcast<u32>(v) & 0x7fffffffu) > 0x7f800000u;
 }
 
-// v within ±bound, which is no NaN. Magnitudes above the bound and up to that of infinity are as far from it as their bits:
-// fewer operations than a clamp and a test for NaN, where a clamp is made of several.
+// v within ±bound, which is no NaN. Bits of magnitudes are in the order of the magnitudes, NaN's behind infinity's, so that one
+// comparison without sign finds those above the bound and no NaN. A clamp and a test for NaN are more operations on adapters
+// whose clamp is several.
 fn bounded(v: f32, bound: f32) -> f32 {
     let bits = bitcast<u32>(v);
     let most = bitcast<u32>(bound);
@@ -35,15 +36,19 @@ fn tanh_of(v: f32) -> f32 {
     return select(tanh(clamp(v, -15.0, 15.0)), v, is_nan(v));
 }
 
+// Between the bits of floats and integers in their order, NaN by its sign; its own inverse.
+fn reordered(bits: i32) -> i32 {
+    return bits ^ ((bits >> 31u) & 0x7fffffff);
+}
+
 // An integer in the order of floats: the larger for the larger, NaN above all.
 fn order_of(v: f32) -> i32 {
-    let bits = bitcast<i32>(v);
-    return select(bits ^ ((bits >> 31u) & 0x7fffffff), 0x7fffffff, is_nan(v));
+    return select(reordered(bitcast<i32>(v)), 0x7fffffff, is_nan(v));
 }
 
 // The float that has this order.
 fn of_order(order: i32) -> f32 {
-    return bitcast<f32>(order ^ ((order >> 31u) & 0x7fffffff));
+    return bitcast<f32>(reordered(order));
 }
 
 // The magnitude's place in that order.

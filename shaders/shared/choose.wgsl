@@ -2,13 +2,9 @@
 // Imported where `logits`, `rows`, `top`, `weights`, `log` and `params` with `experts` and `k` are declared.
 #import bounds
 
-// A logit as a number that grows with it; NaN is above or below all others, by its sign.
-fn rank_of(logit: f32) -> u32 {
-    let bits = bitcast<u32>(logit);
-    let sign = 0x80000000u;
-    let negative = (bits & sign) != 0u;
-    // The two zeros are equal.
-    return select(select(bits | sign, ~bits, negative), sign, bits == sign);
+// A logit's place in the order of floats; NaN is above or below all others, by its sign, and the two zeros are equal.
+fn rank_of(logit: f32) -> i32 {
+    return select(reordered(bitcast<i32>(logit)), 0, bitcast<u32>(logit) == 0x80000000u);
 }
 
 // The first of the experts with the largest logit among those that come after expert `last` in the order of choice:
@@ -16,7 +12,7 @@ fn rank_of(logit: f32) -> u32 {
 fn best_behind(base: u32, is_after: bool, last: u32) -> u32 {
     let last_rank = rank_of(logits[base + last]);
     var best = 0u;
-    var best_rank = 0u;
+    var best_rank = 0;
     var found = false;
     for (var e = 0u; e < params.experts; e++) {
         let rank = rank_of(logits[base + e]);
