@@ -1,5 +1,7 @@
 //! EmberNet's configuration, in the nested form that is pushed and in the flat one.
 
+use std::ops::RangeInclusive;
+
 use serde_json::{Map, Value, json};
 
 use super::cursor::dims;
@@ -109,9 +111,12 @@ impl<'a> Section<'a> {
     /// An integer in 1..=most.
     fn size(&self, key: &str, most: usize) -> Result<usize> {
         let value = self.map.get(key).ok_or_else(|| Error::config(self.key(key), "is missing"))?;
-        let fits = |n: &u64| (1..=most as u64).contains(n);
-        let problem = || Error::config(self.key(key), format!("is {value}, expected an integer in 1..={most}"));
-        value.as_u64().filter(fits).map(|n| n as usize).ok_or_else(problem)
+        self.integer(key, value, 1..=most)
+    }
+
+    fn integer(&self, key: &str, value: &Value, within: RangeInclusive<usize>) -> Result<usize> {
+        let n = value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| within.contains(n));
+        n.ok_or_else(|| Error::config(self.key(key), format!("is {value}, expected an integer in {within:?}")))
     }
 
     /// How many experts all tokens share: `num_shared_experts`, which published files lack, else one unless
@@ -128,12 +133,7 @@ impl<'a> Section<'a> {
         let key = "num_shared_experts";
         let n = match self.map.get(key) {
             None | Some(Value::Null) => return Ok(usize::from(used != Some(false))),
-            Some(value) => {
-                let problem =
-                    || Error::config(self.key(key), format!("is {value}, expected an integer in 0..={MAX_SHARED}"));
-                let fits = |n: &u64| *n <= MAX_SHARED as u64;
-                value.as_u64().filter(fits).map(|n| n as usize).ok_or_else(problem)?
-            }
+            Some(value) => self.integer(key, value, 0..=MAX_SHARED)?,
         };
         match used {
             Some(used) if used != (n > 0) => {

@@ -56,10 +56,9 @@ impl TernaryStack {
     }
 
     /// The slots of its pieces.
-    pub fn pieces(&self, p: &PlanBuilder) -> Vec<StackPiece<'_>> {
-        let piece = |piece: &'_ Piece| (piece.weights.slot(p), piece.first);
-        let slots = self.pieces.iter().map(piece);
-        slots.zip(&self.pieces).map(|((weights, first), of)| StackPiece { weights, first, outs: &of.outs }).collect()
+    pub fn pieces<'a>(&'a self, p: &PlanBuilder) -> Vec<StackPiece<'a>> {
+        let piece = |of: &'a Piece| StackPiece { weights: of.weights.slot(p), first: of.first, outs: &of.outs };
+        self.pieces.iter().map(piece).collect()
     }
 }
 

@@ -21,7 +21,7 @@ pub struct ActQuant {
 }
 
 /// Which of several experts each row uses: `k` chosen ones, then those that all rows share, numbered from `n` on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Experts {
     /// Chosen per row.
     pub k: usize,
@@ -38,7 +38,7 @@ impl Experts {
     }
 
     /// All experts, whose weights a stack holds one behind the other.
-    pub fn all(self) -> usize {
+    pub const fn all(self) -> usize {
         self.n + self.shared
     }
 
@@ -53,7 +53,7 @@ impl Experts {
         let (k, n) = (self.k as f64, self.n as f64);
         let chosen = n * (1.0 - (1.0 - k / n).powf(rows as f64));
         let shared = if rows > 0 { self.shared as f64 } else { 0.0 };
-        (bytes as f64 * (chosen + shared) / (n + self.shared as f64)) as u64
+        (bytes as f64 * (chosen + shared) / self.all() as f64) as u64
     }
 }
 
@@ -223,7 +223,7 @@ impl Op for NormQuantise {
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
         let n = inputs[1].shape[0];
-        let experts = self.experts.unwrap_or(Experts { k: 0, n: 0, shared: 0 });
+        let experts = self.experts.unwrap_or_default();
         let params = NormQuantiseParams {
             width: inputs[0].width() as u32,
             sets: self.sets(n) as u32,

@@ -262,7 +262,7 @@ impl Op for TernaryMatmul {
         if !self.grouped && (self.experts.is_some() || lead.shape[0] <= MATVEC_ROWS) {
             return self.matvec(caps, codes, &lead);
         }
-        let experts = self.experts.unwrap_or(Experts { k: 0, n: 0, shared: 0 });
+        let experts = self.experts.unwrap_or_default();
         let params = TernaryMatmulParams {
             lead: lead.lead as u32,
             rows: lead.shape[0] as u32,
@@ -299,7 +299,7 @@ impl TernaryMatmul {
 
     /// The kernel for few rows, and for experts.
     fn matvec(&self, caps: &Caps, codes: &Spec, lead: &Spec) -> Kernel {
-        let experts = self.experts.unwrap_or(Experts { k: 0, n: 0, shared: 0 });
+        let experts = self.experts.unwrap_or_default();
         let params = TernaryMatvecParams {
             sets: codes.shape[1] as u32,
             set_words: code_words(codes.width()) as u32,

@@ -116,9 +116,9 @@ fn layer(p: &PlanBuilder) -> Slot {
     let x = floats(p, "x", 1, D);
     let top = p.input("top", Spec::led(&[1, EXPERTS.k], DType::U32, Lead::Rows));
     let mix = floats(p, "mix", 1, EXPERTS.k);
-    let up = matrices(p, "up", &[D_FF; 2 * (EXPERTS.n + EXPERTS.shared)], D);
+    let up = matrices(p, "up", &[D_FF; 2 * EXPERTS.all()], D);
     let h = p.bit_swiglu(x, input, up, D_FF, top, EXPERTS);
-    let down = matrices(p, "down", &[D; EXPERTS.n + EXPERTS.shared], D_FF);
+    let down = matrices(p, "down", &[D; EXPERTS.all()], D_FF);
     p.bit_combine(h, input, down, [top, mix], EXPERTS, (x, 100.0))
 }
 
