@@ -13,13 +13,13 @@ use std::time::{Duration, Instant};
 use common::device;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ternion::cpu::Cpu;
+use ternion::engine::{DeviceChoice, Place, choose_device};
 use ternion::gpu::{AdapterKind, Adapters};
 use ternion::models;
 use ternion::ops::READ_CHUNK;
 use ternion::plan::{Backend, PlanBuilder, Step};
-use ternion::runtime::compare::{CompareOptions, compare};
-use ternion::runtime::{DeviceChoice, Place, choose_device};
 use ternion::tensor::{DType, Spec};
+use ternion::tools::check::{CompareOptions, compare};
 use ternion::{Engine, GenerateOptions, Image, ModelFiles, Options, Session};
 use timing::{Timed, quick};
 

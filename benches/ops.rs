@@ -16,8 +16,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ternion::cpu::Cpu;
 use ternion::ops::{ActQuant, AttentionShape, Columns, Experts, READ_CHUNK, RmsNorm};
 use ternion::plan::{Backend, Plan, Slot, Step};
+use ternion::quant::Packed;
 use ternion::tensor::{DType, Lead, Pack};
-use ternion::ternary::Packed;
 use timing::{Timed, quick};
 
 /// Bytes that copies of an op read together at least.

@@ -30,7 +30,8 @@ use naga::{AddressSpace, Module, ShaderStage, StorageAccess};
 use shader_variants::{Valid, mentioned, stems};
 use ternion::files::Weights;
 use ternion::gpu::shader::expand;
-use ternion::models::{self, LoadOptions, TextShape};
+use ternion::models;
+use ternion::models::{LoadOptions, TextShape};
 use ternion::plan::Plan;
 use ternion::tensor::{DType, Pack};
 

@@ -4,8 +4,8 @@
 
 use std::io::Write;
 
+use ternion::engine::{Engine, GenerateOptions, Options};
 use ternion::files::Image;
-use ternion::runtime::{Engine, GenerateOptions, Options};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();

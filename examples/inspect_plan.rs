@@ -8,7 +8,8 @@ use std::io::Write;
 
 use ternion::Result;
 use ternion::files::Weights;
-use ternion::models::{self, ChatModel, LoadOptions, TextShape};
+use ternion::models;
+use ternion::models::{ChatModel, LoadOptions, TextShape};
 use ternion::plan::{Memory, Plan, SlotKind};
 use ternion::tensor::{DType, Pack};
 

@@ -27,19 +27,20 @@
 //! several sessions from one thread.
 //!
 //! # Map
-//! Floors, from the bottom; a file uses only floors below its own.
+//! From the bottom; a file uses only what stands above it in this list, and `tests/floors.rs` checks it.
 //!
-//! * **0** [`error`], [`tensor`] (shapes, dtypes, where a weight comes from), [`ternary`] and [`int8`] (packed weight
-//!   formats), [`threads`] (what runs an op's tasks on the CPU), `pages` (memory for weights and caches), `bounds` (that NaN
-//!   comes through).
-//! * **1** [`plan`]: `Op`, `Slot`, `Plan`, its builder, the sharing of memory, the `Backend` trait. [`files`]:
-//!   checkpoints, tokenizers, prompts, images; nothing in them is trusted.
-//! * **2** [`ops`]: one file each, with shapes, CPU definition and kernel (its shader lies in `shaders/`). Beside them
+//! * **base** [`error`], [`tensor`] (shapes, dtypes, where a weight comes from), [`quant`] (packed weight formats),
+//!   [`threads`] (what runs an op's tasks on the CPU), `alloc` (memory for weights and caches), `bounds` (that NaN comes
+//!   through).
+//! * [`plan`]: `Op`, `Slot`, `Plan`, its builder, the sharing of memory, the `Backend` trait. [`files`]: checkpoints,
+//!   tokenizers, images; nothing in them is trusted.
+//! * [`ops`]: one file each, with shapes, CPU definition and kernel (its shader lies in `shaders/`). Beside them
 //!   [`cpu`] and [`gpu`], the backends, which know plans and not the list of ops.
-//! * **3** [`models`]: EmberNet and BitGen, recorded in the order of the papers; models never see a device.
-//! * **4** [`runtime`]: engine, sessions, KV cache, scheduler, sampling; BitGen with its memory, robots, an index of
-//!   pictures; and the tools around a model file.
-//! * **5** this facade, and the command line in `main.rs` and `cli/`.
+//! * [`models`]: a folder a family, recorded in the order of the papers; models never see a device.
+//! * [`engine`]: sessions, KV cache, queue, sampling: what a chat or a server needs.
+//! * [`apps`]: BitGen with its memory, robots, an index of pictures, attention to look at. Beside them [`tools`], around a
+//!   model file: bench, check, convert, eval, inspect.
+//! * this facade, and the command line in `main.rs` and `cli/`.
 //!
 //! How to add an op is told in [`ops`], how to add a model in [`models`].
 //!
@@ -55,21 +56,25 @@
 //!
 //! Vulkan, Metal, DX12 and GL need none: they are found at run time.
 
+mod alloc;
+pub mod apps;
 mod bounds;
 pub mod cpu;
+pub mod engine;
 pub mod error;
 pub mod files;
 pub mod gpu;
-pub mod int8;
 pub mod models;
 pub mod ops;
-mod pages;
 pub mod plan;
-pub mod runtime;
+pub mod quant;
 pub mod tensor;
-pub mod ternary;
 pub mod threads;
+pub mod tools;
 
+pub use apps::bitgen::BitGen;
+pub use apps::picture_index::PictureIndex;
+pub use apps::robots::RobotModel;
+pub use engine::{Engine, GenerateOptions, Options, Session, Stream, Token};
 pub use error::{Error, Result};
 pub use files::{Image, ModelFiles};
-pub use runtime::{BitGen, Engine, GenerateOptions, Options, PictureIndex, RobotModel, Session, Stream, Token};

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::ops::Range;
 
-use crate::int8;
-use crate::ternary::WeightQuant;
+use crate::quant::WeightQuant;
+use crate::quant::int8;
 
 /// How the elements of a slot lie in its `u32` words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,9 +17,9 @@ pub enum DType {
     U32,
     /// Signed 8-bit activation codes, four a word; each row is padded to [`CODE_ALIGN`] codes with zeros.
     Codes,
-    /// Rows of signed 8-bit integers with a scale each, in the form of [`crate::int8`].
+    /// Rows of signed 8-bit integers with a scale each, in the form of [`crate::quant::int8`].
     Int8,
-    /// A stack of ternary matrices in the form of [`crate::ternary::stack`].
+    /// A stack of ternary matrices in the form of [`crate::quant::stack`].
     Ternary,
 }
 
@@ -149,7 +149,7 @@ pub enum Pack {
     F32,
     /// 16-bit floats, rounded to nearest.
     F16,
-    /// 8-bit integers with a scale for each row ([`crate::int8`]).
+    /// 8-bit integers with a scale for each row ([`crate::quant::int8`]).
     Int8,
     /// Quantised by a rule and packed at 1 or 2 bits a weight, whichever loses nothing.
     Ternary(WeightQuant),

@@ -10,9 +10,11 @@ use common::golden_root;
 use parts::{LOAD, Parts, assert_says, break_each_tensor};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use ternion::apps::bitgen::{BitGen, BitGenOptions};
+use ternion::engine::{DeviceChoice, Engine, Options, Place};
 use ternion::files::Weights;
-use ternion::models::{self, BitGenStage1, Model};
-use ternion::runtime::{BitGen, BitGenOptions, DeviceChoice, Engine, Options, Place};
+use ternion::models;
+use ternion::models::{BitGenStage1, Model};
 use ternion::{Error, Result};
 
 impl Parts {

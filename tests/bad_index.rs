@@ -15,7 +15,9 @@ use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use ternion::runtime::{BitGen, DeviceChoice, PictureIndex};
+use ternion::apps::bitgen::BitGen;
+use ternion::apps::picture_index::PictureIndex;
+use ternion::engine::DeviceChoice;
 
 /// A good index of three pictures, and its file.
 struct Rig {

@@ -13,7 +13,8 @@ use common::golden_root;
 use serde_json::Value;
 use tempfile::TempDir;
 use ternion::files::Weights;
-use ternion::models::{self, LoadOptions, TextShape};
+use ternion::models;
+use ternion::models::{LoadOptions, TextShape};
 use ternion::plan::{Plan, Step};
 use ternion::tensor::{DType, Pack, WeightRef};
 
@@ -285,7 +286,7 @@ fn a_made_up_model_is_an_embernet_of_the_published_sizes() {
     // 840,822,056 of the published checkpoint, less the encoder's pooling head, which the model does not read.
     assert_eq!(parameters, 833_717_120);
     let part = |name: &str, cols| ternion::tensor::WeightPart { name: name.into(), rows: 0..768, cols };
-    let rule = ternion::ternary::WeightQuant::SignMean;
+    let rule = ternion::quant::WeightQuant::SignMean;
     let q = weights.ternary(&part("decoder.layers.3.attention.q_proj.weight", 768), rule).expect("a matrix");
     let [minus, zero, plus] = q.counts();
     assert!(zero == 0 && minus.abs_diff(plus) < 10_000, "{minus} {zero} {plus}");

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use common::{Golden, bits, floats};
 use model_rig::{Greedy, Program, Report, devices, golden, rms, variants};
+use ternion::apps::bitgen::{BitGen, BitGenOptions, CaptionOptions, MemoryNoise};
+use ternion::engine::{DeviceChoice, Place, Precision};
 use ternion::files::{Image, Weights};
 use ternion::models::{BitGenStage1, EncoderShape, LoadOptions, bitgen_slots, slots};
 use ternion::ops::Row;
 use ternion::plan::{Backend, Plan, Step};
-use ternion::runtime::{BitGen, BitGenOptions, CaptionOptions, DeviceChoice, MemoryNoise, Place, Precision};
 use ternion::tensor::{DType, Pack};
 
 /// The variants; a root without any fails.

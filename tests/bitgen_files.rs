@@ -11,14 +11,12 @@ use common::golden_root;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use ternion::Image;
+use ternion::apps::bitgen::{BitGen, BitGenOptions, CaptionOptions, MemoryNoise};
+use ternion::engine::{DeviceChoice, GenerateOptions, Place, Precision, Sampling, StopReason};
 use ternion::files::{Tokenizer, Weights};
 use ternion::models::{BitGenStage1, EncoderShape, LoadOptions};
 use ternion::plan::{Plan, SlotKind};
-use ternion::runtime::convert::convert;
-use ternion::runtime::{
-    BitGen, BitGenOptions, CaptionOptions, DeviceChoice, GenerateOptions, MemoryNoise, Place, Precision, Sampling,
-    StopReason,
-};
+use ternion::tools::convert::convert;
 
 fn golden(name: &str) -> PathBuf {
     golden_root().join("bitgen_stage1").join(name)

@@ -12,9 +12,8 @@ use common::{Golden, device};
 use model_rig::rms;
 use serde_json::Value;
 use ternion::Image;
-use ternion::runtime::{
-    BitGen, BitGenOptions, DeviceChoice, GenerateOptions, MemoryNoise, Place, Precision, StopReason,
-};
+use ternion::apps::bitgen::{BitGen, BitGenOptions, MemoryNoise};
+use ternion::engine::{DeviceChoice, GenerateOptions, Place, Precision, StopReason};
 
 /// Relative rms of features: no activation is rounded on their way, and PyTorch has computed with the packed numbers.
 const EXACT: f64 = 1e-5;

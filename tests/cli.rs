@@ -10,10 +10,11 @@ use command::{Ran, assert_fails, command, fed, has_adapter, succeeds, ternion, t
 use common::golden_root;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use ternion::engine::Precision;
 use ternion::files::Weights;
-use ternion::models::{self, LoadOptions, TextShape};
-use ternion::runtime::Precision;
-use ternion::runtime::convert::convert;
+use ternion::models;
+use ternion::models::{LoadOptions, TextShape};
+use ternion::tools::convert::convert;
 
 fn tiny() -> PathBuf {
     golden_root().join("embernet/tiny")

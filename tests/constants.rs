@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{Rig, backends, run};
 use ternion::files::Weights;
-use ternion::models::{self, EmberNetConfig, LoadOptions, TextShape, VisionConfig};
+use ternion::models;
+use ternion::models::{EmberNetConfig, LoadOptions, TextShape, VisionConfig};
 use ternion::ops::UnaryKind;
 use ternion::plan::{SlotKind, Step};
 use ternion::tensor::{DType, Pack, Spec};

@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use common::{Golden, device};
 use model_rig::{Program, Rig, devices, golden, rms, row};
 use tempfile::TempDir;
+use ternion::engine::{DeviceChoice, Engine, GenerateOptions, Head, Options, Precision};
 use ternion::files::{ModelFiles, Weights};
-use ternion::models::{self, LoadOptions};
-use ternion::runtime::convert::convert;
-use ternion::runtime::eval::{DataSet, evaluate, is_right};
-use ternion::runtime::inspect::inspect;
-use ternion::runtime::{DeviceChoice, Engine, GenerateOptions, Head, Options, Precision};
+use ternion::models;
+use ternion::models::LoadOptions;
 use ternion::tensor::{DType, Pack};
+use ternion::tools::convert::convert;
+use ternion::tools::eval::{DataSet, evaluate, is_right};
+use ternion::tools::inspect::inspect;
 use ternion::{Error, Image};
 
 /// Relative rms of what a rounding flip and weights of 16 bits may change.

@@ -7,11 +7,10 @@ use std::path::PathBuf;
 
 use common::{Golden, device};
 use model_rig::Greedy;
+use ternion::apps::refiner::RefinerOptions;
+use ternion::engine::{DeviceChoice, Engine, GenerateOptions, Options, Precision, Sampling, Session, StopReason};
 use ternion::files::Image;
 use ternion::ops::TOKEN_IMAGE;
-use ternion::runtime::{
-    DeviceChoice, Engine, GenerateOptions, Options, Precision, RefinerOptions, Sampling, Session, StopReason,
-};
 use ternion::{Error, Result};
 
 fn tiny() -> PathBuf {
@@ -374,7 +373,7 @@ fn engines_are_shared_between_threads() {
     fn assert_shared<T: Send + Sync>() {}
     assert_shared::<Engine>();
     fn assert_sent<T: Send>() {}
-    assert_sent::<ternion::runtime::Session>();
+    assert_sent::<ternion::engine::Session>();
 }
 
 /// A copy of the tiny model with another `config.json`.

@@ -2,16 +2,35 @@
 
 use std::path::{Path, PathBuf};
 
-/// Floors from the ground up; a file may use strictly lower floors, or its own folder. The ground is one: a weight's
-/// packing is part of its dtype.
-const FLOORS: &[&[&str]] = &[
-    &["bounds", "error", "int8", "pages", "tensor", "ternary", "threads"],
-    &["plan", "files"],
-    &["ops", "cpu", "gpu"],
-    &["models"],
-    &["runtime"],
-    &["lib", "main", "cli"],
+/// What each room (a file or folder of `src`) may use, beside itself and what the rooms that it names may use.
+const MAP: &[(&str, &[&str])] = &[
+    // The ground is one: a weight's packing is part of its dtype.
+    ("bounds", &[]),
+    ("error", &["tensor", "quant", "alloc", "bounds", "threads"]),
+    ("tensor", &["error"]),
+    ("threads", &["error"]),
+    ("alloc", &["error"]),
+    ("quant", &["error"]),
+    ("plan", &["error"]),
+    ("files", &["error"]),
+    ("ops", &["plan"]),
+    ("cpu", &["plan"]),
+    ("gpu", &["plan"]),
+    ("models", &["ops", "files"]),
+    ("engine", &["models", "cpu", "gpu", "apps::refiner", "apps::attention_rollout"]),
+    ("apps::attention_rollout", &["engine"]),
+    ("apps::bitgen", &["engine"]),
+    ("apps::picture_index", &["apps::bitgen"]),
+    ("apps::refiner", &["engine"]),
+    ("apps::robots", &["engine"]),
+    ("tools", &["apps::bitgen", "apps::robots"]),
+    // The command line is a program of its own: of the library it sees what is public.
+    ("cli", &["tools", "apps::picture_index", "apps::refiner", "apps::attention_rollout"]),
+    ("main", &["cli"]),
 ];
+
+/// Folders whose files need no order among themselves.
+const MAX_UNORDERED: usize = 12;
 
 /// Longest file.
 const MAX_LINES: usize = 500;
@@ -41,85 +60,185 @@ fn files(dir: &str, endings: &[&str]) -> Vec<(PathBuf, String)> {
     all
 }
 
-/// `gpu` of `src/gpu/mod.rs`, `tensor` of `src/tensor.rs`.
-fn module(path: &Path) -> String {
-    let name = path.iter().nth(1).expect("a file below src").to_string_lossy();
-    name.trim_end_matches(".rs").to_owned()
-}
-
-fn floor(module: &str) -> Option<usize> {
-    FLOORS.iter().position(|f| f.contains(&module))
-}
-
 /// Source without comments, so that only code counts.
 fn code(text: &str) -> String {
     text.lines().map(|l| l.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n")
 }
 
-/// Modules (and top-level names) that a source mentions as `crate::name` or `crate::{name, …}`.
-fn mentioned(code: &str) -> Vec<String> {
-    let mut names = Vec::new();
-    for rest in code.split("crate::").skip(1) {
-        let item = |s: &str| s.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
-        let Some(list) = rest.strip_prefix('{') else {
-            names.push(item(rest));
-            continue;
-        };
-        let (mut depth, mut start) = (0, true);
-        for (i, c) in list.char_indices() {
-            if start && depth == 0 && c.is_alphanumeric() {
-                names.push(item(&list[i..]));
-                start = false;
-            }
-            match c {
-                '{' => depth += 1,
-                '}' if depth == 0 => break,
-                '}' => depth -= 1,
-                ',' => start = true,
-                _ => {}
-            }
-        }
+/// The module of a file: `gpu` of `src/gpu/mod.rs`, `ops::simd::dense` of `src/ops/simd/dense.rs`.
+fn module(path: &Path) -> Vec<String> {
+    let mut names: Vec<String> = path.with_extension("").iter().skip(1).map(|n| n.to_string_lossy().into()).collect();
+    if names.last().is_some_and(|name| name == "mod") {
+        names.pop();
     }
     names
 }
 
-/// What floor breaches a file has.
-fn breaches(path: &Path, text: &str) -> Vec<String> {
+/// Paths that a source names, from the crate's root: `crate::`, `super::` and, in the program, the library's name in
+/// front, and groups in braces.
+fn mentioned(own: &[String], code: &str) -> Vec<Vec<String>> {
+    let (mut all, mut scopes, mut at) = (Vec::new(), Vec::<bool>::new(), 0);
+    let word = |from: usize| code[from..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').count();
+    while let Some(c) = code[at..].chars().next() {
+        let n = word(at);
+        match (c, &code[at..at + n]) {
+            ('{', _) => scopes.push(code[..at].lines().last().is_some_and(|l| l.trim_start().starts_with("mod "))),
+            ('}', _) => drop(scopes.pop()),
+            (_, first @ ("crate" | "super" | "ternion")) if code[at + n..].starts_with("::") => {
+                let inner = scopes.iter().filter(|is_mod| **is_mod).count();
+                let base = if first == "super" { [own, &vec!["tests".to_owned(); inner]].concat() } else { vec![] };
+                let base = if first == "super" { base[..base.len().saturating_sub(1)].to_vec() } else { base };
+                at += n + 2 + leaves(base, &code[at + n + 2..], &mut all);
+                continue;
+            }
+            _ => {}
+        }
+        at += n.max(c.len_utf8());
+    }
+    all
+}
+
+/// Adds the paths of a use tree behind `base` to `all`; returns how many bytes it has.
+fn leaves(mut base: Vec<String>, tree: &str, all: &mut Vec<Vec<String>>) -> usize {
+    let mut at = 0;
+    loop {
+        let rest = &tree[at..];
+        if rest.starts_with('{') {
+            at += 1;
+            while !tree[at..].starts_with('}') && at < tree.len() {
+                let skip =
+                    tree[at..].chars().next().map_or(1, |c| if c.is_ascii_alphanumeric() { 0 } else { c.len_utf8() });
+                at += if skip > 0 { skip } else { leaves(base.clone(), &tree[at..], all) };
+            }
+            return at + 1;
+        }
+        let n = rest.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').count();
+        match &rest[..n] {
+            "super" => drop(base.pop()),
+            "self" => {}
+            name => base.push(name.to_owned()),
+        }
+        at += n;
+        if n == 0 || !tree[at..].starts_with("::") {
+            all.push(base);
+            return at;
+        }
+        at += 2;
+    }
+}
+
+/// The room of a path: the longest beginning that the map has.
+fn room(path: &[String]) -> Option<&'static str> {
+    let rooms = MAP.iter().map(|(room, _)| *room);
+    rooms.filter(|room| room.split("::").eq(path.iter().take(room.split("::").count()))).max_by_key(|room| room.len())
+}
+
+/// All that a room may use.
+fn allowed(room: &str) -> Vec<&'static str> {
+    let mut all: Vec<&str> = Vec::new();
+    let edges = |room: &str| MAP.iter().find(|(name, _)| *name == room).map_or(&[][..], |(_, edges)| edges);
+    let mut next = edges(room).to_vec();
+    while let Some(room) = next.pop() {
+        if !all.contains(&room) {
+            all.push(room);
+            next.extend(edges(room));
+        }
+    }
+    all
+}
+
+/// The inner order of a folder: the names behind `Order:` in the documentation of its `mod.rs`.
+fn order(docs: &str) -> Vec<String> {
+    let Some((_, list)) = docs.split_once("//! Order:") else { return Vec::new() };
+    let paragraph: Vec<&str> =
+        list.lines().map(|l| l.trim_start_matches("//!").trim()).take_while(|l| !l.is_empty()).collect();
+    let text = paragraph.join(" ");
+    text.split(',').map(|name| name.trim().trim_matches(['`', '.', ' ']).to_owned()).collect()
+}
+
+/// What breaches of the map, and of the order of its folder, a file has.
+fn breaches(path: &Path, text: &str, order: &[String]) -> Vec<String> {
     let own = module(path);
-    let Some(own_floor) = floor(&own) else {
-        return vec![format!("{}: {own} is on no floor", path.display())];
-    };
+    // The facade, and lists of modules.
+    if ["lib"] == own[..] || ["apps"] == own[..] {
+        return Vec::new();
+    }
+    let Some(own_room) = room(&own) else { return vec![format!("{}: is in no room of the map", path.display())] };
+    let (allowed, folder) = (allowed(own_room), &own[..own.len() - 1]);
+    let place = |name: &String| order.iter().position(|n| n == name);
     let mut all = Vec::new();
-    for name in mentioned(&code(text)) {
-        // The macros live in `plan`, whose floor they have; `Error` and `Result` are those of `error`.
-        let used = match name.as_str() {
-            "params" | "shader" => "plan",
-            "Error" | "Result" => "error",
-            other => other,
+    for used in mentioned(&own, &code(text)) {
+        // What the crate's root has for all: the macros of `plan`, and the error.
+        let used = match used.first().map(String::as_str) {
+            Some("params" | "shader") => vec!["plan".to_owned()],
+            Some("Error" | "Result") => vec!["error".to_owned()],
+            _ => used,
         };
-        let lower = floor(used).is_some_and(|f| f < own_floor.max(1));
-        if used != own && !lower {
-            all.push(format!("{}: {own} uses crate::{name}", path.display()));
+        let within = used.starts_with(folder) && !folder.is_empty() && used.len() > folder.len();
+        match room(&used) {
+            Some(room) if room == own_room && !order.is_empty() && within => {
+                let (a, b) = (place(&own[folder.len()]), place(&used[folder.len()]));
+                if b.is_some() && a < b {
+                    all.push(format!("{}: uses {}, which comes later", path.display(), used.join("::")));
+                }
+            }
+            Some(room) if room == own_room || allowed.contains(&room) => {}
+            _ => all.push(format!("{}: {own_room} uses {}", path.display(), used.join("::"))),
         }
     }
     all
 }
 
 #[test]
-fn every_file_uses_lower_floors_only() {
+fn every_file_uses_what_the_map_allows() {
     let sources = files("src", &["rs"]);
     assert!(sources.len() > 20, "{} sources", sources.len());
-    let all: Vec<String> = sources.iter().flat_map(|(p, t)| breaches(p, t)).collect();
+    let docs =
+        |folder: &Path| sources.iter().find(|(p, _)| *p == folder.join("mod.rs")).map_or("", |(_, t)| t.as_str());
+    let mut all = Vec::new();
+    for (path, text) in &sources {
+        let order = order(docs(path.parent().expect("a folder")));
+        let order = if path.ends_with("mod.rs") { &[][..] } else { &order[..] };
+        all.extend(breaches(path, text, order));
+    }
     assert!(all.is_empty(), "{}", all.join("\n"));
 }
 
 #[test]
+fn long_folders_have_an_order() {
+    let sources = files("src", &["rs"]);
+    let mut folders: Vec<&Path> = sources.iter().filter_map(|(p, _)| p.parent()).collect();
+    folders.dedup();
+    for folder in folders.into_iter().filter(|f| f.iter().count() > 1) {
+        let own = |p: &Path| p.parent() == Some(folder) && !p.ends_with("mod.rs");
+        let names: Vec<String> = sources.iter().filter(|(p, _)| own(p)).filter_map(|(p, _)| module(p).pop()).collect();
+        let docs = sources.iter().find(|(p, _)| *p == folder.join("mod.rs")).map_or("", |(_, text)| text.as_str());
+        assert!(docs.starts_with("//! "), "{} does not say what is in it", folder.display());
+        let order = order(docs);
+        assert!(
+            names.len() <= MAX_UNORDERED || !order.is_empty(),
+            "{}: {} files, no order",
+            folder.display(),
+            names.len()
+        );
+        let missing: Vec<&String> = names.iter().filter(|n| !order.is_empty() && !order.contains(n)).collect();
+        assert!(missing.is_empty(), "{}: not in the order: {missing:?}", folder.display());
+    }
+}
+
+#[test]
 fn a_breach_is_found() {
-    let found = |path: &str, text: &str| !breaches(Path::new(path), text).is_empty();
+    let order: Vec<String> = ["first", "second"].map(str::to_owned).into();
+    let found = |path: &str, text: &str| !breaches(Path::new(path), text, &order).is_empty();
     assert!(found("src/gpu/x.rs", "use crate::cpu::Cpu;"));
     assert!(found("src/plan/x.rs", "use crate::{error::Error, ops::{self, Row}};"));
-    assert!(found("src/models/x.rs", "fn f() { crate::runtime::g() }"));
+    assert!(found("src/models/x.rs", "fn f() { crate::engine::g() }"));
+    assert!(found("src/models/x.rs", "use super::super::engine::Engine;"));
+    assert!(found("src/gpu/x.rs", "mod tests { }\nuse super::super::{cpu::Cpu};"));
+    assert!(found("src/engine/first.rs", "use super::second::X;"));
+    assert!(found("src/apps/robots/x.rs", "use crate::apps::bitgen::BitGen;"));
     assert!(found("src/helpers.rs", ""));
+    assert!(!found("src/engine/second.rs", "use super::first::X;\nmod tests {\n    use super::super::first::X; }"));
     assert!(!found("src/ops/x.rs", "use crate::{params, plan::{Op, Io}}; use crate::ops::expect; // crate::gpu"));
 }
 

@@ -5,10 +5,10 @@ mod model_rig;
 
 use common::floats;
 use model_rig::{Program, Rig, devices, embernets, rms};
-use ternion::int8;
 use ternion::models::slots;
 use ternion::ops::Row;
 use ternion::plan::{Plan, Slot, SlotKind};
+use ternion::quant::int8;
 use ternion::tensor::{DType, Pack};
 
 const WHOLE: u64 = u64::MAX;

@@ -11,8 +11,9 @@ use command::{assert_fails, succeeds, ternion, text};
 use common::Golden;
 use model_rig::rms;
 use ternion::Error;
+use ternion::apps::bitgen::{BitGen, BitGenOptions, EpisodicMemory, MemoryNoise};
+use ternion::engine::{DeviceChoice, Place, Precision};
 use ternion::files::{Image, Lock, Weights};
-use ternion::runtime::{BitGen, BitGenOptions, DeviceChoice, EpisodicMemory, MemoryNoise, Place, Precision};
 
 const SIZES: [usize; 2] = [6, 4];
 

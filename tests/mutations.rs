@@ -17,10 +17,12 @@ use image::ImageFormat;
 use mutation::survives;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
+use ternion::apps::bitgen::EpisodicMemory;
+use ternion::apps::picture_index::PictureIndex;
+use ternion::engine::{DeviceChoice, Precision};
 use ternion::files::{Checkpoint, Image, Tokenizer};
-use ternion::runtime::convert::convert;
-use ternion::runtime::inspect::inspect;
-use ternion::runtime::{DeviceChoice, EpisodicMemory, PictureIndex, Precision};
+use ternion::tools::convert::convert;
+use ternion::tools::inspect::inspect;
 
 /// Every so many mutations, the command is run on it as well.
 const COMMAND_EVERY: usize = 10;

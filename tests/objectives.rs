@@ -13,9 +13,10 @@ use model_rig::{golden, main_picture, rms, variants};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use ternion::Error;
+use ternion::apps::bitgen::{BitGen, BitGenOptions, MemoryNoise};
+use ternion::engine::{DeviceChoice, Engine, Options, Place, Precision};
 use ternion::files::Image;
-use ternion::runtime::eval::{CaptionSet, PairEvaluation, PairOptions, Queues, contrastive_loss, evaluate_pairs};
-use ternion::runtime::{BitGen, BitGenOptions, DeviceChoice, Engine, MemoryNoise, Options, Place, Precision};
+use ternion::tools::eval::{CaptionSet, PairEvaluation, PairOptions, Queues, contrastive_loss, evaluate_pairs};
 
 /// Relative rms where a rounding flip of the decoder may spread.
 const FREE: f64 = 0.05;

@@ -12,10 +12,12 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use tempfile::TempDir;
+use ternion::engine::Precision;
 use ternion::files::{Checkpoint, Weights};
-use ternion::models::{self, LoadOptions, Model};
-use ternion::runtime::{Precision, inspect::inspect};
+use ternion::models;
+use ternion::models::{LoadOptions, Model};
 use ternion::tensor::Pack;
+use ternion::tools::inspect::inspect;
 use ternion::{Error, Result};
 
 use torch_writer::pickled::*;

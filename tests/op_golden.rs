@@ -7,8 +7,8 @@ use common::{Feed, Golden, Rig, UNWRITTEN, backends, compare, floats, run, worst
 use ternion::cpu::Cpu;
 use ternion::ops::{ActQuant, AttentionShape, Experts, RmsNorm, Rope};
 use ternion::plan::{Backend, Slot, Step};
+use ternion::quant::{Packed, WeightQuant, quantise};
 use ternion::tensor::{DType, Lead, Pack};
-use ternion::ternary::{Packed, WeightQuant, quantise};
 
 const TOL: f32 = 1e-5;
 const BIT_NORM: RmsNorm = RmsNorm { eps: 1e-5, clamped: true };

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use ternion::Error;
+use ternion::engine::sampler::Sampling;
 use ternion::files::{DecodeStream, Image, Tokenizer};
-use ternion::runtime::sampler::Sampling;
 
 /// The most a resized byte may differ from Pillow's, and the largest share of bytes that may differ at all.
 const RESIZE_LEVELS: u8 = 1;

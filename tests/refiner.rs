@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 
 use common::{Golden, compare, device, golden_root};
 use serde_json::{Value, json};
+use ternion::apps::refiner::{CLASSIFIER_UNITS, Classifier, answer_prefix, calibrated_answer, is_visually_sensitive};
+use ternion::apps::refiner::{Refiner, RefinerOptions};
+use ternion::engine::{DeviceChoice, Engine, GenerateOptions, Options, Precision};
 use ternion::files::{Image, Tokenizer};
-use ternion::runtime::refiner::{
-    CLASSIFIER_UNITS, Classifier, answer_prefix, calibrated_answer, is_visually_sensitive,
-};
-use ternion::runtime::{DeviceChoice, Engine, GenerateOptions, Options, Precision, Refiner, RefinerOptions};
 use ternion::{Error, Result};
 
 /// Layers of the tiny model.

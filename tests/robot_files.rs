@@ -11,12 +11,12 @@ use common::golden_root;
 use parts::{LOAD, Parts, assert_says, break_each_tensor};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use ternion::apps::bitgen::{BitGen, BitGenOptions};
+use ternion::apps::robots::{RobotModel, RobotOptions};
+use ternion::engine::{DeviceChoice, Engine, Options, Place, Precision};
 use ternion::files::Weights;
 use ternion::models::{BitGenModel, Model};
-use ternion::runtime::convert::convert;
-use ternion::runtime::{
-    BitGen, BitGenOptions, DeviceChoice, Engine, Options, Place, Precision, RobotModel, RobotOptions,
-};
+use ternion::tools::convert::convert;
 use ternion::{Image, Result};
 
 const TINY: &str = "bitgen_model/tiny";

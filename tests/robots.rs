@@ -15,10 +15,11 @@ use robot_definition::Definition;
 use robot_rig::{Rig, by_head, images};
 use serde_json::Value;
 use tempfile::TempDir;
+use ternion::apps::robots::{RobotAttention, RobotCache, RobotModel, RobotOptions};
+use ternion::apps::robots::{Tasks, Thought, Wanted};
+use ternion::engine::{DeviceChoice, Place, Precision};
 use ternion::files::Weights;
 use ternion::models::{BitGenModel, LoadOptions, ThinkShape};
-use ternion::runtime::robots::{Tasks, Thought, Wanted};
-use ternion::runtime::{DeviceChoice, Place, Precision, RobotAttention, RobotCache, RobotModel, RobotOptions};
 use ternion::tensor::Pack;
 
 /// Relative rms that a rounding flip may cause.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use common::{Noise, backends, bits};
 use ternion::cpu::Cpu;
+use ternion::engine::sampler::Sampler;
 use ternion::ops::{Draw, Sampled, Sampling, seen_words};
 use ternion::plan::{Backend, Plan, PlanBuilder, Slot, Step};
-use ternion::runtime::sampler::Sampler;
 use ternion::tensor::{DType, Lead, Spec};
 
 const OUTPUTS: usize = 48;

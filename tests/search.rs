@@ -14,9 +14,11 @@ use bitgen_rig::{choices, draw, drawn, model_dir, open, png, write_tokenizer};
 use command::{assert_fails, succeeds, ternion, text};
 use serde_json::Value;
 use tempfile::TempDir;
+use ternion::apps::bitgen::BitGen;
+use ternion::apps::picture_index::PictureIndex;
+use ternion::apps::picture_index::Update;
+use ternion::engine::DeviceChoice;
 use ternion::files::Image;
-use ternion::runtime::index::Update;
-use ternion::runtime::{BitGen, DeviceChoice, PictureIndex};
 
 /// A model, folders for pictures and for an index.
 struct Rig {

@@ -8,11 +8,12 @@ use std::path::Path;
 
 use common::{Rig as Recorder, backends, device, floats, run};
 use model_rig::{Program, Rig, devices, embernets, golden, rms};
+use ternion::apps::attention_rollout::Attention;
+use ternion::engine::{DeviceChoice, Engine, GenerateOptions, Options, Precision, Session};
 use ternion::files::Image;
 use ternion::models::{TextShape, slots};
 use ternion::ops::{AttentionShape, Columns};
 use ternion::plan::{Node, Step};
-use ternion::runtime::{Attention, DeviceChoice, Engine, GenerateOptions, Options, Precision, Session};
 use ternion::tensor::{DType, Lead};
 use ternion::{Error, Result};
 

@@ -8,9 +8,10 @@ use common::device;
 use parts::Parts;
 use serde_json::json;
 use ternion::ModelFiles;
-use ternion::models::{self, EmberNetConfig, VisionConfig};
-use ternion::runtime::compare::{CompareOptions, compare};
-use ternion::runtime::{DeviceChoice, Head, Place, Precision};
+use ternion::engine::{DeviceChoice, Head, Place, Precision};
+use ternion::models;
+use ternion::models::{EmberNetConfig, VisionConfig};
+use ternion::tools::check::{CompareOptions, compare};
 
 /// Compares a model on the CPU, and on a GPU if there is one, with the plain definitions; in 16 bits with this head.
 fn agrees(what: &str, files: &ModelFiles, head: Head) {

@@ -5,8 +5,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use ternion::runtime::eval::CaptionSet;
-use ternion::runtime::{BitGen, BitGenOptions, DeviceChoice, PictureIndex};
+use ternion::apps::bitgen::{BitGen, BitGenOptions};
+use ternion::apps::picture_index::PictureIndex;
+use ternion::engine::DeviceChoice;
+use ternion::tools::eval::CaptionSet;
 
 #[test]
 fn what_is_open_outlives_the_working_directory() {

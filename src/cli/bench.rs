@@ -5,13 +5,13 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use ternion::files::ModelFiles;
-use ternion::runtime::bench::{BenchOptions, OpTime, Row, bench};
+use ternion::tools::bench::{BenchOptions, OpTime, Row, bench};
 use ternion::{Error, models};
 
-use super::Outcome;
-use super::args::PlaceArgs;
-use super::output::{Bar, bytes, markdown};
-use super::plot::{BarsFigure, Font, PlotFile};
+use crate::cli::Outcome;
+use crate::cli::args::PlaceArgs;
+use crate::cli::output::{Bar, bytes, markdown};
+use crate::cli::plot::{BarsFigure, Font, PlotFile};
 
 /// Measure how fast a model reads prompts and writes text.
 ///

@@ -9,16 +9,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use clap::Args;
 use percent_encoding::percent_decode_str;
 use signal_hook::flag;
+use ternion::engine::{Engine, GenerateOptions, Session, Stats, StopReason};
 use ternion::files::Image;
 use ternion::files::tokenizer::MAX_TEXT_BYTES;
-use ternion::runtime::{Engine, GenerateOptions, Session, Stats, StopReason};
 use ternion::{Error, Result};
 
-use super::args::{GenerateArgs, ModelArgs, open_images, utf8};
-use super::line_editor::{Input, LineEditor};
-use super::messages::say;
-use super::output::{Answer, statistics, stream};
-use super::{Failure, INTERRUPTED, Outcome, report};
+use crate::cli::args::{GenerateArgs, ModelArgs, open_images, utf8};
+use crate::cli::line_editor::{Input, LineEditor};
+use crate::cli::messages::say;
+use crate::cli::output::{Answer, statistics, stream};
+use crate::cli::{Failure, INTERRUPTED, Outcome, report};
 
 const HELP: &str = "\
 /image FILE  begin a new conversation about a picture

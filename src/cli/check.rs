@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use ternion::Error;
-use ternion::runtime::compare::{CompareOptions, Comparison, compare};
+use ternion::tools::check::{CompareOptions, Comparison, compare};
 
-use super::args::{PlaceArgs, model_files};
-use super::messages::say;
-use super::output::{Bar, table};
-use super::{Failure, Outcome};
+use crate::cli::args::{PlaceArgs, model_files};
+use crate::cli::messages::say;
+use crate::cli::output::{Bar, table};
+use crate::cli::{Failure, Outcome};
 
 /// Compare a device with the plain definitions on the CPU, operation by operation, on this model.
 ///
@@ -54,7 +54,7 @@ impl Check {
 }
 
 fn print(out: &mut impl Write, found: &Comparison) -> io::Result<()> {
-    let row = |op: &ternion::runtime::compare::OpReport| {
+    let row = |op: &ternion::tools::check::OpReport| {
         let verdict = if op.divergences == 0 { "ok".into() } else { format!("{} diverge", op.divergences) };
         vec![op.op.to_owned(), op.nodes.to_string(), format!("{:.2e}", op.worst), verdict, op.at.clone()]
     };

@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use ternion::runtime::convert::convert;
+use ternion::tools::convert::convert;
 
-use super::Outcome;
-use super::args::Precision;
-use super::messages::say;
-use super::output::{Bar, bytes, ms};
+use crate::cli::Outcome;
+use crate::cli::args::Precision;
+use crate::cli::messages::say;
+use crate::cli::output::{Bar, bytes, ms};
 
 /// Write a model in its packed form, which is smaller and opens faster.
 ///

@@ -3,11 +3,11 @@
 use std::io::{self, Write};
 
 use clap::Args;
+use ternion::engine::{Place, choose_device};
 use ternion::gpu::{AdapterKind, Adapters};
-use ternion::runtime::{Place, choose_device};
 
-use super::Outcome;
-use super::terminal_text::message;
+use crate::cli::Outcome;
+use crate::cli::terminal_text::message;
 
 /// List the graphics adapters, and the one that `--device auto` takes.
 ///

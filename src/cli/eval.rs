@@ -11,14 +11,14 @@ use serde_json::{Map, Value, json};
 use ternion::Error;
 use ternion::files::{ModelFiles, whole};
 use ternion::models::BITGEN;
-use ternion::runtime::eval::{
+use ternion::tools::eval::{
     CaptionSet, DataSet, Evaluation, PairEvaluation, PairOptions, Queues, Score, evaluate, evaluate_pairs,
 };
 
-use super::Outcome;
-use super::args::{MemoryArgs, ModelArgs, family, model_files};
-use super::messages::say;
-use super::output::{Bar, ms, table};
+use crate::cli::Outcome;
+use crate::cli::args::{MemoryArgs, ModelArgs, family, model_files};
+use crate::cli::messages::say;
+use crate::cli::output::{Bar, ms, table};
 
 /// Answer a folder of questions about pictures and count the right answers; measure a BitGen on captions.
 ///

@@ -4,12 +4,12 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
-use ternion::runtime::inspect::{Inspection, TensorLine, inspect};
+use ternion::tools::inspect::{Inspection, TensorLine, inspect};
 
-use super::args::{Precision, model_files};
-use super::output::{Bar, bytes, table};
-use super::terminal_text::printable;
-use super::{Failure, Outcome};
+use crate::cli::args::{Precision, model_files};
+use crate::cli::output::{Bar, bytes, table};
+use crate::cli::terminal_text::printable;
+use crate::cli::{Failure, Outcome};
 
 /// Show a model's tensors, how they are packed, and how many parameters it has.
 #[derive(Debug, Args)]

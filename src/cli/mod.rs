@@ -1,11 +1,13 @@
 //! The command line: one file a command, and what they share.
 //!
+//! Order: `messages`, `terminal_text`, `text_warnings`, `line_editor`, `output`, `args`, `plot`, `devices`, `run`, `chat`,
+//! `robots`, `similarity`, `search`, `eval`, `check`, `bench`, `inspect`, `convert`.
+//!
 //! Text that a model writes and tables go to stdout, everything else to stderr. Exit codes: 0, 1 where a check found a
 //! divergence, 2 for an error; 130 where Ctrl-C ends a chat, as shells report it.
 
 mod args;
 mod bench;
-mod bitgen_args;
 mod chat;
 mod check;
 mod convert;

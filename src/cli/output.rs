@@ -4,10 +4,10 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use ternion::runtime::{Engine, GenerateOptions, Progress, Session, Stats, StopReason};
+use ternion::engine::{Engine, GenerateOptions, Progress, Session, Stats, StopReason};
 
-use super::messages::say;
-use super::terminal_text::{columns, padded, padded_left, printable};
+use crate::cli::messages::say;
+use crate::cli::terminal_text::{columns, padded, padded_left, printable};
 
 /// A progress bar on stderr; nothing where that is no terminal.
 pub struct Bar(ProgressBar);

@@ -5,15 +5,15 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
+use ternion::apps::robots::Thought;
+use ternion::apps::robots::{RobotAttention, RobotModel, RobotOptions};
 use ternion::files::Image;
-use ternion::runtime::robots::Thought;
-use ternion::runtime::{RobotAttention, RobotModel, RobotOptions};
 
-use super::Outcome;
-use super::args::{PlaceArgs, read_prompt};
-use super::messages::say;
-use super::output::table;
-use super::text_warnings::warn_of_words;
+use crate::cli::Outcome;
+use crate::cli::args::{PlaceArgs, read_prompt};
+use crate::cli::messages::say;
+use crate::cli::output::table;
+use crate::cli::text_warnings::warn_of_words;
 
 /// Choose robots for a task, with a BitGenModel (BitGen's full robot model), and show its steps of reasoning.
 ///

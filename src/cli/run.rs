@@ -5,16 +5,17 @@ use std::path::PathBuf;
 
 use clap::Args;
 use ternion::Error;
+use ternion::apps::bitgen::{BitGen, Caption};
+use ternion::engine::GenerateOptions;
 use ternion::files::{Image, ModelFiles};
 use ternion::models::BITGEN;
-use ternion::runtime::{BitGen, Caption, GenerateOptions};
 
-use super::Outcome;
-use super::args::{GenerateArgs, MemoryArgs, ModelArgs, family, model_files, open_images, read_prompt};
-use super::messages::say;
-use super::output::{bytes, ending, ms, statistics, stream};
-use super::plot::PlotArgs;
-use super::text_warnings::warn_of_words;
+use crate::cli::Outcome;
+use crate::cli::args::{GenerateArgs, MemoryArgs, ModelArgs, family, model_files, open_images, read_prompt};
+use crate::cli::messages::say;
+use crate::cli::output::{bytes, ending, ms, statistics, stream};
+use crate::cli::plot::PlotArgs;
+use crate::cli::text_warnings::warn_of_words;
 
 /// Answer one question and end.
 ///

@@ -7,18 +7,18 @@ use std::sync::Arc;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
+use ternion::apps::picture_index::PictureIndex;
+use ternion::apps::picture_index::{Found, Update};
 use ternion::files::Image;
-use ternion::runtime::PictureIndex;
-use ternion::runtime::index::{Found, Update};
 use ternion::{Error, Result};
 
-use super::Outcome;
-use super::args::read_prompt;
-use super::bitgen_args::BitGenArgs;
-use super::messages::say;
-use super::output::{Bar, table};
-use super::terminal_text::message;
-use super::text_warnings::warn_of_features;
+use crate::cli::Outcome;
+use crate::cli::args::BitGenArgs;
+use crate::cli::args::read_prompt;
+use crate::cli::messages::say;
+use crate::cli::output::{Bar, table};
+use crate::cli::terminal_text::message;
+use crate::cli::text_warnings::warn_of_features;
 
 /// Find pictures by a text or by another picture.
 ///

@@ -7,16 +7,17 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
+use ternion::apps::bitgen::{BitGen, Similarities};
+use ternion::engine::Progress;
 use ternion::files::Image;
-use ternion::runtime::{BitGen, Progress, Similarities};
 use ternion::{Error, Result};
 
-use super::Outcome;
-use super::args::open_images;
-use super::bitgen_args::{BitGenArgs, read_texts, tokens};
-use super::output::{Bar, table};
-use super::plot::{Font, PlotFile, SimilarityFigure};
-use super::text_warnings::warn_of_features;
+use crate::cli::Outcome;
+use crate::cli::args::open_images;
+use crate::cli::args::{BitGenArgs, read_texts, tokens};
+use crate::cli::output::{Bar, table};
+use crate::cli::plot::{Font, PlotFile, SimilarityFigure};
+use crate::cli::text_warnings::warn_of_features;
 
 /// Pictures that are decoded and embedded at once.
 const BATCH: usize = 16;

@@ -1,10 +1,10 @@
 //! Warnings about texts of which a model reads less than was written.
 
 use ternion::Result;
+use ternion::apps::bitgen::BitGen;
 use ternion::files::Tokenizer;
-use ternion::runtime::BitGen;
 
-use super::messages::say;
+use crate::cli::messages::say;
 
 /// Most warnings of a command; of more texts only the number is said.
 const MOST: usize = 5;

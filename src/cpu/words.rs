@@ -2,8 +2,8 @@
 
 use std::ops::{Deref, DerefMut};
 
+use crate::alloc::{LINE, SLACK, zeros};
 use crate::error::{Error, Result};
-use crate::pages::{LINE, SLACK, zeros};
 
 /// Words of a slot, from a whole cache line on.
 #[derive(Debug, Default)]

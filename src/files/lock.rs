@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use same_file::Handle;
 
-use super::whole::followed;
 use crate::error::{Error, Result};
+use crate::files::whole::followed;
 
 /// Keeps a file to one program until it is dropped.
 ///

@@ -7,8 +7,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::made::Made;
 use crate::error::{Error, Result};
+use crate::files::synthetic::Made;
 
 /// The files of a model: its checkpoint, and beside it `config.json` and, as a rule, `tokenizer.json`.
 ///
@@ -91,7 +91,7 @@ impl ModelFiles {
     }
 
     /// The whole content of the file `name` of a model in memory.
-    pub(super) fn in_memory(&self, name: &str) -> Result<&'static [u8]> {
+    pub(crate) fn in_memory(&self, name: &str) -> Result<&'static [u8]> {
         let ModelFiles::Memory { files, .. } = self else { return Err(self.missing(name)) };
         files.iter().find(|(file, _)| *file == name).map(|(_, bytes)| *bytes).ok_or_else(|| self.missing(name))
     }

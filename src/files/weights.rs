@@ -1,6 +1,6 @@
 //! From tensors of a checkpoint to the words of a slot, and Ternion's own packed form.
 //!
-//! A packed checkpoint is a safetensors file whose ternary tensors are `U32` words in the form of [`crate::ternary`];
+//! A packed checkpoint is a safetensors file whose ternary tensors are `U32` words in the form of [`crate::quant`];
 //! its metadata entry [`PACKED_KEY`] says shape, bits and scale of each. Reading it needs no quantisation.
 
 use std::collections::BTreeMap;
@@ -10,12 +10,12 @@ use half::f16;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Checkpoint, ModelFiles, Stored, TensorInfo};
+use crate::alloc::{PIECE, room, zeros};
 use crate::error::{Error, Result};
-use crate::int8;
-use crate::pages::{PIECE, room, zeros};
+use crate::files::{Checkpoint, ModelFiles, Stored, TensorInfo};
+use crate::quant::int8;
+use crate::quant::{Bits, Packed, TILE_ROWS, WeightQuant, fill_stack, quantise, stack_words};
 use crate::tensor::{Pack, WeightPart, WeightRef};
-use crate::ternary::{Bits, Packed, TILE_ROWS, WeightQuant, fill_stack, quantise, stack_words};
 
 /// The metadata entry of a packed checkpoint: JSON, a [`PackedInfo`] for each ternary tensor.
 pub const PACKED_KEY: &str = "ternion.packed";

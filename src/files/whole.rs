@@ -74,7 +74,7 @@ impl Replacement {
 }
 
 /// Where a file's links lead, which may be to no file.
-pub(super) fn followed(file: &Path) -> Result<PathBuf> {
+pub(crate) fn followed(file: &Path) -> Result<PathBuf> {
     let mut path = file.to_owned();
     for _ in 0..MAX_LINKS {
         let Ok(next) = fs::read_link(&path) else { return Ok(path) };

@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use super::device::Device;
 use crate::error::{Error, Result};
+use crate::gpu::device::Device;
 
 /// Bytes uploaded between two flushes, so that staging memory does not pile up.
 const UPLOAD_CHUNK: usize = 64 << 20;

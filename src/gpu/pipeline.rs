@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::device::Device;
-use super::shader;
 use crate::error::{Error, Result};
+use crate::gpu::device::Device;
+use crate::gpu::shader;
 use crate::plan::{Kernel, Source};
 
 /// A pipeline of [`Pipelines`].

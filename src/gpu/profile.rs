@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::buffer::Readback;
-use super::device::Device;
-use super::pipeline::Pipelines;
-use super::program::Program;
 use crate::error::{Error, Result};
+use crate::gpu::buffer::Readback;
+use crate::gpu::device::Device;
+use crate::gpu::pipeline::Pipelines;
+use crate::gpu::program::Program;
 use crate::plan::Step;
 
 /// Launches whose times are taken in one submission: two queries each, and every device has 4096 in a set.

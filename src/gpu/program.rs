@@ -3,10 +3,10 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::buffer;
-use super::device::Device;
-use super::pipeline::{PipelineId, Pipelines};
 use crate::error::{Error, Result};
+use crate::gpu::buffer;
+use crate::gpu::device::Device;
+use crate::gpu::pipeline::{PipelineId, Pipelines};
 use crate::plan::{Grid, Kernel, Plan, Slot, Step};
 use crate::tensor::Spec;
 

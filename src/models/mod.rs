@@ -12,44 +12,31 @@
 //! Models see plans and files; they never see a device.
 
 mod bitgen;
-mod bitgen_cnn;
-mod bitgen_config;
-mod bitgen_decoder;
-mod bitgen_file;
-mod cursor;
-mod decoder;
-mod dinov2;
+pub(crate) mod check_steps;
+pub(crate) mod decoder;
 mod embernet;
-mod embernet_config;
-mod family;
-mod moe;
+pub(crate) mod load;
+mod registry;
 mod robot;
-mod robot_config;
-mod robot_file;
-mod robot_fusion;
-mod robot_reasoning;
-mod siglip;
-mod ternary_stack;
-mod trial;
 mod vision;
 
+pub use bitgen::config::{BitGenConfig, BitGenSizes, BitGenVision};
+pub use bitgen::file::BITGEN;
 pub use bitgen::{BitGenStage1, EncoderShape, bitgen_slots};
-pub use bitgen_config::{BitGenConfig, BitGenSizes, BitGenVision};
-pub use bitgen_file::BITGEN;
-pub use cursor::{Cursor, LoadOptions, Reads, Tensor, Wanted};
-pub use dinov2::DinoConfig;
+pub use check_steps::Trial;
 pub use embernet::EMBERNET;
-pub use embernet_config::{EmberNetConfig, VisionConfig};
-pub use family::{FAMILIES, Family, open, open_chat};
+pub use embernet::config::{EmberNetConfig, VisionConfig};
+pub use load::{Cursor, LoadOptions, Reads, Tensor, Wanted};
+pub use registry::{FAMILIES, Family, open, open_chat};
+pub use robot::config::RobotSizes;
+pub use robot::file::ROBOTS;
 pub use robot::{BitGenModel, ThinkShape, robot_slots};
-pub use robot_config::RobotSizes;
-pub use robot_file::ROBOTS;
-pub use trial::Trial;
+pub use vision::dinov2::DinoConfig;
 
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::files::made::{Fill, Made, MadeTensor};
+use crate::files::synthetic::{Fill, Made, MadeTensor};
 use crate::files::{ModelFiles, Weights};
 use crate::plan::Plan;
 use crate::tensor::{DType, Pack};

@@ -1,7 +1,7 @@
 //! A multiply-add of columns, and a residual: biases, layer scales, sums.
 
 use crate::error::Result;
-use crate::ops::{expect, fast, require};
+use crate::ops::{expect, require, simd};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
@@ -73,8 +73,8 @@ impl Op for Affine {
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
         let (x, width, rows, threads) = (io.f32s(0), io.spec(0).width(), step.rows_of(io.spec(0)), io.threads);
         let [scale, bias, residual] = self.0.of(io);
-        let y = fast::Shared::new(io.out_f32s(0));
-        threads.chunks(rows, fast::rows_a_task(width), |range| {
+        let y = simd::Shared::new(io.out_f32s(0));
+        threads.chunks(rows, simd::rows_a_task(width), |range| {
             for at in range.map(|r| r * width) {
                 // SAFETY: each row belongs to one task.
                 let y = unsafe { y.slice(at, width) };

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::ops::embed::ROW_WORDS;
-use crate::ops::{expect, fast, require};
+use crate::ops::{expect, require, simd};
 use crate::params;
 use crate::plan::{Caps, Extent, Floats, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Second, Slot, Source, Step};
 use crate::shader;
@@ -293,7 +293,7 @@ impl Op for Attention {
         let n = step.rows_of(io.spec(0));
         if self.masked {
             let (inputs, threads, width) = (io.inputs.clone(), io.threads, heads * d);
-            let y = fast::Shared::new(io.out_f32s(0));
+            let y = simd::Shared::new(io.out_f32s(0));
             threads.run(n, |r| {
                 let row = self.row(&Io { inputs: inputs.clone(), outputs: vec![], threads }, r);
                 // SAFETY: each row belongs to one task.
@@ -302,10 +302,10 @@ impl Op for Attention {
             return;
         }
         let spans: Vec<(usize, usize)> = (0..n).map(|r| self.span(io, r)).collect();
-        let attention = fast::Attention {
-            q: fast::Matrix { data: io.f32s(0), width: io.spec(0).width(), at: self.at[0] },
-            k: fast::Matrix { data: io.floats(1), width: io.spec(1).width(), at: self.at[1] },
-            v: fast::Matrix { data: io.floats(2), width: io.spec(2).width(), at: self.at[2] },
+        let attention = simd::Attention {
+            q: simd::Matrix { data: io.f32s(0), width: io.spec(0).width(), at: self.at[0] },
+            k: simd::Matrix { data: io.floats(1), width: io.spec(1).width(), at: self.at[1] },
+            v: simd::Matrix { data: io.floats(2), width: io.spec(2).width(), at: self.at[2] },
             heads,
             group: heads / kv_heads,
             d,

@@ -1,9 +1,9 @@
 //! Where an attention looks: its softmax, which the fused kernel never writes down.
 
-use super::attention::{AttentionShape, Columns, row_span};
 use crate::error::Result;
+use crate::ops::attention::{AttentionShape, Columns, row_span};
 use crate::ops::embed::ROW_WORDS;
-use crate::ops::{expect, fast};
+use crate::ops::{expect, simd};
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, PlanBuilder, Slot, Step};
 use crate::shader;
 use crate::tensor::{DType, Spec};
@@ -84,10 +84,10 @@ impl Op for AttentionWeights {
             return self.cpu(step, io);
         }
         let (q, k, threads) = (io.f32s(0), io.floats(1), io.threads);
-        let product = fast::Dense { rows, d_out: n_keys, d_in: d, col0: 0, y_width: n_keys };
+        let product = simd::Dense { rows, d_out: n_keys, d_in: d, col0: 0, y_width: n_keys };
         let scaled = |_, _, y: &mut [f32]| y.iter_mut().for_each(|y| *y *= scale);
-        fast::dense(product, threads, q, k, io.out_f32s(0), scaled);
-        let y = fast::Shared::new(io.out_f32s(0));
+        simd::dense(product, threads, q, k, io.out_f32s(0), scaled);
+        let y = simd::Shared::new(io.out_f32s(0));
         threads.run(rows, |r| {
             // SAFETY: each row belongs to one task.
             let row = unsafe { y.slice(r * n_keys, n_keys) };

@@ -8,9 +8,9 @@ use crate::ops::ternary_matmul::TernaryMatmul;
 use crate::ops::{ActQuant, Chain, Experts, RmsNorm, expect, require};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Second, Slot, Source, Step, Tuning};
+use crate::quant::TILE_ROWS;
 use crate::shader;
 use crate::tensor::{DType, Spec, code_words};
-use crate::ternary::TILE_ROWS;
 
 /// Codes of x under the norms of a stack, their product with it, and an epilogue; the composition of `rms_norm` (with a
 /// norm in front), `norm_quantise`, `ternary_matmul` and, by the kind, `swiglu` or `combine`.

@@ -1,7 +1,7 @@
 //! The weighted sum of experts' outputs.
 
 use crate::error::Result;
-use crate::ops::{expect, fast};
+use crate::ops::{expect, simd};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
@@ -60,13 +60,13 @@ impl Op for Combine {
         let (x, y, weights) = (io.f32s(0), io.f32s(1), io.f32s(2));
         let (width, slots, k) = (io.spec(0).width(), io.spec(1).shape[1], io.spec(2).width());
         let (rows, threads) = (step.leading(io.spec(0)), io.threads);
-        let out = fast::Shared::new(io.out_f32s(0));
-        threads.chunks(rows, fast::rows_a_task(width), |range| {
+        let out = simd::Shared::new(io.out_f32s(0));
+        threads.chunks(rows, simd::rows_a_task(width), |range| {
             for r in range {
                 let experts = &y[r * slots * width..][..slots * width];
                 // SAFETY: each row belongs to one task.
                 let out = unsafe { out.slice(r * width, width) };
-                fast::combine(&x[r * width..][..width], experts, &weights[r * k..][..k], self.bound, out);
+                simd::combine(&x[r * width..][..width], experts, &weights[r * k..][..k], self.bound, out);
             }
         });
     }

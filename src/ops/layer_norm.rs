@@ -1,7 +1,7 @@
 //! Layer normalisation.
 
 use crate::error::Result;
-use crate::ops::{expect, fast, require};
+use crate::ops::{expect, require, simd};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
@@ -52,12 +52,12 @@ impl Op for LayerNorm {
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
         let (x, w, b, width) = (io.f32s(0), io.f32s(1), io.f32s(2), io.spec(0).width());
         let (rows, threads) = (step.rows_of(io.spec(0)), io.threads);
-        let y = fast::Shared::new(io.out_f32s(0));
-        threads.chunks(rows, fast::rows_a_task(width), |range| {
+        let y = simd::Shared::new(io.out_f32s(0));
+        threads.chunks(rows, simd::rows_a_task(width), |range| {
             for r in range {
                 // SAFETY: each row belongs to one task.
                 let y = unsafe { y.slice(r * width, width) };
-                fast::layer_norm(&x[r * width..][..width], w, b, self.eps, y);
+                simd::layer_norm(&x[r * width..][..width], w, b, self.eps, y);
             }
         });
     }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::error::Result;
-use crate::ops::{expect, fast, require};
+use crate::ops::{expect, require, simd};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
@@ -97,7 +97,7 @@ impl Op for MatMul {
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
         let (d, x, w, ends) = (self.sizes(step, io), io.f32s(0), io.floats(1), self.ends(io));
         let threads = io.threads;
-        fast::dense(d, threads, x, w, io.out_f32s(0), |r, outs, y| ends.add(r, outs, y));
+        simd::dense(d, threads, x, w, io.out_f32s(0), |r, outs, y| ends.add(r, outs, y));
     }
 
     fn kernel(&self, caps: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
@@ -143,8 +143,8 @@ impl Op for MatMul {
 }
 
 impl MatMul {
-    fn sizes(&self, step: &Step, io: &Io) -> fast::Dense {
-        fast::Dense {
+    fn sizes(&self, step: &Step, io: &Io) -> simd::Dense {
+        simd::Dense {
             rows: step.rows_of(io.spec(0)),
             d_out: io.spec(1).shape[0],
             d_in: io.spec(0).width(),

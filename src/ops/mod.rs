@@ -1,5 +1,10 @@
 //! The ops: one file each, with its builder method, shapes, CPU definition and kernel.
 //!
+//! Order: `sampling`, `chain`, `embed`, `rms_norm`, `layer_norm`, `l2_norm`, `absmax`, `affine`, `unary`, `swiglu`,
+//! `concat`, `select_rows`, `span_mean`, `quantise`, `patches`, `pixel_shuffle`, `pool`, `matmul`, `lstm_cell`,
+//! `memory_read`, `read_words`, `combine`, `norm_quantise`, `attention`, `attention_weights`, `rope_kv_write`,
+//! `store_rows`, `router`, `route`, `group_rows`, `ternary_matmul`, `bit_linear`, `sample`.
+//!
 //! ## Add an op
 //! 1. `shaders/foo.wgsl`: the kernel. Header with purpose, grid and source; `#bind` lines that end with shapes.
 //! 2. `src/ops/foo.rs`: the struct, a method on [`PlanBuilder`](crate::plan::PlanBuilder), and
@@ -7,7 +12,7 @@
 //! 3. Here: `mod foo;` and its name in [`NAMES`].
 //! 4. `tests/op_parity.rs`: rows with nasty sizes. A test fails if a name has none.
 //!
-//! Nothing in `cpu/`, `gpu/` or `runtime/` changes.
+//! Nothing in `cpu/`, `gpu/` or `engine/` changes.
 
 mod absmax;
 mod affine;
@@ -18,7 +23,6 @@ mod chain;
 mod combine;
 mod concat;
 mod embed;
-mod fast;
 mod group_rows;
 mod l2_norm;
 mod layer_norm;
@@ -38,6 +42,7 @@ mod router;
 mod sample;
 mod sampling;
 mod select_rows;
+mod simd;
 mod span_mean;
 mod store_rows;
 mod swiglu;

@@ -2,7 +2,7 @@
 
 use crate::bounds::{at_least, largest_magnitude};
 use crate::error::Result;
-use crate::ops::{RmsNorm, expect, fast, require};
+use crate::ops::{RmsNorm, expect, require, simd};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
@@ -191,9 +191,9 @@ impl Op for NormQuantise {
         let stride = 4 * code_words(width);
         let threads = io.threads;
         let [codes, meta] = &mut io.outputs[..] else { return };
-        let codes = fast::Shared::new(bytemuck::cast_slice_mut::<u32, i8>(codes.1));
-        let meta = fast::Shared::new(bytemuck::cast_slice_mut::<u32, f32>(meta.1));
-        threads.chunks(sources.len(), fast::rows_a_task(width).min(sets), |range| {
+        let codes = simd::Shared::new(bytemuck::cast_slice_mut::<u32, i8>(codes.1));
+        let meta = simd::Shared::new(bytemuck::cast_slice_mut::<u32, f32>(meta.1));
+        threads.chunks(sources.len(), simd::rows_a_task(width).min(sets), |range| {
             let mut y = vec![0.0; width];
             let mut last = None;
             for at in range {
@@ -204,12 +204,12 @@ impl Op for NormQuantise {
                     _ => self.norm.normed(x, self.act.bound),
                 };
                 last = Some((from, normed));
-                let top = fast::norm(x, &w[norm * width..][..width], normed, &mut y);
+                let top = simd::norm(x, &w[norm * width..][..width], normed, &mut y);
                 let k = self.act.max_code / at_least(top, self.act.floor);
                 // SAFETY: each set of a row belongs to one task.
                 let (codes, meta) = unsafe { (codes.slice(at * stride, stride), meta.slice(2 * at, 2)) };
                 codes[width..].fill(0);
-                let sum = fast::quantise(&y, k, self.act.max_code, codes);
+                let sum = simd::quantise(&y, k, self.act.max_code, codes);
                 meta.copy_from_slice(&[1.0 / k, sum as f32]);
             }
         });

@@ -1,8 +1,8 @@
 //! Reading a large buffer as fast as a device can: what the speed of other ops is compared with.
 
 use crate::error::Result;
-use crate::ops::fast::Shared;
 use crate::ops::require;
+use crate::ops::simd::Shared;
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;

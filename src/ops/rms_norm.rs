@@ -2,7 +2,7 @@
 
 use crate::bounds::at_least;
 use crate::error::Result;
-use crate::ops::{expect, fast, require};
+use crate::ops::{expect, require, simd};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
@@ -43,14 +43,14 @@ impl RmsNorm {
 
     /// One row with SIMD.
     pub(super) fn fast(&self, x: &[f32], w: &[f32], y: &mut [f32]) {
-        fast::norm(x, w, self.normed(x, f32::INFINITY), y);
+        simd::norm(x, w, self.normed(x, f32::INFINITY), y);
     }
 
-    /// What [`fast::norm`] needs to know of a row whose products with the weights are bounded by `act_bound`.
-    pub(super) fn normed(&self, x: &[f32], act_bound: f32) -> fast::Normed {
-        let mean = at_least(fast::sum_of_squares(x, self.in_bound()) / x.len() as f32, self.floor());
+    /// What [`simd::norm`] needs to know of a row whose products with the weights are bounded by `act_bound`.
+    pub(super) fn normed(&self, x: &[f32], act_bound: f32) -> simd::Normed {
+        let mean = at_least(simd::sum_of_squares(x, self.in_bound()) / x.len() as f32, self.floor());
         let rms = (mean + self.eps).sqrt();
-        fast::Normed { rms, in_bound: self.in_bound(), out_bound: self.out_bound(), act_bound }
+        simd::Normed { rms, in_bound: self.in_bound(), out_bound: self.out_bound(), act_bound }
     }
 
     /// Bound on the input; infinite without clamps.
@@ -104,8 +104,8 @@ impl Op for RmsNorm {
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
         let (x, w, width) = (io.f32s(0), io.f32s(1), io.spec(0).width());
         let (rows, threads) = (step.rows_of(io.spec(0)), io.threads);
-        let y = fast::Shared::new(io.out_f32s(0));
-        threads.chunks(rows, fast::rows_a_task(width), |range| {
+        let y = simd::Shared::new(io.out_f32s(0));
+        threads.chunks(rows, simd::rows_a_task(width), |range| {
             for r in range {
                 // SAFETY: each row belongs to one task.
                 let y = unsafe { y.slice(r * width, width) };

@@ -5,7 +5,7 @@ use half::slice::HalfFloatSliceExt;
 
 use crate::error::Result;
 use crate::ops::embed::ROW_WORDS;
-use crate::ops::{AttentionShape, expect, fast, require};
+use crate::ops::{AttentionShape, expect, require, simd};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
@@ -88,8 +88,8 @@ impl RopeKvWrite {
         let (qkv, rows, table, threads) = (io.f32s(0), io.u32s(1), io.f32s(2), io.threads);
         let (n, all) = (step.leading(io.spec(0)), heads + 2 * kv_heads);
         let [q, k, v] = &mut io.outputs[..] else { unreachable!("the outputs are q, keys and values") };
-        let q = fast::Shared::new(bytemuck::cast_slice_mut::<u32, f32>(q.1));
-        let [k, v] = [k, v].map(|out| fast::Shared::new(bytemuck::cast_slice_mut::<u32, T>(out.1)));
+        let q = simd::Shared::new(bytemuck::cast_slice_mut::<u32, f32>(q.1));
+        let [k, v] = [k, v].map(|out| simd::Shared::new(bytemuck::cast_slice_mut::<u32, T>(out.1)));
         let grain = if n * all * d < SHARED_FROM { all } else { all.div_ceil(2 * threads.count()) };
         threads.chunks(all, grain, |some| {
             let mut turned = vec![0.0; d];

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::ops::embed::{ROW_WORDS, Row};
 use crate::ops::sampling::{Sampling, check_logits, penalised};
-use crate::ops::{expect, fast, require};
+use crate::ops::{expect, require, simd};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
@@ -169,10 +169,10 @@ impl Op for Sample {
         let (logits, vocab, n) = (io.f32s(0), io.spec(0).width(), step.leading(io.spec(0)));
         let draws: &[Draw] = bytemuck::cast_slice(io.u32s(2));
         let mut most_likely = vec![None; n];
-        let shared = fast::Shared::new(&mut most_likely);
+        let shared = simd::Shared::new(&mut most_likely);
         io.threads.run(n, |o| {
             if draws[o].temperature == 0.0 && draws[o].seen == 0 {
-                let token = fast::argmax(&logits[o * vocab..][..vocab]).map_or(u32::MAX, |t| t as u32);
+                let token = simd::argmax(&logits[o * vocab..][..vocab]).map_or(u32::MAX, |t| t as u32);
                 // SAFETY: each element belongs to one task.
                 let place = unsafe { shared.slice(o, 1) };
                 place[0] = Some(token);

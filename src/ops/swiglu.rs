@@ -1,7 +1,7 @@
 //! The gated activation of an expert.
 
 use crate::error::Result;
-use crate::ops::{fast, require};
+use crate::ops::{require, simd};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
@@ -53,12 +53,12 @@ impl Op for SwiGlu {
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
         let (x, width) = (io.f32s(0), io.out_spec(0).width());
         let (rows, threads) = (step.rows_of(io.spec(0)), io.threads);
-        let y = fast::Shared::new(io.out_f32s(0));
-        threads.chunks(rows, fast::rows_a_task(width), |range| {
+        let y = simd::Shared::new(io.out_f32s(0));
+        threads.chunks(rows, simd::rows_a_task(width), |range| {
             for r in range {
                 let (gate, up) = x[2 * r * width..][..2 * width].split_at(width);
                 // SAFETY: each row belongs to one task.
-                fast::swiglu(gate, up, GATE_BOUND, OUT_BOUND, unsafe { y.slice(r * width, width) });
+                simd::swiglu(gate, up, GATE_BOUND, OUT_BOUND, unsafe { y.slice(r * width, width) });
             }
         });
     }

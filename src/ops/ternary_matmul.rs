@@ -3,12 +3,12 @@
 use crate::error::Result;
 use crate::ops::group_rows::{BLOCK, blocks};
 use crate::ops::norm_quantise::Experts;
-use crate::ops::{expect, fast, require};
+use crate::ops::{expect, require, simd};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
+use crate::quant::{Stack, StackPart, TILE_ROWS, code_at};
 use crate::shader;
 use crate::tensor::{DType, Spec, code_words};
-use crate::ternary::{Stack, StackPart, TILE_ROWS, code_at};
 
 /// `y = scale · (1/k) · Σ code · activation`, summed exactly in integers.
 ///
@@ -244,11 +244,11 @@ impl Op for TernaryMatmul {
         let mut jobs = Vec::new();
         for r in 0..step.leading(io.spec(0)) {
             self.for_each(r, top, sets, |matrix, set, out| {
-                let act = fast::Codes { codes: &codes[set * stride..][..stride], sum: meta[2 * set + 1] as i32 };
-                jobs.push(fast::Product { matrix, act, inv_k: meta[2 * set], out });
+                let act = simd::Codes { codes: &codes[set * stride..][..stride], sum: meta[2 * set + 1] as i32 };
+                jobs.push(simd::Product { matrix, act, inv_k: meta[2 * set], out });
             });
         }
-        fast::ternary_products(stack, jobs, io.threads, residual, io.out_f32s(0));
+        simd::ternary_products(stack, jobs, io.threads, residual, io.out_f32s(0));
     }
 
     fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {

@@ -2,7 +2,7 @@
 
 use crate::bounds::at_least;
 use crate::error::Result;
-use crate::ops::{fast, require};
+use crate::ops::{require, simd};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
@@ -72,13 +72,13 @@ impl Op for Unary {
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
         const CHUNK: usize = 4096;
         let (x, n, threads) = (io.f32s(0), step.rows_of(io.spec(0)) * io.spec(0).width(), io.threads);
-        let y = fast::Shared::new(io.out_f32s(0));
+        let y = simd::Shared::new(io.out_f32s(0));
         threads.chunks(n, CHUNK, |range| {
             // SAFETY: the chunks do not overlap.
             let y = unsafe { y.slice(range.start, range.len()) };
             match self.0 {
-                UnaryKind::GeluErf => fast::gelu_erf(&x[range], y),
-                UnaryKind::GeluTanh => fast::gelu_tanh(&x[range], y),
+                UnaryKind::GeluErf => simd::gelu_erf(&x[range], y),
+                UnaryKind::GeluTanh => simd::gelu_tanh(&x[range], y),
                 kind => y.iter_mut().zip(&x[range]).for_each(|(y, &x)| *y = kind.apply(x)),
             }
         });

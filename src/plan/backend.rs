@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Caps, Plan, Slot, Step};
 use crate::error::{Error, Result};
+use crate::plan::{Caps, Plan, Slot, Step};
 use crate::tensor::Spec;
 
 /// A prepared plan of one backend.

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::panic::Location;
 
-use super::{Constant, Node, Op, Plan, Slot, SlotInfo, SlotKind};
 use crate::error::{Error, Result};
+use crate::plan::{Constant, Node, Op, Plan, Slot, SlotInfo, SlotKind};
 use crate::tensor::{Spec, WeightRef};
 
 /// Records a [`Plan`]. Each op adds its own method; calls nest, since all take `&self`.

@@ -3,7 +3,7 @@
 use bytemuck::Pod;
 use serde::{Deserialize, Serialize};
 
-use super::Step;
+use crate::plan::Step;
 use crate::tensor::{Lead, Spec};
 
 /// A shader's text, by the name of its file without `.wgsl`. Backends bound the loops of all but this crate's own.

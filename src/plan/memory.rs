@@ -1,6 +1,6 @@
 //! Which temporaries share memory: a greedy first fit over their lifetimes.
 
-use super::{Plan, Slot, SlotKind};
+use crate::plan::{Plan, Slot, SlotKind};
 
 /// Where a slot's words are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

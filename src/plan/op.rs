@@ -6,9 +6,9 @@ use std::ops::RangeBounds;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use super::{Caps, Kernel, Second};
 use crate::error::{Error, Result};
-use crate::int8;
+use crate::plan::{Caps, Kernel, Second};
+use crate::quant::int8;
 use crate::tensor::{DType, Lead, Spec};
 use crate::threads::Threads;
 

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use image::{ImageFormat, RgbImage};
 use serde_json::{Map, Value, json};
+use ternion::apps::bitgen::{BitGen, BitGenOptions};
+use ternion::engine::{DeviceChoice, Place, Precision};
 use ternion::files::Image;
-use ternion::runtime::{BitGen, BitGenOptions, DeviceChoice, Place, Precision};
 
 use crate::common::{device, golden_root};
 

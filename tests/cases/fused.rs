@@ -2,8 +2,8 @@
 
 use ternion::ops::{ActQuant, BitInput, Experts, RmsNorm};
 use ternion::plan::Slot;
+use ternion::quant::Packed;
 use ternion::tensor::{DType, Lead, Pack};
-use ternion::ternary::Packed;
 
 use super::Tol::{Close, Exact};
 use super::{Cases, row_words, step};

@@ -2,8 +2,8 @@
 
 use ternion::ops::{ActQuant, Experts, RmsNorm, StackPiece};
 use ternion::plan::Slot;
+use ternion::quant::Packed;
 use ternion::tensor::{Lead, Pack};
-use ternion::ternary::Packed;
 
 use super::Tol::{Close, Codes, Exact, Meta};
 use super::elements::hard_rows;

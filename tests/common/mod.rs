@@ -9,8 +9,8 @@ use safetensors::{Dtype, SafeTensors};
 use ternion::cpu::Cpu;
 use ternion::gpu::{Adapters, Device, Gpu};
 use ternion::plan::{Backend, Caps, Plan, PlanBuilder, Slot, Step, Tuning};
+use ternion::quant::{Packed, WeightQuant, stack};
 use ternion::tensor::{DType, Lead, Pack, Spec, WeightPart, WeightRef, code_words};
-use ternion::ternary::{Packed, WeightQuant, stack};
 
 /// The folder of golden data: `TERNION_GOLDENS`, else `tests/golden`.
 pub fn golden_root() -> PathBuf {
@@ -187,7 +187,7 @@ impl Rig {
     pub fn weight(&self, name: &str, shape: &[usize], pack: Pack, data: &[f32]) -> Slot {
         let words = match pack {
             Pack::F16 => f16_words(data),
-            Pack::Int8 => ternion::int8::pack(data, shape[shape.len() - 1]).unwrap(),
+            Pack::Int8 => ternion::quant::int8::pack(data, shape[shape.len() - 1]).unwrap(),
             _ => bits(data),
         };
         self.add_weight(name, shape, pack, words)

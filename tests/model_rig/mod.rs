@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use ternion::cpu::Cpu;
 use ternion::files::Weights;
-use ternion::models::{self, ChatModel, LoadOptions, TextShape, slots};
+use ternion::models;
+use ternion::models::{ChatModel, LoadOptions, TextShape, slots};
 use ternion::ops::{Row, TOKEN_IMAGE};
 use ternion::plan::{Backend, Plan, ProgramId, Slot, Step};
 use ternion::tensor::{DType, Pack};

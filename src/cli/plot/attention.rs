@@ -2,12 +2,12 @@
 
 use plotters::prelude::DrawingBackend;
 use ternion::Result;
+use ternion::apps::attention_rollout::{Attention, ImageAttention};
 use ternion::files::Image;
-use ternion::runtime::{Attention, ImageAttention};
 
-use super::heat::{Scale, percent};
-use super::text::{Align, Font};
-use super::{Drawn, Figure, GREY, INK, Paper, fitted};
+use crate::cli::plot::heat::{Scale, percent};
+use crate::cli::plot::text::{Align, Font};
+use crate::cli::plot::{Drawn, Figure, GREY, INK, Paper, fitted};
 
 /// Room around everything.
 const MARGIN: i32 = 28;

@@ -1,11 +1,11 @@
 //! Tokens a second by test.
 
 use plotters::prelude::DrawingBackend;
-use ternion::runtime::bench::Row;
+use ternion::tools::bench::Row;
 
-use super::heat::Scale;
-use super::text::{Align, Font};
-use super::{ANSWER, Drawn, Figure, GREY, INK, Paper};
+use crate::cli::plot::heat::Scale;
+use crate::cli::plot::text::{Align, Font};
+use crate::cli::plot::{ANSWER, Drawn, Figure, GREY, INK, Paper};
 
 /// Room around everything.
 const MARGIN: i32 = 28;

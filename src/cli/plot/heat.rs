@@ -3,8 +3,8 @@
 use plotters::prelude::{ColorMap, DrawingBackend, RGBColor, Rectangle, ViridisRGB};
 use plotters::style::Color as _;
 
-use super::text::Align;
-use super::{Drawn, GREY, INK, Paper};
+use crate::cli::plot::text::Align;
+use crate::cli::plot::{Drawn, GREY, INK, Paper};
 
 /// Colour of cells where there is nothing.
 const NOTHING: RGBColor = RGBColor(238, 238, 238);

@@ -4,13 +4,13 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
+use ternion::engine::{Engine, Session};
 use ternion::files::Image;
 use ternion::models::ModelInfo;
-use ternion::runtime::{Engine, Session};
 use ternion::{Error, Result};
 
-use super::text::pieces;
-use super::{AttentionFigure, Font, PlotFile, RoutingFigure};
+use crate::cli::plot::text::pieces;
+use crate::cli::plot::{AttentionFigure, Font, PlotFile, RoutingFigure};
 
 /// Pictures of what the model did.
 #[derive(Debug, Args)]

@@ -1,12 +1,12 @@
 //! Which experts were chosen, by layer and by token.
 
 use plotters::prelude::DrawingBackend;
+use ternion::apps::attention_rollout::Routing;
 use ternion::models::ModelInfo;
-use ternion::runtime::Routing;
 
-use super::heat::{Cells, Scale};
-use super::text::{Align, Font};
-use super::{ANSWER, Drawn, Figure, GREY, INK, Paper};
+use crate::cli::plot::heat::{Cells, Scale};
+use crate::cli::plot::text::{Align, Font};
+use crate::cli::plot::{ANSWER, Drawn, Figure, GREY, INK, Paper};
 
 /// Most tokens that are drawn: those at the end.
 const MOST_TOKENS: usize = 360;

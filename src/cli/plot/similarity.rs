@@ -4,9 +4,9 @@ use plotters::prelude::DrawingBackend;
 use ternion::Result;
 use ternion::files::Image;
 
-use super::heat::{Cells, Scale};
-use super::text::{Align, Font};
-use super::{Drawn, Figure, GREY, INK, Paper, fitted};
+use crate::cli::plot::heat::{Cells, Scale};
+use crate::cli::plot::text::{Align, Font};
+use crate::cli::plot::{Drawn, Figure, GREY, INK, Paper, fitted};
 
 /// Room around everything.
 const MARGIN: i32 = 28;

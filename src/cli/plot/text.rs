@@ -12,7 +12,7 @@ use ternion::files::Tokenizer;
 use ternion::files::tokenizer::DecodeStream;
 use ternion::{Error, Result};
 
-use super::{Drawn, Paper};
+use crate::cli::plot::{Drawn, Paper};
 
 /// The font's name.
 pub const FAMILY: &str = "Aileron";

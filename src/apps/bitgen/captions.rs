@@ -1,0 +1,219 @@
+//! What a BitGen writes: tokens, and captions as text.
+
+use std::time::{Duration, Instant};
+
+use crate::apps::bitgen::BitGen;
+use crate::apps::bitgen::memory::MemoryNoise;
+use crate::engine::generate::StopReason;
+use crate::engine::options::GenerateOptions;
+use crate::engine::sampler::{Sampler, Sampling, StopStrings};
+use crate::error::{Error, Result};
+use crate::files::{DecodeStream, Image, Tokenizer};
+
+/// Most tokens of a caption unless the caller asks for more.
+const DEFAULT_TOKENS: usize = 32;
+
+/// How the tokens of a caption are chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CaptionOptions {
+    /// Most tokens, the first one included; at most as many as the model has positions.
+    pub max_tokens: usize,
+    /// How a token is chosen.
+    pub sampling: Sampling,
+    /// Ends the caption; it is part of it. None: nothing does.
+    pub eos: Option<u32>,
+    /// Noise on the memory.
+    pub noise: MemoryNoise,
+}
+
+impl Default for CaptionOptions {
+    /// Greedy, at most 32 tokens, without noise.
+    fn default() -> Self {
+        let sampling = Sampling::greedy();
+        CaptionOptions { max_tokens: DEFAULT_TOKENS, sampling, eos: None, noise: MemoryNoise::None }
+    }
+}
+
+/// A caption, and what it took.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Caption {
+    /// The text.
+    pub text: String,
+    /// Its tokens, with the one that ended it.
+    pub tokens: Vec<u32>,
+    /// Why it ended.
+    pub end: StopReason,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Steps of the decoder, each of which gave a token.
+    pub steps: usize,
+    /// Time to encode the picture and the prompt.
+    pub reading: Duration,
+    /// Time of all steps.
+    pub writing: Duration,
+}
+
+/// The text of a caption as its tokens come.
+struct Spoken<'a, F> {
+    tokenizer: &'a Tokenizer,
+    stream: DecodeStream,
+    stops: StopStrings,
+    eos: Option<u32>,
+    text: String,
+    end: StopReason,
+    said: F,
+}
+
+impl<F: FnMut(&str)> Spoken<'_, F> {
+    /// Takes the next token; whether the caption ends with it.
+    fn take(&mut self, token: u32) -> Result<bool> {
+        if Some(token) == self.eos {
+            self.end = StopReason::Eos;
+            return Ok(true);
+        }
+        let piece = self.stream.push(self.tokenizer, token)?;
+        Ok(self.show(&piece))
+    }
+
+    /// Shows a piece as far as no stop string begins in it; whether one is whole.
+    fn show(&mut self, piece: &str) -> bool {
+        let (shown, stopped) = self.stops.push(piece);
+        self.text.push_str(&shown);
+        (self.said)(&shown);
+        if stopped {
+            self.end = StopReason::StopString;
+        }
+        stopped
+    }
+
+    /// Shows what was held back.
+    fn finish(&mut self) {
+        let rest = self.stream.finish();
+        if self.end != StopReason::StopString && !self.show(&rest) {
+            let rest = self.stops.flush();
+            self.text.push_str(&rest);
+            (self.said)(&rest);
+        }
+    }
+}
+
+impl BitGen {
+    /// Writes a caption: tokens that begin with the text's first one. Each step runs over all tokens so far, since one
+    /// scale of their activations makes each depend on the others.
+    ///
+    /// # Errors
+    /// As [`BitGen::encode`] and [`Sampler::new`]; [`Error::NonFiniteLogits`] for broken weights.
+    pub fn caption(&self, text: &[u32], image: Option<&Image>, options: &CaptionOptions) -> Result<Vec<u32>> {
+        let most = self.sizes().positions;
+        if !(1..=most).contains(&options.max_tokens) {
+            return Err(Error::argument("max_tokens", format!("is {}, expected 1..={most}", options.max_tokens)));
+        }
+        let sampler = Sampler::new(options.sampling.clone())?;
+        let context = self.encode(text, image, &options.noise)?.context;
+        let ends = |token| Ok(options.eos == Some(token));
+        self.go_on(text.first().copied().unwrap_or_default(), &context, sampler, options.max_tokens, ends)
+    }
+
+    /// Describes an image, or goes on from a text alone; `said` gets the text as it becomes certain.
+    ///
+    /// The prompt is what the encoder reads, without one the tokenizer's start of a text alone, and the prompt's first
+    /// token is what the decoder starts from. It is the caption's first word for a decoder that was trained to say the
+    /// present token, as the original's is, and no part of it for one that says the next ([`BitGenConfig::next_token`]).
+    /// The caption ends at the end of text that `options`, the configuration or the tokenizer name, at a stop string, or
+    /// after `max_tokens` tokens; none: 32, or as many as the model has positions.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] without a tokenizer, without a prompt where the tokenizer has no start of a text, for a number
+    /// of tokens out of range, and for a refiner, which is EmberNet's; those of [`BitGen::caption`].
+    ///
+    /// [`BitGenConfig::next_token`]: crate::models::BitGenConfig::next_token
+    pub fn describe(
+        &self,
+        prompt: Option<&str>,
+        image: Option<&Image>,
+        options: &GenerateOptions,
+        noise: &MemoryNoise,
+        said: impl FnMut(&str),
+    ) -> Result<Caption> {
+        if options.refiner.is_some() {
+            return Err(Error::argument("refiner", "is for an EmberNet; a BitGen has none"));
+        }
+        let (prompt, next_token) = (self.prompt(prompt)?, self.config().next_token);
+        let tokenizer = self.required_tokenizer()?;
+        let max_tokens = self.most_tokens(options.max_tokens)?;
+        let sampler = Sampler::new(options.sampling.clone())?;
+        let mut spoken = Spoken {
+            tokenizer,
+            stream: DecodeStream::new(true),
+            stops: StopStrings::new(options.stop.clone())?,
+            eos: options.eos.or(self.config().eos).or(tokenizer.end_of_text()),
+            text: String::new(),
+            end: StopReason::Length,
+            said,
+        };
+        let start = Instant::now();
+        let context = self.encode(&prompt, image, noise)?.context;
+        let (reading, start) = (start.elapsed(), Instant::now());
+        let first = prompt.first().copied().unwrap_or_default();
+        // A start that is the caption's first word may be all of it.
+        let whole = !next_token && {
+            let piece = spoken.stream.push(tokenizer, first)?;
+            spoken.show(&piece)
+        };
+        let most = if whole { 1 } else { max_tokens + usize::from(next_token) };
+        let mut tokens = self.go_on(first, &context, sampler, most, |token| spoken.take(token))?;
+        spoken.finish();
+        let (writing, steps) = (start.elapsed(), tokens.len() - 1);
+        if next_token {
+            tokens.remove(0);
+        }
+        let Spoken { text, end, .. } = spoken;
+        Ok(Caption { text, tokens, end, prompt_tokens: prompt.len(), steps, reading, writing })
+    }
+
+    /// Tokens from `first` on, until `ends` says so of a new one or there are `most` of them.
+    fn go_on(
+        &self,
+        first: u32,
+        context: &[f32],
+        mut sampler: Sampler,
+        most: usize,
+        mut ends: impl FnMut(u32) -> Result<bool>,
+    ) -> Result<Vec<u32>> {
+        let mut tokens = vec![first];
+        while tokens.len() < most {
+            let mut logits = self.logits(&tokens, context)?;
+            let token = sampler.next(&mut logits, &tokens)?;
+            tokens.push(token);
+            if ends(token)? {
+                break;
+            }
+        }
+        Ok(tokens)
+    }
+
+    /// The tokens that the encoder reads.
+    pub(crate) fn prompt(&self, text: Option<&str>) -> Result<Vec<u32>> {
+        let Some(text) = text else {
+            let start = self.required_tokenizer()?.start_of_text();
+            let none = || Error::argument("prompt", "is needed: the tokenizer has no token for the start of a text");
+            return start.map(|token| vec![token]).ok_or_else(none);
+        };
+        self.tokens(text)
+    }
+
+    /// Most tokens of a caption's text, if so many are asked for.
+    fn most_tokens(&self, asked: Option<usize>) -> Result<usize> {
+        // A start that is no part of the caption takes a position too.
+        let room = self.sizes().positions - usize::from(self.config().next_token);
+        match asked {
+            None => Ok(room.min(DEFAULT_TOKENS)),
+            Some(n) if (1..=room).contains(&n) => Ok(n),
+            Some(n) => {
+                let problem =
+                    format!("is {n}, expected 1..={room}: so many positions does the model have for a caption");
+                Err(Error::argument("max_tokens", problem))
+            }
+        }
+    }
+}

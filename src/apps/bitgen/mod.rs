@@ -1,0 +1,432 @@
+//! BitGen on a device: features of images and texts in one space, their similarities, and captions.
+
+pub mod captions;
+pub(crate) mod feature_text;
+pub(crate) mod fingerprint;
+pub mod memory;
+mod remember;
+pub(crate) mod similarity;
+
+pub use captions::{Caption, CaptionOptions};
+pub use feature_text::FeatureText;
+pub use memory::{EpisodicMemory, MemoryNoise, MemoryStatistics};
+pub use similarity::Similarities;
+
+use std::fmt;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use rayon::prelude::*;
+
+use crate::apps::bitgen::fingerprint::fingerprint;
+use crate::engine::device;
+use crate::engine::open::{LoadReport, Progress, load_weights, no_tokenizer, open_tokenizer};
+use crate::engine::options::{Place, Precision};
+use crate::engine::programs::{Program, check_text, step, text_rows};
+use crate::engine::runner::floats;
+use crate::error::{Error, Result};
+use crate::files::{Image, ModelFiles, Tokenizer, Weights};
+use crate::models::{
+    BITGEN, BitGenConfig, BitGenSizes, BitGenStage1, EncoderShape, ImageInfo, LoadOptions, bitgen_slots, slots,
+};
+use crate::ops::Row;
+use crate::plan::{Backend, Step};
+use crate::tensor::DType;
+
+/// Texts whose features are computed in one step.
+pub(crate) const FEATURE_ROWS: usize = 64;
+/// Rows of the decoder whose logits are read after one step.
+const DECODER_OUTPUTS: usize = 16;
+/// Images that are encoded in one step: of more, some kernels would be more workgroups than adapters launch at once.
+pub(crate) const IMAGES: usize = 4;
+/// Bounds on the temperature that divides similarities, as in the original's loss.
+const TEMPERATURE: [f32; 2] = [0.001, 1.0];
+
+/// How a [`BitGen`] is opened.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct BitGenOptions {
+    /// Where it runs.
+    pub place: Place,
+    /// How full-precision weights are kept.
+    pub precision: Precision,
+    /// A `tokenizer.json`, or a folder with a tokenizer's files; none: those beside the model, if there are any.
+    pub tokenizer: Option<PathBuf>,
+}
+
+/// A text as the encoder gives it back, beside an image or not.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Encoded {
+    /// A vector of each token, `[tokens, d]`.
+    pub embeddings: Vec<f32>,
+    /// Their mean `[d]`, all that the decoder reads of them.
+    pub context: Vec<f32>,
+    /// What each token asks the memory with, `[tokens, d_memory]`.
+    pub query: Vec<f32>,
+    /// The slots of the memory that each token has read, `[tokens, 5]`.
+    pub read: Vec<u32>,
+}
+
+/// A BitGen of stage 1, resident on a device. `Send + Sync`; one call runs at a time.
+///
+/// ```
+/// use ternion::engine::{BitGen, BitGenOptions, DeviceChoice};
+/// use ternion::Image;
+///
+/// # std::env::set_current_dir(env!("CARGO_MANIFEST_DIR"))?;
+/// let options = BitGenOptions { place: DeviceChoice::Cpu.into(), ..Default::default() };
+/// let model = BitGen::open("examples/shapes/bitgen/model", &options)?;
+/// let scene = |n| Image::open(format!("examples/shapes/samples/spatial_scene_10000{n}.png"));
+/// let scenes = [scene(0)?, scene(1)?];
+/// let similarities = model.similarity(&[&model.tokens("red circle")?], &scenes)?;
+/// assert!(similarities[0][0] > similarities[0][1]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct BitGen {
+    files: ModelFiles,
+    model: BitGenStage1,
+    info: ImageInfo,
+    report: LoadReport,
+    temperature: f32,
+    tokenizer: Option<Tokenizer>,
+    memory: Mutex<EpisodicMemory>,
+    core: Mutex<Core>,
+}
+
+/// What becomes of an image.
+pub(crate) struct Seen {
+    pub features: Vec<f32>,
+    /// What text is fused with.
+    pub common: Vec<f32>,
+}
+
+/// The device and its programs.
+pub(crate) struct Core {
+    pub(crate) backend: Box<dyn Backend>,
+    pub(crate) image: Program,
+    pub(crate) features: Program,
+    /// Without images, and with.
+    encoders: [Program; 2],
+    decoder: Program,
+}
+
+impl fmt::Debug for BitGen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BitGen").field("sizes", self.model.sizes()).finish_non_exhaustive()
+    }
+}
+
+impl BitGen {
+    /// Opens a model: `files` is the path of a checkpoint (a state dict, or the trainer's own) or of a directory with one.
+    ///
+    /// The checkpoint is mapped, not copied: while the model is open it must not be changed or cut short (see
+    /// [`crate::files::Checkpoint`]). Renaming another file over it is safe.
+    ///
+    /// # Errors
+    /// See [`Error`]: the file or its configuration is broken, it is no BitGen, a tensor is missing or misshapen, the
+    /// device is absent, or the model does not fit on it.
+    pub fn open(files: impl Into<ModelFiles>, options: &BitGenOptions) -> Result<Self> {
+        Self::open_with(files, options, |_| {})
+    }
+
+    /// [`BitGen::open`] with a callback before each weight is loaded.
+    ///
+    /// # Errors
+    /// As [`BitGen::open`].
+    pub fn open_with(
+        files: impl Into<ModelFiles>,
+        options: &BitGenOptions,
+        progress: impl FnMut(Progress),
+    ) -> Result<Self> {
+        let (start, files) = (Instant::now(), files.into());
+        let weights = Weights::open(&files)?;
+        let device = device::open(&options.place)?;
+        let dense = options.precision.on(&device).pack();
+        let load = LoadOptions { dense, head: dense, max_binding: device.caps().max_binding };
+        let model = BitGenStage1::open(&files, &weights, load)?;
+        let tokenizer = open_tokenizer(&files, options.tokenizer.as_deref(), model.sizes().vocab, &BITGEN)?;
+        let n = model.sizes().positions;
+        let encoder = |images| model.record_encoder(&EncoderShape { max_rows: n, max_samples: 1, images });
+        let plans = [
+            model.record_image(IMAGES)?,
+            model.record_features(FEATURE_ROWS)?,
+            encoder(false)?,
+            encoder(true)?,
+            model.record_decoder(n, n.min(DECODER_OUTPUTS))?,
+        ]
+        .map(Arc::new);
+        let memory = EpisodicMemory::load(&weights, model.sizes().memory)?;
+        // The files are in order: from here on it may take long.
+        let (mut backend, why) = device.tuned()?;
+        let put = |name: &str, words| backend.load_weight(name, words);
+        let weight_bytes = load_weights(&weights, plans.iter(), put, progress)?;
+        let program = |plan| Program::prepare(backend.as_mut(), plan);
+        let [image, features, without, with, decoder] = plans.each_ref().map(program);
+        let core = Core { image: image?, features: features?, encoders: [without?, with?], decoder: decoder?, backend };
+        let report = LoadReport {
+            device: core.backend.describe(),
+            why,
+            head: DType::Ternary,
+            weight_bytes,
+            memory_bytes: core.backend.memory(),
+            time: start.elapsed(),
+        };
+        Ok(BitGen {
+            info: model.image_info(),
+            report,
+            temperature: model.temperature().clamp(TEMPERATURE[0], TEMPERATURE[1]),
+            tokenizer,
+            memory: Mutex::new(memory),
+            core: Mutex::new(core),
+            files: files.absolute()?,
+            model,
+        })
+    }
+
+    /// The model's sizes.
+    pub fn sizes(&self) -> &BitGenSizes {
+        self.model.sizes()
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &BitGenConfig {
+        self.model.config()
+    }
+
+    /// How it reads images.
+    pub fn image_info(&self) -> ImageInfo {
+        self.info
+    }
+
+    /// What opening took.
+    pub fn report(&self) -> &LoadReport {
+        &self.report
+    }
+
+    /// The device that it runs on.
+    pub fn device(&self) -> String {
+        self.report.device.clone()
+    }
+
+    /// The tokenizer, if there is one.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
+    }
+
+    /// What similarities are divided by.
+    pub fn temperature(&self) -> f32 {
+        self.temperature
+    }
+
+    /// Equal for models that make equal features of images and texts: a hash, in hexadecimal digits, of the tensors that
+    /// these are made of. The checkpoint is read for it. A file in another form (packed, or of another precision) has
+    /// another one.
+    ///
+    /// # Errors
+    /// As [`Weights::open`] if the file has changed since the model was opened.
+    pub fn fingerprint(&self) -> Result<String> {
+        fingerprint(&self.files, &self.model.feature_tensors())
+    }
+
+    /// The episodic memory as it is now.
+    pub fn memory(&self) -> EpisodicMemory {
+        self.remembered().clone()
+    }
+
+    /// The episodic memory, to change it.
+    pub(crate) fn remembered(&self) -> MutexGuard<'_, EpisodicMemory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tokens of a text, with those that the tokenizer puts around it.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] without a tokenizer, those of [`Tokenizer::encode`].
+    pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+        self.required_tokenizer()?.encode(text, true)
+    }
+
+    /// The text of tokens, special ones left out.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] without a tokenizer, those of [`Tokenizer::decode`].
+    pub fn text(&self, tokens: &[u32]) -> Result<String> {
+        self.required_tokenizer()?.decode(tokens, true)
+    }
+
+    pub(crate) fn required_tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(no_tokenizer)
+    }
+
+    /// Features of images: vectors `[d]` of length 1. Several are encoded in one step, while the next ones are resized.
+    ///
+    /// # Errors
+    /// [`Error::Device`] if the device was lost.
+    pub fn image_features(&self, images: &[Image]) -> Result<Vec<Vec<f32>>> {
+        Ok(self.see_all(images)?.into_iter().map(|seen| seen.features).collect())
+    }
+
+    /// What becomes of images.
+    pub(crate) fn see_all(&self, images: &[Image]) -> Result<Vec<Seen>> {
+        let mut steps = images.chunks(IMAGES);
+        let (mut all, mut pixels) = (Vec::with_capacity(images.len()), self.pixels(steps.next().unwrap_or(&[])));
+        while !pixels.is_empty() {
+            let next = steps.next().unwrap_or(&[]);
+            let (seen, following) = rayon::join(|| self.see(&pixels), || self.pixels(next));
+            all.extend(seen?);
+            pixels = following;
+        }
+        Ok(all)
+    }
+
+    /// Features of texts, given as tokens: vectors `[d]` of length 1. As in the original they are those of a text's first
+    /// token, whatever follows it.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for an empty text or an unknown token; [`Error::Device`] if the device was lost.
+    pub fn text_features(&self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
+        texts.iter().try_for_each(|text| self.check_text(text))?;
+        let (d, mut all) = (self.sizes().d, Vec::with_capacity(texts.len()));
+        let mut core = self.core();
+        for texts in texts.chunks(FEATURE_ROWS) {
+            let first = |text: &&[u32]| Row { token: text[0], pos: 0, seq_base: 0, seq_len: 1 };
+            let rows: Vec<Row> = texts.iter().map(first).collect();
+            let n = rows.len();
+            let program = core.features.clone();
+            core.write(&program, slots::ROWS, bytemuck::cast_slice(&rows))?;
+            core.run(&program, &step(n, n, 1))?;
+            let features = core.read(&program, &[(bitgen_slots::FEATURES, n * d)])?.concat();
+            all.extend(floats(&features).chunks(d).map(<[f32]>::to_vec));
+        }
+        Ok(all)
+    }
+
+    /// `[texts][images]`: the cosine of each text's and each image's features, divided by the temperature.
+    ///
+    /// # Errors
+    /// As [`BitGen::text_features`] and [`Similarities::new`].
+    pub fn similarity(&self, texts: &[&[u32]], images: &[Image]) -> Result<Vec<Vec<f32>>> {
+        let (texts, images) = (self.text_features(texts)?, self.image_features(images)?);
+        Ok(Similarities::new(&texts, &images, self.temperature)?.scaled())
+    }
+
+    /// Encodes a text, fused with an image where there is one. The memory's slots that it reads are counted.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for an empty text, one with more tokens than the model has positions, an unknown token, or
+    /// noise of another size; [`Error::Device`] if the device was lost.
+    pub fn encode(&self, text: &[u32], image: Option<&Image>, noise: &MemoryNoise) -> Result<Encoded> {
+        self.check_text(text)?;
+        let seen = image.map(|image| self.see(&self.pixels(std::slice::from_ref(image)))).transpose()?;
+        let common = seen.and_then(|seen| seen.into_iter().next()).map(|seen| seen.common);
+        self.encode_seen(text, common.as_deref(), noise)
+    }
+
+    /// [`BitGen::encode`] of a text beside what was [`Seen`] for fusion.
+    pub(crate) fn encode_seen(&self, text: &[u32], common: Option<&[f32]>, noise: &MemoryNoise) -> Result<Encoded> {
+        self.check_text(text)?;
+        let memory = self.memory();
+        let (matrix, n, d) = (memory.drawn(noise)?, text.len(), self.sizes().d);
+        let mut core = self.core();
+        let program = core.encoders[usize::from(common.is_some())].clone();
+        core.write(&program, slots::ROWS, bytemuck::cast_slice(&text_rows(text, |_| n)))?;
+        core.write(&program, bitgen_slots::SPANS, &[0, n as u32])?;
+        core.write(&program, bitgen_slots::MEMORY, bytemuck::cast_slice(&matrix))?;
+        core.write(&program, bitgen_slots::QUALITY, bytemuck::cast_slice(&memory.quality))?;
+        if let Some(common) = common {
+            core.write(&program, bitgen_slots::IMAGE, bytemuck::cast_slice(&common.repeat(n)))?;
+        }
+        core.run(&program, &step(n, 1, n))?;
+        let width = program.plan.outputs.get(bitgen_slots::READ).map_or(0, |&slot| program.plan.spec(slot).width());
+        let wanted = [
+            (bitgen_slots::EMBEDDINGS, n * d),
+            (bitgen_slots::CONTEXT, d),
+            (bitgen_slots::QUERY, n * self.sizes().memory[1]),
+            (bitgen_slots::READ, n * width),
+        ];
+        let mut found = core.read(&program, &wanted)?.into_iter();
+        let mut next = || found.next().unwrap_or_default();
+        let [embeddings, context, query] = [next(), next(), next()].map(|words| floats(&words));
+        let read = next();
+        drop(core);
+        self.remembered().count_reads(&read);
+        Ok(Encoded { embeddings, context, query, read })
+    }
+
+    /// Logits `[vocab]` of what follows `tokens`, given the mean of a text's embeddings.
+    ///
+    /// # Errors
+    /// As [`BitGen::encode`].
+    pub fn logits(&self, tokens: &[u32], context: &[f32]) -> Result<Vec<f32>> {
+        self.logits_behind(tokens, context, tokens.len().saturating_sub(1)..tokens.len())
+    }
+
+    /// Logits `[rows, vocab]` behind some of `tokens`, given the mean of a text's embeddings. They depend on all tokens:
+    /// the decoder's activations have one scale over all rows.
+    ///
+    /// # Errors
+    /// As [`BitGen::encode`]; [`Error::Argument`] for rows that are not there.
+    pub fn logits_behind(&self, tokens: &[u32], context: &[f32], rows: Range<usize>) -> Result<Vec<f32>> {
+        self.check_text(tokens)?;
+        if rows.end > tokens.len() {
+            return Err(Error::argument("rows", format!("end at {}, there are {} tokens", rows.end, tokens.len())));
+        }
+        let (n, d, mut core) = (tokens.len(), self.sizes().d, self.core());
+        if context.len() != d {
+            return Err(Error::argument("context", format!("{} values, expected {d}", context.len())));
+        }
+        let program = core.decoder.clone();
+        core.write(&program, slots::ROWS, bytemuck::cast_slice(&text_rows(tokens, |pos| pos + 1)))?;
+        core.write(&program, bitgen_slots::CONTEXT, bytemuck::cast_slice(&context.repeat(n)))?;
+        let (rows, mut logits): (Vec<u32>, _) = (rows.map(|row| row as u32).collect(), Vec::new());
+        for rows in rows.chunks(DECODER_OUTPUTS) {
+            core.write(&program, slots::OUTPUTS, rows)?;
+            core.run(&program, &step(n, rows.len(), n))?;
+            let words = core.read(&program, &[(slots::LOGITS, rows.len() * self.sizes().vocab)])?.concat();
+            logits.extend_from_slice(bytemuck::cast_slice(&words));
+        }
+        Ok(logits)
+    }
+
+    /// What the encoder reads of images, those of one step.
+    fn pixels(&self, images: &[Image]) -> Vec<Vec<f32>> {
+        let ImageInfo { size, mean, std, .. } = self.info;
+        images.par_iter().map(|image| image.bilinear_values(size, mean, std)).collect()
+    }
+
+    /// Encodes the images of one step.
+    fn see(&self, pixels: &[Vec<f32>]) -> Result<Vec<Seen>> {
+        let (n, d, mut core) = (pixels.len(), self.sizes().d, self.core());
+        let program = core.image.clone();
+        core.write(&program, slots::PIXELS, bytemuck::cast_slice(&pixels.concat()))?;
+        core.run(&program, &step(n, n, self.info.tokens))?;
+        let found = core.read(&program, &[(bitgen_slots::FEATURES, n * d), (bitgen_slots::IMAGE, n * d)])?;
+        let [features, common] = [0, 1].map(|i| found.get(i).map_or(&[][..], |words| words));
+        let both = features.chunks(d).zip(common.chunks(d));
+        Ok(both.map(|(features, common)| Seen { features: floats(features), common: floats(common) }).collect())
+    }
+
+    pub(crate) fn check_text(&self, text: &[u32]) -> Result<()> {
+        check_text(text, self.sizes().positions, self.sizes().vocab)
+    }
+
+    pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Core {
+    fn write(&mut self, program: &Program, input: &str, words: &[u32]) -> Result<()> {
+        program.write(self.backend.as_mut(), input, words)
+    }
+
+    pub(crate) fn run(&mut self, program: &Program, step: &Step) -> Result<()> {
+        program.run(self.backend.as_mut(), step)
+    }
+
+    /// The first words of outputs.
+    fn read(&mut self, program: &Program, wanted: &[(&str, usize)]) -> Result<Vec<Vec<u32>>> {
+        program.read(self.backend.as_mut(), wanted)
+    }
+}

@@ -1,0 +1,357 @@
+//! A BitGenModel on a device: it thinks about a task, beside an image or not, and chooses robots for it.
+
+mod attention_window;
+mod cache;
+mod forward;
+
+pub use attention_window::RobotAttention;
+pub use cache::RobotCache;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::apps::robots::attention_window::{Reach, Seen};
+use crate::apps::robots::forward::{Call, LOGIT_ROWS};
+use crate::engine::device;
+use crate::engine::open::{load_weights, no_tokenizer, open_tokenizer};
+use crate::engine::options::{Place, Precision};
+use crate::engine::programs::{Program, check_text, step, text_rows};
+use crate::engine::runner::floats;
+use crate::error::{Error, Result};
+use crate::files::{Image, ModelFiles, Tokenizer, Weights};
+use crate::models::{BitGenModel, ImageInfo, LoadOptions, ROBOTS, RobotSizes, ThinkShape, robot_slots, slots};
+use crate::plan::{Backend, Plan, Step};
+
+/// Most tokens of a sample in a call, however many positions the model has.
+const MOST_TOKENS: usize = 1024;
+/// Most samples of a call.
+const MOST_SAMPLES: usize = 64;
+/// What the original adds to the scores of tokens that a mask leaves out.
+pub(crate) const LEFT_OUT: f32 = -10_000.0;
+
+/// How a [`RobotModel`] is opened.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RobotOptions {
+    /// Where it runs.
+    pub place: Place,
+    /// How full-precision weights are kept.
+    pub precision: Precision,
+    /// A `tokenizer.json`; none: the one beside the model, if there is one.
+    pub tokenizer: Option<PathBuf>,
+    /// Which keys attention sees and keeps.
+    pub attention: RobotAttention,
+    /// Most samples of a call, 1 to 64.
+    pub samples: usize,
+}
+
+impl Default for RobotOptions {
+    /// One sample a call, attention as the original's.
+    fn default() -> Self {
+        RobotOptions {
+            place: Place::default(),
+            precision: Precision::default(),
+            tokenizer: None,
+            attention: RobotAttention::default(),
+            samples: 1,
+        }
+    }
+}
+
+/// Which logits a call gives back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Wanted {
+    /// None.
+    #[default]
+    None,
+    /// Those of each sample's last token.
+    Last,
+    /// Those of all tokens.
+    All,
+}
+
+/// What a model thinks about. Samples of one call share the scales of activations and stop reasoning together, as in the
+/// original: each result depends on the others.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tasks<'a> {
+    /// A text each, as tokens; all of one length.
+    pub texts: &'a [&'a [u32]],
+    /// An image each, or none at all.
+    pub images: &'a [Image],
+    /// Of each token of each text whether it is one (`false`: padding, to whose keys nothing attends); none: all are.
+    pub keep: Option<&'a [&'a [bool]]>,
+    /// The logits that are wanted.
+    pub logits: Wanted,
+}
+
+/// What a model thought about one sample.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Thought {
+    /// The steps of reasoning that count, in order.
+    pub steps: Vec<ReasoningStep>,
+    /// The robots that were chosen, the best first.
+    pub robots: Vec<RobotChoice>,
+    /// Each robot's score, in the checkpoint's order, within ±50: the logit of its probability.
+    pub scores: Vec<f32>,
+    /// Logits of the tokens that were asked for, `[tokens, vocab]`.
+    pub logits: Vec<f32>,
+    /// The text behind all layers, `[tokens, d]`.
+    pub embeddings: Vec<f32>,
+    /// Their mean `[d]`: what robots are chosen by, and all that the text decoder reads of it.
+    pub context: Vec<f32>,
+    /// Features of text and image `[d]`, where there is an image; of any length.
+    pub features: Option<[Vec<f32>; 2]>,
+}
+
+/// One step of reasoning.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ReasoningStep {
+    /// What it says, `[h]`.
+    pub state: Vec<f32>,
+    /// How sure it is, 0..1.
+    pub confidence: f32,
+    /// Whether it wants to go on, 0..1: below 0.5 it does not.
+    pub gate: f32,
+}
+
+/// A robot that was chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RobotChoice {
+    /// Its number in the checkpoint.
+    pub robot: usize,
+    /// Its name.
+    pub name: String,
+    /// How suitable it is, 0..1; each robot for itself, so that they do not add up to 1.
+    pub probability: f32,
+}
+
+/// A BitGenModel, resident on a device. `Send + Sync`; one call runs at a time.
+pub struct RobotModel {
+    model: BitGenModel,
+    info: ImageInfo,
+    options: RobotOptions,
+    tokenizer: Option<Tokenizer>,
+    core: Mutex<Core>,
+}
+
+/// The device and its programs.
+pub(crate) struct Core {
+    pub backend: Box<dyn Backend>,
+    pub patches: Program,
+    pub images: Program,
+    /// Without images and with, each without a mask and with one.
+    pub think: [Program; 4],
+    pub decoder: Program,
+}
+
+impl fmt::Debug for RobotModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RobotModel")
+            .field("sizes", self.sizes())
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RobotModel {
+    /// Opens a model: `files` is the path of a checkpoint or of a directory with one.
+    ///
+    /// The checkpoint is mapped, not copied: while the model is open it must not be changed or cut short (see
+    /// [`crate::files::Checkpoint`]). Renaming another file over it is safe.
+    ///
+    /// # Errors
+    /// See [`Error`]: the file or its configuration is broken, it is no BitGenModel, a tensor is missing or misshapen, the
+    /// device is absent, or the model does not fit on it.
+    pub fn open(files: impl Into<ModelFiles>, options: &RobotOptions) -> Result<Self> {
+        if !(1..=MOST_SAMPLES).contains(&options.samples) {
+            let problem = format!("is {}, expected 1..={MOST_SAMPLES}", options.samples);
+            return Err(Error::argument("samples", problem));
+        }
+        let files = files.into();
+        let weights = Weights::open(&files)?;
+        let device = device::open(&options.place)?;
+        let dense = options.precision.on(&device).pack();
+        let load = LoadOptions { dense, head: dense, max_binding: device.caps().max_binding };
+        let model = BitGenModel::open(&files, &weights, load)?;
+        let tokenizer = open_tokenizer(&files, options.tokenizer.as_deref(), model.sizes().vocab, &ROBOTS)?;
+        let plans = Self::record(&model, options.samples)?;
+        // The files are in order: from here on it may take long.
+        let (mut backend, _) = device.tuned()?;
+        load_weights(&weights, plans.iter(), |name, words| backend.load_weight(name, words), |_| {})?;
+        let [a, b, c, d, e, f, g] = plans.each_ref().map(|plan| Program::prepare(backend.as_mut(), plan));
+        let core = [a?, b?, c?, d?, e?, f?, g?];
+        let [patches, images, plain, masked, fused, both, decoder] = core;
+        let core = Core { backend, patches, images, think: [plain, masked, fused, both], decoder };
+        let (info, options) = (model.image_info(), options.clone());
+        Ok(RobotModel { model, info, options, tokenizer, core: Mutex::new(core) })
+    }
+
+    fn record(model: &BitGenModel, samples: usize) -> Result<[Arc<Plan>; 7]> {
+        let (tokens, keys) = (most_tokens(model.sizes()), most_keys(model.sizes()));
+        let rows = samples * tokens;
+        let think = |images, masked| {
+            model.record_think(&ThinkShape { samples, rows, keys, outputs: LOGIT_ROWS, images, masked })
+        };
+        Ok([
+            model.record_patches(samples)?,
+            model.record_images(samples)?,
+            think(false, false)?,
+            think(false, true)?,
+            think(true, false)?,
+            think(true, true)?,
+            model.record_decoder(tokens, 1)?,
+        ]
+        .map(Arc::new))
+    }
+
+    /// The model's sizes.
+    pub fn sizes(&self) -> &RobotSizes {
+        self.model.sizes()
+    }
+
+    /// The device that it runs on.
+    pub fn device(&self) -> String {
+        self.core().backend.describe()
+    }
+
+    /// Which keys attention sees and keeps.
+    pub fn attention(&self) -> RobotAttention {
+        self.options.attention
+    }
+
+    /// Most tokens of a text in one call.
+    pub fn most_tokens(&self) -> usize {
+        most_tokens(self.sizes())
+    }
+
+    /// The tokenizer, if there is one.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
+    }
+
+    /// The tokens of a text, with those that the tokenizer puts around it.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] without a tokenizer, those of [`Tokenizer::encode`].
+    pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
+        self.tokenizer.as_ref().ok_or_else(no_tokenizer)?.encode(text, true)
+    }
+
+    /// An empty cache for [`RobotModel::think`], of so many samples.
+    pub fn cache(&self, samples: usize) -> RobotCache {
+        RobotCache::new(self.options.attention, self.sizes(), samples)
+    }
+
+    /// Chooses robots for a task, beside an image or not.
+    ///
+    /// # Errors
+    /// As [`RobotModel::think`].
+    pub fn choose(&self, task: &[u32], image: Option<&Image>) -> Result<Thought> {
+        let images: Vec<Image> = image.cloned().into_iter().collect();
+        let tasks = Tasks { texts: &[task], images: &images, ..Tasks::default() };
+        let thoughts = self.think(&tasks, None)?;
+        thoughts.into_iter().next().ok_or_else(|| Error::argument("texts", "are none, expected at least 1"))
+    }
+
+    /// Thinks about some samples. With a cache the texts go on where its last call ended, and it is brought up to date;
+    /// without one, and with an empty one, they begin.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for texts that are empty, too long, of several lengths or of unknown tokens, for numbers of
+    /// images or of `keep` that do not fit, and for a cache of other samples, sizes or attention;
+    /// [`Error::NonFiniteLogits`] for broken weights; [`Error::Device`] if the device was lost. A cache stays as it was.
+    pub fn think(&self, tasks: &Tasks, cache: Option<&mut RobotCache>) -> Result<Vec<Thought>> {
+        self.check(tasks, cache.as_deref())?;
+        let (samples, n) = (tasks.texts.len(), tasks.texts[0].len());
+        let empty = self.cache(samples);
+        let kept = cache.as_deref().unwrap_or(&empty);
+        let sizes = self.sizes();
+        let reach = Reach { sinks: sizes.sinks, window: sizes.window, positions: sizes.positions };
+        let seen: Seen = self.options.attention.call(reach, kept.tokens(), kept.len(), n);
+        let mut core = self.core();
+        let call = Call { sizes, tasks, cache: kept, seen: &seen, keys: most_keys(sizes) };
+        let images = match tasks.images {
+            [] => None,
+            images => Some(self.see(&mut core, images)?),
+        };
+        let thoughts = call.run(&mut core, images)?;
+        let next = cache.is_some().then(|| call.read_keys(&mut core, self.cache(samples))).transpose()?;
+        if let (Some(cache), Some(next)) = (cache, next) {
+            *cache = next;
+        }
+        Ok(thoughts)
+    }
+
+    /// Logits `[vocab]` of what follows `tokens` in the text decoder, given a [`Thought::context`].
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for tokens or a context that do not fit; [`Error::Device`] if the device was lost.
+    pub fn decoder_logits(&self, tokens: &[u32], context: &[f32]) -> Result<Vec<f32>> {
+        check_text(tokens, self.most_tokens(), self.sizes().vocab)?;
+        let (n, d, mut core) = (tokens.len(), self.sizes().d, self.core());
+        if context.len() != d {
+            return Err(Error::argument("context", format!("{} values, expected {d}", context.len())));
+        }
+        let Core { backend, decoder, .. } = &mut *core;
+        let backend = backend.as_mut();
+        decoder.write(backend, slots::ROWS, bytemuck::cast_slice(&text_rows(tokens, |pos| pos + 1)))?;
+        decoder.write(backend, slots::OUTPUTS, &[n as u32 - 1])?;
+        decoder.write(backend, robot_slots::CONTEXT, bytemuck::cast_slice(&context.repeat(n)))?;
+        decoder.run(backend, &step(n, 1, n))?;
+        Ok(floats(&decoder.read(backend, &[(slots::LOGITS, self.sizes().vocab)])?.concat()))
+    }
+
+    /// Puts what text is fused with into the device's states; returns the images' features `[images, d]`.
+    fn see(&self, core: &mut Core, images: &[Image]) -> Result<Vec<f32>> {
+        let (ImageInfo { size, mean, std, tokens, .. }, d) = (self.info, self.sizes().d);
+        let backend = core.backend.as_mut();
+        for (i, image) in images.iter().enumerate() {
+            let first = (i * tokens) as u32;
+            // The class token is not kept.
+            let places: Vec<u32> = [u32::MAX].into_iter().chain(first..first + tokens as u32).collect();
+            let pixels = image.bilinear_values(size, mean, std);
+            core.patches.write(backend, slots::PIXELS, bytemuck::cast_slice(&pixels))?;
+            core.patches.write(backend, robot_slots::PLACES, &places)?;
+            core.patches.run(backend, &Step::FULL)?;
+        }
+        core.images.run(backend, &step(images.len() * tokens, images.len(), tokens))?;
+        Ok(floats(&core.images.read(backend, &[(robot_slots::FEATURES, images.len() * d)])?.concat()))
+    }
+
+    fn check(&self, tasks: &Tasks, cache: Option<&RobotCache>) -> Result<()> {
+        let (n, most) = (tasks.texts.len(), self.options.samples);
+        if !(1..=most).contains(&n) {
+            let problem = format!("are {n}, expected 1..={most}, the samples that the model was opened for");
+            return Err(Error::argument("texts", problem));
+        }
+        for text in tasks.texts {
+            check_text(text, self.most_tokens(), self.sizes().vocab)?;
+            if text.len() != tasks.texts[0].len() {
+                let problem = format!("have {} and {} tokens, expected one length", tasks.texts[0].len(), text.len());
+                return Err(Error::argument("texts", problem));
+            }
+        }
+        if ![0, n].contains(&tasks.images.len()) {
+            let problem = format!("are {}, expected none, or one for each of {n} texts", tasks.images.len());
+            return Err(Error::argument("images", problem));
+        }
+        let fits = |keep: &[&[bool]]| keep.len() == n && keep.iter().all(|k| k.len() == tasks.texts[0].len());
+        if !tasks.keep.is_none_or(fits) {
+            return Err(Error::argument("keep", "has other lengths than the texts, expected a value for each token"));
+        }
+        cache.map_or(Ok(()), |cache| cache.check(self.options.attention, self.sizes(), n))
+    }
+
+    fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn most_tokens(sizes: &RobotSizes) -> usize {
+    sizes.positions.min(MOST_TOKENS)
+}
+
+/// Most keys of a sample in a call: those of a cache, and the call's own.
+fn most_keys(sizes: &RobotSizes) -> usize {
+    sizes.sinks + sizes.window + most_tokens(sizes)
+}

@@ -1,0 +1,111 @@
+//! From a device choice to a backend, and one line that says why. Opening tells what the device can; tuning, which may take
+//! seconds, comes when all else is known to be right.
+
+use crate::cpu::Cpu;
+use crate::engine::autotune::tuned;
+use crate::engine::options::{DeviceChoice, Place};
+use crate::error::{Error, Result};
+use crate::gpu::{AdapterKind, Adapters, Device, Gpu};
+use crate::plan::{Backend, Caps};
+
+/// A backend and why it was taken.
+pub type Chosen = (Box<dyn Backend>, String);
+
+/// A device that is open, and not tuned yet.
+pub(crate) struct Opened {
+    device: Kind,
+    why: String,
+}
+
+enum Kind {
+    Cpu(Box<Cpu>),
+    /// With whether it is to be tuned.
+    Gpu(Device, bool),
+}
+
+impl Opened {
+    /// What kernels may use here. Tuning leaves what weights depend on as it is: how they are packed and cut.
+    pub fn caps(&self) -> Caps {
+        match &self.device {
+            Kind::Cpu(cpu) => cpu.caps(),
+            Kind::Gpu(device, _) => device.caps,
+        }
+    }
+
+    /// One line: the device, its driver, its kind.
+    pub fn describe(&self) -> String {
+        match &self.device {
+            Kind::Cpu(cpu) => cpu.describe(),
+            Kind::Gpu(device, _) => device.label.clone(),
+        }
+    }
+
+    /// The backend, its kernels chosen.
+    ///
+    /// # Errors
+    /// Those of [`Gpu::new`].
+    pub fn tuned(self) -> Result<Chosen> {
+        Ok(match self.device {
+            Kind::Cpu(cpu) => (cpu, self.why),
+            Kind::Gpu(device, tune) => {
+                let caps = if tune { tuned(&device) } else { device.caps };
+                (Box::new(Gpu::new(device, caps)?), self.why)
+            }
+        })
+    }
+}
+
+/// Opens what was asked for, and tunes it.
+///
+/// # Errors
+/// [`Error::Device`] if there is no such adapter, with the adapters that there are; [`Error::Argument`] for a number of
+/// threads out of range.
+pub fn choose(place: &Place) -> Result<Chosen> {
+    open(place)?.tuned()
+}
+
+/// Opens what was asked for.
+///
+/// # Errors
+/// As [`choose`].
+pub(crate) fn open(place: &Place) -> Result<Opened> {
+    let cpu = cpu(place.threads)?;
+    let on_cpu = |why: String| Ok(Opened { device: Kind::Cpu(Box::new(cpu())), why });
+    if place.device == DeviceChoice::Cpu {
+        return on_cpu("as asked".into());
+    }
+    let adapters = Adapters::find();
+    let (found, wanted, why) = match &place.device {
+        DeviceChoice::Cpu | DeviceChoice::Auto => match adapters.best(false) {
+            Some(index) => (Some(index), "auto", "the best GPU found"),
+            None => return on_cpu(no_gpu(&adapters)),
+        },
+        DeviceChoice::Gpu => (adapters.best(true), "gpu", "as asked"),
+        DeviceChoice::Number(n) => (Some(*n), "number", "as asked"),
+        DeviceChoice::Name(name) => (adapters.named(name), name.as_str(), "as asked"),
+    };
+    let device = adapters.open(found.ok_or_else(|| missing(wanted, &adapters))?)?;
+    Ok(Opened { device: Kind::Gpu(device, place.autotune), why: why.into() })
+}
+
+/// What makes the CPU backend, if the number of threads is in range.
+fn cpu(threads: Option<usize>) -> Result<impl FnOnce() -> Cpu> {
+    let most = Place::MAX_THREADS;
+    if let Some(n) = threads.filter(|n| !(1..=most).contains(n)) {
+        return Err(Error::argument("threads", format!("is {n}, expected 1..={most}")));
+    }
+    Ok(move || threads.map_or_else(Cpu::new, Cpu::with_threads))
+}
+
+fn no_gpu(adapters: &Adapters) -> String {
+    match adapters.summaries().iter().find(|a| a.kind == AdapterKind::Software) {
+        Some(a) => format!("the only adapter, {}, computes in software; --device gpu takes it all the same", a.name),
+        None => "no graphics adapter was found".into(),
+    }
+}
+
+fn missing(wanted: &str, adapters: &Adapters) -> Error {
+    let names: Vec<String> = adapters.summaries().into_iter().map(|a| a.name).collect();
+    let found = if names.is_empty() { "there are none".into() } else { format!("there are: {}", names.join(", ")) };
+    Error::Device { device: wanted.to_owned(), problem: format!("no such adapter; {found}; or use --device cpu") }
+}

@@ -1,0 +1,91 @@
+//! Prepared plans, addressed by the names of their inputs, outputs and states.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::engine::runner::required;
+use crate::error::{Error, Result};
+use crate::ops::Row;
+use crate::plan::{Backend, Plan, ProgramId, Step};
+
+/// A prepared plan.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// Its number on the device.
+    pub id: ProgramId,
+    /// The plan.
+    pub plan: Arc<Plan>,
+}
+
+impl Program {
+    /// Prepares a plan whose weights are resident.
+    pub fn prepare(backend: &mut dyn Backend, plan: &Arc<Plan>) -> Result<Self> {
+        Ok(Program { id: backend.prepare(plan.clone(), false)?, plan: plan.clone() })
+    }
+
+    /// Overwrites the first words of an input.
+    pub fn write(&self, backend: &mut dyn Backend, input: &str, words: &[u32]) -> Result<()> {
+        backend.write(self.id, required(self.plan.input(input), input)?, 0, words)
+    }
+
+    /// Overwrites words of a state, from word `at` on.
+    pub fn write_state(&self, backend: &mut dyn Backend, state: &str, at: usize, words: &[u32]) -> Result<()> {
+        backend.write(self.id, required(self.plan.state(state), state)?, at, words)
+    }
+
+    /// Runs all nodes.
+    pub fn run(&self, backend: &mut dyn Backend, step: &Step) -> Result<()> {
+        self.run_nodes(backend, step, 0..self.plan.nodes.len())
+    }
+
+    /// Runs some nodes.
+    pub fn run_nodes(&self, backend: &mut dyn Backend, step: &Step, nodes: Range<usize>) -> Result<()> {
+        backend.run(self.id, step, nodes)
+    }
+
+    /// The number behind the last node that writes a state.
+    pub fn behind(&self, state: &str) -> Result<usize> {
+        let slot = required(self.plan.state(state), state)?;
+        Ok(self.plan.producer(slot).map_or(0, |node| node + 1))
+    }
+
+    /// The first words of outputs.
+    pub fn read(&self, backend: &mut dyn Backend, wanted: &[(&str, usize)]) -> Result<Vec<Vec<u32>>> {
+        let range = |&(name, n): &(&str, usize)| Ok((required(self.plan.outputs.get(name).copied(), name)?, 0..n));
+        let ranges = wanted.iter().map(range).collect::<Result<Vec<_>>>()?;
+        backend.read(self.id, &ranges)
+    }
+
+    /// Words of states.
+    pub fn read_states(&self, backend: &mut dyn Backend, wanted: &[(String, Range<usize>)]) -> Result<Vec<Vec<u32>>> {
+        let range =
+            |(name, range): &(String, Range<usize>)| Ok((required(self.plan.state(name), name)?, range.clone()));
+        let ranges = wanted.iter().map(range).collect::<Result<Vec<_>>>()?;
+        backend.read(self.id, &ranges)
+    }
+}
+
+/// A step of so many rows and outputs, the longest context of which has so many tokens.
+pub fn step(rows: usize, outputs: usize, context: usize) -> Step {
+    Step { rows: rows as u32, outputs: outputs as u32, context: context as u32, reserved: 0 }
+}
+
+/// Rows of one text, each of which attends to `seen(pos)` of them from the first one on.
+pub fn text_rows(text: &[u32], seen: impl Fn(usize) -> usize) -> Vec<Row> {
+    let row = |(pos, &token): (usize, &u32)| Row { token, pos: pos as u32, seq_base: 0, seq_len: seen(pos) as u32 };
+    text.iter().enumerate().map(row).collect()
+}
+
+/// Checks a text given as tokens.
+///
+/// # Errors
+/// [`Error::Argument`] for none, for more than `most`, and for one that is not below `vocab`.
+pub fn check_text(text: &[u32], most: usize, vocab: usize) -> Result<()> {
+    if text.is_empty() || text.len() > most {
+        return Err(Error::argument("text", format!("{} tokens, expected 1..={most}", text.len())));
+    }
+    match text.iter().find(|&&token| token as usize >= vocab) {
+        Some(token) => Err(Error::argument("text", format!("token {token}, expected 0..{vocab}"))),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,364 @@
+//! A conversation: what was pushed, what was said, and where it lies in the KV cache.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::apps::attention_rollout::{Attention, ImageAttention, Origin, Routing};
+use crate::engine::cache::KvRange;
+use crate::engine::generate::Stream;
+use crate::engine::open::{Inner, no_tokenizer};
+use crate::engine::options::GenerateOptions;
+use crate::engine::queue::{Job, Outcome};
+use crate::error::{Error, Result};
+use crate::files::Image;
+use crate::models::ModelInfo;
+use crate::ops::{Row, TOKEN_IMAGE};
+
+/// A conversation with a model. Dropping it frees its part of the KV cache.
+///
+/// Push images, then text; generate; push more text; generate again. EmberNet reads all images before all text, so an
+/// image cannot follow text.
+#[derive(Debug)]
+pub struct Session {
+    pub(crate) engine: Arc<Inner>,
+    kv: KvRange,
+    /// Tokens whose keys and values are in the cache.
+    cached: usize,
+    /// Vectors of the images, `[n, d]`, and how many rows they are.
+    image: Vec<f32>,
+    image_rows: usize,
+    pictures: Vec<Picture>,
+    /// Text tokens pushed or generated, in order.
+    tokens: Vec<u32>,
+    /// How each of them goes into a row: prompt tokens beside an image are clamped.
+    row_tokens: Vec<u32>,
+    image_time: Duration,
+}
+
+/// A picture at the model's size, and where its tokens came from once that was asked for.
+#[derive(Debug)]
+struct Picture {
+    image: Image,
+    origin: Option<Origin>,
+}
+
+/// An image as the model reads it, before it belongs to a session.
+#[derive(Debug)]
+struct Encoded {
+    picture: Picture,
+    /// `[rows, d]`.
+    vectors: Vec<f32>,
+    rows: usize,
+    time: Duration,
+}
+
+impl Session {
+    pub(crate) fn new(engine: Arc<Inner>) -> Result<Self> {
+        Ok(Session {
+            kv: engine.kv.take()?,
+            engine,
+            cached: 0,
+            image: Vec::new(),
+            image_rows: 0,
+            pictures: Vec::new(),
+            tokens: Vec::new(),
+            row_tokens: Vec::new(),
+            image_time: Duration::ZERO,
+        })
+    }
+
+    /// Encodes an image and puts it behind the images pushed so far.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] after text was pushed, [`Error::Unsupported`] for a model without vision,
+    /// [`Error::Limit`] if the context is full.
+    pub fn push_image(&mut self, image: &Image) -> Result<()> {
+        if !self.tokens.is_empty() {
+            return Err(Error::argument(
+                "image",
+                "cannot follow text: the model reads images first; reset the session",
+            ));
+        }
+        let encoded = self.encode(image, self.len())?;
+        self.hold(encoded);
+        Ok(())
+    }
+
+    /// Begins a new conversation about one image, as [`Session::reset`] and [`Session::push_image`] do; with an error
+    /// the session stays as it was.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a model without vision, [`Error::Limit`] if the context is too small for an image.
+    pub fn reset_to_image(&mut self, image: &Image) -> Result<()> {
+        let encoded = self.encode(image, 0)?;
+        self.reset(true);
+        self.hold(encoded);
+        Ok(())
+    }
+
+    /// Encodes an image that is to lie behind `used` tokens.
+    fn encode(&self, image: &Image, used: usize) -> Result<Encoded> {
+        let start = Instant::now();
+        let info = self.engine.image_info()?;
+        self.check_room(used, info.tokens)?;
+        let image = image.resized(info.size)?;
+        let vectors = self.engine.encode_image(&image)?;
+        Ok(Encoded { picture: Picture { image, origin: None }, vectors, rows: info.tokens, time: start.elapsed() })
+    }
+
+    /// Puts an encoded image behind those before it.
+    fn hold(&mut self, encoded: Encoded) {
+        let Encoded { picture, vectors, rows, time } = encoded;
+        self.image.extend(vectors);
+        self.image_rows += rows;
+        self.pictures.push(picture);
+        self.image_time += time;
+    }
+
+    /// Pushes text as it is, with the tokenizer's special tokens if it is the first.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] without a tokenizer, [`Error::Limit`] if the context is full.
+    pub fn push_text(&mut self, text: &str) -> Result<()> {
+        let tokenizer = self.engine.tokenizer.as_ref().ok_or_else(no_tokenizer)?;
+        let ids = tokenizer.encode(text, self.tokens.is_empty())?;
+        self.push_tokens(&ids)
+    }
+
+    /// Pushes a question in the model's own prompt, or as a further turn of the conversation.
+    ///
+    /// # Errors
+    /// As [`Session::push_text`].
+    pub fn push_question(&mut self, question: &str) -> Result<()> {
+        let model = &self.engine.model;
+        let first = self.tokens.is_empty();
+        let text = if first { model.prompt(question, !self.pictures.is_empty()) } else { model.follow_up(question) };
+        self.push_text(&text)
+    }
+
+    /// Pushes tokens by number.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a token outside the vocabulary, [`Error::Limit`] if the context is full.
+    pub fn push_tokens(&mut self, ids: &[u32]) -> Result<()> {
+        let vocab = self.engine.model.info().vocab;
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
+            return Err(Error::argument("token", format!("{id} is outside the vocabulary of {vocab}")));
+        }
+        self.check_room(self.len(), ids.len())?;
+        let with_image = !self.pictures.is_empty();
+        self.tokens.extend(ids);
+        self.row_tokens.extend(ids.iter().map(|&id| self.engine.model.prompt_token(id, with_image)));
+        Ok(())
+    }
+
+    /// Whether `n` tokens fit behind `used` ones.
+    fn check_room(&self, used: usize, n: usize) -> Result<()> {
+        let context = self.kv.len();
+        if used + n <= context {
+            return Ok(());
+        }
+        Err(Error::Limit {
+            what: "the session".into(),
+            wanted: format!("{} tokens", used + n),
+            available: format!("a context of {context} is"),
+            advice: "shorten the prompt, or open the engine with a larger context".into(),
+        })
+    }
+
+    /// Tokens so far: image rows, pushed text, generated text.
+    pub fn len(&self) -> usize {
+        self.image_rows + self.tokens.len()
+    }
+
+    /// Whether nothing was pushed.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Tokens that still fit.
+    pub fn room(&self) -> usize {
+        self.kv.len() - self.len()
+    }
+
+    /// Text tokens pushed and generated: what a session on another engine needs to go on from here.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Time spent encoding images.
+    pub fn image_time(&self) -> Duration {
+        self.image_time
+    }
+
+    /// Forgets the text, and the images too if asked; image vectors that stay are not encoded again.
+    pub fn reset(&mut self, images_too: bool) {
+        self.tokens.clear();
+        self.row_tokens.clear();
+        // Nothing before them changes the keys and values of the images.
+        self.cached = self.cached.min(self.image_rows);
+        if images_too {
+            self.cached = 0;
+            self.image.clear();
+            self.pictures.clear();
+            (self.image_rows, self.image_time) = (0, Duration::ZERO);
+        }
+    }
+
+    /// Forgets the text behind its first `tokens` tokens; what stays is not run again.
+    pub fn truncate(&mut self, tokens: usize) {
+        self.tokens.truncate(tokens);
+        self.row_tokens.truncate(tokens);
+        self.cached = self.cached.min(self.len());
+    }
+
+    /// Generates text after what was pushed; the stream yields tokens as they come and may be dropped at any time.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for an empty session or sampling values out of range, [`Error::Limit`] if the tokens asked for
+    /// do not fit in the context.
+    pub fn generate(&mut self, options: GenerateOptions) -> Result<Stream<'_>> {
+        Stream::new(self, options)
+    }
+
+    /// How often each expert was chosen so far: `[layer][expert]`, each layer's shares adding up to 1.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a model without a mixture of experts, [`Error::Device`] if the device was lost.
+    pub fn expert_shares(&self) -> Result<Vec<Vec<f32>>> {
+        let experts = self.mixture()?.experts.len();
+        let layers = self.engine.routing(self.kv.base(), self.cached)?;
+        let share = |choices: Vec<u32>| {
+            let mut counts = vec![0.0; experts];
+            for &e in &choices {
+                if let Some(count) = counts.get_mut(e as usize) {
+                    *count += 1.0 / choices.len() as f32;
+                }
+            }
+            counts
+        };
+        Ok(layers.into_iter().map(share).collect())
+    }
+
+    /// The model, if it is a mixture of experts.
+    fn mixture(&self) -> Result<&ModelInfo> {
+        let info = self.engine.model.info();
+        if info.experts.is_empty() {
+            let object = format!("the routing of {}", info.family);
+            return Err(Error::Unsupported { object, problem: "the model has no experts".into() });
+        }
+        Ok(info)
+    }
+
+    /// Which experts every row of the session chose, pending ones included: those are run first.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a model without a mixture of experts, [`Error::Device`] if the device was lost.
+    pub fn routing(&mut self) -> Result<Routing> {
+        let info = self.mixture()?;
+        let (experts, per_row) = (info.experts.len(), info.experts_per_token);
+        if self.cached < self.len() {
+            self.advance()?;
+        }
+        let choices = self.engine.routing(self.kv.base(), self.cached)?;
+        Ok(Routing { experts, per_row, image_rows: self.image_rows, choices })
+    }
+
+    /// Where the attention of text token `token` goes, counted from 0 in [`Session::tokens`]: of the row that reads this
+    /// token and predicts the next one. So where the model looked as it wrote token n is the attention of n − 1.
+    ///
+    /// The row runs once more with its attention as output, the mean over heads; for the session it has run as before.
+    /// For each picture, the mean over layers of what goes to its tokens is led back to the patches by the attention that
+    /// made these tokens. For EmberNet that is the mean of the projector's two cross attentions times the pooler's, and
+    /// each of the compressor's blocks is 2 × 2 patches. It is attention rollout (Abnar & Zuidema 2020) along these
+    /// stages alone. Left out are residual connections, the sizes of the values that are added up, the mixing between
+    /// patches inside the encoder, and attention to text that had read the picture: a patch stands for the token that
+    /// the encoder made at its place.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] with the range if there is no such token, [`Error::Limit`] if the traced plan does not fit on
+    /// the device, [`Error::Device`] if the device was lost.
+    pub fn attention(&mut self, token: usize) -> Result<Attention> {
+        let n = self.tokens.len();
+        if token >= n {
+            let range = if n == 0 { "there are none".into() } else { format!("there are 0 to {}", n - 1) };
+            return Err(Error::argument("text token", format!("is {token}; {range}")));
+        }
+        let pos = self.image_rows + token;
+        if self.cached < pos {
+            self.advance()?;
+        }
+        let layers = self.engine.trace_text(self.row(&self.kv, pos))?;
+        let (engine, per_image) = (&self.engine, self.image_rows / self.pictures.len().max(1));
+        let part = |(i, picture): (usize, &mut Picture)| -> Result<ImageAttention> {
+            let origin = match &picture.origin {
+                Some(origin) => origin,
+                None => picture.origin.insert(engine.trace_image(&picture.image)?),
+            };
+            Ok(origin.attention(&layers, i * per_image..(i + 1) * per_image))
+        };
+        let images = self.pictures.iter_mut().enumerate().map(part).collect::<Result<_>>()?;
+        Ok(Attention { token, layers, images })
+    }
+
+    /// The row of position `pos` in the rows of `kv`.
+    fn row(&self, kv: &KvRange, pos: usize) -> Row {
+        let token = pos.checked_sub(self.image_rows).map_or(TOKEN_IMAGE, |t| self.row_tokens[t]);
+        Row { token, pos: pos as u32, seq_base: kv.base() as u32, seq_len: pos as u32 + 1 }
+    }
+
+    /// Everything from token `from` on as a job in the rows of `kv`.
+    fn job(&self, kv: &KvRange, from: usize, logits: bool, hidden: &[usize]) -> Job {
+        let rows: Vec<Row> = (from..self.len()).map(|pos| self.row(kv, pos)).collect();
+        let width = self.engine.model.info().image.map_or(0, |i| i.width);
+        let image = self.image.get(from * width..).unwrap_or_default().to_vec();
+        Job { rows, image, logits, hidden: hidden.to_vec(), ..Job::default() }
+    }
+
+    /// Everything that is not in the cache yet, as a job; its outcome belongs to the last token. With `logits` come the
+    /// hidden vectors of the layers in `hidden`.
+    pub(crate) fn pending(&self, logits: bool, hidden: &[usize]) -> Job {
+        // After an end of text nothing is pending: the last token runs again, for the same keys and values.
+        let from = self.cached.min(self.len().saturating_sub(1));
+        self.job(&self.kv, from, logits, hidden)
+    }
+
+    /// Notes that everything so far has gone through the model.
+    pub(crate) fn ran(&mut self) {
+        self.cached = self.len();
+    }
+
+    /// Runs everything that is not in the cache yet.
+    fn advance(&mut self) -> Result<()> {
+        self.engine.run(self.pending(false, &[]))?;
+        self.ran();
+        Ok(())
+    }
+
+    /// The session's number in the KV cache.
+    pub(crate) fn number(&self) -> usize {
+        self.kv.number()
+    }
+
+    /// Logits after everything so far, were the first image's vectors zero; none without an image. The pass takes rows
+    /// of the KV cache as one more session would, and frees them.
+    pub(crate) fn blind_logits(&self) -> Result<Option<Vec<f32>>> {
+        let Some(info) = self.engine.model.info().image.filter(|_| !self.pictures.is_empty()) else { return Ok(None) };
+        let kv = self.engine.kv.take()?;
+        let mut job = self.job(&kv, 0, true, &[]);
+        job.image.iter_mut().take(info.tokens * info.width).for_each(|v| *v = 0.0);
+        match self.engine.run(job)? {
+            Outcome::Logits(logits, _) => Ok(Some(logits)),
+            Outcome::Tokens(_) => Ok(None),
+        }
+    }
+
+    /// Appends a generated token; it goes through the model with the next step, or has already if it `ran`.
+    pub(crate) fn append(&mut self, token: u32, ran: bool) {
+        self.tokens.push(token);
+        self.row_tokens.push(token);
+        if ran {
+            self.ran();
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Mapping files into memory and telling, from the first bytes, what a file is.
+
+use std::fs::File;
+use std::ops::Range;
+use std::path::Path;
+
+use memmap2::Mmap;
+
+use crate::error::{Error, Result};
+use crate::files::synthetic::Fill;
+
+/// The bytes behind tensors: a mapped file, what the program holds, or what was inflated from a compressed archive entry.
+#[derive(Debug)]
+pub(crate) enum Backing {
+    Map(Mmap),
+    Static(&'static [u8]),
+    Inflated(Vec<u8>),
+    /// No bytes: elements are made up when they are read.
+    Made(Fill),
+}
+
+impl Backing {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Backing::Map(map) => map,
+            Backing::Static(bytes) => bytes,
+            Backing::Inflated(bytes) => bytes,
+            Backing::Made(_) => &[],
+        }
+    }
+
+    /// Drops the pages under `range` from resident memory; the next read brings them back from the file.
+    #[cfg(unix)]
+    pub(crate) fn release(&self, range: &Range<usize>) {
+        if let Backing::Map(map) = self
+            && !range.is_empty()
+            && range.end <= map.len()
+        {
+            // SAFETY: The map is read-only and of a file, so a dropped page holds nothing that the file lacks: the next
+            // read faults in the same bytes. Shared edges with other tensors are reread in the same way.
+            let advised =
+                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+            // Advice that is refused leaves the pages resident, which is correct, only larger.
+            let _ = advised;
+        }
+    }
+
+    /// Mapped pages are left to the operating system here.
+    #[cfg(not(unix))]
+    pub(crate) fn release(&self, _range: &Range<usize>) {}
+}
+
+/// Maps a regular, non-empty file for reading.
+pub(crate) fn map_file(path: &Path) -> Result<Backing> {
+    let kind = std::fs::metadata(path).map_err(Error::io(path))?;
+    // Opening a pipe would block for ever, so this comes first.
+    if !kind.is_file() {
+        return Err(Error::format(path.display(), "is not a regular file"));
+    }
+    if kind.len() == 0 {
+        return Err(Error::format(path.display(), "is empty, so it is not a model file; fetch it again"));
+    }
+    let file = File::open(path).map_err(Error::io(path))?;
+    // SAFETY: The map is read-only, and `Checkpoint` documents that the file must not change while it is open. What is
+    // read from it is plain bytes, validated before use as lengths or offsets.
+    unsafe { Mmap::map(&file) }.map(Backing::Map).map_err(Error::io(path))
+}
+
+/// The forms of a single checkpoint file.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Safetensors,
+    TorchZip,
+}
+
+/// What `bytes`, the content of `path`, is; an error for the known things that are not a checkpoint.
+pub(crate) fn recognise(path: &Path, bytes: &[u8]) -> Result<Form> {
+    let file = path.display();
+    if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06") {
+        return Ok(Form::TorchZip);
+    }
+    if bytes.starts_with(b"version https://git-lfs") {
+        let problem = "is a Git LFS pointer, not the model file itself; run `git lfs pull` to fetch it";
+        return Err(Error::format(file, problem));
+    }
+    if bytes.get(8) == Some(&b'{') {
+        return Ok(Form::Safetensors);
+    }
+    if bytes.trim_ascii_start().starts_with(b"<") {
+        return Err(Error::format(file, "is an HTML or XML page, not a model file; the download went wrong"));
+    }
+    if bytes.starts_with(b"GGUF") {
+        return unsupported(path, "it is a GGUF file; give a safetensors or torch checkpoint");
+    }
+    let tar = bytes.get(257..262) == Some(b"ustar");
+    let bare_pickle = matches!(bytes, [0x80, 2..=5, ..]);
+    if tar || bare_pickle {
+        let old = "it is in an old torch format (a tar or a bare pickle); load it with torch and write it again with a \
+                   current torch.save";
+        return unsupported(path, old);
+    }
+    if bytes.len() < 8 {
+        let problem = format!("is not a model file: it has {} bytes, a header alone has 8", bytes.len());
+        return Err(Error::format(file, problem));
+    }
+    Ok(Form::Safetensors)
+}
+
+fn unsupported<T>(path: &Path, problem: &str) -> Result<T> {
+    Err(Error::Unsupported { object: path.display().to_string(), problem: problem.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(bytes: &[u8]) -> String {
+        recognise(Path::new("m"), bytes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_file_is_known_by_its_first_bytes() {
+        let form = |bytes| recognise(Path::new("m"), bytes).unwrap();
+        assert_eq!(form(b"PK\x03\x04..."), Form::TorchZip);
+        assert_eq!(form(b"\x80\x02\0\0\0\0\0\0{\"a\":1}"), Form::Safetensors, "a header of 640 bytes is no pickle");
+    }
+
+    #[test]
+    fn things_that_are_not_checkpoints_are_named() {
+        assert!(refusal(b"version https://git-lfs.github.com/spec/v1\noid sha256:0").contains("git lfs pull"));
+        assert!(refusal(b"\n<!DOCTYPE html><html>").contains("HTML"));
+        assert!(refusal(b"GGUF\x03\0\0\0").contains("GGUF"));
+        assert!(refusal(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.").contains("torch.save"));
+        assert!(refusal(b"abc").contains("3 bytes"));
+        let mut tar = vec![0u8; 512];
+        tar[257..262].copy_from_slice(b"ustar");
+        assert!(refusal(&tar).contains("tar"));
+    }
+}

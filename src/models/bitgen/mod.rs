@@ -1,0 +1,353 @@
+//! BitGen, stage 1: an image encoder and token embeddings that share a space, their fusion, an episodic memory, a text
+//! encoder, and a ternary decoder that writes captions.
+
+pub(crate) mod config;
+pub(crate) mod decoder;
+pub(crate) mod file;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
+use crate::error::Result;
+use crate::files::{ModelFiles, Weights};
+use crate::models::bitgen::config::{BitGenConfig, BitGenSizes, BitGenVision, CNN, DINO, IMAGE_SIZE, READS};
+use crate::models::bitgen::decoder::{TextDecoder, embed, norm, rows};
+use crate::models::bitgen::file::MEMORY_BUFFERS;
+use crate::models::load::{Cursor, Faults, LoadOptions, Reads, Tensor};
+use crate::models::vision::cnn::{CNN_TOKENS, Cnn};
+use crate::models::vision::dinov2::{DinoV2, IMAGENET_MEAN, IMAGENET_STD};
+use crate::models::vision::siglip::Affine;
+use crate::models::{Family, ImageInfo, slots};
+use crate::ops::{Columns, UnaryKind};
+use crate::plan::{Plan, PlanBuilder, Slot};
+use crate::quant::WeightQuant;
+use crate::tensor::{DType, Lead, Spec};
+
+/// Least length that a feature is divided by.
+const FEATURE_FLOOR: f32 = 1e-8;
+/// What a memory's answer is multiplied by before it is added to the query.
+const READ_SCALE: f32 = 0.5;
+
+/// Names of the slots of BitGen's plans, beside [`slots::ROWS`], [`slots::OUTPUTS`], [`slots::PIXELS`] and
+/// [`slots::LOGITS`].
+pub mod bitgen_slots {
+    /// Output `[max_images, d]` of an image plan, `[max_rows, d]` of a feature plan: vectors of length 1 to compare by their
+    /// product.
+    pub const FEATURES: &str = "features";
+    /// Output `[max_images, d]` of an image plan, input `[max_rows, d]` of an encoder plan with images: what each row's text is
+    /// fused with.
+    pub const IMAGE: &str = "image";
+    /// Input `[samples, 2]`: first row and rows of each sample.
+    pub const SPANS: &str = "spans";
+    /// Input `[slots, d_memory]`: the memory, with noise or without.
+    pub const MEMORY: &str = "memory";
+    /// Input `[slots]`: what each slot's cosine is multiplied by.
+    pub const QUALITY: &str = "quality";
+    /// Output `[max_rows, d_memory]`: what each row asks the memory with, and what is written when it is remembered.
+    pub const QUERY: &str = "query";
+    /// Output `[max_rows, 5]`: the slots that each row has read.
+    pub const READ: &str = "read";
+    /// Output `[max_rows, d]`: the encoded text.
+    pub const EMBEDDINGS: &str = "embeddings";
+    /// Output `[samples, d]` of an encoder plan: the mean of each sample's embeddings. Input `[max_rows, d]` of a decoder
+    /// plan: that of each row's sample.
+    pub const CONTEXT: &str = "context";
+}
+
+/// Bounds of an encoder step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EncoderShape {
+    /// Most rows.
+    pub max_rows: usize,
+    /// Most samples.
+    pub max_samples: usize,
+    /// Whether text is fused with images.
+    pub images: bool,
+}
+
+/// The model, as far as names and shapes.
+#[derive(Debug)]
+pub struct BitGenStage1 {
+    sizes: BitGenSizes,
+    config: BitGenConfig,
+    pub(crate) reads: Reads,
+    temperature: f32,
+    tokens: Vec<Tensor>,
+    positions: Tensor,
+    vision: Vision,
+    to_embed: Affine,
+    text: Common,
+    image: Common,
+    fusion: [Affine; 2],
+    memory: MemoryLayers,
+    layers: Vec<EncoderLayer>,
+    norm: Affine,
+    decoder: TextDecoder,
+}
+
+#[derive(Debug)]
+enum Vision {
+    Dino(Box<DinoV2>),
+    Cnn(Cnn),
+}
+
+/// One side's way into the space of fusion, and into that of features.
+#[derive(Debug)]
+struct Common {
+    transform: Affine,
+    transform_itc: Affine,
+    pooler_itc: Affine,
+}
+
+#[derive(Debug)]
+struct MemoryLayers {
+    input: Affine,
+    output: Affine,
+    norm: Affine,
+}
+
+/// PyTorch's `TransformerEncoderLayer`, its norms behind the residuals.
+#[derive(Debug)]
+struct EncoderLayer {
+    qkv: Affine,
+    out: Affine,
+    norm1: Affine,
+    linear1: Affine,
+    linear2: Affine,
+    norm2: Affine,
+}
+
+impl BitGenStage1 {
+    /// Opens the model whose `config.json` is among `files` and whose tensors are `weights`.
+    ///
+    /// # Errors
+    /// As [`crate::models::open`]; [`crate::Error::Unsupported`] for another family, [`crate::Error::Format`] for a number that
+    /// is not finite and is used at loading.
+    pub fn open(files: impl Into<ModelFiles>, weights: &Weights, options: LoadOptions) -> Result<Self> {
+        let files = files.into();
+        if !BitGenSizes::recognises(weights) {
+            return Err(Family::of(&files, weights)?.is_no("a BitGen of stage 1", weights));
+        }
+        let (sizes, config) = BitGenConfig::read(&files, weights)?;
+        let faults = RefCell::new(Faults::default());
+        let w = Cursor::new(weights, options, WeightQuant::Absmean, &faults);
+        let mut model = Self::load(&w, sizes, config);
+        model.reads = faults.take().into_result(weights)?;
+        Ok(model)
+    }
+
+    fn load(w: &Cursor, c: BitGenSizes, config: BitGenConfig) -> Self {
+        let (d, [d_image, d_vision], fusion) = (c.d, c.image, w.at("cross_modal_fusion"));
+        let memory = w.at("episodic_memory");
+        let linear = |w: &Cursor, name: &str, d_out, d_in| Affine::linear(&w.at(name), d_out, d_in);
+        let common = |side: &str, d_in| Common {
+            transform: linear(&fusion, &format!("cross_modal_{side}_transform"), d, d_in),
+            transform_itc: linear(&fusion, &format!("cross_modal_{side}_transform_itc"), d, d_in),
+            pooler_itc: linear(&fusion, &format!("cross_modal_{side}_pooler_itc.0"), d, d),
+        };
+        let (gpm, [n, d_memory]) = (memory.at("gpm"), c.memory);
+        gpm.values("memory_mean", &[n, d_memory]);
+        gpm.values("memory_logvar", &[1]);
+        MEMORY_BUFFERS.iter().for_each(|name| drop(gpm.values(name, &[n])));
+        BitGenStage1 {
+            sizes: c,
+            config,
+            reads: Reads::new(),
+            temperature: fusion.values("temperature", &[]).first().copied().unwrap_or(1.0),
+            tokens: w.sharded("token_embedding.weight", [c.vocab, d]),
+            positions: w.dense("pos_embedding.weight", &[c.positions, d]),
+            vision: match c.vision {
+                BitGenVision::Dino(dino) => Vision::Dino(Box::new(DinoV2::load(&w.at(DINO), dino, IMAGE_SIZE))),
+                BitGenVision::Cnn(channels) => Vision::Cnn(Cnn::load(&w.at(CNN), channels)),
+            },
+            to_embed: linear(&fusion, "vision_to_embed", d_vision, d_image),
+            text: common("text", d),
+            image: common("image", d_vision),
+            fusion: [
+                linear(&fusion, "fusion_mlp.0", c.fusion_ff, 2 * d),
+                linear(&fusion, "fusion_mlp.3", d, c.fusion_ff),
+            ],
+            memory: MemoryLayers {
+                input: linear(&memory, "input_proj", d_memory, d),
+                output: linear(&memory, "output_proj", d, d_memory),
+                norm: Affine::norm(&memory.at("layer_norm"), d),
+            },
+            layers: (0..c.layers).map(|i| EncoderLayer::load(&w.at("attention_layers").at(i), &c)).collect(),
+            norm: Affine::norm(&w.at("layer_norm"), d),
+            decoder: TextDecoder::load(&w.at("text_decoder"), &c.decoder()),
+        }
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &BitGenConfig {
+        &self.config
+    }
+
+    /// The model's sizes.
+    pub fn sizes(&self) -> &BitGenSizes {
+        &self.sizes
+    }
+
+    /// The tensors that features of images and texts are made of, and what else lies beside them.
+    pub fn feature_tensors(&self) -> BTreeSet<String> {
+        let places = ["cross_modal_fusion.", "token_embedding.", "pos_embedding."];
+        self.reads.keys().filter(|name| places.iter().any(|place| name.starts_with(place))).cloned().collect()
+    }
+
+    /// What similarities are divided by, as it was trained.
+    pub fn temperature(&self) -> f32 {
+        self.temperature
+    }
+
+    /// How the model reads images.
+    pub fn image_info(&self) -> ImageInfo {
+        let (mean, std) = (IMAGENET_MEAN, IMAGENET_STD);
+        ImageInfo { size: IMAGE_SIZE, tokens: self.image_tokens()[1], width: self.sizes.d, mean, std }
+    }
+
+    /// Rows of the image encoder's result that are no patches, and those that are.
+    fn image_tokens(&self) -> [usize; 2] {
+        match self.sizes.vision {
+            BitGenVision::Dino(dino) => [1, (IMAGE_SIZE / dino.patch).pow(2)],
+            BitGenVision::Cnn(_) => [0, CNN_TOKENS],
+        }
+    }
+
+    /// Records the encoding of images, a leading row each: their features, and what text is fused with.
+    ///
+    /// # Errors
+    /// [`crate::Error::Plan`] if operands do not fit.
+    pub fn record_image(&self, max_images: usize) -> Result<Plan> {
+        let p = PlanBuilder::new();
+        let pixels = Spec::led(&[max_images, 3, IMAGE_SIZE, IMAGE_SIZE], DType::F32, Lead::Rows);
+        let pixels = p.input(slots::PIXELS, pixels);
+        let x = match &self.vision {
+            Vision::Dino(dino) => dino.record(&p, pixels),
+            Vision::Cnn(cnn) => cnn.record(&p, pixels),
+        };
+        let v = p.tag("vision_features", self.to_embed.apply(&p, x, None)); // [images, front + n, d_vision]
+        let [front, n] = self.image_tokens();
+        let spans = move || (0..max_images).flat_map(|i| [i * (front + n) + front, n].map(|v| v as u32)).collect();
+        let spec = Spec::led(&[max_images, 2], DType::U32, Lead::Rows);
+        let patches = p.constant(&format!("patches of {max_images}"), spec, spans);
+        let common = p.tag("image_common", self.image.transform.apply(&p, v, None)); // [images, front + n, d]
+        p.output(bitgen_slots::IMAGE, p.span_mean(common, patches)); // [images, d]
+        let x = p.span_mean(self.image.transform_itc.apply(&p, v, None), patches);
+        p.output(bitgen_slots::FEATURES, self.image.features(&p, x));
+        p.finish()
+    }
+
+    /// Records the features of texts, a row each: a text's first token is all that they depend on.
+    ///
+    /// # Errors
+    /// [`crate::Error::Plan`] if operands do not fit.
+    pub fn record_features(&self, max_rows: usize) -> Result<Plan> {
+        let p = PlanBuilder::new();
+        let rows = rows(&p, max_rows);
+        let x = self.embed(&p, rows);
+        let x = self.text.transform_itc.apply(&p, x, None);
+        p.output(bitgen_slots::FEATURES, self.text.features(&p, x));
+        p.finish()
+    }
+
+    /// Records the encoding of texts, beside images or not: fusion, memory, encoder.
+    ///
+    /// # Errors
+    /// [`crate::Error::Plan`] if operands do not fit.
+    pub fn record_encoder(&self, shape: &EncoderShape) -> Result<Plan> {
+        let p = PlanBuilder::new();
+        let rows = rows(&p, shape.max_rows);
+        let spans = p.input(bitgen_slots::SPANS, Spec::led(&[shape.max_samples, 2], DType::U32, Lead::Outputs));
+        let mut x = self.embed(&p, rows); // [rows, d]
+        if shape.images {
+            let image = Spec::led(&[shape.max_rows, self.sizes.d], DType::F32, Lead::Rows);
+            let t = p.tag("text_common", self.text.transform.apply(&p, x, None));
+            let both = p.concat(t, p.input(bitgen_slots::IMAGE, image)); // [rows, 2·d]
+            let h = p.unary(self.fusion[0].apply(&p, both, None), UnaryKind::Relu);
+            x = p.tag("fused", self.fusion[1].apply(&p, h, None));
+        }
+        p.tag("memory.in", x);
+        x = self.read_memory(&p, x);
+        for (i, layer) in self.layers.iter().enumerate() {
+            let _scope = p.scope(format!("encoder.{i}"));
+            x = p.tag(format!("encoder.{i}.out"), layer.record(&p, x, rows, &self.sizes));
+        }
+        let x = p.tag(bitgen_slots::EMBEDDINGS, norm(&p, x, &self.norm));
+        p.output(bitgen_slots::EMBEDDINGS, x);
+        p.output(bitgen_slots::CONTEXT, p.span_mean(x, spans));
+        p.finish()
+    }
+
+    /// Records a step of the decoder over all tokens so far: its activations have one scale over all rows, so that logits
+    /// depend on which rows there are.
+    ///
+    /// # Errors
+    /// [`crate::Error::Plan`] if operands do not fit.
+    pub fn record_decoder(&self, max_rows: usize, max_outputs: usize) -> Result<Plan> {
+        let p = PlanBuilder::new();
+        let rows = rows(&p, max_rows);
+        let outputs = p.input(slots::OUTPUTS, Spec::led(&[max_outputs, 1], DType::U32, Lead::Outputs));
+        let contexts = Spec::led(&[max_rows, self.sizes.d], DType::F32, Lead::Rows);
+        let contexts = p.input(bitgen_slots::CONTEXT, contexts);
+        let y = self.embed(&p, rows);
+        let logits = self.decoder.record(&p, y, contexts, rows, outputs); // [outputs, vocab]
+        p.output(slots::LOGITS, p.tag("decoder_logits", logits));
+        p.finish()
+    }
+
+    /// Tokens with their positions, `[rows, d]`.
+    fn embed(&self, p: &PlanBuilder, rows: Slot) -> Slot {
+        embed(p, rows, &self.tokens, &self.positions)
+    }
+
+    /// x `[rows, d]` with what the memory answers.
+    fn read_memory(&self, p: &PlanBuilder, x: Slot) -> Slot {
+        let [n, d_memory] = self.sizes.memory;
+        let memory = p.input(bitgen_slots::MEMORY, Spec::fixed(&[n, d_memory], DType::F32));
+        let quality = p.input(bitgen_slots::QUALITY, Spec::fixed(&[n], DType::F32));
+        let q = p.tag("memory.x_proj", self.memory.input.apply(p, x, None)); // [rows, d_memory]
+        let [read, top, weights] = p.memory_read(q, memory, quality, READS);
+        p.tag("memory.retrieved", read);
+        p.tag("memory.topk_indices", top);
+        p.tag("memory.weights", weights);
+        p.output(bitgen_slots::QUERY, q);
+        p.output(bitgen_slots::READ, top);
+        let g = p.affine(p.unary(read, UnaryKind::Scale(READ_SCALE)), None, None, Some(q));
+        let g = p.tag("memory.gpm_out", g);
+        p.tag("memory.out", norm(p, self.memory.output.apply(p, g, Some(x)), &self.memory.norm))
+    }
+}
+
+impl Common {
+    /// Features `[n, d]` of what `transform_itc` has made.
+    fn features(&self, p: &PlanBuilder, x: Slot) -> Slot {
+        let x = p.unary(self.pooler_itc.apply(p, x, None), UnaryKind::Tanh);
+        p.l2_norm(x, FEATURE_FLOOR)
+    }
+}
+
+impl EncoderLayer {
+    fn load(w: &Cursor, c: &BitGenSizes) -> Self {
+        let (d, attention) = (c.d, w.at("self_attn"));
+        EncoderLayer {
+            qkv: Affine {
+                weight: attention.dense("in_proj_weight", &[3 * d, d]),
+                bias: attention.vector("in_proj_bias", 3 * d),
+            },
+            out: Affine::linear(&attention.at("out_proj"), d, d),
+            norm1: Affine::norm(&w.at("norm1"), d),
+            linear1: Affine::linear(&w.at("linear1"), c.ff, d),
+            linear2: Affine::linear(&w.at("linear2"), d, c.ff),
+            norm2: Affine::norm(&w.at("norm2"), d),
+        }
+    }
+
+    fn record(&self, p: &PlanBuilder, x: Slot, rows: Slot, c: &BitGenSizes) -> Slot {
+        let qkv = self.qkv.apply(p, x, None); // [rows, 3·d]
+        let [q, k, v] = [0, 1, 2].map(|part| Columns { slot: qkv, at: part * c.d });
+        let a = p.row_attention(q, k, v, rows, c.heads());
+        let x = norm(p, self.out.apply(p, a, Some(x)), &self.norm1);
+        let h = p.unary(self.linear1.apply(p, x, None), UnaryKind::Relu); // [rows, ff]
+        norm(p, self.linear2.apply(p, h, Some(x)), &self.norm2)
+    }
+}

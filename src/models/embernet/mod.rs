@@ -1,0 +1,182 @@
+//! EmberNet: SigLIP → compressor → pooler → projector → ternary decoder with a mixture of experts.
+
+pub(crate) mod config;
+pub(crate) mod prompt;
+pub(crate) mod vision;
+
+use std::cell::RefCell;
+
+use crate::error::Result;
+use crate::files::{ModelFiles, Weights};
+use crate::models::check_steps;
+use crate::models::check_steps::Trial;
+use crate::models::decoder::Decoder;
+use crate::models::embernet::config::{EmberNetConfig, read_json};
+use crate::models::embernet::vision::Vision;
+use crate::models::load::{Cursor, Faults, LoadOptions, Reads, Wanted};
+use crate::models::{ChatModel, Component, Family, ImageInfo, ImageTrace, Model, ModelInfo, TextShape, slots};
+use crate::ops::TOKEN_CLAMP;
+use crate::plan::{Plan, PlanBuilder};
+use crate::tensor::{DType, Pack, Spec};
+
+/// EmberNet's files are told by `config.json`.
+pub static EMBERNET: Family = Family {
+    name: "EmberNet",
+    told_by: "model_type embernet_vlm in config.json",
+    opened_by: "Engine::open, on the command line with `ternion run` and `ternion chat`",
+    tokenizer_note: "EmberNet was trained with TinyLlama's tokenizer, although phi-2's files are pushed beside it: give \
+                     TinyLlama's tokenizer.json with --tokenizer",
+    recognises: |files, _| Ok(EmberNetConfig::recognises(&read_json(files, "config.json")?)),
+    open: |files, weights, options| Ok(Box::new(EmberNet::open(files, weights, options)?)),
+};
+
+/// The model, as far as names and shapes.
+#[derive(Debug)]
+pub struct EmberNet {
+    config: EmberNetConfig,
+    info: ModelInfo,
+    reads: Reads,
+    vision: Vision,
+    decoder: Decoder,
+}
+
+impl EmberNet {
+    fn open(files: &ModelFiles, weights: &Weights, options: LoadOptions) -> Result<Self> {
+        let config = read_json(files, "config.json")?;
+        Self::load(EmberNetConfig::read(files, &config, weights)?, weights, options)
+    }
+
+    /// Finds every tensor and checks its shape.
+    fn load(config: EmberNetConfig, weights: &Weights, options: LoadOptions) -> Result<Self> {
+        let faults = RefCell::new(Faults::default());
+        let w = Cursor::new(weights, options, config.weight_quant, &faults);
+        let (vision, decoder) = (Vision::load(&w, &config), Decoder::load(&w.at("decoder"), &config));
+        let reads = faults.take().into_result(weights)?;
+        Ok(EmberNet { info: info(&config), config, reads, vision, decoder })
+    }
+
+    /// The tensors that a model of these sizes reads, given an empty checkpoint; some are listed twice.
+    pub fn tensors(config: EmberNetConfig, nothing: &Weights) -> Vec<Wanted> {
+        let faults = RefCell::new(Faults::default());
+        let options = LoadOptions { dense: Pack::F16, head: Pack::F16, max_binding: u64::MAX };
+        let w = Cursor::new(nothing, options, config.weight_quant, &faults);
+        Vision::load(&w, &config);
+        Decoder::load(&w.at("decoder"), &config);
+        faults.take().missing()
+    }
+
+    fn text(&self, p: PlanBuilder, shape: &TextShape) -> Result<Plan> {
+        self.decoder.record(&p, shape);
+        p.finish()
+    }
+
+    fn image(&self, p: PlanBuilder) -> Result<Plan> {
+        let size = self.config.vision.image_size;
+        let pixels = p.input(slots::PIXELS, Spec::fixed(&[3, size, size], DType::F32));
+        p.tag(slots::PIXELS, pixels);
+        p.output(slots::IMAGE, self.vision.record(&p, pixels));
+        p.finish()
+    }
+}
+
+fn info(c: &EmberNetConfig) -> ModelInfo {
+    ModelInfo {
+        family: EMBERNET.name,
+        vocab: c.vocab_size,
+        max_positions: c.max_position_embeddings,
+        layers: c.num_layers,
+        eos: c.eos_token_id,
+        image: Some(ImageInfo {
+            size: c.vision.image_size,
+            tokens: c.num_image_tokens,
+            width: c.hidden_size,
+            mean: [0.5; 3],
+            std: [0.5; 3],
+        }),
+        experts: c.expert_domains.clone(),
+        experts_per_token: c.num_experts_per_tok,
+    }
+}
+
+impl Model for EmberNet {
+    fn family(&self) -> &'static Family {
+        &EMBERNET
+    }
+
+    fn vocab(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    fn reads(&self) -> &Reads {
+        &self.reads
+    }
+
+    fn components(&self) -> Vec<Component> {
+        vec![
+            ("vision encoder (SigLIP)", "vision_encoder.encoder."),
+            ("compressor", "vision_encoder.compressor."),
+            ("pooler", "vision_encoder.pooler."),
+            ("projector", "vision_encoder.projector."),
+            ("decoder", "decoder."),
+        ]
+    }
+
+    fn ignores(&self, name: &str) -> bool {
+        !self.counts(name) || name == "image_newline" || name.contains(".vision_model.head.")
+    }
+
+    fn counts(&self, name: &str) -> bool {
+        name != "decoder.lm_head.weight" && !name.contains(".rotary_emb.") && !name.ends_with(".expert_usage")
+    }
+
+    fn config(&self) -> serde_json::Value {
+        self.config.to_json()
+    }
+
+    fn trials(&self, kv_dtype: DType) -> Result<Vec<Trial>> {
+        check_steps::of_chat(self, kv_dtype)
+    }
+
+    fn into_chat(self: Box<Self>) -> Option<Box<dyn ChatModel>> {
+        Some(self)
+    }
+}
+
+impl ChatModel for EmberNet {
+    fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    fn record_text(&self, shape: &TextShape) -> Result<Plan> {
+        self.text(PlanBuilder::new(), shape)
+    }
+
+    fn record_image(&self) -> Result<Plan> {
+        self.image(PlanBuilder::new())
+    }
+
+    fn trace_text(&self, shape: &TextShape) -> Result<Plan> {
+        self.text(PlanBuilder::traced(), shape)
+    }
+
+    fn trace_image(&self) -> Result<ImageTrace> {
+        let c = &self.config.vision;
+        Ok(Vision::trace(self.image(PlanBuilder::traced())?, c.image_size / c.patch_size))
+    }
+
+    fn prompt_token(&self, id: u32, with_image: bool) -> u32 {
+        if !with_image {
+            return id;
+        }
+        let id = if id == self.config.image_token_id { self.config.pad_token_id } else { id };
+        id | TOKEN_CLAMP
+    }
+
+    fn prompt(&self, question: &str, with_image: bool) -> String {
+        prompt::embernet_prompt(question, with_image)
+    }
+
+    fn follow_up(&self, question: &str) -> String {
+        prompt::embernet_follow_up(question)
+    }
+}

@@ -1,0 +1,135 @@
+//! What BitGenModel's files hold, for the tools around them.
+
+use crate::error::Result;
+use crate::models::check_steps::{Trial, word};
+use crate::models::load::Reads;
+use crate::models::robot::config::RobotSizes;
+use crate::models::robot::{BitGenModel, ThinkShape, robot_slots};
+use crate::models::{Component, Family, Model, slots};
+use crate::ops::Row;
+use crate::plan::Step;
+use crate::tensor::DType;
+
+/// BitGenModel's files are told by their tensors.
+pub static ROBOTS: Family = Family {
+    name: "BitGenModel",
+    told_by: "the tensors reasoning_module.reasoning_encoder.weight and robot_selector.robot_embeddings",
+    opened_by: "RobotModel::open, on the command line with `ternion robots`",
+    tokenizer_note: "",
+    recognises: |_, weights| Ok(RobotSizes::recognises(weights)),
+    open: |files, weights, options| Ok(Box::new(BitGenModel::open(files, weights, options)?)),
+};
+
+/// Tokens of the task, and of what the decoder said so far.
+const TOKENS: usize = 5;
+
+impl Model for BitGenModel {
+    fn family(&self) -> &'static Family {
+        &ROBOTS
+    }
+
+    fn vocab(&self) -> usize {
+        self.sizes().vocab
+    }
+
+    fn reads(&self) -> &Reads {
+        &self.reads
+    }
+
+    fn components(&self) -> Vec<Component> {
+        vec![
+            ("embeddings", "token_embedding."),
+            ("embeddings", "pos_embedding."),
+            ("image encoder", "cross_modal_fusion.dinov2_model."),
+            ("fusion and features", "cross_modal_fusion."),
+            ("episodic memory", "episodic_memory."),
+            ("attention", "attention_layers."),
+            ("reasoning", "reasoning_module."),
+            ("robots", "robot_selector."),
+            ("output", "layer_norm."),
+            ("output", "output_projection."),
+            ("text decoder", "text_decoder."),
+        ]
+    }
+
+    fn ignores(&self, name: &str) -> bool {
+        let ends = ["dinov2_model.embeddings.mask_token", "_queue", "queue_ptr", ".weight_scale", ".input_scale"];
+        let unused = ["cross_modal_text_pooler.", "cross_modal_image_pooler.", ".ln2."];
+        // The memory is written in training only.
+        let written = ["episodic_memory.value_proj.", "episodic_memory.update_gate.", "cross_modal_fusion.temperature"];
+        ends.iter().any(|end| name.ends_with(end)) || unused.iter().chain(&written).any(|part| name.contains(part))
+    }
+
+    fn counts(&self, name: &str) -> bool {
+        let buffers = ["_queue", "queue_ptr", ".weight_scale", ".input_scale"];
+        !buffers.iter().any(|end| name.ends_with(end))
+    }
+
+    fn config(&self) -> serde_json::Value {
+        serde_json::Value::Object(self.config.clone())
+    }
+
+    /// An image's patches, what text is fused with, thinking with it under a mask and without either, and a step of the
+    /// decoder.
+    fn trials(&self, _: DType) -> Result<Vec<Trial>> {
+        let (c, n) = (self.sizes(), TOKENS.min(self.sizes().positions));
+        let patches = c.patches();
+        // The class token comes first, and is stored nowhere.
+        let places = [u32::MAX].into_iter().chain(0..patches as u32).collect();
+        let mut all = vec![
+            Trial {
+                name: "image",
+                plan: self.record_patches(1)?,
+                step: Step::FULL,
+                inputs: vec![(robot_slots::PLACES, places)],
+            },
+            Trial {
+                name: "image for text",
+                plan: self.record_images(1)?,
+                step: Step { rows: patches as u32, outputs: 1, context: patches as u32, reserved: 0 },
+                inputs: Vec::new(),
+            },
+        ];
+        for (name, images) in [("thinking", false), ("thinking with an image", true)] {
+            let shape = ThinkShape { samples: 1, rows: n, keys: n, outputs: 1, images, masked: images };
+            let context = if images { n.max(patches) } else { n } as u32;
+            let step = Step { rows: n as u32, outputs: 1, context, reserved: 0 };
+            all.push(Trial { name, plan: self.record_think(&shape)?, step, inputs: self.task(n, images) });
+        }
+        all.push(Trial {
+            name: "decoder",
+            plan: self.record_decoder(n, 1)?,
+            step: Step { rows: n as u32, outputs: 1, context: n as u32, reserved: 0 },
+            inputs: vec![(slots::ROWS, self.text(n)), (slots::OUTPUTS, vec![n as u32 - 1])],
+        });
+        Ok(all)
+    }
+}
+
+impl BitGenModel {
+    /// Rows of a text of `n` tokens, each of which sees those up to its own.
+    fn text(&self, n: usize) -> Vec<u32> {
+        let row =
+            |i: usize| Row { token: word(self.sizes().vocab, i), pos: i as u32, seq_base: 0, seq_len: i as u32 + 1 };
+        bytemuck::cast_slice(&(0..n).map(row).collect::<Vec<Row>>()).to_vec()
+    }
+
+    /// What a thinking step reads of a task of `n` tokens.
+    fn task(&self, n: usize, image: bool) -> Vec<(&'static str, Vec<u32>)> {
+        let (patches, steps) = (self.sizes().patches() as u32, self.sizes().reasoning_steps as u32);
+        let mut inputs = vec![
+            (slots::ROWS, self.text(n)),
+            (slots::OUTPUTS, vec![n as u32 - 1]),
+            (robot_slots::OF_SAMPLE, vec![0; n]),
+            (robot_slots::SPANS, vec![0, n as u32]),
+            (robot_slots::PLACES, (0..n as u32).collect()),
+            (robot_slots::COUNTED, vec![0, steps]),
+        ];
+        if image {
+            let whole = vec![Row { token: 0, pos: 0, seq_base: 0, seq_len: patches }; n];
+            inputs.push((robot_slots::PATCH_ROWS, bytemuck::cast_slice(&whole).to_vec()));
+            inputs.push((robot_slots::FIRST, vec![0]));
+        }
+        inputs
+    }
+}

@@ -1,0 +1,344 @@
+//! Attention on the CPU in one pass over the keys, in blocks of them: with a running maximum, so that blocks can be
+//! taken by different threads and merged. Source: Milakov & Gimelshein 2018; Dao et al. 2022.
+
+use std::ops::Range;
+
+use multiversion::multiversion;
+
+use crate::ops::simd::{Shared, maths};
+use crate::plan::Floats;
+use crate::threads::Threads;
+
+/// Keys that are widened and scored together.
+pub(super) const BLOCK: usize = 32;
+/// Queries that share a block's widened keys.
+const QUERIES: usize = 16;
+/// Keys that are seen together before they are merged, for any number of queries and threads: a query's result is the
+/// same in every batch.
+const PIECE: usize = 8 * BLOCK;
+/// Queries over the same keys from which these are laid out anew for them.
+const WHOLE: usize = 32;
+
+/// Where queries, keys and values lie: a matrix, its width, and the first column of head 0.
+#[derive(Debug, Clone, Copy)]
+pub struct Matrix<T> {
+    /// Elements, row by row.
+    pub data: T,
+    /// Columns.
+    pub width: usize,
+    /// First column used.
+    pub at: usize,
+}
+
+impl<'a> Matrix<Floats<'a>> {
+    /// From a row and a column on, with the width.
+    fn part(&self, row: usize, at: usize) -> (Floats<'a>, usize) {
+        (self.data.part(row * self.width + self.at + at..), self.width)
+    }
+
+    /// The matrix, if it is of f32.
+    fn f32s(&self) -> Option<Matrix<&'a [f32]>> {
+        match self.data {
+            Floats::F32(data) => Some(Matrix { data, width: self.width, at: self.at }),
+            _ => None,
+        }
+    }
+}
+
+impl<'a> Matrix<&'a [f32]> {
+    /// `n` elements of a row from a column on.
+    pub(super) fn row(&self, row: usize, at: usize, n: usize) -> &'a [f32] {
+        &self.data[row * self.width + self.at + at..][..n]
+    }
+}
+
+/// One attention.
+#[derive(Debug)]
+pub struct Attention<'a> {
+    /// Queries.
+    pub q: Matrix<&'a [f32]>,
+    /// Keys.
+    pub k: Matrix<Floats<'a>>,
+    /// Values.
+    pub v: Matrix<Floats<'a>>,
+    /// Query heads.
+    pub heads: usize,
+    /// Query heads that share a key head.
+    pub group: usize,
+    /// Width of a head.
+    pub d: usize,
+    /// What scores are multiplied by.
+    pub scale: f32,
+    /// Keys of each query: first and count.
+    pub spans: &'a [(usize, usize)],
+    /// Queries, from the first one on, of which always so many read the same keys; 1 where nothing is known of them.
+    pub together: usize,
+}
+
+/// An attention whose keys and values are f32.
+#[derive(Debug)]
+pub(super) struct Whole<'a> {
+    /// The attention.
+    pub of: &'a Attention<'a>,
+    /// Keys.
+    pub k: Matrix<&'a [f32]>,
+    /// Values.
+    pub v: Matrix<&'a [f32]>,
+}
+
+/// The attention of queries that read the same keys, with one head: `(attention, queries, head, all of y)`.
+pub(super) type WholeKernel = fn(&Whole, Range<usize>, usize, Shared<'_, f32>);
+
+/// A kernel of this processor for many queries over the same keys.
+fn whole_kernel(d: usize) -> Option<WholeKernel> {
+    #[cfg(target_arch = "x86_64")]
+    return super::attention_whole_x86::kernel(d);
+    #[cfg(not(target_arch = "x86_64"))]
+    return None;
+}
+
+/// Keys or values of a block as f32, for a run of kv heads.
+#[derive(Default)]
+struct Widened(Vec<f32>);
+
+impl Widened {
+    /// Rows `rows`, `n` columns from `at` on, side by side; borrowed where they are f32 already.
+    fn fill<'a>(&'a mut self, m: &Matrix<Floats<'a>>, rows: Range<usize>, at: usize, n: usize) -> (Floats<'a>, usize) {
+        let from = rows.start * m.width + m.at + at;
+        match m.data {
+            Floats::F32(_) => m.part(rows.start, at),
+            stored => {
+                self.0.resize(rows.len() * n, 0.0);
+                if n == m.width {
+                    stored.part(from..from + self.0.len()).widen(&mut self.0);
+                } else {
+                    for (row, out) in self.0.chunks_exact_mut(n).enumerate() {
+                        let at = from + row * m.width;
+                        stored.part(at..at + n).widen(out);
+                    }
+                }
+                (Floats::F32(&self.0), n)
+            }
+        }
+    }
+}
+
+/// What one query head has seen: the largest score, `Σ e^(score − top)`, and `Σ e^(score − top) · v` behind them.
+struct Seen<'a>(&'a mut [f32]);
+
+/// Words in front of the sums of a [`Seen`].
+pub(super) const HEAD: usize = 2;
+
+impl Seen<'_> {
+    fn reset(&mut self) {
+        self.0.fill(0.0);
+        self.0[0] = f32::MIN;
+    }
+
+    /// Joins what another thread has seen of other keys.
+    fn merge(&mut self, other: &[f32]) {
+        let top = self.0[0].max(other[0]);
+        let (mine, theirs) = ((self.0[0] - top).exp(), (other[0] - top).exp());
+        self.0[0] = top;
+        for (a, b) in self.0[1..].iter_mut().zip(&other[1..]) {
+            *a = *a * mine + b * theirs;
+        }
+    }
+
+    fn finish(&self, out: &mut [f32]) {
+        // With no score above the lowest number there is no sum: all are -∞, or there was none.
+        let total = if self.0[0] > f32::MIN { self.0[1] } else { f32::NAN };
+        out.iter_mut().zip(&self.0[HEAD..]).for_each(|(o, s)| *o = s / total);
+    }
+}
+
+/// A block of keys and values of neighbouring key heads, from its first element on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Block<'a> {
+    /// Query heads that share a key head.
+    pub group: usize,
+    /// Keys.
+    pub k: Floats<'a>,
+    /// Elements from one key to the next.
+    pub k_width: usize,
+    /// Values.
+    pub v: Floats<'a>,
+    /// Elements from one value to the next.
+    pub v_width: usize,
+    /// How many, at most [`BLOCK`].
+    pub n: usize,
+    /// Elements from the first key to the first of those that will be read after the block.
+    pub ahead: isize,
+}
+
+/// Adds a block to what its query heads have seen: `(q [heads, d], block, scale, seen [heads, 2 + d])`.
+pub(super) type Kernel = fn(&[f32], &Block, f32, &mut [f32]);
+
+/// A kernel of this processor for keys and values as they are stored.
+fn stored_kernel(d: usize) -> Option<Kernel> {
+    #[cfg(target_arch = "x86_64")]
+    return super::attention_x86::kernel(d);
+    #[cfg(not(target_arch = "x86_64"))]
+    return None;
+}
+
+/// The kernel for any processor and width, which takes f32 alone.
+fn any_kernel(q: &[f32], block: &Block, scale: f32, seen: &mut [f32]) {
+    let (Floats::F32(k), Floats::F32(v)) = (block.k, block.v) else {
+        unreachable!("f16 is widened for this kernel");
+    };
+    let heads = (seen.len() - q.len()) / HEAD;
+    let d = q.len() / heads;
+    for (head, (q, seen)) in q.chunks_exact(d).zip(seen.chunks_exact_mut(HEAD + d)).enumerate() {
+        let at = head / block.group * d;
+        add_keys(q, (&k[at..], block.k_width), (&v[at..], block.v_width), block.n, scale, seen);
+    }
+}
+
+/// Adds `n` keys and values, rows of a width, to what one head has seen.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn add_keys(q: &[f32], k: (&[f32], usize), v: (&[f32], usize), n: usize, scale: f32, seen: &mut [f32]) {
+    let mut scores = [0.0f32; BLOCK];
+    let scores = &mut scores[..n];
+    let mut top = seen[0];
+    for (j, score) in scores.iter_mut().enumerate() {
+        *score = maths::dot_inline(q, &k.0[j * k.1..][..q.len()]) * scale;
+        top = top.max(*score);
+    }
+    let shrink = (seen[0] - top).exp();
+    seen[0] = top;
+    seen[1] = seen[1] * shrink + maths::exp_all_inline(scores, top);
+    let out = &mut seen[HEAD..];
+    out.iter_mut().for_each(|a| *a *= shrink);
+    for (j, &weight) in scores.iter().enumerate() {
+        out.iter_mut().zip(&v.0[j * v.1..]).for_each(|(o, v)| *o += weight * v);
+    }
+}
+
+impl Attention<'_> {
+    /// Queries of the heads that share key heads `kv`.
+    fn queries(&self, row: usize, kv: &Range<usize>) -> &[f32] {
+        let n = self.group * self.d;
+        &self.q.data[row * self.q.width + self.q.at + kv.start * n..][..kv.len() * n]
+    }
+
+    /// Words of a [`Seen`].
+    fn words(&self) -> usize {
+        HEAD + self.d
+    }
+
+    /// What queries `rows` with key heads `kv` see of the keys `keys`, counted from each query's first, which is the
+    /// same for all; `seen` is by query and head. `after` is the key that will be read next, if it does not follow.
+    fn see(&self, rows: Range<usize>, kv: Range<usize>, keys: Range<usize>, after: Option<usize>, seen: &mut [f32]) {
+        let first = self.spans[rows.start].0;
+        let (at, n) = (kv.start * self.d, kv.len() * self.d);
+        let stored = stored_kernel(self.d);
+        let (mut wide_k, mut wide_v) = (Widened::default(), Widened::default());
+        for from in keys.clone().step_by(BLOCK) {
+            let to = keys.end.min(from + BLOCK);
+            let here = first + from..first + to;
+            let (k, v) = match stored {
+                Some(_) => (self.k.part(here.start, at), self.v.part(here.start, at)),
+                None => (wide_k.fill(&self.k, here.clone(), at, n), wide_v.fill(&self.v, here.clone(), at, n)),
+            };
+            let next = after.filter(|_| to == keys.end).unwrap_or(here.start + BLOCK);
+            let ahead = (next as isize - here.start as isize) * k.1 as isize;
+            for (row, seen) in rows.clone().zip(seen.chunks_exact_mut(kv.len() * self.group * self.words())) {
+                let n = self.spans[row].1.min(to).saturating_sub(from);
+                if n > 0 {
+                    let block = Block { group: self.group, k: k.0, k_width: k.1, v: v.0, v_width: v.1, n, ahead };
+                    stored.unwrap_or(any_kernel)(self.queries(row, &kv), &block, self.scale, seen);
+                }
+            }
+        }
+    }
+
+    /// All queries; y `[n, heads · d]`.
+    pub fn run(&self, threads: &Threads, y: &mut [f32]) {
+        if let (Some(kernel), Some(k), Some(v)) = (whole_kernel(self.d), self.k.f32s(), self.v.f32s())
+            && self.together >= WHOLE
+        {
+            return self.whole(kernel, &Whole { of: self, k, v }, threads, y);
+        }
+        let longest = self.spans.iter().map(|s| s.1).max().unwrap_or(0);
+        let few = (2..QUERIES).contains(&self.spans.len()) || self.spans.len() == 1 && longest > PIECE;
+        if few {
+            return self.few(threads, longest, y);
+        }
+        let blocks = self.blocks();
+        let kv_heads = self.heads / self.group;
+        let (y, words) = (Shared::new(y), self.words());
+        threads.run(blocks.len() * kv_heads, |task| {
+            let (rows, kv) = (blocks[task / kv_heads].clone(), task % kv_heads);
+            let n = rows.len() * self.group * words;
+            let mut both = vec![0.0; 2 * n];
+            let (all, piece) = both.split_at_mut(n);
+            all.chunks_exact_mut(words).for_each(|s| Seen(s).reset());
+            let most = rows.clone().map(|r| self.spans[r].1).max().unwrap_or(0);
+            for from in (0..most).step_by(PIECE) {
+                piece.chunks_exact_mut(words).for_each(|s| Seen(s).reset());
+                self.see(rows.clone(), kv..kv + 1, from..most.min(from + PIECE), None, piece);
+                all.chunks_exact_mut(words).zip(piece.chunks_exact(words)).for_each(|(a, p)| Seen(a).merge(p));
+            }
+            for (i, seen) in all.chunks_exact_mut(words).enumerate() {
+                let (row, head) = (rows.start + i / self.group, kv * self.group + i % self.group);
+                // SAFETY: each (query, head) belongs to one task.
+                Seen(seen).finish(unsafe { y.slice((row * self.heads + head) * self.d, self.d) });
+            }
+        });
+    }
+
+    /// Many queries over the same keys, a head at a time, in pieces where there are more threads than heads.
+    fn whole(&self, kernel: WholeKernel, whole: &Whole, threads: &Threads, y: &mut [f32]) {
+        let (y, same) = (Shared::new(y), self.spans.len().div_ceil(self.together));
+        let pieces = threads.count().div_ceil(same * self.heads).min(self.together.div_ceil(WHOLE));
+        let height = self.together.div_ceil(pieces.max(1));
+        let pieces = self.together.div_ceil(height);
+        threads.run(same * self.heads * pieces, |task| {
+            let (head, part) = (task / pieces % self.heads, task % pieces * height);
+            let from = task / pieces / self.heads * self.together;
+            let end = self.spans.len().min(from + self.together);
+            kernel(whole, end.min(from + part)..end.min(from + part + height), head, y);
+        });
+    }
+
+    /// Neighbouring queries over the same sequence.
+    fn blocks(&self) -> Vec<Range<usize>> {
+        let mut blocks: Vec<Range<usize>> = Vec::new();
+        for row in 0..self.spans.len() {
+            match blocks.last_mut() {
+                Some(b) if b.len() < QUERIES && self.spans[b.start].0 == self.spans[row].0 => b.end = row + 1,
+                _ => blocks.push(row..row + 1),
+            }
+        }
+        blocks
+    }
+
+    /// Few queries over many keys: the keys are cut, and what was seen of the pieces is merged.
+    fn few(&self, threads: &Threads, longest: usize, y: &mut [f32]) {
+        let pieces = longest.div_ceil(PIECE);
+        let words = self.heads * self.words();
+        let mut seen = vec![0.0; self.spans.len() * pieces * words];
+        seen.chunks_exact_mut(self.words()).for_each(|s| Seen(s).reset());
+        let shared = Shared::new(&mut seen);
+        threads.run_ahead(self.spans.len() * pieces, |task, next| {
+            let (row, piece) = (task / pieces, task % pieces);
+            let keys = piece * PIECE..self.spans[row].1.min((piece + 1) * PIECE);
+            let after = next.map(|next| self.spans[next / pieces].0 + next % pieces * PIECE);
+            // SAFETY: each piece of a query belongs to one task.
+            let seen = unsafe { shared.slice(task * words, words) };
+            self.see(row..row + 1, 0..self.heads / self.group, keys, after, seen);
+        });
+        for (seen, y) in seen.chunks_exact_mut(pieces * words).zip(y.chunks_exact_mut(self.heads * self.d)) {
+            let (first, rest) = seen.split_at_mut(words);
+            for (head, (first, y)) in first.chunks_exact_mut(self.words()).zip(y.chunks_exact_mut(self.d)).enumerate() {
+                // From nothing, as where one thread sees all pieces.
+                let mut all = Seen(first);
+                for other in rest.chunks_exact(words) {
+                    all.merge(&other[head * self.words()..][..self.words()]);
+                }
+                all.finish(y);
+            }
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The ternary weight format: codes −1, 0, +1 with one scale a matrix, in words that feed integer dot products.
+//!
+//! * [`quantise`] turns floats into codes and a scale, by one of the rules of [`WeightQuant`].
+//! * [`Packed`] holds one matrix: 2 bits a code, or 1 bit where no code is 0 ([`Bits`]). Nothing is lost.
+//! * [`stack`] lays several matrices out as one buffer that a kernel can index by matrix ([`Stack`] reads it).
+//!
+//! ## Words
+//! A matrix `[rows, cols]` is cut into tiles of [`TILE_ROWS`] rows. Word `j` of row `r` lies at
+//! `(r / 128 · J + j) · 128 + r % 128`, `J` words a row: 32 neighbouring GPU lanes that read one `vec4<u32>` each
+//! take the same words of 128 consecutive rows. A word holds 16 (2-bit) or 32 (1-bit) columns in groups of 4:
+//! column `4k + b` is at bit `8b + 2k` as code + 1, or at bit `8b + k` as 1 for +1 and 0 for −1. So
+//! `(word >> 2k) & 0x03030303`, or `(word >> k) & 0x01010101`, are four bytes that multiply four int8 activations:
+//! `Σ code·x = Σ (code + 1)·x − Σ x`, or `2 Σ bit·x − Σ x`. Missing columns and rows are code 0, or −1 at 1 bit:
+//! activations are zero there.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+pub mod int8;
+mod quantise;
+mod stack;
+
+pub use quantise::{WeightQuant, quantise};
+pub(crate) use stack::fill_stack;
+pub use stack::{PART_WORDS, Stack, StackPart, stack, stack_words};
+
+/// Rows of a tile: 32 lanes of 4 rows.
+pub const TILE_ROWS: usize = 128;
+
+/// Bits that one code takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Bits {
+    /// Codes −1 and +1 only.
+    One,
+    /// Codes −1, 0 and +1.
+    Two,
+}
+
+impl Bits {
+    /// 1 or 2.
+    pub fn count(self) -> usize {
+        match self {
+            Bits::One => 1,
+            Bits::Two => 2,
+        }
+    }
+
+    /// Columns in a word.
+    pub fn cols_per_word(self) -> usize {
+        32 / self.count()
+    }
+
+    /// Words of one row of `cols` columns.
+    pub fn row_words(self, cols: usize) -> usize {
+        cols.div_ceil(self.cols_per_word())
+    }
+
+    /// Words of a matrix `[rows, cols]`, its missing rows included.
+    pub fn matrix_words(self, rows: usize, cols: usize) -> usize {
+        rows.div_ceil(TILE_ROWS) * TILE_ROWS * self.row_words(cols)
+    }
+
+    /// From 1 or 2.
+    pub fn from_count(n: usize) -> Option<Self> {
+        match n {
+            1 => Some(Bits::One),
+            2 => Some(Bits::Two),
+            _ => None,
+        }
+    }
+}
+
+/// One ternary matrix `[rows, cols]` in words: `W[r, c] = scale · code(r, c)`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Packed<'a> {
+    /// Rows (outputs).
+    pub rows: usize,
+    /// Columns (inputs).
+    pub cols: usize,
+    /// Bits a code.
+    pub bits: Bits,
+    /// What a code of 1 stands for.
+    pub scale: f32,
+    /// `bits.matrix_words(rows, cols)` words.
+    pub words: Cow<'a, [u32]>,
+}
+
+impl Packed<'_> {
+    /// Packs row-major codes, at 1 bit each where none is 0.
+    ///
+    /// # Panics
+    /// If `codes.len() != rows * cols`.
+    pub fn new(rows: usize, cols: usize, codes: &[i8], scale: f32) -> Self {
+        assert_eq!(codes.len(), rows * cols, "codes of a {rows}x{cols} matrix");
+        let bits = if codes.contains(&0) { Bits::Two } else { Bits::One };
+        let mut words = vec![0; bits.matrix_words(rows, cols)];
+        let j_words = bits.row_words(cols);
+        for tile in 0..rows.div_ceil(TILE_ROWS) {
+            for in_tile in 0..TILE_ROWS {
+                let r = tile * TILE_ROWS + in_tile;
+                let row = if r < rows { &codes[r * cols..(r + 1) * cols] } else { &[] };
+                for j in 0..j_words {
+                    let from = (j * bits.cols_per_word()).min(row.len());
+                    let to = ((j + 1) * bits.cols_per_word()).min(row.len());
+                    words[(tile * j_words + j) * TILE_ROWS + in_tile] = pack_word(bits, &row[from..to]);
+                }
+            }
+        }
+        Packed { rows, cols, bits, scale, words: words.into() }
+    }
+
+    /// Rows `rows`, which begin with a tile and end with one or with the matrix; none for others.
+    pub fn tiles(self, rows: Range<usize>) -> Option<Self> {
+        let ends = rows.end == self.rows || (rows.end < self.rows && rows.end.is_multiple_of(TILE_ROWS));
+        if !ends || rows.start >= rows.end || !rows.start.is_multiple_of(TILE_ROWS) {
+            return None;
+        }
+        let words = |to: usize| self.bits.matrix_words(to, self.cols);
+        let range = words(rows.start)..words(rows.end);
+        let words = match self.words {
+            Cow::Borrowed(words) => Cow::Borrowed(words.get(range)?),
+            Cow::Owned(mut words) => {
+                words.truncate(range.end);
+                words.drain(..range.start);
+                Cow::Owned(words)
+            }
+        };
+        Some(Packed { rows: rows.len(), words, ..self })
+    }
+
+    /// The codes, row-major.
+    pub fn codes(&self) -> Vec<i8> {
+        let mut codes = Vec::with_capacity(self.rows * self.cols);
+        for r in 0..self.rows {
+            for c in 0..self.cols {
+                codes.push(code_at(&self.words, self.bits, self.cols, r, c));
+            }
+        }
+        codes
+    }
+
+    /// How many codes are −1, 0 and +1.
+    pub fn counts(&self) -> [u64; 3] {
+        let set = |mask: u32| self.words.iter().map(|w| u64::from((w & mask).count_ones())).sum::<u64>();
+        let all = (self.rows * self.cols) as u64;
+        // Padding is code 0 at 2 bits, and no set bit at 1 bit.
+        let padding = ((self.words.len() * self.bits.cols_per_word()) as u64).saturating_sub(all);
+        let (plus, zero) = match self.bits {
+            Bits::One => (set(u32::MAX), 0),
+            Bits::Two => (set(0xAAAA_AAAA), set(0x5555_5555).saturating_sub(padding)),
+        };
+        [all.saturating_sub(plus + zero), zero, plus]
+    }
+}
+
+/// The word of up to 16 or 32 codes of one row; missing ones are padding.
+fn pack_word(bits: Bits, codes: &[i8]) -> u32 {
+    match bits {
+        Bits::One => codes.iter().enumerate().fold(0, |w, (c, &code)| w | u32::from(code > 0) << (8 * (c % 4) + c / 4)),
+        Bits::Two => (0..16).fold(0, |w, c| {
+            let code = codes.get(c).copied().unwrap_or(0);
+            w | ((code + 1) as u32) << (8 * (c % 4) + 2 * (c / 4))
+        }),
+    }
+}
+
+/// The code at `(row, col)` of a packed matrix. Plain and slow: the definition that kernels are checked against.
+pub fn code_at(words: &[u32], bits: Bits, cols: usize, row: usize, col: usize) -> i8 {
+    let (tile, in_tile) = (row / TILE_ROWS, row % TILE_ROWS);
+    let j = col / bits.cols_per_word();
+    let c = col % bits.cols_per_word();
+    let word = words[(tile * bits.row_words(cols) + j) * TILE_ROWS + in_tile];
+    match bits {
+        Bits::One => 2 * (word >> (8 * (c % 4) + c / 4) & 1) as i8 - 1,
+        Bits::Two => (word >> (8 * (c % 4) + 2 * (c / 4)) & 3) as i8 - 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn tiles_hold_the_codes_of_their_rows(rows in 1usize..400, cols in 1usize..20, seed: u64) {
+            let codes: Vec<i8> = (0..rows * cols).map(|i| ((seed >> (i % 61) & 3).min(2)) as i8 - 1).collect();
+            let whole = Packed::new(rows, cols, &codes, 1.5);
+            for from in (0..rows).step_by(TILE_ROWS) {
+                let to = rows.min(from + TILE_ROWS);
+                let tile = whole.clone().tiles(from..to).expect("a tile");
+                prop_assert_eq!(tile.codes(), &codes[from * cols..to * cols]);
+                let borrowed = Packed { words: Cow::Borrowed(&whole.words[..]), ..whole };
+                prop_assert_eq!(borrowed.tiles(from..to), Some(tile));
+            }
+            for wrong in [1..rows, 0..rows + 1, 0..0] {
+                prop_assert_eq!(whole.clone().tiles(wrong), None);
+            }
+        }
+
+        #[test]
+        fn packing_loses_nothing(rows in 1usize..140, cols in 1usize..70, binary: bool, seed: u64) {
+            let code = |i: usize| {
+                let h = (i as u64 + 1).wrapping_mul(seed | 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33;
+                if binary { (h % 2) as i8 * 2 - 1 } else { (h % 3) as i8 - 1 }
+            };
+            let codes: Vec<i8> = (0..rows * cols).map(code).collect();
+            let packed = Packed::new(rows, cols, &codes, 0.5);
+            prop_assert_eq!(packed.bits, if codes.contains(&0) { Bits::Two } else { Bits::One });
+            let count = |code| codes.iter().filter(|&&c| c == code).count() as u64;
+            prop_assert_eq!(packed.counts(), [-1, 0, 1].map(count));
+            prop_assert_eq!(packed.codes(), codes);
+        }
+    }
+}

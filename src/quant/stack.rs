@@ -1,0 +1,105 @@
+//! Several packed matrices of one width as one buffer, with a table in front.
+
+use rayon::prelude::*;
+
+use crate::alloc::PIECE;
+use crate::quant::{Bits, Packed, TILE_ROWS};
+
+/// Words of the header and of each table entry, so that everything behind them is aligned to `vec4<u32>`.
+const HEADER_WORDS: usize = 4;
+/// Words of a table entry.
+pub const PART_WORDS: usize = 8;
+
+/// The buffer of a stack: `[n, cols, 0, 0]`, then for each matrix
+/// `[first word / 4, bits, rows, tiles before it, rows before it, scale as bits, tiles, 0]`, then the matrices' words.
+pub fn stack(parts: &[Packed]) -> Vec<u32> {
+    let mut out = vec![0; stack_words(parts)];
+    fill_stack(parts, &mut out);
+    out
+}
+
+/// Words of a stack's buffer.
+pub fn stack_words(parts: &[Packed]) -> usize {
+    HEADER_WORDS + PART_WORDS * parts.len() + parts.iter().map(|p| p.words.len()).sum::<usize>()
+}
+
+/// Writes a stack into zeros, as many as [`stack_words`] says.
+pub(crate) fn fill_stack(parts: &[Packed], out: &mut [u32]) {
+    let cols = parts.first().map_or(0, |p| p.cols);
+    let table = HEADER_WORDS + PART_WORDS * parts.len();
+    let (head, mut rest) = out.split_at_mut(table);
+    head[..2].copy_from_slice(&[parts.len() as u32, cols as u32]);
+    let (mut at, mut tiles, mut rows) = (table, 0, 0);
+    for (p, entry) in parts.iter().zip(head[HEADER_WORDS..].chunks_exact_mut(PART_WORDS)) {
+        let n_tiles = p.rows.div_ceil(TILE_ROWS);
+        let values = [at / 4, p.bits.count(), p.rows, tiles, rows, p.scale.to_bits() as usize, n_tiles, 0];
+        entry.copy_from_slice(&values.map(|v| v as u32));
+        let words = rest.split_off_mut(..p.words.len()).unwrap_or_default();
+        let pieces = words.par_chunks_mut(PIECE).zip(p.words.par_chunks(PIECE));
+        pieces.for_each(|(to, from)| to.copy_from_slice(from));
+        at += p.words.len();
+        tiles += n_tiles;
+        rows += p.rows;
+    }
+}
+
+/// A stack as read from its words.
+#[derive(Debug, Clone, Copy)]
+pub struct Stack<'a>(pub &'a [u32]);
+
+/// One matrix of a stack.
+#[derive(Debug, Clone, Copy)]
+pub struct StackPart<'a> {
+    /// Bits a code.
+    pub bits: Bits,
+    /// Rows (outputs).
+    pub rows: usize,
+    /// Columns (inputs).
+    pub cols: usize,
+    /// What a code of 1 stands for.
+    pub scale: f32,
+    /// The matrix's words, as in [`Packed`].
+    pub words: &'a [u32],
+}
+
+impl<'a> Stack<'a> {
+    /// Number of matrices.
+    pub fn len(self) -> usize {
+        self.0[0] as usize
+    }
+
+    /// Whether there is no matrix.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// Columns of every matrix.
+    pub fn cols(self) -> usize {
+        self.0[1] as usize
+    }
+
+    /// Matrix `i`.
+    pub fn part(self, i: usize) -> StackPart<'a> {
+        let entry = &self.0[HEADER_WORDS + i * PART_WORDS..][..PART_WORDS];
+        let bits = Bits::from_count(entry[1] as usize).expect("a stack is written by `stack`");
+        let (rows, cols) = (entry[2] as usize, self.cols());
+        let words = &self.0[4 * entry[0] as usize..][..bits.matrix_words(rows, cols)];
+        StackPart { bits, rows, cols, scale: f32::from_bits(entry[5]), words }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stack_gives_back_its_parts() {
+        let parts = [Packed::new(3, 5, &[1; 15], 2.0), Packed::new(130, 5, &[0; 650], 3.0)];
+        let words = stack(&parts);
+        assert_eq!((Stack(&words).len(), Stack(&words).cols()), (2, 5));
+        for (i, p) in parts.iter().enumerate() {
+            let got = Stack(&words).part(i);
+            assert_eq!((got.bits, got.rows, got.scale, got.words), (p.bits, p.rows, p.scale, &p.words[..]));
+        }
+    }
+}

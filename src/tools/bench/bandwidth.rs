@@ -1,0 +1,69 @@
+//! How fast a device reads its memory.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::engine::device;
+use crate::engine::options::Place;
+use crate::error::{Error, Result};
+use crate::files::synthetic::random;
+use crate::ops::READ_CHUNK;
+use crate::plan::{Backend, Plan, PlanBuilder, ProgramId, Slot, Step};
+use crate::tensor::{DType, Spec};
+
+/// Chunks that are read: 256 MiB, more than caches hold.
+const CHUNKS: usize = 2048;
+/// Times that all are read; the fastest counts.
+const ROUNDS: usize = 6;
+
+/// Bytes a second that a device reads from its memory at best: 256 MiB by the op `read_words`, all threads of the CPU
+/// or one launch a buffer of a GPU; the fastest of six rounds. By the device's own clock where it has one.
+///
+/// # Errors
+/// [`Error::Device`] if there is no such device, [`Error::Limit`] if it has too little memory.
+pub fn bandwidth(place: &Place) -> Result<f64> {
+    // What is tuned reads no faster here.
+    let (mut backend, _) = device::choose(&Place { autotune: false, ..place.clone() })?;
+    let backend = backend.as_mut();
+    let most = (backend.caps().max_binding / (4 * READ_CHUNK as u64)).max(1) as usize;
+    let (plan, buffers) = record(CHUNKS, most.min(CHUNKS))?;
+    let program = backend.prepare(plan.clone(), false)?;
+    let words: Vec<u32> = (0..READ_CHUNK as u64).map(|i| random(1, i) as u32).collect();
+    for slot in buffers {
+        let chunks = plan.spec(slot).shape[0];
+        (0..chunks).try_for_each(|chunk| backend.write(program, slot, chunk * READ_CHUNK, &words))?;
+    }
+    let mut best = Duration::MAX;
+    for _ in 0..ROUNDS {
+        best = best.min(round(backend, program, &plan)?);
+    }
+    Ok((4 * CHUNKS * READ_CHUNK) as f64 / best.as_secs_f64().max(1e-9))
+}
+
+/// Reads `chunks` chunks in buffers of at most `most`.
+fn record(chunks: usize, most: usize) -> Result<(Arc<Plan>, Vec<Slot>)> {
+    let p = PlanBuilder::new();
+    let mut buffers = Vec::new();
+    for first in (0..chunks).step_by(most) {
+        let shape = [most.min(chunks - first), 32, READ_CHUNK / 32];
+        let buffer = p.input(&format!("buffer {first}"), Spec::fixed(&shape, DType::U32));
+        p.output(&format!("sums {first}"), p.read_words(buffer));
+        buffers.push(buffer);
+    }
+    Ok((Arc::new(p.finish()?), buffers))
+}
+
+/// The time to read everything once.
+fn round(backend: &mut dyn Backend, program: ProgramId, plan: &Plan) -> Result<Duration> {
+    match backend.profile(program, &Step::FULL) {
+        Ok(times) => Ok(times.iter().sum()),
+        Err(Error::Unsupported { .. }) => {
+            let start = Instant::now();
+            backend.run(program, &Step::FULL, 0..plan.nodes.len())?;
+            let sums: Vec<_> = plan.outputs.values().map(|&slot| (slot, 0..1)).collect();
+            backend.read(program, &sums)?;
+            Ok(start.elapsed())
+        }
+        Err(error) => Err(error),
+    }
+}

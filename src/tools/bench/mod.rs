@@ -1,0 +1,393 @@
+//! Measuring a model: how fast it reads prompts and images and writes text, and how near that is to what the device's
+//! memory gives.
+
+mod bandwidth;
+mod bitgen;
+mod probe;
+mod runner;
+mod test;
+
+use serde::Serialize;
+
+use crate::engine::open::{Engine, Progress};
+use crate::engine::options::{Head, Options, Place, Precision};
+use crate::error::{Error, Result};
+use crate::files::{ModelFiles, Weights};
+use crate::models;
+use crate::models::{BITGEN, Family, LoadOptions, Model, ModelInfo};
+use probe::Probe;
+use runner::Runner;
+
+pub use bandwidth::bandwidth;
+pub use probe::OpTime;
+pub use test::Test;
+
+/// Lengths of prompts where none are given.
+const DEFAULT_PROMPTS: [usize; 2] = [96, 512];
+/// Tokens generated where no number is given.
+const DEFAULT_GENERATED: [usize; 1] = [64];
+
+/// Most repetitions of a test.
+const MAX_REPETITIONS: usize = 1000;
+
+/// What is measured, and where.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BenchOptions {
+    /// Where it runs.
+    pub place: Place,
+    /// Full-precision weights and the KV cache.
+    pub precision: Precision,
+    /// The matrix that gives the logits.
+    pub head: Head,
+    /// Lengths of prompts that are read, 0 for no such test; none: 96 and 512, as far as the model has positions.
+    pub prompts: Option<Vec<usize>>,
+    /// Numbers of tokens that are generated, 0 for no such test; none: 64, as far as the model has positions.
+    pub generated: Option<Vec<usize>>,
+    /// Tokens in the cache before each generation.
+    pub depths: Vec<usize>,
+    /// Numbers of sessions that generate together.
+    pub sessions: Vec<usize>,
+    /// How often each test is measured, after one run that is not.
+    pub repetitions: usize,
+    /// Whether images are encoded too.
+    pub image: bool,
+    /// Whether the time of each op is taken.
+    pub profile: bool,
+}
+
+impl Default for BenchOptions {
+    fn default() -> Self {
+        BenchOptions {
+            place: Place::default(),
+            precision: Precision::F16,
+            head: Head::F16,
+            prompts: None,
+            generated: None,
+            depths: vec![0],
+            sessions: vec![1],
+            repetitions: 5,
+            image: false,
+            profile: false,
+        }
+    }
+}
+
+/// What one test gave.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    /// The model.
+    pub model: String,
+    /// Bytes of its weights on the device.
+    pub weight_bytes: u64,
+    /// How the matrix that gives the logits is kept: "f16", "f32", "int8" or "ternary".
+    pub head: String,
+    /// Its parameters.
+    pub parameters: u64,
+    /// "cpu" or "gpu".
+    pub backend: &'static str,
+    /// The device: adapter and driver, or the CPU's threads.
+    pub device: String,
+    /// The test's name, as [`Test`] prints it.
+    pub test: String,
+    /// How often it was measured.
+    pub repetitions: usize,
+    /// Tokens a second, of all sessions together; the mean. An image counts as the tokens that it becomes.
+    pub tokens_per_s: f64,
+    /// Standard deviation of that.
+    pub stddev: f64,
+    /// Images a second, where they are encoded.
+    pub images_per_s: Option<f64>,
+    /// Texts a second, where they become features.
+    pub texts_per_s: Option<f64>,
+    /// Milliseconds of a repetition, the mean.
+    pub ms: f64,
+    /// Bytes that a token's steps read from weights, cache and intermediate values, each once a step
+    /// ([`crate::plan::Op::bytes_read`]); of the generated text, for its middle token.
+    pub bytes_per_token: f64,
+    /// Bytes a second that the device reads at best ([`bandwidth()`]).
+    pub bandwidth: f64,
+    /// `bytes_per_token · tokens_per_s / bandwidth`.
+    pub bandwidth_share: f64,
+    /// Launches on the device: dispatches of a GPU, nodes on the CPU.
+    pub dispatches_per_token: f64,
+    /// Microseconds in which the host writes rows, encodes and submits, without waiting for the device; 0 on the CPU,
+    /// where host and device are one.
+    pub host_us_per_token: f64,
+    /// Most resident memory of the process so far; none where the system does not tell.
+    pub peak_host_bytes: Option<u64>,
+    /// Memory in use on the device.
+    pub device_bytes: u64,
+    /// Times by op, the largest first, if they were asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub profile: Vec<OpTime>,
+}
+
+impl BenchOptions {
+    /// The tests of a model with so many positions, in the order in which they run: by sessions, then prompts, images,
+    /// generations.
+    pub fn tests(&self, max_positions: usize) -> Vec<Test> {
+        // Each test takes one position for the token that follows what it reads.
+        let most = max_positions.saturating_sub(1);
+        let deepest = self.depths.iter().copied().max().unwrap_or(0);
+        let prompts = lengths(self.prompts.as_deref(), &DEFAULT_PROMPTS, most);
+        let generated = lengths(self.generated.as_deref(), &DEFAULT_GENERATED, most.saturating_sub(deepest));
+        let mut tests: Vec<Test> = prompts.into_iter().map(|tokens| Test::Prompt { tokens }).collect();
+        if self.image {
+            tests.extend([Test::Image, Test::ImagePrompt { tokens: 32 }]);
+        }
+        let mut counts = self.sessions.clone();
+        counts.sort_unstable();
+        for &sessions in &counts {
+            for &depth in &self.depths {
+                tests.extend(generated.iter().map(|&tokens| Test::Generate { tokens, depth, sessions }));
+            }
+        }
+        tests
+    }
+
+    /// Checks what can be checked without a model.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] with the range.
+    pub fn validate(&self) -> Result<()> {
+        let within = |name: &str, n: usize, least: usize, most: usize| {
+            let problem = || Error::argument(name, format!("is {n}, expected {least}..={most}"));
+            if (least..=most).contains(&n) { Ok(()) } else { Err(problem()) }
+        };
+        within("repetitions", self.repetitions, 1, MAX_REPETITIONS)?;
+        let positions = 1 << 20;
+        let lengths = [("prompts", self.prompts.as_deref()), ("generated", self.generated.as_deref())];
+        for (name, given) in lengths.into_iter().chain([("depths", Some(self.depths.as_slice()))]) {
+            given.unwrap_or_default().iter().try_for_each(|&n| within(name, n, 0, positions))?;
+        }
+        self.sessions.iter().try_for_each(|&n| within("sessions", n, 1, crate::engine::open::MAX_SESSIONS))?;
+        if self.tests(usize::MAX).is_empty() {
+            return Err(Error::argument("tests", "there are none to run"));
+        }
+        Ok(())
+    }
+
+    /// The tests, each of which the model can do; before its weights are loaded.
+    fn checked_tests(&self, info: &ModelInfo) -> Result<Vec<Test>> {
+        let tests = self.tests(info.max_positions);
+        if tests != self.tests(usize::MAX) {
+            log::warn!("the model has {} positions, which the usual tests are cut to", info.max_positions);
+        }
+        for test in &tests {
+            let (needs, most) = (test.context(info)?, info.max_positions);
+            if needs > most {
+                let problem = format!("needs a context of {needs} tokens; the model has {most} positions");
+                return Err(Error::argument(test, problem));
+            }
+        }
+        Ok(tests)
+    }
+
+    fn engine(&self, files: &ModelFiles, sessions: usize, context: usize) -> Result<Engine> {
+        let Place { device, autotune, threads } = self.place.clone();
+        let options = Options {
+            device,
+            autotune,
+            threads,
+            precision: self.precision,
+            head: self.head,
+            context: Some(context),
+            sessions,
+            ..Options::default()
+        };
+        Engine::open(files, options)
+    }
+}
+
+/// The lengths that are given, without zeros; where none are, the usual ones, at most `most`. If that is 0 they are not
+/// cut: the tests are then refused with what they need.
+fn lengths(given: Option<&[usize]>, usual: &[usize], most: usize) -> Vec<usize> {
+    let most = if most == 0 { usize::MAX } else { most };
+    let mut lengths = given.map_or_else(|| usual.iter().map(|&n| n.min(most)).collect(), <[usize]>::to_vec);
+    lengths.retain(|&n| n > 0);
+    if given.is_none() {
+        lengths.dedup();
+    }
+    lengths
+}
+
+/// Measures a model, which is opened once for each number of sessions; at the end, the bandwidth of the device.
+///
+/// Prompts are random tokens, the most likely token is taken, and an end of text does not end it. Every test runs once
+/// before it is measured. A BitGen is measured by features of images, one and 8 asked for together, and of 64 texts,
+/// whatever prompts and generations `options` name.
+///
+/// # Errors
+/// [`Error::Argument`] for options out of range or beyond the model's positions, before anything is loaded;
+/// [`Error::Unsupported`] for images without vision, or for times of ops on an adapter that takes none; those of
+/// [`Engine::open`].
+pub fn bench(files: impl Into<ModelFiles>, options: &BenchOptions, progress: impl FnMut(Progress)) -> Result<Vec<Row>> {
+    options.validate()?;
+    let files = files.into();
+    let mut rows = if Family::of(&files, &Weights::open(&files)?)? == &BITGEN {
+        bitgen::rows(&files, options, progress)?
+    } else {
+        chat_rows(&files, options, progress)?
+    };
+    let bandwidth = bandwidth(&options.place)?;
+    for row in &mut rows {
+        row.bandwidth = bandwidth;
+        row.bandwidth_share = row.bytes_per_token * row.tokens_per_s / bandwidth;
+    }
+    Ok(rows)
+}
+
+/// Measures a model that goes on with a text.
+fn chat_rows(files: &ModelFiles, options: &BenchOptions, mut progress: impl FnMut(Progress)) -> Result<Vec<Row>> {
+    let (parameters, info) = open_model(files)?;
+    let tests = options.checked_tests(&info)?;
+    let total = tests.len() * (options.repetitions + 1) + 1;
+    let (mut rows, mut done) = (Vec::new(), 0);
+    for group in tests.chunk_by(|a, b| a.sessions() == b.sessions()) {
+        progress(Progress { done, total, what: "opening the model".into() });
+        let sessions = group[0].sessions();
+        let contexts: Result<Vec<usize>> = group.iter().map(|t| t.context(&info)).collect();
+        let engine = options.engine(files, sessions, contexts?.into_iter().max().unwrap_or(1))?;
+        for &test in group {
+            let step = || {
+                progress(Progress { done, total, what: test.to_string() });
+                done += 1;
+            };
+            rows.push(measure(&engine, files, test, parameters, options, step)?);
+        }
+    }
+    progress(Progress { done, total, what: "bandwidth".into() });
+    Ok(rows)
+}
+
+/// Tensors as far as their names, and the model's sizes.
+fn open_model(files: &ModelFiles) -> Result<(u64, ModelInfo)> {
+    let weights = Weights::open(files)?;
+    let pack = Precision::F16.pack();
+    let options = LoadOptions { dense: pack, head: pack, max_binding: u64::MAX };
+    let model = models::open_chat(files, &weights, options)?;
+    Ok((count(model.as_ref(), &weights), model.info().clone()))
+}
+
+/// Parameters of a model of any family.
+fn parameters(files: &ModelFiles) -> Result<u64> {
+    let weights = Weights::open(files)?;
+    let pack = Precision::F16.pack();
+    let options = LoadOptions { dense: pack, head: pack, max_binding: u64::MAX };
+    Ok(count(models::open(files, &weights, options)?.as_ref(), &weights))
+}
+
+fn count<M: Model + ?Sized>(model: &M, weights: &Weights) -> u64 {
+    let counted = weights.checkpoint().tensors().filter(|t| model.counts(&t.name));
+    let elements = |name: &str| weights.shape(name).map_or(0, |shape| shape.iter().map(|&n| n as u64).product());
+    counted.map(|t| elements(&t.name)).sum::<u64>()
+}
+
+/// Runs one test; `step` is called before each repetition.
+fn measure(
+    engine: &Engine,
+    files: &ModelFiles,
+    test: Test,
+    parameters: u64,
+    options: &BenchOptions,
+    mut step: impl FnMut(),
+) -> Result<Row> {
+    let mut times = Vec::new();
+    {
+        let mut runner = Runner::new(engine, test)?;
+        step();
+        runner.run()?;
+        for _ in 0..options.repetitions {
+            step();
+            times.push(runner.run()?.as_secs_f64().max(1e-9));
+        }
+    }
+    let tokens = test.tokens(engine.info()) as f64;
+    let rates: Vec<f64> = times.iter().map(|t| tokens / t).collect();
+    let (rate, stddev) = mean(&rates);
+    let seconds = mean(&times).0;
+    let (cost, backend) = (probe::cost(engine, test)?, if engine.runs_on_cpu() { "cpu" } else { "gpu" });
+    let profile = if options.profile { Probe::of(engine, test)?.profile()? } else { Vec::new() };
+    let report = engine.report();
+    Ok(Row {
+        model: files.to_string(),
+        weight_bytes: report.weight_bytes,
+        head: format!("{:?}", report.head).to_lowercase(),
+        parameters,
+        backend,
+        device: report.device.clone(),
+        test: test.to_string(),
+        repetitions: options.repetitions,
+        tokens_per_s: rate,
+        stddev,
+        images_per_s: matches!(test, Test::Image).then_some(1.0 / seconds),
+        texts_per_s: None,
+        ms: 1e3 * seconds,
+        bytes_per_token: cost.bytes / tokens,
+        bandwidth: 0.0,
+        bandwidth_share: 0.0,
+        dispatches_per_token: cost.launches / tokens,
+        host_us_per_token: 1e6 * cost.host / tokens,
+        peak_host_bytes: peak_host_bytes(),
+        device_bytes: report.memory_bytes,
+        profile,
+    })
+}
+
+/// Mean and standard deviation (of a sample, so 0 for one value).
+fn mean(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n.max(1.0);
+    let squares: f64 = values.iter().map(|v| (v - mean) * (v - mean)).sum();
+    (mean, (squares / (n - 1.0).max(1.0)).sqrt())
+}
+
+/// Most resident memory of this process, in bytes; none where the system does not tell.
+fn peak_host_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|n| 1024 * n)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn means_and_deviations_are_those_of_a_sample() {
+        assert_eq!(mean(&[2.0, 4.0, 6.0]), (4.0, 2.0));
+        assert_eq!(mean(&[3.0]), (3.0, 0.0));
+    }
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        let fails = |options: BenchOptions, name: &str| {
+            let error = options.validate().unwrap_err().to_string();
+            assert!(error.starts_with(name), "{error}");
+        };
+        let usual = BenchOptions::default;
+        assert!(usual().validate().is_ok());
+        fails(BenchOptions { prompts: Some(vec![8, 1 << 21]), ..usual() }, "prompts");
+        fails(BenchOptions { sessions: vec![0], ..usual() }, "sessions");
+        fails(BenchOptions { sessions: vec![1, 65], ..usual() }, "sessions");
+        fails(BenchOptions { depths: vec![usize::MAX], ..usual() }, "depths");
+        fails(BenchOptions { repetitions: 0, ..usual() }, "repetitions");
+        fails(BenchOptions { prompts: Some(vec![0]), generated: Some(vec![0]), ..usual() }, "tests");
+    }
+
+    #[test]
+    fn usual_lengths_are_cut_to_the_model_and_given_ones_are_not() {
+        let names = |options: BenchOptions, positions| {
+            options.tests(positions).iter().map(Test::to_string).collect::<Vec<_>>().join(" ")
+        };
+        let usual = BenchOptions::default;
+        assert_eq!(names(usual(), 2048), "pp96 pp512 tg64");
+        assert_eq!(names(usual(), 256), "pp96 pp255 tg64");
+        assert_eq!(names(usual(), 40), "pp39 tg39");
+        assert_eq!(names(BenchOptions { depths: vec![0, 20], ..usual() }, 40), "pp39 tg19 tg19 @ d20");
+        assert_eq!(names(BenchOptions { prompts: Some(vec![0]), ..usual() }, 256), "tg64");
+        assert_eq!(names(BenchOptions { generated: Some(vec![0]), ..usual() }, 256), "pp96 pp255");
+        let given = BenchOptions { prompts: Some(vec![300]), generated: Some(vec![5]), ..usual() };
+        assert_eq!(names(given, 256), "pp300 tg5");
+    }
+}

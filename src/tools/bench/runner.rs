@@ -1,0 +1,104 @@
+//! Running tests through sessions, as a caller of the library would.
+
+use std::time::{Duration, Instant};
+
+use crate::engine::open::Engine;
+use crate::engine::options::GenerateOptions;
+use crate::engine::session::Session;
+use crate::error::Result;
+use crate::files::Image;
+use crate::files::synthetic::random;
+use crate::tools::bench::test::Test;
+
+/// Width and height of the picture.
+const PICTURE: [usize; 2] = [640, 480];
+
+/// A test with its sessions, which it can run again and again.
+pub struct Runner {
+    engine: Engine,
+    test: Test,
+    sessions: Vec<Session>,
+    /// Text tokens of each session before a repetition.
+    prompts: Vec<Vec<u32>>,
+    picture: Image,
+}
+
+impl Runner {
+    /// Opens the sessions and fills their caches as deep as the test wants.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub fn new(engine: &Engine, test: Test) -> Result<Self> {
+        let sessions: Result<Vec<Session>> = (0..test.sessions()).map(|_| engine.session()).collect();
+        let n = match test {
+            Test::Prompt { tokens } | Test::ImagePrompt { tokens } => tokens,
+            Test::Generate { depth, .. } => depth.max(1),
+            Test::Image => 0,
+        };
+        let vocab = engine.info().vocab as u64;
+        let token = |seed: u64, i: u64| (random(seed, i) % vocab) as u32;
+        let prompt = |seed: usize| (0..n as u64).map(|i| token(seed as u64, i)).collect();
+        let prompts = (0..test.sessions()).map(prompt).collect();
+        let mut runner = Runner { engine: engine.clone(), test, sessions: sessions?, prompts, picture: picture() };
+        if let Test::Generate { depth, .. } = test {
+            for (session, prompt) in runner.sessions.iter_mut().zip(&runner.prompts) {
+                session.push_tokens(prompt)?;
+                if depth > 0 {
+                    generate(session, 1)?;
+                }
+            }
+        }
+        Ok(runner)
+    }
+
+    /// Runs the test once; the time that counts.
+    ///
+    /// # Errors
+    /// Those of the engine.
+    pub fn run(&mut self) -> Result<Duration> {
+        if let Test::Generate { tokens, depth, .. } = self.test {
+            for session in &mut self.sessions {
+                session.truncate(depth + 1);
+            }
+            return together(&self.engine, &mut self.sessions, tokens);
+        }
+        let (Some(session), Some(prompt)) = (self.sessions.first_mut(), self.prompts.first()) else {
+            return Ok(Duration::ZERO);
+        };
+        session.reset(true);
+        let start = Instant::now();
+        if matches!(self.test, Test::Image | Test::ImagePrompt { .. }) {
+            session.push_image(&self.picture)?;
+        }
+        if !prompt.is_empty() {
+            session.push_tokens(prompt)?;
+            generate(session, 1)?;
+        }
+        Ok(start.elapsed())
+    }
+}
+
+/// Greedy, and exactly `tokens` tokens: no token ends the text.
+fn exactly(tokens: usize) -> GenerateOptions {
+    GenerateOptions { max_tokens: Some(tokens), eos: Some(u32::MAX), ..GenerateOptions::default() }
+}
+
+fn generate(session: &mut Session, tokens: usize) -> Result<()> {
+    session.generate(exactly(tokens))?.try_for_each(|token| token.map(|_| ()))
+}
+
+/// Generates `tokens` tokens in each of the sessions at the same time.
+fn together(engine: &Engine, sessions: &mut [Session], tokens: usize) -> Result<Duration> {
+    let start = Instant::now();
+    let options = vec![exactly(tokens); sessions.len()];
+    engine.generate_all(sessions, options)?.try_for_each(|(_, token)| token.map(|_| ()))?;
+    Ok(start.elapsed())
+}
+
+/// A picture of soft colours.
+pub fn picture() -> Image {
+    let [width, height] = PICTURE;
+    let pixel = |i: usize| [i % width * 255 / width, i / width * 255 / height, (i % width + i / width) % 256];
+    let rgb = (0..width * height).flat_map(pixel).map(|v| v as u8).collect();
+    Image { width, height, rgb }
+}

@@ -1,0 +1,93 @@
+//! What a test does, by its numbers.
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+use crate::models::{ImageInfo, ModelInfo};
+
+/// One thing that is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Test {
+    /// `ppN`: a prompt of N tokens is read, to the first token of the answer.
+    Prompt {
+        /// Tokens of the prompt.
+        tokens: usize,
+    },
+    /// `tgN @ dD × S sessions`: S sessions generate N tokens each, after D tokens that are in the cache.
+    Generate {
+        /// Tokens that each session generates.
+        tokens: usize,
+        /// Tokens in each session's cache before; their time does not count.
+        depth: usize,
+        /// Sessions that generate at the same time.
+        sessions: usize,
+    },
+    /// `image`: a picture is scaled and encoded.
+    Image,
+    /// `image+ppN`: a picture is encoded and read, and a prompt of N tokens behind it, to the first token of the answer.
+    ImagePrompt {
+        /// Tokens of the prompt.
+        tokens: usize,
+    },
+}
+
+/// That a model has no eyes.
+pub(crate) fn no_image() -> Error {
+    Error::Unsupported { object: "the image test".into(), problem: "the model reads text only".into() }
+}
+
+/// How the model reads images.
+pub(crate) fn image(info: &ModelInfo) -> Result<ImageInfo> {
+    info.image.ok_or_else(no_image)
+}
+
+impl Test {
+    /// Sessions that run at the same time.
+    pub fn sessions(self) -> usize {
+        if let Test::Generate { sessions, .. } = self { sessions } else { 1 }
+    }
+
+    /// Tokens that one repetition counts, of all sessions together.
+    pub fn tokens(self, info: &ModelInfo) -> usize {
+        let image = info.image.map_or(0, |i| i.tokens);
+        match self {
+            Test::Prompt { tokens } => tokens,
+            Test::Generate { tokens, sessions, .. } => tokens * sessions,
+            Test::Image => image,
+            Test::ImagePrompt { tokens } => image + tokens,
+        }
+    }
+
+    /// Rows of the cache that a session needs.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for an image if the model reads none.
+    pub fn context(self, info: &ModelInfo) -> Result<usize> {
+        Ok(match self {
+            Test::Prompt { tokens } => tokens + 1,
+            Test::Generate { tokens, depth, .. } => depth + 1 + tokens,
+            Test::Image => image(info)?.tokens,
+            Test::ImagePrompt { tokens } => image(info)?.tokens + tokens + 1,
+        })
+    }
+}
+
+impl fmt::Display for Test {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Test::Prompt { tokens } => write!(f, "pp{tokens}"),
+            Test::Image => write!(f, "image"),
+            Test::ImagePrompt { tokens } => write!(f, "image+pp{tokens}"),
+            Test::Generate { tokens, depth, sessions } => {
+                write!(f, "tg{tokens}")?;
+                if *depth > 0 {
+                    write!(f, " @ d{depth}")?;
+                }
+                if *sessions > 1 {
+                    write!(f, " × {sessions} sessions")?;
+                }
+                Ok(())
+            }
+        }
+    }
+}

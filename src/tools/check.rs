@@ -1,0 +1,225 @@
+//! Two backends side by side, node by node: where do they differ, and by how much?
+//!
+//! The reference is the CPU by the plain definitions. Before each node the other backend gets the reference's words, so
+//! an error is the node's own and never one that it inherits.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::alloc::room;
+use crate::cpu::Cpu;
+use crate::engine::device;
+use crate::engine::open::{Progress, load_weights};
+use crate::engine::options::{Head, Place, Precision};
+use crate::engine::sampler::uniform;
+use crate::error::{Error, Result};
+use crate::files::{ModelFiles, Weights};
+use crate::models;
+use crate::models::{LoadOptions, Trial};
+use crate::plan::{Backend, Plan, ProgramId, Slot, SlotKind, Step};
+use crate::tensor::{DType, Pack, Spec};
+pub use crate::tools::tolerance::Divergence;
+use crate::tools::tolerance::judge;
+
+/// What to compare, and how strictly.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CompareOptions {
+    /// The backend that is checked against the plain CPU.
+    pub place: Place,
+    /// How full-precision weights and the KV cache are kept, on both.
+    pub precision: Precision,
+    /// The matrix that gives the logits, on both.
+    pub head: Head,
+    /// Largest error of f32 results, relative to the largest magnitude of a slot.
+    pub tolerance: f32,
+}
+
+impl Default for CompareOptions {
+    fn default() -> Self {
+        CompareOptions { place: Place::default(), precision: Precision::F16, head: Head::F16, tolerance: 1e-4 }
+    }
+}
+
+/// What a comparison found.
+#[derive(Debug, Clone)]
+pub struct Comparison {
+    /// The device that was checked.
+    pub device: String,
+    /// Why it was taken.
+    pub why: String,
+    /// One line an op, by name.
+    pub ops: Vec<OpReport>,
+    /// Nodes that were compared.
+    pub nodes: usize,
+    /// Nodes with an output beyond its tolerance.
+    pub divergences: usize,
+    /// The first of them.
+    pub first: Option<Divergence>,
+}
+
+/// The worst that an op did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OpReport {
+    /// The op.
+    pub op: &'static str,
+    /// Nodes that apply it.
+    pub nodes: usize,
+    /// Its largest error: relative for numbers, the share that differs for codes and numbers of tokens or experts.
+    pub worst: f32,
+    /// The node with that error.
+    pub at: String,
+    /// Nodes beyond the tolerance.
+    pub divergences: usize,
+}
+
+/// Runs a model on the plain CPU and on a device and compares every node of its trial steps ([`models::Model::trials`]).
+/// Inputs that these leave open and the KV cache are noise that is equal in every run.
+///
+/// # Errors
+/// Those of opening the model and the device, [`Error::Argument`] for a head that the model has not; a divergence is no
+/// error but a part of the result.
+pub fn compare(
+    files: impl Into<ModelFiles>,
+    options: &CompareOptions,
+    mut progress: impl FnMut(Progress),
+) -> Result<Comparison> {
+    let files = files.into();
+    let weights = Weights::open(&files)?;
+    let device = device::open(&options.place)?;
+    let precision = options.precision.on(&device);
+    let dense = precision.pack();
+    let load = LoadOptions { dense, head: options.head.pack(dense), max_binding: device.caps().max_binding };
+    let model = models::open(files, &weights, load)?;
+    let trials = model.trials(precision.kv_dtype())?;
+    let stages: Vec<Stage> = trials.into_iter().map(Stage::from).collect();
+    let int8 = |stage: &Stage| stage.plan.weights().any(|(weight, _)| weight.pack == Pack::Int8);
+    if options.head == Head::Int8 && !stages.iter().any(int8) {
+        let problem = format!("is int8, but {} gives its logits by a ternary matrix", model.family().name);
+        return Err(Error::argument("head", problem));
+    }
+    let (mut plain, (mut backend, why)) = (Cpu::plain(), device.tuned()?);
+    let put = |name: &str, words: Vec<u32>| {
+        let mut copy = room(name, words.len())?;
+        copy.extend_from_slice(&words);
+        plain.load_weight(name, copy)?;
+        backend.load_weight(name, words)
+    };
+    load_weights(&weights, stages.iter().map(|s| &s.plan), put, &mut progress)?;
+    drop(weights);
+
+    let device = backend.describe();
+    let mut pair = Pair { plain, backend, tolerance: options.tolerance, ops: BTreeMap::new(), first: None };
+    let total = stages.iter().map(|s| s.plan.nodes.len()).sum();
+    let mut done = 0;
+    for stage in &stages {
+        pair.run(stage, |node| progress(Progress { done: done + node, total, what: stage.name.to_owned() }))?;
+        done += stage.plan.nodes.len();
+    }
+    let ops: Vec<OpReport> = pair.ops.into_values().collect();
+    let divergences = ops.iter().map(|op| op.divergences).sum();
+    Ok(Comparison { device, why, ops, nodes: total, divergences, first: pair.first })
+}
+
+/// A trial whose plan backends can share.
+struct Stage {
+    name: &'static str,
+    plan: Arc<Plan>,
+    step: Step,
+    inputs: Vec<(&'static str, Vec<u32>)>,
+}
+
+impl From<Trial> for Stage {
+    fn from(Trial { name, plan, step, inputs }: Trial) -> Self {
+        Stage { name, plan: Arc::new(plan), step, inputs }
+    }
+}
+
+impl Stage {
+    /// Words of an input or state before the stage, where it is not zero.
+    fn words(&self, kind: &SlotKind, spec: &Spec, number: usize) -> Option<Vec<u32>> {
+        let given = match kind {
+            SlotKind::Input(name) => self.inputs.iter().find(|(input, _)| input == name),
+            SlotKind::State(_) => None,
+            _ => return None,
+        };
+        given.map(|(_, words)| words.clone()).or_else(|| noise(spec, number as u64))
+    }
+}
+
+/// Floats in ±1 that depend on the seed alone; other dtypes have none.
+fn noise(spec: &Spec, seed: u64) -> Option<Vec<u32>> {
+    let value = |i: usize| 2.0 * uniform(seed, i as u64) - 1.0;
+    let half = |i: usize| u32::from(half::f16::from_f32(value(i)).to_bits());
+    match spec.dtype {
+        DType::F32 => Some((0..spec.words()).map(|i| value(i).to_bits()).collect()),
+        DType::F16 => Some((0..spec.words()).map(|i| half(2 * i) | half(2 * i + 1) << 16).collect()),
+        DType::U32 | DType::Codes | DType::Int8 | DType::Ternary => None,
+    }
+}
+
+/// The reference, the backend that is checked, and what was found so far.
+struct Pair {
+    plain: Cpu,
+    backend: Box<dyn Backend>,
+    tolerance: f32,
+    ops: BTreeMap<&'static str, OpReport>,
+    first: Option<Divergence>,
+}
+
+impl Pair {
+    fn run(&mut self, stage: &Stage, mut progress: impl FnMut(usize)) -> Result<()> {
+        let plan = &stage.plan;
+        let (reference, other) = (self.plain.prepare(plan.clone(), true)?, self.backend.prepare(plan.clone(), true)?);
+        for (i, info) in plan.slots.iter().enumerate() {
+            if let Some(words) = stage.words(&info.kind, &info.spec, i) {
+                self.plain.write(reference, Slot(i), 0, &words)?;
+            }
+        }
+        for (n, node) in plan.nodes.iter().enumerate() {
+            progress(n);
+            let mut given = Vec::new();
+            // What an output holds before matters too: some ops write only a part of it.
+            for &slot in node.inputs.iter().chain(&node.outputs) {
+                if matches!(plan.slot(slot).kind, SlotKind::Weight(_) | SlotKind::Constant(..)) {
+                    given.push(Vec::new());
+                    continue;
+                }
+                let words = read(&mut self.plain, reference, plan, &[slot])?.concat();
+                self.backend.write(other, slot, 0, &words)?;
+                given.push(words);
+            }
+            self.plain.run(reference, &stage.step, n..n + 1)?;
+            self.backend.run(other, &stage.step, n..n + 1)?;
+            let want = read(&mut self.plain, reference, plan, &node.outputs)?;
+            let found = read(self.backend.as_mut(), other, plan, &node.outputs)?;
+            let label = format!("{}: {}", stage.name, node.label);
+            self.note(node.op.name(), judge(plan, node, &label, &given, &want, &found, self.tolerance));
+        }
+        // Every slot of a stage has memory of its own; the next stage needs none of it.
+        self.plain.release(reference);
+        self.backend.release(other);
+        Ok(())
+    }
+
+    /// Adds the differences of a node's outputs to its op's line.
+    fn note(&mut self, op: &'static str, differences: Vec<Divergence>) {
+        let new = || OpReport { op, nodes: 0, worst: 0.0, at: String::new(), divergences: 0 };
+        let line = self.ops.entry(op).or_insert_with(new);
+        line.nodes += 1;
+        for d in &differences {
+            if d.error > line.worst {
+                (line.worst, line.at) = (d.error, d.node.clone());
+            }
+        }
+        if let Some(divergence) = differences.into_iter().find(|d| d.error > d.tolerance) {
+            line.divergences += 1;
+            self.first.get_or_insert(divergence);
+        }
+    }
+}
+
+/// All words of slots.
+fn read(backend: &mut dyn Backend, program: ProgramId, plan: &Plan, slots: &[Slot]) -> Result<Vec<Vec<u32>>> {
+    let ranges: Vec<_> = slots.iter().map(|&s| (s, 0..plan.spec(s).words())).collect();
+    backend.read(program, &ranges)
+}

@@ -1,0 +1,300 @@
+//! Writing a model in its packed form: quantised once, opened without quantisation.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rayon::prelude::*;
+use safetensors::{Dtype, View};
+
+use crate::engine::open::{Progress, open_tokenizer};
+use crate::engine::options::Precision;
+use crate::error::{Error, Result};
+use crate::files::weights::{PACKED_KEY, PackedInfo};
+use crate::files::whole::{Replacement, TEMPORARY};
+use crate::files::{Checkpoint, ModelFiles, Tokenizer, Weights, unwritten};
+use crate::models;
+use crate::models::{LoadOptions, Reads};
+use crate::tensor::{Pack, WeightPart, WeightRef};
+
+const MODEL_FILE: &str = ModelFiles::CHECKPOINT;
+const CONFIG_FILE: &str = "config.json";
+const TOKENIZER_FILE: &str = "tokenizer.json";
+/// What part of the file tensors may be that running the model does not need: a tenth.
+const EXTRAS_SHARE: u64 = 10;
+
+/// What a conversion wrote.
+#[derive(Debug, Clone)]
+pub struct ConvertReport {
+    /// The packed checkpoint.
+    pub file: PathBuf,
+    /// Tensors written.
+    pub tensors: usize,
+    /// Ternary ones among them.
+    pub ternary: usize,
+    /// Tensors of the input that the model does not read.
+    pub left_out: usize,
+    /// Tensors among these that evaluation would use, and that would be more than a tenth of the file.
+    pub left_out_extras: Vec<&'static str>,
+    /// Whether a tokenizer was copied.
+    pub tokenizer: bool,
+    /// Bytes of the input's tensors.
+    pub input_bytes: u64,
+    /// Bytes of the packed checkpoint.
+    pub output_bytes: u64,
+    /// Time that it took.
+    pub time: Duration,
+}
+
+/// Writes the model `input` into the directory `out_dir` in the packed form: `model.safetensors`, `config.json`, and
+/// the tokenizer given or beside the input.
+///
+/// Files are written under other names and renamed when they are whole. The packed model is held in memory, besides the
+/// few tensors that are being quantised.
+///
+/// # Errors
+/// As [`crate::engine::Engine::open`] for the input; [`Error::Argument`] for an output directory that holds the input or
+/// anything but an earlier conversion; [`Error::Io`] for what cannot be written.
+pub fn convert(
+    input: impl Into<ModelFiles>,
+    out_dir: &Path,
+    tokenizer: Option<&Path>,
+    precision: Precision,
+    mut progress: impl FnMut(Progress),
+) -> Result<ConvertReport> {
+    let (start, input) = (Instant::now(), input.into());
+    let weights = Weights::open(&input)?;
+    let model = models::open(
+        &input,
+        &weights,
+        LoadOptions { dense: precision.pack(), head: precision.pack(), max_binding: u64::MAX },
+    )?;
+    let tokenizer = open_tokenizer(&input, tokenizer, model.vocab(), model.family())?;
+    check_target(&input, &weights, model.reads(), out_dir)?;
+    let (mut packed, table) = pack_all(&weights, model.reads(), &mut progress)?;
+    let extras = pack_extras(&weights, model.extras(), precision)?;
+    let bytes = |all: &BTreeMap<String, Stored>| all.values().map(|t| t.bytes as u64).sum::<u64>();
+    let left_out_extras = match bytes(&extras) * EXTRAS_SHARE > bytes(&packed) + bytes(&extras) {
+        true => model.extras().to_vec(),
+        false => {
+            packed.extend(extras);
+            Vec::new()
+        }
+    };
+
+    let ternary = table.len();
+    let written = Written {
+        config: format!("{:#}\n", model.config()),
+        tokenizer: tokenizer.as_ref(),
+        packed: &packed,
+        table: &table,
+    };
+    let file = written.put(out_dir)?;
+    let all = weights.checkpoint().tensors();
+    Ok(ConvertReport {
+        tensors: packed.len(),
+        ternary,
+        left_out_extras,
+        left_out: weights.checkpoint().tensors().count().saturating_sub(packed.len()),
+        tokenizer: tokenizer.is_some(),
+        input_bytes: all.map(|t| (t.elements() * t.stored.size()) as u64).sum(),
+        output_bytes: fs::metadata(&file).map_err(Error::io(&file))?.len(),
+        file,
+        time: start.elapsed(),
+    })
+}
+
+/// A whole tensor as a matrix of its first dimension's rows.
+pub(crate) fn whole(weights: &Weights, name: &str) -> Result<(WeightPart, Vec<usize>)> {
+    let missing = || Error::MissingTensors { file: weights.path().display().to_string(), names: vec![name.to_owned()] };
+    let shape = weights.shape(name).ok_or_else(missing)?;
+    let rows = shape.first().copied().unwrap_or(1);
+    let cols = shape.iter().skip(1).product();
+    Ok((WeightPart { name: name.to_owned(), rows: 0..rows, cols }, shape))
+}
+
+/// What a conversion writes.
+struct Written<'a> {
+    config: String,
+    tokenizer: Option<&'a Tokenizer>,
+    packed: &'a BTreeMap<String, Stored>,
+    table: &'a Table,
+}
+
+impl Written<'_> {
+    /// Writes all files into a directory, and returns the weights' one. All are whole before one takes its place, and the
+    /// old weights go first and the new ones come last: whatever stops this leaves the old model, the new one, or none, and
+    /// never one's weights with the other's configuration.
+    fn put(&self, dir: &Path) -> Result<PathBuf> {
+        fs::create_dir_all(dir).map_err(Error::io(dir))?;
+        let [config, tokenizer, weights] = [CONFIG_FILE, TOKENIZER_FILE, MODEL_FILE].map(|name| dir.join(name));
+        let new_config = Replacement::of(&config)?;
+        fs::write(new_config.path(), &self.config).map_err(Error::io(&config))?;
+        let new_tokenizer = match self.tokenizer {
+            Some(written) => {
+                let new = Replacement::of(&tokenizer)?;
+                fs::write(new.path(), written.json()).map_err(Error::io(&tokenizer))?;
+                Some(new)
+            }
+            None => None,
+        };
+        let new_weights = Replacement::of(&weights)?;
+        write_tensors(new_weights.path(), self.packed, self.table)?;
+        let gone = |file: &Path| match fs::remove_file(file) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io(file)(e)),
+            _ => Ok(()),
+        };
+        gone(&weights)?;
+        new_config.put()?;
+        match new_tokenizer {
+            Some(new) => new.put()?,
+            None => gone(&tokenizer)?,
+        }
+        new_weights.put()?;
+        Ok(weights)
+    }
+}
+
+/// A tensor as it is written.
+struct Stored {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    words: Vec<u32>,
+    /// Bytes of `words` that are elements: an odd number of 16-bit ones leaves two behind.
+    bytes: usize,
+}
+
+impl View for &Stored {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(bytemuck::cast_slice(&self.words).get(..self.bytes).unwrap_or_default())
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes
+    }
+}
+
+type Table = BTreeMap<String, PackedInfo>;
+
+/// Packs every tensor that is read: as many at once as there are threads.
+fn pack_all(
+    weights: &Weights,
+    reads: &Reads,
+    progress: &mut impl FnMut(Progress),
+) -> Result<(BTreeMap<String, Stored>, Table)> {
+    let (mut packed, mut table) = (BTreeMap::new(), Table::new());
+    let names: Vec<(&String, Pack)> = reads.iter().map(|(name, &pack)| (name, pack)).collect();
+    for group in names.chunks(rayon::current_num_threads().max(1)) {
+        let what = group.first().map_or(String::new(), |(name, _)| (*name).clone());
+        progress(Progress { done: packed.len(), total: names.len(), what });
+        let done: Result<Vec<_>> = group.par_iter().map(|&(name, pack)| pack_one(weights, name, pack)).collect();
+        for ((name, _), (stored, info)) in group.iter().zip(done?) {
+            packed.insert((*name).clone(), stored);
+            table.extend(info.map(|info| ((*name).clone(), info)));
+        }
+    }
+    progress(Progress { done: names.len(), total: names.len(), what: String::new() });
+    Ok((packed, table))
+}
+
+/// Those of the tensors that are there, as other matrices are written.
+fn pack_extras(weights: &Weights, names: &[&str], precision: Precision) -> Result<BTreeMap<String, Stored>> {
+    let there = names.iter().filter(|name| weights.shape(name).is_some());
+    there.map(|&name| Ok((name.to_owned(), pack_one(weights, name, precision.pack())?.0))).collect()
+}
+
+fn pack_one(weights: &Weights, name: &str, pack: Pack) -> Result<(Stored, Option<PackedInfo>)> {
+    let (part, shape) = whole(weights, name)?;
+    let elements: usize = shape.iter().product();
+    let dense = |dtype, size| -> Result<Stored> {
+        let words = weights.load(&WeightRef { parts: vec![part.clone()], pack })?;
+        if 4 * words.len() < size * elements {
+            let object = format!("{}: tensor {name}", weights.path().display());
+            return Err(Error::format(object, format!("{} words of its {elements} elements", words.len())));
+        }
+        Ok(Stored { dtype, shape: shape.clone(), words, bytes: size * elements })
+    };
+    match pack {
+        Pack::F32 => Ok((dense(Dtype::F32, 4)?, None)),
+        Pack::F16 => Ok((dense(Dtype::F16, 2)?, None)),
+        // Made when a model is opened: a file keeps what it is made from.
+        Pack::Int8 => pack_one(weights, name, Pack::F32),
+        Pack::Ternary(rule) => {
+            let matrix = weights.ternary(&part, rule)?;
+            let (bits, scale_bits) = (matrix.bits.count(), matrix.scale.to_bits());
+            let info = PackedInfo { rows: matrix.rows, cols: matrix.cols, bits, scale_bits };
+            let (n, words) = (matrix.words.len(), matrix.words.into_owned());
+            weights.release(&part);
+            Ok((Stored { dtype: Dtype::U32, shape: vec![n], words, bytes: 4 * n }, Some(info)))
+        }
+    }
+}
+
+/// The packed checkpoint.
+fn write_tensors(file: &Path, tensors: &BTreeMap<String, Stored>, table: &Table) -> Result<()> {
+    let json = serde_json::to_string(table).map_err(|e| Error::format(file.display(), e))?;
+    let metadata = HashMap::from([(PACKED_KEY.to_owned(), json)]);
+    safetensors::serialize_to_file(tensors, Some(metadata), file).map_err(unwritten(file))
+}
+
+/// Refuses a directory with the input, or with files that would be taken for a part of the packed model.
+fn check_target(input: &ModelFiles, weights: &Weights, reads: &Reads, out_dir: &Path) -> Result<()> {
+    let refused = |problem: String| Err(Error::argument(out_dir.display(), problem));
+    if !out_dir.exists() {
+        return Ok(());
+    }
+    if !out_dir.is_dir() {
+        return refused("is not a directory; give the directory to write the packed model into".into());
+    }
+    let input_dir = weights.path().parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let real = |path: &Path| fs::canonicalize(path).map_err(Error::io(path));
+    if matches!(input, ModelFiles::Disk(_)) {
+        // The weights may lie elsewhere, behind a link.
+        let own = [real(input_dir)?, real(weights.path())?.parent().map(Path::to_owned).unwrap_or_default()];
+        // A folder may be mounted in two places.
+        if own.iter().any(|dir| same_file::is_same_file(dir, out_dir).unwrap_or(false)) {
+            return refused("holds the input, which would be overwritten; give another directory".into());
+        }
+    }
+    check_replaced(&out_dir.join(MODEL_FILE), reads)?;
+    for entry in fs::read_dir(out_dir).map_err(Error::io(out_dir))? {
+        let name = entry.map_err(Error::io(out_dir))?.file_name();
+        let name = name.to_string_lossy();
+        // A conversion that is killed leaves such files behind.
+        let own = [MODEL_FILE, CONFIG_FILE, TOKENIZER_FILE].contains(&name.as_ref());
+        if !own && !name.starts_with(TEMPORARY) {
+            return refused(format!("holds {name:?}, which is no part of a packed model; give an empty directory"));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses to replace weights that no conversion of a model that reads the same tensors has written: a model of somebody's,
+/// one of another kind, and what a link leads to.
+fn check_replaced(weights: &Path, reads: &Reads) -> Result<()> {
+    if fs::symlink_metadata(weights).is_err() {
+        return Ok(());
+    }
+    let refused = |problem: &str| Err(Error::argument(weights.display(), format!("{problem}; give another directory")));
+    if fs::symlink_metadata(weights).is_ok_and(|m| !m.is_file()) {
+        return refused("is no file of its own, and what it leads to would be replaced");
+    }
+    match Checkpoint::open(weights) {
+        Ok(old) if old.metadata().contains_key(PACKED_KEY) => match reads.keys().all(|name| old.get(name).is_some()) {
+            true => Ok(()),
+            false => refused("is a conversion of another model and would be replaced"),
+        },
+        _ => refused("is no packed model of an earlier conversion and would be replaced"),
+    }
+}

@@ -1,0 +1,160 @@
+//! What a model file holds: its tensors, how they are packed, and how many parameters each component has.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::engine::open::Progress;
+use crate::engine::options::Precision;
+use crate::error::{Error, Result};
+use crate::files::{ModelFiles, TensorInfo, Weights};
+use crate::models;
+use crate::models::{LoadOptions, Model};
+use crate::tensor::Pack;
+use crate::tools::convert::whole;
+
+/// A model file, described.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Inspection {
+    /// The checkpoint.
+    pub file: String,
+    /// The model's family.
+    pub family: String,
+    /// All tensors of the checkpoint, by name.
+    pub tensors: Vec<TensorLine>,
+    /// What else the file holds, which the model does not need: names, and why they cannot be read.
+    pub unreadable: BTreeMap<String, String>,
+    /// Parameters of each component, in the model's order.
+    pub components: Vec<ComponentLine>,
+    /// Parameters in all: buffers and tied tensors are not counted.
+    pub parameters: u64,
+    /// Parameters of ternary matrices.
+    pub ternary_parameters: u64,
+    /// Bytes of the tensors in the file.
+    pub stored_bytes: u64,
+    /// Bytes of the tensors that the model reads, as they are kept on a device.
+    pub packed_bytes: u64,
+}
+
+/// One tensor.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TensorLine {
+    /// Its name.
+    pub name: String,
+    /// The shape that it stands for.
+    pub shape: Vec<usize>,
+    /// Number format in the file.
+    pub stored: String,
+    /// "1 bit", "2 bits", "f16", "f32", or "not read".
+    pub packed: String,
+    /// Bytes as it is kept on a device; 0 if it is not read.
+    pub packed_bytes: u64,
+    /// Shares of the codes −1, 0 and +1, for a ternary matrix.
+    pub shares: Option<[f64; 3]>,
+    /// What a code of 1 stands for, for a ternary matrix.
+    pub scale: Option<f32>,
+}
+
+/// A part of the model and its size.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ComponentLine {
+    /// Its name.
+    pub name: String,
+    /// Its parameters.
+    pub parameters: u64,
+}
+
+/// Where tensors are counted that no component claims.
+const OTHER: &str = "other";
+
+/// Describes a model, quantising its ternary matrices to tell their codes.
+///
+/// # Errors
+/// As [`crate::engine::Engine::open`].
+pub fn inspect(
+    files: impl Into<ModelFiles>,
+    precision: Precision,
+    mut progress: impl FnMut(Progress),
+) -> Result<Inspection> {
+    let files = files.into();
+    let weights = Weights::open(&files)?;
+    let model = models::open(
+        files,
+        &weights,
+        LoadOptions { dense: precision.pack(), head: precision.pack(), max_binding: u64::MAX },
+    )?;
+    let all: Vec<&TensorInfo> = weights.checkpoint().tensors().collect();
+    let mut tensors = Vec::with_capacity(all.len());
+    for (done, info) in all.iter().enumerate() {
+        progress(Progress { done, total: all.len(), what: info.name.clone() });
+        tensors.push(line(&weights, info, model.reads().get(&info.name).copied())?);
+    }
+    progress(Progress { done: all.len(), total: all.len(), what: String::new() });
+    let counted = || tensors.iter().filter(|t| model.counts(&t.name));
+    let ternary = counted().filter(|t| t.scale.is_some());
+    Ok(Inspection {
+        file: weights.path().display().to_string(),
+        family: model.family().name.to_owned(),
+        unreadable: weights.checkpoint().unreadable().clone(),
+        components: components(model.as_ref(), counted())?,
+        parameters: counted().map(TensorLine::elements).sum(),
+        ternary_parameters: ternary.map(TensorLine::elements).sum(),
+        stored_bytes: all.iter().map(|t| (t.elements() * t.stored.size()) as u64).sum(),
+        packed_bytes: tensors.iter().map(|t| t.packed_bytes).sum(),
+        tensors,
+    })
+}
+
+impl TensorLine {
+    fn elements(&self) -> u64 {
+        self.shape.iter().map(|&n| n as u64).product()
+    }
+}
+
+fn line(weights: &Weights, info: &TensorInfo, pack: Option<Pack>) -> Result<TensorLine> {
+    let (part, shape) = whole(weights, &info.name)?;
+    let elements = shape.iter().product::<usize>() as u64;
+    let mut line = TensorLine {
+        name: info.name.clone(),
+        shape,
+        stored: info.stored.to_string(),
+        packed: "not read".into(),
+        packed_bytes: 0,
+        shares: None,
+        scale: None,
+    };
+    match pack {
+        None => {}
+        Some(Pack::F32) => (line.packed, line.packed_bytes) = ("f32".into(), 4 * elements),
+        Some(Pack::F16) => (line.packed, line.packed_bytes) = ("f16".into(), 2 * elements),
+        Some(Pack::Int8) => (line.packed, line.packed_bytes) = ("int8".into(), elements + 4 * part.rows.len() as u64),
+        Some(Pack::Ternary(rule)) => {
+            let matrix = weights.ternary(&part, rule)?;
+            let bits = matrix.bits.count();
+            line.packed = format!("{bits} bit{}", if bits == 1 { "" } else { "s" });
+            line.packed_bytes = 4 * matrix.words.len() as u64;
+            line.shares = Some(matrix.counts().map(|n| n as f64 / elements.max(1) as f64));
+            line.scale = Some(matrix.scale);
+            weights.release(&part);
+        }
+    }
+    Ok(line)
+}
+
+/// Parameters of each component: a tensor belongs to the one with the longest prefix of its name.
+fn components<'a>(model: &dyn Model, tensors: impl Iterator<Item = &'a TensorLine>) -> Result<Vec<ComponentLine>> {
+    let components = model.components();
+    let mut sums: BTreeMap<&str, u64> = BTreeMap::new();
+    for tensor in tensors {
+        let claims = components.iter().filter(|(_, prefix)| tensor.name.starts_with(prefix));
+        let name = claims.max_by_key(|(_, prefix)| prefix.len()).map_or(OTHER, |(name, _)| name);
+        let sum = sums.entry(name).or_default();
+        let too_many = || Error::format(&tensor.name, "the parameters cannot be counted in 64 bits");
+        *sum = sum.checked_add(tensor.elements()).ok_or_else(too_many)?;
+    }
+    let mut names: Vec<&str> = components.iter().map(|(name, _)| *name).chain([OTHER]).collect();
+    // Prefixes of one component stand behind one another.
+    names.dedup();
+    let line = |name: &str| sums.get(name).map(|&parameters| ComponentLine { name: name.to_owned(), parameters });
+    Ok(names.into_iter().filter_map(line).collect())
+}
