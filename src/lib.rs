@@ -51,6 +51,8 @@
 //! may use there. *Feature*: a vector by which texts and pictures are compared. *Expert*, *router*, *top-k*, *combine*: the parts of a mixture of experts.
 //!
 //! # Features
+//! * `cli` (on by default) is the program `ternion` and what only it needs: a library in another program is compiled
+//!   without (`default-features = false`).
 //! * `demo` (on by default) builds the demo model in, 3 MB: a small EmberNet that answers questions about drawn scenes,
 //!   for `Engine::demo` and for commands without `--model`.
 //!

@@ -1,4 +1,5 @@
 //! Choosing kernel variants by timing: the answer stays the same, and the choice is kept where it was told to be.
+#![cfg(feature = "cli")]
 
 mod command;
 

@@ -1,4 +1,5 @@
 //! What a broken or foreign index of pictures gets instead of a panic: an error that names the file and says what to do.
+#![cfg(feature = "cli")]
 
 mod bitgen_rig;
 mod command;

@@ -1,5 +1,6 @@
 //! `ternion bench`: rows that say something, in every form, and bad requests refused before anything is loaded; what a step
 //! reads, counted by hand.
+#![cfg(feature = "cli")]
 
 mod command;
 mod common;

@@ -1,4 +1,5 @@
 //! The tools around a BitGen's files: converting, inspecting, checking, its tokenizer, its captions on the command line.
+#![cfg(feature = "cli")]
 
 mod command;
 mod common;

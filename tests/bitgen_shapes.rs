@@ -1,5 +1,6 @@
 //! The trained small BitGen: it finds drawn scenes by text and texts by scene, and says what they show, as it did in
 //! PyTorch (`tests/golden/bitgen_shapes`).
+#![cfg(feature = "cli")]
 
 mod command;
 mod common;

@@ -1,4 +1,5 @@
 //! `ternion chat`: what its lines do, through a pipe and on a terminal.
+#![cfg(feature = "cli")]
 
 mod command;
 mod common;

@@ -1,4 +1,5 @@
 //! The `ternion` command as a user runs it: what it prints, its exit codes, and what bad inputs get.
+#![cfg(feature = "cli")]
 
 mod command;
 mod common;

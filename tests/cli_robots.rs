@@ -1,4 +1,5 @@
 //! `ternion robots` as a user runs it.
+#![cfg(feature = "cli")]
 
 mod command;
 mod common;

@@ -1,6 +1,6 @@
 //! `ternion eval`: the table and the JSON, the written answers, and what broken data sets get; and the commands that
 //! need no `--model`.
-#![cfg(feature = "demo")]
+#![cfg(all(feature = "cli", feature = "demo"))]
 
 mod command;
 mod common;

@@ -242,6 +242,47 @@ fn a_breach_is_found() {
     assert!(!found("src/ops/x.rs", "use crate::{params, plan::{Op, Io}}; use crate::ops::expect; // crate::gpu"));
 }
 
+/// The crates of the manifest's `[dependencies]` and of those for one system, and whether they are optional.
+fn dependencies(manifest: &str) -> Vec<(String, bool)> {
+    let (mut all, mut inside) = (Vec::new(), false);
+    for line in manifest.lines() {
+        if line.starts_with('[') {
+            inside = line.ends_with("dependencies]") && line != "[dev-dependencies]";
+        } else if let Some((name, rest)) = line.split_once(" = ").filter(|_| inside) {
+            all.push((name.replace('-', "_"), rest.contains("optional = true")));
+        }
+    }
+    all
+}
+
+#[test]
+fn crates_of_the_command_line_are_not_the_librarys() {
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml")).expect("a manifest");
+    let (_, cli) = manifest.split_once("\ncli = [").expect("a feature");
+    let (cli, _) = cli.split_once(']').expect("its end");
+    let is_cli = |path: &Path| path.starts_with("src/cli") || path.ends_with("main.rs");
+    let sources = files("src", &["rs"]);
+    let names = |text: &str, name: &str| {
+        let text = code(text);
+        let whole = |at: usize| !text[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':');
+        text.match_indices(&format!("{name}::")).any(|(at, _)| whole(at))
+    };
+    let crates = dependencies(&manifest);
+    assert!(crates.len() > 30, "{} crates", crates.len());
+    for (name, optional) in crates {
+        let by = |cli: bool| sources.iter().any(|(path, text)| is_cli(path) == cli && names(text, &name));
+        // One that nothing names is there for its features.
+        assert_eq!(
+            optional,
+            by(true) && !by(false),
+            "{name}: is optional (left), only the command line uses it (right)"
+        );
+        let listed =
+            cli.contains(&format!("\"dep:{}\"", name.replace('_', "-"))) || cli.contains(&format!("\"dep:{name}\""));
+        assert_eq!(optional, listed, "{name}: is optional (left), is of the feature cli (right)");
+    }
+}
+
 #[test]
 fn models_never_mention_a_device() {
     for (path, text) in files("src/models", &["rs"]) {

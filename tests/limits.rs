@@ -1,5 +1,5 @@
 //! A system that gives no more threads or no more memory: what it refuses is an error, or is done without.
-#![cfg(unix)]
+#![cfg(all(unix, feature = "cli"))]
 
 mod command;
 

@@ -1,4 +1,5 @@
 //! BitGen's episodic memory: what remembering writes, its file in every form, and what broken ones get.
+#![cfg(feature = "cli")]
 
 mod command;
 mod common;

@@ -1,5 +1,6 @@
 //! Files of every form with something changed at random: whatever becomes of them, nothing panics, and the command ends with
 //! one of its exit codes. `TERNION_MUTATIONS=5000` makes more of them than the tests of each day.
+#![cfg(feature = "cli")]
 
 mod bitgen_rig;
 mod command;

@@ -1,4 +1,5 @@
 //! What models are trained for, measured: against the originals' numbers, and as `ternion eval` prints it.
+#![cfg(feature = "cli")]
 
 mod command;
 mod common;

@@ -1,4 +1,5 @@
 //! What a command writes replaces nothing but what such a command has written before.
+#![cfg(feature = "cli")]
 
 mod command;
 

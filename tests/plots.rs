@@ -1,4 +1,5 @@
 //! Pictures of what a model did, as `ternion run` draws them: what the files hold, and what bad requests get.
+#![cfg(feature = "cli")]
 
 mod common;
 

@@ -1,4 +1,5 @@
 //! The tools around a BitGenModel's files: converting, inspecting, checking, and what broken ones get.
+#![cfg(feature = "cli")]
 
 mod command;
 mod common;

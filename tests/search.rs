@@ -1,4 +1,5 @@
 //! The index of pictures and `ternion search`: features and order, runs that were ended, and pictures that change.
+#![cfg(feature = "cli")]
 
 mod bitgen_rig;
 mod command;

@@ -1,4 +1,5 @@
 //! `ternion similarity`: its numbers against the original's, its table and its heat map, and what bad requests get.
+#![cfg(feature = "cli")]
 
 mod bitgen_rig;
 mod command;

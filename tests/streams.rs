@@ -1,4 +1,5 @@
 //! What becomes of a command whose stdout or stderr cannot be written: the rest of its work is done, and codes stay.
+#![cfg(feature = "cli")]
 
 mod command;
 
