@@ -4,14 +4,16 @@
 //! Before, the device is compared node by node with the plain definitions, on the demo model, whose ops are the same;
 //! `ops` compares them at these sizes. The control row reads memory and does nothing else. `ternion bench` measures more.
 
-#[path = "../tests/common/mod.rs"]
-mod common;
+#[path = "../tests/support"]
+mod support {
+    pub mod device;
+}
 mod timing;
 
 use std::time::{Duration, Instant};
 
-use common::device;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use support::device::device;
 use ternion::cpu::Cpu;
 use ternion::engine::{DeviceChoice, Place, choose_device};
 use ternion::gpu::{AdapterKind, Adapters};

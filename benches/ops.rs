@@ -4,15 +4,21 @@
 //! the other, 64 MiB or more together, so that they come from memory as they do in a model. Times are the device's own.
 //! The control row reads as much memory and does nothing else.
 
-#[path = "../tests/common/mod.rs"]
-mod common;
+#[path = "../tests/support"]
+mod support {
+    pub mod device;
+    pub mod numbers;
+    pub mod recording;
+}
 mod timing;
 
 use std::cell::OnceCell;
 use std::sync::Arc;
 
-use common::{Noise, Rig, compare, device, f16_words, floats, gpu};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use support::device::{device, gpu};
+use support::numbers::{Noise, compare, f16_words, floats};
+use support::recording::Recording;
 use ternion::cpu::Cpu;
 use ternion::ops::{ActQuant, AttentionShape, Columns, Experts, READ_CHUNK, RmsNorm};
 use ternion::plan::{Backend, Plan, Slot, Step};
@@ -29,7 +35,7 @@ const PIECE: usize = 120 << 20;
 const TOLERANCE: f32 = 1e-4;
 
 /// Records a copy of an op, by number.
-type Record = dyn Fn(&Rig, usize) -> Slot;
+type Record = dyn Fn(&Recording, usize) -> Slot;
 
 /// An op with its sizes; its weights are named by the number of the copy.
 struct Case {
@@ -41,14 +47,14 @@ struct Case {
 }
 
 /// Codes of `rows` rows and their factors, shared by all copies.
-fn codes(r: &Rig, rows: usize, sets: usize, d: usize) -> [Slot; 2] {
+fn codes(r: &Recording, rows: usize, sets: usize, d: usize) -> [Slot; 2] {
     r.codes([rows, sets, d], Lead::Fixed, &Noise(1).acts(rows * sets * d), 0.02)
 }
 
 /// The product of `rows` rows with a ternary matrix, of 2 bits a code with zeros and 1 bit without.
 fn ternary(name: &'static str, rows: usize, [out, d]: [usize; 2], zeros: bool) -> Case {
     let matrix: OnceCell<Packed> = OnceCell::new();
-    let record = move |r: &Rig, copy: usize| {
+    let record = move |r: &Recording, copy: usize| {
         let matrix = matrix.get_or_init(|| Noise(2).packed(out, d, zeros, 0.03));
         let w = r.ternary(&format!("w {copy}"), std::slice::from_ref(matrix));
         r.p.ternary_matmul(codes(r, rows, 1, d), w, &[out], None)
@@ -61,7 +67,7 @@ fn ternary(name: &'static str, rows: usize, [out, d]: [usize; 2], zeros: bool) -
 fn experts(name: &'static str, rows: usize) -> Case {
     let experts = Experts { k: 2, n: 8, shared: 1 };
     let matrix: OnceCell<Packed> = OnceCell::new();
-    let record = move |r: &Rig, copy: usize| {
+    let record = move |r: &Recording, copy: usize| {
         let matrix = matrix.get_or_init(|| Noise(3).packed(2048, 768, false, 0.03));
         let w = r.ternary(&format!("w {copy}"), &vec![matrix.clone(); 18]);
         let chosen: Vec<u32> = (0..2 * rows as u32).map(|i| (5 * i + 3) % 8).collect();
@@ -76,7 +82,7 @@ fn experts(name: &'static str, rows: usize) -> Case {
 
 /// A head in 16 bits, cut as an engine would cut it.
 fn head(name: &'static str, [vocab, d]: [usize; 2]) -> Case {
-    let record = move |r: &Rig, copy: usize| {
+    let record = move |r: &Recording, copy: usize| {
         let x = r.f32s("x", &[1, d], Lead::Fixed, &Noise(4).f32s(d, 1.0));
         let (rows, noise) = (PIECE / (2 * d), Noise(5).f32s(4 * d, 0.05));
         let shards: Vec<Slot> = (0..vocab)
@@ -94,7 +100,7 @@ fn head(name: &'static str, [vocab, d]: [usize; 2]) -> Case {
 
 /// The product of many rows with a matrix in 16 bits.
 fn dense(name: &'static str, rows: usize, [out, d]: [usize; 2]) -> Case {
-    let record = move |r: &Rig, copy: usize| {
+    let record = move |r: &Recording, copy: usize| {
         let x = r.f32s("x", &[rows, d], Lead::Fixed, &Noise(11).f32s(rows * d, 0.1));
         let w: Vec<f32> = Noise(12).f32s(4 * d, 0.5).into_iter().cycle().take(out * d).collect();
         r.p.matmul(x, r.weight(&format!("w {copy}"), &[out, d], Pack::F16, &w), None, None)
@@ -106,7 +112,7 @@ fn dense(name: &'static str, rows: usize, [out, d]: [usize; 2]) -> Case {
 fn whole_attention(name: &'static str, rows: usize, heads: usize) -> Case {
     let shape = AttentionShape { heads, kv_heads: heads, d: 64 };
     let (d, width) = (64 * heads, 3 * 64 * heads);
-    let record = move |r: &Rig, copy: usize| {
+    let record = move |r: &Recording, copy: usize| {
         let qkv = r.f32s(&format!("qkv {copy}"), &[rows, width], Lead::Fixed, &Noise(13).f32s(rows * width, 1.0));
         let [q, k, v] = [0, 1, 2].map(|i| Columns { slot: qkv, at: i * d });
         r.p.attention(q, k, v, shape)
@@ -117,7 +123,7 @@ fn whole_attention(name: &'static str, rows: usize, heads: usize) -> Case {
 /// EmberNet's attention of one row at some depth.
 fn attention(name: &'static str, context: usize) -> Case {
     let shape = AttentionShape { heads: 12, kv_heads: 6, d: 64 };
-    let record = move |r: &Rig, copy: usize| {
+    let record = move |r: &Recording, copy: usize| {
         let q = r.f32s("q", &[1, 768], Lead::Rows, &Noise(6).f32s(768, 1.0));
         let words = f16_words(&Noise(7).f32s(context * 384, 1.0));
         let [k, v] = ["k", "v"].map(|n| r.state(&format!("{n} {copy}"), &[context, 384], DType::F16, words.clone()));
@@ -131,7 +137,7 @@ fn attention(name: &'static str, context: usize) -> Case {
 /// Codes of one row under the norms of q, k and v.
 fn norm_quantise(name: &'static str) -> Case {
     let act = ActQuant { max_code: 127.0, bound: 50.0, floor: 1e-4 };
-    let record = move |r: &Rig, copy: usize| {
+    let record = move |r: &Recording, copy: usize| {
         let x = r.f32s("x", &[1, 768], Lead::Fixed, &Noise(8).f32s(768, 2.0));
         let w = r.weight(&format!("w {copy}"), &[3, 768], Pack::F32, &Noise(9).f32s(3 * 768, 1.0));
         r.p.norm_quantise(x, w, RmsNorm { eps: 1e-5, clamped: true }, act)[0]
@@ -141,7 +147,7 @@ fn norm_quantise(name: &'static str) -> Case {
 
 fn control() -> Case {
     let bytes = 128 << 20;
-    let record = move |r: &Rig, copy: usize| {
+    let record = move |r: &Recording, copy: usize| {
         let chunks = bytes / (4 * READ_CHUNK);
         let mut noise = Noise(10);
         let words = (0..chunks * READ_CHUNK).map(|_| noise.word()).collect();
@@ -172,8 +178,8 @@ fn cases() -> Vec<Case> {
 }
 
 impl Case {
-    fn record(&self, copies: usize) -> (Arc<Plan>, common::Feed, Vec<Slot>) {
-        let rig = Rig::new(self.name);
+    fn record(&self, copies: usize) -> (Arc<Plan>, support::recording::Feed, Vec<Slot>) {
+        let rig = Recording::new(self.name);
         let outs = (0..copies).map(|copy| (self.record)(&rig, copy)).collect();
         let (plan, feed) = rig.finish();
         (plan, feed, outs)
@@ -182,8 +188,8 @@ impl Case {
     /// Checks one copy against the plain definition.
     fn check(&self, backend: &mut dyn Backend) {
         let (plan, feed, outs) = self.record(1);
-        let found = common::run(backend, &plan, &feed, self.step, &outs).concat();
-        let want = common::run(&mut Cpu::plain(), &plan, &feed, self.step, &outs).concat();
+        let found = support::recording::run(backend, &plan, &feed, self.step, &outs).concat();
+        let want = support::recording::run(&mut Cpu::plain(), &plan, &feed, self.step, &outs).concat();
         let problem = match plan.spec(outs[0]).dtype {
             DType::F32 => compare(&floats(&found), &floats(&want), TOLERANCE),
             DType::Codes => {

@@ -9,14 +9,15 @@
 //! (uniform, read, written); `hardware`, or `software` where only drivers that compute on the CPU get it; its defines; its
 //! overrides; the names of its entry point in HLSL and MSL.
 
-#[allow(dead_code)] // The rows' data is for the parity test.
-#[path = "../tests/cases/mod.rs"]
-mod cases;
-#[path = "../tests/common/mod.rs"]
-mod common;
-#[allow(dead_code)] // The tests use the rest.
-#[path = "../tests/shader_variants/mod.rs"]
-mod shader_variants;
+#[path = "../tests/support"]
+mod support {
+    pub mod numbers;
+    #[allow(dead_code)] // The rows' data is for the parity test.
+    pub mod op_cases;
+    pub mod recording;
+    #[allow(dead_code)] // The tests use the rest.
+    pub mod shader_variants;
+}
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::error::Error;
@@ -27,7 +28,7 @@ use naga::back::{hlsl, msl, pipeline_constants::process_overrides, spv};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::ModuleInfo;
 use naga::{AddressSpace, Module, ShaderStage, StorageAccess};
-use shader_variants::{Valid, mentioned, stems};
+use support::shader_variants::{Valid, mentioned, stems};
 use ternion::files::Weights;
 use ternion::gpu::shader::expand;
 use ternion::models;
@@ -69,9 +70,9 @@ fn plans() -> ternion::Result<Vec<Plan>> {
 
 /// The sets of overrides that some plans give each variant.
 fn overrides_of(plans: &[&Plan]) -> BTreeMap<Variant, BTreeSet<Overrides>> {
-    let (shared, mut asked) = (stems(shader_variants::root().join("shared")), HashMap::new());
+    let (shared, mut asked) = (stems(support::shader_variants::root().join("shared")), HashMap::new());
     let mut all: BTreeMap<Variant, BTreeSet<Overrides>> = BTreeMap::new();
-    for recorded in plans.iter().flat_map(|plan| shader_variants::kernels(plan)) {
+    for recorded in plans.iter().flat_map(|plan| support::shader_variants::kernels(plan)) {
         let kernel = recorded.kernel;
         let known = asked.entry(kernel.source.name).or_insert_with(|| mentioned(kernel.source.text, &shared));
         let defines: BTreeSet<&str> = kernel.defines.into_iter().filter(|d| known.contains(d)).collect();
@@ -154,11 +155,11 @@ fn to_hlsl(module: &Module, info: &ModuleInfo, shader_model: hlsl::ShaderModel) 
 
 /// Writes one kernel; returns its line of the index.
 fn dump(dir: &Path, id: &str, (name, defines): &Variant, text: &str, overrides: &Overrides) -> Done<String> {
-    let source = shader_variants::source(name, text);
-    let Valid { module, info } = shader_variants::validate(source, defines)?;
+    let source = support::shader_variants::source(name, text);
+    let Valid { module, info } = support::shader_variants::validate(source, defines)?;
     let values = overrides.iter().map(|&(name, v)| (name.to_owned(), f64::from(v))).collect();
     let (module, info) = process_overrides(&module, &info, Some((ShaderStage::Compute, "main")), &values)?;
-    let subgroups = shader_variants::with_subgroups(source, defines);
+    let subgroups = support::shader_variants::with_subgroups(source, defines);
     let put = |folder: &str, end: &str, bytes: &[u8]| fs::write(dir.join(folder).join(format!("{id}.{end}")), bytes);
     put("wgsl", "wgsl", expand(source, defines)?.wgsl.as_bytes())?;
     put("spv13", "spv", &to_spirv(&module, &info, (1, 3), subgroups, false)?)?;
@@ -189,7 +190,7 @@ fn dump(dir: &Path, id: &str, (name, defines): &Variant, text: &str, overrides: 
     };
     let bound: Vec<String> = bindings(&module).into_iter().map(kind).collect();
     let values: Vec<String> = overrides.iter().map(|(name, v)| format!("{name}={v}")).collect();
-    let who = if shader_variants::software(source, defines) { "software" } else { "hardware" };
+    let who = if support::shader_variants::software(source, defines) { "software" } else { "hardware" };
     let columns = [bound.join(","), who.into(), defines.join(" "), values.join(" "), entries.join(" ")];
     Ok(format!("{id}\t{subgroups}\t{}\n", columns.join("\t")))
 }
@@ -204,11 +205,11 @@ fn main() -> Done<()> {
     for folder in ["wgsl", "spv13", "spv16", "msl24"].into_iter().chain(HLSL.map(|h| h.0)) {
         fs::create_dir_all(dir.join(folder))?;
     }
-    let (plans, rows) = (plans()?, cases::all());
+    let (plans, rows) = (plans()?, support::op_cases::all());
     let of_models = overrides_of(&plans.iter().collect::<Vec<_>>());
     let of_rows = overrides_of(&rows.iter().map(|row| &*row.plan).collect::<Vec<_>>());
     let (mut index, mut n) = (String::new(), 0);
-    for (source, defines) in shader_variants::all() {
+    for (source, defines) in support::shader_variants::all() {
         let variant = (source.name, defines);
         // The largest of those of rows, or the defaults, which are no plan's, where no row asks for the variant.
         let size = |o: &&Overrides| o.iter().map(|&(_, v)| u64::from(v)).product::<u64>();

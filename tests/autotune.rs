@@ -1,12 +1,14 @@
 //! Choosing kernel variants by timing: the answer stays the same, and the choice is kept where it was told to be.
 #![cfg(feature = "cli")]
 
-mod command;
+mod support {
+    pub mod cli;
+}
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use command::{Ran, command, has_adapter, text};
+use support::cli::{Ran, command, has_adapter, text};
 use tempfile::TempDir;
 
 /// Answers a question of the demo model on the best adapter, which shows in its answer and in what it logs.

@@ -1,14 +1,16 @@
 //! What broken, hostile and foreign BitGens get instead of a panic.
 
-mod common;
-mod parts;
+mod support {
+    pub mod broken_checkpoints;
+    pub mod golden;
+}
 
 use std::fs;
 use std::path::Path;
 
-use common::golden_root;
-use parts::{LOAD, Parts, assert_says, break_each_tensor};
 use serde_json::{Value, json};
+use support::broken_checkpoints::{LOAD, Parts, assert_says, break_each_tensor};
+use support::golden::golden_root;
 use tempfile::TempDir;
 use ternion::apps::bitgen::{BitGen, BitGenOptions};
 use ternion::engine::{DeviceChoice, Engine, Options, Place};

@@ -1,6 +1,8 @@
 //! Checkpoints of every form, and what each broken, hostile or foreign file gets instead of a panic.
 
-mod torch_writer;
+mod support {
+    pub mod torch_files;
+}
 
 use std::fs::{self, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
@@ -13,8 +15,8 @@ use ternion::files::{Checkpoint, Stored};
 use zip::CompressionMethod::Deflated;
 use zip::write::SimpleFileOptions;
 
-use torch_writer::pickled::*;
-use torch_writer::{six, six_floats, stored, torch_file, zip_of};
+use support::torch_files::pickled::*;
+use support::torch_files::{six, six_floats, stored, torch_file, zip_of};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/embernet").join(name)

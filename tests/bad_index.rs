@@ -1,27 +1,30 @@
 //! What a broken or foreign index of pictures gets instead of a panic: an error that names the file and says what to do.
 #![cfg(feature = "cli")]
 
-mod bitgen_rig;
-mod command;
-mod common;
+mod support {
+    pub mod cli;
+    pub mod device;
+    pub mod golden;
+    pub mod small_bitgen;
+}
 
 use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use bitgen_rig::{draw, model_dir, open, write_tokenizer};
-use command::{assert_fails, succeeds, text};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
+use support::cli::{assert_fails, succeeds, text};
+use support::small_bitgen::{draw, model_dir, open, write_tokenizer};
 use tempfile::TempDir;
 use ternion::apps::bitgen::BitGen;
 use ternion::apps::picture_index::PictureIndex;
 use ternion::engine::DeviceChoice;
 
 /// A good index of three pictures, and its file.
-struct Rig {
+struct SavedIndex {
     dir: TempDir,
     model: Arc<BitGen>,
     good: Vec<u8>,
@@ -35,7 +38,7 @@ struct Parts {
     version: Option<&'static str>,
 }
 
-impl Rig {
+impl SavedIndex {
     fn new() -> Self {
         let dir = TempDir::new().expect("a folder");
         let model = Arc::new(open("cnn", DeviceChoice::Cpu, &write_tokenizer(dir.path())));
@@ -44,7 +47,7 @@ impl Rig {
         let mut index = PictureIndex::new(dir.path(), model.clone()).expect("an index");
         index.add(&[pictures], |_| {}).expect("an update");
         let good = fs::read(index.path()).expect("a file");
-        Rig { dir, model, good }
+        SavedIndex { dir, model, good }
     }
 
     fn file(&self) -> PathBuf {
@@ -92,14 +95,14 @@ impl Rig {
 
 #[test]
 fn the_good_file_written_again_is_good() {
-    let rig = Rig::new();
+    let rig = SavedIndex::new();
     let index = rig.open(&rig.changed(|_| {})).expect("an index");
     assert_eq!((index.len(), index.folders().len()), (3, 1));
 }
 
 #[test]
 fn a_file_cut_anywhere_and_with_any_byte_changed_is_an_error_or_an_index() {
-    let rig = Rig::new();
+    let rig = SavedIndex::new();
     for cut in (0..rig.good.len()).step_by(7).chain(rig.good.len() - 8..rig.good.len()) {
         rig.refuses(&rig.good[..cut], &[]);
     }
@@ -116,7 +119,7 @@ fn a_file_cut_anywhere_and_with_any_byte_changed_is_an_error_or_an_index() {
 
 #[test]
 fn files_of_another_kind_are_no_index() {
-    let rig = Rig::new();
+    let rig = SavedIndex::new();
     rig.refuses(b"", &[]);
     rig.refuses(b"<html></html>", &["HTML"]);
     rig.refuses(&fs::read(model_dir("cnn").join("pytorch_model.bin")).expect("read"), &["no index of pictures"]);
@@ -129,7 +132,7 @@ fn files_of_another_kind_are_no_index() {
 
 #[test]
 fn features_that_are_none_are_refused() {
-    let rig = Rig::new();
+    let rig = SavedIndex::new();
     for value in [f32::NAN, f32::INFINITY, -f32::INFINITY, 1e30] {
         rig.refuses_changed(|p| p.features[70] = value, &["row 1", "length", "expected 1"]);
     }
@@ -139,7 +142,7 @@ fn features_that_are_none_are_refused() {
 
 #[test]
 fn shapes_that_do_not_fit_are_refused() {
-    let rig = Rig::new();
+    let rig = SavedIndex::new();
     rig.refuses_changed(|p| p.shape = vec![192], &["features", "[192]"]);
     rig.refuses_changed(|p| (p.features, p.shape) = (vec![1.0; 2], vec![2, 1]), &["2 rows", "hashes of 3"]);
     let narrow = rig.changed(|p| {
@@ -152,7 +155,7 @@ fn shapes_that_do_not_fit_are_refused() {
 
 #[test]
 fn what_it_says_of_pictures_is_not_trusted() {
-    let rig = Rig::new();
+    let rig = SavedIndex::new();
     let picture = |p: &mut Parts, key: &str, value: Value| p.json["folders"][0]["pictures"][1][key] = value;
     for path in ["../p.png", "/etc/passwd.png", "a/../../p.png", "", "."] {
         rig.refuses_changed(|p| picture(p, "path", path.into()), &["leads out"]);
@@ -178,14 +181,14 @@ fn what_it_says_of_pictures_is_not_trusted() {
 
 #[test]
 fn a_broken_index_is_made_again_by_the_command() {
-    let rig = Rig::new();
+    let rig = SavedIndex::new();
     let (model, tokenizer) = (text(model_dir("cnn")), text(rig.dir.path().join("tokenizer.json")));
     let (dir, pictures) = (text(rig.dir.path()), text(rig.dir.path().join("pictures")));
     let base = ["search", "-m", &model, "--tokenizer", &tokenizer, "--device", "cpu", "--precision", "f32"];
     let args = |more: &[&'static str]| [&base[..], &["--index", &dir], more].concat();
     fs::write(rig.file(), &rig.good[..rig.good.len() / 2]).expect("written");
     for more in [&["t1"][..], &["t1", "--rebuild"], &["--update"]] {
-        assert_fails(&command::ternion(&args(more)), &args(more), &[PictureIndex::FILE, "--rebuild"]);
+        assert_fails(&support::cli::ternion(&args(more)), &args(more), &[PictureIndex::FILE, "--rebuild"]);
     }
     let out = succeeds(&[&args(&["t1", "--rebuild"])[..], &["--add", &pictures]].concat());
     assert_eq!(out.lines().count(), 4, "{out}");

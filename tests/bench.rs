@@ -2,16 +2,18 @@
 //! reads, counted by hand.
 #![cfg(feature = "cli")]
 
-mod command;
-mod common;
+mod support {
+    pub mod cli;
+    pub mod golden;
+}
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use command::{assert_fails, has_adapter, succeeds, ternion, text};
-use common::golden_root;
 use serde_json::Value;
+use support::cli::{assert_fails, has_adapter, succeeds, ternion, text};
+use support::golden::golden_root;
 use tempfile::TempDir;
 use ternion::files::Weights;
 use ternion::models;

@@ -1,12 +1,17 @@
 //! BitGen's stage 1 against the original's numbers (`goldens` layout; `TERNION_GOLDENS=DIR` checks another set).
 
-mod common;
-mod model_rig;
+mod support {
+    pub mod device;
+    pub mod golden;
+    pub mod model_stages;
+    pub mod numbers;
+}
 
 use std::path::{Path, PathBuf};
 
-use common::{Golden, bits, floats};
-use model_rig::{Greedy, Program, Report, devices, golden, rms, variants};
+use support::golden::Golden;
+use support::model_stages::{Greedy, PreparedPlan, Report, devices, golden, rms, variants};
+use support::numbers::{bits, floats};
 use ternion::apps::bitgen::{BitGen, BitGenOptions, CaptionOptions, MemoryNoise};
 use ternion::engine::{DeviceChoice, Place, Precision};
 use ternion::files::{Image, Weights};
@@ -23,7 +28,7 @@ fn bitgens() -> Vec<PathBuf> {
 }
 
 /// A model with its weights on a backend.
-struct Rig {
+struct LoadedBitGen {
     model: BitGenStage1,
     weights: Weights,
     backend: Box<dyn Backend>,
@@ -54,7 +59,7 @@ fn transposed(x: &[f32], channels: usize) -> Vec<f32> {
     (0..x.len()).map(|i| x[i % channels * pixels + i / channels]).collect()
 }
 
-impl Rig {
+impl LoadedBitGen {
     fn open(dir: &Path, device: &str, backend: Box<dyn Backend>) -> Self {
         let weights = Weights::open(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
         let options = LoadOptions { dense: Pack::F32, head: Pack::F32, max_binding: u64::MAX };
@@ -62,28 +67,28 @@ impl Rig {
         let what = format!("{} on {device}", dir.file_name().unwrap_or_default().display());
         let golden = golden(dir, "golden_stage1.safetensors");
         let length = golden.shape("input_ids")[1];
-        Rig { model, weights, backend, golden, length, what }
+        LoadedBitGen { model, weights, backend, golden, length, what }
     }
 
-    fn prepare(&mut self, plan: ternion::Result<Plan>) -> Program {
+    fn prepare(&mut self, plan: ternion::Result<Plan>) -> PreparedPlan {
         let plan = plan.unwrap_or_else(|e| panic!("{e}: {:?}", std::error::Error::source(&e)));
-        Program::prepare(plan, &self.weights, self.backend.as_mut())
+        PreparedPlan::prepare(plan, &self.weights, self.backend.as_mut())
     }
 
-    fn write(&mut self, program: &Program, input: &str, words: &[u32]) {
+    fn write(&mut self, program: &PreparedPlan, input: &str, words: &[u32]) {
         program.write(self.backend.as_mut(), input, words);
     }
 
-    fn output(&mut self, program: &Program, name: &str, n: usize) -> Vec<f32> {
+    fn output(&mut self, program: &PreparedPlan, name: &str, n: usize) -> Vec<f32> {
         program.output(self.backend.as_mut(), name, n)
     }
 
-    fn run(&mut self, program: &Program, step: &Step) {
+    fn run(&mut self, program: &PreparedPlan, step: &Step) {
         self.backend.run(program.id, step, 0..program.plan.nodes.len()).expect("a step");
     }
 
     /// Runs stage by stage. Where there are golden numbers of a stage, these are compared, and written over its own.
-    fn walk(&mut self, program: &Program, step: &Step, prefix: &str, report: &mut Report) {
+    fn walk(&mut self, program: &PreparedPlan, step: &Step, prefix: &str, report: &mut Report) {
         let (plan, names) = (program.plan.clone(), self.golden.names());
         let mut stages: Vec<_> =
             plan.tags.iter().filter_map(|(tag, &slot)| Some((plan.producer(slot)?, tag, slot))).collect();
@@ -143,7 +148,7 @@ impl Rig {
     }
 
     /// Writes what an encoder reads, and returns the step.
-    fn feed_encoder(&mut self, program: &Program, ids: &[i32], image: Option<&[f32]>, noise: bool) -> Step {
+    fn feed_encoder(&mut self, program: &PreparedPlan, ids: &[i32], image: Option<&[f32]>, noise: bool) -> Step {
         let d = self.model.sizes().d;
         let samples = ids.len() / self.length;
         let value = |weights: &Weights, name: &str| {
@@ -167,12 +172,12 @@ impl Rig {
         Step { rows: ids.len() as u32, outputs: samples as u32, context: self.length as u32, reserved: 0 }
     }
 
-    fn encoder(&mut self, images: bool) -> Program {
+    fn encoder(&mut self, images: bool) -> PreparedPlan {
         self.prepare(self.model.record_encoder(&EncoderShape { max_rows: 2 * self.length + 3, max_samples: 3, images }))
     }
 
     /// Writes what a decoder reads, all rows' logits wanted, and returns the step.
-    fn feed_decoder(&mut self, program: &Program, ids: &[i32], length: usize, contexts: &[f32]) -> Step {
+    fn feed_decoder(&mut self, program: &PreparedPlan, ids: &[i32], length: usize, contexts: &[f32]) -> Step {
         let (d, n) = (self.model.sizes().d, ids.len() as u32);
         self.write(program, slots::ROWS, bytemuck::cast_slice(&rows(ids, length, true)));
         self.write(program, slots::OUTPUTS, &(0..n).collect::<Vec<u32>>());
@@ -180,7 +185,7 @@ impl Rig {
         Step { rows: n, outputs: n, context: length as u32, reserved: 0 }
     }
 
-    fn decoder(&mut self) -> Program {
+    fn decoder(&mut self) -> PreparedPlan {
         self.prepare(self.model.record_decoder(2 * self.length + 3, 2 * self.length + 3))
     }
 
@@ -205,10 +210,10 @@ impl Rig {
 const EXACT: f64 = 1e-5;
 const FREE: f64 = 0.05;
 
-fn for_each(mut f: impl FnMut(&Path, Rig)) {
+fn for_each(mut f: impl FnMut(&Path, LoadedBitGen)) {
     for dir in bitgens() {
         for (device, backend) in devices() {
-            f(&dir, Rig::open(&dir, device, backend));
+            f(&dir, LoadedBitGen::open(&dir, device, backend));
         }
     }
 }
@@ -371,7 +376,7 @@ fn checkpoint_forms_load_to_the_same_words() {
 fn the_library_gives_the_originals_similarities_captions_and_read_counts() {
     for dir in bitgens() {
         for device in [DeviceChoice::Cpu, DeviceChoice::Gpu] {
-            if device == DeviceChoice::Gpu && common::device().is_none() {
+            if device == DeviceChoice::Gpu && support::device::device().is_none() {
                 continue;
             }
             let golden = golden(&dir, "golden_stage1.safetensors");

@@ -1,15 +1,17 @@
 //! The tools around a BitGen's files: converting, inspecting, checking, its tokenizer, its captions on the command line.
 #![cfg(feature = "cli")]
 
-mod command;
-mod common;
+mod support {
+    pub mod cli;
+    pub mod golden;
+}
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use command::{assert_fails, command, has_adapter, succeeds, ternion, text};
-use common::golden_root;
 use serde_json::{Map, Value, json};
+use support::cli::{assert_fails, command, has_adapter, succeeds, ternion, text};
+use support::golden::golden_root;
 use tempfile::TempDir;
 use ternion::Image;
 use ternion::apps::bitgen::{BitGen, BitGenOptions, CaptionOptions, MemoryNoise};

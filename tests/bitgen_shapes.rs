@@ -2,16 +2,21 @@
 //! PyTorch (`tests/golden/bitgen_shapes`).
 #![cfg(feature = "cli")]
 
-mod command;
-mod common;
-mod model_rig;
+mod support {
+    pub mod cli;
+    pub mod device;
+    pub mod golden;
+    pub mod model_stages;
+    pub mod numbers;
+}
 
 use std::path::PathBuf;
 
-use command::{succeeds, ternion, text};
-use common::{Golden, device};
-use model_rig::rms;
 use serde_json::Value;
+use support::cli::{succeeds, ternion, text};
+use support::device::device;
+use support::golden::Golden;
+use support::model_stages::rms;
 use ternion::Image;
 use ternion::apps::bitgen::{BitGen, BitGenOptions, MemoryNoise};
 use ternion::engine::{DeviceChoice, GenerateOptions, Place, Precision, StopReason};

@@ -1,11 +1,13 @@
 //! `ternion chat`: what its lines do, through a pipe and on a terminal.
 #![cfg(feature = "cli")]
 
-mod command;
-mod common;
+mod support {
+    pub mod cli;
+    pub mod golden;
+}
 
-use command::{Ran, assert_fails, fed, text};
-use common::golden_root;
+use support::cli::{Ran, assert_fails, fed, text};
+use support::golden::golden_root;
 use tempfile::TempDir;
 
 /// The arguments of a chat on a small model, with more of them.
@@ -124,7 +126,7 @@ mod terminal {
     use std::time::{Duration, Instant};
 
     use super::chat;
-    use super::command::command;
+    use super::support::cli::command;
 
     /// A chat on a terminal of its own.
     struct Terminal {

@@ -1,15 +1,17 @@
 //! The `ternion` command as a user runs it: what it prints, its exit codes, and what bad inputs get.
 #![cfg(feature = "cli")]
 
-mod command;
-mod common;
+mod support {
+    pub mod cli;
+    pub mod golden;
+}
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use command::{Ran, assert_fails, command, fed, has_adapter, succeeds, ternion, text};
-use common::golden_root;
 use serde_json::{Value, json};
+use support::cli::{Ran, assert_fails, command, fed, has_adapter, succeeds, ternion, text};
+use support::golden::golden_root;
 use tempfile::TempDir;
 use ternion::engine::Precision;
 use ternion::files::Weights;

@@ -1,15 +1,17 @@
 //! `ternion robots` as a user runs it.
 #![cfg(feature = "cli")]
 
-mod command;
-mod common;
+mod support {
+    pub mod cli;
+    pub mod golden;
+}
 
 use std::fs;
 use std::path::PathBuf;
 
-use command::{assert_fails, has_adapter, succeeds, ternion, text};
-use common::golden_root;
 use serde_json::{Value, json};
+use support::cli::{assert_fails, has_adapter, succeeds, ternion, text};
+use support::golden::golden_root;
 use tempfile::TempDir;
 
 fn model() -> PathBuf {

@@ -1,11 +1,16 @@
 //! Tables of a plan: made once by each backend however many plans share them, and no larger than what reads them.
 
-mod common;
+mod support {
+    pub mod device;
+    pub mod numbers;
+    pub mod recording;
+}
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{Rig, backends, run};
+use support::device::backends;
+use support::recording::{Recording, run};
 use ternion::files::Weights;
 use ternion::models;
 use ternion::models::{EmberNetConfig, LoadOptions, TextShape, VisionConfig};
@@ -18,7 +23,7 @@ fn a_table_is_made_once_by_each_backend() {
     for (name, mut backend) in backends() {
         let made = Arc::new(AtomicUsize::new(0));
         for scale in [2.0, 3.0] {
-            let (rig, count) = (Rig::new("constants"), made.clone());
+            let (rig, count) = (Recording::new("constants"), made.clone());
             let table = rig.p.constant("five", Spec::fixed(&[1, 2], DType::F32), move || {
                 count.fetch_add(1, Ordering::Relaxed);
                 vec![5f32.to_bits(); 2]

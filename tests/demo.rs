@@ -1,13 +1,18 @@
 //! The demo model: built in, equal to its files, and as right as it was in PyTorch (`tests/golden/demo`).
 #![cfg(feature = "demo")]
 
-mod common;
-mod model_rig;
+mod support {
+    pub mod device;
+    pub mod golden;
+    pub mod model_stages;
+    pub mod numbers;
+}
 
 use std::path::{Path, PathBuf};
 
-use common::{Golden, device};
-use model_rig::{Program, Rig, devices, golden, rms, row};
+use support::device::device;
+use support::golden::Golden;
+use support::model_stages::{LoadedModel, PreparedPlan, devices, golden, rms, row};
 use tempfile::TempDir;
 use ternion::engine::{DeviceChoice, Engine, GenerateOptions, Head, Options, Precision};
 use ternion::files::{ModelFiles, Weights};
@@ -81,7 +86,13 @@ fn a_head_in_8_bits_answers_alike() {
 }
 
 /// What a question's stages differ by: image and logits (relative rms), and the tokens with other experts.
-fn compare_sample(rig: &mut Rig, [image, text]: [&Program; 2], golden: &Golden, sample: usize, what: &str) {
+fn compare_sample(
+    rig: &mut LoadedModel,
+    [image, text]: [&PreparedPlan; 2],
+    golden: &Golden,
+    sample: usize,
+    what: &str,
+) {
     let name = |what: &str| format!("sample{sample}.{what}");
     let theirs = golden.f32s(&name("image_embeds"));
     let off = rms(&rig.encode(image, &golden.f32s(&name("pixel_values"))), &theirs);
@@ -124,7 +135,7 @@ fn compare_sample(rig: &mut Rig, [image, text]: [&Program; 2], golden: &Golden, 
 fn stages_are_those_of_pytorch() {
     let golden = golden(&data(), "golden.safetensors");
     for (device, backend) in devices() {
-        let mut rig = Rig::open(&model(), backend, u64::MAX);
+        let mut rig = LoadedModel::open(&model(), backend, u64::MAX);
         let (image, text) = (rig.image(), rig.text(64, 128));
         for sample in 0..SAMPLES {
             compare_sample(&mut rig, [&image, &text], &golden, sample, &format!("sample {sample} on {device}"));
@@ -141,7 +152,7 @@ fn pixels_of_a_picture_are_those_of_pytorch() {
     for (sample, file) in samples {
         let image = Image::open(file).and_then(|image| image.resized(info.size)).expect("a picture");
         let (ours, theirs) = (image.pixel_values(info.mean, info.std), golden.f32s(&format!("{sample}.pixel_values")));
-        let (off, at) = common::worst(&ours, &theirs);
+        let (off, at) = support::numbers::worst(&ours, &theirs);
         assert!(off < 1e-6, "{sample}: pixel value {at} is off by {off}");
         compared += 1;
     }

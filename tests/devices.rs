@@ -1,16 +1,21 @@
 //! Devices that fail: lost, too small, given a broken kernel. Every failure is a typed error, and nothing panics.
 
-mod common;
+mod support {
+    pub mod device;
+    pub mod numbers;
+    pub mod recording;
+}
 
 use std::sync::Arc;
 
-use common::{Rig, gpu, run};
+use support::device::gpu;
+use support::recording::{Recording, run};
 use ternion::Error;
 use ternion::plan::{Backend, Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, Plan, PlanBuilder, Source, Step};
 use ternion::tensor::{DType, Lead, Spec};
 
-fn small_plan() -> (Arc<Plan>, common::Feed) {
-    let rig = Rig::new("devices");
+fn small_plan() -> (Arc<Plan>, support::recording::Feed) {
+    let rig = Recording::new("devices");
     let x = rig.f32s("x", &[2, 8], Lead::Fixed, &[1.0; 16]);
     let y = rig.p.unary(x, ternion::ops::UnaryKind::Scale(2.0));
     rig.p.output("y", y);

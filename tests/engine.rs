@@ -1,12 +1,17 @@
 //! The engine as an application uses it: sessions, streams, threads, limits, a lost device.
 
-mod common;
-mod model_rig;
+mod support {
+    pub mod device;
+    pub mod golden;
+    pub mod model_stages;
+    pub mod numbers;
+}
 
 use std::path::PathBuf;
 
-use common::{Golden, device};
-use model_rig::Greedy;
+use support::device::device;
+use support::golden::Golden;
+use support::model_stages::Greedy;
 use ternion::apps::refiner::RefinerOptions;
 use ternion::engine::{DeviceChoice, Engine, GenerateOptions, Options, Precision, Sampling, Session, StopReason};
 use ternion::files::Image;

@@ -2,15 +2,17 @@
 //! need no `--model`.
 #![cfg(all(feature = "cli", feature = "demo"))]
 
-mod command;
-mod common;
+mod support {
+    pub mod cli;
+    pub mod golden;
+}
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
-use command::{assert_fails, has_adapter, succeeds, ternion, text};
 use serde_json::{Value, json};
+use support::cli::{assert_fails, has_adapter, succeeds, ternion, text};
 use tempfile::TempDir;
 
 fn demo_data() -> PathBuf {
@@ -183,7 +185,7 @@ fn commands_without_a_model_take_the_demo_and_say_so() {
     let model = text(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/shapes/model"));
     let with_model = ternion(&[&args[..], &["-m", &model]].concat());
     assert_eq!((with_model.out.trim(), with_model.err.contains("demo model")), ("red", false));
-    let tokenizer = text(common::golden_root().join("tokenizer.json"));
+    let tokenizer = text(support::golden::golden_root().join("tokenizer.json"));
     assert_eq!(succeeds(&[&args[..], &["--tokenizer", &tokenizer]].concat()).trim(), "red");
     let nowhere = [&args[..], &["--tokenizer", "nowhere.json"]].concat();
     assert_fails(&ternion(&nowhere), &nowhere, &["nowhere.json"]);

@@ -1,10 +1,14 @@
 //! The matrix that gives the logits in 8 bits: how far its logits are from those of full precision.
 
-mod common;
-mod model_rig;
+mod support {
+    pub mod device;
+    pub mod golden;
+    pub mod model_stages;
+    pub mod numbers;
+}
 
-use common::floats;
-use model_rig::{Program, Rig, devices, embernets, rms};
+use support::model_stages::{LoadedModel, PreparedPlan, devices, embernets, rms};
+use support::numbers::floats;
 use ternion::models::slots;
 use ternion::ops::Row;
 use ternion::plan::{Plan, Slot, SlotKind};
@@ -23,14 +27,14 @@ fn head(plan: &Plan) -> Vec<Slot> {
 }
 
 /// The rows of a sequence of many tokens.
-fn rows(rig: &Rig) -> Vec<Row> {
+fn rows(rig: &LoadedModel) -> Vec<Row> {
     let vocab = rig.model.info().vocab as i32;
     let ids: Vec<i32> = (0..24).map(|i| (i * 7919 + 3) % vocab).collect();
     rig.rows(0, &ids, 0)
 }
 
 /// What the head reads, `[rows, d]`.
-fn normed(rig: &mut Rig, program: &Program, n: usize) -> Vec<f32> {
+fn normed(rig: &mut LoadedModel, program: &PreparedPlan, n: usize) -> Vec<f32> {
     let slot = program.plan.tags["final_norm.out"];
     let width = program.plan.spec(slot).width();
     rig.read(program, slot, n * width)
@@ -41,7 +45,7 @@ fn logits_are_off_by_half_a_scale_for_each_element_at_most() {
     for dir in embernets() {
         for ((device, full), (_, eight)) in devices().into_iter().zip(devices()) {
             let mut rigs = [(Pack::F32, full), (Pack::Int8, eight)]
-                .map(|(pack, backend)| Rig::open_with_head(&dir, backend, pack, WHOLE));
+                .map(|(pack, backend)| LoadedModel::open_with_head(&dir, backend, pack, WHOLE));
             let mut logits = Vec::new();
             let mut bounds = Vec::new();
             for rig in &mut rigs {
@@ -82,7 +86,7 @@ fn a_head_above_the_binding_limit_is_cut_without_a_difference() {
     for dir in embernets() {
         for ((device, whole), (_, cut)) in devices().into_iter().zip(devices()) {
             let mut rigs = [(whole, WHOLE), (cut, LIMIT)]
-                .map(|(backend, most)| Rig::open_with_head(&dir, backend, Pack::Int8, most));
+                .map(|(backend, most)| LoadedModel::open_with_head(&dir, backend, Pack::Int8, most));
             let logits = rigs.each_mut().map(|rig| {
                 let (rows, program) = (rows(rig), rig.text(24, 24));
                 let sizes = head(&program.plan).into_iter().map(|s| 4 * program.plan.spec(s).words() as u64);
@@ -103,7 +107,7 @@ fn embeddings_stay_as_they_are() {
     for dir in embernets() {
         for ((device, full), (_, eight)) in devices().into_iter().zip(devices()) {
             let x = [(Pack::F32, full), (Pack::Int8, eight)].map(|(pack, backend)| {
-                let mut rig = Rig::open_with_head(&dir, backend, pack, WHOLE);
+                let mut rig = LoadedModel::open_with_head(&dir, backend, pack, WHOLE);
                 let (rows, program) = (rows(&rig), rig.text(24, 24));
                 rig.logits(&program, &rows, &[]);
                 let embedded = program.plan.tags["merged_embeds"];
@@ -119,6 +123,6 @@ fn embeddings_stay_as_they_are() {
     }
 }
 
-fn normed_words(rig: &mut Rig, program: &Program, n: usize) -> Vec<u32> {
+fn normed_words(rig: &mut LoadedModel, program: &PreparedPlan, n: usize) -> Vec<u32> {
     normed(rig, program, n).into_iter().map(f32::to_bits).collect()
 }

@@ -1,12 +1,14 @@
 //! A system that gives no more threads or no more memory: what it refuses is an error, or is done without.
 #![cfg(all(unix, feature = "cli"))]
 
-mod command;
+mod support {
+    pub mod cli;
+}
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use command::{Ran, command, text};
+use support::cli::{Ran, command, text};
 use tempfile::TempDir;
 
 fn example(path: &str) -> String {
@@ -27,9 +29,9 @@ fn without_more_threads_one_does_the_same() {
     let dir = TempDir::new().expect("a folder");
     let to = text(dir.path().join("converted"));
     let question = ["run", "--device", "cpu", "--image", &scene, "-p", "Describe the image.", "-n", "4"];
-    assert_eq!(alone(&question), command::succeeds(&question));
+    assert_eq!(alone(&question), support::cli::succeeds(&question));
     let similarity = ["similarity", "-m", &bitgen, "--device", "cpu", "--image", &scene, "--text", "red circle"];
-    assert_eq!(alone(&similarity), command::succeeds(&similarity));
+    assert_eq!(alone(&similarity), support::cli::succeeds(&similarity));
     alone(&["inspect", &bitgen]);
     alone(&["convert", &bitgen, &to]);
     alone(&["bench", "--device", "cpu", "-m", &bitgen, "-r", "1"]);

@@ -1,16 +1,20 @@
 //! BitGen's episodic memory: what remembering writes, its file in every form, and what broken ones get.
 #![cfg(feature = "cli")]
 
-mod command;
-mod common;
-mod model_rig;
+mod support {
+    pub mod cli;
+    pub mod device;
+    pub mod golden;
+    pub mod model_stages;
+    pub mod numbers;
+}
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use command::{assert_fails, succeeds, ternion, text};
-use common::Golden;
-use model_rig::rms;
+use support::cli::{assert_fails, succeeds, ternion, text};
+use support::golden::Golden;
+use support::model_stages::rms;
 use ternion::Error;
 use ternion::apps::bitgen::{BitGen, BitGenOptions, EpisodicMemory, MemoryNoise};
 use ternion::engine::{DeviceChoice, Place, Precision};
@@ -61,7 +65,7 @@ fn small() -> EpisodicMemory {
 fn what_is_remembered_is_what_the_tokens_ask_with() {
     let (ids, image) = sample();
     let mut devices = vec![DeviceChoice::Cpu];
-    devices.extend(common::device().map(|_| DeviceChoice::Gpu));
+    devices.extend(support::device::device().map(|_| DeviceChoice::Gpu));
     for device in devices {
         let model = BitGen::open(stage1("cnn"), &options(device.clone())).unwrap();
         let before = model.memory();

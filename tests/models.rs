@@ -1,12 +1,18 @@
 //! Models against the originals' numbers (`goldens` layout; `TERNION_GOLDENS=DIR` checks another set).
 //! Test names begin with the family.
 
-mod common;
-mod model_rig;
+mod support {
+    pub mod device;
+    pub mod golden;
+    pub mod model_stages;
+    pub mod numbers;
+}
 
 use std::path::Path;
 
-use model_rig::{Greedy, Report, Rig, devices, embernets, forced_walk, golden, main_picture, rms, row, variants};
+use support::model_stages::{
+    Greedy, LoadedModel, Report, devices, embernets, forced_walk, golden, main_picture, rms, row, variants,
+};
 use ternion::files::{Image, Weights};
 use ternion::models::{LoadOptions, slots};
 use ternion::plan::Step;
@@ -35,7 +41,7 @@ fn embernet_stages_fed_with_golden_inputs_match() {
     for dir in embernets() {
         let prefill = golden(&dir, "golden_prefill.safetensors");
         for (device, backend) in devices() {
-            let mut rig = Rig::open(&dir, backend, WHOLE);
+            let mut rig = LoadedModel::open(&dir, backend, WHOLE);
             let mut report = Report::default();
             let image = rig.image();
             rig.write(&image, image.plan.input(slots::PIXELS).unwrap(), &main_pixels(&dir));
@@ -59,10 +65,10 @@ fn embernet_stages_fed_with_golden_inputs_match() {
 
 /// Golden caches are `[1, heads, tokens, d]`, ours `[capacity, heads · d]` from row 3 on.
 fn compare_cache(
-    rig: &mut Rig,
-    text: &model_rig::Program,
+    rig: &mut LoadedModel,
+    text: &support::model_stages::PreparedPlan,
     kv: &str,
-    prefill: &common::Golden,
+    prefill: &support::golden::Golden,
     n: usize,
     report: &mut Report,
 ) {
@@ -82,7 +88,7 @@ fn embernet_prefill_and_every_greedy_step_match() {
         let prefill = golden(&dir, "golden_prefill.safetensors");
         for (device, backend) in devices() {
             let what = format!("{} on {device}", name(&dir));
-            let mut rig = Rig::open(&dir, backend, WHOLE);
+            let mut rig = LoadedModel::open(&dir, backend, WHOLE);
             let image = rig.image();
             let (own, theirs) = (rig.encode(&image, &main_pixels(&dir)), prefill.f32s("image_embeds.scaled"));
             let off = rms(&own, &theirs);
@@ -100,7 +106,7 @@ fn embernet_prefill_and_every_greedy_step_match() {
 }
 
 /// Prefill and 16 steps from image vectors, against the original's logits and tokens.
-fn greedy_run(rig: &mut Rig, dir: &Path, what: &str, vectors: &[f32]) {
+fn greedy_run(rig: &mut LoadedModel, dir: &Path, what: &str, vectors: &[f32]) {
     let (prefill, greedy) = (golden(dir, "golden_prefill.safetensors"), golden(dir, "golden_greedy.safetensors"));
     let (vocab, n_image) = (rig.model.info().vocab, rig.model.info().image.unwrap().tokens);
     let rows = rig.rows(n_image, &prefill.i32s("input_ids"), 0);
@@ -136,7 +142,7 @@ fn embernet_images_from_files_give_the_original_embeddings() {
     for dir in embernets() {
         let preprocess = golden(&dir, "golden_preprocess.safetensors");
         for (device, backend) in devices().into_iter().skip(1) {
-            let mut rig = Rig::open(&dir, backend, WHOLE);
+            let mut rig = LoadedModel::open(&dir, backend, WHOLE);
             let (program, info) = (rig.image(), rig.model.info().image.unwrap());
             for stem in preprocess.names().iter().filter_map(|n| n.strip_suffix(".image_embeds.raw")) {
                 let image = Image::open(dir.join(format!("image_{stem}.png"))).unwrap();
@@ -155,7 +161,7 @@ fn embernet_text_only_batches_and_several_images_match() {
     for dir in variants("golden_extra.safetensors") {
         let extra = golden(&dir, "golden_extra.safetensors");
         for (device, backend) in devices() {
-            let mut rig = Rig::open(&dir, backend, WHOLE);
+            let mut rig = LoadedModel::open(&dir, backend, WHOLE);
             let (image, info) = (rig.image(), rig.model.info().clone());
             let n_image = info.image.unwrap().tokens;
             let ids = extra.i32s("text_only.input_ids");
@@ -177,7 +183,7 @@ fn embernet_text_only_batches_and_several_images_match() {
 }
 
 /// Two samples in one batch, the shorter one padded on the right in the original.
-fn check_batch(rig: &mut Rig, device: &str, extra: &common::Golden) {
+fn check_batch(rig: &mut LoadedModel, device: &str, extra: &support::golden::Golden) {
     let (image, vocab) = (rig.image(), rig.model.info().vocab);
     let n_image = rig.model.info().image.unwrap().tokens;
     let (ids, mask) = (extra.i32s("batch.input_ids"), extra.i32s("batch.attention_mask"));
@@ -206,7 +212,7 @@ fn embernet_merge_clamps_and_unclamped_logits_match() {
     for dir in variants("golden_extra.safetensors") {
         let extra = golden(&dir, "golden_extra.safetensors");
         for (device, backend) in devices() {
-            let mut rig = Rig::open(&dir, backend, WHOLE);
+            let mut rig = LoadedModel::open(&dir, backend, WHOLE);
             rig.scale_weight("decoder.embed_tokens.weight", extra.f32s("merge.embed_multiplier")[0]);
             for case in ["merge", "merge_oob"] {
                 let n_image = rig.model.info().image.unwrap().tokens;
@@ -220,7 +226,7 @@ fn embernet_merge_clamps_and_unclamped_logits_match() {
             }
         }
         for (device, backend) in devices() {
-            let mut rig = Rig::open(&dir, backend, WHOLE);
+            let mut rig = LoadedModel::open(&dir, backend, WHOLE);
             rig.scale_weight("decoder.embed_tokens.weight", extra.f32s("forward_clamp.embed_multiplier")[0]);
             let rows = rig.rows(0, &extra.i32s("text_only.input_ids"), 0);
             let text = rig.text(rows.len(), rows.len());
@@ -238,7 +244,7 @@ fn embernet_prefill_then_decode_equals_decode_only_and_chunks() {
     for dir in embernets() {
         let ids = golden(&dir, "golden_prefill.safetensors").i32s("input_ids");
         for (device, backend) in devices() {
-            let mut rig = Rig::open(&dir, backend, WHOLE);
+            let mut rig = LoadedModel::open(&dir, backend, WHOLE);
             let (text, one) = (rig.text(32, 128), rig.text(1, 128));
             let (rows, vocab) = (rig.rows(0, &ids, 0), rig.model.info().vocab);
             let whole = rig.logits(&text, &rows[..ids.len().min(32)], &[]);
@@ -265,7 +271,7 @@ fn embernet_two_sequences_in_one_batch_equal_each_alone() {
     for dir in embernets() {
         let ids = golden(&dir, "golden_prefill.safetensors").i32s("input_ids");
         for (device, backend) in devices() {
-            let mut rig = Rig::open(&dir, backend, WHOLE);
+            let mut rig = LoadedModel::open(&dir, backend, WHOLE);
             let (text, vocab) = (rig.text(4, ids.len() + 4), rig.model.info().vocab);
             let half = ids.len() / 2;
             let sequences = [rig.rows(0, &ids[..half], 0), rig.rows(0, &ids[half..2 * half], half + 3)];
@@ -288,7 +294,7 @@ fn embernet_tables_above_the_binding_limit_are_cut_without_a_difference() {
     for dir in embernets() {
         let ids = golden(&dir, "golden_prefill.safetensors").i32s("input_ids");
         for ((device, whole), (_, cut)) in devices().into_iter().zip(devices()) {
-            let mut rigs = [Rig::open(&dir, whole, WHOLE), Rig::open(&dir, cut, 4096)];
+            let mut rigs = [LoadedModel::open(&dir, whole, WHOLE), LoadedModel::open(&dir, cut, 4096)];
             let logits = rigs.each_mut().map(|rig| {
                 let (text, rows) = (rig.text(ids.len(), ids.len()), rig.rows(0, &ids, 0));
                 rig.logits(&text, &rows, &[])

@@ -2,21 +2,24 @@
 //! one of its exit codes. `TERNION_MUTATIONS=5000` makes more of them than the tests of each day.
 #![cfg(feature = "cli")]
 
-mod bitgen_rig;
-mod command;
-mod common;
-mod mutation;
+mod support {
+    pub mod cli;
+    pub mod device;
+    pub mod golden;
+    pub mod mutation;
+    pub mod small_bitgen;
+}
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use command::{ternion, text};
-use common::golden_root;
 use image::ImageFormat;
-use mutation::survives;
 use serde_json::{Map, Value, json};
+use support::cli::{ternion, text};
+use support::golden::golden_root;
+use support::mutation::survives;
 use tempfile::TempDir;
 use ternion::apps::bitgen::EpisodicMemory;
 use ternion::apps::picture_index::PictureIndex;
@@ -194,7 +197,7 @@ fn mutated_vocabularies_and_merges() {
 
 #[test]
 fn mutated_pictures() {
-    let png = image::load_from_memory(&bitgen_rig::png(3)).expect("a picture");
+    let png = image::load_from_memory(&support::small_bitgen::png(3)).expect("a picture");
     for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP, ImageFormat::Bmp, ImageFormat::Gif] {
         let mut bytes = std::io::Cursor::new(Vec::new());
         png.write_to(&mut bytes, format).expect("encoded");
@@ -209,9 +212,13 @@ fn mutated_pictures() {
 #[test]
 fn mutated_indices_of_pictures() {
     let dir = tempfile::tempdir().expect("a folder");
-    let model = Arc::new(bitgen_rig::open("cnn", DeviceChoice::Cpu, &bitgen_rig::write_tokenizer(dir.path())));
+    let model = Arc::new(support::small_bitgen::open(
+        "cnn",
+        DeviceChoice::Cpu,
+        &support::small_bitgen::write_tokenizer(dir.path()),
+    ));
     let pictures = dir.path().join("pictures");
-    bitgen_rig::draw(&pictures, 0..3);
+    support::small_bitgen::draw(&pictures, 0..3);
     let mut index = PictureIndex::new(dir.path(), model.clone()).expect("an index");
     index.add(&[pictures], |_| {}).expect("an update");
     let (path, good) = (index.path(), read(index.path()));

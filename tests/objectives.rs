@@ -1,17 +1,22 @@
 //! What models are trained for, measured: against the originals' numbers, and as `ternion eval` prints it.
 #![cfg(feature = "cli")]
 
-mod command;
-mod common;
-mod model_rig;
+mod support {
+    pub mod cli;
+    pub mod device;
+    pub mod golden;
+    pub mod model_stages;
+    pub mod numbers;
+}
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use command::{assert_fails, succeeds, ternion, text};
-use common::{Golden, floats};
-use model_rig::{golden, main_picture, rms, variants};
 use serde_json::{Value, json};
+use support::cli::{assert_fails, succeeds, ternion, text};
+use support::golden::Golden;
+use support::model_stages::{golden, main_picture, rms, variants};
+use support::numbers::floats;
 use tempfile::TempDir;
 use ternion::Error;
 use ternion::apps::bitgen::{BitGen, BitGenOptions, MemoryNoise};
@@ -29,7 +34,7 @@ fn bitgens() -> Vec<PathBuf> {
 }
 
 fn devices() -> Vec<DeviceChoice> {
-    [DeviceChoice::Cpu].into_iter().chain(common::device().map(|_| DeviceChoice::Gpu)).collect()
+    [DeviceChoice::Cpu].into_iter().chain(support::device::device().map(|_| DeviceChoice::Gpu)).collect()
 }
 
 fn vectors(values: &[f32], d: usize) -> Vec<Vec<f32>> {
@@ -128,7 +133,7 @@ fn contrastive_losses_with_queues_are_the_originals() {
         };
         // Goldens of the repository have the first columns of the queues alone.
         if dir.join("golden_queues.safetensors").exists() {
-            let file = model_rig::golden(&dir, "golden_queues.safetensors");
+            let file = support::model_stages::golden(&dir, "golden_queues.safetensors");
             let [texts, images] = ["text_queue", "image_queue"].map(|name| file.f32s(name));
             let queues = Queues { columns: texts.len() / d, texts, images };
             check(&queues, file.f32s("contrastive_loss")[0], "the first columns");

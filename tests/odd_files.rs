@@ -1,7 +1,9 @@
 //! Files that are sound and unusual: what torch, trainers and people's tools write beside the plain form. Each opens as if it
 //! were plain, or is refused with the reason.
 
-mod torch_writer;
+mod support {
+    pub mod torch_files;
+}
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,8 +22,8 @@ use ternion::tensor::Pack;
 use ternion::tools::inspect::inspect;
 use ternion::{Error, Result};
 
-use torch_writer::pickled::*;
-use torch_writer::{six_floats, stored, torch_file, zip_of};
+use support::torch_files::pickled::*;
+use support::torch_files::{six_floats, stored, torch_file, zip_of};
 
 fn open_bytes(bytes: Vec<u8>) -> Checkpoint {
     // The map keeps the content after the directory is gone.

@@ -1,9 +1,17 @@
 //! The ops against the numbers of the original EmberNet and BitGen code, on every backend. The plain CPU is what is proved right
 //! here; the others come along.
 
-mod common;
+mod support {
+    pub mod device;
+    pub mod golden;
+    pub mod numbers;
+    pub mod recording;
+}
 
-use common::{Feed, Golden, Rig, UNWRITTEN, backends, compare, floats, run, worst};
+use support::device::backends;
+use support::golden::Golden;
+use support::numbers::{compare, floats, worst};
+use support::recording::{Feed, Recording, UNWRITTEN, run};
 use ternion::cpu::Cpu;
 use ternion::ops::{ActQuant, AttentionShape, Experts, RmsNorm, Rope};
 use ternion::plan::{Backend, Slot, Step};
@@ -27,8 +35,8 @@ fn on_every_backend(mut f: impl FnMut(&str, &mut dyn Backend)) {
 }
 
 /// A plan that `record` builds and whose outputs have the golden values, on every backend.
-fn expect(what: &str, record: impl Fn(&Rig) -> Vec<(&'static str, Slot, Vec<f32>)>) {
-    let rig = Rig::new(what);
+fn expect(what: &str, record: impl Fn(&Recording) -> Vec<(&'static str, Slot, Vec<f32>)>) {
+    let rig = Recording::new(what);
     let outs = record(&rig);
     let (plan, feed) = rig.finish();
     let slots: Vec<Slot> = outs.iter().map(|o| o.1).collect();
@@ -66,7 +74,7 @@ fn norm_weights(golden: &Golden, names: &[String]) -> Vec<f32> {
 }
 
 /// BitLinears that share an input: each its own norm and matrix.
-fn bit_linears(r: &Rig, golden: &Golden, x: Slot, names: &[String]) -> Slot {
+fn bit_linears(r: &Recording, golden: &Golden, x: Slot, names: &[String]) -> Slot {
     let d = r.p.spec(x).width();
     let norms = r.weight(&format!("{} norms", names[0]), &[names.len(), d], Pack::F32, &norm_weights(golden, names));
     let matrices: Vec<Packed> = names.iter().map(|n| packed(golden, &format!("{n}.weight"), 1.0)).collect();
@@ -121,7 +129,7 @@ fn activation_codes_are_the_originals_ties_included() {
     let d = golden.shape("activation_quant.in")[1];
     for (i, (row, codes)) in rows.chunks_exact(d).zip(codes.chunks_exact(d)).enumerate() {
         let (x, w) = transparent(row);
-        let rig = Rig::new(&format!("activation row {i}"));
+        let rig = Recording::new(&format!("activation row {i}"));
         let w = rig.weight("w", &[1, x.len()], Pack::F32, &w);
         // A row of zeros has no root mean square.
         let eps = if row.iter().all(|&v| v == 0.0) { 1e-5 } else { 0.0 };
@@ -184,8 +192,8 @@ const HEADS: AttentionShape = AttentionShape { heads: 4, kv_heads: 2, d: 16 };
 const CAPACITY: usize = 20;
 
 /// The attention sub-layer for the golden input `name`, `t` tokens of each of two sequences from position `from` on.
-fn attention_layer(golden: &Golden, name: &str, from: usize, t: usize) -> (Rig, [Slot; 3]) {
-    let r = Rig::new("attention");
+fn attention_layer(golden: &Golden, name: &str, from: usize, t: usize) -> (Recording, [Slot; 3]) {
+    let r = Recording::new("attention");
     let x = r.f32s("x", &[2 * t, 64], Lead::Rows, &golden.f32s(&format!("attn.{name}.in")));
     let row = |s: usize, i: usize| [0, from + i, s * CAPACITY, from + i + 1].map(|v| v as u32);
     let rows: Vec<u32> = (0..2).flat_map(|s| (0..t).flat_map(move |i| row(s, i))).collect();
@@ -302,7 +310,7 @@ const MULTIPLIER: &str = "moe.clamp.down_proj_multiplier";
 
 /// The mixture of experts on the golden input, with every down projection times `times`. The file holds them as the
 /// clamp case has them: multiplied already.
-fn moe(r: &Rig, golden: &Golden, times: f32) -> [Slot; 4] {
+fn moe(r: &Recording, golden: &Golden, times: f32) -> [Slot; 4] {
     let experts = Experts { k: 2, n: 8, shared: 1 };
     let owners: Vec<String> =
         (0..8).map(|i| format!("moe.experts.{i}")).chain(["moe.shared_expert".to_owned()]).collect();
@@ -389,7 +397,7 @@ fn bitnet_linears_are_the_originals_ties_included() {
                 vec![("out", r.p.affine(y, None, bias, None), want.clone())]
             });
         }
-        let rig = Rig::new(case);
+        let rig = Recording::new(case);
         let data = golden.f32s(&of("x"));
         let input = rig.f32s("x", &[data.len() / d, d], Lead::Rows, &data);
         let [act, _] = rig.p.quantise(input, rig.p.absmax(input), 1e-8);

@@ -1,10 +1,16 @@
 //! Every op on every backend against its plain definition. See `cases` for the table.
 
-mod cases;
-mod common;
+mod support {
+    pub mod device;
+    pub mod numbers;
+    pub mod op_cases;
+    pub mod recording;
+}
 
-use cases::{Case, Tol};
-use common::{Feed, UNWRITTEN, backends, compare, floats, run};
+use support::device::backends;
+use support::numbers::{compare, floats};
+use support::op_cases::{Case, Tol};
+use support::recording::{Feed, UNWRITTEN, run};
 use ternion::cpu::Cpu;
 use ternion::ops::NAMES;
 use ternion::plan::{Backend, Slot};
@@ -121,14 +127,14 @@ fn assert_parity(cases: &[Case]) {
 /// The rows, or those of the op that the environment names in `OP` alone, for a quick look while it changes.
 fn rows() -> Vec<Case> {
     let only = std::env::var("OP").ok();
-    cases::all().into_iter().filter(|c| only.as_deref().is_none_or(|op| c.op == op)).collect()
+    support::op_cases::all().into_iter().filter(|c| only.as_deref().is_none_or(|op| c.op == op)).collect()
 }
 
 #[test]
 fn every_op_has_parity_rows() {
-    let cases = cases::all();
+    let cases = support::op_cases::all();
     for name in NAMES {
-        assert!(cases.iter().any(|c| c.op == *name), "{name} has no row in tests/cases");
+        assert!(cases.iter().any(|c| c.op == *name), "{name} has no row in tests/support/op_cases");
     }
     for case in &cases {
         assert!(NAMES.contains(&case.op), "{} is not in ops::NAMES", case.op);

@@ -1,12 +1,14 @@
 //! What a command writes replaces nothing but what such a command has written before.
 #![cfg(feature = "cli")]
 
-mod command;
+mod support {
+    pub mod cli;
+}
 
 use std::fs;
 use std::path::Path;
 
-use command::{assert_fails, succeeds, ternion, text};
+use support::cli::{assert_fails, succeeds, ternion, text};
 
 const MODEL: &str = "tests/golden/embernet/oddgrid";
 const BITGEN: &str = "examples/shapes/bitgen/model";

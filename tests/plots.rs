@@ -1,13 +1,17 @@
 //! Pictures of what a model did, as `ternion run` draws them: what the files hold, and what bad requests get.
 #![cfg(feature = "cli")]
 
-mod common;
+mod support {
+    pub mod device;
+    pub mod golden;
+}
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use common::{device, golden_root};
+use support::device::device;
+use support::golden::golden_root;
 use tempfile::TempDir;
 use ternion::files::Image;
 

@@ -1,11 +1,17 @@
 //! EmberNet's refiner against the original's numbers: alone, fed with golden logits and features, and in the engine.
 
-mod common;
+mod support {
+    pub mod device;
+    pub mod golden;
+    pub mod numbers;
+}
 
 use std::path::{Path, PathBuf};
 
-use common::{Golden, compare, device, golden_root};
 use serde_json::{Value, json};
+use support::device::device;
+use support::golden::{Golden, golden_root};
+use support::numbers::compare;
 use ternion::apps::refiner::{CLASSIFIER_UNITS, Classifier, answer_prefix, calibrated_answer, is_visually_sensitive};
 use ternion::apps::refiner::{Refiner, RefinerOptions};
 use ternion::engine::{DeviceChoice, Engine, GenerateOptions, Options, Precision};
@@ -258,7 +264,7 @@ fn embernet_va_engine_gives_the_original_ids_texts_and_scores() {
                 assert_eq!(json!(ids), record["generated_ids"], "{what}");
                 assert_eq!(json!(text.trim()), record["raw_text"], "{what}");
                 let wanted = floats(&record["va_scores"]);
-                println!("{what}: scores off by {:.1e}", common::worst(&scores, &wanted).0);
+                println!("{what}: scores off by {:.1e}", support::numbers::worst(&scores, &wanted).0);
                 compare(&scores, &wanted, 1e-4).unwrap_or_else(|e| panic!("{what}: {e}"));
                 let answer = calibrated_answer(text.trim(), &scores, engine.tokenizer()).unwrap();
                 assert_eq!(json!(answer), record["final_text"], "{what}");

@@ -1,16 +1,18 @@
 //! The tools around a BitGenModel's files: converting, inspecting, checking, and what broken ones get.
 #![cfg(feature = "cli")]
 
-mod command;
-mod common;
-mod parts;
+mod support {
+    pub mod broken_checkpoints;
+    pub mod cli;
+    pub mod golden;
+}
 
 use std::path::Path;
 
-use command::{has_adapter, succeeds, text};
-use common::golden_root;
-use parts::{LOAD, Parts, assert_says, break_each_tensor};
 use serde_json::{Value, json};
+use support::broken_checkpoints::{LOAD, Parts, assert_says, break_each_tensor};
+use support::cli::{has_adapter, succeeds, text};
+use support::golden::golden_root;
 use tempfile::TempDir;
 use ternion::apps::bitgen::{BitGen, BitGenOptions};
 use ternion::apps::robots::{RobotModel, RobotOptions};

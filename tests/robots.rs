@@ -1,19 +1,23 @@
 //! BitGenModel against the original's numbers (`goldens` layout; `TERNION_GOLDENS=DIR` checks another set), and its
 //! streaming attention against a plain definition.
 
-mod common;
-mod model_rig;
-mod robot_definition;
-mod robot_rig;
+mod support {
+    pub mod device;
+    pub mod golden;
+    pub mod model_stages;
+    pub mod numbers;
+    pub mod robot_definition;
+    pub mod robot_stages;
+}
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::Golden;
-use model_rig::{Report, devices, golden, rms, variants};
-use robot_definition::Definition;
-use robot_rig::{Rig, by_head, images};
 use serde_json::Value;
+use support::golden::Golden;
+use support::model_stages::{Report, devices, golden, rms, variants};
+use support::robot_definition::Definition;
+use support::robot_stages::{LoadedRobot, by_head, images};
 use tempfile::TempDir;
 use ternion::apps::robots::{RobotAttention, RobotCache, RobotModel, RobotOptions};
 use ternion::apps::robots::{Tasks, Thought, Wanted};
@@ -36,7 +40,7 @@ fn robots() -> Vec<PathBuf> {
 fn stages_fed_with_golden_inputs_match() {
     for dir in robots() {
         for (device, backend) in devices() {
-            let (mut rig, mut report) = (Rig::open(&dir, device, backend), Report::default());
+            let (mut rig, mut report) = (LoadedRobot::open(&dir, device, backend), Report::default());
             rig.see(&dir, &mut report);
             rig.check("text", false, false, &mut report);
             rig.check("image", true, false, &mut report);
@@ -51,7 +55,7 @@ fn stages_fed_with_golden_inputs_match() {
 fn models(dir: &Path, attention: RobotAttention, samples: usize) -> Vec<RobotModel> {
     let mut all = Vec::new();
     for device in [DeviceChoice::Cpu, DeviceChoice::Gpu] {
-        if device == DeviceChoice::Cpu || common::device().is_some() {
+        if device == DeviceChoice::Cpu || support::device::device().is_some() {
             let place = Place { autotune: false, ..device.into() };
             let options =
                 RobotOptions { place, precision: Precision::F32, attention, samples, ..RobotOptions::default() };
@@ -245,7 +249,7 @@ fn a_stream_in_pieces_matches_the_plain_definition() {
         let ids: Vec<u32> = (0..40u32).map(|i| (i * 37 + 11) % vocab.min(200)).collect();
         let pieces: [&[usize]; 3] = [&[40], &[13, 1, 1, 9, 16], &[3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 1, 1, 1, 1]];
         for pieces in pieces {
-            let mut want: Vec<robot_definition::Said> = Vec::new();
+            let mut want: Vec<support::robot_definition::Said> = Vec::new();
             let mut definition = Definition::open(&dir);
             let mut from = 0;
             for &n in pieces {
@@ -333,7 +337,7 @@ fn broken_configurations_are_said() {
         assert!(matches!(error, ternion::Error::Config { .. }), "{key} {value}: {error}");
         assert!(error.to_string().contains(key), "{error}");
     }
-    let stage1 = common::golden_root().join("bitgen_stage1/cnn");
+    let stage1 = support::golden::golden_root().join("bitgen_stage1/cnn");
     if stage1.exists() {
         let error = RobotModel::open(stage1, &RobotOptions::default()).unwrap_err();
         assert!(matches!(error, ternion::Error::Unsupported { .. }), "{error}");

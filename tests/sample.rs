@@ -1,10 +1,14 @@
 //! Tokens that a device draws against those of the host's sampler, over thousands of draws.
 
-mod common;
+mod support {
+    pub mod device;
+    pub mod numbers;
+}
 
 use std::sync::Arc;
 
-use common::{Noise, backends, bits};
+use support::device::backends;
+use support::numbers::{Noise, bits};
 use ternion::cpu::Cpu;
 use ternion::engine::sampler::Sampler;
 use ternion::ops::{Draw, Sampled, Sampling, seen_words};

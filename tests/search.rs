@@ -1,9 +1,12 @@
 //! The index of pictures and `ternion search`: features and order, runs that were ended, and pictures that change.
 #![cfg(feature = "cli")]
 
-mod bitgen_rig;
-mod command;
-mod common;
+mod support {
+    pub mod cli;
+    pub mod device;
+    pub mod golden;
+    pub mod small_bitgen;
+}
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,9 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bitgen_rig::{choices, draw, drawn, model_dir, open, png, write_tokenizer};
-use command::{assert_fails, succeeds, ternion, text};
 use serde_json::Value;
+use support::cli::{assert_fails, succeeds, ternion, text};
+use support::small_bitgen::{choices, draw, drawn, model_dir, open, png, write_tokenizer};
 use tempfile::TempDir;
 use ternion::apps::bitgen::BitGen;
 use ternion::apps::picture_index::PictureIndex;
@@ -22,16 +25,16 @@ use ternion::engine::DeviceChoice;
 use ternion::files::Image;
 
 /// A model, folders for pictures and for an index.
-struct Rig {
+struct Workplace {
     dir: TempDir,
     model: Arc<BitGen>,
 }
 
-impl Rig {
+impl Workplace {
     fn new(choice: DeviceChoice) -> Self {
         let dir = TempDir::new().expect("a folder");
         let model = Arc::new(open("cnn", choice, &write_tokenizer(dir.path())));
-        Rig { dir, model }
+        Workplace { dir, model }
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -71,7 +74,7 @@ fn cosine(a: &[f32], b: &[f32]) -> f32 {
 #[test]
 fn an_index_has_the_models_features_and_finds_the_nearest_first() {
     for choice in choices() {
-        let rig = Rig::new(choice);
+        let rig = Workplace::new(choice);
         draw(&rig.at("pictures"), 0..20);
         fs::write(rig.at("pictures/notes.txt"), "no picture").expect("written");
         let update = add(&mut rig.new_index(), &rig.at("pictures"));
@@ -103,7 +106,7 @@ fn an_index_has_the_models_features_and_finds_the_nearest_first() {
 
 #[test]
 fn only_what_changed_is_embedded_again() {
-    let rig = Rig::new(DeviceChoice::Cpu);
+    let rig = Workplace::new(DeviceChoice::Cpu);
     let at = |name: &str| rig.at("pictures").join(name);
     draw(&rig.at("pictures"), 0..6);
     draw(&rig.at("pictures/more"), 6..8);
@@ -144,7 +147,7 @@ fn only_what_changed_is_embedded_again() {
 
 #[test]
 fn a_run_that_was_ended_goes_on() {
-    let rig = Rig::new(DeviceChoice::Cpu);
+    let rig = Workplace::new(DeviceChoice::Cpu);
     draw(&rig.at("pictures"), 0..40);
     let (file, half) = (rig.at("index").join(PictureIndex::FILE), rig.at("half"));
     fs::create_dir(&half).expect("made");
@@ -169,7 +172,7 @@ fn a_run_that_was_ended_goes_on() {
 
 #[test]
 fn what_cannot_be_read_is_left_out_and_named() {
-    let rig = Rig::new(DeviceChoice::Cpu);
+    let rig = Workplace::new(DeviceChoice::Cpu);
     let at = |name: &str| rig.at("pictures").join(name);
     draw(&rig.at("pictures"), 0..3);
     let whole = png(9);
@@ -204,7 +207,7 @@ fn what_cannot_be_read_is_left_out_and_named() {
 
 #[test]
 fn folders_in_folders_are_there_once_and_folders_can_be_forgotten() {
-    let rig = Rig::new(DeviceChoice::Cpu);
+    let rig = Workplace::new(DeviceChoice::Cpu);
     draw(&rig.at("all"), 0..2);
     draw(&rig.at("all/in/it"), 2..4);
     draw(&rig.at("other"), 5..6);
@@ -230,7 +233,7 @@ fn folders_in_folders_are_there_once_and_folders_can_be_forgotten() {
 
 #[test]
 fn an_index_among_its_pictures_moves_with_them() {
-    let rig = Rig::new(DeviceChoice::Cpu);
+    let rig = Workplace::new(DeviceChoice::Cpu);
     draw(&rig.at("album"), 0..2);
     draw(&rig.at("album/sub"), 2..3);
     let mut index = PictureIndex::new(rig.at("album"), rig.model.clone()).expect("an index");
@@ -245,7 +248,7 @@ fn an_index_among_its_pictures_moves_with_them() {
 
 #[test]
 fn two_programs_do_not_write_one_index_at_once() {
-    let rig = Rig::new(DeviceChoice::Cpu);
+    let rig = Workplace::new(DeviceChoice::Cpu);
     draw(&rig.at("one"), 0..1);
     draw(&rig.at("two"), 1..2);
     let mut first = rig.new_index();
@@ -264,7 +267,7 @@ fn two_programs_do_not_write_one_index_at_once() {
 
 #[test]
 fn nothing_is_found_in_nothing() {
-    let rig = Rig::new(DeviceChoice::Cpu);
+    let rig = Workplace::new(DeviceChoice::Cpu);
     fs::create_dir(rig.at("empty")).expect("made");
     assert_eq!(counts(&add(&mut rig.new_index(), &rig.at("empty"))), [0; 5]);
     let index = rig.index();
@@ -273,7 +276,7 @@ fn nothing_is_found_in_nothing() {
 
 #[test]
 fn another_models_index_is_refused_and_made_again() {
-    let rig = Rig::new(DeviceChoice::Cpu);
+    let rig = Workplace::new(DeviceChoice::Cpu);
     draw(&rig.at("pictures"), 0..3);
     add(&mut rig.new_index(), &rig.at("pictures"));
     let other = Arc::new(open("dino_tiny", DeviceChoice::Cpu, &write_tokenizer(rig.dir.path())));
@@ -290,7 +293,7 @@ fn another_models_index_is_refused_and_made_again() {
 
 #[test]
 fn the_command_embeds_finds_and_says_what_it_did() {
-    let rig = Rig::new(DeviceChoice::Cpu);
+    let rig = Workplace::new(DeviceChoice::Cpu);
     draw(&rig.at("pictures"), 0..12);
     fs::write(rig.at("pictures/bad.png"), "no picture").expect("written");
     let (model, tokenizer) = (text(model_dir("cnn")), text(rig.at("tokenizer.json")));

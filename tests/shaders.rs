@@ -1,18 +1,23 @@
 //! Every shader with every set of defines that an op can ask for: parsed, validated and translated by naga, without a
 //! GPU; and its parameters, bindings and workgroup memory against what the ops and the engine promise.
 
-#[allow(dead_code)] // The rows' data is for the parity test.
-mod cases;
-mod common;
-mod shader_rules;
-mod shader_variants;
+mod support {
+    pub mod numbers;
+    #[allow(dead_code)] // The rows' data is for the parity test.
+    pub mod op_cases;
+    pub mod recording;
+    pub mod shader_rules;
+    pub mod shader_variants;
+}
 
 use std::collections::BTreeSet;
 
 use naga::back::{PipelineConstants, glsl, hlsl, msl, pipeline_constants::process_overrides, spv};
 use naga::valid::ModuleInfo;
 use naga::{AddressSpace, Module, ShaderStage, TypeInner};
-use shader_variants::{Recorded, Valid, define_sets, mentioned, software, source, stems, validate, with_subgroups};
+use support::shader_variants::{
+    Recorded, Valid, define_sets, mentioned, software, source, stems, validate, with_subgroups,
+};
 use ternion::gpu::shader::expand;
 use ternion::plan::Source;
 
@@ -68,7 +73,7 @@ fn to_glsl(module: &Module, info: &ModuleInfo) -> Result<(), String> {
 
 /// Calls `f` for every shader and define set; fails with all that it returns.
 fn for_all(f: impl Fn(Source, &[&'static str]) -> Result<(), String>) {
-    let variants = shader_variants::all();
+    let variants = support::shader_variants::all();
     let problem = |(source, defines): &(Source, Vec<&'static str>)| {
         Some(format!("{}.wgsl with {defines:?}: {}", source.name, f(*source, defines).err()?))
     };
@@ -79,11 +84,11 @@ fn for_all(f: impl Fn(Source, &[&'static str]) -> Result<(), String>) {
 
 /// The kernels of all parity rows, each with what it is for.
 fn kernels() -> Vec<(String, Recorded)> {
-    let of_row = |case: &cases::Case| {
+    let of_row = |case: &support::op_cases::Case| {
         let label = |r: &Recorded| format!("{} ({}, {})", r.kernel.source.name, r.op, case.name);
-        shader_variants::kernels(&case.plan).into_iter().map(|r| (label(&r), r)).collect::<Vec<_>>()
+        support::shader_variants::kernels(&case.plan).into_iter().map(|r| (label(&r), r)).collect::<Vec<_>>()
     };
-    cases::all().iter().flat_map(of_row).collect()
+    support::op_cases::all().iter().flat_map(of_row).collect()
 }
 
 /// Names and byte offsets of the `Params` struct's members, and its size.
@@ -162,8 +167,8 @@ fn every_kernel_agrees_with_its_shader() {
 #[test]
 fn every_shader_is_reachable_from_an_op() {
     let used: BTreeSet<&str> = kernels().iter().map(|(_, k)| k.kernel.source.name).collect();
-    let shared = stems(shader_variants::root().join("shared"));
-    let files = stems(shader_variants::root());
+    let shared = stems(support::shader_variants::root().join("shared"));
+    let files = stems(support::shader_variants::root());
     assert_eq!(files.keys().map(String::as_str).collect::<BTreeSet<_>>(), used);
     let imports: BTreeSet<&str> = files
         .values()
@@ -176,8 +181,8 @@ fn every_shader_is_reachable_from_an_op() {
 
 #[test]
 fn every_define_of_a_kernel_is_a_variant() {
-    let shared = stems(shader_variants::root().join("shared"));
-    let files = stems(shader_variants::root());
+    let shared = stems(support::shader_variants::root().join("shared"));
+    let files = stems(support::shader_variants::root());
     for (label, Recorded { kernel, .. }) in kernels() {
         let text = &files[kernel.source.name];
         let asked = mentioned(text, &shared);
@@ -189,7 +194,7 @@ fn every_define_of_a_kernel_is_a_variant() {
 
 #[test]
 fn every_binding_ends_with_its_shape() {
-    for (name, text) in stems(shader_variants::root()) {
+    for (name, text) in stems(support::shader_variants::root()) {
         for line in text.lines().filter(|l| l.starts_with("#bind")) {
             let comment = line.split_once("; // ").map(|(_, c)| c);
             let shape = comment.is_some_and(|c| c.starts_with('[') || c.contains("stack"));
@@ -214,7 +219,7 @@ fn no_variant_has_a_form_that_some_compiler_refuses() {
     for_all(|source, defines| {
         let Valid { module, info } = validate(source, defines)?;
         let expanded = expand(source, defines).map_err(|e| e.to_string())?;
-        shader_rules::check(source.name, &module, &info, &expanded.wgsl, software(source, defines))
+        support::shader_rules::check(source.name, &module, &info, &expanded.wgsl, software(source, defines))
     });
 }
 
@@ -222,7 +227,7 @@ fn no_variant_has_a_form_that_some_compiler_refuses() {
 fn a_refused_form_is_found() {
     let said = |text: &str| {
         let Valid { module, info } = validate(source("form", text), &["SUBGROUPS"]).unwrap();
-        shader_rules::check("form", &module, &info, text, false).err().unwrap_or_default()
+        support::shader_rules::check("form", &module, &info, text, false).err().unwrap_or_default()
     };
     let in_main = |body: &str| {
         said(&format!("@compute @workgroup_size(8) fn main(@builtin(local_invocation_index) i: u32) {{ {body} }}"))

@@ -1,32 +1,35 @@
 //! `ternion similarity`: its numbers against the original's, its table and its heat map, and what bad requests get.
 #![cfg(feature = "cli")]
 
-mod bitgen_rig;
-mod command;
-mod common;
+mod support {
+    pub mod cli;
+    pub mod device;
+    pub mod golden;
+    pub mod small_bitgen;
+}
 
 use std::fs;
 use std::path::Path;
 
-use bitgen_rig::{draw, model_dir, write_tokenizer};
-use command::{assert_fails, fed, has_adapter, succeeds, ternion, text};
-use common::Golden;
 use serde_json::Value;
+use support::cli::{assert_fails, fed, has_adapter, succeeds, ternion, text};
+use support::golden::Golden;
+use support::small_bitgen::{draw, model_dir, write_tokenizer};
 use tempfile::TempDir;
 use ternion::files::Image;
 
 /// The command on a golden model, with more arguments behind.
-struct Rig {
+struct SimilarityArgs {
     dir: TempDir,
     args: Vec<String>,
 }
 
-impl Rig {
+impl SimilarityArgs {
     fn new(variant: &str) -> Self {
         let dir = TempDir::new().expect("a folder");
         let (model, tokenizer) = (text(model_dir(variant)), text(write_tokenizer(dir.path())));
         let args = ["similarity", "-m", &model, "--tokenizer", &tokenizer, "--precision", "f32"].map(str::to_owned);
-        Rig { dir, args: args.to_vec() }
+        SimilarityArgs { dir, args: args.to_vec() }
     }
 
     fn file(&self, name: &str) -> String {
@@ -62,7 +65,7 @@ fn matrix(json: &Value, key: &str) -> Vec<Vec<f64>> {
 #[test]
 fn its_numbers_are_the_originals() {
     for variant in ["cnn", "dino_tiny"] {
-        let (rig, dir) = (Rig::new(variant), model_dir(variant));
+        let (rig, dir) = (SimilarityArgs::new(variant), model_dir(variant));
         let golden = Golden::open(&format!("bitgen_stage1/{variant}/golden_stage1.safetensors"));
         let (ids, length) = (golden.i32s("input_ids"), golden.shape("input_ids")[1]);
         let words = |ids: &[i32]| ids.iter().map(|id| format!("t{id}")).collect::<Vec<_>>().join(" ");
@@ -97,7 +100,7 @@ fn its_numbers_are_the_originals() {
 
 #[test]
 fn the_table_has_a_line_a_text_or_a_line_a_picture_where_these_are_many() {
-    let rig = Rig::new("cnn");
+    let rig = SimilarityArgs::new("cnn");
     draw(rig.dir.path(), 0..20);
     let files: Vec<String> = (0..20).map(|n| rig.file(&format!("p{n:02}.png"))).collect();
     let ask = |n: usize, rest: &[&str]| {
@@ -129,7 +132,7 @@ fn the_table_has_a_line_a_text_or_a_line_a_picture_where_these_are_many() {
 
 #[test]
 fn texts_come_from_a_file_and_from_stdin() {
-    let rig = Rig::new("cnn");
+    let rig = SimilarityArgs::new("cnn");
     draw(rig.dir.path(), 0..1);
     let image = rig.file("p00.png");
     fs::write(rig.file("texts.txt"), "t1\n\n t2 t3 \r\nt4\n").expect("written");
@@ -154,7 +157,7 @@ fn svg_texts(path: &str) -> Vec<String> {
 
 #[test]
 fn the_heat_map_names_texts_and_pictures_and_shows_the_numbers() {
-    let rig = Rig::new("cnn");
+    let rig = SimilarityArgs::new("cnn");
     draw(rig.dir.path(), 0..3);
     let files: Vec<String> = (0..3).map(|n| rig.file(&format!("p{n:02}.png"))).collect();
     let (svg, png) = (rig.file("heat.svg"), rig.file("heat.png"));
@@ -183,7 +186,7 @@ fn the_heat_map_names_texts_and_pictures_and_shows_the_numbers() {
 
 #[test]
 fn what_cannot_be_compared_is_refused() {
-    let rig = Rig::new("cnn");
+    let rig = SimilarityArgs::new("cnn");
     draw(rig.dir.path(), 0..1);
     let image = rig.file("p00.png");
     let before = fs::read(&image).expect("read");
@@ -206,7 +209,7 @@ fn what_cannot_be_compared_is_refused() {
     assert_eq!(fs::read(&image).expect("read"), before);
     assert!(!Path::new(&plot).exists());
     // A model of another family, and no tokenizer.
-    let ember = text(common::golden_root().join("embernet/tiny"));
+    let ember = text(support::golden::golden_root().join("embernet/tiny"));
     let args = ["similarity", "-m", &ember, "--device", "cpu", "--image", &image, "--text", "t1"];
     assert_eq!(ternion(&args).code, Some(2));
     let cnn = text(model_dir("cnn"));

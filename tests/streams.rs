@@ -1,12 +1,14 @@
 //! What becomes of a command whose stdout or stderr cannot be written: the rest of its work is done, and codes stay.
 #![cfg(feature = "cli")]
 
-mod command;
+mod support {
+    pub mod cli;
+}
 
 use std::fs::File;
 use std::process::Stdio;
 
-use command::{Ran, command, text};
+use support::cli::{Ran, command, text};
 
 const PICTURE: &str = "examples/shapes/samples/spatial_scene_100001.png";
 const BITGEN: &str = "examples/shapes/bitgen/model";

@@ -1,13 +1,20 @@
 //! What a model did, to look at: attention weights against a softmax computed here and against the fused kernel, the way
 //! from image tokens back to patches, and which experts were chosen.
 
-mod common;
-mod model_rig;
+mod support {
+    pub mod device;
+    pub mod golden;
+    pub mod model_stages;
+    pub mod numbers;
+    pub mod recording;
+}
 
 use std::path::Path;
 
-use common::{Rig as Recorder, backends, device, floats, run};
-use model_rig::{Program, Rig, devices, embernets, golden, rms};
+use support::device::{backends, device};
+use support::model_stages::{LoadedModel, PreparedPlan, devices, embernets, golden, rms};
+use support::numbers::floats;
+use support::recording::{Recording, run};
 use ternion::apps::attention_rollout::Attention;
 use ternion::engine::{DeviceChoice, Engine, GenerateOptions, Options, Precision, Session};
 use ternion::files::Image;
@@ -59,8 +66,8 @@ fn softmax(q: &[f32], k: &[f32], k_width: usize, k_at: usize, n: usize) -> Vec<f
 
 /// The weights that a traced node should have given: rows `[n, keys]` of which row r sees `seen(r)` keys.
 fn expected(
-    rig: &mut Rig,
-    program: &Program,
+    rig: &mut LoadedModel,
+    program: &PreparedPlan,
     node: &Node,
     heads: usize,
     rows: usize,
@@ -86,9 +93,9 @@ fn expected(
 
 /// Compares every traced node of a program that has run; returns how many there are.
 fn check_program(
-    rig: &mut Rig,
+    rig: &mut LoadedModel,
     what: &str,
-    program: &Program,
+    program: &PreparedPlan,
     heads: usize,
     rows: usize,
     seen: impl Fn(usize) -> usize,
@@ -99,7 +106,7 @@ fn check_program(
         let keys = plan.spec(node.outputs[0]).width();
         let found = rig.read(program, node.outputs[0], rows * keys);
         let want = expected(rig, program, node, heads, rows, &seen);
-        common::compare(&found, &want, CLOSE).unwrap_or_else(|e| panic!("{what}, {}: {e}", node.label));
+        support::numbers::compare(&found, &want, CLOSE).unwrap_or_else(|e| panic!("{what}, {}: {e}", node.label));
         for (r, row) in found.chunks(keys).enumerate() {
             let (sum, behind) = (row.iter().sum::<f32>(), &row[seen(r)..]);
             assert!((sum - 1.0).abs() < CLOSE, "{what}, {}: row {r} adds up to {sum}", node.label);
@@ -110,7 +117,7 @@ fn check_program(
 }
 
 /// A traced text plan in which whole prompts run, every slot readable.
-fn traced_text(rig: &mut Rig, rows: usize) -> Program {
+fn traced_text(rig: &mut LoadedModel, rows: usize) -> PreparedPlan {
     let shape = TextShape {
         max_rows: rows,
         max_outputs: rows,
@@ -124,7 +131,7 @@ fn traced_text(rig: &mut Rig, rows: usize) -> Program {
 }
 
 /// A traced image plan that has run on a picture, and the names of its stages' outputs.
-fn traced_image(rig: &mut Rig, image: &Image) -> (Program, Vec<Vec<String>>) {
+fn traced_image(rig: &mut LoadedModel, image: &Image) -> (PreparedPlan, Vec<Vec<String>>) {
     let trace = rig.model.trace_image().unwrap();
     let info = rig.model.info().image.unwrap();
     let program = rig.prepare(trace.plan);
@@ -137,8 +144,8 @@ fn traced_image(rig: &mut Rig, image: &Image) -> (Program, Vec<Vec<String>>) {
 fn weights_are_what_the_fused_kernel_gives_for_values_that_tell_keys_apart() {
     for (heads, kv_heads, keys) in [(1, 1, 7), (4, 2, 16), (6, 2, 31)] {
         let (d, n) = (32, 5);
-        let recorder = Recorder::new("told apart");
-        let mut noise = common::Noise(40);
+        let recorder = Recording::new("told apart");
+        let mut noise = support::numbers::Noise(40);
         let q = recorder.f32s("q", &[n, heads * d], Lead::Fixed, &noise.f32s(n * heads * d, 2.0));
         let k = recorder.f32s("k", &[keys, kv_heads * d], Lead::Fixed, &noise.f32s(keys * kv_heads * d, 2.0));
         // Value j is 1 at j and 0 elsewhere, in every head: the result is the weights.
@@ -155,7 +162,7 @@ fn weights_are_what_the_fused_kernel_gives_for_values_that_tell_keys_apart() {
                 (0..heads).map(|h| fused[(r * heads + h) * d + key]).sum::<f32>() / heads as f32
             };
             let want: Vec<f32> = (0..n * keys).map(|i| mean(i / keys, i % keys)).collect();
-            common::compare(&weights, &want, CLOSE).unwrap_or_else(|e| panic!("{name}: {e}"));
+            support::numbers::compare(&weights, &want, CLOSE).unwrap_or_else(|e| panic!("{name}: {e}"));
         }
     }
 }
@@ -167,7 +174,7 @@ fn embernet_traces_are_the_softmax_of_the_plans_own_queries_and_keys() {
         let (ids, vectors) = (prefill.i32s("input_ids"), prefill.f32s("image_embeds.scaled"));
         let (heads, layers) = (number(&dir, "num_attention_heads"), number(&dir, "num_layers"));
         for (device, backend) in devices() {
-            let mut rig = Rig::open(&dir, backend, u64::MAX);
+            let mut rig = LoadedModel::open(&dir, backend, u64::MAX);
             let what = format!("{} on {device}", dir.display());
             let rows = rig.rows(rig.model.info().image.unwrap().tokens, &ids, 0);
             let plain = rig.text(rows.len(), rows.len() + 7);
@@ -186,13 +193,13 @@ fn embernet_traces_are_the_softmax_of_the_plans_own_queries_and_keys() {
 }
 
 /// The pooler's and the projector's attention have eight heads and see everything.
-fn check_image(rig: &mut Rig, what: &str, image: &Program) {
+fn check_image(rig: &mut LoadedModel, what: &str, image: &PreparedPlan) {
     let plan = image.plan.clone();
     for node in plan.nodes.iter().filter(|n| n.op.name() == "attention_weights") {
         let spec = plan.spec(node.outputs[0]).clone();
         let found = rig.read(image, node.outputs[0], spec.len());
         let want = expected(rig, image, node, 8, spec.shape[0], |_| spec.width());
-        common::compare(&found, &want, CLOSE).unwrap_or_else(|e| panic!("{what}, {}: {e}", node.label));
+        support::numbers::compare(&found, &want, CLOSE).unwrap_or_else(|e| panic!("{what}, {}: {e}", node.label));
     }
 }
 
@@ -245,7 +252,7 @@ fn a_sessions_attention_is_that_of_the_whole_prompt_led_back_to_patches() {
         for (choice, name) in choices().into_iter().zip(["fast CPU", "GPU"]) {
             let backend = devices().into_iter().find(|(device, _)| *device == name).unwrap().1;
             let (ids, picture) = (prompt(&dir), picture(&dir));
-            let mut rig = Rig::open(&dir, backend, u64::MAX);
+            let mut rig = LoadedModel::open(&dir, backend, u64::MAX);
             let image = traced_image(&mut rig, &picture).0;
             let tokens = rig.model.info().image.unwrap().tokens;
             let out = image.plan.outputs[slots::IMAGE];
@@ -275,7 +282,7 @@ fn a_sessions_attention_is_that_of_the_whole_prompt_led_back_to_patches() {
 }
 
 /// Leads a token's attention back to patches once more, one number at a time.
-fn check_patches(rig: &mut Rig, image: &Program, dir: &Path, found: &Attention, tokens: usize) {
+fn check_patches(rig: &mut LoadedModel, image: &PreparedPlan, dir: &Path, found: &Attention, tokens: usize) {
     let (grid, side) = (patches(dir), cells(dir));
     let mut matrix = |name: &str| {
         let slot = image.plan.outputs[name];

@@ -1,12 +1,15 @@
 //! Models of widths that no published one has: heads of one column and of odd ones, rows that are no whole words, patches
 //! of odd sides. Every device computes what the plain definitions do.
 
-mod common;
-mod parts;
+mod support {
+    pub mod broken_checkpoints;
+    pub mod device;
+    pub mod golden;
+}
 
-use common::device;
-use parts::Parts;
 use serde_json::json;
+use support::broken_checkpoints::Parts;
+use support::device::device;
 use ternion::ModelFiles;
 use ternion::engine::{DeviceChoice, Head, Place, Precision};
 use ternion::models;
@@ -97,7 +100,10 @@ fn counts_of_experts_beyond_the_bounds_are_named() {
         ([4, 2, 5], "num_shared_experts"),
     ] {
         let files = models::synthetic_of(with_experts(counts)).expect("a model");
-        parts::assert_says(compare(files, &CompareOptions::default(), |_| ()), &[key, "expected an integer in"]);
+        support::broken_checkpoints::assert_says(
+            compare(files, &CompareOptions::default(), |_| ()),
+            &[key, "expected an integer in"],
+        );
     }
 }
 
@@ -105,7 +111,7 @@ fn counts_of_experts_beyond_the_bounds_are_named() {
 fn widths_that_halves_or_the_pooler_cannot_have_are_named() {
     let says = |text, image, parts: &[&str]| {
         let files = models::synthetic_of(embernet(text, image)).expect("a model");
-        parts::assert_says(compare(files, &CompareOptions::default(), |_| ()), parts);
+        support::broken_checkpoints::assert_says(compare(files, &CompareOptions::default(), |_| ()), parts);
     };
     says([40, 8, 2, 32], [24, 16, 2, 2, 4], &["hidden_size / num_attention_heads", "is 5", "halves"]);
     says([40, 4, 2, 32], [20, 16, 2, 2, 4], &["vision hidden_size", "is 20", "pooler"]);

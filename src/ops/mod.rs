@@ -10,7 +10,7 @@
 //! 2. `src/ops/foo.rs`: the struct, a method on [`PlanBuilder`](crate::plan::PlanBuilder), and
 //!    [`Op`](crate::plan::Op) for it. `cpu` is the definition: plain loops. `cpu_fast` only where time goes.
 //! 3. Here: `mod foo;` and its name in [`NAMES`].
-//! 4. `tests/op_parity.rs`: rows with nasty sizes. A test fails if a name has none.
+//! 4. `tests/support/op_cases/`: rows with nasty sizes. A test fails if a name has none.
 //!
 //! Nothing in `cpu/`, `gpu/` or `engine/` changes.
 

@@ -8,8 +8,9 @@ use ternion::ops::{MASKED, Row};
 use ternion::plan::{Backend, Plan, Step};
 use ternion::tensor::Pack;
 
-use crate::common::{Golden, bits, floats};
-use crate::model_rig::{Program, Report, golden};
+use crate::support::golden::Golden;
+use crate::support::model_stages::{PreparedPlan, Report, golden};
+use crate::support::numbers::{bits, floats};
 
 /// What the original adds to the scores of tokens that a mask leaves out.
 const LEFT_OUT: f32 = -10_000.0;
@@ -29,7 +30,7 @@ pub fn images(dir: &Path) -> Vec<Image> {
 }
 
 /// A model with its weights on a backend.
-pub struct Rig {
+pub struct LoadedRobot {
     model: BitGenModel,
     weights: Weights,
     backend: Box<dyn Backend>,
@@ -39,7 +40,7 @@ pub struct Rig {
     pub what: String,
 }
 
-impl Rig {
+impl LoadedRobot {
     pub fn open(dir: &Path, device: &str, backend: Box<dyn Backend>) -> Self {
         let weights = Weights::open(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
         let options = LoadOptions { dense: Pack::F32, head: Pack::F32, max_binding: u64::MAX };
@@ -47,12 +48,12 @@ impl Rig {
         let golden = golden(dir, "golden_bitgen.safetensors");
         let shape = golden.shape("input_ids");
         let what = format!("{} on {device}", dir.display());
-        Rig { model, weights, backend, golden, samples: shape[0], length: shape[1], what }
+        LoadedRobot { model, weights, backend, golden, samples: shape[0], length: shape[1], what }
     }
 
-    fn prepare(&mut self, plan: ternion::Result<Plan>) -> Program {
+    fn prepare(&mut self, plan: ternion::Result<Plan>) -> PreparedPlan {
         let plan = plan.unwrap_or_else(|e| panic!("{e}: {:?}", std::error::Error::source(&e)));
-        Program::prepare(plan, &self.weights, self.backend.as_mut())
+        PreparedPlan::prepare(plan, &self.weights, self.backend.as_mut())
     }
 
     /// More samples, rows and keys than are used.
@@ -61,26 +62,34 @@ impl Rig {
         ThinkShape { samples, rows: n + 5, keys: self.length + 3, outputs: n + 2, images, masked }
     }
 
-    fn write(&mut self, program: &Program, input: &str, words: &[u32]) {
+    fn write(&mut self, program: &PreparedPlan, input: &str, words: &[u32]) {
         program.write(self.backend.as_mut(), input, words);
     }
 
-    fn output(&mut self, program: &Program, name: &str, n: usize) -> Vec<f32> {
+    fn output(&mut self, program: &PreparedPlan, name: &str, n: usize) -> Vec<f32> {
         program.output(self.backend.as_mut(), name, n)
     }
 
-    fn state(&mut self, program: &Program, name: &str, n: usize) -> Vec<f32> {
+    fn state(&mut self, program: &PreparedPlan, name: &str, n: usize) -> Vec<f32> {
         let slot = program.plan.state(name).unwrap_or_else(|| panic!("no state {name}"));
         floats(&self.backend.read(program.id, &[(slot, 0..n)]).expect("a state")[0])
     }
 
-    fn behind(program: &Program, state: &str) -> usize {
+    fn behind(program: &PreparedPlan, state: &str) -> usize {
         program.plan.producer(program.plan.state(state).expect("a state")).expect("it is written") + 1
     }
 
     /// Runs nodes up to `end`, stage by stage. Where there are golden numbers of a stage, these are compared, and written
     /// over its own.
-    fn walk(&mut self, program: &Program, step: &Step, from: usize, end: usize, prefix: &str, report: &mut Report) {
+    fn walk(
+        &mut self,
+        program: &PreparedPlan,
+        step: &Step,
+        from: usize,
+        end: usize,
+        prefix: &str,
+        report: &mut Report,
+    ) {
         let (plan, names, mut next) = (program.plan.clone(), self.golden.names(), from);
         let mut stages: Vec<_> = plan.tags.iter().map(|(tag, &slot)| (plan.producer(slot), tag, slot)).collect();
         stages.sort();
@@ -108,7 +117,7 @@ impl Rig {
     }
 
     /// Writes what a thinking plan reads on texts without a cache.
-    fn feed(&mut self, program: &Program, shape: &ThinkShape) {
+    fn feed(&mut self, program: &PreparedPlan, shape: &ThinkShape) {
         let (n, ids) = (self.length, self.golden.i32s("input_ids"));
         let each =
             |f: &dyn Fn(usize, usize) -> u32| -> Vec<u32> { (0..self.samples * n).map(|r| f(r / n, r % n)).collect() };

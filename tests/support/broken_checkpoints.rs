@@ -1,12 +1,11 @@
 //! BitGens in parts, to be broken.
-// Each test file uses some of these.
-#![allow(dead_code)]
+#![allow(dead_code)] // Each test uses a part.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use crate::common::golden_root;
+use crate::support::golden::golden_root;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde_json::Value;

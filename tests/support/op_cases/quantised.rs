@@ -8,7 +8,8 @@ use ternion::tensor::{Lead, Pack};
 use super::Tol::{Close, Codes, Exact, Meta};
 use super::elements::hard_rows;
 use super::{Cases, step};
-use crate::common::{Noise, Rig};
+use crate::support::numbers::Noise;
+use crate::support::recording::Recording;
 
 const EMBERNET: ActQuant = ActQuant { max_code: 127.0, bound: 50.0, floor: 1e-4 };
 const PLAIN: ActQuant = ActQuant { max_code: 127.0, bound: f32::INFINITY, floor: 1e-5 };
@@ -175,7 +176,7 @@ fn pieces_of_stacks(cases: &mut Cases) {
     let (d, outs) = (20, [9, 200]);
     // The first matrix of each piece, and how many rows it has of each.
     let cut = [(0, &[9, 128][..]), (1, &[72])];
-    let cut_stacks = |r: &Rig, experts: usize| -> Vec<Slot> {
+    let cut_stacks = |r: &Recording, experts: usize| -> Vec<Slot> {
         let all = parts(&outs.repeat(experts), d, &[true, false, false]);
         let piece = |(first, of): &(usize, &[usize])| -> Vec<Packed<'static>> {
             let rows = |i: usize| if *first == 0 { 0..of[i] } else { 128..200 };

@@ -7,7 +7,7 @@ use ternion::tensor::{Lead, Pack};
 
 use super::Tol::{Close, Exact};
 use super::{Cases, row_words, step};
-use crate::common::Noise;
+use crate::support::numbers::Noise;
 
 pub fn add(cases: &mut Cases) {
     combine(cases);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use ternion::plan::{Plan, Slot, Step};
 
-use crate::common::{Feed, Rig};
+use crate::support::recording::{Feed, Recording};
 
 /// How near a backend must come to the plain definition.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -54,10 +54,10 @@ impl Cases {
         step: Step,
         op: &'static str,
         name: impl Into<String>,
-        record: impl FnOnce(&Rig) -> Vec<(Slot, Tol)>,
+        record: impl FnOnce(&Recording) -> Vec<(Slot, Tol)>,
     ) {
         let name = name.into();
-        let rig = Rig::new(&format!("{op}, {name}"));
+        let rig = Recording::new(&format!("{op}, {name}"));
         let outs = record(&rig);
         let (plan, feed) = rig.finish();
         assert!(plan.nodes.iter().any(|n| n.op.name() == op), "{op}, {name} does not use {op}");
@@ -65,7 +65,7 @@ impl Cases {
     }
 
     /// Adds a row that uses everything.
-    fn full(&mut self, op: &'static str, name: impl Into<String>, record: impl FnOnce(&Rig) -> Vec<(Slot, Tol)>) {
+    fn full(&mut self, op: &'static str, name: impl Into<String>, record: impl FnOnce(&Recording) -> Vec<(Slot, Tol)>) {
         self.at(Step::FULL, op, name, record);
     }
 }

@@ -6,7 +6,8 @@ use ternion::tensor::{DType, Lead, Pack};
 
 use super::Tol::{Close, Exact};
 use super::{Cases, row_words, step};
-use crate::common::{Noise, Rig, bits, f16_words};
+use crate::support::numbers::{Noise, bits, f16_words};
+use crate::support::recording::Recording;
 
 const ATTENTION_TOL: f32 = 1e-5;
 
@@ -24,7 +25,7 @@ pub fn add(cases: &mut Cases) {
 }
 
 /// A cache `[capacity, width]` full of noise.
-fn cache(r: &Rig, name: &str, shape: [usize; 2], dtype: DType, seed: u64) -> Slot {
+fn cache(r: &Recording, name: &str, shape: [usize; 2], dtype: DType, seed: u64) -> Slot {
     let data = Noise(seed).f32s(shape[0] * shape[1], 2.0);
     r.state(name, &shape, dtype, if dtype == DType::F16 { f16_words(&data) } else { bits(&data) })
 }
@@ -240,7 +241,7 @@ fn endless_row(cases: &mut Cases) {
     for (heads, kv_heads, d) in [(2, 1, 16), (2, 2, 64), (2, 2, 20)] {
         for n in [2, 12] {
             let shape = AttentionShape { heads, kv_heads, d };
-            let rows = |r: &Rig| {
+            let rows = |r: &Recording| {
                 let words: Vec<u32> = (0..n as u32).flat_map(|r| [0, 0, 20 * (r % 2), u32::MAX - r]).collect();
                 r.u32s("rows", &[n, 4], Lead::Rows, &words)
             };

@@ -4,7 +4,7 @@ use ternion::tensor::{Lead, Pack};
 
 use super::Tol::Close;
 use super::{Cases, step};
-use crate::common::Noise;
+use crate::support::numbers::Noise;
 
 const TOL: f32 = 1e-5;
 

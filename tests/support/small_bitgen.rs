@@ -10,7 +10,8 @@ use ternion::apps::bitgen::{BitGen, BitGenOptions};
 use ternion::engine::{DeviceChoice, Place, Precision};
 use ternion::files::Image;
 
-use crate::common::{device, golden_root};
+use crate::support::device::device;
+use crate::support::golden::golden_root;
 
 /// Tokens of the golden models.
 const VOCAB: usize = 512;

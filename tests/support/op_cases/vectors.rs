@@ -6,7 +6,7 @@ use ternion::tensor::{DType, Lead, Pack};
 use super::Tol::{Close, Codes, Exact, Meta};
 use super::elements::hard_rows;
 use super::{Cases, step};
-use crate::common::{Noise, bits};
+use crate::support::numbers::{Noise, bits};
 
 pub fn add(cases: &mut Cases) {
     affine(cases);

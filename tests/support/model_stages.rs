@@ -13,7 +13,9 @@ use ternion::ops::{Row, TOKEN_IMAGE};
 use ternion::plan::{Backend, Plan, ProgramId, Slot, Step};
 use ternion::tensor::{DType, Pack};
 
-use crate::common::{Golden, bits, floats, golden_root, gpu};
+use crate::support::device::gpu;
+use crate::support::golden::{Golden, golden_root};
+use crate::support::numbers::{bits, floats};
 
 /// Folders at most four levels below the golden root that hold `file`.
 pub fn variants(file: &str) -> Vec<PathBuf> {
@@ -71,21 +73,19 @@ pub fn devices() -> Vec<(&'static str, Box<dyn Backend>)> {
 }
 
 /// A model with its weights on a backend.
-pub struct Rig {
+pub struct LoadedModel {
     pub model: Box<dyn ChatModel>,
     pub weights: Weights,
     pub backend: Box<dyn Backend>,
 }
 
 /// A prepared plan.
-pub struct Program {
+pub struct PreparedPlan {
     pub plan: Arc<Plan>,
     pub id: ProgramId,
 }
 
-// BitGen's rigs use all of it, EmberNet's some.
-#[allow(dead_code)]
-impl Program {
+impl PreparedPlan {
     /// Loads what a plan needs and prepares it so that every slot can be read.
     pub fn prepare(plan: Plan, weights: &Weights, backend: &mut dyn Backend) -> Self {
         for (weight, _) in plan.weights() {
@@ -96,7 +96,7 @@ impl Program {
         }
         let plan = Arc::new(plan);
         let id = backend.prepare(plan.clone(), true).unwrap_or_else(|e| panic!("prepare: {e}"));
-        Program { plan, id }
+        PreparedPlan { plan, id }
     }
 
     /// Writes the first words of an input.
@@ -111,7 +111,7 @@ impl Program {
     }
 }
 
-impl Rig {
+impl LoadedModel {
     /// Opens a variant in full precision. Weights above `max_binding` bytes are cut.
     pub fn open(dir: &Path, backend: Box<dyn Backend>, max_binding: u64) -> Self {
         Self::open_with_head(dir, backend, Pack::F32, max_binding)
@@ -122,7 +122,7 @@ impl Rig {
         let weights = Weights::open(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
         let options = LoadOptions { dense: Pack::F32, head, max_binding };
         let model = models::open_chat(dir, &weights, options).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
-        Rig { model, weights, backend }
+        LoadedModel { model, weights, backend }
     }
 
     /// Replaces a weight before the first plan is prepared.
@@ -136,41 +136,41 @@ impl Rig {
     }
 
     /// Loads what a plan needs and prepares it so that every slot can be read.
-    pub fn prepare(&mut self, plan: Plan) -> Program {
-        Program::prepare(plan, &self.weights, self.backend.as_mut())
+    pub fn prepare(&mut self, plan: Plan) -> PreparedPlan {
+        PreparedPlan::prepare(plan, &self.weights, self.backend.as_mut())
     }
 
     /// The image plan.
-    pub fn image(&mut self) -> Program {
+    pub fn image(&mut self) -> PreparedPlan {
         let plan = self.model.record_image().expect("an image plan");
         self.prepare(plan)
     }
 
     /// A text plan in which every row's logits can be read.
-    pub fn text(&mut self, rows: usize, capacity: usize) -> Program {
+    pub fn text(&mut self, rows: usize, capacity: usize) -> PreparedPlan {
         let plan = self.model.record_text(&text_shape(rows, rows, capacity)).expect("a text plan");
         self.prepare(plan)
     }
 
-    pub fn write(&mut self, program: &Program, slot: Slot, values: &[f32]) {
+    pub fn write(&mut self, program: &PreparedPlan, slot: Slot, values: &[f32]) {
         self.backend.write(program.id, slot, 0, &bits(values)).unwrap_or_else(|e| panic!("write: {e}"));
     }
 
-    pub fn read_words(&mut self, program: &Program, slot: Slot, n: usize) -> Vec<u32> {
+    pub fn read_words(&mut self, program: &PreparedPlan, slot: Slot, n: usize) -> Vec<u32> {
         let mut read = self.backend.read(program.id, &[(slot, 0..n)]).unwrap_or_else(|e| panic!("read: {e}"));
         read.remove(0)
     }
 
-    pub fn read(&mut self, program: &Program, slot: Slot, n: usize) -> Vec<f32> {
+    pub fn read(&mut self, program: &PreparedPlan, slot: Slot, n: usize) -> Vec<f32> {
         floats(&self.read_words(program, slot, n))
     }
 
-    pub fn run(&mut self, program: &Program, step: &Step, nodes: Range<usize>) {
+    pub fn run(&mut self, program: &PreparedPlan, step: &Step, nodes: Range<usize>) {
         self.backend.run(program.id, step, nodes).unwrap_or_else(|e| panic!("run: {e}"));
     }
 
     /// Writes rows, all of them outputs, and the vectors of the image rows in front; returns the step.
-    pub fn batch(&mut self, program: &Program, rows: &[Row], image: &[f32]) -> Step {
+    pub fn batch(&mut self, program: &PreparedPlan, rows: &[Row], image: &[f32]) -> Step {
         let input = |name: &str| program.plan.input(name).expect("the plan has this input");
         let all: Vec<u32> = (0..rows.len() as u32).collect();
         self.backend.write(program.id, input(slots::ROWS), 0, bytemuck::cast_slice(rows)).expect("rows");
@@ -182,7 +182,7 @@ impl Rig {
     }
 
     /// Logits of every row of a batch, `[rows, vocab]`.
-    pub fn logits(&mut self, program: &Program, rows: &[Row], image: &[f32]) -> Vec<f32> {
+    pub fn logits(&mut self, program: &PreparedPlan, rows: &[Row], image: &[f32]) -> Vec<f32> {
         let step = self.batch(program, rows, image);
         self.run(program, &step, 0..program.plan.nodes.len());
         let vocab = self.model.info().vocab;
@@ -190,7 +190,7 @@ impl Rig {
     }
 
     /// Image tokens `[n, d]` of pixel values `[3, s, s]`.
-    pub fn encode(&mut self, program: &Program, pixels: &[f32]) -> Vec<f32> {
+    pub fn encode(&mut self, program: &PreparedPlan, pixels: &[f32]) -> Vec<f32> {
         let input = program.plan.input(slots::PIXELS).expect("pixels");
         self.write(program, input, pixels);
         self.run(program, &Step::FULL, 0..program.plan.nodes.len());
@@ -324,7 +324,7 @@ pub fn rms(found: &[f32], want: &[f32]) -> f64 {
 
 /// Runs a program stage by stage. After each tagged stage that has golden numbers these are compared, and written over
 /// the stage's own, so that an error cannot hide in or blow up through what follows.
-pub fn forced_walk(rig: &mut Rig, program: &Program, step: &Step, golden: &Golden, report: &mut Report) {
+pub fn forced_walk(rig: &mut LoadedModel, program: &PreparedPlan, step: &Step, golden: &Golden, report: &mut Report) {
     let plan = program.plan.clone();
     let names = golden.names();
     let mut stages: Vec<(usize, &str, Slot)> =
@@ -384,8 +384,8 @@ pub fn forced_walk(rig: &mut Rig, program: &Program, step: &Step, golden: &Golde
 /// Compares `b − a` with golden `name`; returns `a + name`.
 #[allow(clippy::too_many_arguments)] // One call a stage; a struct would only rename them.
 fn compare_difference(
-    rig: &mut Rig,
-    program: &Program,
+    rig: &mut LoadedModel,
+    program: &PreparedPlan,
     golden: &Golden,
     a: &str,
     b: &str,

@@ -6,14 +6,15 @@ use ternion::tensor::{DType, Lead};
 
 use super::Tol::{self, Exact};
 use super::{Cases, row_words, step};
-use crate::common::{Noise, Rig};
+use crate::support::numbers::Noise;
+use crate::support::recording::Recording;
 
 /// Position of the first draw, and of the row that draws.
 const FIRST: u32 = 3;
 const POS: u32 = 7;
 
 /// Outputs in the rows 1, 0, 3, 2, …, each of its own sequence, with `draws[o]`; every third token occurred.
-fn sampled(r: &Rig, logits: &[f32], vocab: usize, draws: &[Draw]) -> Vec<(Slot, Tol)> {
+fn sampled(r: &Recording, logits: &[f32], vocab: usize, draws: &[Draw]) -> Vec<(Slot, Tol)> {
     let n = draws.len();
     let rows: Vec<(u32, u32, u32)> = (0..n as u32 + 1).map(|i| (i, POS, 10 * i)).collect();
     let outputs: Vec<u32> = (0..n as u32).map(|i| if i + 1 < n as u32 || i % 2 == 1 { i ^ 1 } else { i }).collect();

@@ -1,6 +1,4 @@
 //! Torch's zip files, written value by value.
-// Each test file uses some of these.
-#![allow(dead_code)]
 
 use std::io::{Cursor, Write};
 

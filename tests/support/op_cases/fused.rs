@@ -7,7 +7,8 @@ use ternion::tensor::{DType, Lead, Pack};
 
 use super::Tol::{Close, Exact};
 use super::{Cases, row_words, step};
-use crate::common::{Noise, Rig};
+use crate::support::numbers::Noise;
+use crate::support::recording::Recording;
 
 const NORM: RmsNorm = RmsNorm { eps: 1e-5, clamped: true };
 const PRE: RmsNorm = RmsNorm { eps: 1e-6, clamped: true };
@@ -26,14 +27,14 @@ pub fn add(cases: &mut Cases) {
 }
 
 /// Norms and matrices of `outs` rows; bits are mixed.
-fn stack(r: &Rig, outs: &[usize], d: usize) -> [Slot; 2] {
+fn stack(r: &Recording, outs: &[usize], d: usize) -> [Slot; 2] {
     let packed = |(i, &n): (usize, &usize)| Noise(90 + i as u64).packed(n, d, i % 2 == 0, SCALE);
     let parts: Vec<Packed> = outs.iter().enumerate().map(packed).collect();
     let norms = Noise(91).f32s(outs.len() * d, 1.0);
     [r.weight("norms", &[outs.len(), d], Pack::F32, &norms), r.ternary("w", &parts)]
 }
 
-fn input(r: &Rig, pre: bool, d: usize) -> BitInput {
+fn input(r: &Recording, pre: bool, d: usize) -> BitInput {
     let slot = || r.weight("pre", &[d], Pack::F32, &Noise(92).f32s(d, 2.0));
     BitInput { pre: pre.then(|| (PRE, slot())), norm: NORM, act: ACT }
 }
@@ -61,7 +62,7 @@ fn plain(cases: &mut Cases) {
 const EXPERTS: Experts = Experts { k: 2, n: 4, shared: 1 };
 
 /// Two different experts a row.
-fn top(r: &Rig, rows: usize, used: usize) -> Slot {
+fn top(r: &Recording, rows: usize, used: usize) -> Slot {
     let mut top: Vec<u32> = (0..rows as u32).flat_map(|i| [i % 4, (i + 1 + i / 4) % 4]).collect();
     top[2 * used..].fill(u32::MAX);
     r.u32s("top", &[rows, 2], Lead::Rows, &top)
@@ -104,7 +105,7 @@ fn counts_of_experts(cases: &mut Cases) {
         let experts = Experts { k, n, shared };
         for (rows, used) in [(1, 1), (5, 4)] {
             let choices: Vec<u32> = (0..rows * k).map(|i| ((i / k * 7 + i % k * 61) % n) as u32).collect();
-            let top = |r: &Rig| r.u32s("top", &[rows, k], Lead::Rows, &choices);
+            let top = |r: &Recording| r.u32s("top", &[rows, k], Lead::Rows, &choices);
             cases.at(step(used, 0), "bit_linear", format!("swiglu, {used} of {rows} rows, {experts:?}"), |r| {
                 let (d, d_ff) = (16, 5);
                 let x = r.f32s("x", &[rows, d], Lead::Rows, &Noise(95).f32s(rows * d, 2.0));
