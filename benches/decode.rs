@@ -17,11 +17,11 @@ use support::device::device;
 use ternion::cpu::Cpu;
 use ternion::engine::{DeviceChoice, Place, choose_device};
 use ternion::gpu::{AdapterKind, Adapters};
-use ternion::models;
 use ternion::ops::READ_CHUNK;
 use ternion::plan::{Backend, PlanBuilder, Step};
 use ternion::tensor::{DType, Spec};
 use ternion::tools::check::{CompareOptions, compare};
+use ternion::tools::synthetic;
 use ternion::{Engine, GenerateOptions, Image, ModelFiles, Options, Session};
 use timing::{Timed, quick};
 
@@ -127,7 +127,7 @@ fn on(c: &mut Criterion, name: &str, device: DeviceChoice, software: bool) {
     });
     drop(reads);
     let options = Options { device, autotune: false, sessions: 1, ..Options::default() };
-    let engine = Engine::open(models::synthetic().expect("a model"), options).expect("it opens");
+    let engine = Engine::open(synthetic::embernet().expect("a model"), options).expect("it opens");
     let each = if quick() || software { 2 } else { 16 };
     let depths: &[usize] = if software { &[1] } else { &[1, 512] };
     for &depth in depths {

@@ -35,6 +35,7 @@ use ternion::models;
 use ternion::models::{LoadOptions, TextShape};
 use ternion::plan::Plan;
 use ternion::tensor::{DType, Pack};
+use ternion::tools::synthetic;
 
 type Done<T> = Result<T, Box<dyn Error>>;
 /// Values of overrides, which are all whole numbers.
@@ -44,7 +45,7 @@ type Variant = (&'static str, Vec<&'static str>);
 
 /// Plans of an EmberNet of the published sizes, as an engine records them.
 fn plans() -> ternion::Result<Vec<Plan>> {
-    let files = models::synthetic()?;
+    let files = synthetic::embernet()?;
     let weights = Weights::open(files.clone())?;
     let mut all = Vec::new();
     for (dense, kv_dtype) in [(Pack::F16, DType::F16), (Pack::F32, DType::F32)] {

@@ -52,7 +52,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let which = args.next().unwrap_or_else(|| "decode".into());
     let weights = Weights::open(&path)?;
     // Full-precision parts as 16-bit floats, and no tensor so large that it must be split.
-    let options = LoadOptions { dense: Pack::F16, head: Pack::F16, max_binding: u64::MAX };
+    let options = LoadOptions::anywhere(Pack::F16);
     let model = models::open_chat(&path, &weights, options)?;
     let plan = record(model.as_ref(), &which)?;
     // Not `print!`, which panics when a reader such as `head` goes away.

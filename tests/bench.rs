@@ -20,6 +20,7 @@ use ternion::models;
 use ternion::models::{LoadOptions, TextShape};
 use ternion::plan::{Plan, Step};
 use ternion::tensor::{DType, Pack, WeightRef};
+use ternion::tools::synthetic;
 
 fn tiny() -> PathBuf {
     golden_root().join("embernet/tiny")
@@ -244,9 +245,9 @@ fn packed_bytes(weight: &WeightRef) -> u64 {
 
 #[test]
 fn the_bytes_of_a_step_are_those_of_its_rows_experts_and_context() {
-    let files = models::synthetic().expect("a model");
+    let files = synthetic::embernet().expect("a model");
     let weights = Weights::open(&files).expect("it opens");
-    let load = LoadOptions { dense: Pack::F16, head: Pack::F16, max_binding: u64::MAX };
+    let load = LoadOptions::anywhere(Pack::F16);
     let model = models::open_chat(&files, &weights, load).expect("it opens");
     let shape =
         TextShape { max_rows: 8, max_outputs: 8, kv_rows: 4096, sessions: 8, kv_dtype: DType::F16, images: false };
@@ -279,7 +280,7 @@ fn the_bytes_of_a_step_are_those_of_its_rows_experts_and_context() {
 
 #[test]
 fn a_made_up_model_is_an_embernet_of_the_published_sizes() {
-    let files = models::synthetic().expect("a model");
+    let files = synthetic::embernet().expect("a model");
     let weights = Weights::open(&files).expect("it opens");
     let parameters: usize = weights
         .checkpoint()

@@ -62,7 +62,7 @@ fn transposed(x: &[f32], channels: usize) -> Vec<f32> {
 impl LoadedBitGen {
     fn open(dir: &Path, device: &str, backend: Box<dyn Backend>) -> Self {
         let weights = Weights::open(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
-        let options = LoadOptions { dense: Pack::F32, head: Pack::F32, max_binding: u64::MAX };
+        let options = LoadOptions::anywhere(Pack::F32);
         let model = BitGenStage1::open(dir, &weights, options).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
         let what = format!("{} on {device}", dir.file_name().unwrap_or_default().display());
         let golden = golden(dir, "golden_stage1.safetensors");

@@ -17,6 +17,7 @@ use ternion::models::{EmberNetConfig, LoadOptions, TextShape, VisionConfig};
 use ternion::ops::UnaryKind;
 use ternion::plan::{SlotKind, Step};
 use ternion::tensor::{DType, Pack, Spec};
+use ternion::tools::synthetic;
 
 #[test]
 fn a_table_is_made_once_by_each_backend() {
@@ -45,9 +46,9 @@ fn the_table_of_angles_does_not_grow_with_the_sessions() {
         vision: VisionConfig { num_hidden_layers: 1, ..EmberNetConfig::published().vision },
         ..EmberNetConfig::published()
     };
-    let files = models::synthetic_of(config).expect("a model");
+    let files = synthetic::embernet_of(config).expect("a model");
     let weights = Weights::open(&files).expect("it opens");
-    let load = LoadOptions { dense: Pack::F16, head: Pack::F16, max_binding: u64::MAX };
+    let load = LoadOptions::anywhere(Pack::F16);
     let model = models::open_chat(&files, &weights, load).expect("it opens");
     for sessions in [1, 64] {
         let (kv_rows, kv_dtype) = (sessions * 512, DType::F16);

@@ -163,7 +163,7 @@ fn pixels_of_a_picture_are_those_of_pytorch() {
 fn the_model_in_memory_is_the_one_on_disk() {
     let demo = ModelFiles::demo().expect("it is built in");
     let (ours, files) = (Weights::open(&demo).expect("opens"), Weights::open(model()).expect("opens"));
-    let load = LoadOptions { dense: Pack::F16, head: Pack::F16, max_binding: u64::MAX };
+    let load = LoadOptions::anywhere(Pack::F16);
     let config = |files: ModelFiles, weights: &Weights| models::open(files, weights, load).expect("opens").config();
     assert_eq!(config(demo.clone(), &ours), config(model().into(), &files));
     let names = |w: &Weights| w.checkpoint().tensors().cloned().collect::<Vec<_>>();

@@ -159,7 +159,7 @@ fn tensors_are_found_under_the_keys_of_trainers() {
     }
 }
 
-const LOAD: LoadOptions = LoadOptions { dense: Pack::F32, head: Pack::F32, max_binding: u64::MAX };
+const LOAD: LoadOptions = LoadOptions::anywhere(Pack::F32);
 
 /// A small EmberNet in parts.
 #[derive(Clone)]

@@ -12,9 +12,9 @@ use support::broken_checkpoints::Parts;
 use support::device::device;
 use ternion::ModelFiles;
 use ternion::engine::{DeviceChoice, Head, Place, Precision};
-use ternion::models;
 use ternion::models::{EmberNetConfig, VisionConfig};
 use ternion::tools::check::{CompareOptions, compare};
+use ternion::tools::synthetic;
 
 /// Compares a model on the CPU, and on a GPU if there is one, with the plain definitions; in 16 bits with this head.
 fn agrees(what: &str, files: &ModelFiles, head: Head) {
@@ -67,7 +67,7 @@ fn embernets_of_any_width_agree_on_every_device() {
         ([264, 1, 1, 64], [264, 16, 1, 3, 2]),
     ];
     for (text, image) in sizes {
-        let files = models::synthetic_of(embernet(text, image)).expect("a model");
+        let files = synthetic::embernet_of(embernet(text, image)).expect("a model");
         agrees(&format!("{text:?}, {image:?}"), &files, Head::Int8);
     }
 }
@@ -86,7 +86,7 @@ fn with_experts([n, k, shared]: [usize; 3]) -> EmberNetConfig {
 #[test]
 fn embernets_of_few_and_many_experts_agree_on_every_device() {
     for counts in [[1, 1, 0], [3, 2, 2], [40, 4, 1], [256, 8, 0], [512, 8, 4]] {
-        let files = models::synthetic_of(with_experts(counts)).expect("a model");
+        let files = synthetic::embernet_of(with_experts(counts)).expect("a model");
         agrees(&format!("experts, chosen, shared {counts:?}"), &files, Head::F16);
     }
 }
@@ -99,7 +99,7 @@ fn counts_of_experts_beyond_the_bounds_are_named() {
         ([4, 5, 1], "num_experts_per_tok"),
         ([4, 2, 5], "num_shared_experts"),
     ] {
-        let files = models::synthetic_of(with_experts(counts)).expect("a model");
+        let files = synthetic::embernet_of(with_experts(counts)).expect("a model");
         support::broken_checkpoints::assert_says(
             compare(files, &CompareOptions::default(), |_| ()),
             &[key, "expected an integer in"],
@@ -110,7 +110,7 @@ fn counts_of_experts_beyond_the_bounds_are_named() {
 #[test]
 fn widths_that_halves_or_the_pooler_cannot_have_are_named() {
     let says = |text, image, parts: &[&str]| {
-        let files = models::synthetic_of(embernet(text, image)).expect("a model");
+        let files = synthetic::embernet_of(embernet(text, image)).expect("a model");
         support::broken_checkpoints::assert_says(compare(files, &CompareOptions::default(), |_| ()), parts);
     };
     says([40, 8, 2, 32], [24, 16, 2, 2, 4], &["hidden_size / num_attention_heads", "is 5", "halves"]);

@@ -4,9 +4,10 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use ternion::Error;
 use ternion::files::ModelFiles;
 use ternion::tools::bench::{BenchOptions, OpTime, Row, bench};
-use ternion::{Error, models};
+use ternion::tools::synthetic;
 
 use crate::cli::Outcome;
 use crate::cli::args::PlaceArgs;
@@ -87,7 +88,7 @@ impl Bench {
             return Err(Error::argument("profile", "does not fit into csv; use -o md, json or jsonl").into());
         }
         let plot = self.plot.as_ref().map(|file| PlotFile::new("plot", file.as_os_str())).transpose()?;
-        let files = self.model.as_deref().map_or_else(models::synthetic, |path| Ok(ModelFiles::from(path)))?;
+        let files = self.model.as_deref().map_or_else(synthetic::embernet, |path| Ok(ModelFiles::from(path)))?;
         let bar = Bar::new("measuring");
         let rows = bench(files, &options, |p| bar.show(&p))?;
         bar.end();

@@ -1,4 +1,4 @@
-//! Where a model's files are: on disk, or in memory.
+//! Where a model's files are: on disk, in memory, or behind a source.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::files::synthetic::Made;
+use crate::files::TensorSource;
 
 /// The files of a model: its checkpoint, and beside it `config.json` and, as a rule, `tokenizer.json`.
 ///
 /// Whatever opens a model takes a path as well, for [`ModelFiles::Disk`].
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub enum ModelFiles {
     /// A checkpoint, or a directory with one; the other files lie in the same directory.
     Disk(PathBuf),
@@ -24,8 +24,8 @@ pub enum ModelFiles {
         /// Names and contents; the checkpoint is [`ModelFiles::CHECKPOINT`].
         files: &'static [(&'static str, &'static [u8])],
     },
-    /// A model whose weights are made up as they are read.
-    Made(Arc<Made>),
+    /// A source that is asked for each file and each tensor.
+    Source(Arc<dyn TensorSource>),
 }
 
 /// The file of a model's configuration.
@@ -64,7 +64,7 @@ impl ModelFiles {
             ModelFiles::Disk(path) if path.is_dir() => path.join(name),
             ModelFiles::Disk(path) => path.parent().unwrap_or(Path::new(".")).join(name),
             ModelFiles::Memory { name: model, .. } => Path::new(model).join(name),
-            ModelFiles::Made(made) => Path::new(made.name).join(name),
+            ModelFiles::Source(source) => Path::new(source.name()).join(name),
         }
     }
 
@@ -73,7 +73,7 @@ impl ModelFiles {
         match self {
             ModelFiles::Disk(_) => self.path(name).exists(),
             ModelFiles::Memory { files, .. } => files.iter().any(|(file, _)| *file == name),
-            ModelFiles::Made(_) => name == CONFIG,
+            ModelFiles::Source(source) => source.file(name).is_some(),
         }
     }
 
@@ -85,8 +85,9 @@ impl ModelFiles {
         match self {
             ModelFiles::Disk(_) => read_at_most(&self.path(name), most).map(Cow::Owned),
             ModelFiles::Memory { .. } => self.in_memory(name).map(Cow::Borrowed),
-            ModelFiles::Made(made) if name == CONFIG => Ok(Cow::Owned(made.config.clone().into_bytes())),
-            ModelFiles::Made(_) => Err(self.missing(name)),
+            ModelFiles::Source(source) => {
+                source.file(name).map(|bytes| Cow::Owned(bytes.into_owned())).ok_or_else(|| self.missing(name))
+            }
         }
     }
 
@@ -124,12 +125,26 @@ impl From<&ModelFiles> for ModelFiles {
     }
 }
 
+/// Sources are equal if they are one and the same.
+impl PartialEq for ModelFiles {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (ModelFiles::Disk(a), ModelFiles::Disk(b)) => a == b,
+            (ModelFiles::Memory { name: a, files: x }, ModelFiles::Memory { name: b, files: y }) => a == b && x == y,
+            (ModelFiles::Source(a), ModelFiles::Source(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+}
+
+impl Eq for ModelFiles {}
+
 impl fmt::Display for ModelFiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ModelFiles::Disk(path) => path.display().fmt(f),
             ModelFiles::Memory { name, .. } => f.write_str(name),
-            ModelFiles::Made(made) => f.write_str(made.name),
+            ModelFiles::Source(source) => f.write_str(source.name()),
         }
     }
 }

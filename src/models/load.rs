@@ -23,6 +23,13 @@ pub struct LoadOptions {
     pub max_binding: u64,
 }
 
+impl LoadOptions {
+    /// For tools, which run nothing: all full-precision matrices as `pack`, and no weight is cut.
+    pub const fn anywhere(pack: Pack) -> Self {
+        LoadOptions { dense: pack, head: pack, max_binding: u64::MAX }
+    }
+}
+
 /// A weight with the shape that it has in a plan.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Tensor {

@@ -25,6 +25,7 @@ pub use bitgen::file::BITGEN;
 pub use bitgen::{BitGenStage1, EncoderShape, bitgen_slots};
 pub use check_steps::Trial;
 pub use embernet::EMBERNET;
+pub(crate) use embernet::EmberNet;
 pub use embernet::config::{EmberNetConfig, VisionConfig};
 pub use load::{Cursor, LoadOptions, Reads, Tensor, Wanted};
 pub use registry::{FAMILIES, Family, open, open_chat};
@@ -33,13 +34,9 @@ pub use robot::file::ROBOTS;
 pub use robot::{BitGenModel, ThinkShape, robot_slots};
 pub use vision::dinov2::DinoConfig;
 
-use std::sync::Arc;
-
 use crate::error::Result;
-use crate::files::synthetic::{Fill, Made, MadeTensor};
-use crate::files::{ModelFiles, Weights};
 use crate::plan::Plan;
-use crate::tensor::{DType, Pack};
+use crate::tensor::DType;
 
 /// How text is recorded: the bounds of a step, and the memory that it shares with other plans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -246,36 +243,4 @@ pub trait ChatModel: Model {
 
     /// The text of a further question in the same conversation.
     fn follow_up(&self, question: &str) -> String;
-}
-
-/// An EmberNet of the published sizes with random weights, made up as they are read: 834 million parameters, for measuring.
-///
-/// # Errors
-/// None that its sizes can cause.
-pub fn synthetic() -> Result<ModelFiles> {
-    synthetic_of(EmberNetConfig::published())
-}
-
-/// An EmberNet of these sizes with random weights, as [`synthetic`].
-///
-/// # Errors
-/// [`crate::Error::Config`] from opening it, for sizes that do not fit one another; none here.
-pub fn synthetic_of(config: EmberNetConfig) -> Result<ModelFiles> {
-    let empty = Made { name: "nothing", config: String::new(), tensors: Vec::new() };
-    let nothing = Weights::open(ModelFiles::Made(Arc::new(empty)))?;
-    let text = config.to_json().to_string();
-    let fill = |wanted: &Wanted| match wanted.pack {
-        Pack::Ternary(_) => Fill::Ternary,
-        Pack::F16 | Pack::Int8 => Fill::Half,
-        Pack::F32 if wanted.shape.len() == 1 && wanted.name.ends_with(".weight") => Fill::Norm,
-        Pack::F32 => Fill::Exact,
-    };
-    let mut tensors: Vec<MadeTensor> = Vec::new();
-    for wanted in embernet::EmberNet::tensors(config, &nothing) {
-        let fill = fill(&wanted);
-        tensors.push(MadeTensor { name: wanted.name, shape: wanted.shape, fill });
-    }
-    tensors.sort_by(|a, b| a.name.cmp(&b.name));
-    tensors.dedup_by(|a, b| a.name == b.name);
-    Ok(ModelFiles::Made(Arc::new(Made { name: "an EmberNet with random weights", config: text, tensors })))
 }

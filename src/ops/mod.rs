@@ -61,7 +61,7 @@ pub use rms_norm::RmsNorm;
 pub use rope_kv_write::Rope;
 pub use router::MAX_EXPERTS;
 pub use sample::{DRAW_WORDS, Draw, MOST_CANDIDATES, Sampled, seen_words};
-pub use sampling::{Sampling, uniform};
+pub use sampling::{Sampling, split_mix, uniform};
 pub(crate) use sampling::{argmax, check_logits, penalised};
 pub use ternary_matmul::StackPiece;
 pub use unary::UnaryKind;

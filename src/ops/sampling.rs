@@ -173,8 +173,9 @@ pub fn uniform(seed: u64, index: u64) -> f32 {
     (split_mix(seed, index) >> 40) as f32 / (1u32 << 24) as f32
 }
 
-/// Output number `index` of SplitMix64 (Steele, Lea and Flood, 2014) started at `seed`.
-fn split_mix(seed: u64, index: u64) -> u64 {
+/// Output number `index` of SplitMix64 (Steele, Lea and Flood, 2014) started at `seed`: any of them can be computed on any
+/// thread.
+pub fn split_mix(seed: u64, index: u64) -> u64 {
     let mut z = seed.wrapping_add(index.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

@@ -67,11 +67,7 @@ pub fn convert(
 ) -> Result<ConvertReport> {
     let (start, input) = (Instant::now(), input.into());
     let weights = Weights::open(&input)?;
-    let model = models::open(
-        &input,
-        &weights,
-        LoadOptions { dense: precision.pack(), head: precision.pack(), max_binding: u64::MAX },
-    )?;
+    let model = models::open(&input, &weights, LoadOptions::anywhere(precision.pack()))?;
     let tokenizer = open_tokenizer(&input, tokenizer, model.vocab(), model.family())?;
     check_target(&input, &weights, model.reads(), out_dir)?;
     let (mut packed, table) = pack_all(&weights, model.reads(), &mut progress)?;

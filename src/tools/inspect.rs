@@ -78,11 +78,7 @@ pub fn inspect(
 ) -> Result<Inspection> {
     let files = files.into();
     let weights = Weights::open(&files)?;
-    let model = models::open(
-        files,
-        &weights,
-        LoadOptions { dense: precision.pack(), head: precision.pack(), max_binding: u64::MAX },
-    )?;
+    let model = models::open(files, &weights, LoadOptions::anywhere(precision.pack()))?;
     let all: Vec<&TensorInfo> = weights.checkpoint().tensors().collect();
     let mut tensors = Vec::with_capacity(all.len());
     for (done, info) in all.iter().enumerate() {

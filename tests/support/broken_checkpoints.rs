@@ -15,7 +15,7 @@ use ternion::models::LoadOptions;
 use ternion::tensor::Pack;
 use ternion::{Error, Result};
 
-pub const LOAD: LoadOptions = LoadOptions { dense: Pack::F16, head: Pack::F16, max_binding: u64::MAX };
+pub const LOAD: LoadOptions = LoadOptions::anywhere(Pack::F16);
 
 /// A model in parts, to be broken and written.
 #[derive(Clone)]

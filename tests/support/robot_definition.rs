@@ -78,7 +78,7 @@ fn attend(q: &[f32], keys: &[&[f32]], values: &[&[f32]]) -> Vec<f32> {
 impl Definition {
     pub fn open(dir: &Path) -> Self {
         let weights = Weights::open(dir).expect("weights");
-        let options = LoadOptions { dense: Pack::F32, head: Pack::F32, max_binding: u64::MAX };
+        let options = LoadOptions::anywhere(Pack::F32);
         let sizes = BitGenModel::open(dir, &weights, options).expect("a model").sizes().clone();
         let past = vec![Default::default(); sizes.layers];
         Definition { weights, sizes, past, seen: Vec::new(), kept: Vec::new() }

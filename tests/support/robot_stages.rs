@@ -43,7 +43,7 @@ pub struct LoadedRobot {
 impl LoadedRobot {
     pub fn open(dir: &Path, device: &str, backend: Box<dyn Backend>) -> Self {
         let weights = Weights::open(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
-        let options = LoadOptions { dense: Pack::F32, head: Pack::F32, max_binding: u64::MAX };
+        let options = LoadOptions::anywhere(Pack::F32);
         let model = BitGenModel::open(dir, &weights, options).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
         let golden = golden(dir, "golden_bitgen.safetensors");
         let shape = golden.shape("input_ids");

@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
-use crate::files::synthetic::random;
 use crate::gpu::Gpu;
-use crate::ops::{ActQuant, AttentionShape, BitInput, Experts, RmsNorm};
+use crate::ops::{ActQuant, AttentionShape, BitInput, Experts, RmsNorm, split_mix};
 use crate::plan::{Backend, Caps, Plan, PlanBuilder, ProgramId, Slot, Step};
 use crate::quant::{Bits, Packed, stack};
 use crate::tensor::{DType, Lead, Spec};
@@ -131,7 +130,7 @@ fn attention(p: &PlanBuilder) -> Slot {
 
 fn dense(p: &PlanBuilder) -> Slot {
     // Two halves a word between 1/8 and 1/4, of either sign.
-    let word = |i| random(1, i) as u32 & 0x83FF_83FF | 0x3000_3000;
+    let word = |i| split_mix(1, i) as u32 & 0x83FF_83FF | 0x3000_3000;
     let words = move || (0..(LOGITS * D / 2) as u64).map(word).collect();
     let w = p.constant("logits", Spec::fixed(&[LOGITS, D], DType::F16), words);
     p.matmul(floats(p, "x", 1, D), w, None, None)
@@ -154,7 +153,7 @@ fn matrices(p: &PlanBuilder, name: &str, outs: &[usize], cols: usize) -> [Slot; 
     let norms = p.constant(&format!("{name} norms"), Spec::fixed(&[n, cols], DType::F32), ones);
     let matrix = move |(part, &rows): (usize, &usize)| {
         let words: Vec<u32> =
-            (0..Bits::One.matrix_words(rows, cols) as u64).map(|i| random(part as u64, i) as u32).collect();
+            (0..Bits::One.matrix_words(rows, cols) as u64).map(|i| split_mix(part as u64, i) as u32).collect();
         Packed { rows, cols, bits: Bits::One, scale: 0.1, words: words.into() }
     };
     let rows = outs.to_vec();

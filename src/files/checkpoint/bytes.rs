@@ -3,20 +3,22 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use memmap2::Mmap;
 
 use crate::error::{Error, Result};
-use crate::files::synthetic::Fill;
+use crate::files::TensorSource;
 
-/// The bytes behind tensors: a mapped file, what the program holds, or what was inflated from a compressed archive entry.
+/// The bytes behind tensors: a mapped file, what the program holds, what was inflated from a compressed archive entry, or
+/// what a source gives on demand.
 #[derive(Debug)]
 pub(crate) enum Backing {
     Map(Mmap),
     Static(&'static [u8]),
     Inflated(Vec<u8>),
-    /// No bytes: elements are made up when they are read.
-    Made(Fill),
+    /// No bytes: elements are asked for when they are read.
+    Source(Arc<dyn TensorSource>),
 }
 
 impl Backing {
@@ -25,7 +27,7 @@ impl Backing {
             Backing::Map(map) => map,
             Backing::Static(bytes) => bytes,
             Backing::Inflated(bytes) => bytes,
-            Backing::Made(_) => &[],
+            Backing::Source(_) => &[],
         }
     }
 

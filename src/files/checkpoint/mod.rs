@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use crate::alloc::room;
 use crate::error::{Error, Result};
 use crate::files::checkpoint::bytes::{Backing, Form, map_file, recognise};
-use crate::files::{ModelFiles, Stored};
+use crate::files::{ModelFiles, Stored, source};
 
 /// The names looked for in a directory, first match wins: a single file before an index of several, as on the hub.
 const FILE_NAMES: [&str; 6] = [
@@ -106,7 +106,9 @@ impl Checkpoint {
         let path = match &files {
             ModelFiles::Disk(path) => find_file(path)?,
             ModelFiles::Memory { .. } => files.path(ModelFiles::CHECKPOINT),
-            ModelFiles::Made(made) => return Ok(Self { path: made.name.into(), contents: made.contents()? }),
+            ModelFiles::Source(from) => {
+                return Ok(Self { path: from.name().into(), contents: source::contents(from)? });
+            }
         };
         let file = match &files {
             ModelFiles::Disk(_) if path.to_string_lossy().ends_with(".index.json") => None,
@@ -252,13 +254,15 @@ impl Checkpoint {
             return Err(Error::argument(format!("elements of {name:?}"), problem));
         }
         let backing = self.contents.backings.get(entry.backing);
-        if let Some(Backing::Made(fill)) = backing {
-            return fill.bytes(name, entry.backing as u64, elements).map(Cow::Owned);
-        }
         // Readers make no entry whose bytes are not there; if one did, zeros would be weights in silence.
         let broken = || Error::format(format!("{}: tensor {name:?}", self.path.display()), "its bytes are not there");
-        let bytes = backing.and_then(|backing| backing.bytes().get(entry.bytes.clone())).ok_or_else(broken)?;
         let size = stored.size();
+        if let Some(Backing::Source(source)) = backing {
+            let len = size * elements.len();
+            let bytes = source.read(name, elements)?;
+            return if bytes.len() == len { Ok(Cow::Owned(bytes)) } else { Err(broken()) };
+        }
+        let bytes = backing.and_then(|backing| backing.bytes().get(entry.bytes.clone())).ok_or_else(broken)?;
         match &entry.strides {
             Some(strides) => {
                 let mut out = room(name, elements.len() * size)?;

@@ -58,7 +58,7 @@ impl EmberNet {
     /// The tensors that a model of these sizes reads, given an empty checkpoint; some are listed twice.
     pub fn tensors(config: EmberNetConfig, nothing: &Weights) -> Vec<Wanted> {
         let faults = RefCell::new(Faults::default());
-        let options = LoadOptions { dense: Pack::F16, head: Pack::F16, max_binding: u64::MAX };
+        let options = LoadOptions::anywhere(Pack::F16);
         let w = Cursor::new(nothing, options, config.weight_quant, &faults);
         Vision::load(&w, &config);
         Decoder::load(&w.at("decoder"), &config);

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 use crate::engine::device;
 use crate::engine::options::Place;
 use crate::error::{Error, Result};
-use crate::files::synthetic::random;
-use crate::ops::READ_CHUNK;
+use crate::ops::{READ_CHUNK, split_mix};
 use crate::plan::{Backend, Plan, PlanBuilder, ProgramId, Slot, Step};
 use crate::tensor::{DType, Spec};
 
@@ -28,7 +27,7 @@ pub fn bandwidth(place: &Place) -> Result<f64> {
     let most = (backend.caps().max_binding / (4 * READ_CHUNK as u64)).max(1) as usize;
     let (plan, buffers) = record(CHUNKS, most.min(CHUNKS))?;
     let program = backend.prepare(plan.clone(), false)?;
-    let words: Vec<u32> = (0..READ_CHUNK as u64).map(|i| random(1, i) as u32).collect();
+    let words: Vec<u32> = (0..READ_CHUNK as u64).map(|i| split_mix(1, i) as u32).collect();
     for slot in buffers {
         let chunks = plan.spec(slot).shape[0];
         (0..chunks).try_for_each(|chunk| backend.write(program, slot, chunk * READ_CHUNK, &words))?;

@@ -264,7 +264,7 @@ fn chat_rows(files: &ModelFiles, options: &BenchOptions, mut progress: impl FnMu
 fn open_model(files: &ModelFiles) -> Result<(u64, ModelInfo)> {
     let weights = Weights::open(files)?;
     let pack = Precision::F16.pack();
-    let options = LoadOptions { dense: pack, head: pack, max_binding: u64::MAX };
+    let options = LoadOptions::anywhere(pack);
     let model = models::open_chat(files, &weights, options)?;
     Ok((count(model.as_ref(), &weights), model.info().clone()))
 }
@@ -273,7 +273,7 @@ fn open_model(files: &ModelFiles) -> Result<(u64, ModelInfo)> {
 fn parameters(files: &ModelFiles) -> Result<u64> {
     let weights = Weights::open(files)?;
     let pack = Precision::F16.pack();
-    let options = LoadOptions { dense: pack, head: pack, max_binding: u64::MAX };
+    let options = LoadOptions::anywhere(pack);
     Ok(count(models::open(files, &weights, options)?.as_ref(), &weights))
 }
 

@@ -7,7 +7,7 @@ use crate::engine::options::GenerateOptions;
 use crate::engine::session::Session;
 use crate::error::Result;
 use crate::files::Image;
-use crate::files::synthetic::random;
+use crate::ops::split_mix;
 use crate::tools::bench::test::Test;
 
 /// Width and height of the picture.
@@ -36,7 +36,7 @@ impl Runner {
             Test::Image => 0,
         };
         let vocab = engine.info().vocab as u64;
-        let token = |seed: u64, i: u64| (random(seed, i) % vocab) as u32;
+        let token = |seed: u64, i: u64| (split_mix(seed, i) % vocab) as u32;
         let prompt = |seed: usize| (0..n as u64).map(|i| token(seed as u64, i)).collect();
         let prompts = (0..test.sessions()).map(prompt).collect();
         let mut runner = Runner { engine: engine.clone(), test, sessions: sessions?, prompts, picture: picture() };
