@@ -140,7 +140,7 @@ fn norm_quantise(name: &'static str) -> Case {
     let record = move |r: &Recording, copy: usize| {
         let x = r.f32s("x", &[1, 768], Lead::Fixed, &Noise(8).f32s(768, 2.0));
         let w = r.weight(&format!("w {copy}"), &[3, 768], Pack::F32, &Noise(9).f32s(3 * 768, 1.0));
-        r.p.norm_quantise(x, w, RmsNorm { eps: 1e-5, clamped: true }, act)[0]
+        r.p.norm_quantise(x, w, RmsNorm::new(1e-5), act)[0]
     };
     Case { name, bytes: 4 * 3 * 768, step: Step::FULL, record: Box::new(record) }
 }

@@ -2,14 +2,13 @@
 #import step
 #import bounds
 
-const GATE_BOUND: f32 = 20.0;
-const OUT_BOUND: f32 = 1000.0;
-
 struct Params {
     lead: u32,
     rows: u32,
     per_lead: u32,
     width: u32,
+    gate_bound: f32,
+    out_bound: f32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
 #bind var<storage, read> x: array<f32>; // [rows · per_lead, 2 · width]: gate, up
@@ -20,6 +19,6 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let row = id.x / params.width;
     if row >= led(params.lead, params.rows) * params.per_lead { return; }
     let at = row * 2u * params.width + id.x % params.width;
-    let g = bounded(x[at], GATE_BOUND);
-    y[id.x] = bounded(g / (1.0 + exp(-g)) * x[at + params.width], OUT_BOUND);
+    let g = bounded(x[at], params.gate_bound);
+    y[id.x] = bounded(g / (1.0 + exp(-g)) * x[at + params.width], params.out_bound);
 }

@@ -115,7 +115,7 @@ fn a_misfit_is_reported_where_it_was_recorded() {
     let x = p.input("x", Spec::fixed(&[2, 8], DType::F32));
     let w = p.input("w", Spec::fixed(&[5], DType::F32));
     p.layer_norm(x, w, w, 1e-5);
-    p.rms_norm(x, w, ternion::ops::RmsNorm { eps: 1e-5, clamped: false });
+    p.rms_norm(x, w, ternion::ops::RmsNorm::new(1e-5));
     let error = p.finish().unwrap_err();
     let text = format!("{error}: {}", std::error::Error::source(&error).unwrap());
     for part in ["layer_norm", "devices.rs:", "[5]", "[8]"] {

@@ -13,13 +13,15 @@ use support::golden::Golden;
 use support::numbers::{compare, floats, worst};
 use support::recording::{Feed, Recording, UNWRITTEN, run};
 use ternion::cpu::Cpu;
-use ternion::ops::{ActQuant, AttentionShape, Experts, RmsNorm, Rope};
+use ternion::ops::{Act, ActQuant, AttentionShape, Experts, GateClamp, NormClamp, RmsNorm, Rope};
 use ternion::plan::{Backend, Slot, Step};
 use ternion::quant::{Packed, WeightQuant, quantise};
 use ternion::tensor::{DType, Lead, Pack};
 
 const TOL: f32 = 1e-5;
-const BIT_NORM: RmsNorm = RmsNorm { eps: 1e-5, clamped: true };
+const CLAMP: NormClamp = NormClamp { input: 100.0, output: 10.0 };
+const GATED: Act = Act::SiLu { clamp: Some(GateClamp { gate: 20.0, product: 1000.0 }) };
+const BIT_NORM: RmsNorm = RmsNorm { eps: 1e-5, clamp: Some(CLAMP) };
 const ACT: ActQuant = ActQuant { max_code: 127.0, bound: 50.0, floor: 1e-4 };
 
 fn open(name: &str) -> Golden {
@@ -134,7 +136,7 @@ fn activation_codes_are_the_originals_ties_included() {
         // A row of zeros has no root mean square.
         let eps = if row.iter().all(|&v| v == 0.0) { 1e-5 } else { 0.0 };
         let x = rig.f32s("x", &[1, x.len()], Lead::Rows, &x);
-        let [act, meta] = rig.p.norm_quantise(x, w, RmsNorm { eps, clamped: false }, ACT);
+        let [act, meta] = rig.p.norm_quantise(x, w, RmsNorm::new(eps), ACT);
         let (plan, feed) = rig.finish();
         on_every_backend(|variant, backend| {
             let found = run(backend, &plan, &feed, Step::FULL, &[act, meta]);
@@ -162,7 +164,7 @@ fn rms_norms_are_the_originals() {
         expect(&format!("rmsnorm {eps}"), |r| {
             let x = r.f32s("x", &shape, Lead::Rows, &golden.f32s(&name("in")));
             let w = r.weight("w", &shape[1..], Pack::F32, &golden.f32s(&name("weight")));
-            let norm = RmsNorm { eps: eps.parse().expect("a number"), clamped: true };
+            let norm = RmsNorm { eps: eps.parse().expect("a number"), clamp: Some(CLAMP) };
             vec![("out", r.p.rms_norm(x, w, norm), golden.f32s(&name("out")))]
         });
     }
@@ -296,7 +298,7 @@ fn an_expert_with_its_clamps_is_the_originals() {
     expect("expert", |r| {
         let x = r.f32s("x", &[9, 64], Lead::Rows, &golden.f32s("expert.in"));
         let gate_up = bit_linears(r, &golden, x, &names);
-        let h = r.p.swiglu(gate_up);
+        let h = r.p.swiglu(gate_up, GATED);
         let out = bit_linears(r, &golden, h, &["expert.down_proj".to_owned()]);
         vec![
             ("gate and up", gate_up, both.clone()),
@@ -329,7 +331,8 @@ fn moe(r: &Recording, golden: &Golden, times: f32) -> [Slot; 4] {
     let [top, weights] = r.p.router(logits, rows, log, 2);
     let norms = r.weight("norms", &[18, 64], Pack::F32, &norm_weights(golden, &gate_up));
     let act = r.p.norm_quantise_experts(x, norms, top, experts, BIT_NORM, ACT);
-    let h = r.p.swiglu(r.p.expert_matmul(act, stack("gate up", &gate_up, 1.0), top, None, &[96, 96], experts));
+    let y = r.p.expert_matmul(act, stack("gate up", &gate_up, 1.0), top, None, &[96, 96], experts);
+    let h = r.p.swiglu(y, GATED);
     let norms = r.weight("down norms", &[9, 96], Pack::F32, &norm_weights(golden, &down));
     let act = r.p.norm_quantise_experts(h, norms, top, experts, BIT_NORM, ACT);
     let y = r.p.expert_matmul(act, stack("down", &down, times), top, None, &[64], experts);

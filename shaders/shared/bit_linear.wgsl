@@ -22,6 +22,8 @@ struct Params {
     pre_in_bound: f32,
     pre_out_bound: f32,
     mix_bound: f32,
+    gate_bound: f32,
+    product_bound: f32,
     lead: u32,
     rows: u32,
 }
@@ -56,8 +58,8 @@ fn expert_of(row: u32, slot: u32) -> u32 {
 // An output with a further term.
 fn meet(before: vec4<f32>, v: vec4<f32>, row: u32, t: u32) -> vec4<f32> {
 #ifdef SWIGLU
-    if t > 0u { return bounded4(before * v, 1000.0); }
-    let g = bounded4(v, 20.0);
+    if t > 0u { return bounded4(before * v, params.product_bound); }
+    let g = bounded4(v, params.gate_bound);
     return g / (1.0 + exp(-g));
 #else
 #ifdef COMBINE

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::ops::combine::Combine;
 use crate::ops::norm_quantise::NormQuantise;
-use crate::ops::swiglu::SwiGlu;
+use crate::ops::swiglu::{Act, SwiGlu};
 use crate::ops::ternary_matmul::TernaryMatmul;
 use crate::ops::{ActQuant, Chain, Experts, RmsNorm, expect, require};
 use crate::params;
@@ -34,8 +34,8 @@ struct BitLinear {
 enum Kind {
     /// x `[n, d]` → `[n, Σ outs]`, each matrix under its own norm.
     Plain,
-    /// x `[n, d]` → `[n, slots, out]`: SwiGLU of each expert's two matrices.
-    SwiGlu(Experts),
+    /// x `[n, d]` → `[n, slots, out]`: the gated activation of each expert's two matrices.
+    SwiGlu(Experts, Act),
     /// x `[n, slots, d]` → `[n, out]`: the weighted sum of the experts' products, clamped to ± the bound.
     Combine(Experts, f32),
 }
@@ -58,11 +58,13 @@ params!(BitLinearParams {
     pre_in_bound: f32,
     pre_out_bound: f32,
     mix_bound: f32,
+    gate_bound: f32,
+    product_bound: f32,
     lead: u32,
     rows: u32,
 });
 
-/// Most rows for which [`PlanBuilder::fuses`] says yes.
+/// Most rows for which layers fuse.
 const FEW_ROWS: usize = 8;
 /// Rows from which on workgroups are as large as can be.
 const MANY_ROWS: usize = 4;
@@ -74,6 +76,12 @@ const CODES_COST: usize = 2;
 const MAX_CODE_WORDS: usize = 2560;
 /// Most threads of the launch that makes codes only.
 const CODES_THREADS: usize = 64;
+
+/// Whether layers with `rows` rows at most and inputs of width `d` fuse into one launch each, `terms` of them meeting in
+/// an output.
+pub(super) fn fits_fused(rows: usize, d: usize, terms: usize) -> bool {
+    rows <= FEW_ROWS && d.is_multiple_of(4) && terms * code_words(d) <= MAX_CODE_WORDS
+}
 
 /// How a stack of ternary matrices reads its input: the norms in front of it and the rule of the codes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -87,12 +95,6 @@ pub struct BitInput {
 }
 
 impl PlanBuilder {
-    /// Whether layers with `rows` rows at most and inputs of width `d` fuse into one launch each, `terms` of them
-    /// meeting in an output.
-    pub fn fuses(&self, rows: usize, d: usize, terms: usize) -> bool {
-        rows <= FEW_ROWS && d.is_multiple_of(4) && terms * code_words(d) <= MAX_CODE_WORDS
-    }
-
     /// x `[n, d]` under each norm of `norms [parts, d]`, times the stack's matrices of `outs` rows: `[n, Σ outs]`, plus
     /// `residual` if given.
     #[track_caller]
@@ -109,7 +111,7 @@ impl PlanBuilder {
         self.push(op, &slots)
     }
 
-    /// x `[n, d]` through the first half of each row's experts: `[n, slots, d_ff]`, `silu(gate) · up`, with a stack of
+    /// x `[n, d]` through the first half of each row's experts: `[n, slots, d_ff]`, `act(gate) · up`, with a stack of
     /// gate and up of each expert, the shared ones last.
     #[track_caller]
     pub fn bit_swiglu(
@@ -119,9 +121,9 @@ impl PlanBuilder {
         [norms, weights]: [Slot; 2],
         d_ff: usize,
         top: Slot,
-        experts: Experts,
+        (experts, act): (Experts, Act),
     ) -> Slot {
-        let op = BitLinear::new(input, &[d_ff, d_ff], false, Kind::SwiGlu(experts));
+        let op = BitLinear::new(input, &[d_ff, d_ff], false, Kind::SwiGlu(experts, act));
         let slots: Vec<Slot> = [x, norms, weights].into_iter().chain(input.pre.map(|p| p.1)).chain([top]).collect();
         self.push(op, &slots)
     }
@@ -152,7 +154,7 @@ impl BitLinear {
     fn experts(&self) -> Option<Experts> {
         match self.kind {
             Kind::Plain => None,
-            Kind::SwiGlu(experts) | Kind::Combine(experts, _) => Some(experts),
+            Kind::SwiGlu(experts, _) | Kind::Combine(experts, _) => Some(experts),
         }
     }
 
@@ -160,7 +162,7 @@ impl BitLinear {
     fn terms(&self) -> usize {
         match self.kind {
             Kind::Plain => 1,
-            Kind::SwiGlu(_) => 2,
+            Kind::SwiGlu(..) => 2,
             Kind::Combine(experts, _) => experts.slots(),
         }
     }
@@ -191,14 +193,14 @@ impl BitLinear {
         let product = TernaryMatmul::whole(&self.outs, experts, residual);
         let last = if residual { Some(rest) } else { top };
         let factors = [&[codes[0], codes[1], 2][..], last.as_slice()].concat();
-        if self.kind == Kind::Plain {
-            return chain.finish(&product, &factors, io);
-        }
-        let y = chain.apply(&product, &factors)[0];
-        match self.kind {
-            Kind::Combine(_, bound) => chain.finish(&Combine { bound }, &[rest + 2, y, rest + 1], io),
-            _ => chain.finish(&SwiGlu, &[y], io),
-        }
+        let (last, values): (&dyn Op, _) = match self.kind {
+            Kind::Plain => return chain.finish(&product, &factors, io),
+            Kind::SwiGlu(_, act) => (&SwiGlu { act }, vec![chain.apply(&product, &factors)[0]]),
+            Kind::Combine(_, bound) => {
+                (&Combine { bound }, vec![rest + 2, chain.apply(&product, &factors)[0], rest + 1])
+            }
+        };
+        chain.finish(last, &values, io);
     }
 }
 
@@ -233,7 +235,7 @@ impl Op for BitLinear {
             expect("weights of the experts", rest[1], &[n, e.k], &[DType::F32])?;
         }
         let shape = match self.kind {
-            Kind::SwiGlu(e) => vec![n, e.slots(), self.out_width()],
+            Kind::SwiGlu(e, _) => vec![n, e.slots(), self.out_width()],
             _ => vec![n, self.out_width()],
         };
         if self.residual {
@@ -262,7 +264,7 @@ impl Op for BitLinear {
         if self.is_shared(caps, inputs) {
             return self.codes_kernel(inputs, &lead);
         }
-        let slots = if let Kind::SwiGlu(e) = self.kind { e.slots() } else { 1 };
+        let slots = if let Kind::SwiGlu(e, _) = self.kind { e.slots() } else { 1 };
         let Tuning { split, quads, .. } = caps.tuning;
         // The two matrices of SwiGLU meet in the same outputs.
         let outs = if self.kind == Kind::Plain { &self.outs[..] } else { &self.outs[..1] };
@@ -312,7 +314,7 @@ impl BitLinear {
     fn sets(&self) -> [usize; 2] {
         match self.kind {
             Kind::Plain => [1, self.outs.len()],
-            Kind::SwiGlu(e) => [e.slots(), self.outs.len()],
+            Kind::SwiGlu(e, _) => [e.slots(), self.outs.len()],
             Kind::Combine(e, _) => [e.slots(), 1],
         }
     }
@@ -336,7 +338,7 @@ impl BitLinear {
     fn codes_kernel(&self, inputs: &[&Spec], lead: &Spec) -> Kernel {
         let ([times, terms], units) = (self.sets(), code_words(inputs[0].width()) / 4);
         // The slots of a row that share its x share the norm of it.
-        let (groups, terms) = if let Kind::SwiGlu(_) = self.kind { (1, times * terms) } else { (times, terms) };
+        let (groups, terms) = if let Kind::SwiGlu(..) = self.kind { (1, times * terms) } else { (times, terms) };
         let held = units.div_ceil(CODES_THREADS);
         let threads = units.div_ceil(held).next_multiple_of(8);
         let overrides = [
@@ -356,14 +358,14 @@ impl BitLinear {
         let tiles = |outs: &[usize]| outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum::<usize>();
         let (terms, tiles, products) = match self.kind {
             Kind::Plain => (terms, tiles(&self.outs), 0),
-            Kind::SwiGlu(_) => (terms, tiles(&self.outs[..1]), 0),
+            Kind::SwiGlu(..) => (terms, tiles(&self.outs[..1]), 0),
             Kind::Combine(..) => (times, tiles(&self.outs), rows * times * tiles(&self.outs) * TILE_ROWS),
         };
         // Of few rows mostly at most two choose the same expert.
         let four = rows > 2 && self.kind == Kind::Plain;
         let blocks = match self.kind {
             Kind::Plain => Extent::rows(lead, 1, if four { 4 } else { 2 }),
-            Kind::SwiGlu(e) => Extent::Fixed(e.all()),
+            Kind::SwiGlu(e, _) => Extent::Fixed(e.all()),
             Kind::Combine(..) => Extent::Fixed(1),
         };
         let overrides = [("TERMS", terms), ("UNITS", units), ("FIRST_PRODUCT", first_product), ("TILES", tiles)];
@@ -376,7 +378,7 @@ impl BitLinear {
     fn defines(&self) -> Vec<&'static str> {
         let kind = match self.kind {
             Kind::Plain => "PLAIN",
-            Kind::SwiGlu(_) => "SWIGLU",
+            Kind::SwiGlu(..) => "SWIGLU",
             Kind::Combine(..) => "COMBINE",
         };
         let flags = [(self.pre.is_some(), "PRE"), (self.residual, "RESIDUAL"), (true, kind)];
@@ -385,6 +387,7 @@ impl BitLinear {
 
     fn params(&self, width: usize, lead: &Spec) -> BitLinearParams {
         let (norm, pre) = (self.norm, self.pre.unwrap_or(self.norm));
+        let [gate_bound, product_bound] = if let Kind::SwiGlu(_, act) = self.kind { act.bounds() } else { [0.0; 2] };
         BitLinearParams {
             width: width as u32,
             slots: self.experts().map_or(1, Experts::slots) as u32,
@@ -402,6 +405,8 @@ impl BitLinear {
             pre_floor: pre.floor(),
             pre_in_bound: pre.in_bound(),
             pre_out_bound: pre.out_bound(),
+            gate_bound,
+            product_bound,
             mix_bound: if let Kind::Combine(_, bound) = self.kind { bound } else { 0.0 },
             lead: lead.lead as u32,
             rows: lead.shape[0] as u32,

@@ -3,7 +3,7 @@
 //! Order: `sampling`, `chain`, `embed`, `rms_norm`, `layer_norm`, `l2_norm`, `absmax`, `affine`, `unary`, `swiglu`,
 //! `concat`, `select_rows`, `span_mean`, `quantise`, `patches`, `pixel_shuffle`, `pool`, `matmul`, `lstm_cell`,
 //! `memory_read`, `read_words`, `combine`, `norm_quantise`, `attention`, `attention_weights`, `rope_kv_write`,
-//! `store_rows`, `router`, `route`, `group_rows`, `ternary_matmul`, `bit_linear`, `sample`.
+//! `store_rows`, `router`, `route`, `group_rows`, `ternary_matmul`, `bit_linear`, `bit_layers`, `sample`.
 //!
 //! ## Add an op
 //! 1. `shaders/foo.wgsl`: the kernel. Header with purpose, grid and source; `#bind` lines that end with shapes.
@@ -18,6 +18,7 @@ mod absmax;
 mod affine;
 mod attention;
 mod attention_weights;
+mod bit_layers;
 mod bit_linear;
 mod chain;
 mod combine;
@@ -50,6 +51,7 @@ mod ternary_matmul;
 mod unary;
 
 pub use attention::{AttentionShape, Columns, MASKED, MAX_HEAD};
+pub use bit_layers::{BitStack, Moe, MoeSlots};
 pub use bit_linear::BitInput;
 pub use embed::{ROW_WORDS, Row, TOKEN_CLAMP, TOKEN_IMAGE};
 pub use memory_read::MAX_MEMORY;
@@ -57,12 +59,13 @@ pub use norm_quantise::{ActQuant, Experts};
 pub use patches::{Pixels, Window};
 pub use pool::PoolKind;
 pub use read_words::READ_CHUNK;
-pub use rms_norm::RmsNorm;
+pub use rms_norm::{NormClamp, RmsNorm};
 pub use rope_kv_write::Rope;
 pub use router::MAX_EXPERTS;
 pub use sample::{DRAW_WORDS, Draw, MOST_CANDIDATES, Sampled, seen_words};
 pub use sampling::{Sampling, split_mix, uniform};
 pub(crate) use sampling::{argmax, check_logits, penalised};
+pub use swiglu::{Act, GateClamp};
 pub use ternary_matmul::StackPiece;
 pub use unary::UnaryKind;
 

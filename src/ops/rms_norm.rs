@@ -1,4 +1,4 @@
-//! Root-mean-square normalisation, plain and with EmberNet's clamps.
+//! Root-mean-square normalisation, plain or with bounds.
 
 use crate::bounds::at_least;
 use crate::error::Result;
@@ -11,22 +11,31 @@ use crate::tensor::{DType, Spec};
 /// `y = w · x / sqrt(mean(x²) + eps)`, row by row; x `[.., d]` F32, w `[d]` F32 → y `[.., d]` F32.
 /// Source: Zhang & Sennrich 2019.
 ///
-/// With `clamped` (EmberNet): x is clamped to ±100, the mean of squares is at least eps, and y is clamped to ±10
-/// before it is multiplied by w. Error: ≤ 1e-6 relative against `cpu`; only the order of the sum differs.
+/// With a [`NormClamp`], x and `x / sqrt(…)` are clamped, and the mean of squares is at least eps. Error: ≤ 1e-6 relative
+/// against `cpu`; only the order of the sum differs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RmsNorm {
     /// Added to the mean of squares.
     pub eps: f32,
-    /// EmberNet's clamps.
-    pub clamped: bool,
+    /// Bounds, if there are any.
+    pub clamp: Option<NormClamp>,
 }
 
-/// EmberNet's bound on a norm's input.
-const IN_BOUND: f32 = 100.0;
-/// EmberNet's bound on a norm's output, before the weight.
-const OUT_BOUND: f32 = 10.0;
+/// Bounds of an [`RmsNorm`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NormClamp {
+    /// x is clamped to ± this.
+    pub input: f32,
+    /// The normalised value is clamped to ± this, before it is multiplied by the weight.
+    pub output: f32,
+}
 
 impl RmsNorm {
+    /// Without bounds.
+    pub const fn new(eps: f32) -> Self {
+        RmsNorm { eps, clamp: None }
+    }
+
     /// `sqrt(mean(x²) + eps)` of one row.
     pub(super) fn rms(&self, x: &[f32]) -> f32 {
         let bound = self.in_bound();
@@ -53,19 +62,19 @@ impl RmsNorm {
         simd::Normed { rms, in_bound: self.in_bound(), out_bound: self.out_bound(), act_bound }
     }
 
-    /// Bound on the input; infinite without clamps.
+    /// Bound on the input; infinite without one.
     pub(super) fn in_bound(&self) -> f32 {
-        if self.clamped { IN_BOUND } else { f32::INFINITY }
+        self.clamp.map_or(f32::INFINITY, |clamp| clamp.input)
     }
 
-    /// Bound on the normalised value; infinite without clamps.
+    /// Bound on the normalised value; infinite without one.
     pub(super) fn out_bound(&self) -> f32 {
-        if self.clamped { OUT_BOUND } else { f32::INFINITY }
+        self.clamp.map_or(f32::INFINITY, |clamp| clamp.output)
     }
 
     /// The least mean of squares.
     pub(super) fn floor(&self) -> f32 {
-        if self.clamped { self.eps } else { 0.0 }
+        self.clamp.map_or(0.0, |_| self.eps)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The gated activation of an expert.
+//! The gated activation of a feed-forward layer.
 
 use crate::error::Result;
 use crate::ops::{require, simd};
@@ -7,24 +7,48 @@ use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, 
 use crate::shader;
 use crate::tensor::{DType, Spec};
 
-/// `h = clamp(silu(clamp(gate, ±20)) · up, ±1000)`, `silu(g) = g / (1 + e^−g)`.
+/// The activation of a gated layer: what is made of the gate.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Act {
+    /// `silu(g) = g / (1 + e^−g)`.
+    SiLu {
+        /// Bounds, if there are any.
+        clamp: Option<GateClamp>,
+    },
+}
+
+/// Bounds of a gated activation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GateClamp {
+    /// The gate is clamped to ± this.
+    pub gate: f32,
+    /// The product of both is clamped to ± this.
+    pub product: f32,
+}
+
+impl Act {
+    /// Bounds on the gate and on the product; infinite without any.
+    pub(super) fn bounds(self) -> [f32; 2] {
+        let Act::SiLu { clamp } = self;
+        clamp.map_or([f32::INFINITY; 2], |clamp| [clamp.gate, clamp.product])
+    }
+}
+
+/// `h = clamp(silu(clamp(gate)) · up)`.
 ///
-/// x `[.., 2·d]` F32 (gate, then up) → `[.., d]` F32. Source: Shazeer 2020, with EmberNet's clamps.
+/// x `[.., 2·d]` F32 (gate, then up) → `[.., d]` F32. Source: Shazeer 2020.
 #[derive(Debug)]
-pub(super) struct SwiGlu;
+pub(super) struct SwiGlu {
+    pub(super) act: Act,
+}
 
-params!(SwiGluParams { lead: u32, rows: u32, per_lead: u32, width: u32 });
-
-/// Bound on the gate.
-const GATE_BOUND: f32 = 20.0;
-/// Bound on the product.
-const OUT_BOUND: f32 = 1000.0;
+params!(SwiGluParams { lead: u32, rows: u32, per_lead: u32, width: u32, gate_bound: f32, out_bound: f32 });
 
 impl PlanBuilder {
-    /// `silu(gate) · up` with EmberNet's clamps, of gate and up side by side.
+    /// `act(gate) · up` of gate and up side by side.
     #[track_caller]
-    pub fn swiglu(&self, gate_up: Slot) -> Slot {
-        self.push(SwiGlu, &[gate_up])
+    pub fn swiglu(&self, gate_up: Slot, act: Act) -> Slot {
+        self.push(SwiGlu { act }, &[gate_up])
     }
 }
 
@@ -41,11 +65,11 @@ impl Op for SwiGlu {
 
     fn cpu(&self, step: &Step, io: &mut Io) {
         let (x, width) = (io.f32s(0), io.out_spec(0).width());
-        let rows = step.rows_of(io.spec(0));
+        let (rows, [gate_bound, out_bound]) = (step.rows_of(io.spec(0)), self.act.bounds());
         for (x, y) in x.chunks_exact(2 * width).zip(io.out_f32s(0).chunks_exact_mut(width)).take(rows) {
             for i in 0..width {
-                let g = x[i].clamp(-GATE_BOUND, GATE_BOUND);
-                y[i] = (g / (1.0 + (-g).exp()) * x[width + i]).clamp(-OUT_BOUND, OUT_BOUND);
+                let g = x[i].clamp(-gate_bound, gate_bound);
+                y[i] = (g / (1.0 + (-g).exp()) * x[width + i]).clamp(-out_bound, out_bound);
             }
         }
     }
@@ -53,23 +77,27 @@ impl Op for SwiGlu {
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
         let (x, width) = (io.f32s(0), io.out_spec(0).width());
         let (rows, threads) = (step.rows_of(io.spec(0)), io.threads);
+        let [gate_bound, out_bound] = self.act.bounds();
         let y = simd::Shared::new(io.out_f32s(0));
         threads.chunks(rows, simd::rows_a_task(width), |range| {
             for r in range {
                 let (gate, up) = x[2 * r * width..][..2 * width].split_at(width);
                 // SAFETY: each row belongs to one task.
-                simd::swiglu(gate, up, GATE_BOUND, OUT_BOUND, unsafe { y.slice(r * width, width) });
+                simd::swiglu(gate, up, gate_bound, out_bound, unsafe { y.slice(r * width, width) });
             }
         });
     }
 
     fn kernel(&self, _: &Caps, _: &[&Spec], outputs: &[&Spec]) -> Kernel {
         let y = outputs[0];
+        let [gate_bound, out_bound] = self.act.bounds();
         let params = SwiGluParams {
             lead: y.lead as u32,
             rows: y.shape[0] as u32,
             per_lead: y.rows_per_lead() as u32,
             width: y.width() as u32,
+            gate_bound,
+            out_bound,
         };
         let grid = Grid::x(Extent::rows(y, y.width(), 64));
         Kernel { source: shader!("swiglu"), defines: vec![], overrides: vec![], params: params.params(), grid }

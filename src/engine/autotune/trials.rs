@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::gpu::Gpu;
-use crate::ops::{ActQuant, AttentionShape, BitInput, Experts, RmsNorm, split_mix};
+use crate::ops::{Act, ActQuant, AttentionShape, BitInput, Experts, RmsNorm, split_mix};
 use crate::plan::{Backend, Caps, Plan, PlanBuilder, ProgramId, Slot, Step};
 use crate::quant::{Bits, Packed, stack};
 use crate::tensor::{DType, Lead, Spec};
@@ -31,7 +31,7 @@ const EXPERTS: Experts = Experts { k: 2, n: 2, shared: 1 };
 const PROMPT: usize = 64;
 /// Rows of the dense weight.
 const LOGITS: usize = 4096;
-const NORM: RmsNorm = RmsNorm { eps: 1e-5, clamped: true };
+const NORM: RmsNorm = RmsNorm::new(1e-5);
 const ACT: ActQuant = ActQuant { max_code: 127.0, bound: 50.0, floor: 1e-4 };
 
 /// Length of a series of runs, about, and most runs of one.
@@ -116,7 +116,7 @@ fn layer(p: &PlanBuilder) -> Slot {
     let top = p.input("top", Spec::led(&[1, EXPERTS.k], DType::U32, Lead::Rows));
     let mix = floats(p, "mix", 1, EXPERTS.k);
     let up = matrices(p, "up", &[D_FF; 2 * EXPERTS.all()], D);
-    let h = p.bit_swiglu(x, input, up, D_FF, top, EXPERTS);
+    let h = p.bit_swiglu(x, input, up, D_FF, top, (EXPERTS, Act::SiLu { clamp: None }));
     let down = matrices(p, "down", &[D; EXPERTS.all()], D_FF);
     p.bit_combine(h, input, down, [top, mix], EXPERTS, (x, 100.0))
 }

@@ -3,7 +3,7 @@
 pub(crate) mod moe;
 pub(crate) mod ternary_stack;
 
-use crate::models::decoder::moe::{BitStack, Moe, Quant};
+use crate::models::decoder::moe::{BitLinearStack, CLAMP, Moe, Quant};
 use crate::models::embernet::config::EmberNetConfig;
 use crate::models::load::{Cursor, Tensor};
 use crate::models::{TextShape, slots};
@@ -15,7 +15,7 @@ use crate::tensor::{DType, Lead, Spec};
 const THETA: f64 = 10000.0;
 /// Bound on embeddings of text and images that meet.
 const MERGE_BOUND: f32 = 10.0;
-const NORM: RmsNorm = RmsNorm { eps: 1e-6, clamped: true };
+const NORM: RmsNorm = RmsNorm { eps: 1e-6, clamp: Some(CLAMP) };
 
 /// The decoder; its head is the embedding table, maybe in fewer bits.
 #[derive(Debug)]
@@ -32,8 +32,8 @@ struct Layer {
     name: String,
     number: usize,
     input_norm: Tensor,
-    qkv: BitStack,
-    out: BitStack,
+    qkv: BitLinearStack,
+    out: BitLinearStack,
     post_norm: Tensor,
     moe: Moe,
     heads: AttentionShape,
@@ -98,8 +98,8 @@ impl Layer {
             name: format!("layer.{number}"),
             number,
             input_norm: w.vector("input_layernorm.weight", d),
-            qkv: BitStack::load(&attention, &["q_proj", "k_proj", "v_proj"], &[d, d_kv, d_kv], d),
-            out: BitStack::load(&attention, &["o_proj"], &[d], d),
+            qkv: BitLinearStack::load(&attention, &["q_proj", "k_proj", "v_proj"], &[d, d_kv, d_kv], d),
+            out: BitLinearStack::load(&attention, &["o_proj"], &[d], d),
             post_norm: w.vector("post_attention_layernorm.weight", d),
             moe: Moe::load(&w.at("moe"), c),
             heads,

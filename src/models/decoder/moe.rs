@@ -3,13 +3,15 @@
 use crate::models::decoder::ternary_stack::TernaryStack;
 use crate::models::embernet::config::EmberNetConfig;
 use crate::models::load::{Cursor, Tensor};
-use crate::ops::{ActQuant, BitInput, Experts, RmsNorm};
+use crate::ops::{Act, ActQuant, BitInput, BitStack, Experts, GateClamp, Moe as MoeOps, NormClamp, RmsNorm};
 use crate::plan::{PlanBuilder, Slot};
 
 /// Bound on the mixture's output.
 const BOUND: f32 = 1e4;
-/// Rows of a batch up to which experts are applied row by row; in more rows, several use the same expert.
-const FEW_ROWS: usize = 5;
+/// Bounds of every norm.
+pub const CLAMP: NormClamp = NormClamp { input: 100.0, output: 10.0 };
+/// The activation of an expert.
+const ACT: Act = Act::SiLu { clamp: Some(GateClamp { gate: 20.0, product: 1000.0 }) };
 
 /// How activations become codes in front of every ternary matrix.
 #[derive(Debug, Clone, Copy)]
@@ -22,7 +24,7 @@ impl Quant {
     /// EmberNet's: its own norm, clamp to ±50, floor 1e-4, 8 or 4 bits.
     pub fn new(c: &EmberNetConfig) -> Self {
         let max_code = if c.activation_bits == 4 { 7.0 } else { 127.0 };
-        Quant { norm: RmsNorm { eps: 1e-5, clamped: true }, act: ActQuant { max_code, bound: 50.0, floor: 1e-4 } }
+        Quant { norm: RmsNorm { eps: 1e-5, clamp: Some(CLAMP) }, act: ActQuant { max_code, bound: 50.0, floor: 1e-4 } }
     }
 
     fn input(self, pre: Option<(RmsNorm, Slot)>) -> BitInput {
@@ -31,16 +33,16 @@ impl Quant {
 }
 
 /// A norm in front of a stack, with its weight.
-pub type Pre<'a> = (RmsNorm, &'a Tensor);
+pub type PreNorm<'a> = (RmsNorm, &'a Tensor);
 
 /// BitLinears that read the same input, each with its norm: `[norms [n, d_in], weights [n, Σ d_out, d_in]]`.
 #[derive(Debug)]
-pub struct BitStack {
+pub struct BitLinearStack {
     norms: Tensor,
     weights: TernaryStack,
 }
 
-impl BitStack {
+impl BitLinearStack {
     /// Takes `NAME.norm.weight` and `NAME.weight` of each name.
     pub fn load(w: &Cursor, names: &[&str], outs: &[usize], d_in: usize) -> Self {
         let places: Vec<Cursor> = names.iter().map(|name| w.at(name)).collect();
@@ -53,7 +55,7 @@ impl BitStack {
         let norms: Vec<Tensor> = all().map(|(w, _)| w.vector("norm.weight", d_in)).collect();
         let weights: Vec<Tensor> = all().map(|(w, &out)| w.ternary("weight", [out, d_in])).collect();
         let max_binding = places.first().map_or(u64::MAX, Cursor::max_binding);
-        BitStack {
+        BitLinearStack {
             norms: Tensor::stack(&norms, &[places.len(), d_in]),
             weights: TernaryStack::new(&weights, outs, max_binding),
         }
@@ -64,37 +66,22 @@ impl BitStack {
         self.record_behind(p, x, None, q, residual)
     }
 
-    /// [`BitStack::record`] behind a norm.
-    pub fn record_behind(&self, p: &PlanBuilder, x: Slot, pre: Option<Pre>, q: Quant, residual: Option<Slot>) -> Slot {
+    /// [`BitLinearStack::record`] behind a norm.
+    pub fn record_behind(
+        &self,
+        p: &PlanBuilder,
+        x: Slot,
+        pre: Option<PreNorm>,
+        q: Quant,
+        residual: Option<Slot>,
+    ) -> Slot {
         let pre = pre.map(|(norm, w)| (norm, w.slot(p)));
-        let (rows, d) = (p.spec(x).shape[0], p.spec(x).width());
-        if let Some(slots) = self.slots(p).filter(|_| p.fuses(rows, d, 1)) {
-            return p.bit_linear(x, q.input(pre), slots, self.weights.outs(), residual);
-        }
-        let x = pre.map_or(x, |(norm, w)| p.rms_norm(x, w, norm));
-        let codes = p.norm_quantise(x, self.norms.slot(p), q.norm, q.act);
-        p.ternary_pieces(codes, &self.weights.pieces(p), residual)
+        p.bit_linears(x, q.input(pre), &self.slots(p), residual)
     }
 
-    /// What a fused op reads; none where the weights are cut.
-    fn slots(&self, p: &PlanBuilder) -> Option<[Slot; 2]> {
-        self.weights.whole(p).map(|weights| [self.norms.slot(p), weights])
+    fn slots(&self, p: &PlanBuilder) -> BitStack<'_> {
+        BitStack { norms: self.norms.slot(p), pieces: self.weights.pieces(p), outs: self.weights.outs() }
     }
-
-    /// x `[rows, d_in]` or `[rows, slots, d_in]` → `[rows, slots, Σ d_out]` by each row's experts.
-    fn record_experts(&self, p: &PlanBuilder, x: Slot, q: Quant, chosen: Chosen) -> Slot {
-        let Chosen { top, groups, experts } = chosen;
-        let codes = p.norm_quantise_experts(x, self.norms.slot(p), top, experts, q.norm, q.act);
-        p.expert_pieces(codes, &self.weights.pieces(p), top, groups, experts)
-    }
-}
-
-/// The experts of a batch's rows.
-#[derive(Debug, Clone, Copy)]
-struct Chosen {
-    top: Slot,
-    groups: Option<Slot>,
-    experts: Experts,
 }
 
 /// Mixture of SwiGLU experts, the k best of n and those that all rows share. Source: Shazeer et al. 2017; Dai et al. 2024.
@@ -102,8 +89,8 @@ struct Chosen {
 pub struct Moe {
     router: Tensor,
     router_bias: Tensor,
-    gate_up: BitStack,
-    down: BitStack,
+    gate_up: BitLinearStack,
+    down: BitLinearStack,
     experts: Experts,
     quant: Quant,
 }
@@ -124,60 +111,38 @@ impl Moe {
         Moe {
             router: w.exact("router.weight", &[n, d]),
             router_bias: w.vector("router.bias", n),
-            gate_up: BitStack::of(&gate_up, &[d_ff, d_ff], d),
-            down: BitStack::of(&down, &[d], d_ff),
+            gate_up: BitLinearStack::of(&gate_up, &[d_ff, d_ff], d),
+            down: BitLinearStack::of(&down, &[d], d_ff),
             experts,
             quant: Quant::new(c),
         }
     }
 
     /// `x + moe(norm(x))`, x `[rows, d]`. `name` prefixes the tags.
-    pub fn record_add(&self, p: &PlanBuilder, x: Slot, norm: Pre, rows: Slot, log: Slot, name: &str) -> Slot {
+    pub fn record_add(&self, p: &PlanBuilder, x: Slot, norm: PreNorm, rows: Slot, log: Slot, name: &str) -> Slot {
+        let moe = MoeOps {
+            pre: (norm.0, norm.1.slot(p)),
+            router: [self.router.slot(p), self.router_bias.slot(p)],
+            experts: self.experts,
+            gate_up: self.gate_up.slots(p),
+            down: self.down.slots(p),
+            norm: self.quant.norm,
+            quant: self.quant.act,
+            act: ACT,
+            bound: BOUND,
+        };
+        let y = p.moe(x, &moe, rows, log);
         let tag = |what: &str, slot| p.tag(format!("{name}.{what}"), slot);
-        let (n, d_ff) = (p.spec(x).shape[0], self.gate_up.weights.outs()[0]);
-        if p.fuses(n, d_ff, self.experts.slots())
-            && p.fuses(n, p.spec(x).width(), 2)
-            && let (Some(gate_up), Some(down)) = (self.gate_up.slots(p), self.down.slots(p))
-        {
-            return self.record_few(p, x, norm, [gate_up, down], [rows, log], tag);
+        tag("topk_indices", y.expert_ids);
+        tag("topk_weights", y.expert_weights);
+        // The last vector of a row is a shared expert's wherever this has a name.
+        if self.experts.shared > 0 {
+            tag("hidden", y.hidden);
         }
-        let h = p.rms_norm(x, norm.1.slot(p), norm.0);
-        let logits = p.matmul(h, self.router.slot(p), Some(self.router_bias.slot(p)), None);
-        let logits = tag("router_logits", logits); // [rows, experts]
-        let [top, weights] = p.router(logits, rows, log, self.experts.k); // [rows, k]
-        tag("topk_indices", top);
-        tag("topk_weights", weights);
-        let groups = (p.spec(top).shape[0] > FEW_ROWS).then(|| p.group_rows(top, self.experts));
-        let chosen = Chosen { top, groups, experts: self.experts };
-        let y = self.gate_up.record_experts(p, h, self.quant, chosen); // [rows, slots, 2·d_ff]
-        let y = self.tag_hidden(p.swiglu(y), tag); // [rows, slots, d_ff]
-        let y = self.down.record_experts(p, y, self.quant, chosen); // [rows, slots, d]
-        tag("experts_out", y);
-        p.combine(x, y, weights, BOUND)
-    }
-
-    /// Names what the second matrices read; its last vector is a shared expert's wherever it has a name.
-    fn tag_hidden(&self, y: Slot, tag: impl Fn(&str, Slot) -> Slot) -> Slot {
-        if self.experts.shared == 0 { y } else { tag("hidden", y) }
-    }
-
-    /// [`Moe::record_add`] in three launches, for few rows.
-    fn record_few(
-        &self,
-        p: &PlanBuilder,
-        x: Slot,
-        (norm, w): Pre,
-        [gate_up, down]: [[Slot; 2]; 2],
-        [rows, log]: [Slot; 2],
-        tag: impl Fn(&str, Slot) -> Slot,
-    ) -> Slot {
-        let (w, experts) = (w.slot(p), self.experts);
-        let choice = p.route(x, norm, [w, self.router.slot(p), self.router_bias.slot(p)], rows, log, experts.k);
-        tag("topk_indices", choice[0]);
-        tag("topk_weights", choice[1]);
-        let input = self.quant.input(Some((norm, w)));
-        let y = p.bit_swiglu(x, input, gate_up, self.gate_up.weights.outs()[0], choice[0], experts);
-        let y = self.tag_hidden(y, tag); // [rows, slots, d_ff]
-        p.bit_combine(y, self.quant.input(None), down, choice, experts, (x, BOUND))
+        if let Some([logits, outs]) = y.composed {
+            tag("router_logits", logits);
+            tag("experts_out", outs);
+        }
+        y.out
     }
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::models::load::Tensor;
 use crate::ops::StackPiece;
-use crate::plan::{PlanBuilder, Slot};
+use crate::plan::PlanBuilder;
 use crate::quant::{Bits, PART_WORDS, TILE_ROWS};
 
 /// Matrices of some experts, or of one layer, all of one width: each expert's of `outs` rows, expert after expert.
@@ -45,14 +45,6 @@ impl TernaryStack {
     /// Rows of each matrix, or of each of an expert's.
     pub fn outs(&self) -> &[usize] {
         &self.outs
-    }
-
-    /// The slot of all of it, if it is not cut.
-    pub fn whole(&self, p: &PlanBuilder) -> Option<Slot> {
-        match &self.pieces[..] {
-            [piece] => Some(piece.weights.slot(p)),
-            _ => None,
-        }
     }
 
     /// The slots of its pieces.

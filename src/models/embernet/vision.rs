@@ -1,7 +1,7 @@
 //! EmberNet's way from SigLIP's patches to image tokens: compressor, pooler, projector.
 
 use crate::models::ImageTrace;
-use crate::models::decoder::moe::{BitStack, Quant};
+use crate::models::decoder::moe::{BitLinearStack, CLAMP, Quant};
 use crate::models::embernet::config::{EmberNetConfig, SIGLIP};
 use crate::models::load::{Cursor, Tensor};
 use crate::models::vision::siglip::{Affine, SigLip};
@@ -18,7 +18,7 @@ const CROSS: usize = 2;
 const POOLER: &str = "pooler";
 /// What image tokens are multiplied by before they meet text.
 const IMAGE_SCALE: f32 = 0.1;
-const NORM: RmsNorm = RmsNorm { eps: 1e-5, clamped: true };
+const NORM: RmsNorm = RmsNorm { eps: 1e-5, clamp: Some(CLAMP) };
 
 /// The projector's cross attention `i` in tags and in a trace.
 fn cross(i: usize) -> String {
@@ -152,12 +152,12 @@ impl Pooler {
 /// Into the decoder's space: two cross attentions over the projected tokens, then a ternary feed-forward part.
 #[derive(Debug)]
 struct Projector {
-    vision_proj: BitStack,
+    vision_proj: BitLinearStack,
     query_tokens: Tensor,
     layers: Vec<CrossAttention>,
     ln_q: Tensor,
-    up: BitStack,
-    down: BitStack,
+    up: BitLinearStack,
+    down: BitLinearStack,
     ln_ff: Tensor,
     quant: Quant,
 }
@@ -166,12 +166,12 @@ impl Projector {
     fn load(w: &Cursor, n: usize, dv: usize, d: usize, quant: Quant) -> Self {
         let wide = 4 * d;
         Projector {
-            vision_proj: BitStack::load(w, &["vision_proj"], &[d], dv),
+            vision_proj: BitLinearStack::load(w, &["vision_proj"], &[d], dv),
             query_tokens: learned(w, "query_tokens", n, d),
             layers: (0..CROSS).map(|i| CrossAttention::load(&w.at("cross_attn_layers").at(i), d)).collect(),
             ln_q: w.vector("ln_q.weight", d),
-            up: BitStack::load(w, &["ffn.0"], &[wide], d),
-            down: BitStack::load(w, &["ffn.2"], &[d], wide),
+            up: BitLinearStack::load(w, &["ffn.0"], &[wide], d),
+            down: BitLinearStack::load(w, &["ffn.2"], &[d], wide),
             ln_ff: w.vector("ln_ff.weight", d),
             quant,
         }

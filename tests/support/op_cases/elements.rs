@@ -6,7 +6,7 @@ use ternion::ops::{Pixels, READ_CHUNK, RmsNorm, TOKEN_CLAMP, TOKEN_IMAGE, UnaryK
 use ternion::tensor::{Lead, Pack};
 
 use super::Tol::{Close, Exact};
-use super::{Cases, row_words, step};
+use super::{ACTS, CLAMP, Cases, TIGHT_CLAMP, row_words, step};
 use crate::support::numbers::Noise;
 
 pub fn add(cases: &mut Cases) {
@@ -101,12 +101,12 @@ pub fn hard_rows(rows: usize, width: usize, noise: &mut Noise) -> Vec<f32> {
 fn norms(cases: &mut Cases) {
     for (width, rows, used) in [(16, 1, 1), (1, 2, 2), (63, 7, 6), (64, 6, 6), (65, 6, 6), (257, 8, 7)] {
         let name = |what: &str| format!("{what}width {width}, {used} of {rows} rows");
-        for (clamped, eps) in [(false, 1e-5), (true, 1e-6)] {
-            cases.at(step(used, 0), "rms_norm", name(if clamped { "clamped, " } else { "" }), |r| {
+        for (clamp, eps) in [(None, 1e-5), (Some(CLAMP), 1e-6), (Some(TIGHT_CLAMP), 1e-6)] {
+            cases.at(step(used, 0), "rms_norm", name(&format!("{clamp:?}, ")), |r| {
                 let mut noise = Noise(6);
                 let x = r.f32s("x", &[rows, width], Lead::Rows, &hard_rows(rows, width, &mut noise));
                 let w = r.weight("w", &[width], Pack::F32, &noise.f32s(width, 1.5));
-                vec![(r.p.rms_norm(x, w, RmsNorm { eps, clamped }), Close(2e-6))]
+                vec![(r.p.rms_norm(x, w, RmsNorm { eps, clamp }), Close(2e-6))]
             });
         }
         cases.at(step(used, 0), "layer_norm", name(""), |r| {
@@ -121,7 +121,7 @@ fn norms(cases: &mut Cases) {
         let mut noise = Noise(8);
         let x = r.f32s("x", &[3, 3, 40], Lead::Rows, &hard_rows(9, 40, &mut noise));
         let w = r.weight("w", &[40], Pack::F32, &noise.f32s(40, 1.5));
-        vec![(r.p.rms_norm(x, w, RmsNorm { eps: 1e-6, clamped: true }), Close(2e-6))]
+        vec![(r.p.rms_norm(x, w, RmsNorm { eps: 1e-6, clamp: Some(CLAMP) }), Close(2e-6))]
     });
 }
 
@@ -173,11 +173,13 @@ fn rearrangements(cases: &mut Cases) {
 
 fn swiglu(cases: &mut Cases) {
     for (shape, used) in [(&[1, 32][..], 1), (&[5, 2 * 33], 3), (&[4, 3, 2 * 96], 3)] {
-        cases.at(step(used, 0), "swiglu", format!("{shape:?}, {used} rows"), |r| {
-            let mut x = Noise(12).f32s(shape.iter().product(), 60.0);
-            x[..4].copy_from_slice(&[0.0, -100.0, 100.0, 19.0]);
-            vec![(r.p.swiglu(r.f32s("x", shape, Lead::Rows, &x)), Close(1e-6))]
-        });
+        for act in ACTS {
+            cases.at(step(used, 0), "swiglu", format!("{shape:?}, {used} rows, {act:?}"), |r| {
+                let mut x = Noise(12).f32s(shape.iter().product(), 60.0);
+                x[..4].copy_from_slice(&[0.0, -100.0, 100.0, 19.0]);
+                vec![(r.p.swiglu(r.f32s("x", shape, Lead::Rows, &x), act), Close(1e-6))]
+            });
+        }
     }
 }
 

@@ -1,24 +1,25 @@
 //! Rows of the layers of few rows in one launch, against the composition of their parts.
 
-use ternion::ops::{ActQuant, BitInput, Experts, RmsNorm};
+use ternion::ops::{ActQuant, BitInput, Experts, NormClamp, RmsNorm};
 use ternion::plan::Slot;
 use ternion::quant::Packed;
 use ternion::tensor::{DType, Lead, Pack};
 
 use super::Tol::{Close, Exact};
-use super::{Cases, row_words, step};
+use super::{ACT, ACTS, CLAMP, Cases, TIGHT_CLAMP, row_words, step};
 use crate::support::numbers::Noise;
 use crate::support::recording::Recording;
 
-const NORM: RmsNorm = RmsNorm { eps: 1e-5, clamped: true };
-const PRE: RmsNorm = RmsNorm { eps: 1e-6, clamped: true };
-const ACT: ActQuant = ActQuant { max_code: 127.0, bound: 50.0, floor: 1e-4 };
+const NORM: RmsNorm = RmsNorm { eps: 1e-5, clamp: Some(CLAMP) };
+const PRE: RmsNorm = RmsNorm { eps: 1e-6, clamp: Some(CLAMP) };
+const QUANT: ActQuant = ActQuant { max_code: 127.0, bound: 50.0, floor: 1e-4 };
 /// What a matrix's code stands for.
 const SCALE: f32 = 0.1;
 /// A code on the edge may round the other way: 1/127 of the largest activation, times [`SCALE`].
 const FLIP: f32 = 1e-2;
 
 pub fn add(cases: &mut Cases) {
+    clamps(cases);
     plain(cases);
     swiglu(cases);
     combine(cases);
@@ -36,7 +37,25 @@ fn stack(r: &Recording, outs: &[usize], d: usize) -> [Slot; 2] {
 
 fn input(r: &Recording, pre: bool, d: usize) -> BitInput {
     let slot = || r.weight("pre", &[d], Pack::F32, &Noise(92).f32s(d, 2.0));
-    BitInput { pre: pre.then(|| (PRE, slot())), norm: NORM, act: ACT }
+    BitInput { pre: pre.then(|| (PRE, slot())), norm: NORM, act: QUANT }
+}
+
+/// Bounds of the norms that are EmberNet's, none, and others.
+fn clamps(cases: &mut Cases) {
+    let all: [Option<NormClamp>; 3] = [Some(CLAMP), None, Some(TIGHT_CLAMP)];
+    for (i, own) in all.into_iter().enumerate() {
+        let pre = all[(i + 1) % 3];
+        for (rows, used) in [(1, 1), (4, 3)] {
+            let name = format!("{used} of {rows} rows, norm {own:?} behind {pre:?}");
+            cases.at(step(used, 0), "bit_linear", name, |r| {
+                let x = r.f32s("x", &[rows, 52], Lead::Rows, &Noise(93).f32s(rows * 52, 2.0));
+                let front = r.weight("pre", &[52], Pack::F32, &Noise(92).f32s(52, 2.0));
+                let norm = |clamp| RmsNorm { eps: 1e-5, clamp };
+                let input = BitInput { pre: Some((norm(pre), front)), norm: norm(own), act: QUANT };
+                vec![(r.p.bit_linear(x, input, stack(r, &[70], 52), &[70], None), Close(FLIP))]
+            });
+        }
+    }
 }
 
 fn plain(cases: &mut Cases) {
@@ -71,12 +90,12 @@ fn top(r: &Recording, rows: usize, used: usize) -> Slot {
 fn swiglu(cases: &mut Cases) {
     for (i, (d, d_ff)) in [(16, 5), (52, 130), (100, 1100)].into_iter().enumerate() {
         for (rows, used) in [(1, 1), (7, 5)] {
-            let pre = (i + rows) % 2 == 0;
-            let name = format!("swiglu, {used} of {rows} rows, {d} to {d_ff}, norm in front {pre}");
+            let (pre, act) = ((i + rows) % 2 == 0, ACTS[(i + rows) % 3]);
+            let name = format!("swiglu, {used} of {rows} rows, {d} to {d_ff}, norm in front {pre}, {act:?}");
             cases.at(step(used, 0), "bit_linear", name, |r| {
                 let x = r.f32s("x", &[rows, d], Lead::Rows, &Noise(95).f32s(rows * d, 2.0));
                 let (input, stack) = (input(r, pre, d), stack(r, &[d_ff; 10], d));
-                let y = r.p.bit_swiglu(x, input, stack, d_ff, top(r, rows, used), EXPERTS);
+                let y = r.p.bit_swiglu(x, input, stack, d_ff, top(r, rows, used), (EXPERTS, act));
                 vec![(y, Close(3.0 * FLIP))]
             });
         }
@@ -110,7 +129,7 @@ fn counts_of_experts(cases: &mut Cases) {
                 let (d, d_ff) = (16, 5);
                 let x = r.f32s("x", &[rows, d], Lead::Rows, &Noise(95).f32s(rows * d, 2.0));
                 let (input, stack) = (input(r, true, d), stack(r, &[d_ff].repeat(2 * (n + shared)), d));
-                vec![(r.p.bit_swiglu(x, input, stack, d_ff, top(r), experts), Close(3.0 * FLIP))]
+                vec![(r.p.bit_swiglu(x, input, stack, d_ff, top(r), (experts, ACT)), Close(3.0 * FLIP))]
             });
             cases.at(step(used, 0), "bit_linear", format!("combine, {used} of {rows} rows, {experts:?}"), |r| {
                 let (d, out, slots) = (20, 7, k + shared);

@@ -10,9 +10,19 @@ mod vectors;
 
 use std::sync::Arc;
 
+use ternion::ops::{Act, GateClamp, NormClamp};
 use ternion::plan::{Plan, Slot, Step};
 
 use crate::support::recording::{Feed, Recording};
+
+/// EmberNet's bounds of norms and of the gated activation.
+const CLAMP: NormClamp = NormClamp { input: 100.0, output: 10.0 };
+const ACT: Act = Act::SiLu { clamp: Some(GateClamp { gate: 20.0, product: 1000.0 }) };
+/// Bounds that cut into ordinary values.
+const TIGHT_CLAMP: NormClamp = NormClamp { input: 1.5, output: 1.25 };
+/// Activations without bounds, with bounds, and with bounds that cut into ordinary values.
+const ACTS: [Act; 3] =
+    [Act::SiLu { clamp: None }, ACT, Act::SiLu { clamp: Some(GateClamp { gate: 0.75, product: 0.5 }) }];
 
 /// How near a backend must come to the plain definition.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -7,7 +7,7 @@ use ternion::tensor::{Lead, Pack};
 
 use super::Tol::{Close, Codes, Exact, Meta};
 use super::elements::hard_rows;
-use super::{Cases, step};
+use super::{CLAMP, Cases, TIGHT_CLAMP, step};
 use crate::support::numbers::Noise;
 use crate::support::recording::Recording;
 
@@ -30,17 +30,16 @@ pub fn add(cases: &mut Cases) {
 fn norm_quantise(cases: &mut Cases) {
     let sizes = [(1, 1, 1, 16), (3, 2, 2, 40), (6, 6, 3, 64), (7, 6, 1, 100), (2, 2, 2, 1), (6, 6, 1, 771)];
     for (rows, used, sets, d) in sizes {
-        for (act, clamped) in [(EMBERNET, true), (PLAIN, false), (FOUR_BITS, false)] {
+        for (act, clamp) in [(EMBERNET, Some(CLAMP)), (PLAIN, None), (FOUR_BITS, Some(TIGHT_CLAMP))] {
             for own in [false, true] {
-                let name =
-                    format!("{used} of {rows} rows, {sets} sets, d {d}, own x {own}, {act:?}, clamped {clamped}");
+                let name = format!("{used} of {rows} rows, {sets} sets, d {d}, own x {own}, {act:?}, {clamp:?}");
                 cases.at(step(used, 0), "norm_quantise", name, |r| {
                     let mut noise = Noise(50);
                     let vectors = if own { rows * sets } else { rows };
                     let shape = if own { vec![rows, sets, d] } else { vec![rows, d] };
                     let x = r.f32s("x", &shape, Lead::Rows, &hard_rows(vectors, d, &mut noise));
                     let w = r.weight("w", &[sets, d], Pack::F32, &noise.f32s(sets * d, 8.0));
-                    let [codes, meta] = r.p.norm_quantise(x, w, RmsNorm { eps: 1e-5, clamped }, act);
+                    let [codes, meta] = r.p.norm_quantise(x, w, RmsNorm { eps: 1e-5, clamp }, act);
                     vec![(codes, Codes), (meta, Meta)]
                 });
             }
@@ -67,7 +66,7 @@ fn norm_quantise_of_experts(cases: &mut Cases) {
                 let x = r.f32s("x", &shape, Lead::Rows, &hard_rows(shape.iter().product::<usize>() / d, d, &mut noise));
                 let w = r.weight("w", &[5 * norms, d], Pack::F32, &noise.f32s(5 * norms * d, 3.0));
                 let top = r.u32s("top", &[rows, 2], Lead::Rows, &pairs(4));
-                let norm = RmsNorm { eps: 1e-5, clamped: true };
+                let norm = RmsNorm { eps: 1e-5, clamp: Some(CLAMP) };
                 let [codes, meta] = r.p.norm_quantise_experts(x, w, top, experts, norm, EMBERNET);
                 vec![(codes, Codes), (meta, Meta)]
             },
@@ -221,7 +220,7 @@ fn counts_of_experts(cases: &mut Cases) {
             let norms = 2 * (n + shared);
             let w = r.weight("w", &[norms, d], Pack::F32, &noise.f32s(norms * d, 3.0));
             let top = r.u32s("top", &[rows, k], Lead::Rows, &choices(rows));
-            let norm = RmsNorm { eps: 1e-5, clamped: true };
+            let norm = RmsNorm { eps: 1e-5, clamp: Some(CLAMP) };
             let [codes, meta] = r.p.norm_quantise_experts(x, w, top, experts, norm, EMBERNET);
             assert_eq!(r.p.spec(codes).shape, [rows, sets, d]);
             vec![(codes, Codes), (meta, Meta)]

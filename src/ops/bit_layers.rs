@@ -1,0 +1,120 @@
+//! Layers of ternary matrices, each with a norm of its own, as a model names them. Which ops they become depends on the
+//! number of rows and on the shapes, and is chosen here: fused or composed, experts row by row or grouped.
+
+use crate::ops::bit_linear::fits_fused;
+use crate::ops::swiglu::Act;
+use crate::ops::{ActQuant, BitInput, Experts, RmsNorm, StackPiece};
+use crate::plan::{PlanBuilder, Slot};
+
+/// Rows up to which experts are applied row by row; of more rows, several use the same expert.
+const MAX_UNGROUPED_ROWS: usize = 5;
+
+/// Ternary matrices that read the same input, each under its own norm: a layer's, or those of all experts.
+#[derive(Debug)]
+pub struct BitStack<'a> {
+    /// The norms' weights `[matrices, d_in]`.
+    pub norms: Slot,
+    /// The matrices, cut where a device binds too little for all of them.
+    pub pieces: Vec<StackPiece<'a>>,
+    /// Rows of each matrix, or of each of one expert's.
+    pub outs: &'a [usize],
+}
+
+impl BitStack<'_> {
+    /// What a fused op reads; none where the matrices are cut.
+    fn whole(&self) -> Option<[Slot; 2]> {
+        match &self.pieces[..] {
+            [piece] => Some([self.norms, piece.weights]),
+            _ => None,
+        }
+    }
+}
+
+/// A mixture of gated experts, as [`PlanBuilder::moe`] reads it.
+#[derive(Debug)]
+pub struct Moe<'a> {
+    /// The norm in front of router and experts, with its weight `[d]`.
+    pub pre: (RmsNorm, Slot),
+    /// The router's matrix `[experts, d]` and bias `[experts]`.
+    pub router: [Slot; 2],
+    /// How many experts there are, and how many a row uses.
+    pub experts: Experts,
+    /// Gate and up of each expert, `[d_ff, d]` each, the shared experts last.
+    pub gate_up: BitStack<'a>,
+    /// `[d, d_ff]` of each expert.
+    pub down: BitStack<'a>,
+    /// The form of the stacks' own norms.
+    pub norm: RmsNorm,
+    /// The rule of the codes in front of both.
+    pub quant: ActQuant,
+    /// The activation between them.
+    pub act: Act,
+    /// Bound on the sum of the experts' outputs; infinite for none.
+    pub bound: f32,
+}
+
+/// The slots of a recorded mixture.
+#[derive(Debug, Clone, Copy)]
+pub struct MoeSlots {
+    /// The residual plus the weighted sum of the experts' outputs, `[rows, d]`.
+    pub out: Slot,
+    /// The chosen experts `[rows, k]`.
+    pub expert_ids: Slot,
+    /// Their weights `[rows, k]`.
+    pub expert_weights: Slot,
+    /// What the second matrices read, before their norm, `[rows, slots, d_ff]`.
+    pub hidden: Slot,
+    /// The router's logits `[rows, experts]` and the experts' outputs `[rows, slots, d]`, where they are computed apart.
+    pub composed: Option<[Slot; 2]>,
+}
+
+impl PlanBuilder {
+    /// x `[rows, d_in]` through a stack: `[rows, Σ outs]`, plus `residual` if given.
+    #[track_caller]
+    pub fn bit_linears(&self, x: Slot, input: BitInput, stack: &BitStack, residual: Option<Slot>) -> Slot {
+        let (rows, d) = (self.spec(x).shape[0], self.spec(x).width());
+        if let Some(whole) = stack.whole().filter(|_| fits_fused(rows, d, 1)) {
+            return self.bit_linear(x, input, whole, stack.outs, residual);
+        }
+        let x = input.pre.map_or(x, |(norm, w)| self.rms_norm(x, w, norm));
+        let codes = self.norm_quantise(x, stack.norms, input.norm, input.act);
+        self.ternary_pieces(codes, &stack.pieces, residual)
+    }
+
+    /// `x + moe(norm(x))`, x `[rows, d]`: the `k` best of `n` experts, and those that all rows share. The choices of
+    /// `rows` go into the state `log`, as [`PlanBuilder::router`] does it.
+    #[track_caller]
+    pub fn moe(&self, x: Slot, moe: &Moe, rows: Slot, log: Slot) -> MoeSlots {
+        let (n, d, d_ff) = (self.spec(x).shape[0], self.spec(x).width(), moe.gate_up.outs[0]);
+        if fits_fused(n, d_ff, moe.experts.slots())
+            && fits_fused(n, d, 2)
+            && let (Some(gate_up), Some(down)) = (moe.gate_up.whole(), moe.down.whole())
+        {
+            return self.fused_moe(x, moe, [gate_up, down], [rows, log]);
+        }
+        let ((norm, w), [router, bias], experts) = (moe.pre, moe.router, moe.experts);
+        let h = self.rms_norm(x, w, norm);
+        let logits = self.matmul(h, router, Some(bias), None); // [rows, experts]
+        let [ids, weights] = self.router(logits, rows, log, experts.k); // [rows, k]
+        let groups = (n > MAX_UNGROUPED_ROWS).then(|| self.group_rows(ids, experts));
+        let product = |x: Slot, stack: &BitStack| {
+            let codes = self.norm_quantise_experts(x, stack.norms, ids, experts, moe.norm, moe.quant);
+            self.expert_pieces(codes, &stack.pieces, ids, groups, experts)
+        };
+        let hidden = self.swiglu(product(h, &moe.gate_up), moe.act); // [rows, slots, d_ff]
+        let y = product(hidden, &moe.down); // [rows, slots, d]
+        let out = self.combine(x, y, weights, moe.bound);
+        MoeSlots { out, expert_ids: ids, expert_weights: weights, hidden, composed: Some([logits, y]) }
+    }
+
+    /// [`PlanBuilder::moe`] in three launches.
+    #[track_caller]
+    fn fused_moe(&self, x: Slot, moe: &Moe, stacks: [[Slot; 2]; 2], [rows, log]: [Slot; 2]) -> MoeSlots {
+        let ((norm, w), [router, bias], experts) = (moe.pre, moe.router, moe.experts);
+        let choice = self.route(x, norm, [w, router, bias], rows, log, experts.k);
+        let [first, second] = [Some(moe.pre), None].map(|pre| BitInput { pre, norm: moe.norm, act: moe.quant });
+        let hidden = self.bit_swiglu(x, first, stacks[0], moe.gate_up.outs[0], choice[0], (experts, moe.act));
+        let out = self.bit_combine(hidden, second, stacks[1], choice, experts, (x, moe.bound));
+        MoeSlots { out, expert_ids: choice[0], expert_weights: choice[1], hidden, composed: None }
+    }
+}
