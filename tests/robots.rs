@@ -23,7 +23,7 @@ use ternion::apps::robots::{RobotAttention, RobotCache, RobotModel, RobotOptions
 use ternion::apps::robots::{Tasks, Thought, Wanted};
 use ternion::engine::{DeviceChoice, Place, Precision};
 use ternion::files::Weights;
-use ternion::models::{BitGenModel, LoadOptions, ThinkShape};
+use ternion::models::{BitGenModel, ForwardShape, LoadOptions};
 use ternion::tensor::Pack;
 
 /// Relative rms that a rounding flip may cause.
@@ -231,8 +231,8 @@ fn both_checkpoint_forms_load_to_the_same_words() {
             let path = dir.join(file);
             let weights = Weights::open(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             let model = BitGenModel::open(path.as_path(), &weights, options).unwrap_or_else(|e| panic!("{e}"));
-            let shape = ThinkShape { samples: 1, rows: 4, keys: 8, outputs: 1, images: true, masked: true };
-            let plans = [model.record_patches(1), model.record_images(1), model.record_think(&shape)];
+            let shape = ForwardShape { samples: 1, rows: 4, keys: 8, outputs: 1, images: true, masked: true };
+            let plans = [model.record_patches(1), model.record_images(1), model.record_forward(&shape)];
             plans.iter().flatten().flat_map(|p| p.weights().map(|(w, _)| weights.load(w).unwrap())).collect()
         };
         let [safe, torch] = ["model.safetensors", "pytorch_model.bin"].map(words);

@@ -8,7 +8,7 @@ use crate::tensor::DType;
 
 /// A plan and what goes into a step of it.
 #[derive(Debug)]
-pub struct Trial {
+pub struct CheckStep {
     /// What the step does, for people.
     pub name: &'static str,
     /// The plan, with what it has for looking at attention.
@@ -19,7 +19,7 @@ pub struct Trial {
     pub inputs: Vec<(&'static str, Vec<u32>)>,
 }
 
-/// Rows of the KV cache that each of the two sequences of [`of_chat`] has.
+/// Rows of the KV cache that each of the two sequences of [`chat_steps`] has.
 const CONTEXT: usize = 160;
 /// Most rows of the prefill, a few more than it uses.
 const PREFILL_ROWS: usize = 16;
@@ -27,18 +27,18 @@ const PREFILL_ROWS: usize = 16;
 const DECODE_ROWS: usize = 4;
 
 /// A token of a vocabulary, by chance that is equal in every run.
-pub fn word(vocab: usize, i: usize) -> u32 {
+pub fn test_token(vocab: usize, i: usize) -> u32 {
     (uniform(1, i as u64) * vocab as f32) as u32
 }
 
 /// An image, a prefill with image and text rows of two sequences, and a decode step of both.
-pub fn of_chat(model: &dyn ChatModel, kv_dtype: DType) -> Result<Vec<Trial>> {
+pub fn chat_steps(model: &dyn ChatModel, kv_dtype: DType) -> Result<Vec<CheckStep>> {
     let images = model.info().image.is_some();
     let mut all = Vec::new();
     if images {
-        all.push(Trial { name: "image", plan: model.trace_image()?.plan, step: Step::FULL, inputs: Vec::new() });
+        all.push(CheckStep { name: "image", plan: model.trace_image()?.plan, step: Step::FULL, inputs: Vec::new() });
     }
-    let text = |name, max_rows, images, rows: Vec<Row>| -> Result<Trial> {
+    let text = |name, max_rows, images, rows: Vec<Row>| -> Result<CheckStep> {
         let shape =
             TextShape { max_rows, max_outputs: DECODE_ROWS, kv_rows: 2 * CONTEXT, sessions: 2, kv_dtype, images };
         let context = rows.iter().map(|r| r.seq_len).max().unwrap_or(0);
@@ -46,7 +46,7 @@ pub fn of_chat(model: &dyn ChatModel, kv_dtype: DType) -> Result<Vec<Trial>> {
         let last = |base: usize| rows.iter().rposition(|r| r.seq_base == base as u32).map(|i| i as u32);
         let outputs = [0, CONTEXT].into_iter().filter_map(last).collect();
         let inputs = vec![(slots::ROWS, bytemuck::cast_slice(&rows).to_vec()), (slots::OUTPUTS, outputs)];
-        Ok(Trial { name, plan: model.trace_text(&shape)?, step, inputs })
+        Ok(CheckStep { name, plan: model.trace_text(&shape)?, step, inputs })
     };
     let vocab = model.info().vocab;
     let row = |sequence: usize, pos: usize, token: u32| Row {
@@ -58,10 +58,15 @@ pub fn of_chat(model: &dyn ChatModel, kv_dtype: DType) -> Result<Vec<Trial>> {
     // The first sequence begins with an image, the second goes on in the middle of a text.
     let first = (0..7).map(|i| match i {
         0..3 if images => row(0, i, TOKEN_IMAGE),
-        _ => row(0, i, model.prompt_token(word(vocab, i), images)),
+        _ => row(0, i, model.prompt_token(test_token(vocab, i), images)),
     });
-    let second = (0..5).map(|i| row(1, 120 + i, word(vocab, 100 + i)));
+    let second = (0..5).map(|i| row(1, 120 + i, test_token(vocab, 100 + i)));
     all.push(text("prefill", PREFILL_ROWS, images, first.chain(second).collect())?);
-    all.push(text("decode", DECODE_ROWS, false, vec![row(0, 7, word(vocab, 7)), row(1, 125, word(vocab, 105))])?);
+    all.push(text(
+        "decode",
+        DECODE_ROWS,
+        false,
+        vec![row(0, 7, test_token(vocab, 7)), row(1, 125, test_token(vocab, 105))],
+    )?);
     Ok(all)
 }

@@ -68,17 +68,17 @@ impl Tensor {
 
 /// A weight that was computed at loading: a folded norm, interpolated positions.
 #[derive(Debug)]
-pub struct Table {
+pub struct ComputedTensor {
     name: String,
     shape: Vec<usize>,
     words: Arc<Vec<u32>>,
 }
 
-impl Table {
+impl ComputedTensor {
     /// `values` under a name of their own.
     pub fn new(name: impl Into<String>, shape: &[usize], values: Vec<f32>) -> Self {
         let words = values.into_iter().map(f32::to_bits).collect();
-        Table { name: name.into(), shape: shape.to_vec(), words: Arc::new(words) }
+        ComputedTensor { name: name.into(), shape: shape.to_vec(), words: Arc::new(words) }
     }
 
     /// The slot of this table in a plan.
@@ -97,17 +97,17 @@ impl Table {
 
 /// Looks tensors up under a prefix. What is missing or misshapen is collected, so that one error names all of it.
 #[derive(Debug)]
-pub struct Cursor<'a> {
+pub struct TensorScope<'a> {
     weights: &'a Weights,
     prefix: String,
     options: LoadOptions,
     quant: WeightQuant,
-    faults: &'a RefCell<Faults>,
+    errors: &'a RefCell<LoadErrors>,
 }
 
 /// A tensor that a model reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct TensorRequest {
     /// Its name in the checkpoint.
     pub name: String,
     /// Its shape.
@@ -121,9 +121,9 @@ pub type Reads = BTreeMap<String, Pack>;
 
 /// What a model's `load` asked for so far, and what it found wrong.
 #[derive(Debug, Default)]
-pub struct Faults {
+pub struct LoadErrors {
     reads: Reads,
-    missing: Vec<Wanted>,
+    missing: Vec<TensorRequest>,
     misshapen: Vec<Misshapen>,
     /// The first of anything else.
     error: Option<Error>,
@@ -140,9 +140,9 @@ struct Misshapen {
 /// The most tensors of another shape that a message lists.
 const MAX_LISTED: usize = 8;
 
-impl Faults {
+impl LoadErrors {
     /// The tensors that are missing: for an empty checkpoint, all that the model reads.
-    pub fn missing(self) -> Vec<Wanted> {
+    pub fn missing(self) -> Vec<TensorRequest> {
         self.missing
     }
 
@@ -198,15 +198,20 @@ pub(crate) fn dims(weights: &Weights, name: &str, rank: usize) -> Result<Vec<usi
     Err(Error::shape(object, format!("{rank} dimensions of 1 to {MAX_DIM}"), format!("{found:?}")))
 }
 
-impl<'a> Cursor<'a> {
+impl<'a> TensorScope<'a> {
     /// The root of the tree.
-    pub fn new(weights: &'a Weights, options: LoadOptions, quant: WeightQuant, faults: &'a RefCell<Faults>) -> Self {
-        Cursor { weights, prefix: String::new(), options, quant, faults }
+    pub fn new(
+        weights: &'a Weights,
+        options: LoadOptions,
+        quant: WeightQuant,
+        errors: &'a RefCell<LoadErrors>,
+    ) -> Self {
+        TensorScope { weights, prefix: String::new(), options, quant, errors }
     }
 
     /// A place below this one.
-    pub fn at(&self, name: impl std::fmt::Display) -> Cursor<'a> {
-        Cursor { prefix: format!("{}{name}.", self.prefix), ..*self }
+    pub fn at(&self, name: impl std::fmt::Display) -> TensorScope<'a> {
+        TensorScope { prefix: format!("{}{name}.", self.prefix), ..*self }
     }
 
     /// A matrix in full precision: the tensor's first dimension by the product of the others.
@@ -231,7 +236,7 @@ impl<'a> Cursor<'a> {
         let whole = self.weights.shape(&format!("{}{name}", self.prefix)).is_some_and(|found| found == shape);
         let loaded = if whole { self.weights.load(&tensor.weight) } else { Ok(vec![0; shape.iter().product()]) };
         let words = loaded.unwrap_or_else(|error| {
-            self.faults.borrow_mut().error.get_or_insert(error);
+            self.errors.borrow_mut().error.get_or_insert(error);
             vec![0; shape.iter().product()]
         });
         words.into_iter().map(f32::from_bits).collect()
@@ -267,22 +272,22 @@ impl<'a> Cursor<'a> {
 
     fn tensor(&self, name: &str, shape: &[usize], pack: Pack) -> Tensor {
         let name = format!("{}{name}", self.prefix);
-        let mut faults = self.faults.borrow_mut();
-        let read = faults.reads.entry(name.clone()).or_insert(pack);
+        let mut errors = self.errors.borrow_mut();
+        let read = errors.reads.entry(name.clone()).or_insert(pack);
         if *read != pack {
             *read = Pack::F32;
         }
         match self.weights.shape(&name) {
             None => {
-                let wanted = Wanted { name: name.clone(), shape: shape.to_vec(), pack };
-                faults.missing.push(wanted);
+                let wanted = TensorRequest { name: name.clone(), shape: shape.to_vec(), pack };
+                errors.missing.push(wanted);
             }
             // A model has no use for a tensor without elements, whatever it asks for.
             Some(found) if found != shape || found.contains(&0) => {
                 let fault =
                     Misshapen { name: name.clone(), expected: format!("{shape:?}"), found: format!("{found:?}") };
-                if !faults.misshapen.contains(&fault) {
-                    faults.misshapen.push(fault);
+                if !errors.misshapen.contains(&fault) {
+                    errors.misshapen.push(fault);
                 }
             }
             Some(_) => {}

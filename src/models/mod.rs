@@ -2,7 +2,7 @@
 //!
 //! ## Add a model
 //! 1. A config struct with `validate`: sizes come from the config file and the tensors' shapes, bounded and checked.
-//! 2. A struct of [`Tensor`]s with `load`: its table of names, each with the shape that it must have ([`Cursor`]).
+//! 2. A struct of [`Tensor`]s with `load`: its table of names, each with the shape that it must have ([`TensorScope`]).
 //! 3. `record`: the forward pass on a [`PlanBuilder`](crate::plan::PlanBuilder), in the paper's order, shapes in
 //!    comments, stages tagged, attention to look at in [`PlanBuilder::trace`](crate::plan::PlanBuilder::trace).
 //! 4. A [`Family`] that tells its files, a line in [`FAMILIES`], and [`Model`] for the tools around files; [`ChatModel`]
@@ -23,15 +23,15 @@ mod vision;
 pub use bitgen::config::{BitGenConfig, BitGenSizes, BitGenVision};
 pub use bitgen::file::BITGEN;
 pub use bitgen::{BitGenStage1, EncoderShape, bitgen_slots};
-pub use check_steps::Trial;
+pub use check_steps::CheckStep;
 pub use embernet::EMBERNET;
 pub(crate) use embernet::EmberNet;
 pub use embernet::config::{EmberNetConfig, VisionConfig};
-pub use load::{Cursor, LoadOptions, Reads, Tensor, Wanted};
+pub use load::{LoadOptions, Reads, Tensor, TensorRequest, TensorScope};
 pub use registry::{FAMILIES, Family, open, open_chat};
 pub use robot::config::RobotSizes;
 pub use robot::file::ROBOTS;
-pub use robot::{BitGenModel, ThinkShape, robot_slots};
+pub use robot::{BitGenModel, ForwardShape, robot_slots};
 pub use vision::dinov2::DinoConfig;
 
 use crate::error::Result;
@@ -167,7 +167,7 @@ pub type Component = (&'static str, &'static str);
 
 /// A model of any family, loaded as far as names and shapes: what the tools around files need.
 pub trait Model: Send + Sync + std::fmt::Debug {
-    /// What its files are told by, and what opens them.
+    /// The family, with how its files are recognised and what opens them.
     fn family(&self) -> &'static Family;
 
     /// Tokens of the vocabulary.
@@ -198,7 +198,7 @@ pub trait Model: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// [`crate::Error::Plan`] if operands do not fit.
-    fn trials(&self, kv_dtype: DType) -> Result<Vec<Trial>>;
+    fn check_steps(&self, kv_dtype: DType) -> Result<Vec<CheckStep>>;
 
     /// The model as one that goes on with a text, if it does.
     fn into_chat(self: Box<Self>) -> Option<Box<dyn ChatModel>> {

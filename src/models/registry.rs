@@ -9,7 +9,7 @@ use crate::models::load::LoadOptions;
 use crate::models::robot::file::ROBOTS;
 use crate::models::{ChatModel, Model};
 
-/// All families. One that is told by its tensors comes in front of those told by `config.json`, which they need not have.
+/// All families. A family recognised by its tensors comes before those recognised by `config.json`, which they need not have.
 pub static FAMILIES: [&Family; 3] = [&BITGEN, &ROBOTS, &EMBERNET];
 
 /// A kind of model.
@@ -17,10 +17,10 @@ pub static FAMILIES: [&Family; 3] = [&BITGEN, &ROBOTS, &EMBERNET];
 pub struct Family {
     /// "EmberNet".
     pub name: &'static str,
-    /// What its files are told by, for messages.
-    pub told_by: &'static str,
+    /// How its files are recognised, for messages.
+    pub identified_by: &'static str,
     /// What opens it, for messages.
-    pub opened_by: &'static str,
+    pub open_with: &'static str,
     /// Said when a tokenizer does not fit; may be empty.
     pub tokenizer_note: &'static str,
     /// Whether files are of this family.
@@ -50,7 +50,7 @@ impl Family {
         }
         let config = read_json(files, "config.json")?;
         let found = config.get("model_type").and_then(|v| v.as_str()).unwrap_or("none");
-        let known = FAMILIES.map(|f| format!("{} ({})", f.name, f.told_by)).join(", ");
+        let known = FAMILIES.map(|f| format!("{} ({})", f.name, f.identified_by)).join(", ");
         let prefix = weights.checkpoint().common_prefix();
         let wrapped = match prefix {
             "" => String::new(),
@@ -63,10 +63,10 @@ impl Family {
     }
 
     /// The error of opening a model of this family as `wanted`.
-    pub(crate) fn is_no(&self, wanted: &str, weights: &Weights) -> Error {
+    pub(crate) fn wrong_family(&self, wanted: &str, weights: &Weights) -> Error {
         Error::Unsupported {
             object: format!("{} as {wanted}", weights.path().display()),
-            problem: format!("it is of the family {}; open it with {}", self.name, self.opened_by),
+            problem: format!("it is of the family {}; open it with {}", self.name, self.open_with),
         }
     }
 }
@@ -96,5 +96,5 @@ pub fn open(files: impl Into<ModelFiles>, weights: &Weights, options: LoadOption
 pub fn open_chat(files: impl Into<ModelFiles>, weights: &Weights, options: LoadOptions) -> Result<Box<dyn ChatModel>> {
     let model = open(files, weights, options)?;
     let family = model.family();
-    model.into_chat().ok_or_else(|| family.is_no("a model that chats", weights))
+    model.into_chat().ok_or_else(|| family.wrong_family("a model that chats", weights))
 }

@@ -15,7 +15,7 @@ use crate::engine::sampler::uniform;
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
 use crate::models;
-use crate::models::{LoadOptions, Trial};
+use crate::models::{CheckStep, LoadOptions};
 use crate::plan::{Backend, Plan, ProgramId, Slot, SlotKind, Step};
 use crate::tensor::{DType, Pack, Spec};
 pub use crate::tools::tolerance::Divergence;
@@ -72,7 +72,7 @@ pub struct OpReport {
     pub divergences: usize,
 }
 
-/// Runs a model on the plain CPU and on a device and compares every node of its trial steps ([`models::Model::trials`]).
+/// Runs a model on the plain CPU and on a device and compares every node of its trial steps ([`models::Model::check_steps`]).
 /// Inputs that these leave open and the KV cache are noise that is equal in every run.
 ///
 /// # Errors
@@ -90,8 +90,8 @@ pub fn compare(
     let dense = precision.pack();
     let load = LoadOptions { dense, head: options.head.pack(dense), max_binding: device.caps().max_binding };
     let model = models::open(files, &weights, load)?;
-    let trials = model.trials(precision.kv_dtype())?;
-    let stages: Vec<Stage> = trials.into_iter().map(Stage::from).collect();
+    let check_steps = model.check_steps(precision.kv_dtype())?;
+    let stages: Vec<Stage> = check_steps.into_iter().map(Stage::from).collect();
     let int8 = |stage: &Stage| stage.plan.weights().any(|(weight, _)| weight.pack == Pack::Int8);
     if options.head == Head::Int8 && !stages.iter().any(int8) {
         let problem = format!("is int8, but {} gives its logits by a ternary matrix", model.family().name);
@@ -128,8 +128,8 @@ struct Stage {
     inputs: Vec<(&'static str, Vec<u32>)>,
 }
 
-impl From<Trial> for Stage {
-    fn from(Trial { name, plan, step, inputs }: Trial) -> Self {
+impl From<CheckStep> for Stage {
+    fn from(CheckStep { name, plan, step, inputs }: CheckStep) -> Self {
         Stage { name, plan: Arc::new(plan), step, inputs }
     }
 }

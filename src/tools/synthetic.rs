@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 use crate::files::weights::{PACKED_KEY, PackedInfo};
 use crate::files::{ModelFiles, Stored, TensorInfo, TensorSource, Weights};
-use crate::models::{EmberNet, EmberNetConfig, Wanted};
+use crate::models::{EmberNet, EmberNetConfig, TensorRequest};
 use crate::ops::split_mix;
 use crate::quant::Bits;
 use crate::tensor::Pack;
@@ -54,10 +54,10 @@ struct Synthetic {
 
 impl Synthetic {
     /// A model of these tensors; some may be listed twice.
-    fn new(name: &'static str, config: String, wanted: &[Wanted]) -> Result<Self> {
-        let by_name: BTreeMap<&str, &Wanted> = wanted.iter().rev().map(|w| (w.name.as_str(), w)).collect();
+    fn new(name: &'static str, config: String, wanted: &[TensorRequest]) -> Result<Self> {
+        let by_name: BTreeMap<&str, &TensorRequest> = wanted.iter().rev().map(|w| (w.name.as_str(), w)).collect();
         let (mut table, mut tensors) = (BTreeMap::new(), Vec::new());
-        for (tensor, Wanted { shape, .. }) in &by_name {
+        for (tensor, TensorRequest { shape, .. }) in &by_name {
             let (fill, mut shape) = (Fill::of(by_name[tensor]), shape.clone());
             if fill == Fill::Ternary {
                 let [rows, cols] = *shape.as_slice() else {
@@ -115,7 +115,7 @@ enum Fill {
 }
 
 impl Fill {
-    fn of(wanted: &Wanted) -> Self {
+    fn of(wanted: &TensorRequest) -> Self {
         match wanted.pack {
             Pack::Ternary(_) => Fill::Ternary,
             Pack::F16 | Pack::Int8 => Fill::Half,

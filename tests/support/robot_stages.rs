@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ternion::files::{Image, Weights};
-use ternion::models::{BitGenModel, LoadOptions, RobotSizes, ThinkShape, robot_slots, slots};
+use ternion::models::{BitGenModel, ForwardShape, LoadOptions, RobotSizes, robot_slots, slots};
 use ternion::ops::{MASKED, Row};
 use ternion::plan::{Backend, Plan, Step};
 use ternion::tensor::Pack;
@@ -57,9 +57,9 @@ impl LoadedRobot {
     }
 
     /// More samples, rows and keys than are used.
-    fn shape(&self, images: bool, masked: bool) -> ThinkShape {
+    fn shape(&self, images: bool, masked: bool) -> ForwardShape {
         let (samples, n) = (self.samples + 1, self.samples * self.length);
-        ThinkShape { samples, rows: n + 5, keys: self.length + 3, outputs: n + 2, images, masked }
+        ForwardShape { samples, rows: n + 5, keys: self.length + 3, outputs: n + 2, images, masked }
     }
 
     fn write(&mut self, program: &PreparedPlan, input: &str, words: &[u32]) {
@@ -117,7 +117,7 @@ impl LoadedRobot {
     }
 
     /// Writes what a thinking plan reads on texts without a cache.
-    fn feed(&mut self, program: &PreparedPlan, shape: &ThinkShape) {
+    fn feed(&mut self, program: &PreparedPlan, shape: &ForwardShape) {
         let (n, ids) = (self.length, self.golden.i32s("input_ids"));
         let each =
             |f: &dyn Fn(usize, usize) -> u32| -> Vec<u32> { (0..self.samples * n).map(|r| f(r / n, r % n)).collect() };
@@ -176,7 +176,7 @@ impl LoadedRobot {
     /// One golden case, each stage fed with golden inputs.
     pub fn check(&mut self, prefix: &str, images: bool, masked: bool, report: &mut Report) {
         let shape = self.shape(images, masked);
-        let (plan, step, sizes) = (self.model.record_think(&shape), self.step(), self.model.sizes().clone());
+        let (plan, step, sizes) = (self.model.record_forward(&shape), self.step(), self.model.sizes().clone());
         let program = self.prepare(plan);
         self.feed(&program, &shape);
         let [first, second] = [robot_slots::SIGNS, robot_slots::SCORES].map(|state| Self::behind(&program, state));

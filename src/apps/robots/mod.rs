@@ -20,7 +20,7 @@ use crate::engine::programs::{Program, check_text, step, text_rows};
 use crate::engine::runner::floats;
 use crate::error::{Error, Result};
 use crate::files::{Image, ModelFiles, Tokenizer, Weights};
-use crate::models::{BitGenModel, ImageInfo, LoadOptions, ROBOTS, RobotSizes, ThinkShape, robot_slots, slots};
+use crate::models::{BitGenModel, ForwardShape, ImageInfo, LoadOptions, ROBOTS, RobotSizes, robot_slots, slots};
 use crate::plan::{Backend, Plan, Step};
 
 /// Most tokens of a sample in a call, however many positions the model has.
@@ -190,7 +190,7 @@ impl RobotModel {
         let (tokens, keys) = (most_tokens(model.sizes()), most_keys(model.sizes()));
         let rows = samples * tokens;
         let think = |images, masked| {
-            model.record_think(&ThinkShape { samples, rows, keys, outputs: LOGIT_ROWS, images, masked })
+            model.record_forward(&ForwardShape { samples, rows, keys, outputs: LOGIT_ROWS, images, masked })
         };
         Ok([
             model.record_patches(samples)?,

@@ -1,7 +1,7 @@
 //! BitGen's text decoder: ternary layers whose activations have one scale for a whole tensor.
 
 use crate::models::decoder::ternary_stack::TernaryStack;
-use crate::models::load::{Cursor, Tensor};
+use crate::models::load::{Tensor, TensorScope};
 use crate::models::slots;
 use crate::models::vision::siglip::Affine;
 use crate::ops::{AttentionShape, Columns, ROW_WORDS, UnaryKind};
@@ -40,7 +40,7 @@ pub struct BitNet {
 
 impl BitNet {
     /// Takes `NAME.weight` and `NAME.bias` of each name, `d_in` wide and `d_out` high.
-    pub fn load(w: &Cursor, names: &[&str], d_out: usize, d_in: usize) -> Self {
+    pub fn load(w: &TensorScope, names: &[&str], d_out: usize, d_in: usize) -> Self {
         let all = || names.iter().map(|name| w.at(name));
         let weights: Vec<Tensor> = all().map(|w| w.ternary("weight", [d_out, d_in])).collect();
         let biases: Vec<Tensor> = all().map(|w| w.vector("bias", d_out)).collect();
@@ -104,7 +104,7 @@ struct Layer {
 
 impl TextDecoder {
     /// Takes the tensors below `w`.
-    pub fn load(w: &Cursor, c: &DecoderSizes) -> Self {
+    pub fn load(w: &TensorScope, c: &DecoderSizes) -> Self {
         let d = c.d;
         TextDecoder {
             layers: (0..c.layers).map(|i| Layer::load(&w.at("decoder_layers").at(i), c)).collect(),
@@ -126,7 +126,7 @@ impl TextDecoder {
 }
 
 impl Layer {
-    fn load(w: &Cursor, c: &DecoderSizes) -> Self {
+    fn load(w: &TensorScope, c: &DecoderSizes) -> Self {
         let (d, inner, attention) = (c.d, c.heads.heads * c.heads.d, w.at("self_attn"));
         Layer {
             ln1: Affine::norm(&w.at("ln1"), d),

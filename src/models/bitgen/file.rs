@@ -3,18 +3,18 @@
 use crate::error::Result;
 use crate::models::bitgen::config::BitGenSizes;
 use crate::models::bitgen::{BitGenStage1, EncoderShape, bitgen_slots};
-use crate::models::check_steps::{Trial, word};
+use crate::models::check_steps::{CheckStep, test_token};
 use crate::models::load::Reads;
 use crate::models::{Component, Family, Model, slots};
 use crate::ops::Row;
 use crate::plan::Step;
 use crate::tensor::DType;
 
-/// BitGen's files are told by their tensors.
+/// BitGen checkpoints are recognised by their tensor names.
 pub static BITGEN: Family = Family {
     name: "BitGen (stage 1)",
-    told_by: "the tensors episodic_memory.gpm.memory_mean and cross_modal_fusion.vision_to_embed.weight",
-    opened_by: "BitGen::open, on the command line with `ternion run`, `similarity` or `search`",
+    identified_by: "the tensors episodic_memory.gpm.memory_mean and cross_modal_fusion.vision_to_embed.weight",
+    open_with: "BitGen::open, on the command line with `ternion run`, `similarity` or `search`",
     tokenizer_note: "",
     recognises: |_, weights| Ok(BitGenSizes::recognises(weights)),
     open: |files, weights, options| Ok(Box::new(BitGenStage1::open(files, weights, options)?)),
@@ -84,12 +84,12 @@ impl Model for BitGenStage1 {
     }
 
     /// Two images, features of texts, both encoders with two texts, and a decoder's step of them.
-    fn trials(&self, _: DType) -> Result<Vec<Trial>> {
+    fn check_steps(&self, _: DType) -> Result<Vec<CheckStep>> {
         let [first, second] = TEXTS.map(|n| n.min(self.sizes().positions));
         let n = first + second;
         let rows = |causal: bool| -> Vec<u32> {
             let row = |base: usize, length: usize, pos: usize| Row {
-                token: word(self.sizes().vocab, base + pos),
+                token: test_token(self.sizes().vocab, base + pos),
                 pos: pos as u32,
                 seq_base: base as u32,
                 seq_len: if causal { pos + 1 } else { length } as u32,
@@ -104,28 +104,28 @@ impl Model for BitGenStage1 {
             reserved: 0,
         };
         let alone: Vec<Row> = (0..n)
-            .map(|i| Row { token: word(self.sizes().vocab, i), pos: 0, seq_base: i as u32, seq_len: 1 })
+            .map(|i| Row { token: test_token(self.sizes().vocab, i), pos: 0, seq_base: i as u32, seq_len: 1 })
             .collect();
         let spans: Vec<u32> = [0, first, first, second].map(|v| v as u32).to_vec();
         let quality = vec![1f32.to_bits(); self.sizes().memory[0]];
-        let encoder = |name, images| -> Result<Trial> {
+        let encoder = |name, images| -> Result<CheckStep> {
             let shape = EncoderShape { max_rows: n, max_samples: 2, images };
             let inputs = vec![
                 (slots::ROWS, rows(false)),
                 (bitgen_slots::SPANS, spans.clone()),
                 (bitgen_slots::QUALITY, quality.clone()),
             ];
-            Ok(Trial { name, plan: self.record_encoder(&shape)?, step: step(n, 2, first), inputs })
+            Ok(CheckStep { name, plan: self.record_encoder(&shape)?, step: step(n, 2, first), inputs })
         };
         let ends = vec![first as u32 - 1, n as u32 - 1];
         Ok(vec![
-            Trial {
+            CheckStep {
                 name: "image",
                 plan: self.record_image(2)?,
                 step: step(2, 2, self.image_info().tokens),
                 inputs: Vec::new(),
             },
-            Trial {
+            CheckStep {
                 name: "features",
                 plan: self.record_features(n)?,
                 step: step(n, n, 1),
@@ -133,7 +133,7 @@ impl Model for BitGenStage1 {
             },
             encoder("text", false)?,
             encoder("text and image", true)?,
-            Trial {
+            CheckStep {
                 name: "decoder",
                 plan: self.record_decoder(n, 2)?,
                 step: step(n, 2, first),

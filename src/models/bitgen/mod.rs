@@ -13,7 +13,7 @@ use crate::files::{ModelFiles, Weights};
 use crate::models::bitgen::config::{BitGenConfig, BitGenSizes, BitGenVision, CNN, DINO, IMAGE_SIZE, READS};
 use crate::models::bitgen::decoder::{TextDecoder, embed, norm, rows};
 use crate::models::bitgen::file::MEMORY_BUFFERS;
-use crate::models::load::{Cursor, Faults, LoadOptions, Reads, Tensor};
+use crate::models::load::{LoadErrors, LoadOptions, Reads, Tensor, TensorScope};
 use crate::models::vision::cnn::{CNN_TOKENS, Cnn};
 use crate::models::vision::dinov2::{DinoV2, IMAGENET_MEAN, IMAGENET_STD};
 use crate::models::vision::siglip::Affine;
@@ -76,8 +76,8 @@ pub struct BitGenStage1 {
     positions: Tensor,
     vision: Vision,
     to_embed: Affine,
-    text: Common,
-    image: Common,
+    text: Modality,
+    image: Modality,
     fusion: [Affine; 2],
     memory: MemoryLayers,
     layers: Vec<EncoderLayer>,
@@ -93,7 +93,7 @@ enum Vision {
 
 /// One side's way into the space of fusion, and into that of features.
 #[derive(Debug)]
-struct Common {
+struct Modality {
     transform: Affine,
     transform_itc: Affine,
     pooler_itc: Affine,
@@ -126,21 +126,21 @@ impl BitGenStage1 {
     pub fn open(files: impl Into<ModelFiles>, weights: &Weights, options: LoadOptions) -> Result<Self> {
         let files = files.into();
         if !BitGenSizes::recognises(weights) {
-            return Err(Family::of(&files, weights)?.is_no("a BitGen of stage 1", weights));
+            return Err(Family::of(&files, weights)?.wrong_family("a BitGen of stage 1", weights));
         }
         let (sizes, config) = BitGenConfig::read(&files, weights)?;
-        let faults = RefCell::new(Faults::default());
-        let w = Cursor::new(weights, options, WeightQuant::Absmean, &faults);
+        let errors = RefCell::new(LoadErrors::default());
+        let w = TensorScope::new(weights, options, WeightQuant::Absmean, &errors);
         let mut model = Self::load(&w, sizes, config);
-        model.reads = faults.take().into_result(weights)?;
+        model.reads = errors.take().into_result(weights)?;
         Ok(model)
     }
 
-    fn load(w: &Cursor, c: BitGenSizes, config: BitGenConfig) -> Self {
+    fn load(w: &TensorScope, c: BitGenSizes, config: BitGenConfig) -> Self {
         let (d, [d_image, d_vision], fusion) = (c.d, c.image, w.at("cross_modal_fusion"));
         let memory = w.at("episodic_memory");
-        let linear = |w: &Cursor, name: &str, d_out, d_in| Affine::linear(&w.at(name), d_out, d_in);
-        let common = |side: &str, d_in| Common {
+        let linear = |w: &TensorScope, name: &str, d_out, d_in| Affine::linear(&w.at(name), d_out, d_in);
+        let common = |side: &str, d_in| Modality {
             transform: linear(&fusion, &format!("cross_modal_{side}_transform"), d, d_in),
             transform_itc: linear(&fusion, &format!("cross_modal_{side}_transform_itc"), d, d_in),
             pooler_itc: linear(&fusion, &format!("cross_modal_{side}_pooler_itc.0"), d, d),
@@ -318,7 +318,7 @@ impl BitGenStage1 {
     }
 }
 
-impl Common {
+impl Modality {
     /// Features `[n, d]` of what `transform_itc` has made.
     fn features(&self, p: &PlanBuilder, x: Slot) -> Slot {
         let x = p.unary(self.pooler_itc.apply(p, x, None), UnaryKind::Tanh);
@@ -327,7 +327,7 @@ impl Common {
 }
 
 impl EncoderLayer {
-    fn load(w: &Cursor, c: &BitGenSizes) -> Self {
+    fn load(w: &TensorScope, c: &BitGenSizes) -> Self {
         let (d, attention) = (c.d, w.at("self_attn"));
         EncoderLayer {
             qkv: Affine {

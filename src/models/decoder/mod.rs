@@ -5,7 +5,7 @@ pub(crate) mod ternary_stack;
 
 use crate::models::decoder::moe::{BitLinearStack, CLAMP, Moe, Quant};
 use crate::models::embernet::config::EmberNetConfig;
-use crate::models::load::{Cursor, Tensor};
+use crate::models::load::{Tensor, TensorScope};
 use crate::models::{TextShape, slots};
 use crate::ops::{AttentionShape, DRAW_WORDS, ROW_WORDS, RmsNorm, Rope, Sampled, seen_words};
 use crate::plan::{PlanBuilder, Slot};
@@ -43,7 +43,7 @@ struct Layer {
 
 impl Decoder {
     /// Takes the tensors below `decoder`.
-    pub fn load(w: &Cursor, c: &EmberNetConfig) -> Self {
+    pub fn load(w: &TensorScope, c: &EmberNetConfig) -> Self {
         let (table, vocab) = ("embed_tokens.weight", [c.vocab_size, c.hidden_size]);
         Decoder {
             table: w.sharded(table, vocab),
@@ -88,7 +88,7 @@ impl Decoder {
 }
 
 impl Layer {
-    fn load(w: &Cursor, number: usize, c: &EmberNetConfig) -> Self {
+    fn load(w: &TensorScope, number: usize, c: &EmberNetConfig) -> Self {
         let d = c.hidden_size;
         let heads =
             AttentionShape { heads: c.num_attention_heads, kv_heads: c.num_kv_heads, d: d / c.num_attention_heads };

@@ -2,7 +2,7 @@
 
 use crate::models::decoder::ternary_stack::TernaryStack;
 use crate::models::embernet::config::EmberNetConfig;
-use crate::models::load::{Cursor, Tensor};
+use crate::models::load::{Tensor, TensorScope};
 use crate::ops::{Act, ActQuant, BitInput, BitStack, Experts, GateClamp, Moe as MoeOps, NormClamp, RmsNorm};
 use crate::plan::{PlanBuilder, Slot};
 
@@ -44,17 +44,17 @@ pub struct BitLinearStack {
 
 impl BitLinearStack {
     /// Takes `NAME.norm.weight` and `NAME.weight` of each name.
-    pub fn load(w: &Cursor, names: &[&str], outs: &[usize], d_in: usize) -> Self {
-        let places: Vec<Cursor> = names.iter().map(|name| w.at(name)).collect();
+    pub fn load(w: &TensorScope, names: &[&str], outs: &[usize], d_in: usize) -> Self {
+        let places: Vec<TensorScope> = names.iter().map(|name| w.at(name)).collect();
         Self::of(&places, outs, d_in)
     }
 
     /// The same from several places in the tree.
-    fn of(places: &[Cursor], outs: &[usize], d_in: usize) -> Self {
+    fn of(places: &[TensorScope], outs: &[usize], d_in: usize) -> Self {
         let all = || places.iter().zip(outs.iter().cycle());
         let norms: Vec<Tensor> = all().map(|(w, _)| w.vector("norm.weight", d_in)).collect();
         let weights: Vec<Tensor> = all().map(|(w, &out)| w.ternary("weight", [out, d_in])).collect();
-        let max_binding = places.first().map_or(u64::MAX, Cursor::max_binding);
+        let max_binding = places.first().map_or(u64::MAX, TensorScope::max_binding);
         BitLinearStack {
             norms: Tensor::stack(&norms, &[places.len(), d_in]),
             weights: TernaryStack::new(&weights, outs, max_binding),
@@ -97,7 +97,7 @@ pub struct Moe {
 
 impl Moe {
     /// Takes the tensors below `w`.
-    pub fn load(w: &Cursor, c: &EmberNetConfig) -> Self {
+    pub fn load(w: &TensorScope, c: &EmberNetConfig) -> Self {
         let (d, d_ff, n) = (c.hidden_size, c.intermediate_size, c.num_experts);
         let experts = Experts { k: c.num_experts_per_tok, n, shared: c.num_shared_experts };
         let expert = |e: usize| match e.checked_sub(n) {
@@ -105,9 +105,9 @@ impl Moe {
             Some(_) if experts.shared == 1 => w.at("shared_expert"),
             Some(shared) => w.at("shared_experts").at(shared),
         };
-        let gate_up: Vec<Cursor> =
+        let gate_up: Vec<TensorScope> =
             (0..experts.all()).flat_map(|e| ["gate_proj", "up_proj"].map(|name| expert(e).at(name))).collect();
-        let down: Vec<Cursor> = (0..experts.all()).map(|e| expert(e).at("down_proj")).collect();
+        let down: Vec<TensorScope> = (0..experts.all()).map(|e| expert(e).at("down_proj")).collect();
         Moe {
             router: w.exact("router.weight", &[n, d]),
             router_bias: w.vector("router.bias", n),

@@ -9,21 +9,21 @@ use std::cell::RefCell;
 use crate::error::Result;
 use crate::files::{ModelFiles, Weights};
 use crate::models::check_steps;
-use crate::models::check_steps::Trial;
+use crate::models::check_steps::CheckStep;
 use crate::models::decoder::Decoder;
 use crate::models::embernet::config::{EmberNetConfig, read_json};
 use crate::models::embernet::vision::Vision;
-use crate::models::load::{Cursor, Faults, LoadOptions, Reads, Wanted};
+use crate::models::load::{LoadErrors, LoadOptions, Reads, TensorRequest, TensorScope};
 use crate::models::{ChatModel, Component, Family, ImageInfo, ImageTrace, Model, ModelInfo, TextShape, slots};
 use crate::ops::TOKEN_CLAMP;
 use crate::plan::{Plan, PlanBuilder};
 use crate::tensor::{DType, Pack, Spec};
 
-/// EmberNet's files are told by `config.json`.
+/// EmberNet checkpoints are recognised by `config.json`.
 pub static EMBERNET: Family = Family {
     name: "EmberNet",
-    told_by: "model_type embernet_vlm in config.json",
-    opened_by: "Engine::open, on the command line with `ternion run` and `ternion chat`",
+    identified_by: "model_type embernet_vlm in config.json",
+    open_with: "Engine::open, on the command line with `ternion run` and `ternion chat`",
     tokenizer_note: "EmberNet was trained with TinyLlama's tokenizer, although phi-2's files are pushed beside it: give \
                      TinyLlama's tokenizer.json with --tokenizer",
     recognises: |files, _| Ok(EmberNetConfig::recognises(&read_json(files, "config.json")?)),
@@ -48,21 +48,21 @@ impl EmberNet {
 
     /// Finds every tensor and checks its shape.
     fn load(config: EmberNetConfig, weights: &Weights, options: LoadOptions) -> Result<Self> {
-        let faults = RefCell::new(Faults::default());
-        let w = Cursor::new(weights, options, config.weight_quant, &faults);
+        let errors = RefCell::new(LoadErrors::default());
+        let w = TensorScope::new(weights, options, config.weight_quant, &errors);
         let (vision, decoder) = (Vision::load(&w, &config), Decoder::load(&w.at("decoder"), &config));
-        let reads = faults.take().into_result(weights)?;
+        let reads = errors.take().into_result(weights)?;
         Ok(EmberNet { info: info(&config), config, reads, vision, decoder })
     }
 
     /// The tensors that a model of these sizes reads, given an empty checkpoint; some are listed twice.
-    pub fn tensors(config: EmberNetConfig, nothing: &Weights) -> Vec<Wanted> {
-        let faults = RefCell::new(Faults::default());
+    pub fn tensors(config: EmberNetConfig, nothing: &Weights) -> Vec<TensorRequest> {
+        let errors = RefCell::new(LoadErrors::default());
         let options = LoadOptions::anywhere(Pack::F16);
-        let w = Cursor::new(nothing, options, config.weight_quant, &faults);
+        let w = TensorScope::new(nothing, options, config.weight_quant, &errors);
         Vision::load(&w, &config);
         Decoder::load(&w.at("decoder"), &config);
-        faults.take().missing()
+        errors.take().missing()
     }
 
     fn text(&self, p: PlanBuilder, shape: &TextShape) -> Result<Plan> {
@@ -133,8 +133,8 @@ impl Model for EmberNet {
         self.config.to_json()
     }
 
-    fn trials(&self, kv_dtype: DType) -> Result<Vec<Trial>> {
-        check_steps::of_chat(self, kv_dtype)
+    fn check_steps(&self, kv_dtype: DType) -> Result<Vec<CheckStep>> {
+        check_steps::chat_steps(self, kv_dtype)
     }
 
     fn into_chat(self: Box<Self>) -> Option<Box<dyn ChatModel>> {

@@ -3,7 +3,7 @@
 use crate::models::ImageTrace;
 use crate::models::decoder::moe::{BitLinearStack, CLAMP, Quant};
 use crate::models::embernet::config::{EmberNetConfig, SIGLIP};
-use crate::models::load::{Cursor, Tensor};
+use crate::models::load::{Tensor, TensorScope};
 use crate::models::vision::siglip::{Affine, SigLip};
 use crate::ops::{AttentionShape, Columns, RmsNorm, UnaryKind};
 use crate::plan::{Plan, PlanBuilder, Slot};
@@ -36,7 +36,7 @@ pub struct Vision {
 
 impl Vision {
     /// Takes the tensors below `vision_encoder`.
-    pub fn load(root: &Cursor, c: &EmberNetConfig) -> Self {
+    pub fn load(root: &TensorScope, c: &EmberNetConfig) -> Self {
         let w = root.at("vision_encoder");
         let (dv, d, n) = (c.vision.hidden_size, c.hidden_size, c.num_image_tokens);
         Vision {
@@ -73,7 +73,7 @@ struct Compressor {
 }
 
 impl Compressor {
-    fn load(w: &Cursor, dv: usize, d: usize) -> Self {
+    fn load(w: &TensorScope, dv: usize, d: usize) -> Self {
         let wide = FACTOR * FACTOR * dv;
         Compressor {
             pre_norm: w.vector("pre_norm.weight", wide),
@@ -101,7 +101,7 @@ struct CrossAttention {
 
 impl CrossAttention {
     /// PyTorch's `MultiheadAttention`: q, k and v stacked in `in_proj`.
-    fn load(w: &Cursor, d: usize) -> Self {
+    fn load(w: &TensorScope, d: usize) -> Self {
         let (weight, bias) = (w.dense("in_proj_weight", &[3 * d, d]), w.vector("in_proj_bias", 3 * d));
         let part = |rows: std::ops::Range<usize>| Affine { weight: weight.rows(rows.clone()), bias: bias.rows(rows) };
         CrossAttention { q: part(0..d), kv: part(d..3 * d), out: Affine::linear(&w.at("out_proj"), d, d), d }
@@ -128,14 +128,14 @@ struct Pooler {
 }
 
 /// A learned table stored as `[1, n, d]`.
-fn learned(w: &Cursor, name: &str, n: usize, d: usize) -> Tensor {
+fn learned(w: &TensorScope, name: &str, n: usize, d: usize) -> Tensor {
     let mut tensor = w.exact(name, &[1, n, d]);
     tensor.shape = vec![n, d];
     tensor
 }
 
 impl Pooler {
-    fn load(w: &Cursor, n: usize, d: usize) -> Self {
+    fn load(w: &TensorScope, n: usize, d: usize) -> Self {
         Pooler {
             queries: learned(w, "queries", n, d),
             attention: CrossAttention::load(&w.at("attn"), d),
@@ -163,7 +163,7 @@ struct Projector {
 }
 
 impl Projector {
-    fn load(w: &Cursor, n: usize, dv: usize, d: usize, quant: Quant) -> Self {
+    fn load(w: &TensorScope, n: usize, dv: usize, d: usize, quant: Quant) -> Self {
         let wide = 4 * d;
         Projector {
             vision_proj: BitLinearStack::load(w, &["vision_proj"], &[d], dv),

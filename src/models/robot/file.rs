@@ -1,20 +1,20 @@
 //! What BitGenModel's files hold, for the tools around them.
 
 use crate::error::Result;
-use crate::models::check_steps::{Trial, word};
+use crate::models::check_steps::{CheckStep, test_token};
 use crate::models::load::Reads;
 use crate::models::robot::config::RobotSizes;
-use crate::models::robot::{BitGenModel, ThinkShape, robot_slots};
+use crate::models::robot::{BitGenModel, ForwardShape, robot_slots};
 use crate::models::{Component, Family, Model, slots};
 use crate::ops::Row;
 use crate::plan::Step;
 use crate::tensor::DType;
 
-/// BitGenModel's files are told by their tensors.
+/// BitGenModel checkpoints are recognised by their tensor names.
 pub static ROBOTS: Family = Family {
     name: "BitGenModel",
-    told_by: "the tensors reasoning_module.reasoning_encoder.weight and robot_selector.robot_embeddings",
-    opened_by: "RobotModel::open, on the command line with `ternion robots`",
+    identified_by: "the tensors reasoning_module.reasoning_encoder.weight and robot_selector.robot_embeddings",
+    open_with: "RobotModel::open, on the command line with `ternion robots`",
     tokenizer_note: "",
     recognises: |_, weights| Ok(RobotSizes::recognises(weights)),
     open: |files, weights, options| Ok(Box::new(BitGenModel::open(files, weights, options)?)),
@@ -71,19 +71,19 @@ impl Model for BitGenModel {
 
     /// An image's patches, what text is fused with, thinking with it under a mask and without either, and a step of the
     /// decoder.
-    fn trials(&self, _: DType) -> Result<Vec<Trial>> {
+    fn check_steps(&self, _: DType) -> Result<Vec<CheckStep>> {
         let (c, n) = (self.sizes(), TOKENS.min(self.sizes().positions));
         let patches = c.patches();
         // The class token comes first, and is stored nowhere.
         let places = [u32::MAX].into_iter().chain(0..patches as u32).collect();
         let mut all = vec![
-            Trial {
+            CheckStep {
                 name: "image",
                 plan: self.record_patches(1)?,
                 step: Step::FULL,
                 inputs: vec![(robot_slots::PLACES, places)],
             },
-            Trial {
+            CheckStep {
                 name: "image for text",
                 plan: self.record_images(1)?,
                 step: Step { rows: patches as u32, outputs: 1, context: patches as u32, reserved: 0 },
@@ -91,12 +91,12 @@ impl Model for BitGenModel {
             },
         ];
         for (name, images) in [("thinking", false), ("thinking with an image", true)] {
-            let shape = ThinkShape { samples: 1, rows: n, keys: n, outputs: 1, images, masked: images };
+            let shape = ForwardShape { samples: 1, rows: n, keys: n, outputs: 1, images, masked: images };
             let context = if images { n.max(patches) } else { n } as u32;
             let step = Step { rows: n as u32, outputs: 1, context, reserved: 0 };
-            all.push(Trial { name, plan: self.record_think(&shape)?, step, inputs: self.task(n, images) });
+            all.push(CheckStep { name, plan: self.record_forward(&shape)?, step, inputs: self.task(n, images) });
         }
-        all.push(Trial {
+        all.push(CheckStep {
             name: "decoder",
             plan: self.record_decoder(n, 1)?,
             step: Step { rows: n as u32, outputs: 1, context: n as u32, reserved: 0 },
@@ -109,8 +109,12 @@ impl Model for BitGenModel {
 impl BitGenModel {
     /// Rows of a text of `n` tokens, each of which sees those up to its own.
     fn text(&self, n: usize) -> Vec<u32> {
-        let row =
-            |i: usize| Row { token: word(self.sizes().vocab, i), pos: i as u32, seq_base: 0, seq_len: i as u32 + 1 };
+        let row = |i: usize| Row {
+            token: test_token(self.sizes().vocab, i),
+            pos: i as u32,
+            seq_base: 0,
+            seq_len: i as u32 + 1,
+        };
         bytemuck::cast_slice(&(0..n).map(row).collect::<Vec<Row>>()).to_vec()
     }
 

@@ -2,7 +2,7 @@
 
 use crate::models::bitgen::config::{DINO, IMAGE_SIZE};
 use crate::models::bitgen::decoder::BitNet;
-use crate::models::load::Cursor;
+use crate::models::load::TensorScope;
 use crate::models::robot::config::RobotSizes;
 use crate::models::robot::robot_slots;
 use crate::models::vision::dinov2::DinoV2;
@@ -18,24 +18,24 @@ const FUSED: f32 = 0.1;
 pub struct Fusion {
     dino: DinoV2,
     to_vision: BitNet,
-    text: Side,
-    image: Side,
+    text: Modality,
+    image: Modality,
     layers: Vec<BitNet>,
     mlp: [BitNet; 2],
 }
 
 /// One side's way into the space of fusion, and into that of features.
 #[derive(Debug)]
-struct Side {
+struct Modality {
     transform: BitNet,
     transform_itc: BitNet,
     pooler_itc: BitNet,
 }
 
-impl Side {
-    fn load(w: &Cursor, side: &str, d: usize, d_in: usize) -> Self {
+impl Modality {
+    fn load(w: &TensorScope, side: &str, d: usize, d_in: usize) -> Self {
         let linear = |name: &str, d_in| BitNet::load(w, &[&format!("cross_modal_{side}_{name}")], d, d_in);
-        Side {
+        Modality {
             transform: linear("transform", d_in),
             transform_itc: linear("transform_itc", d_in),
             pooler_itc: linear("pooler_itc.0", d),
@@ -50,15 +50,15 @@ impl Side {
 
 impl Fusion {
     /// Takes the tensors below `w`.
-    pub fn load(w: &Cursor, c: &RobotSizes) -> Self {
+    pub fn load(w: &TensorScope, c: &RobotSizes) -> Self {
         let d = c.d;
         let layer = |j: usize| BitNet::load(w, &[&format!("cross_modal_att_layers.{j}")], d / 2, d);
         let dino = DINO.rsplit('.').next().unwrap_or(DINO);
         Fusion {
             dino: DinoV2::load(&w.at(dino), c.dino, IMAGE_SIZE),
             to_vision: BitNet::load(w, &["dinov2_to_vision"], c.d_vision, c.dino.d),
-            text: Side::load(w, "text", d, d),
-            image: Side::load(w, "image", d, c.d_vision),
+            text: Modality::load(w, "text", d, d),
+            image: Modality::load(w, "image", d, c.d_vision),
             layers: (0..c.fusion_layers).map(layer).collect(),
             mlp: [
                 BitNet::load(w, &["fusion_mlp.0"], c.fusion_ff, 2 * d),

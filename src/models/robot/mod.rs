@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::files::{ModelFiles, Weights};
 use crate::models::bitgen::config::IMAGE_SIZE;
 use crate::models::bitgen::decoder::{BitNet, TextDecoder, embed, norm, rows};
-use crate::models::load::{Cursor, Faults, LoadOptions, Reads, Table, Tensor};
+use crate::models::load::{ComputedTensor, LoadErrors, LoadOptions, Reads, Tensor, TensorScope};
 use crate::models::robot::config::RobotSizes;
 use crate::models::robot::fusion::{Fusion, whole};
 use crate::models::robot::reasoning::{Reasoning, Selector};
@@ -69,7 +69,7 @@ pub mod robot_slots {
 
 /// Bounds of a thinking step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ThinkShape {
+pub struct ForwardShape {
     /// Most samples.
     pub samples: usize,
     /// Most rows of all samples together.
@@ -110,7 +110,7 @@ struct Memory {
     /// `[slots, d_memory]`.
     keys: Tensor,
     /// `[d, slots]`: a column for each slot, as a product with the slots' weights reads them.
-    values: Table,
+    values: ComputedTensor,
     output: BitNet,
 }
 
@@ -129,19 +129,19 @@ impl BitGenModel {
     pub fn open(files: impl Into<ModelFiles>, weights: &Weights, options: LoadOptions) -> Result<Self> {
         let files = files.into();
         if !RobotSizes::recognises(weights) {
-            return Err(Family::of(&files, weights)?.is_no("a BitGenModel", weights));
+            return Err(Family::of(&files, weights)?.wrong_family("a BitGenModel", weights));
         }
         let (sizes, config) = RobotSizes::read(&files, weights)?;
-        let faults = RefCell::new(Faults::default());
-        let w = Cursor::new(weights, options, WeightQuant::Absmean, &faults);
+        let errors = RefCell::new(LoadErrors::default());
+        let w = TensorScope::new(weights, options, WeightQuant::Absmean, &errors);
         let mut model = Self::load(&w, sizes, config);
-        model.reads = faults.take().into_result(weights)?;
+        model.reads = errors.take().into_result(weights)?;
         Ok(model)
     }
 
-    fn load(w: &Cursor, c: RobotSizes, config: Map<String, Value>) -> Self {
+    fn load(w: &TensorScope, c: RobotSizes, config: Map<String, Value>) -> Self {
         let (d, inner) = (c.d, c.kv_width());
-        let layer = |w: &Cursor| Layer {
+        let layer = |w: &TensorScope| Layer {
             qkv: BitNet::load(w, &["q_proj", "k_proj", "v_proj"], inner, d),
             out: BitNet::load(w, &["out_proj"], d, inner),
         };
@@ -200,7 +200,7 @@ impl BitGenModel {
     ///
     /// # Errors
     /// [`crate::Error::Plan`] if operands do not fit.
-    pub fn record_think(&self, shape: &ThinkShape) -> Result<Plan> {
+    pub fn record_forward(&self, shape: &ForwardShape) -> Result<Plan> {
         let (p, c) = (PlanBuilder::new(), &self.sizes);
         let rows = rows(&p, shape.rows);
         let of_sample = p.input(robot_slots::OF_SAMPLE, Spec::led(&[shape.rows, 1], DType::U32, Lead::Rows));
@@ -254,14 +254,14 @@ impl BitGenModel {
 }
 
 impl Memory {
-    fn load(w: &Cursor, c: &RobotSizes) -> Self {
+    fn load(w: &TensorScope, c: &RobotSizes) -> Self {
         let (d, [slots, width]) = (c.d, c.memory);
         let values = w.values("memory_values", &[slots, d]);
         let columns = (0..d).flat_map(|i| values.iter().copied().skip(i).step_by(d)).collect();
         Memory {
             key: BitNet::load(w, &["key_proj"], width, d),
             keys: w.dense("memory_keys", &[slots, width]),
-            values: Table::new("memory values", &[d, slots], columns),
+            values: ComputedTensor::new("memory values", &[d, slots], columns),
             output: BitNet::load(w, &["output_proj"], d, d),
         }
     }
@@ -275,7 +275,7 @@ impl Layer {
         rows: Slot,
         i: usize,
         heads: AttentionShape,
-        shape: &ThinkShape,
+        shape: &ForwardShape,
     ) -> Slot {
         let inner = heads.heads * heads.d;
         let places = p.input(robot_slots::PLACES, Spec::led(&[shape.rows, 1], DType::U32, Lead::Rows));

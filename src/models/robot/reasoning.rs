@@ -1,7 +1,7 @@
 //! BitGenModel's reasoning, a recurrent network that runs on what it says itself, and its choice of robots.
 
 use crate::models::bitgen::decoder::BitNet;
-use crate::models::load::{Cursor, Table, Tensor};
+use crate::models::load::{ComputedTensor, Tensor, TensorScope};
 use crate::models::robot::config::RobotSizes;
 use crate::models::robot::fusion::whole;
 use crate::models::robot::robot_slots;
@@ -26,7 +26,7 @@ pub struct Reasoning {
 
 impl Reasoning {
     /// Takes the tensors below `w`.
-    pub fn load(w: &Cursor, c: &RobotSizes) -> Self {
+    pub fn load(w: &TensorScope, c: &RobotSizes) -> Self {
         let (cell, h) = (w.at("step_processor"), c.reasoning);
         let part = |which: &str| -> Affine {
             let weight: Tensor = cell.dense(&format!("weight_{which}_l0"), &[4 * h, h]);
@@ -69,13 +69,13 @@ impl Reasoning {
 #[derive(Debug)]
 pub struct Selector {
     task: BitNet,
-    robots: Table,
+    robots: ComputedTensor,
     scorer: BitNet,
 }
 
 impl Selector {
     /// Takes the tensors below `w`.
-    pub fn load(w: &Cursor, c: &RobotSizes) -> Self {
+    pub fn load(w: &TensorScope, c: &RobotSizes) -> Self {
         let d = c.robot_d;
         let mut robots = w.values("robot_embeddings", &[c.robots.len(), d]);
         for robot in robots.chunks_exact_mut(d) {
@@ -84,7 +84,7 @@ impl Selector {
         }
         Selector {
             task: BitNet::load(w, &["task_encoder"], d, c.d),
-            robots: Table::new("robots", &[c.robots.len(), d], robots),
+            robots: ComputedTensor::new("robots", &[c.robots.len(), d], robots),
             scorer: BitNet::load(w, &["robot_scorer"], 1, 2 * d),
         }
     }

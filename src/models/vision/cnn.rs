@@ -1,6 +1,6 @@
 //! BitGen's small convolutional encoder: three convolutions, each with its batch norm folded in.
 
-use crate::models::load::{Cursor, Table};
+use crate::models::load::{ComputedTensor, TensorScope};
 use crate::ops::{Pixels, PoolKind, UnaryKind, Window};
 use crate::plan::{PlanBuilder, Slot};
 
@@ -28,13 +28,13 @@ pub struct Cnn {
 struct Stage {
     number: usize,
     window: Window,
-    weight: Table,
-    bias: Table,
+    weight: ComputedTensor,
+    bias: ComputedTensor,
 }
 
 impl Cnn {
     /// Takes the tensors below `w`, convolutions to `channels` each.
-    pub fn load(w: &Cursor, channels: [usize; 3]) -> Self {
+    pub fn load(w: &TensorScope, channels: [usize; 3]) -> Self {
         let before = [3, channels[0], channels[1]];
         let stages = STAGES.into_iter().zip(before.into_iter().zip(channels));
         Cnn { stages: stages.map(|((number, window), sizes)| Stage::load(w, number, window, sizes)).collect() }
@@ -61,7 +61,7 @@ impl Cnn {
 
 impl Stage {
     /// `γ · (conv(x) − mean) / sqrt(var + eps) + β` as one convolution, its rows padded to whole vectors of four.
-    fn load(w: &Cursor, number: usize, window: Window, (d_in, d_out): (usize, usize)) -> Self {
+    fn load(w: &TensorScope, number: usize, window: Window, (d_in, d_out): (usize, usize)) -> Self {
         let (conv, norm) = (w.at(number), w.at(number + 1));
         let weight = conv.values("weight", &[d_out, d_in, window.size, window.size]);
         let bias = conv.values("bias", &[d_out]);
@@ -79,8 +79,8 @@ impl Stage {
         Stage {
             number,
             window,
-            weight: Table::new(format!("cnn.{number}.weight"), &[d_out, padded], rows),
-            bias: Table::new(format!("cnn.{number}.bias"), &[d_out], offsets),
+            weight: ComputedTensor::new(format!("cnn.{number}.weight"), &[d_out, padded], rows),
+            bias: ComputedTensor::new(format!("cnn.{number}.bias"), &[d_out], offsets),
         }
     }
 

@@ -1,6 +1,6 @@
 //! DINOv2's vision transformer. Source: Oquab et al. 2023; Hugging Face `Dinov2Model`.
 
-use crate::models::load::{Cursor, Table, Tensor};
+use crate::models::load::{ComputedTensor, Tensor, TensorScope};
 use crate::models::vision::siglip::Affine;
 use crate::ops::{AttentionShape, Columns, Pixels, UnaryKind, Window};
 use crate::plan::{PlanBuilder, Slot};
@@ -33,7 +33,7 @@ pub struct DinoV2 {
     patches: Tensor,
     /// What is added to the patches' products `[1 + g², d]`: in row 0 the class token with its position, in each other row
     /// the projection's bias with the position interpolated from the learned grid.
-    table: Table,
+    table: ComputedTensor,
     layers: Vec<Layer>,
     norm: Affine,
 }
@@ -52,7 +52,7 @@ struct Layer {
 
 impl DinoV2 {
     /// Takes the tensors below `w`, for pictures of `size` pixels a side.
-    pub fn load(w: &Cursor, config: DinoConfig, size: usize) -> Self {
+    pub fn load(w: &TensorScope, config: DinoConfig, size: usize) -> Self {
         let DinoConfig { d, patch, grid, .. } = config;
         let (embeddings, layer) = (w.at("embeddings"), w.at("encoder.layer"));
         let projection = embeddings.at("patch_embeddings.projection");
@@ -65,7 +65,7 @@ impl DinoV2 {
         DinoV2 {
             config,
             patches: projection.dense("weight", &[d, 3, patch, patch]),
-            table: Table::new("dinov2.positions", &[table.len() / d, d], table),
+            table: ComputedTensor::new("dinov2.positions", &[table.len() / d, d], table),
             layers: (0..config.layers).map(|i| Layer::load(&layer.at(i), config)).collect(),
             norm: Affine::norm(&w.at("layernorm"), d),
         }
@@ -87,7 +87,7 @@ impl DinoV2 {
 }
 
 impl Layer {
-    fn load(w: &Cursor, DinoConfig { d, d_ff, .. }: DinoConfig) -> Self {
+    fn load(w: &TensorScope, DinoConfig { d, d_ff, .. }: DinoConfig) -> Self {
         let attention = w.at("attention.attention");
         Layer {
             norm1: Affine::norm(&w.at("norm1"), d),

@@ -1,7 +1,7 @@
 //! SigLIP's vision transformer. Source: Zhai et al. 2023; Hugging Face `SiglipVisionModel` without its pooling head.
 
 use crate::models::embernet::config::VisionConfig;
-use crate::models::load::{Cursor, Tensor};
+use crate::models::load::{Tensor, TensorScope};
 use crate::ops::{AttentionShape, Columns, Pixels, UnaryKind, Window};
 use crate::plan::{PlanBuilder, Slot};
 
@@ -16,12 +16,12 @@ pub struct Affine {
 
 impl Affine {
     /// A linear layer `[d_out, d_in]` with bias.
-    pub fn linear(w: &Cursor, d_out: usize, d_in: usize) -> Self {
+    pub fn linear(w: &TensorScope, d_out: usize, d_in: usize) -> Self {
         Affine { weight: w.dense("weight", &[d_out, d_in]), bias: w.vector("bias", d_out) }
     }
 
     /// Linear layers `[d_out, d_in]` of these names as one, their outputs side by side.
-    pub fn side_by_side(w: &Cursor, names: &[&str], d_out: usize, d_in: usize) -> Self {
+    pub fn side_by_side(w: &TensorScope, names: &[&str], d_out: usize, d_in: usize) -> Self {
         let (weights, biases): (Vec<Tensor>, Vec<Tensor>) =
             names.iter().map(|name| Self::linear(&w.at(name), d_out, d_in)).map(|one| (one.weight, one.bias)).unzip();
         let rows = names.len() * d_out;
@@ -29,7 +29,7 @@ impl Affine {
     }
 
     /// A layer norm's weight and bias.
-    pub fn norm(w: &Cursor, d: usize) -> Self {
+    pub fn norm(w: &TensorScope, d: usize) -> Self {
         Affine { weight: w.vector("weight", d), bias: w.vector("bias", d) }
     }
 
@@ -66,7 +66,7 @@ struct Layer {
 
 impl SigLip {
     /// Takes the tensors below `w`.
-    pub fn load(w: &Cursor, config: VisionConfig) -> Self {
+    pub fn load(w: &TensorScope, config: VisionConfig) -> Self {
         let (d, patch) = (config.hidden_size, config.patch_size);
         let grid = config.image_size / patch;
         let embeddings = w.at("embeddings");
@@ -99,7 +99,7 @@ impl SigLip {
 }
 
 impl Layer {
-    fn load(w: &Cursor, d: usize, d_ff: usize) -> Self {
+    fn load(w: &TensorScope, d: usize, d_ff: usize) -> Self {
         let attention = w.at("self_attn");
         Layer {
             norm1: Affine::norm(&w.at("layer_norm1"), d),
