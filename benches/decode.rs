@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use support::device::device;
 use ternion::cpu::Cpu;
-use ternion::engine::{DeviceChoice, Place, choose_device};
+use ternion::engine::{DeviceChoice, DeviceOptions, choose_device};
 use ternion::gpu::{AdapterKind, Adapters};
 use ternion::ops::READ_CHUNK;
 use ternion::plan::{Backend, PlanBuilder, Step};
@@ -31,8 +31,8 @@ const PROMPT: usize = 96;
 const CONTROL: usize = 128 << 20;
 
 /// A device with the kernels that suit its kind, whatever was timed on it before.
-fn usual(device: &DeviceChoice) -> Place {
-    Place { autotune: false, ..device.clone().into() }
+fn usual(device: &DeviceChoice) -> DeviceOptions {
+    DeviceOptions { autotune: false, ..device.clone().into() }
 }
 
 /// Panics if a node of the demo model differs from its plain definition.

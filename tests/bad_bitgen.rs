@@ -13,7 +13,7 @@ use support::broken_checkpoints::{LOAD, Parts, assert_says, break_each_tensor};
 use support::golden::golden_root;
 use tempfile::TempDir;
 use ternion::apps::bitgen::{BitGen, BitGenOptions};
-use ternion::engine::{DeviceChoice, Engine, Options, Place};
+use ternion::engine::{DeviceChoice, DeviceOptions, Engine, Options};
 use ternion::files::Weights;
 use ternion::models;
 use ternion::models::{BitGenStage1, Model};
@@ -35,7 +35,7 @@ fn load(dir: &Path) -> Result<BitGenStage1> {
 }
 
 fn open(dir: &Path) -> Result<BitGen> {
-    let place = Place { autotune: false, ..DeviceChoice::Cpu.into() };
+    let place = DeviceOptions { autotune: false, ..DeviceChoice::Cpu.into() };
     BitGen::open(dir, &BitGenOptions { place, ..Default::default() })
 }
 

@@ -13,7 +13,7 @@ use support::golden::Golden;
 use support::model_stages::{Greedy, PreparedPlan, Report, devices, golden, rms, variants};
 use support::numbers::{bits, floats};
 use ternion::apps::bitgen::{BitGen, BitGenOptions, CaptionOptions, MemoryNoise};
-use ternion::engine::{DeviceChoice, Place, Precision};
+use ternion::engine::{DeviceChoice, DeviceOptions, Precision};
 use ternion::files::{Image, Weights};
 use ternion::models::{BitGenStage1, EncoderShape, LoadOptions, bitgen_slots, slots};
 use ternion::ops::Row;
@@ -382,7 +382,7 @@ fn the_library_gives_the_originals_similarities_captions_and_read_counts() {
             let golden = golden(&dir, "golden_stage1.safetensors");
             let (shape, ids) = (golden.shape("input_ids"), golden.i32s("input_ids"));
             let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
-            let place = Place { autotune: false, ..device.into() };
+            let place = DeviceOptions { autotune: false, ..device.into() };
             let model =
                 BitGen::open(&dir, &BitGenOptions { place, precision: Precision::F32, ..Default::default() }).unwrap();
             let what = format!("{} on {}", dir.display(), model.device());

@@ -15,7 +15,7 @@ use support::golden::golden_root;
 use tempfile::TempDir;
 use ternion::Image;
 use ternion::apps::bitgen::{BitGen, BitGenOptions, CaptionOptions, MemoryNoise};
-use ternion::engine::{DeviceChoice, GenerateOptions, Place, Precision, Sampling, StopReason};
+use ternion::engine::{DeviceChoice, DeviceOptions, GenerateOptions, Precision, Sampling, StopReason};
 use ternion::files::{Tokenizer, Weights};
 use ternion::models::{BitGenStage1, EncoderShape, LoadOptions};
 use ternion::plan::{Plan, SlotKind};
@@ -29,7 +29,7 @@ fn golden(name: &str) -> PathBuf {
 const VARIANTS: [&str; 2] = ["cnn", "dino_tiny"];
 
 fn on_the_cpu(tokenizer: Option<PathBuf>) -> BitGenOptions {
-    let place = Place { autotune: false, ..DeviceChoice::Cpu.into() };
+    let place = DeviceOptions { autotune: false, ..DeviceChoice::Cpu.into() };
     BitGenOptions { place, tokenizer, ..Default::default() }
 }
 

@@ -19,7 +19,7 @@ use support::golden::Golden;
 use support::model_stages::rms;
 use ternion::Image;
 use ternion::apps::bitgen::{BitGen, BitGenOptions, MemoryNoise};
-use ternion::engine::{DeviceChoice, GenerateOptions, Place, Precision, StopReason};
+use ternion::engine::{DeviceChoice, DeviceOptions, GenerateOptions, Precision, StopReason};
 
 /// Relative rms of features: no activation is rounded on their way, and PyTorch has computed with the packed numbers.
 const EXACT: f64 = 1e-5;
@@ -60,7 +60,7 @@ fn scenes() -> Vec<Scene> {
 fn models() -> Vec<(DeviceChoice, BitGen)> {
     let choices = [DeviceChoice::Cpu].into_iter().chain(device().map(|_| DeviceChoice::Gpu));
     let open = |choice: DeviceChoice| {
-        let place = Place { autotune: false, ..choice.clone().into() };
+        let place = DeviceOptions { autotune: false, ..choice.clone().into() };
         let model = BitGen::open(model(), &BitGenOptions { place, ..Default::default() }).expect("it opens");
         (choice, model)
     };
@@ -126,7 +126,7 @@ fn captions_are_those_of_pytorch() {
 #[test]
 fn tokens_and_logits_of_a_caption_are_those_of_pytorch() {
     let (scenes, golden) = (scenes(), Golden::open("bitgen_shapes/golden.safetensors"));
-    let place = Place { autotune: false, ..DeviceChoice::Cpu.into() };
+    let place = DeviceOptions { autotune: false, ..DeviceChoice::Cpu.into() };
     let options = BitGenOptions { place, precision: Precision::F32, ..Default::default() };
     let model = BitGen::open(model(), &options).expect("it opens");
     for (i, scene) in scenes[..SAMPLES].iter().enumerate() {

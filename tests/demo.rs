@@ -14,7 +14,7 @@ use support::device::device;
 use support::golden::Golden;
 use support::model_stages::{LoadedModel, PreparedPlan, devices, golden, rms, row};
 use tempfile::TempDir;
-use ternion::engine::{DeviceChoice, Engine, GenerateOptions, Head, Options, Precision};
+use ternion::engine::{DeviceChoice, Engine, GenerateOptions, LmHead, Options, Precision};
 use ternion::files::{ModelFiles, Weights};
 use ternion::models;
 use ternion::models::LoadOptions;
@@ -71,12 +71,12 @@ fn a_head_in_8_bits_answers_alike() {
     let answers = |device: &DeviceChoice, head| {
         let options = Options { device: device.clone(), autotune: false, head, ..Options::default() };
         let engine = Engine::demo(options).expect("the demo model opens");
-        assert_eq!(engine.report().head, if head == Head::F16 { DType::F16 } else { DType::Int8 });
+        assert_eq!(engine.report().head, if head == LmHead::Dense { DType::F16 } else { DType::Int8 });
         evaluate(&engine, &set, 32, |_| {}).expect("it runs")
     };
-    let (full, n) = (answers(&DeviceChoice::Cpu, Head::F16), set.questions().len());
+    let (full, n) = (answers(&DeviceChoice::Cpu, LmHead::Dense), set.questions().len());
     for choice in choices() {
-        let eight = answers(&choice, Head::Int8);
+        let eight = answers(&choice, LmHead::Int8);
         let same = full.answers.iter().zip(&eight.answers).filter(|(a, b)| a == b).count();
         let right = [&full, &eight].map(|f| f.all().correct);
         println!("{choice:?}: {same} of {n} answers are the same; {} and {} are right", right[0], right[1]);

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use support::device::device;
 use support::golden::Golden;
 use support::model_stages::Greedy;
-use ternion::apps::refiner::RefinerOptions;
+use ternion::apps::refiner::{Refiner, RefinerOptions};
 use ternion::engine::{DeviceChoice, Engine, GenerateOptions, Options, Precision, Sampling, Session, StopReason};
 use ternion::files::Image;
 use ternion::ops::TOKEN_IMAGE;
@@ -224,18 +224,26 @@ fn a_conversation_goes_on_after_an_end_among_tokens_chosen_in_one_go() {
 #[test]
 fn the_device_samples_what_the_host_would() {
     // A refiner that changes nothing leaves the choice to the host.
-    let neutral = || Some(RefinerOptions { use_logit: false, ..RefinerOptions::default() });
+    let neutral = || Refiner::new(RefinerOptions { use_logit: false, ..RefinerOptions::default() }).unwrap();
     for choice in choices() {
         let engine = Engine::open(tiny(), options(choice)).unwrap();
         for (top_k, repetition_penalty, seed) in [(40, 1.0, 1), (64, 1.3, u64::MAX), (7, 0.8, 3), (512, 1.3, 4)] {
             let sampling = Sampling { temperature: 1.5, top_k, top_p: 0.95, repetition_penalty, seed };
-            let sampled = |refiner| {
-                let options = GenerateOptions { sampling: sampling.clone(), refiner, ..greedy(40) };
-                let mut session = with_prompt(&engine);
+            let sampled = |hooked: bool| {
+                let options = GenerateOptions { sampling: sampling.clone(), ..greedy(40) };
+                let (mut session, mut hook) = (with_prompt(&engine), neutral());
                 // The second generation begins with what occurred in the first.
-                [some(&mut session, 23, options.clone()), some(&mut session, 40, options)].concat()
+                let mut both = Vec::new();
+                for n in [23, 40] {
+                    let stream = match hooked {
+                        true => session.generate_with(options.clone(), &mut hook).unwrap(),
+                        false => session.generate(options.clone()).unwrap(),
+                    };
+                    both.extend(stream.take(n).map(|token| token.unwrap().id));
+                }
+                both
             };
-            assert_eq!(sampled(None), sampled(neutral()), "{sampling:?}");
+            assert_eq!(sampled(false), sampled(true), "{sampling:?}");
         }
     }
 }

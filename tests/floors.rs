@@ -17,7 +17,7 @@ const MAP: &[(&str, &[&str])] = &[
     ("cpu", &["plan"]),
     ("gpu", &["plan"]),
     ("models", &["ops", "files"]),
-    ("engine", &["models", "cpu", "gpu", "apps::refiner", "apps::attention_rollout"]),
+    ("engine", &["models", "cpu", "gpu"]),
     ("apps::attention_rollout", &["engine"]),
     ("apps::bitgen", &["engine"]),
     ("apps::picture_index", &["apps::bitgen"]),

@@ -17,7 +17,7 @@ use support::golden::Golden;
 use support::model_stages::rms;
 use ternion::Error;
 use ternion::apps::bitgen::{BitGen, BitGenOptions, EpisodicMemory, MemoryNoise};
-use ternion::engine::{DeviceChoice, Place, Precision};
+use ternion::engine::{DeviceChoice, DeviceOptions, Precision};
 use ternion::files::{Image, Lock, Weights};
 
 const SIZES: [usize; 2] = [6, 4];
@@ -27,7 +27,7 @@ fn stage1(name: &str) -> PathBuf {
 }
 
 fn options(device: DeviceChoice) -> BitGenOptions {
-    let place = Place { autotune: false, ..device.into() };
+    let place = DeviceOptions { autotune: false, ..device.into() };
     BitGenOptions { place, precision: Precision::F32, ..Default::default() }
 }
 

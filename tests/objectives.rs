@@ -20,7 +20,7 @@ use support::numbers::floats;
 use tempfile::TempDir;
 use ternion::Error;
 use ternion::apps::bitgen::{BitGen, BitGenOptions, MemoryNoise};
-use ternion::engine::{DeviceChoice, Engine, Options, Place, Precision};
+use ternion::engine::{DeviceChoice, DeviceOptions, Engine, Options, Precision};
 use ternion::files::Image;
 use ternion::tools::eval::{CaptionSet, PairEvaluation, PairOptions, Queues, contrastive_loss, evaluate_pairs};
 
@@ -95,7 +95,7 @@ impl Folder {
     }
 
     fn open(&self, device: DeviceChoice) -> BitGen {
-        let place = Place { autotune: false, ..device.into() };
+        let place = DeviceOptions { autotune: false, ..device.into() };
         let options = BitGenOptions { place, precision: Precision::F32, ..Default::default() };
         BitGen::open(self.dir.path(), &options).unwrap()
     }

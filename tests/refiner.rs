@@ -14,7 +14,7 @@ use support::golden::{Golden, golden_root};
 use support::numbers::compare;
 use ternion::apps::refiner::{CLASSIFIER_UNITS, Classifier, answer_prefix, calibrated_answer, is_visually_sensitive};
 use ternion::apps::refiner::{Refiner, RefinerOptions};
-use ternion::engine::{DeviceChoice, Engine, GenerateOptions, Options, Precision};
+use ternion::engine::{DeviceChoice, Engine, GenerateOptions, LogitsHook, Options, Precision};
 use ternion::files::{Image, Tokenizer};
 use ternion::{Error, Result};
 
@@ -199,14 +199,14 @@ fn engine(dir: &Path, device: DeviceChoice, sessions: usize) -> Engine {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), vocabulary(dir).1).unwrap();
     let tokenizer = Some(file.path().to_owned());
-    let refiner_layers = (0..LAYERS).collect();
+    let probed_layers = (0..LAYERS).collect();
     let options = Options {
         device,
         autotune: false,
         precision: Precision::F32,
         tokenizer,
         sessions,
-        refiner_layers,
+        probed_layers,
         ..Options::default()
     };
     Engine::open(dir.parent().unwrap(), options).unwrap()
@@ -227,25 +227,27 @@ fn picture(dir: &Path) -> Image {
     Image::from_rgb(shape[3], shape[2], (0..3 * n).map(level).collect()).unwrap()
 }
 
-fn refined(n: usize, refiner: RefinerOptions) -> GenerateOptions {
-    GenerateOptions { max_tokens: Some(n), eos: Some(u32::MAX), refiner: Some(refiner), ..GenerateOptions::default() }
-}
-
-/// Ids, text and scores of a generation in a new session.
+/// Ids, text and scores of a generation of `n` tokens in a new session, with a refiner or without.
 fn generate(
     engine: &Engine,
     ids: &[u32],
     image: Option<&Image>,
-    options: GenerateOptions,
+    n: usize,
+    refiner: Option<RefinerOptions>,
 ) -> Result<(Vec<u32>, String, Vec<f32>)> {
     let mut session = engine.session()?;
     if let Some(image) = image {
         session.push_image(image)?;
     }
     session.push_tokens(ids)?;
-    let mut stream = session.generate(options)?;
-    let tokens = stream.by_ref().collect::<Result<Vec<_>>>()?;
-    let scores = stream.refiner().map(|r| r.scores().to_vec()).unwrap_or_default();
+    let options = GenerateOptions { max_tokens: Some(n), eos: Some(u32::MAX), ..GenerateOptions::default() };
+    let mut refiner = refiner.map(Refiner::new).transpose()?;
+    let stream = match &mut refiner {
+        Some(refiner) => session.generate_with(options, refiner)?,
+        None => session.generate(options)?,
+    };
+    let tokens = stream.collect::<Result<Vec<_>>>()?;
+    let scores = refiner.map(|r| r.scores().to_vec()).unwrap_or_default();
     Ok((tokens.iter().map(|t| t.id).collect(), tokens.into_iter().map(|t| t.text).collect(), scores))
 }
 
@@ -259,8 +261,8 @@ fn embernet_va_engine_gives_the_original_ids_texts_and_scores() {
             for record in records(&dir) {
                 let what = format!("{} on {choice:?}", record["name"]);
                 let n = record["generated_ids"].as_array().unwrap().len();
-                let options = refined(n, options(&record, &data));
-                let (ids, text, scores) = generate(&engine, &prompt(&dir), Some(&picture(&dir)), options).unwrap();
+                let refiner = Some(options(&record, &data));
+                let (ids, text, scores) = generate(&engine, &prompt(&dir), Some(&picture(&dir)), n, refiner).unwrap();
                 assert_eq!(json!(ids), record["generated_ids"], "{what}");
                 assert_eq!(json!(text.trim()), record["raw_text"], "{what}");
                 let wanted = floats(&record["va_scores"]);
@@ -278,15 +280,14 @@ fn embernet_va_the_pass_without_the_image_needs_a_free_session() {
     for dir in folders() {
         let engine = engine(&dir, DeviceChoice::Cpu, 1);
         let (ids, image) = (prompt(&dir), picture(&dir));
-        let error = generate(&engine, &ids, Some(&image), refined(4, RefinerOptions::default())).unwrap_err();
+        let error = generate(&engine, &ids, Some(&image), 4, Some(RefinerOptions::default())).unwrap_err();
         assert!(matches!(error, Error::Limit { .. }), "{error}");
-        let (_, _, scores) = generate(&engine, &ids, None, refined(4, RefinerOptions::default())).unwrap();
+        let (_, _, scores) = generate(&engine, &ids, None, 4, Some(RefinerOptions::default())).unwrap();
         assert_eq!(scores, [0.5; 4], "there is no baseline without an image");
 
-        let without = GenerateOptions { refiner: None, ..refined(4, RefinerOptions::default()) };
-        let plain = generate(&engine, &ids, Some(&image), without).unwrap();
+        let plain = generate(&engine, &ids, Some(&image), 4, None).unwrap();
         let blind = RefinerOptions { use_logit: false, ..RefinerOptions::default() };
-        let found = generate(&engine, &ids, Some(&image), refined(4, blind)).unwrap();
+        let found = generate(&engine, &ids, Some(&image), 4, Some(blind)).unwrap();
         assert_eq!(found, (plain.0, plain.1, vec![0.5; 4]), "no score, no change");
     }
 }
@@ -331,13 +332,13 @@ fn embernet_va_layers_are_watched_only_where_the_engine_was_opened_for_it() {
         let data = golden(&dir, "golden_va.safetensors");
         let record = records(&dir).into_iter().find(|r| r["name"] == "neuron_only").unwrap();
         let mut refiner = options(&record, &data);
-        let options = Options { device: DeviceChoice::Cpu, refiner_layers: vec![0, 99], ..Options::default() };
+        let options = Options { device: DeviceChoice::Cpu, probed_layers: vec![0, 99], ..Options::default() };
         let engine = Engine::open(dir.parent().unwrap(), options).unwrap();
-        let error = generate(&engine, &prompt(&dir), None, refined(4, refiner.clone())).unwrap_err();
+        let error = generate(&engine, &prompt(&dir), None, 4, Some(refiner.clone())).unwrap_err();
         assert!(error.to_string().contains("layer 1"), "{error}");
 
         refiner.classifier.as_mut().unwrap().hidden.pop();
-        let error = generate(&engine, &prompt(&dir), None, refined(4, refiner)).unwrap_err();
+        let error = generate(&engine, &prompt(&dir), None, 4, Some(refiner)).unwrap_err();
         assert!(matches!(error, Error::Argument { .. }), "{error}");
     }
 }

@@ -16,7 +16,7 @@ use support::golden::golden_root;
 use tempfile::TempDir;
 use ternion::apps::bitgen::{BitGen, BitGenOptions};
 use ternion::apps::robots::{RobotModel, RobotOptions};
-use ternion::engine::{DeviceChoice, Engine, Options, Place, Precision};
+use ternion::engine::{DeviceChoice, DeviceOptions, Engine, Options, Precision};
 use ternion::files::Weights;
 use ternion::models::{BitGenModel, Model};
 use ternion::tools::convert::convert;
@@ -31,7 +31,7 @@ fn load(dir: &Path) -> Result<BitGenModel> {
 }
 
 fn open(dir: &Path) -> Result<RobotModel> {
-    let place = Place { autotune: false, ..DeviceChoice::Cpu.into() };
+    let place = DeviceOptions { autotune: false, ..DeviceChoice::Cpu.into() };
     RobotModel::open(dir, &RobotOptions { place, ..Default::default() })
 }
 

@@ -21,7 +21,7 @@ use support::robot_stages::{LoadedRobot, by_head, images};
 use tempfile::TempDir;
 use ternion::apps::robots::{RobotAttention, RobotCache, RobotModel, RobotOptions};
 use ternion::apps::robots::{Tasks, Thought, Wanted};
-use ternion::engine::{DeviceChoice, Place, Precision};
+use ternion::engine::{DeviceChoice, DeviceOptions, Precision};
 use ternion::files::Weights;
 use ternion::models::{BitGenModel, ForwardShape, LoadOptions};
 use ternion::tensor::Pack;
@@ -56,7 +56,7 @@ fn models(dir: &Path, attention: RobotAttention, samples: usize) -> Vec<RobotMod
     let mut all = Vec::new();
     for device in [DeviceChoice::Cpu, DeviceChoice::Gpu] {
         if device == DeviceChoice::Cpu || support::device::device().is_some() {
-            let place = Place { autotune: false, ..device.into() };
+            let place = DeviceOptions { autotune: false, ..device.into() };
             let options =
                 RobotOptions { place, precision: Precision::F32, attention, samples, ..RobotOptions::default() };
             all.push(RobotModel::open(dir, &options).unwrap_or_else(|e| panic!("{}: {e}", dir.display())));
@@ -332,7 +332,7 @@ fn broken_configurations_are_said() {
         let mut config = config.clone();
         config[key] = value.clone();
         fs::write(copy.path().join("config.json"), config.to_string()).unwrap();
-        let place = Place { autotune: false, ..DeviceChoice::Cpu.into() };
+        let place = DeviceOptions { autotune: false, ..DeviceChoice::Cpu.into() };
         let error = RobotModel::open(copy.path(), &RobotOptions { place, ..RobotOptions::default() }).unwrap_err();
         assert!(matches!(error, ternion::Error::Config { .. }), "{key} {value}: {error}");
         assert!(error.to_string().contains(key), "{error}");

@@ -15,7 +15,7 @@ use support::device::{backends, device};
 use support::model_stages::{LoadedModel, PreparedPlan, devices, embernets, golden, rms};
 use support::numbers::floats;
 use support::recording::{Recording, run};
-use ternion::apps::attention_rollout::Attention;
+use ternion::apps::attention_rollout::{Attention, AttentionRollout};
 use ternion::engine::{DeviceChoice, Engine, GenerateOptions, Options, Precision, Session};
 use ternion::files::Image;
 use ternion::models::{TextShape, slots};
@@ -263,8 +263,9 @@ fn a_sessions_attention_is_that_of_the_whole_prompt_led_back_to_patches() {
 
             let engine = open(&dir, choice);
             let mut session = session(&engine, std::slice::from_ref(&picture), &ids);
+            let mut rollout = AttentionRollout::new(&engine);
             for token in [0, ids.len() / 2, ids.len() - 1] {
-                let found = session.attention(token).unwrap();
+                let found = rollout.attention(&mut session, token).unwrap();
                 let pos = tokens + token;
                 let keys = rows.len() + 7;
                 for (i, layer) in found.layers.iter().enumerate() {
@@ -324,16 +325,17 @@ fn devices_see_the_same_attention_and_it_stays_as_text_goes_on() {
             let mut undisturbed = session(&engine, &images, &prompt(&dir));
             let want = generate(&mut undisturbed, 8);
             let mut watched = session(&engine, &images, &prompt(&dir));
-            let before = watched.attention(5).unwrap();
+            let mut rollout = AttentionRollout::new(&engine);
+            let before = rollout.attention(&mut watched, 5).unwrap();
             let mut ids = generate(&mut watched, 3);
             // The newest token has not run yet.
             let last = watched.tokens().len() - 1;
-            let newest = watched.attention(last).unwrap();
+            let newest = rollout.attention(&mut watched, last).unwrap();
             ids.extend(generate(&mut watched, 5));
             assert_eq!(ids, want, "{} on {choice:?}: looking changes the text", dir.display());
-            let off = difference(&before, &watched.attention(5).unwrap());
+            let off = difference(&before, &rollout.attention(&mut watched, 5).unwrap());
             assert!(off < FLIPPED, "{} on {choice:?}: later text changes it by {off}", dir.display());
-            let off = difference(&newest, &watched.attention(last).unwrap());
+            let off = difference(&newest, &rollout.attention(&mut watched, last).unwrap());
             assert!(off < FLIPPED, "{} on {choice:?}: off by {off}", dir.display());
             let all = vec![before, newest];
             let Some(first) = &first else {
@@ -356,7 +358,7 @@ fn each_of_several_pictures_gets_its_part() {
         let images = [picture(&dir), Image::open(dir.join("image_224x224.png")).unwrap()];
         let tokens = engine.info().image.unwrap().tokens;
         let mut session = session(&engine, &images, &prompt(&dir));
-        let found = session.attention(7).unwrap();
+        let found = AttentionRollout::new(&engine).attention(&mut session, 7).unwrap();
         assert_eq!(found.layers[0].len(), 2 * tokens + 8);
         let mean = |t: usize| found.layers.iter().map(|l| l[t]).sum::<f32>() / found.layers.len() as f32;
         for (i, part) in found.images.iter().enumerate() {
@@ -373,13 +375,17 @@ fn text_alone_has_attention_and_wrong_numbers_are_refused() {
     let dir = embernets().remove(0);
     let engine = open(&dir, DeviceChoice::Cpu);
     let mut empty = engine.session().unwrap();
-    assert!(matches!(empty.attention(0), Err(Error::Argument { .. })));
+    let mut rollout = AttentionRollout::new(&engine);
+    assert!(matches!(rollout.attention(&mut empty, 0), Err(Error::Argument { .. })));
     let mut session = session(&engine, &[], &prompt(&dir)[..6]);
-    let found = session.attention(5).unwrap();
+    let found = rollout.attention(&mut session, 5).unwrap();
     assert!(found.images.is_empty() && found.layers.iter().all(|l| l.len() == 6));
-    assert_eq!(session.attention(0).unwrap().layers[0], [1.0], "the first token sees itself alone");
-    let error = session.attention(6).unwrap_err();
+    assert_eq!(rollout.attention(&mut session, 0).unwrap().layers[0], [1.0], "the first token sees itself alone");
+    let error = rollout.attention(&mut session, 6).unwrap_err();
     assert!(matches!(error, Error::Argument { .. }) && error.to_string().contains("0 to 5"), "{error}");
+    let another = open(&dir, DeviceChoice::Cpu);
+    let error = AttentionRollout::new(&another).attention(&mut session, 5).unwrap_err();
+    assert!(matches!(error, Error::Argument { .. }), "{error}");
 }
 
 #[test]

@@ -11,17 +11,17 @@ use serde_json::json;
 use support::broken_checkpoints::Parts;
 use support::device::device;
 use ternion::ModelFiles;
-use ternion::engine::{DeviceChoice, Head, Place, Precision};
+use ternion::engine::{DeviceChoice, DeviceOptions, LmHead, Precision};
 use ternion::models::{EmberNetConfig, VisionConfig};
 use ternion::tools::check::{CompareOptions, compare};
 use ternion::tools::synthetic;
 
 /// Compares a model on the CPU, and on a GPU if there is one, with the plain definitions; in 16 bits with this head.
-fn agrees(what: &str, files: &ModelFiles, head: Head) {
+fn agrees(what: &str, files: &ModelFiles, head: LmHead) {
     let choices = [DeviceChoice::Cpu].into_iter().chain(device().map(|_| DeviceChoice::Gpu));
     for choice in choices {
-        for (precision, head) in [(Precision::F32, Head::F16), (Precision::F16, head)] {
-            let place = Place { autotune: false, ..choice.clone().into() };
+        for (precision, head) in [(Precision::F32, LmHead::Dense), (Precision::F16, head)] {
+            let place = DeviceOptions { autotune: false, ..choice.clone().into() };
             let options = CompareOptions { place, precision, head, ..Default::default() };
             let found = compare(files.clone(), &options, |_| ()).unwrap_or_else(|e| panic!("{what}, {choice:?}: {e}"));
             assert!(found.nodes > 0 && found.divergences == 0, "{what}, {choice:?}, {precision:?}: {:?}", found.first);
@@ -68,7 +68,7 @@ fn embernets_of_any_width_agree_on_every_device() {
     ];
     for (text, image) in sizes {
         let files = synthetic::embernet_of(embernet(text, image)).expect("a model");
-        agrees(&format!("{text:?}, {image:?}"), &files, Head::Int8);
+        agrees(&format!("{text:?}, {image:?}"), &files, LmHead::Int8);
     }
 }
 
@@ -87,7 +87,7 @@ fn with_experts([n, k, shared]: [usize; 3]) -> EmberNetConfig {
 fn embernets_of_few_and_many_experts_agree_on_every_device() {
     for counts in [[1, 1, 0], [3, 2, 2], [40, 4, 1], [256, 8, 0], [512, 8, 4]] {
         let files = synthetic::embernet_of(with_experts(counts)).expect("a model");
-        agrees(&format!("experts, chosen, shared {counts:?}"), &files, Head::F16);
+        agrees(&format!("experts, chosen, shared {counts:?}"), &files, LmHead::Dense);
     }
 }
 
@@ -127,6 +127,6 @@ fn bitgens_with_narrow_heads_agree_on_every_device() {
             dino["num_attention_heads"] = json!(32);
         }
         let dir = parts.write();
-        agrees(&format!("{golden} with {heads} heads"), &ModelFiles::from(dir.path()), Head::F16);
+        agrees(&format!("{golden} with {heads} heads"), &ModelFiles::from(dir.path()), LmHead::Dense);
     }
 }

@@ -1,64 +1,21 @@
-//! What a model did, to look at: the experts of each row, and where a token's attention goes.
+//! Where a token's attention goes, to look at.
 //!
-//! Experts are logged in every run. Attention is not: a fused kernel never writes its weights down. So a row is run once
-//! more by a plan that has them as outputs. Such a plan is prepared when it is first asked for, and other runs pay
-//! nothing. That of a picture, which runs once a picture, holds large matrices, and gives them back when it has run.
+//! A fused kernel never writes its attention down. So a row is run once more by a plan that has it as outputs; other runs
+//! pay nothing.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::engine::open::Inner;
-use crate::engine::runner::{Core, floats, required};
+use crate::engine::programs::{Program, floats, required, step};
+use crate::engine::resident::Resident;
+use crate::engine::{Engine, Session};
 use crate::error::{Error, Result};
 use crate::files::Image;
-use crate::models::{ChatModel, ImageTrace, TextShape, slots};
+use crate::models::{ImageTrace, TextShape, slots};
 use crate::ops::Row;
-use crate::plan::{ProgramId, Slot, Step};
+use crate::plan::{Plan, Step};
 
-/// Which experts the rows of a session chose in each layer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Routing {
-    /// Experts to choose from; [`crate::models::ModelInfo::experts`] has their names.
-    pub experts: usize,
-    /// Experts chosen by a row in a layer.
-    pub per_row: usize,
-    /// Rows that come from pictures; those of text follow.
-    pub image_rows: usize,
-    /// By layer, the numbers of the experts that each row chose, the likeliest first: `[row · per_row + i]`.
-    pub choices: Vec<Vec<u32>>,
-}
-
-impl Routing {
-    /// Layers.
-    pub fn layers(&self) -> usize {
-        self.choices.len()
-    }
-
-    /// Rows: those of pictures, then those of text.
-    pub fn rows(&self) -> usize {
-        self.choices.first().map_or(0, |l| l.len() / self.per_row.max(1))
-    }
-
-    /// The experts that a row chose in a layer, the likeliest first; none outside the session.
-    pub fn chosen(&self, layer: usize, row: usize) -> &[u32] {
-        let choices = self.choices.get(layer).map_or(&[][..], Vec::as_slice);
-        choices.get(row * self.per_row..(row + 1) * self.per_row).unwrap_or_default()
-    }
-
-    /// The share of some rows that chose an expert in a layer, 0 to 1.
-    pub fn share_of_rows(&self, expert: usize, layer: usize, rows: Range<usize>) -> f32 {
-        let n = rows.len().max(1) as f32;
-        rows.filter(|&row| self.chosen(layer, row).contains(&(expert as u32))).count() as f32 / n
-    }
-
-    /// The share of the layers in which a row chose an expert, 0 to 1.
-    pub fn share_of_layers(&self, expert: usize, row: usize) -> f32 {
-        let layers = (0..self.layers()).filter(|&l| self.chosen(l, row).contains(&(expert as u32)));
-        layers.count() as f32 / self.layers().max(1) as f32
-    }
-}
-
-/// Where the attention of one text token goes. See [`crate::engine::Session::attention`].
+/// Where the attention of one text token goes. See [`AttentionRollout::attention`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Attention {
     /// The token's number among the session's text tokens.
@@ -85,130 +42,145 @@ pub struct ImageAttention {
     pub patches: Vec<f32>,
 }
 
-/// Programs that are prepared when they are first asked for.
-#[derive(Debug, Default)]
-pub(crate) struct Traces {
-    text: Option<TextProgram>,
-}
-
-/// A traced step of one row.
+/// Attention rollout (Abnar & Zuidema 2020) along the stages by which a model's image tokens come from patches.
+///
+/// A traced program of a row of text is prepared when attention is first asked for, and given back with the rollout; what
+/// was found of a picture is kept as long.
 #[derive(Debug)]
-struct TextProgram {
-    id: ProgramId,
-    nodes: usize,
-    rows: Slot,
-    layers: Vec<Slot>,
-}
-
-/// A traced image plan. The matrices of each stage come with their rows and columns.
-#[derive(Debug)]
-struct ImageProgram {
-    id: ProgramId,
-    nodes: usize,
-    pixels: Slot,
-    stages: Vec<Vec<(Slot, [usize; 2])>>,
-    grid: usize,
-    block: usize,
+pub struct AttentionRollout {
+    engine: Arc<Resident>,
+    text: Option<Program>,
+    pictures: Vec<(Arc<Image>, Origin)>,
 }
 
 /// How a picture's tokens came from its patches.
-#[derive(Debug)]
-pub(crate) struct Origin {
+#[derive(Debug, Clone)]
+struct Origin {
     /// `[tokens, cells]`: each row adds up to 1.
     cells: Vec<f32>,
     grid: usize,
     block: usize,
 }
 
-impl TextProgram {
-    fn new(core: &mut Core, model: &dyn ChatModel) -> Result<Self> {
-        let shape = TextShape { max_rows: 1, max_outputs: 1, images: false, ..core.text_shape() };
-        let plan = Arc::new(model.trace_text(&shape)?);
-        let layer = |i| required(plan.outputs.get(&slots::attention(i)).copied(), &slots::attention(i));
-        Ok(TextProgram {
-            nodes: plan.nodes.len(),
-            rows: required(plan.input(slots::ROWS), slots::ROWS)?,
-            layers: (0..model.info().layers).map(layer).collect::<Result<_>>()?,
-            id: core.backend.prepare(plan, false)?,
-        })
+impl AttentionRollout {
+    /// A rollout for the sessions of an engine.
+    pub fn new(engine: &Engine) -> Self {
+        AttentionRollout { engine: engine.resident().clone(), text: None, pictures: Vec::new() }
     }
-}
 
-impl ImageProgram {
-    fn new(core: &mut Core, model: &dyn ChatModel, tokens: usize) -> Result<Self> {
-        let ImageTrace { plan, stages, grid, block } = model.trace_image()?;
-        let plan = Arc::new(plan);
-        let matrix = |name: &String| -> Result<(Slot, [usize; 2])> {
-            let slot = required(plan.outputs.get(name).copied(), name)?;
-            Ok((slot, [plan.spec(slot).rows(), plan.spec(slot).width()]))
+    /// Where the attention of text token `token` goes, counted from 0 in [`Session::tokens`]: of the row that reads this
+    /// token and predicts the next one. So where the model looked as it wrote token n is the attention of n − 1.
+    ///
+    /// The row runs once more with its attention as output, the mean over heads; for the session it has run as before.
+    /// For each picture, the mean over layers of what goes to its tokens is led back to the patches by the attention that
+    /// made these tokens. For EmberNet that is the mean of the projector's two cross attentions times the pooler's, and
+    /// each of the compressor's blocks is 2 × 2 patches. Left out are residual connections, the sizes of the values that
+    /// are added up, the mixing between patches inside the encoder, and attention to text that had read the picture: a
+    /// patch stands for the token that the encoder made at its place.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] with the range if there is no such token, and for a session of another engine;
+    /// [`Error::Limit`] if the traced plan does not fit on the device, [`Error::Device`] if the device was lost.
+    pub fn attention(&mut self, session: &mut Session, token: usize) -> Result<Attention> {
+        if !Arc::ptr_eq(&self.engine, &session.engine) {
+            return Err(Error::argument("session", "belongs to another engine"));
+        }
+        let n = session.tokens().len();
+        if token >= n {
+            let range = if n == 0 { "there are none".into() } else { format!("there are 0 to {}", n - 1) };
+            return Err(Error::argument("text token", format!("is {token}; {range}")));
+        }
+        session.advance(session.image_rows() + token)?;
+        let layers = self.trace_text(session.text_row(token))?;
+        let per_image = session.image_rows() / session.pictures().len().max(1);
+        let part = |(i, picture): (usize, &Arc<Image>)| -> Result<ImageAttention> {
+            Ok(self.origin(picture)?.attention(&layers, i * per_image..(i + 1) * per_image))
         };
-        let stages: Vec<Vec<_>> =
-            stages.iter().map(|names| names.iter().map(matrix).collect()).collect::<Result<_>>()?;
-        let mut n = tokens;
-        for stage in &stages {
-            let width = stage.first().map_or(0, |(_, [_, width])| *width);
-            if stage.iter().any(|&(_, shape)| shape != [n, width]) {
-                return Err(Error::format("the model's trace", format!("has a stage that is not [{n}, {width}]")));
-            }
-            n = width;
-        }
-        let cells = grid.div_ceil(block.max(1)).pow(2);
-        if n != cells {
-            return Err(Error::format("the model's trace", format!("leads to {n} cells, expected {cells}")));
-        }
-        Ok(ImageProgram {
-            nodes: plan.nodes.len(),
-            pixels: required(plan.input(slots::PIXELS), slots::PIXELS)?,
-            id: core.backend.prepare(plan, false)?,
-            stages,
-            grid,
-            block,
-        })
+        let images = session.pictures().iter().enumerate().map(part).collect::<Result<_>>()?;
+        Ok(Attention { token, layers, images })
     }
 
-    /// The words of all stages' matrices for a picture.
-    fn run(&self, core: &mut Core, pixels: &[f32]) -> Result<Vec<Vec<u32>>> {
-        core.backend.write(self.id, self.pixels, 0, bytemuck::cast_slice(pixels))?;
-        core.backend.run(self.id, &Step::FULL, 0..self.nodes)?;
-        let ranges: Vec<_> = self.stages.iter().flatten().map(|&(slot, [n, m])| (slot, 0..n * m)).collect();
-        core.backend.read(self.id, &ranges)
-    }
-}
-
-impl Inner {
     /// Runs one row of text again, whose sequence is in the cache up to it: by layer, what it attends to.
-    pub fn trace_text(&self, row: Row) -> Result<Vec<Vec<f32>>> {
-        let core = &mut *self.core();
-        let program = match core.traces.text.take() {
+    fn trace_text(&mut self, row: Row) -> Result<Vec<Vec<f32>>> {
+        let (runner, model) = (&mut *self.engine.runner()?, self.engine.model.as_ref());
+        let shape = TextShape { max_rows: 1, max_outputs: 1, images: false, ..runner.bounds() };
+        let backend = runner.backend.as_mut();
+        let program = match &self.text {
             Some(program) => program,
-            None => TextProgram::new(core, self.model.as_ref())?,
+            None => self.text.insert(Program::prepare(backend, &Arc::new(model.trace_text(&shape)?))?),
         };
-        let program = core.traces.text.insert(program);
-        core.backend.write(program.id, program.rows, 0, bytemuck::cast_slice(&[row]))?;
+        program.write(backend, slots::ROWS, bytemuck::cast_slice(&[row]))?;
         // Without outputs, what comes behind the last layer does nothing.
-        let step = Step { rows: 1, outputs: 0, context: row.seq_len, reserved: 0 };
-        core.backend.run(program.id, &step, 0..program.nodes)?;
-        let ranges: Vec<_> = program.layers.iter().map(|&slot| (slot, 0..row.seq_len as usize)).collect();
-        Ok(core.backend.read(program.id, &ranges)?.into_iter().map(|words| floats(&words)).collect())
+        program.run(backend, &step(1, 0, row.seq_len as usize))?;
+        let names: Vec<String> = (0..model.info().layers).map(slots::attention).collect();
+        let wanted: Vec<_> = names.iter().map(|name| (name.as_str(), row.seq_len as usize)).collect();
+        Ok(program.read(backend, &wanted)?.into_iter().map(|words| floats(&words)).collect())
     }
 
-    /// Encodes a picture again: where its tokens came from.
-    pub fn trace_image(&self, image: &Image) -> Result<Origin> {
-        let info = self.image_info()?;
-        let pixels = image.resized(info.size)?.pixel_values(info.mean, info.std);
-        let core = &mut *self.core();
-        let program = ImageProgram::new(core, self.model.as_ref(), info.tokens)?;
-        let matrices = program.run(core, &pixels);
-        core.backend.release(program.id);
-        let mut read = matrices?.into_iter().map(|words| floats(&words));
-        let mut cells = identity(info.tokens);
-        for stage in &program.stages {
-            let layers: Vec<Vec<f32>> = read.by_ref().take(stage.len()).collect();
-            let [n, m] = stage.first().map_or([0; 2], |(_, shape)| *shape);
-            cells = product(&cells, &mean(&layers), n, m);
+    /// How a picture's tokens came from its patches; it is encoded again for that, once.
+    fn origin(&mut self, picture: &Arc<Image>) -> Result<Origin> {
+        if let Some((_, origin)) = self.pictures.iter().find(|(known, _)| Arc::ptr_eq(known, picture)) {
+            return Ok(origin.clone());
         }
-        Ok(Origin { cells, grid: program.grid, block: program.block })
+        let origin = trace_image(&self.engine, picture)?;
+        self.pictures.push((picture.clone(), origin.clone()));
+        Ok(origin)
     }
+}
+
+impl Drop for AttentionRollout {
+    fn drop(&mut self) {
+        if let (Some(program), Ok(mut runner)) = (&self.text, self.engine.runner()) {
+            runner.backend.release(program.id);
+        }
+    }
+}
+
+/// Encodes a picture again: where its tokens came from. Its program holds large matrices, and goes when it has run.
+fn trace_image(engine: &Resident, image: &Image) -> Result<Origin> {
+    let info = engine.image_info()?;
+    let pixels = image.pixel_values(info.mean, info.std);
+    let ImageTrace { plan, stages, grid, block } = engine.model.trace_image()?;
+    let shapes = stage_shapes(&plan, &stages, info.tokens, grid.div_ceil(block.max(1)).pow(2))?;
+    let runner = &mut *engine.runner()?;
+    let backend = runner.backend.as_mut();
+    let program = Program::prepare(backend, &Arc::new(plan))?;
+    let names =
+        stages.iter().zip(&shapes).flat_map(|(names, [n, m])| names.iter().map(move |name| (name.as_str(), n * m)));
+    let matrices = program
+        .write(backend, slots::PIXELS, bytemuck::cast_slice(&pixels))
+        .and_then(|()| program.run(backend, &Step::FULL))
+        .and_then(|()| program.read(backend, &names.collect::<Vec<_>>()));
+    backend.release(program.id);
+    let mut read = matrices?.into_iter().map(|words| floats(&words));
+    let mut cells = identity(info.tokens);
+    for (stage, [n, m]) in stages.iter().zip(shapes) {
+        let layers: Vec<Vec<f32>> = read.by_ref().take(stage.len()).collect();
+        cells = product(&cells, &mean(&layers), n, m);
+    }
+    Ok(Origin { cells, grid, block })
+}
+
+/// The matrices' sizes `[n, m]` of each stage: the first has a row for each image token, the last a column for each cell.
+fn stage_shapes(plan: &Plan, stages: &[Vec<String>], tokens: usize, cells: usize) -> Result<Vec<[usize; 2]>> {
+    let shape = |name: &String| -> Result<[usize; 2]> {
+        let spec = plan.spec(required(plan.outputs.get(name).copied(), name)?);
+        Ok([spec.rows(), spec.width()])
+    };
+    let (mut n, mut all) = (tokens, Vec::new());
+    for stage in stages {
+        let shapes = stage.iter().map(shape).collect::<Result<Vec<_>>>()?;
+        let width = shapes.first().map_or(0, |[_, width]| *width);
+        if shapes.iter().any(|shape| *shape != [n, width]) {
+            return Err(Error::format("the model's trace", format!("has a stage that is not [{n}, {width}]")));
+        }
+        all.push([n, width]);
+        n = width;
+    }
+    if n != cells {
+        return Err(Error::format("the model's trace", format!("leads to {n} cells, expected {cells}")));
+    }
+    Ok(all)
 }
 
 /// The matrix that changes nothing.
@@ -273,18 +245,5 @@ mod tests {
         assert_eq!(product(&identity(2), &a, 2, 2), a);
         assert_eq!(product(&a, &[1.0, 0.0, 2.0, 0.0, 1.0, 2.0], 2, 3), [1.0, 2.0, 6.0, 3.0, 4.0, 14.0]);
         assert_eq!(mean(&[vec![1.0, 0.0], vec![0.0, 1.0]]), [0.5, 0.5]);
-    }
-
-    #[test]
-    fn shares_count_what_was_chosen() {
-        // Two layers, three rows, two experts a row.
-        let choices = vec![vec![0, 1, 0, 2, 1, 2], vec![2, 1, 1, 0, 0, 2]];
-        let routing = Routing { experts: 3, per_row: 2, image_rows: 1, choices };
-        assert_eq!((routing.layers(), routing.rows()), (2, 3));
-        assert_eq!(routing.chosen(0, 2), [1, 2]);
-        assert!(routing.chosen(0, 3).is_empty() && routing.chosen(2, 0).is_empty());
-        assert_eq!(routing.share_of_rows(0, 0, 1..3), 0.5);
-        assert_eq!(routing.share_of_layers(2, 2), 1.0);
-        assert_eq!(routing.share_of_layers(1, 1), 0.5);
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use ternion::apps::bitgen::{BitGen, BitGenOptions, EpisodicMemory, MemoryNoise};
 use ternion::engine;
-use ternion::engine::{DeviceChoice, Engine, GenerateOptions, Options, Place, Sampling};
+use ternion::engine::{DeviceChoice, DeviceOptions, Engine, GenerateOptions, Options, Sampling};
 use ternion::files::tokenizer::MAX_TEXT_BYTES;
 use ternion::files::{Image, Lock, ModelFiles, Weights, text};
 use ternion::models::Family;
@@ -60,9 +60,9 @@ pub struct PlaceArgs {
 
 impl PlaceArgs {
     /// The device, and how it is set up; from here on the command has the threads that it may use.
-    pub fn place(&self) -> Place {
-        size_pool(self.threads.map(|n| n.clamp(1, Place::MAX_THREADS)));
-        Place { device: self.device.clone(), autotune: !self.no_autotune, threads: self.threads }
+    pub fn place(&self) -> DeviceOptions {
+        size_pool(self.threads.map(|n| n.clamp(1, DeviceOptions::MAX_THREADS)));
+        DeviceOptions { device: self.device.clone(), autotune: !self.no_autotune, threads: self.threads }
     }
 }
 
@@ -93,11 +93,11 @@ pub enum Head {
     Int8,
 }
 
-impl From<Head> for engine::Head {
+impl From<Head> for engine::LmHead {
     fn from(head: Head) -> Self {
         match head {
-            Head::F16 => engine::Head::F16,
-            Head::Int8 => engine::Head::Int8,
+            Head::F16 => engine::LmHead::Dense,
+            Head::Int8 => engine::LmHead::Int8,
         }
     }
 }
@@ -116,7 +116,7 @@ impl ModelArgs {
     /// # Errors
     /// As [`Engine::open`].
     pub fn open_chat(&self, files: ModelFiles) -> Result<Engine> {
-        let Place { device, autotune, threads } = self.place.place();
+        let DeviceOptions { device, autotune, threads } = self.place.place();
         let options = Options {
             device,
             autotune,

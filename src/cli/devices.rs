@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use clap::Args;
-use ternion::engine::{Place, choose_device};
+use ternion::engine::{DeviceOptions, choose_device};
 use ternion::gpu::{AdapterKind, Adapters};
 
 use crate::cli::Outcome;
@@ -43,7 +43,7 @@ impl Devices {
                 writeln!(out, "   {name}: {value}")?;
             }
         }
-        match choose_device(&Place { autotune: false, ..Place::default() }) {
+        match choose_device(&DeviceOptions { autotune: false, ..DeviceOptions::default() }) {
             Ok((backend, why)) => writeln!(out, "auto: {} ({why})", backend.describe())?,
             Err(error) => writeln!(out, "auto: fails: {}", message(&error.to_string()))?,
         }

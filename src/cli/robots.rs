@@ -12,6 +12,7 @@ use ternion::files::Image;
 use crate::cli::Outcome;
 use crate::cli::args::{PlaceArgs, read_prompt};
 use crate::cli::messages::say;
+use crate::cli::output::Bar;
 use crate::cli::output::table;
 use crate::cli::text_warnings::warn_of_words;
 
@@ -81,8 +82,10 @@ impl Robots {
             attention: self.attention.into(),
             samples: 1,
         };
-        let model = RobotModel::open(self.model.as_path(), &options)?;
-        say!("device: {}", model.device());
+        let bar = Bar::new("loading");
+        let model = RobotModel::open_with(self.model.as_path(), &options, |p| bar.show(&p))?;
+        bar.end();
+        say!("device: {} ({})", model.report().device, model.report().why);
         let tokens = model.tokens(&text)?;
         warn_of_words(model.tokenizer(), &text)?;
         let thought = model.choose(&tokens, image.as_ref())?;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::engine::generate::{Stream, Token};
-use crate::engine::open::Inner;
 use crate::engine::options::GenerateOptions;
+use crate::engine::resident::Resident;
 use crate::engine::session::Session;
 use crate::error::{Error, Result};
 
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 /// An error ends its own session's generation and leaves the others.
 #[derive(Debug)]
 pub struct Batch<'a> {
-    engine: Arc<Inner>,
+    engine: Arc<Resident>,
     streams: Vec<Stream<'a>>,
     failed: VecDeque<(usize, Error)>,
     /// The session whose token comes next, if it has one.
@@ -25,7 +25,7 @@ pub struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     pub(crate) fn new(
-        engine: &Arc<Inner>,
+        engine: &Arc<Resident>,
         sessions: &'a mut [Session],
         options: impl IntoIterator<Item = GenerateOptions>,
     ) -> Result<Self> {
@@ -37,7 +37,7 @@ impl<'a> Batch<'a> {
         if sessions.iter().any(|s| !Arc::ptr_eq(&s.engine, engine)) {
             return Err(Error::argument("sessions", "one belongs to another engine"));
         }
-        let streams: Result<_> = sessions.iter_mut().zip(options).map(|(s, o)| Stream::new(s, o)).collect();
+        let streams: Result<_> = sessions.iter_mut().zip(options).map(|(s, o)| Stream::new(s, o, None)).collect();
         Ok(Batch { engine: engine.clone(), streams: streams?, failed: VecDeque::new(), turn: 0 })
     }
 
@@ -62,11 +62,11 @@ impl<'a> Batch<'a> {
                 Err(error) => self.failed.push_back((i, stream.fail(error))),
             }
         }
-        let outcomes = self.engine.run_all(jobs);
+        let outputs = self.engine.run_all(jobs);
         let time = start.elapsed();
-        for (i, outcome) in numbers.into_iter().zip(outcomes) {
+        for (i, output) in numbers.into_iter().zip(outputs) {
             let stream = &mut self.streams[i];
-            if let Err(error) = outcome.and_then(|o| stream.receive(o, time)) {
+            if let Err(error) = output.and_then(|o| stream.receive(o, time)) {
                 self.failed.push_back((i, stream.fail(error)));
             }
         }
@@ -89,7 +89,7 @@ impl Iterator for Batch<'_> {
                     return Some((i, token));
                 }
             }
-            if !self.streams.iter_mut().any(Stream::goes_on) {
+            if !self.streams.iter().any(Stream::goes_on) {
                 return None;
             }
             self.run();

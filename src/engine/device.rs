@@ -3,7 +3,7 @@
 
 use crate::cpu::Cpu;
 use crate::engine::autotune::tuned;
-use crate::engine::options::{DeviceChoice, Place};
+use crate::engine::options::{DeviceChoice, DeviceOptions, Precision};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterKind, Adapters, Device, Gpu};
 use crate::plan::{Backend, Caps};
@@ -40,6 +40,15 @@ impl Opened {
         }
     }
 
+    /// This precision, or 32 bits with a warning where the device cannot unpack 16-bit floats.
+    pub fn precision(&self, wanted: Precision) -> Precision {
+        if wanted == Precision::F16 && !self.caps().half {
+            log::warn!("{} cannot unpack 16-bit floats: weights and cache take 32 bits", self.describe());
+            return Precision::F32;
+        }
+        wanted
+    }
+
     /// The backend, its kernels chosen.
     ///
     /// # Errors
@@ -60,7 +69,7 @@ impl Opened {
 /// # Errors
 /// [`Error::Device`] if there is no such adapter, with the adapters that there are; [`Error::Argument`] for a number of
 /// threads out of range.
-pub fn choose(place: &Place) -> Result<Chosen> {
+pub fn choose(place: &DeviceOptions) -> Result<Chosen> {
     open(place)?.tuned()
 }
 
@@ -68,7 +77,7 @@ pub fn choose(place: &Place) -> Result<Chosen> {
 ///
 /// # Errors
 /// As [`choose`].
-pub(crate) fn open(place: &Place) -> Result<Opened> {
+pub(crate) fn open(place: &DeviceOptions) -> Result<Opened> {
     let cpu = cpu(place.threads)?;
     let on_cpu = |why: String| Ok(Opened { device: Kind::Cpu(Box::new(cpu())), why });
     if place.device == DeviceChoice::Cpu {
@@ -90,7 +99,7 @@ pub(crate) fn open(place: &Place) -> Result<Opened> {
 
 /// What makes the CPU backend, if the number of threads is in range.
 fn cpu(threads: Option<usize>) -> Result<impl FnOnce() -> Cpu> {
-    let most = Place::MAX_THREADS;
+    let most = DeviceOptions::MAX_THREADS;
     if let Some(n) = threads.filter(|n| !(1..=most).contains(n)) {
         return Err(Error::argument("threads", format!("is {n}, expected 1..={most}")));
     }

@@ -3,13 +3,13 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crate::apps::refiner::Refiner;
+use crate::engine::generation::{Generation, StopReason};
+use crate::engine::hook::LogitsHook;
 use crate::engine::options::GenerateOptions;
-use crate::engine::queue::{Job, Outcome};
-use crate::engine::sampler::{Sampler, StopStrings};
+use crate::engine::queue::{Job, JobOutput};
+use crate::engine::sampler::Sampler;
 use crate::engine::session::Session;
 use crate::error::{Error, Result};
-use crate::files::DecodeStream;
 use crate::ops::{Draw, MOST_CANDIDATES, Sampling, seen_words};
 
 /// Most tokens of a generation that sets no limit.
@@ -31,17 +31,6 @@ pub struct Token {
     pub id: u32,
     /// The text that became certain with it: whole characters, possibly none yet, without stop strings.
     pub text: String,
-}
-
-/// Why a generation ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StopReason {
-    /// The model ended its text.
-    Eos,
-    /// A stop string was generated.
-    StopString,
-    /// As many tokens as asked for, or as fit.
-    Length,
 }
 
 /// Counts and times of a generation.
@@ -81,51 +70,73 @@ impl Stats {
 pub struct Stream<'a> {
     session: &'a mut Session,
     chooser: Chooser,
-    refiner: Option<Refiner>,
-    /// Layers that the refiner watches and the model has.
-    watched: Vec<usize>,
-    stop: StopStrings,
-    text: DecodeStream,
+    hook: Option<&'a mut dyn LogitsHook>,
+    /// Layers that the hook reads and the model has.
+    probed_layers: Vec<usize>,
+    generation: Generation,
     /// Tokens that the device has chosen and that are not yielded yet.
     ready: VecDeque<u32>,
-    eos: u32,
-    left: usize,
-    ended: Option<StopReason>,
     failed: bool,
     stats: Stats,
 }
 
+/// How many tokens a generation may have, if so many are asked for.
+fn max_tokens(session: &Session, asked: Option<usize>) -> Result<usize> {
+    let (room, len) = (session.room(), session.len());
+    match asked {
+        None => Ok(room.min(DEFAULT_MAX_TOKENS)),
+        Some(n) if n <= room => Ok(n),
+        Some(n) => Err(Error::Limit {
+            what: format!("{len} tokens and {n} new ones"),
+            // Any number may be asked for, and the sum of two is not always one that a word holds.
+            wanted: format!("{} tokens", len as u128 + n as u128),
+            available: format!("a context of {} is", len + room),
+            advice: "ask for fewer tokens, or open the engine with a larger context".into(),
+        }),
+    }
+}
+
+impl Session {
+    /// Generates text after what was pushed; the stream yields tokens as they come and may be dropped at any time.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for an empty session or sampling values out of range, [`Error::Limit`] if the tokens asked for
+    /// do not fit in the context.
+    pub fn generate(&mut self, options: GenerateOptions) -> Result<Stream<'_>> {
+        Stream::new(self, options, None)
+    }
+
+    /// [`Session::generate`] with a hook that sees the logits of each step and may change them.
+    ///
+    /// # Errors
+    /// As [`Session::generate`]; [`Error::Argument`] for a layer that the hook reads and the engine was not opened for.
+    pub fn generate_with<'a>(
+        &'a mut self,
+        options: GenerateOptions,
+        hook: &'a mut dyn LogitsHook,
+    ) -> Result<Stream<'a>> {
+        Stream::new(self, options, Some(hook))
+    }
+}
+
 impl<'a> Stream<'a> {
-    pub(crate) fn new(session: &'a mut Session, options: GenerateOptions) -> Result<Self> {
+    pub(crate) fn new(
+        session: &'a mut Session,
+        options: GenerateOptions,
+        hook: Option<&'a mut dyn LogitsHook>,
+    ) -> Result<Self> {
         if session.is_empty() {
             return Err(Error::argument("prompt", "is empty; push text or an image first"));
         }
         options.sampling.validate()?;
-        let (room, len) = (session.room(), session.len());
-        let left = match options.max_tokens {
-            None => room.min(DEFAULT_MAX_TOKENS),
-            Some(n) if n <= room => n,
-            Some(n) => {
-                return Err(Error::Limit {
-                    what: format!("{len} tokens and {n} new ones"),
-                    // Any number may be asked for, and the sum of two is not always one that a word holds.
-                    wanted: format!("{} tokens", len as u128 + n as u128),
-                    available: format!("a context of {} is", len + room),
-                    advice: "ask for fewer tokens, or open the engine with a larger context".into(),
-                });
-            }
-        };
-        let refiner = options.refiner.map(Refiner::new).transpose()?;
+        let max_tokens = max_tokens(session, options.max_tokens)?;
+        let eos = options.eos.map_or_else(|| session.engine.model.info().eos.clone(), |eos| vec![eos]);
         Ok(Stream {
-            chooser: chooser(session, options.sampling, refiner.is_some())?,
-            watched: refiner.as_ref().map_or(Ok(Vec::new()), |r| session.engine.watched(r.options()))?,
-            refiner,
-            stop: StopStrings::new(options.stop)?,
-            text: DecodeStream::new(true),
+            chooser: chooser(session, options.sampling, hook.is_some())?,
+            probed_layers: hook.as_ref().map_or(Ok(Vec::new()), |h| session.engine.probed_layers(&h.layers()))?,
+            hook,
+            generation: Generation::new(options.stop, eos, max_tokens)?,
             ready: VecDeque::new(),
-            eos: options.eos.unwrap_or(session.engine.model.info().eos),
-            left,
-            ended: None,
             failed: false,
             stats: Stats::default(),
             session,
@@ -134,7 +145,7 @@ impl<'a> Stream<'a> {
 
     /// Why the generation ended, if it has.
     pub fn stop_reason(&self) -> Option<StopReason> {
-        self.ended
+        self.generation.ended()
     }
 
     /// Counts and times so far.
@@ -142,17 +153,9 @@ impl<'a> Stream<'a> {
         self.stats
     }
 
-    /// The refiner with the scores so far, if the options ask for one.
-    pub fn refiner(&self) -> Option<&Refiner> {
-        self.refiner.as_ref()
-    }
-
     /// Whether there may be more tokens.
-    pub(crate) fn goes_on(&mut self) -> bool {
-        if self.left == 0 && self.ended.is_none() {
-            self.ended = Some(StopReason::Length);
-        }
-        self.ended.is_none() && !self.failed
+    pub(crate) fn goes_on(&self) -> bool {
+        self.generation.ended().is_none() && !self.failed
     }
 
     /// Ends the generation with an error.
@@ -163,20 +166,22 @@ impl<'a> Stream<'a> {
 
     /// The job of the next tokens, once all that are ready have been taken.
     pub(crate) fn request(&mut self) -> Result<Job> {
-        if let Some(refiner) = self.refiner.as_mut().filter(|r| r.options().use_logit && r.scores().is_empty()) {
-            refiner.set_baseline(self.session.blind_logits()?);
+        if self.stats.generated == 0
+            && let Some(hook) = self.hook.as_mut().filter(|hook| hook.wants_baseline())
+        {
+            hook.set_baseline(self.session.logits_without_image()?);
         }
-        let mut job = self.session.pending(matches!(self.chooser, Chooser::Host(_)), &self.watched);
+        let mut job = self.session.pending(matches!(self.chooser, Chooser::Host(_)), &self.probed_layers);
         if let Chooser::Device(draw, seen) = &mut self.chooser {
             (job.draw, job.seen) = (*draw, std::mem::take(seen));
             // An end that comes early wastes what was chosen behind it: no more than half of what there was before.
-            job.most = self.left.min(self.stats.generated / 2);
+            job.max_tokens = self.generation.left().min(self.stats.generated / 2);
         }
         Ok(job)
     }
 
     /// Takes what the job gave after this time.
-    pub(crate) fn receive(&mut self, outcome: Outcome, time: Duration) -> Result<()> {
+    pub(crate) fn receive(&mut self, output: JobOutput, time: Duration) -> Result<()> {
         if self.stats.generated == 0 {
             self.stats.prefill = time;
             self.stats.prompt_tokens = self.session.len();
@@ -184,10 +189,10 @@ impl<'a> Stream<'a> {
             self.stats.decode += time;
         }
         self.stats.waits += 1;
-        self.session.ran();
-        match outcome {
-            Outcome::Tokens(tokens) => self.ready.extend(tokens),
-            Outcome::Logits(logits, hidden) => {
+        self.session.mark_cached();
+        match output {
+            JobOutput::Tokens(tokens) => self.ready.extend(tokens),
+            JobOutput::Logits(logits, hidden) => {
                 let token = self.sample(logits, &hidden)?;
                 self.ready.push_back(token);
             }
@@ -203,13 +208,12 @@ impl<'a> Stream<'a> {
         Some(token)
     }
 
-    /// Chooses a token from logits, refined if the options ask for it.
+    /// Chooses a token from logits, which the hook may have changed.
     fn sample(&mut self, mut logits: Vec<f32>, hidden: &[(usize, Vec<f32>)]) -> Result<u32> {
-        if let Some(refiner) = &mut self.refiner {
-            let features = refiner.options().features(hidden);
+        if let Some(hook) = &mut self.hook {
             let tokenizer = self.session.engine.tokenizer.as_ref();
             let text = |id| tokenizer.map_or(Ok(String::new()), |t| t.decode(&[id], true));
-            refiner.refine(&mut logits, features.as_deref(), text)?;
+            hook.adjust(&mut logits, hidden, &text)?;
         }
         match &mut self.chooser {
             Chooser::Host(sampler) => sampler.next(&mut logits, self.session.tokens()),
@@ -217,38 +221,18 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// The token with its text; notes the end of the generation.
+    /// The token with its text.
     fn accept(&mut self, id: u32) -> Result<Token> {
-        if id == u32::MAX {
-            return Err(Error::NonFiniteLogits(self.session.engine.model.info().family.into()));
-        }
-        self.left -= 1;
-        self.stats.generated += 1;
-        if id == self.eos {
-            self.ended = Some(StopReason::Eos);
-            return Ok(Token { id, text: self.rest() });
-        }
-        // The device went on from every token but the last one that it chose.
-        self.session.append(id, !self.ready.is_empty());
         let engine = self.session.engine.clone();
-        let piece = match &engine.tokenizer {
-            Some(tokenizer) => self.text.push(tokenizer, id)?,
-            None => String::new(),
-        };
-        let (mut text, stopped) = self.stop.push(&piece);
-        if stopped {
-            self.ended = Some(StopReason::StopString);
-        } else if self.left == 0 {
-            self.ended = Some(StopReason::Length);
-            text += &self.rest();
+        if id == u32::MAX {
+            return Err(Error::NonFiniteLogits(engine.model.info().family.into()));
         }
-        Ok(Token { id, text })
-    }
-
-    /// What was held back: a part of a character, or of a stop string.
-    fn rest(&mut self) -> String {
-        let (text, stopped) = self.stop.push(&self.text.finish());
-        if stopped { text } else { text + &self.stop.flush() }
+        self.stats.generated += 1;
+        if !self.generation.is_eos(id) {
+            // The device went on from every token but the last one that it chose.
+            self.session.append(id, !self.ready.is_empty());
+        }
+        Ok(Token { id, text: self.generation.accept(id, engine.tokenizer.as_ref())? })
     }
 }
 
@@ -261,8 +245,8 @@ impl Iterator for Stream<'_> {
         }
         if self.ready.is_empty() {
             let start = Instant::now();
-            let outcome = self.request().and_then(|job| self.session.engine.run(job));
-            if let Err(error) = outcome.and_then(|o| self.receive(o, start.elapsed())) {
+            let output = self.request().and_then(|job| self.session.engine.run(job));
+            if let Err(error) = output.and_then(|o| self.receive(o, start.elapsed())) {
                 return Some(Err(self.fail(error)));
             }
         }
@@ -271,11 +255,11 @@ impl Iterator for Stream<'_> {
 }
 
 /// The device chooses where it can.
-fn chooser(session: &Session, sampling: Sampling, refined: bool) -> Result<Chooser> {
+fn chooser(session: &Session, sampling: Sampling, hooked: bool) -> Result<Chooser> {
     let tokens = session.tokens();
     let draw = Draw::new(&sampling, session.len() as u32 - 1, session.number() as u32);
-    let Some(draw) = draw.filter(|_| !refined) else {
-        if !refined {
+    let Some(draw) = draw.filter(|_| !hooked) else {
+        if !hooked {
             let k = sampling.top_k;
             log::info!("top k is {k}, not 1 to {MOST_CANDIDATES}: the host chooses each token from all logits");
         }

@@ -1,6 +1,6 @@
 //! How likely a model takes a given text to be.
 
-use crate::engine::queue::Outcome;
+use crate::engine::queue::JobOutput;
 use crate::engine::session::Session;
 use crate::error::{Error, Result};
 use crate::ops::check_logits;
@@ -31,8 +31,8 @@ impl Session {
         let mut found = Vec::with_capacity(tokens.len());
         for &token in tokens {
             let outcome = self.engine.run(self.pending(true, &[]))?;
-            self.ran();
-            let Outcome::Logits(logits, _) = outcome else {
+            self.mark_cached();
+            let JobOutput::Logits(logits, _) = outcome else {
                 return Err(Error::format("a job for logits", "gave tokens"));
             };
             check_logits(&logits)?;

@@ -1,28 +1,148 @@
 //! What drives a model that goes on with a text: the engine that keeps it resident, sessions with their part of the KV
 //! cache, the queue that batches their rows, sampling.
 //!
-//! A token's way: [`Session::generate`] → a job of rows → [`queue`] puts jobs of all sessions into a batch → the
-//! engine writes rows, runs a program that also chooses the next tokens, several times over where it can, and reads token
-//! ids back → [`Stream`] decodes them and yields text. [`Batch`] does the same for several sessions.
+//! Order: `sampler`, `generation`, `options`, `device`, `programs`, `open`, `cache`, `queue`, `text_program`, `ladder`,
+//! `runner`, `hook`, `resident`, `session`, `generate`, `routing`, `log_probs`, `batch`.
+//!
+//! `open` is the way of every model onto a device, whatever its family; the applications use it too. What follows is for
+//! models that go on with a text.
+//!
+//! # The way of a token
+//! 1. `main` calls the command; a program that embeds the library begins at 3.
+//! 2. The command opens an [`Engine`] and a [`Session`], pushes images and text, and asks for a [`Stream`]:
+//!    [`Session::generate`].
+//! 3. [`Stream::next`] makes a [`queue::Job`] of the rows that the session has pushed and the model has not read.
+//! 4. [`queue::Queue::run_all`]: whoever waits and finds nobody running runs the next batch, of jobs of all threads.
+//! 5. `Runner::step` puts the rows together and takes the smallest program of the `Ladder` that holds them.
+//! 6. `TextProgram::run` writes the rows into the program's inputs.
+//! 7. [`Backend::run`](crate::plan::Backend::run): on a GPU one submission, several steps where the tokens are chosen
+//!    there; on the CPU one op after the other.
+//! 8. `TextProgram::outputs` reads token ids back, and the queue hands each job its [`queue::JobOutput`].
+//! 9. [`Stream`] decodes the ids to text, looks for stop strings and the end, and yields a [`Token`].
+//! 10. The command prints it.
+//!
+//! [`Batch`] does 3 to 9 for several sessions from one thread.
 
 mod autotune;
 mod batch;
 pub(crate) mod cache;
 pub(crate) mod device;
 pub(crate) mod generate;
+pub(crate) mod generation;
+mod hook;
+mod ladder;
 pub(crate) mod log_probs;
 pub(crate) mod open;
 pub(crate) mod options;
 pub(crate) mod programs;
 pub mod queue;
+pub(crate) mod resident;
+mod routing;
 pub(crate) mod runner;
 pub mod sampler;
 pub(crate) mod session;
+mod text_program;
 
 pub use batch::Batch;
 pub use device::choose as choose_device;
-pub use generate::{Stats, StopReason, Stream, Token};
-pub use open::{Engine, LoadReport, Progress};
-pub use options::{DeviceChoice, GenerateOptions, Head, Options, Place, Precision};
+pub use generate::{Stats, Stream, Token};
+pub use generation::StopReason;
+pub use hook::LogitsHook;
+pub use open::{LoadReport, Progress};
+pub use options::{DeviceChoice, DeviceOptions, GenerateOptions, LmHead, Options, Precision};
+pub use routing::Routing;
 pub use sampler::Sampling;
 pub use session::Session;
+
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::files::{ModelFiles, Tokenizer};
+use crate::models::ModelInfo;
+use resident::Resident;
+
+/// A model on a device. Cheap to clone; clones share everything.
+#[derive(Clone, Debug)]
+pub struct Engine(Arc<Resident>);
+
+impl Engine {
+    /// Opens a model: `files` is the path of a checkpoint or of a directory with one, or [`ModelFiles`] in memory.
+    ///
+    /// The checkpoint is mapped, not copied: while the model is open it must not be changed or cut short (see
+    /// [`crate::files::Checkpoint`]). Renaming another file over it is safe.
+    ///
+    /// # Errors
+    /// See [`Error`]: the file, its configuration or its tokenizer is broken, a tensor is missing or misshapen, the
+    /// device is absent, or the model does not fit on it.
+    pub fn open(files: impl Into<ModelFiles>, options: Options) -> Result<Self> {
+        Self::open_with(files, options, |_| {})
+    }
+
+    /// Opens the demo model, which is built in: a small EmberNet that answers questions about drawn scenes.
+    ///
+    /// # Errors
+    /// As [`Engine::open`], as far as they concern the device and the options.
+    #[cfg(feature = "demo")]
+    pub fn demo(options: Options) -> Result<Self> {
+        Self::open(ModelFiles::demo()?, options)
+    }
+
+    /// [`Engine::open`] with a callback before each weight is loaded.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn open_with(files: impl Into<ModelFiles>, options: Options, progress: impl FnMut(Progress)) -> Result<Self> {
+        Ok(Engine(Arc::new(Resident::open(files.into(), &options, progress)?)))
+    }
+
+    /// The model's sizes.
+    pub fn info(&self) -> &ModelInfo {
+        self.0.model.info()
+    }
+
+    /// What was loaded, on which device, and how long it took.
+    pub fn report(&self) -> &LoadReport {
+        &self.0.report
+    }
+
+    /// The tokenizer, if there is one.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.0.tokenizer.as_ref()
+    }
+
+    /// Maximum number of tokens of a session.
+    pub fn context(&self) -> usize {
+        self.0.kv.context()
+    }
+
+    /// Whether it runs on the CPU, where steps run at once.
+    pub fn runs_on_cpu(&self) -> bool {
+        self.0.runs_on_cpu()
+    }
+
+    pub(crate) fn resident(&self) -> &Arc<Resident> {
+        &self.0
+    }
+
+    /// Generates text in several sessions at once, decoded together from one thread: each step costs little more than one
+    /// session's. Pairs of a session's number in `sessions` and its next token come as they are generated; dropping the
+    /// batch ends all generations.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless each session is of this engine and has its own options; those of [`Session::generate`].
+    pub fn generate_all<'a>(
+        &self,
+        sessions: &'a mut [Session],
+        options: impl IntoIterator<Item = GenerateOptions>,
+    ) -> Result<Batch<'a>> {
+        Batch::new(&self.0, sessions, options)
+    }
+
+    /// A new conversation.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if as many sessions are open as the engine was opened for.
+    pub fn session(&self) -> Result<Session> {
+        Session::new(self.0.clone())
+    }
+}

@@ -3,11 +3,8 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::apps::refiner::RefinerOptions;
-use crate::engine::device::Opened;
 use crate::engine::sampler::Sampling;
 use crate::error::{Error, Result};
-use crate::models::LoadOptions;
 use crate::tensor::{DType, Pack};
 
 /// How an engine is opened.
@@ -16,14 +13,14 @@ pub struct Options {
     /// Where it runs.
     pub device: DeviceChoice,
     /// Whether a GPU's kernel variants are timed when the adapter is opened for the first time, which takes seconds, and
-    /// the fastest taken ([`Place::autotune`]).
+    /// the fastest taken ([`DeviceOptions::autotune`]).
     pub autotune: bool,
     /// Threads of the CPU; none: one for each processor that the process may use.
     pub threads: Option<usize>,
     /// Full-precision weights and the KV cache.
     pub precision: Precision,
     /// The matrix that gives the logits.
-    pub head: Head,
+    pub head: LmHead,
     /// Most tokens of a session, images included; none: the model's most, at most 2048.
     pub context: Option<usize>,
     /// Sessions that can be open at once; each has its part of the KV cache.
@@ -35,9 +32,9 @@ pub struct Options {
     /// Most rows of a prefill step; long prompts are cut so that no submission runs long enough for a driver to reset
     /// the GPU.
     pub prefill_rows: usize,
-    /// Layers whose shared experts a refiner may watch ([`RefinerOptions::layers`]); they cost memory, and time in
-    /// generations that watch them. Layers that the model does not have are passed over.
-    pub refiner_layers: Vec<usize>,
+    /// Layers whose shared experts a [`LogitsHook`](crate::engine::LogitsHook) may read; they cost memory, and time in
+    /// generations that read them. Layers that the model does not have are left out.
+    pub probed_layers: Vec<usize>,
 }
 
 impl Default for Options {
@@ -47,57 +44,51 @@ impl Default for Options {
             autotune: true,
             threads: None,
             precision: Precision::F16,
-            head: Head::F16,
+            head: LmHead::Dense,
             context: None,
             sessions: 4,
             tokenizer: None,
             needs_tokenizer: false,
             prefill_rows: 64,
-            refiner_layers: Vec::new(),
+            probed_layers: Vec::new(),
         }
     }
 }
 
 /// A device, and how it is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct DeviceOptions {
     /// The device.
     pub device: DeviceChoice,
     /// Whether a GPU's kernel variants are timed when the adapter is opened for the first time, and the fastest taken;
     /// else those that suit its kind. The choice changes the last bits of logits. It is kept in the user's folder for
     /// caches, or the one that the environment variable `TERNION_CACHE` names; where that is empty, nothing is timed.
     pub autotune: bool,
-    /// Threads of the CPU, at most [`Place::MAX_THREADS`]; none: one for each processor that the process may use.
+    /// Threads of the CPU, at most [`DeviceOptions::MAX_THREADS`]; none: one for each processor that the process may use.
     pub threads: Option<usize>,
 }
 
-impl Place {
+impl DeviceOptions {
     /// Most threads of the CPU.
     pub const MAX_THREADS: usize = 1024;
 }
 
-impl Default for Place {
+impl Default for DeviceOptions {
     fn default() -> Self {
         DeviceChoice::default().into()
     }
 }
 
 impl Options {
-    /// How weights are packed and cut for a device that binds at most `max_binding` bytes.
-    pub(crate) fn load(&self, max_binding: u64) -> LoadOptions {
-        let dense = self.precision.pack();
-        LoadOptions { dense, head: self.head.pack(dense), max_binding }
-    }
-
     /// Where the engine runs, and how.
-    pub(crate) fn place(&self) -> Place {
-        Place { device: self.device.clone(), autotune: self.autotune, threads: self.threads }
+    pub(crate) fn place(&self) -> DeviceOptions {
+        DeviceOptions { device: self.device.clone(), autotune: self.autotune, threads: self.threads }
     }
 }
 
-impl From<DeviceChoice> for Place {
+impl From<DeviceChoice> for DeviceOptions {
     fn from(device: DeviceChoice) -> Self {
-        Place { device, autotune: true, threads: None }
+        DeviceOptions { device, autotune: true, threads: None }
     }
 }
 
@@ -151,15 +142,6 @@ impl Precision {
         }
     }
 
-    /// This precision, or 32 bits with a warning where the device cannot unpack 16-bit floats.
-    pub(crate) fn on(self, device: &Opened) -> Self {
-        if self == Precision::F16 && !device.caps().half {
-            log::warn!("{} cannot unpack 16-bit floats: weights and cache take 32 bits", device.describe());
-            return Precision::F32;
-        }
-        self
-    }
-
     /// Element type of the KV cache.
     pub fn kv_dtype(self) -> DType {
         self.pack().dtype()
@@ -168,21 +150,21 @@ impl Precision {
 
 /// How the matrix is kept that gives the logits, the largest weight that every token reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Head {
+pub enum LmHead {
     /// Like other full-precision weights: in 16 bits, or in 32 with [`Precision::F32`].
     #[default]
-    F16,
+    Dense,
     /// In 8 bits with a scale for each token of the vocabulary ([`crate::quant::int8`]): half the bytes, and logits that are off by
     /// 0.7 % of their spread (rms, on EmberNets). Where the matrix is the embedding table, embeddings keep that one, and both are resident.
     Int8,
 }
 
-impl Head {
+impl LmHead {
     /// How the matrix is packed where other dense weights are packed as `dense`.
     pub fn pack(self, dense: Pack) -> Pack {
         match self {
-            Head::F16 => dense,
-            Head::Int8 => Pack::Int8,
+            LmHead::Dense => dense,
+            LmHead::Int8 => Pack::Int8,
         }
     }
 }
@@ -192,20 +174,18 @@ impl Head {
 pub struct GenerateOptions {
     /// Most tokens; none: as many as the context holds, at most 512.
     pub max_tokens: Option<usize>,
-    /// How a token is chosen. The device does it, several tokens in one go on a GPU, unless there is a `refiner`, or a
+    /// How a token is chosen. The device does it, several tokens in one go on a GPU, unless there is a hook, or a
     /// `top_k` of 0 or above 64 with a temperature: then the host does, from all logits, one token at a time.
     pub sampling: Sampling,
     /// Strings that end the text; they are not part of it.
     pub stop: Vec<String>,
     /// Ends the text; none: the model's.
     pub eos: Option<u32>,
-    /// Makes tokens that owe little to the image less likely; none: the logits stay as they are.
-    pub refiner: Option<RefinerOptions>,
 }
 
 impl Default for GenerateOptions {
     /// Greedy, to the end of text.
     fn default() -> Self {
-        GenerateOptions { max_tokens: None, sampling: Sampling::greedy(), stop: Vec::new(), eos: None, refiner: None }
+        GenerateOptions { max_tokens: None, sampling: Sampling::greedy(), stop: Vec::new(), eos: None }
     }
 }

@@ -3,10 +3,22 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::engine::runner::required;
 use crate::error::{Error, Result};
 use crate::ops::Row;
-use crate::plan::{Backend, Plan, ProgramId, Step};
+use crate::plan::{Backend, Plan, ProgramId, Slot, Step};
+
+/// A slot that every plan of its kind has.
+///
+/// # Errors
+/// [`Error::Format`] with its name if there is none.
+pub(crate) fn required(slot: Option<Slot>, name: &str) -> Result<Slot> {
+    slot.ok_or_else(|| Error::format("the model's plan", format!("has no {name}")))
+}
+
+/// Words of an F32 slot as numbers.
+pub(crate) fn floats(words: &[u32]) -> Vec<f32> {
+    bytemuck::cast_slice(words).to_vec()
+}
 
 /// A prepared plan.
 #[derive(Debug, Clone)]

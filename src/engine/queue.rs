@@ -23,8 +23,8 @@ pub struct Job {
     pub draw: Draw,
     /// Where the draw asks for a penalty, the tokens that occurred, a bit each; empty if the device knows them already.
     pub seen: Vec<u32>,
-    /// How many tokens one after the other may be chosen before the host sees them, where there is one row; 0 is 1.
-    pub most: usize,
+    /// How many tokens one after the other may be chosen before the host sees them, where there is one row; 0 counts as 1.
+    pub max_tokens: usize,
     /// Layers whose shared expert's hidden vector is wanted with the logits, of those that the engine was opened for.
     pub hidden: Vec<usize>,
     /// Rows that have run.
@@ -33,7 +33,7 @@ pub struct Job {
 
 /// What a finished job gives.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Outcome {
+pub enum JobOutput {
     /// The tokens chosen one after the other, at least one; `u32::MAX` where logits were not finite.
     Tokens(Vec<u32>),
     /// All logits, and the hidden vectors asked for, by layer.
@@ -101,7 +101,7 @@ pub struct Queue {
 #[derive(Debug, Default)]
 struct State {
     jobs: BTreeMap<u64, Job>,
-    finished: BTreeMap<u64, Result<Outcome>>,
+    finished: BTreeMap<u64, Result<JobOutput>>,
     next_id: u64,
     running: bool,
     /// A step panicked: what it left on the device is not known.
@@ -156,6 +156,14 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Checks that steps still run.
+    ///
+    /// # Errors
+    /// [`Error::Device`] once a step has panicked.
+    pub fn check(&self) -> Result<()> {
+        if self.lock().dead { Err(dead()) } else { Ok(()) }
+    }
+
     /// Adds jobs and returns their outcomes in order. `step` runs a batch of parts of jobs and returns the outcomes of those that it
     /// finishes, in order; it is called on some thread that waits, one at a time.
     ///
@@ -166,8 +174,8 @@ impl Queue {
         &self,
         jobs: Vec<Job>,
         limits: (usize, usize),
-        step: impl Fn(&[(Job, usize)]) -> Result<Vec<Outcome>>,
-    ) -> Vec<Result<Outcome>> {
+        step: impl Fn(&[(Job, usize)]) -> Result<Vec<JobOutput>>,
+    ) -> Vec<Result<JobOutput>> {
         let mut state = self.lock();
         if state.dead {
             return jobs.iter().map(|_| Err(dead())).collect();
@@ -237,7 +245,7 @@ impl State {
         id
     }
 
-    fn deliver(&mut self, batch: &[Share], result: Result<Vec<Outcome>>) {
+    fn deliver(&mut self, batch: &[Share], result: Result<Vec<JobOutput>>) {
         let mut outcomes = match result {
             Ok(outcomes) => outcomes.into_iter(),
             Err(error) => {
@@ -295,7 +303,7 @@ mod tests {
         let step = |parts: &[(Job, usize)]| {
             std::thread::sleep(std::time::Duration::from_millis(1));
             let finished = parts.iter().filter(|(j, n)| j.done + n == j.rows.len());
-            Ok(finished.map(|(j, _)| Outcome::Tokens(vec![j.rows[0].token])).collect())
+            Ok(finished.map(|(j, _)| JobOutput::Tokens(vec![j.rows[0].token])).collect())
         };
         std::thread::scope(|s| {
             for t in 0..8 {
@@ -305,8 +313,8 @@ mod tests {
                         let row = Row { token: t * 100 + n, pos: 0, seq_base: 0, seq_len: 1 };
                         let job = Job { rows: vec![row; n as usize], ..Job::default() };
                         let outcomes = queue.run_all(vec![job.clone(), job], (7, 3), step);
-                        let tokens: Vec<Outcome> = outcomes.into_iter().map(|o| o.unwrap()).collect();
-                        assert_eq!(tokens, vec![Outcome::Tokens(vec![row.token]); 2]);
+                        let tokens: Vec<JobOutput> = outcomes.into_iter().map(|o| o.unwrap()).collect();
+                        assert_eq!(tokens, vec![JobOutput::Tokens(vec![row.token]); 2]);
                     }
                 });
             }
@@ -318,7 +326,7 @@ mod tests {
         let queue = Queue::default();
         let job = || Job { rows: vec![Row { token: 1, pos: 0, seq_base: 0, seq_len: 1 }], ..Job::default() };
         let steps = std::sync::atomic::AtomicUsize::new(0);
-        let step = |_: &[(Job, usize)]| -> Result<Vec<Outcome>> {
+        let step = |_: &[(Job, usize)]| -> Result<Vec<JobOutput>> {
             steps.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
             // Others come to wait meanwhile.
             std::thread::sleep(Duration::from_millis(50));
@@ -349,8 +357,8 @@ mod tests {
         let outcomes = Queue::default().run_all(vec![job], (4, 1), |parts| {
             let (job, n) = &parts[0];
             assert_eq!((job.rows.as_ptr(), job.image.as_ptr()), (rows, image));
-            Ok(if job.done + n == 9 { vec![Outcome::Tokens(vec![5])] } else { Vec::new() })
+            Ok(if job.done + n == 9 { vec![JobOutput::Tokens(vec![5])] } else { Vec::new() })
         });
-        assert_eq!(outcomes[0].as_ref().unwrap(), &Outcome::Tokens(vec![5]));
+        assert_eq!(outcomes[0].as_ref().unwrap(), &JobOutput::Tokens(vec![5]));
     }
 }

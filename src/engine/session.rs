@@ -3,15 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::apps::attention_rollout::{Attention, ImageAttention, Origin, Routing};
 use crate::engine::cache::KvRange;
-use crate::engine::generate::Stream;
-use crate::engine::open::{Inner, no_tokenizer};
-use crate::engine::options::GenerateOptions;
-use crate::engine::queue::{Job, Outcome};
+use crate::engine::open::no_tokenizer;
+use crate::engine::queue::{Job, JobOutput};
+use crate::engine::resident::Resident;
 use crate::error::{Error, Result};
 use crate::files::Image;
-use crate::models::ModelInfo;
 use crate::ops::{Row, TOKEN_IMAGE};
 
 /// A conversation with a model. Dropping it frees its part of the KV cache.
@@ -20,14 +17,15 @@ use crate::ops::{Row, TOKEN_IMAGE};
 /// image cannot follow text.
 #[derive(Debug)]
 pub struct Session {
-    pub(crate) engine: Arc<Inner>,
+    pub(crate) engine: Arc<Resident>,
     kv: KvRange,
     /// Tokens whose keys and values are in the cache.
     cached: usize,
     /// Vectors of the images, `[n, d]`, and how many rows they are.
     image: Vec<f32>,
     image_rows: usize,
-    pictures: Vec<Picture>,
+    /// At the model's size.
+    pictures: Vec<Arc<Image>>,
     /// Text tokens pushed or generated, in order.
     tokens: Vec<u32>,
     /// How each of them goes into a row: prompt tokens beside an image are clamped.
@@ -35,17 +33,11 @@ pub struct Session {
     image_time: Duration,
 }
 
-/// A picture at the model's size, and where its tokens came from once that was asked for.
-#[derive(Debug)]
-struct Picture {
-    image: Image,
-    origin: Option<Origin>,
-}
-
 /// An image as the model reads it, before it belongs to a session.
 #[derive(Debug)]
 struct Encoded {
-    picture: Picture,
+    /// At the model's size.
+    picture: Arc<Image>,
     /// `[rows, d]`.
     vectors: Vec<f32>,
     rows: usize,
@@ -53,7 +45,7 @@ struct Encoded {
 }
 
 impl Session {
-    pub(crate) fn new(engine: Arc<Inner>) -> Result<Self> {
+    pub(crate) fn new(engine: Arc<Resident>) -> Result<Self> {
         Ok(Session {
             kv: engine.kv.take()?,
             engine,
@@ -103,7 +95,7 @@ impl Session {
         self.check_room(used, info.tokens)?;
         let image = image.resized(info.size)?;
         let vectors = self.engine.encode_image(&image)?;
-        Ok(Encoded { picture: Picture { image, origin: None }, vectors, rows: info.tokens, time: start.elapsed() })
+        Ok(Encoded { picture: Arc::new(image), vectors, rows: info.tokens, time: start.elapsed() })
     }
 
     /// Puts an encoded image behind those before it.
@@ -212,93 +204,24 @@ impl Session {
         self.cached = self.cached.min(self.len());
     }
 
-    /// Generates text after what was pushed; the stream yields tokens as they come and may be dropped at any time.
-    ///
-    /// # Errors
-    /// [`Error::Argument`] for an empty session or sampling values out of range, [`Error::Limit`] if the tokens asked for
-    /// do not fit in the context.
-    pub fn generate(&mut self, options: GenerateOptions) -> Result<Stream<'_>> {
-        Stream::new(self, options)
+    /// Its pictures at the model's size, in order.
+    pub(crate) fn pictures(&self) -> &[Arc<Image>] {
+        &self.pictures
     }
 
-    /// How often each expert was chosen so far: `[layer][expert]`, each layer's shares adding up to 1.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] for a model without a mixture of experts, [`Error::Device`] if the device was lost.
-    pub fn expert_shares(&self) -> Result<Vec<Vec<f32>>> {
-        let experts = self.mixture()?.experts.len();
-        let layers = self.engine.routing(self.kv.base(), self.cached)?;
-        let share = |choices: Vec<u32>| {
-            let mut counts = vec![0.0; experts];
-            for &e in &choices {
-                if let Some(count) = counts.get_mut(e as usize) {
-                    *count += 1.0 / choices.len() as f32;
-                }
-            }
-            counts
-        };
-        Ok(layers.into_iter().map(share).collect())
+    /// Rows that come from pictures; those of text follow.
+    pub(crate) fn image_rows(&self) -> usize {
+        self.image_rows
     }
 
-    /// The model, if it is a mixture of experts.
-    fn mixture(&self) -> Result<&ModelInfo> {
-        let info = self.engine.model.info();
-        if info.experts.is_empty() {
-            let object = format!("the routing of {}", info.family);
-            return Err(Error::Unsupported { object, problem: "the model has no experts".into() });
-        }
-        Ok(info)
+    /// First row of the KV cache, and how many rows hold tokens that went through the model.
+    pub(crate) fn cached_rows(&self) -> (usize, usize) {
+        (self.kv.base(), self.cached)
     }
 
-    /// Which experts every row of the session chose, pending ones included: those are run first.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] for a model without a mixture of experts, [`Error::Device`] if the device was lost.
-    pub fn routing(&mut self) -> Result<Routing> {
-        let info = self.mixture()?;
-        let (experts, per_row) = (info.experts.len(), info.experts_per_token);
-        if self.cached < self.len() {
-            self.advance()?;
-        }
-        let choices = self.engine.routing(self.kv.base(), self.cached)?;
-        Ok(Routing { experts, per_row, image_rows: self.image_rows, choices })
-    }
-
-    /// Where the attention of text token `token` goes, counted from 0 in [`Session::tokens`]: of the row that reads this
-    /// token and predicts the next one. So where the model looked as it wrote token n is the attention of n − 1.
-    ///
-    /// The row runs once more with its attention as output, the mean over heads; for the session it has run as before.
-    /// For each picture, the mean over layers of what goes to its tokens is led back to the patches by the attention that
-    /// made these tokens. For EmberNet that is the mean of the projector's two cross attentions times the pooler's, and
-    /// each of the compressor's blocks is 2 × 2 patches. It is attention rollout (Abnar & Zuidema 2020) along these
-    /// stages alone. Left out are residual connections, the sizes of the values that are added up, the mixing between
-    /// patches inside the encoder, and attention to text that had read the picture: a patch stands for the token that
-    /// the encoder made at its place.
-    ///
-    /// # Errors
-    /// [`Error::Argument`] with the range if there is no such token, [`Error::Limit`] if the traced plan does not fit on
-    /// the device, [`Error::Device`] if the device was lost.
-    pub fn attention(&mut self, token: usize) -> Result<Attention> {
-        let n = self.tokens.len();
-        if token >= n {
-            let range = if n == 0 { "there are none".into() } else { format!("there are 0 to {}", n - 1) };
-            return Err(Error::argument("text token", format!("is {token}; {range}")));
-        }
-        let pos = self.image_rows + token;
-        if self.cached < pos {
-            self.advance()?;
-        }
-        let layers = self.engine.trace_text(self.row(&self.kv, pos))?;
-        let (engine, per_image) = (&self.engine, self.image_rows / self.pictures.len().max(1));
-        let part = |(i, picture): (usize, &mut Picture)| -> Result<ImageAttention> {
-            let origin = match &picture.origin {
-                Some(origin) => origin,
-                None => picture.origin.insert(engine.trace_image(&picture.image)?),
-            };
-            Ok(origin.attention(&layers, i * per_image..(i + 1) * per_image))
-        };
-        let images = self.pictures.iter_mut().enumerate().map(part).collect::<Result<_>>()?;
-        Ok(Attention { token, layers, images })
+    /// The row that text token `token` is.
+    pub(crate) fn text_row(&self, token: usize) -> Row {
+        self.row(&self.kv, self.image_rows + token)
     }
 
     /// The row of position `pos` in the rows of `kv`.
@@ -323,15 +246,18 @@ impl Session {
         self.job(&self.kv, from, logits, hidden)
     }
 
-    /// Notes that everything so far has gone through the model.
-    pub(crate) fn ran(&mut self) {
+    /// Marks all tokens so far as cached.
+    pub(crate) fn mark_cached(&mut self) {
         self.cached = self.len();
     }
 
-    /// Runs everything that is not in the cache yet.
-    fn advance(&mut self) -> Result<()> {
+    /// Runs the tokens before row `n` that are not in the cache yet, and those behind them.
+    pub(crate) fn advance(&mut self, n: usize) -> Result<()> {
+        if self.cached >= n {
+            return Ok(());
+        }
         self.engine.run(self.pending(false, &[]))?;
-        self.ran();
+        self.mark_cached();
         Ok(())
     }
 
@@ -342,14 +268,14 @@ impl Session {
 
     /// Logits after everything so far, were the first image's vectors zero; none without an image. The pass takes rows
     /// of the KV cache as one more session would, and frees them.
-    pub(crate) fn blind_logits(&self) -> Result<Option<Vec<f32>>> {
+    pub(crate) fn logits_without_image(&self) -> Result<Option<Vec<f32>>> {
         let Some(info) = self.engine.model.info().image.filter(|_| !self.pictures.is_empty()) else { return Ok(None) };
         let kv = self.engine.kv.take()?;
         let mut job = self.job(&kv, 0, true, &[]);
         job.image.iter_mut().take(info.tokens * info.width).for_each(|v| *v = 0.0);
         match self.engine.run(job)? {
-            Outcome::Logits(logits, _) => Ok(Some(logits)),
-            Outcome::Tokens(_) => Ok(None),
+            JobOutput::Logits(logits, _) => Ok(Some(logits)),
+            JobOutput::Tokens(_) => Ok(None),
         }
     }
 
@@ -358,7 +284,7 @@ impl Session {
         self.tokens.push(token);
         self.row_tokens.push(token);
         if ran {
-            self.ran();
+            self.mark_cached();
         }
     }
 }

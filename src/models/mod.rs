@@ -118,8 +118,8 @@ pub struct ModelInfo {
     pub max_positions: usize,
     /// Decoder layers.
     pub layers: usize,
-    /// Ends the text.
-    pub eos: u32,
+    /// Tokens any of which ends the text.
+    pub eos: Vec<u32>,
     /// What images become, if the model reads any.
     pub image: Option<ImageInfo>,
     /// Names of the experts that rows are routed to; empty without a mixture.

@@ -8,14 +8,13 @@ use std::sync::Arc;
 
 use crate::alloc::room;
 use crate::cpu::Cpu;
-use crate::engine::device;
-use crate::engine::open::{Progress, load_weights};
-use crate::engine::options::{Head, Place, Precision};
+use crate::engine::open::{Opening, Progress};
+use crate::engine::options::{DeviceOptions, LmHead, Precision};
 use crate::engine::sampler::uniform;
 use crate::error::{Error, Result};
-use crate::files::{ModelFiles, Weights};
+use crate::files::ModelFiles;
 use crate::models;
-use crate::models::{CheckStep, LoadOptions};
+use crate::models::CheckStep;
 use crate::plan::{Backend, Plan, ProgramId, Slot, SlotKind, Step};
 use crate::tensor::{DType, Pack, Spec};
 pub use crate::tools::tolerance::Divergence;
@@ -25,18 +24,23 @@ use crate::tools::tolerance::judge;
 #[derive(Debug, Clone, PartialEq)]
 pub struct CompareOptions {
     /// The backend that is checked against the plain CPU.
-    pub place: Place,
+    pub place: DeviceOptions,
     /// How full-precision weights and the KV cache are kept, on both.
     pub precision: Precision,
     /// The matrix that gives the logits, on both.
-    pub head: Head,
+    pub head: LmHead,
     /// Largest error of f32 results, relative to the largest magnitude of a slot.
     pub tolerance: f32,
 }
 
 impl Default for CompareOptions {
     fn default() -> Self {
-        CompareOptions { place: Place::default(), precision: Precision::F16, head: Head::F16, tolerance: 1e-4 }
+        CompareOptions {
+            place: DeviceOptions::default(),
+            precision: Precision::F16,
+            head: LmHead::Dense,
+            tolerance: 1e-4,
+        }
     }
 }
 
@@ -83,31 +87,26 @@ pub fn compare(
     options: &CompareOptions,
     mut progress: impl FnMut(Progress),
 ) -> Result<Comparison> {
-    let files = files.into();
-    let weights = Weights::open(&files)?;
-    let device = device::open(&options.place)?;
-    let precision = options.precision.on(&device);
-    let dense = precision.pack();
-    let load = LoadOptions { dense, head: options.head.pack(dense), max_binding: device.caps().max_binding };
-    let model = models::open(files, &weights, load)?;
+    let opening = Opening::new(files.into(), &options.place, options.precision, options.head)?;
+    let model = models::open(opening.files.clone(), &opening.weights, opening.load)?;
+    let precision = opening.precision;
     let check_steps = model.check_steps(precision.kv_dtype())?;
     let stages: Vec<Stage> = check_steps.into_iter().map(Stage::from).collect();
     let int8 = |stage: &Stage| stage.plan.weights().any(|(weight, _)| weight.pack == Pack::Int8);
-    if options.head == Head::Int8 && !stages.iter().any(int8) {
+    if options.head == LmHead::Int8 && !stages.iter().any(int8) {
         let problem = format!("is int8, but {} gives its logits by a ternary matrix", model.family().name);
         return Err(Error::argument("head", problem));
     }
-    let (mut plain, (mut backend, why)) = (Cpu::plain(), device.tuned()?);
-    let put = |name: &str, words: Vec<u32>| {
+    let mut plain = Cpu::plain();
+    let also = |name: &str, words: &[u32]| {
         let mut copy = room(name, words.len())?;
-        copy.extend_from_slice(&words);
-        plain.load_weight(name, copy)?;
-        backend.load_weight(name, words)
+        copy.extend_from_slice(words);
+        plain.load_weight(name, copy)
     };
-    load_weights(&weights, stages.iter().map(|s| &s.plan), put, &mut progress)?;
-    drop(weights);
+    let plans: Vec<Arc<Plan>> = stages.iter().map(|s| s.plan.clone()).collect();
+    let head = opening.load.head.dtype();
+    let (backend, report) = opening.load(&plans, head, also, &mut progress)?.finish();
 
-    let device = backend.describe();
     let mut pair = Pair { plain, backend, tolerance: options.tolerance, ops: BTreeMap::new(), first: None };
     let total = stages.iter().map(|s| s.plan.nodes.len()).sum();
     let mut done = 0;
@@ -117,7 +116,7 @@ pub fn compare(
     }
     let ops: Vec<OpReport> = pair.ops.into_values().collect();
     let divergences = ops.iter().map(|op| op.divergences).sum();
-    Ok(Comparison { device, why, ops, nodes: total, divergences, first: pair.first })
+    Ok(Comparison { device: report.device, why: report.why, ops, nodes: total, divergences, first: pair.first })
 }
 
 /// A trial whose plan backends can share.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use image::{ImageFormat, RgbImage};
 use serde_json::{Map, Value, json};
 use ternion::apps::bitgen::{BitGen, BitGenOptions};
-use ternion::engine::{DeviceChoice, Place, Precision};
+use ternion::engine::{DeviceChoice, DeviceOptions, Precision};
 use ternion::files::Image;
 
 use crate::support::device::device;
@@ -36,7 +36,7 @@ pub fn write_tokenizer(dir: &Path) -> PathBuf {
 
 /// Opens a golden model in full precision.
 pub fn open(variant: &str, choice: DeviceChoice, tokenizer: &Path) -> BitGen {
-    let place = Place { autotune: false, ..choice.into() };
+    let place = DeviceOptions { autotune: false, ..choice.into() };
     let options = BitGenOptions { place, precision: Precision::F32, tokenizer: Some(tokenizer.to_owned()) };
     BitGen::open(model_dir(variant), &options).expect("a model")
 }

@@ -4,19 +4,19 @@ use std::time::{Duration, Instant};
 
 use crate::apps::bitgen::BitGen;
 use crate::apps::bitgen::memory::MemoryNoise;
-use crate::engine::generate::StopReason;
+use crate::engine::generation::{Generation, StopReason};
 use crate::engine::options::GenerateOptions;
-use crate::engine::sampler::{Sampler, Sampling, StopStrings};
+use crate::engine::sampler::{Sampler, Sampling};
 use crate::error::{Error, Result};
-use crate::files::{DecodeStream, Image, Tokenizer};
+use crate::files::Image;
 
-/// Most tokens of a caption unless the caller asks for more.
+/// Maximum number of tokens of a caption unless the caller asks for more.
 const DEFAULT_TOKENS: usize = 32;
 
 /// How the tokens of a caption are chosen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CaptionOptions {
-    /// Most tokens, the first one included; at most as many as the model has positions.
+    /// Maximum number of tokens, the first one included; at most as many as the model has positions.
     pub max_tokens: usize,
     /// How a token is chosen.
     pub sampling: Sampling,
@@ -53,50 +53,6 @@ pub struct Caption {
     pub writing: Duration,
 }
 
-/// The text of a caption as its tokens come.
-struct Spoken<'a, F> {
-    tokenizer: &'a Tokenizer,
-    stream: DecodeStream,
-    stops: StopStrings,
-    eos: Option<u32>,
-    text: String,
-    end: StopReason,
-    said: F,
-}
-
-impl<F: FnMut(&str)> Spoken<'_, F> {
-    /// Takes the next token; whether the caption ends with it.
-    fn take(&mut self, token: u32) -> Result<bool> {
-        if Some(token) == self.eos {
-            self.end = StopReason::Eos;
-            return Ok(true);
-        }
-        let piece = self.stream.push(self.tokenizer, token)?;
-        Ok(self.show(&piece))
-    }
-
-    /// Shows a piece as far as no stop string begins in it; whether one is whole.
-    fn show(&mut self, piece: &str) -> bool {
-        let (shown, stopped) = self.stops.push(piece);
-        self.text.push_str(&shown);
-        (self.said)(&shown);
-        if stopped {
-            self.end = StopReason::StopString;
-        }
-        stopped
-    }
-
-    /// Shows what was held back.
-    fn finish(&mut self) {
-        let rest = self.stream.finish();
-        if self.end != StopReason::StopString && !self.show(&rest) {
-            let rest = self.stops.flush();
-            self.text.push_str(&rest);
-            (self.said)(&rest);
-        }
-    }
-}
-
 impl BitGen {
     /// Writes a caption: tokens that begin with the text's first one. Each step runs over all tokens so far, since one
     /// scale of their activations makes each depend on the others.
@@ -110,11 +66,11 @@ impl BitGen {
         }
         let sampler = Sampler::new(options.sampling.clone())?;
         let context = self.encode(text, image, &options.noise)?.context;
-        let ends = |token| Ok(options.eos == Some(token));
-        self.go_on(text.first().copied().unwrap_or_default(), &context, sampler, options.max_tokens, ends)
+        let mut caption = Generation::new(Vec::new(), options.eos.into_iter().collect(), options.max_tokens - 1)?;
+        self.write(text.first().copied().unwrap_or_default(), &context, sampler, &mut caption, |_| {})
     }
 
-    /// Describes an image, or goes on from a text alone; `said` gets the text as it becomes certain.
+    /// Describes an image, or goes on from a text alone; `on_text` gets the text as it becomes certain.
     ///
     /// The prompt is what the encoder reads, without one the tokenizer's start of a text alone, and the prompt's first
     /// token is what the decoder starts from. It is the caption's first word for a decoder that was trained to say the
@@ -124,7 +80,7 @@ impl BitGen {
     ///
     /// # Errors
     /// [`Error::Argument`] without a tokenizer, without a prompt where the tokenizer has no start of a text, for a number
-    /// of tokens out of range, and for a refiner, which is EmberNet's; those of [`BitGen::caption`].
+    /// of tokens out of range; those of [`BitGen::caption`].
     ///
     /// [`BitGenConfig::next_token`]: crate::models::BitGenConfig::next_token
     pub fn describe(
@@ -133,61 +89,50 @@ impl BitGen {
         image: Option<&Image>,
         options: &GenerateOptions,
         noise: &MemoryNoise,
-        said: impl FnMut(&str),
+        mut on_text: impl FnMut(&str),
     ) -> Result<Caption> {
-        if options.refiner.is_some() {
-            return Err(Error::argument("refiner", "is for an EmberNet; a BitGen has none"));
-        }
         let (prompt, next_token) = (self.prompt(prompt)?, self.config().next_token);
         let tokenizer = self.required_tokenizer()?;
-        let max_tokens = self.most_tokens(options.max_tokens)?;
+        let max_tokens = self.max_tokens(options.max_tokens)?;
         let sampler = Sampler::new(options.sampling.clone())?;
-        let mut spoken = Spoken {
-            tokenizer,
-            stream: DecodeStream::new(true),
-            stops: StopStrings::new(options.stop.clone())?,
-            eos: options.eos.or(self.config().eos).or(tokenizer.end_of_text()),
-            text: String::new(),
-            end: StopReason::Length,
-            said,
-        };
+        let eos = options.eos.or(self.config().eos).or(tokenizer.end_of_text());
+        let mut caption = Generation::new(options.stop.clone(), eos.into_iter().collect(), max_tokens)?;
         let start = Instant::now();
         let context = self.encode(&prompt, image, noise)?.context;
         let (reading, start) = (start.elapsed(), Instant::now());
         let first = prompt.first().copied().unwrap_or_default();
-        // A start that is the caption's first word may be all of it.
-        let whole = !next_token && {
-            let piece = spoken.stream.push(tokenizer, first)?;
-            spoken.show(&piece)
+        let mut text = String::new();
+        let mut take = |piece: &str| {
+            text.push_str(piece);
+            on_text(piece);
         };
-        let most = if whole { 1 } else { max_tokens + usize::from(next_token) };
-        let mut tokens = self.go_on(first, &context, sampler, most, |token| spoken.take(token))?;
-        spoken.finish();
+        if !next_token {
+            take(&caption.push(first, Some(tokenizer))?);
+        }
+        let mut tokens = self.write(first, &context, sampler, &mut caption, take)?;
         let (writing, steps) = (start.elapsed(), tokens.len() - 1);
         if next_token {
             tokens.remove(0);
         }
-        let Spoken { text, end, .. } = spoken;
+        let end = caption.ended().unwrap_or(StopReason::Length);
         Ok(Caption { text, tokens, end, prompt_tokens: prompt.len(), steps, reading, writing })
     }
 
-    /// Tokens from `first` on, until `ends` says so of a new one or there are `most` of them.
-    fn go_on(
+    /// Tokens from `first` on, until the caption ends; `on_text` gets its text as it becomes certain.
+    fn write(
         &self,
         first: u32,
         context: &[f32],
         mut sampler: Sampler,
-        most: usize,
-        mut ends: impl FnMut(u32) -> Result<bool>,
+        caption: &mut Generation,
+        mut on_text: impl FnMut(&str),
     ) -> Result<Vec<u32>> {
         let mut tokens = vec![first];
-        while tokens.len() < most {
+        while caption.ended().is_none() {
             let mut logits = self.logits(&tokens, context)?;
             let token = sampler.next(&mut logits, &tokens)?;
             tokens.push(token);
-            if ends(token)? {
-                break;
-            }
+            on_text(&caption.accept(token, self.tokenizer())?);
         }
         Ok(tokens)
     }
@@ -202,8 +147,8 @@ impl BitGen {
         self.tokens(text)
     }
 
-    /// Most tokens of a caption's text, if so many are asked for.
-    fn most_tokens(&self, asked: Option<usize>) -> Result<usize> {
+    /// Maximum number of tokens of a caption's text, if so many are asked for.
+    fn max_tokens(&self, asked: Option<usize>) -> Result<usize> {
         // A start that is no part of the caption takes a position too.
         let room = self.sizes().positions - usize::from(self.config().next_token);
         match asked {

@@ -16,21 +16,16 @@ use std::fmt;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use rayon::prelude::*;
 
 use crate::apps::bitgen::fingerprint::fingerprint;
-use crate::engine::device;
-use crate::engine::open::{LoadReport, Progress, load_weights, no_tokenizer, open_tokenizer};
-use crate::engine::options::{Place, Precision};
-use crate::engine::programs::{Program, check_text, step, text_rows};
-use crate::engine::runner::floats;
+use crate::engine::open::{LoadReport, Opening, Progress, no_tokenizer, open_tokenizer};
+use crate::engine::options::{DeviceOptions, LmHead, Precision};
+use crate::engine::programs::{Program, check_text, floats, step, text_rows};
 use crate::error::{Error, Result};
-use crate::files::{Image, ModelFiles, Tokenizer, Weights};
-use crate::models::{
-    BITGEN, BitGenConfig, BitGenSizes, BitGenStage1, EncoderShape, ImageInfo, LoadOptions, bitgen_slots, slots,
-};
+use crate::files::{Image, ModelFiles, Tokenizer};
+use crate::models::{BITGEN, BitGenConfig, BitGenSizes, BitGenStage1, EncoderShape, ImageInfo, bitgen_slots, slots};
 use crate::ops::Row;
 use crate::plan::{Backend, Step};
 use crate::tensor::DType;
@@ -48,7 +43,7 @@ const TEMPERATURE: [f32; 2] = [0.001, 1.0];
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct BitGenOptions {
     /// Where it runs.
-    pub place: Place,
+    pub place: DeviceOptions,
     /// How full-precision weights are kept.
     pub precision: Precision,
     /// A `tokenizer.json`, or a folder with a tokenizer's files; none: those beside the model, if there are any.
@@ -139,13 +134,10 @@ impl BitGen {
         options: &BitGenOptions,
         progress: impl FnMut(Progress),
     ) -> Result<Self> {
-        let (start, files) = (Instant::now(), files.into());
-        let weights = Weights::open(&files)?;
-        let device = device::open(&options.place)?;
-        let dense = options.precision.on(&device).pack();
-        let load = LoadOptions { dense, head: dense, max_binding: device.caps().max_binding };
-        let model = BitGenStage1::open(&files, &weights, load)?;
-        let tokenizer = open_tokenizer(&files, options.tokenizer.as_deref(), model.sizes().vocab, &BITGEN)?;
+        let opening = Opening::new(files.into(), &options.place, options.precision, LmHead::Dense)?;
+        let model = BitGenStage1::open(&opening.files, &opening.weights, opening.load)?;
+        let (path, vocab) = (options.tokenizer.as_deref(), model.sizes().vocab);
+        let tokenizer = open_tokenizer(&opening.files, path, vocab, &BITGEN)?;
         let n = model.sizes().positions;
         let encoder = |images| model.record_encoder(&EncoderShape { max_rows: n, max_samples: 1, images });
         let plans = [
@@ -156,30 +148,20 @@ impl BitGen {
             model.record_decoder(n, n.min(DECODER_OUTPUTS))?,
         ]
         .map(Arc::new);
-        let memory = EpisodicMemory::load(&weights, model.sizes().memory)?;
-        // The files are in order: from here on it may take long.
-        let (mut backend, why) = device.tuned()?;
-        let put = |name: &str, words| backend.load_weight(name, words);
-        let weight_bytes = load_weights(&weights, plans.iter(), put, progress)?;
-        let program = |plan| Program::prepare(backend.as_mut(), plan);
-        let [image, features, without, with, decoder] = plans.each_ref().map(program);
-        let core = Core { image: image?, features: features?, encoders: [without?, with?], decoder: decoder?, backend };
-        let report = LoadReport {
-            device: core.backend.describe(),
-            why,
-            head: DType::Ternary,
-            weight_bytes,
-            memory_bytes: core.backend.memory(),
-            time: start.elapsed(),
-        };
+        let memory = EpisodicMemory::load(&opening.weights, model.sizes().memory)?;
+        let files = opening.files.clone().absolute()?;
+        let mut loaded = opening.load(&plans, DType::Ternary, |_, _| Ok(()), progress)?;
+        let [image, features, without, with, decoder] = plans.each_ref().map(|plan| loaded.program(plan));
+        let (image, features, encoders, decoder) = (image?, features?, [without?, with?], decoder?);
+        let (backend, report) = loaded.finish();
         Ok(BitGen {
             info: model.image_info(),
             report,
             temperature: model.temperature().clamp(TEMPERATURE[0], TEMPERATURE[1]),
             tokenizer,
             memory: Mutex::new(memory),
-            core: Mutex::new(core),
-            files: files.absolute()?,
+            core: Mutex::new(Core { backend, image, features, encoders, decoder }),
+            files,
             model,
         })
     }
@@ -199,7 +181,7 @@ impl BitGen {
         self.info
     }
 
-    /// What opening took.
+    /// What was loaded, on which device, and how long it took.
     pub fn report(&self) -> &LoadReport {
         &self.report
     }

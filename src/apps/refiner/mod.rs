@@ -6,13 +6,15 @@
 //! * the logit score, `1 − tanh(mean|logits − baseline| / logit_scale)`, where the baseline is the logits of the prompt
 //!   with the first image's rows zero: logits that do not care about the image score high.
 //!
-//! Nothing here knows a device: [`Refiner`] sees numbers and texts.
+//! Nothing here knows a device: [`Refiner`] sees numbers and texts. In an engine it is the hook of a generation:
+//! [`Session::generate_with`](crate::engine::Session::generate_with).
 
 mod words;
 
 use std::collections::VecDeque;
 
 use crate::apps::refiner::words::{VISUAL_WORDS, is_digit};
+use crate::engine::LogitsHook;
 use crate::error::{Error, Result};
 use crate::files::Tokenizer;
 use crate::ops::{argmax, check_logits};
@@ -65,7 +67,7 @@ pub struct RefinerOptions {
     /// Other than 0.70, it sets both thresholds: `tau_visual = 0.85 · p_threshold`, `tau_non_visual = p_threshold`.
     pub p_threshold: f32,
     /// Layers whose shared experts are watched, in the order of the classifier's columns. Layers that the model does
-    /// not have count as zeros; the others must be in [`Options::refiner_layers`](crate::engine::Options::refiner_layers).
+    /// not have count as zeros; the others must be in [`Options::probed_layers`](crate::engine::Options::probed_layers).
     pub layers: Vec<usize>,
     /// Values watched in all layers together, at most 2^20: `max(1, neuron_k / layers)` of each.
     pub neuron_k: usize,
@@ -271,12 +273,6 @@ impl Refiner {
         &self.scores
     }
 
-    /// Sets the logits after the prompt without its image, against which the logit score measures; without them it is
-    /// 0.5.
-    pub fn set_baseline(&mut self, logits: Option<Vec<f32>>) {
-        self.baseline = logits;
-    }
-
     /// Takes a step's logits and [features](RefinerOptions::features), and changes the logits if the score asks for it:
     /// ```text
     /// score < tau:  logits
@@ -328,5 +324,31 @@ impl Refiner {
             *top = if burst { FORBIDDEN } else { *top - o.soft_penalty };
         }
         Ok(Refinement { neuron, logit, score, top, sensitive, window_mean, burst, changed })
+    }
+}
+
+impl LogitsHook for Refiner {
+    fn layers(&self) -> Vec<usize> {
+        if self.options.use_neuron { self.options.layers.clone() } else { Vec::new() }
+    }
+
+    fn wants_baseline(&self) -> bool {
+        self.options.use_logit
+    }
+
+    /// Sets the logits after the prompt without its image, against which the logit score measures; without them it is
+    /// 0.5.
+    fn set_baseline(&mut self, logits: Option<Vec<f32>>) {
+        self.baseline = logits;
+    }
+
+    fn adjust(
+        &mut self,
+        logits: &mut [f32],
+        hidden: &[(usize, Vec<f32>)],
+        text: &dyn Fn(u32) -> Result<String>,
+    ) -> Result<()> {
+        let features = self.options.features(hidden);
+        self.refine(logits, features.as_deref(), text).map(|_| ())
     }
 }

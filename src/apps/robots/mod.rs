@@ -13,15 +13,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::apps::robots::attention_window::{Reach, Seen};
 use crate::apps::robots::forward::{Call, LOGIT_ROWS};
-use crate::engine::device;
-use crate::engine::open::{load_weights, no_tokenizer, open_tokenizer};
-use crate::engine::options::{Place, Precision};
-use crate::engine::programs::{Program, check_text, step, text_rows};
-use crate::engine::runner::floats;
+use crate::engine::open::{LoadReport, Opening, Progress, no_tokenizer, open_tokenizer};
+use crate::engine::options::{DeviceOptions, LmHead, Precision};
+use crate::engine::programs::{Program, check_text, floats, step, text_rows};
 use crate::error::{Error, Result};
-use crate::files::{Image, ModelFiles, Tokenizer, Weights};
-use crate::models::{BitGenModel, ForwardShape, ImageInfo, LoadOptions, ROBOTS, RobotSizes, robot_slots, slots};
+use crate::files::{Image, ModelFiles, Tokenizer};
+use crate::models::{BitGenModel, ForwardShape, ImageInfo, ROBOTS, RobotSizes, robot_slots, slots};
 use crate::plan::{Backend, Plan, Step};
+use crate::tensor::DType;
 
 /// Most tokens of a sample in a call, however many positions the model has.
 const MOST_TOKENS: usize = 1024;
@@ -34,7 +33,7 @@ pub(crate) const LEFT_OUT: f32 = -10_000.0;
 #[derive(Debug, Clone, PartialEq)]
 pub struct RobotOptions {
     /// Where it runs.
-    pub place: Place,
+    pub place: DeviceOptions,
     /// How full-precision weights are kept.
     pub precision: Precision,
     /// A `tokenizer.json`; none: the one beside the model, if there is one.
@@ -49,7 +48,7 @@ impl Default for RobotOptions {
     /// One sample a call, attention as the original's.
     fn default() -> Self {
         RobotOptions {
-            place: Place::default(),
+            place: DeviceOptions::default(),
             precision: Precision::default(),
             tokenizer: None,
             attention: RobotAttention::default(),
@@ -130,6 +129,7 @@ pub struct RobotModel {
     model: BitGenModel,
     info: ImageInfo,
     options: RobotOptions,
+    report: LoadReport,
     tokenizer: Option<Tokenizer>,
     core: Mutex<Core>,
 }
@@ -163,27 +163,34 @@ impl RobotModel {
     /// See [`Error`]: the file or its configuration is broken, it is no BitGenModel, a tensor is missing or misshapen, the
     /// device is absent, or the model does not fit on it.
     pub fn open(files: impl Into<ModelFiles>, options: &RobotOptions) -> Result<Self> {
+        Self::open_with(files, options, |_| {})
+    }
+
+    /// [`RobotModel::open`] with a callback before each weight is loaded.
+    ///
+    /// # Errors
+    /// As [`RobotModel::open`].
+    pub fn open_with(
+        files: impl Into<ModelFiles>,
+        options: &RobotOptions,
+        progress: impl FnMut(Progress),
+    ) -> Result<Self> {
         if !(1..=MOST_SAMPLES).contains(&options.samples) {
             let problem = format!("is {}, expected 1..={MOST_SAMPLES}", options.samples);
             return Err(Error::argument("samples", problem));
         }
-        let files = files.into();
-        let weights = Weights::open(&files)?;
-        let device = device::open(&options.place)?;
-        let dense = options.precision.on(&device).pack();
-        let load = LoadOptions { dense, head: dense, max_binding: device.caps().max_binding };
-        let model = BitGenModel::open(&files, &weights, load)?;
-        let tokenizer = open_tokenizer(&files, options.tokenizer.as_deref(), model.sizes().vocab, &ROBOTS)?;
+        let opening = Opening::new(files.into(), &options.place, options.precision, LmHead::Dense)?;
+        let model = BitGenModel::open(&opening.files, &opening.weights, opening.load)?;
+        let (path, vocab) = (options.tokenizer.as_deref(), model.sizes().vocab);
+        let tokenizer = open_tokenizer(&opening.files, path, vocab, &ROBOTS)?;
         let plans = Self::record(&model, options.samples)?;
-        // The files are in order: from here on it may take long.
-        let (mut backend, _) = device.tuned()?;
-        load_weights(&weights, plans.iter(), |name, words| backend.load_weight(name, words), |_| {})?;
-        let [a, b, c, d, e, f, g] = plans.each_ref().map(|plan| Program::prepare(backend.as_mut(), plan));
-        let core = [a?, b?, c?, d?, e?, f?, g?];
-        let [patches, images, plain, masked, fused, both, decoder] = core;
+        let mut loaded = opening.load(&plans, DType::Ternary, |_, _| Ok(()), progress)?;
+        let [a, b, c, d, e, f, g] = plans.each_ref().map(|plan| loaded.program(plan));
+        let [patches, images, plain, masked, fused, both, decoder] = [a?, b?, c?, d?, e?, f?, g?];
+        let (backend, report) = loaded.finish();
         let core = Core { backend, patches, images, think: [plain, masked, fused, both], decoder };
         let (info, options) = (model.image_info(), options.clone());
-        Ok(RobotModel { model, info, options, tokenizer, core: Mutex::new(core) })
+        Ok(RobotModel { model, info, options, report, tokenizer, core: Mutex::new(core) })
     }
 
     fn record(model: &BitGenModel, samples: usize) -> Result<[Arc<Plan>; 7]> {
@@ -211,7 +218,12 @@ impl RobotModel {
 
     /// The device that it runs on.
     pub fn device(&self) -> String {
-        self.core().backend.describe()
+        self.report.device.clone()
+    }
+
+    /// What was loaded, on which device, and how long it took.
+    pub fn report(&self) -> &LoadReport {
+        &self.report
     }
 
     /// Which keys attention sees and keeps.

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
+use ternion::apps::attention_rollout::AttentionRollout;
 use ternion::engine::{Engine, Session};
 use ternion::files::Image;
 use ternion::models::ModelInfo;
@@ -116,8 +117,9 @@ impl Plots {
             let figure = RoutingFigure::new(&self.font, &routing, engine.info(), &texts, answer);
             file.write(&self.font, &figure)?;
         }
+        let mut rollout = AttentionRollout::new(engine);
         for (number, file) in &self.attention {
-            let found = session.attention(place(*number, texts.len())?)?;
+            let found = rollout.attention(session, place(*number, texts.len())?)?;
             file.write(&self.font, &AttentionFigure::new(&self.font, &found, images, &texts)?)?;
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! Which experts were chosen, by layer and by token.
 
 use plotters::prelude::DrawingBackend;
-use ternion::apps::attention_rollout::Routing;
+use ternion::engine::Routing;
 use ternion::models::ModelInfo;
 
 use crate::cli::plot::heat::{Cells, Scale};
@@ -198,7 +198,7 @@ mod tests {
             vocab: 512,
             max_positions: 2048,
             layers: 16,
-            eos: 2,
+            eos: vec![2],
             image: None,
             experts: (0..experts).map(|e| format!("an expert with a long name {e}")).collect(),
             experts_per_token: 2,

@@ -85,7 +85,7 @@ fn info(c: &EmberNetConfig) -> ModelInfo {
         vocab: c.vocab_size,
         max_positions: c.max_position_embeddings,
         layers: c.num_layers,
-        eos: c.eos_token_id,
+        eos: vec![c.eos_token_id],
         image: Some(ImageInfo {
             size: c.vision.image_size,
             tokens: c.num_image_tokens,

@@ -9,8 +9,8 @@ mod test;
 
 use serde::Serialize;
 
-use crate::engine::open::{Engine, Progress};
-use crate::engine::options::{Head, Options, Place, Precision};
+use crate::engine::options::{DeviceOptions, LmHead, Options, Precision};
+use crate::engine::{Engine, Progress};
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
 use crate::models;
@@ -34,11 +34,11 @@ const MAX_REPETITIONS: usize = 1000;
 #[derive(Debug, Clone, PartialEq)]
 pub struct BenchOptions {
     /// Where it runs.
-    pub place: Place,
+    pub place: DeviceOptions,
     /// Full-precision weights and the KV cache.
     pub precision: Precision,
     /// The matrix that gives the logits.
-    pub head: Head,
+    pub head: LmHead,
     /// Lengths of prompts that are read, 0 for no such test; none: 96 and 512, as far as the model has positions.
     pub prompts: Option<Vec<usize>>,
     /// Numbers of tokens that are generated, 0 for no such test; none: 64, as far as the model has positions.
@@ -58,9 +58,9 @@ pub struct BenchOptions {
 impl Default for BenchOptions {
     fn default() -> Self {
         BenchOptions {
-            place: Place::default(),
+            place: DeviceOptions::default(),
             precision: Precision::F16,
-            head: Head::F16,
+            head: LmHead::Dense,
             prompts: None,
             generated: None,
             depths: vec![0],
@@ -160,7 +160,7 @@ impl BenchOptions {
         for (name, given) in lengths.into_iter().chain([("depths", Some(self.depths.as_slice()))]) {
             given.unwrap_or_default().iter().try_for_each(|&n| within(name, n, 0, positions))?;
         }
-        self.sessions.iter().try_for_each(|&n| within("sessions", n, 1, crate::engine::open::MAX_SESSIONS))?;
+        self.sessions.iter().try_for_each(|&n| within("sessions", n, 1, crate::engine::resident::MAX_SESSIONS))?;
         if self.tests(usize::MAX).is_empty() {
             return Err(Error::argument("tests", "there are none to run"));
         }
@@ -184,7 +184,7 @@ impl BenchOptions {
     }
 
     fn engine(&self, files: &ModelFiles, sessions: usize, context: usize) -> Result<Engine> {
-        let Place { device, autotune, threads } = self.place.clone();
+        let DeviceOptions { device, autotune, threads } = self.place.clone();
         let options = Options {
             device,
             autotune,

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::engine::Engine;
 use crate::engine::cache::KvRange;
-use crate::engine::open::{Engine, Inner};
-use crate::engine::runner::{Core, required};
+use crate::engine::programs::{Program, required};
+use crate::engine::resident::Resident;
+use crate::engine::runner::Runner;
 use crate::error::Result;
 use crate::models::slots;
 use crate::ops::{DRAW_WORDS, Row};
@@ -61,7 +63,7 @@ struct Shape {
 
 /// A step with everything written that it reads.
 pub struct Probe<'a> {
-    core: MutexGuard<'a, Core>,
+    runner: MutexGuard<'a, Runner>,
     program: ProgramId,
     plan: Arc<Plan>,
     step: Step,
@@ -89,12 +91,12 @@ fn middle(tokens: usize, depth: usize, sessions: usize) -> Shape {
 /// # Errors
 /// [`crate::Error::Device`] if the device was lost.
 pub fn cost(engine: &Engine, test: Test) -> Result<Cost> {
-    let inner = engine.inner();
+    let resident = engine.resident();
     let mut cost = Cost::default();
-    let most = inner.core().limits().0;
+    let most = resident.runner()?.bounds().max_rows;
     let with_image = matches!(test, Test::Image | Test::ImagePrompt { .. });
     if with_image {
-        cost.add(&mut Probe::image(inner)?, 1.0, 1)?;
+        cost.add(&mut Probe::image(resident)?, 1.0, 1)?;
     }
     let image = if with_image { image(engine.info())?.tokens } else { 0 };
     let steps = match test {
@@ -103,13 +105,13 @@ pub fn cost(engine: &Engine, test: Test) -> Result<Cost> {
         Test::Generate { tokens, depth, sessions } => {
             // From the middle, so many steps are left.
             let most = (tokens / 2).max(1);
-            cost.add(&mut Probe::text(inner, middle(tokens, depth, sessions))?, tokens as f64, most)?;
+            cost.add(&mut Probe::text(resident, middle(tokens, depth, sessions))?, tokens as f64, most)?;
             Vec::new()
         }
     };
     let mut host = BTreeMap::new();
     for shape in steps {
-        let mut probe = Probe::text(inner, shape)?;
+        let mut probe = Probe::text(resident, shape)?;
         let host = match host.entry(shape.rows) {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(place) => *place.insert(probe.host(1)?),
@@ -136,21 +138,21 @@ impl<'a> Probe<'a> {
     /// # Errors
     /// [`crate::Error::Limit`] if every session is open.
     pub fn of(engine: &'a Engine, test: Test) -> Result<Self> {
-        let (inner, most) = (engine.inner(), engine.inner().core().limits().0);
+        let (resident, most) = (engine.resident(), engine.resident().runner()?.bounds().max_rows);
         match test {
-            Test::Image | Test::ImagePrompt { .. } => Self::image(inner),
+            Test::Image | Test::ImagePrompt { .. } => Self::image(resident),
             Test::Prompt { tokens } => {
                 let context = tokens;
-                Self::text(inner, Shape { sequences: 1, rows: tokens.min(most), context, ends: true })
+                Self::text(resident, Shape { sequences: 1, rows: tokens.min(most), context, ends: true })
             }
-            Test::Generate { tokens, depth, sessions } => Self::text(inner, middle(tokens, depth, sessions)),
+            Test::Generate { tokens, depth, sessions } => Self::text(resident, middle(tokens, depth, sessions)),
         }
     }
 
-    fn text(inner: &'a Inner, shape: Shape) -> Result<Self> {
-        let kv: Result<Vec<KvRange>> = (0..shape.sequences).map(|_| inner.kv.take()).collect();
-        let (kv, core) = (kv?, inner.core());
-        let vocab = inner.model.info().vocab;
+    fn text(resident: &'a Resident, shape: Shape) -> Result<Self> {
+        let kv: Result<Vec<KvRange>> = (0..shape.sequences).map(|_| resident.kv.take()).collect();
+        let (kv, mut runner) = (kv?, resident.runner()?);
+        let vocab = resident.model.info().vocab;
         let row = |s: usize, i: usize| {
             let (pos, token) = ((shape.context - shape.rows + i) as u32, (7919 * (s + i) + 5) % vocab);
             Row { token: token as u32, pos, seq_base: kv[s].base() as u32, seq_len: pos + 1 }
@@ -159,23 +161,22 @@ impl<'a> Probe<'a> {
         let ends: Vec<u32> = (1..=kv.len()).filter(|_| shape.ends).map(|s| (s * shape.rows - 1) as u32).collect();
         let step =
             Step { rows: rows.len() as u32, outputs: ends.len() as u32, context: shape.context as u32, reserved: 0 };
-        let program = core.text_program(rows.len());
-        let plan = core.backend.plan(program);
+        let (program, _) = runner.text_program([rows.len(), ends.len()], 1)?;
+        let plan = program.plan;
         let input = |name: &str| required(plan.input(name), name);
         // Zeros choose the most likely token.
         let draws = vec![0; ends.len() * DRAW_WORDS];
         let rows = (input(slots::ROWS)?, bytemuck::cast_slice(&rows).to_vec());
         let inputs = vec![rows, (input(slots::OUTPUTS)?, ends), (input(slots::DRAWS)?, draws)];
-        Self { core, program, plan, step, inputs, _kv: kv }.written()
+        Self { runner, program: program.id, plan, step, inputs, _kv: kv }.written()
     }
 
-    fn image(inner: &'a Inner) -> Result<Self> {
-        let core = inner.core();
-        let program = core.image_program().ok_or_else(no_image)?;
-        let plan = core.backend.plan(program);
+    fn image(resident: &'a Resident) -> Result<Self> {
+        let runner = resident.runner()?;
+        let Program { id: program, plan } = runner.image_program().ok_or_else(no_image)?.clone();
         let pixels = required(plan.input(slots::PIXELS), slots::PIXELS)?;
         let inputs = vec![(pixels, vec![0; plan.spec(pixels).words()])];
-        Self { core, program, plan, step: Step::FULL, inputs, _kv: Vec::new() }.written()
+        Self { runner, program, plan, step: Step::FULL, inputs, _kv: Vec::new() }.written()
     }
 
     fn written(mut self) -> Result<Self> {
@@ -185,36 +186,36 @@ impl<'a> Probe<'a> {
 
     fn write(&mut self) -> Result<()> {
         for (slot, words) in &self.inputs {
-            self.core.backend.write(self.program, *slot, 0, words)?;
+            self.runner.backend.write(self.program, *slot, 0, words)?;
         }
-        self.core.inputs_changed();
+        self.runner.inputs_changed();
         Ok(())
     }
 
     /// Bytes that each node reads.
     fn bytes(&self) -> Vec<u64> {
-        self.plan.bytes_read(&self.step, |w| self.core.backend.weight_bytes(&w.to_string()).unwrap_or(0))
+        self.plan.bytes_read(&self.step, |w| self.runner.backend.weight_bytes(&w.to_string()).unwrap_or(0))
     }
 
     fn launches(&self) -> usize {
-        self.core.backend.launches(self.program, &self.step)
+        self.runner.backend.launches(self.program, &self.step)
     }
 
     /// Time of a step to write the inputs, encode and submit, the median; none where the host computes itself. As many steps
     /// as the engine lets run without the host, `most` at most, are encoded together.
     fn host(&mut self, most: usize) -> Result<Duration> {
-        if self.core.backend.runs_at_once() {
+        if self.runner.backend.runs_at_once() {
             return Ok(Duration::ZERO);
         }
-        let steps = self.core.times(most);
+        let steps = self.burst_len(most)?;
         let step = Step { context: self.step.context + steps as u32 - 1, ..self.step };
         let mut times = Vec::new();
         for _ in 0..HOST_RUNS {
             let start = Instant::now();
             self.write()?;
             match steps {
-                1 => self.core.backend.run(self.program, &step, 0..self.plan.nodes.len())?,
-                _ => self.core.backend.repeat(self.program, &step, steps)?,
+                1 => self.runner.backend.run(self.program, &step, 0..self.plan.nodes.len())?,
+                _ => self.runner.backend.repeat(self.program, &step, steps)?,
             }
             times.push(start.elapsed() / steps as u32);
             self.wait()?;
@@ -223,10 +224,19 @@ impl<'a> Probe<'a> {
         Ok(times[HOST_RUNS / 2])
     }
 
+    /// How many steps the engine runs without the host where `most` are to come.
+    fn burst_len(&mut self, most: usize) -> Result<usize> {
+        if self.step == Step::FULL {
+            return Ok(1);
+        }
+        let sizes = [self.step.rows as usize, self.step.outputs as usize];
+        Ok(self.runner.text_program(sizes, most)?.1)
+    }
+
     /// Waits until all has run.
     fn wait(&mut self) -> Result<()> {
         let output = self.plan.outputs.values().next().copied();
-        output.map_or(Ok(()), |slot| self.core.backend.read(self.program, &[(slot, 0..1)]).map(|_| ()))
+        output.map_or(Ok(()), |slot| self.runner.backend.read(self.program, &[(slot, 0..1)]).map(|_| ()))
     }
 
     /// Times by op, the largest first; the mean of a few steps.
@@ -238,7 +248,7 @@ impl<'a> Probe<'a> {
         for _ in 0..PROFILE_RUNS {
             // A step leaves the next one's rows behind.
             self.write()?;
-            let step = self.core.backend.profile(self.program, &self.step)?;
+            let step = self.runner.backend.profile(self.program, &self.step)?;
             times.iter_mut().zip(step).for_each(|(sum, time)| *sum += time / PROFILE_RUNS);
         }
         Ok(by_op(&self.plan, &times, &self.bytes()))

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::engine::open::Engine;
+use crate::engine::Engine;
 use crate::engine::options::GenerateOptions;
 use crate::engine::session::Session;
 use crate::error::Result;

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use crate::engine::open::{Engine, Progress, no_tokenizer};
+use crate::engine::open::no_tokenizer;
 use crate::engine::options::GenerateOptions;
 use crate::engine::session::Session;
+use crate::engine::{Engine, Progress};
 use crate::error::Result;
 use crate::files::Image;
 use crate::tools::eval::data::{DataSet, Question, at};
@@ -149,7 +150,7 @@ fn right_answer(engine: &Engine, answer: &str) -> Result<Vec<u32>> {
         "" => Vec::new(),
         text => engine.tokenizer().ok_or_else(no_tokenizer)?.encode(&format!(" {text}"), false)?,
     };
-    tokens.push(engine.info().eos);
+    tokens.extend(engine.info().eos.first());
     Ok(tokens)
 }
 

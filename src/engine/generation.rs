@@ -1,0 +1,111 @@
+//! A text as its tokens come: what of it is certain, and when it ends.
+
+use crate::engine::sampler::StopStrings;
+use crate::error::Result;
+use crate::files::{DecodeStream, Tokenizer};
+
+/// Why a generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopReason {
+    /// The model ended its text.
+    Eos,
+    /// A stop string was generated.
+    StopString,
+    /// As many tokens as asked for, or as fit.
+    Length,
+}
+
+/// The text of one generation, whoever chooses its tokens.
+#[derive(Debug)]
+pub(crate) struct Generation {
+    stop: StopStrings,
+    text: DecodeStream,
+    eos: Vec<u32>,
+    /// Tokens that may still come.
+    left: usize,
+    ended: Option<StopReason>,
+}
+
+impl Generation {
+    /// A text of at most `max_tokens` tokens that ends with any token of `eos`, or before any of the strings `stop`.
+    ///
+    /// # Errors
+    /// Those of [`StopStrings::new`].
+    pub fn new(stop: Vec<String>, eos: Vec<u32>, max_tokens: usize) -> Result<Self> {
+        let ended = (max_tokens == 0).then_some(StopReason::Length);
+        let (stop, text) = (StopStrings::new(stop)?, DecodeStream::new(true));
+        Ok(Generation { stop, text, eos, left: max_tokens, ended })
+    }
+
+    /// Why it ended, if it has.
+    pub fn ended(&self) -> Option<StopReason> {
+        self.ended
+    }
+
+    /// Tokens that may still come.
+    pub fn left(&self) -> usize {
+        self.left
+    }
+
+    /// Whether a token ends the text and is no part of it.
+    pub fn is_eos(&self, id: u32) -> bool {
+        self.eos.contains(&id)
+    }
+
+    /// Takes the next token; the text that becomes certain with it.
+    ///
+    /// # Errors
+    /// Those of [`DecodeStream::push`].
+    pub fn accept(&mut self, id: u32, tokenizer: Option<&Tokenizer>) -> Result<String> {
+        if self.is_eos(id) {
+            self.left = self.left.saturating_sub(1);
+            self.ended = Some(StopReason::Eos);
+            return Ok(self.rest());
+        }
+        self.push(id, tokenizer)
+    }
+
+    /// [`Generation::accept`] of a token that is part of the text whatever its number.
+    ///
+    /// # Errors
+    /// Those of [`DecodeStream::push`].
+    pub fn push(&mut self, id: u32, tokenizer: Option<&Tokenizer>) -> Result<String> {
+        self.left = self.left.saturating_sub(1);
+        let piece = tokenizer.map_or(Ok(String::new()), |tokenizer| self.text.push(tokenizer, id))?;
+        let (mut text, stopped) = self.stop.push(&piece);
+        if stopped {
+            self.ended = Some(StopReason::StopString);
+        } else if self.left == 0 {
+            self.ended = Some(StopReason::Length);
+            text += &self.rest();
+        }
+        Ok(text)
+    }
+
+    /// What was held back: a part of a character, or of a stop string.
+    fn rest(&mut self) -> String {
+        let (text, stopped) = self.stop.push(&self.text.finish());
+        if stopped { text } else { text + &self.stop.flush() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_ends_at_any_of_its_ends_and_at_its_length() {
+        let generation = |n| Generation::new(Vec::new(), vec![5, 7], n).unwrap();
+        for eos in [5, 7] {
+            let mut text = generation(3);
+            text.accept(1, None).unwrap();
+            assert_eq!(text.ended(), None);
+            text.accept(eos, None).unwrap();
+            assert_eq!((text.ended(), text.left()), (Some(StopReason::Eos), 1));
+        }
+        let mut text = generation(1);
+        text.push(5, None).unwrap();
+        assert_eq!(text.ended(), Some(StopReason::Length), "a token that is pushed is part of the text");
+        assert_eq!(generation(0).ended(), Some(StopReason::Length));
+    }
+}
