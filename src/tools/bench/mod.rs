@@ -1,22 +1,29 @@
 //! Measuring a model: how fast it reads prompts and images and writes text, and how near that is to what the device's
 //! memory gives.
+//!
+//! * `test`: what a test does, by its numbers.
+//! * `sessions`: running one through sessions, as a caller of the library would.
+//! * `probe`: single steps of a program, looked at: bytes, launches, the host's time, times by op.
+//! * `chat`, `bitgen`: the tests of models that go on with a text, and of BitGens.
+//! * `bandwidth`: how fast the device reads its memory.
 
 mod bandwidth;
 mod bitgen;
+mod chat;
 mod probe;
-mod runner;
+mod sessions;
 mod test;
+
+use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::engine::options::{DeviceOptions, LmHead, Options, Precision};
-use crate::engine::{Engine, Progress};
+use crate::engine::{Engine, LoadReport, Progress};
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
-use crate::models;
-use crate::models::{BITGEN, Family, LoadOptions, Model, ModelInfo};
-use probe::Probe;
-use runner::Runner;
+use crate::models::{self, BITGEN, Family, LoadOptions, Model, ModelInfo};
+use probe::Cost;
 
 pub use bandwidth::bandwidth;
 pub use probe::OpTime;
@@ -221,117 +228,90 @@ fn lengths(given: Option<&[usize]>, usual: &[usize], most: usize) -> Vec<usize> 
 /// [`Error::Argument`] for options out of range or beyond the model's positions, before anything is loaded;
 /// [`Error::Unsupported`] for images without vision, or for times of ops on an adapter that takes none; those of
 /// [`Engine::open`].
-pub fn bench(files: impl Into<ModelFiles>, options: &BenchOptions, progress: impl FnMut(Progress)) -> Result<Vec<Row>> {
+pub fn bench(
+    files: impl Into<ModelFiles>,
+    options: &BenchOptions,
+    mut progress: impl FnMut(Progress),
+) -> Result<Vec<Row>> {
     options.validate()?;
     let files = files.into();
-    let mut rows = if Family::of(&files, &Weights::open(&files)?)? == &BITGEN {
-        bitgen::rows(&files, options, progress)?
+    let (weights, load) = (Weights::open(&files)?, LoadOptions::anywhere(Precision::F16.pack()));
+    let (measured, parameters) = if Family::of(&files, &weights)? == &BITGEN {
+        let parameters = parameters(models::open(&files, &weights, load)?.as_ref(), &weights);
+        (bitgen::measure(&files, options, &mut progress)?, parameters)
     } else {
-        chat_rows(&files, options, progress)?
+        let model = models::open_chat(&files, &weights, load)?;
+        (chat::measure(&files, model.info(), options, &mut progress)?, parameters(model.as_ref(), &weights))
     };
     let bandwidth = bandwidth(&options.place)?;
-    for row in &mut rows {
-        row.bandwidth = bandwidth;
-        row.bandwidth_share = row.bytes_per_token * row.tokens_per_s / bandwidth;
-    }
-    Ok(rows)
-}
-
-/// Measures a model that goes on with a text.
-fn chat_rows(files: &ModelFiles, options: &BenchOptions, mut progress: impl FnMut(Progress)) -> Result<Vec<Row>> {
-    let (parameters, info) = open_model(files)?;
-    let tests = options.checked_tests(&info)?;
-    let total = tests.len() * (options.repetitions + 1) + 1;
-    let (mut rows, mut done) = (Vec::new(), 0);
-    for group in tests.chunk_by(|a, b| a.sessions() == b.sessions()) {
-        progress(Progress { done, total, what: "opening the model".into() });
-        let sessions = group[0].sessions();
-        let contexts: Result<Vec<usize>> = group.iter().map(|t| t.context(&info)).collect();
-        let engine = options.engine(files, sessions, contexts?.into_iter().max().unwrap_or(1))?;
-        for &test in group {
-            let step = || {
-                progress(Progress { done, total, what: test.to_string() });
-                done += 1;
-            };
-            rows.push(measure(&engine, files, test, parameters, options, step)?);
-        }
-    }
-    progress(Progress { done, total, what: "bandwidth".into() });
-    Ok(rows)
-}
-
-/// Tensors as far as their names, and the model's sizes.
-fn open_model(files: &ModelFiles) -> Result<(u64, ModelInfo)> {
-    let weights = Weights::open(files)?;
-    let pack = Precision::F16.pack();
-    let options = LoadOptions::anywhere(pack);
-    let model = models::open_chat(files, &weights, options)?;
-    Ok((count(model.as_ref(), &weights), model.info().clone()))
+    let row = |measured: Measured| Row::new(files.to_string(), parameters, measured, bandwidth);
+    Ok(measured.into_iter().map(row).collect())
 }
 
 /// Parameters of a model of any family.
-fn parameters(files: &ModelFiles) -> Result<u64> {
-    let weights = Weights::open(files)?;
-    let pack = Precision::F16.pack();
-    let options = LoadOptions::anywhere(pack);
-    Ok(count(models::open(files, &weights, options)?.as_ref(), &weights))
-}
-
-fn count<M: Model + ?Sized>(model: &M, weights: &Weights) -> u64 {
+fn parameters<M: Model + ?Sized>(model: &M, weights: &Weights) -> u64 {
     let counted = weights.checkpoint().tensors().filter(|t| model.counts(&t.name));
     let elements = |name: &str| weights.shape(name).map_or(0, |shape| shape.iter().map(|&n| n as u64).product());
     counted.map(|t| elements(&t.name)).sum::<u64>()
 }
 
-/// Runs one test; `step` is called before each repetition.
-fn measure(
-    engine: &Engine,
-    files: &ModelFiles,
-    test: Test,
-    parameters: u64,
-    options: &BenchOptions,
-    mut step: impl FnMut(),
-) -> Result<Row> {
-    let mut times = Vec::new();
-    {
-        let mut runner = Runner::new(engine, test)?;
-        step();
-        runner.run()?;
-        for _ in 0..options.repetitions {
-            step();
-            times.push(runner.run()?.as_secs_f64().max(1e-9));
+/// The seconds of `n` runs, behind one that does not count.
+fn repeat(n: usize, mut run: impl FnMut() -> Result<Duration>) -> Result<Vec<f64>> {
+    run()?;
+    (0..n).map(|_| Ok(run()?.as_secs_f64().max(1e-9))).collect()
+}
+
+/// What a test gave, before the bandwidth of the device is known.
+struct Measured {
+    test: String,
+    /// Seconds of each repetition.
+    times: Vec<f64>,
+    /// Tokens that a repetition counts.
+    tokens: usize,
+    /// Images of a repetition, where they are what is measured.
+    images: Option<usize>,
+    /// Texts of a repetition, where their features are what is measured.
+    texts: Option<usize>,
+    report: LoadReport,
+    on_cpu: bool,
+    /// What a repetition costs.
+    cost: Cost,
+    profile: Vec<OpTime>,
+    peak_host_bytes: Option<u64>,
+}
+
+impl Row {
+    fn new(model: String, parameters: u64, measured: Measured, bandwidth: f64) -> Self {
+        let Measured { test, times, report, cost, .. } = measured;
+        let tokens = measured.tokens as f64;
+        let (tokens_per_s, stddev) = mean(&times.iter().map(|t| tokens / t).collect::<Vec<f64>>());
+        let seconds = mean(&times).0;
+        let per_s = |n: usize| n as f64 / seconds;
+        let bytes_per_token = cost.bytes / tokens;
+        Row {
+            model,
+            weight_bytes: report.weight_bytes,
+            head: format!("{:?}", report.head).to_lowercase(),
+            parameters,
+            backend: if measured.on_cpu { "cpu" } else { "gpu" },
+            device: report.device,
+            test,
+            repetitions: times.len(),
+            tokens_per_s,
+            stddev,
+            images_per_s: measured.images.map(per_s),
+            texts_per_s: measured.texts.map(per_s),
+            ms: 1e3 * seconds,
+            bytes_per_token,
+            bandwidth,
+            bandwidth_share: bytes_per_token * tokens_per_s / bandwidth,
+            dispatches_per_token: cost.launches / tokens,
+            host_us_per_token: 1e6 * cost.host / tokens,
+            peak_host_bytes: measured.peak_host_bytes,
+            device_bytes: report.memory_bytes,
+            profile: measured.profile,
         }
     }
-    let tokens = test.tokens(engine.info()) as f64;
-    let rates: Vec<f64> = times.iter().map(|t| tokens / t).collect();
-    let (rate, stddev) = mean(&rates);
-    let seconds = mean(&times).0;
-    let (cost, backend) = (probe::cost(engine, test)?, if engine.runs_on_cpu() { "cpu" } else { "gpu" });
-    let profile = if options.profile { Probe::of(engine, test)?.profile()? } else { Vec::new() };
-    let report = engine.report();
-    Ok(Row {
-        model: files.to_string(),
-        weight_bytes: report.weight_bytes,
-        head: format!("{:?}", report.head).to_lowercase(),
-        parameters,
-        backend,
-        device: report.device.clone(),
-        test: test.to_string(),
-        repetitions: options.repetitions,
-        tokens_per_s: rate,
-        stddev,
-        images_per_s: matches!(test, Test::Image).then_some(1.0 / seconds),
-        texts_per_s: None,
-        ms: 1e3 * seconds,
-        bytes_per_token: cost.bytes / tokens,
-        bandwidth: 0.0,
-        bandwidth_share: 0.0,
-        dispatches_per_token: cost.launches / tokens,
-        host_us_per_token: 1e6 * cost.host / tokens,
-        peak_host_bytes: peak_host_bytes(),
-        device_bytes: report.memory_bytes,
-        profile,
-    })
 }
 
 /// Mean and standard deviation (of a sample, so 0 for one value).

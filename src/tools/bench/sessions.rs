@@ -14,7 +14,7 @@ use crate::tools::bench::test::Test;
 const PICTURE: [usize; 2] = [640, 480];
 
 /// A test with its sessions, which it can run again and again.
-pub struct Runner {
+pub struct TestSessions {
     engine: Engine,
     test: Test,
     sessions: Vec<Session>,
@@ -23,7 +23,7 @@ pub struct Runner {
     picture: Image,
 }
 
-impl Runner {
+impl TestSessions {
     /// Opens the sessions and fills their caches as deep as the test wants.
     ///
     /// # Errors
@@ -39,16 +39,16 @@ impl Runner {
         let token = |seed: u64, i: u64| (split_mix(seed, i) % vocab) as u32;
         let prompt = |seed: usize| (0..n as u64).map(|i| token(seed as u64, i)).collect();
         let prompts = (0..test.sessions()).map(prompt).collect();
-        let mut runner = Runner { engine: engine.clone(), test, sessions: sessions?, prompts, picture: picture() };
+        let mut all = TestSessions { engine: engine.clone(), test, sessions: sessions?, prompts, picture: picture() };
         if let Test::Generate { depth, .. } = test {
-            for (session, prompt) in runner.sessions.iter_mut().zip(&runner.prompts) {
+            for (session, prompt) in all.sessions.iter_mut().zip(&all.prompts) {
                 session.push_tokens(prompt)?;
                 if depth > 0 {
                     generate(session, 1)?;
                 }
             }
         }
-        Ok(runner)
+        Ok(all)
     }
 
     /// Runs the test once; the time that counts.
