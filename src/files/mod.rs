@@ -13,8 +13,8 @@ pub mod tokenizer;
 pub mod weights;
 pub mod whole;
 
-pub(crate) use checkpoint::safetensors::unwritten;
 pub use checkpoint::storage_dtype::Stored;
+pub(crate) use checkpoint::write::{NewTensor, write_tensors, write_tensors_into};
 pub use checkpoint::{CONFIG_ENTRY, Checkpoint, TensorInfo};
 pub use image::Image;
 pub use lock::Lock;

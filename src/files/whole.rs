@@ -51,6 +51,11 @@ impl Replacement {
         &self.path
     }
 
+    /// The file that is replaced: where links lead.
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
     /// Writes the new file out, gives it mode and owner of the old one, and puts it in its place.
     ///
     /// # Errors

@@ -1,21 +1,19 @@
 //! Writing a model in its packed form: quantised once, opened without quantisation.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
-use safetensors::{Dtype, View};
 
 use crate::engine::open::{Progress, open_tokenizer};
 use crate::engine::options::Precision;
 use crate::error::{Error, Result};
 use crate::files::weights::{PACKED_KEY, PackedInfo};
 use crate::files::whole::{Replacement, TEMPORARY};
-use crate::files::{Checkpoint, ModelFiles, Tokenizer, Weights, unwritten};
+use crate::files::{Checkpoint, ModelFiles, NewTensor, Stored, Tokenizer, Weights, write_tensors_into};
 use crate::models;
 use crate::models::{LoadOptions, Reads};
 use crate::tensor::{Pack, WeightPart, WeightRef};
@@ -72,7 +70,7 @@ pub fn convert(
     check_target(&input, &weights, model.reads(), out_dir)?;
     let (mut packed, table) = pack_all(&weights, model.reads(), &mut progress)?;
     let extras = pack_extras(&weights, model.extras(), precision)?;
-    let bytes = |all: &BTreeMap<String, Stored>| all.values().map(|t| t.bytes as u64).sum::<u64>();
+    let bytes = |all: &BTreeMap<String, OwnedTensor>| all.values().map(|t| t.bytes as u64).sum::<u64>();
     let left_out_extras = match bytes(&extras) * EXTRAS_SHARE > bytes(&packed) + bytes(&extras) {
         true => model.extras().to_vec(),
         false => {
@@ -82,13 +80,13 @@ pub fn convert(
     };
 
     let ternary = table.len();
-    let written = Written {
+    let new = Conversion {
         config: format!("{:#}\n", model.config()),
         tokenizer: tokenizer.as_ref(),
         packed: &packed,
-        table: &table,
+        table: serde_json::to_string(&table).map_err(|e| Error::format(out_dir.display(), e))?,
     };
-    let file = written.put(out_dir)?;
+    let file = new.put(out_dir)?;
     let all = weights.checkpoint().tensors();
     Ok(ConvertReport {
         tensors: packed.len(),
@@ -113,14 +111,15 @@ pub(crate) fn whole(weights: &Weights, name: &str) -> Result<(WeightPart, Vec<us
 }
 
 /// What a conversion writes.
-struct Written<'a> {
+struct Conversion<'a> {
     config: String,
     tokenizer: Option<&'a Tokenizer>,
-    packed: &'a BTreeMap<String, Stored>,
-    table: &'a Table,
+    packed: &'a BTreeMap<String, OwnedTensor>,
+    /// The packed table, as JSON.
+    table: String,
 }
 
-impl Written<'_> {
+impl Conversion<'_> {
     /// Writes all files into a directory, and returns the weights' one. All are whole before one takes its place, and the
     /// old weights go first and the new ones come last: whatever stops this leaves the old model, the new one, or none, and
     /// never one's weights with the other's configuration.
@@ -138,7 +137,8 @@ impl Written<'_> {
             None => None,
         };
         let new_weights = Replacement::of(&weights)?;
-        write_tensors(new_weights.path(), self.packed, self.table)?;
+        let tensors = self.packed.iter().map(|(name, tensor)| (name.as_str(), tensor.view()));
+        write_tensors_into(&new_weights, tensors, &[(PACKED_KEY, self.table.clone())])?;
         let gone = |file: &Path| match fs::remove_file(file) {
             Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io(file)(e)),
             _ => Ok(()),
@@ -155,29 +155,19 @@ impl Written<'_> {
 }
 
 /// A tensor as it is written.
-struct Stored {
-    dtype: Dtype,
+struct OwnedTensor {
+    stored: Stored,
     shape: Vec<usize>,
     words: Vec<u32>,
     /// Bytes of `words` that are elements: an odd number of 16-bit ones leaves two behind.
     bytes: usize,
 }
 
-impl View for &Stored {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(bytemuck::cast_slice(&self.words).get(..self.bytes).unwrap_or_default())
-    }
-
-    fn data_len(&self) -> usize {
-        self.bytes
+impl OwnedTensor {
+    /// The tensor, to write it.
+    fn view(&self) -> NewTensor<'_> {
+        let bytes = bytemuck::cast_slice(&self.words).get(..self.bytes).unwrap_or_default();
+        NewTensor { stored: self.stored, shape: &self.shape, bytes }
     }
 }
 
@@ -188,7 +178,7 @@ fn pack_all(
     weights: &Weights,
     reads: &Reads,
     progress: &mut impl FnMut(Progress),
-) -> Result<(BTreeMap<String, Stored>, Table)> {
+) -> Result<(BTreeMap<String, OwnedTensor>, Table)> {
     let (mut packed, mut table) = (BTreeMap::new(), Table::new());
     let names: Vec<(&String, Pack)> = reads.iter().map(|(name, &pack)| (name, pack)).collect();
     for group in names.chunks(rayon::current_num_threads().max(1)) {
@@ -205,25 +195,26 @@ fn pack_all(
 }
 
 /// Those of the tensors that are there, as other matrices are written.
-fn pack_extras(weights: &Weights, names: &[&str], precision: Precision) -> Result<BTreeMap<String, Stored>> {
+fn pack_extras(weights: &Weights, names: &[&str], precision: Precision) -> Result<BTreeMap<String, OwnedTensor>> {
     let there = names.iter().filter(|name| weights.shape(name).is_some());
     there.map(|&name| Ok((name.to_owned(), pack_one(weights, name, precision.pack())?.0))).collect()
 }
 
-fn pack_one(weights: &Weights, name: &str, pack: Pack) -> Result<(Stored, Option<PackedInfo>)> {
+fn pack_one(weights: &Weights, name: &str, pack: Pack) -> Result<(OwnedTensor, Option<PackedInfo>)> {
     let (part, shape) = whole(weights, name)?;
     let elements: usize = shape.iter().product();
-    let dense = |dtype, size| -> Result<Stored> {
+    let dense = |stored: Stored| -> Result<OwnedTensor> {
+        let size = stored.size();
         let words = weights.load(&WeightRef { parts: vec![part.clone()], pack })?;
         if 4 * words.len() < size * elements {
             let object = format!("{}: tensor {name}", weights.path().display());
             return Err(Error::format(object, format!("{} words of its {elements} elements", words.len())));
         }
-        Ok(Stored { dtype, shape: shape.clone(), words, bytes: size * elements })
+        Ok(OwnedTensor { stored, shape: shape.clone(), words, bytes: size * elements })
     };
     match pack {
-        Pack::F32 => Ok((dense(Dtype::F32, 4)?, None)),
-        Pack::F16 => Ok((dense(Dtype::F16, 2)?, None)),
+        Pack::F32 => Ok((dense(Stored::F32)?, None)),
+        Pack::F16 => Ok((dense(Stored::F16)?, None)),
         // Made when a model is opened: a file keeps what it is made from.
         Pack::Int8 => pack_one(weights, name, Pack::F32),
         Pack::Ternary(rule) => {
@@ -232,16 +223,9 @@ fn pack_one(weights: &Weights, name: &str, pack: Pack) -> Result<(Stored, Option
             let info = PackedInfo { rows: matrix.rows, cols: matrix.cols, bits, scale_bits };
             let (n, words) = (matrix.words.len(), matrix.words.into_owned());
             weights.release(&part);
-            Ok((Stored { dtype: Dtype::U32, shape: vec![n], words, bytes: 4 * n }, Some(info)))
+            Ok((OwnedTensor { stored: Stored::U32, shape: vec![n], words, bytes: 4 * n }, Some(info)))
         }
     }
-}
-
-/// The packed checkpoint.
-fn write_tensors(file: &Path, tensors: &BTreeMap<String, Stored>, table: &Table) -> Result<()> {
-    let json = serde_json::to_string(table).map_err(|e| Error::format(file.display(), e))?;
-    let metadata = HashMap::from([(PACKED_KEY.to_owned(), json)]);
-    safetensors::serialize_to_file(tensors, Some(metadata), file).map_err(unwritten(file))
 }
 
 /// Refuses a directory with the input, or with files that would be taken for a part of the packed model.

@@ -2,19 +2,17 @@
 //!
 //! A row is what a file holds; several files may hold the same. Nothing in the file is trusted.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::io::ErrorKind;
 use std::path::Path;
 
-use safetensors::{Dtype, View};
 use serde::{Deserialize, Serialize};
 
 use crate::apps::bitgen::fingerprint::{HASH, from_hex, hex};
 use crate::apps::picture_index::walk::is_inside;
 use crate::apps::picture_index::{Folder, Picture, Table};
 use crate::error::{Error, Result};
-use crate::files::{Checkpoint, Stored, unwritten, whole};
+use crate::files::{Checkpoint, NewTensor, Stored, write_tensors};
 
 /// The metadata entry that tells an index, with its version.
 const KEY: &str = "ternion.pictures";
@@ -133,31 +131,6 @@ fn table(json: &Json, width: usize, features: Vec<f32>) -> Result<Table, String>
     Ok(Table { hashes, features, width, folders })
 }
 
-/// A tensor as it is written.
-struct Written<'a> {
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: &'a [u8],
-}
-
-impl View for &Written<'_> {
-    fn dtype(&self) -> Dtype {
-        self.dtype
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(self.bytes)
-    }
-
-    fn data_len(&self) -> usize {
-        self.bytes.len()
-    }
-}
-
 /// Writes a table: the whole file, or none.
 pub(crate) fn write(path: &Path, model: &str, table: &Table) -> Result<()> {
     let folder = |(path, folder): (&String, &Folder)| {
@@ -176,14 +149,10 @@ pub(crate) fn write(path: &Path, model: &str, table: &Table) -> Result<()> {
         folders: table.folders.iter().map(folder).collect(),
     };
     let json = serde_json::to_vec(&json).map_err(|e| Error::format(path.display(), e))?;
-    let shape = vec![table.hashes.len(), table.width];
+    let features = bytemuck::cast_slice(&table.features);
     let tensors = [
-        (FEATURES, Written { dtype: Dtype::F32, shape, bytes: bytemuck::cast_slice(&table.features) }),
-        (PICTURES, Written { dtype: Dtype::U8, shape: vec![json.len()], bytes: &json }),
+        (FEATURES, NewTensor { stored: Stored::F32, shape: &[table.hashes.len(), table.width], bytes: features }),
+        (PICTURES, NewTensor { stored: Stored::U8, shape: &[json.len()], bytes: &json }),
     ];
-    whole::write_with(path, |new| {
-        let metadata = HashMap::from([(KEY.to_owned(), VERSION.to_owned())]);
-        let named = tensors.iter().map(|(name, tensor)| (*name, tensor));
-        safetensors::serialize_to_file(named, Some(metadata), new).map_err(unwritten(path))
-    })
+    write_tensors(path, tensors, &[(KEY, VERSION.to_owned())])
 }

@@ -9,6 +9,7 @@ pub(crate) mod safetensors;
 pub(crate) mod sharded;
 pub(crate) mod storage_dtype;
 pub(crate) mod torch;
+pub(crate) mod write;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use ::safetensors::{Dtype, SafeTensorError};
+use ::safetensors::Dtype;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 
@@ -18,14 +18,6 @@ pub(crate) const MAX_HEADER: usize = 100_000_000;
 pub(crate) const MAX_DIMS: usize = 8;
 /// The bytes of the header's length, which come before it.
 const LENGTH_BYTES: usize = 8;
-
-/// What writing a file gave, as this crate's error.
-pub(crate) fn unwritten(file: &Path) -> impl Fn(SafeTensorError) -> Error {
-    move |error| match error {
-        SafeTensorError::IoError(error) => Error::io(file)(error),
-        other => Error::format(file.display(), other),
-    }
-}
 
 /// What a header says of one tensor.
 #[derive(Debug, Deserialize)]

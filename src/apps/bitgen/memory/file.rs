@@ -1,14 +1,10 @@
 //! A memory's file: written as safetensors, read in that form or as the original's `torch.save`.
 
-use std::collections::HashMap;
 use std::path::Path;
-
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
 
 use crate::apps::bitgen::memory::EpisodicMemory;
 use crate::error::{Error, Result};
-use crate::files::{Checkpoint, unwritten, whole};
+use crate::files::{Checkpoint, NewTensor, Stored, whole, write_tensors};
 
 /// The metadata entry with the number of the form; `slots` and `width` stand beside it.
 const FORM_KEY: &str = "ternion.memory";
@@ -35,18 +31,12 @@ impl EpisodicMemory {
             ("memory_write_count", &[slots], &self.write_count),
             ("memory_age", &[slots], &self.age),
         ];
-        let mut views = Vec::with_capacity(tensors.len());
-        for (name, shape, values) in tensors {
-            let view =
-                TensorView::new(Dtype::F32, shape.to_vec(), bytemuck::cast_slice(values)).map_err(unwritten(file))?;
-            views.push((name, view));
-        }
+        let new = |(name, shape, values)| {
+            (name, NewTensor { stored: Stored::F32, shape, bytes: bytemuck::cast_slice::<f32, u8>(values) })
+        };
         let metadata = [(FORM_KEY, FORM.to_owned()), ("slots", slots.to_string()), ("width", width.to_string())];
-        let metadata: HashMap<String, String> = metadata.map(|(key, value)| (key.to_owned(), value)).into();
         Self::check_target(file)?;
-        whole::write_with(file, |new| {
-            safetensors::serialize_to_file(views, Some(metadata), new).map_err(unwritten(file))
-        })
+        write_tensors(file, tensors.map(new), &metadata)
     }
 
     /// Checks that [`EpisodicMemory::save`] may write a file: there is none, or one that holds a memory and nothing else, in
