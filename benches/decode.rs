@@ -20,7 +20,7 @@ use ternion::gpu::{AdapterKind, Adapters};
 use ternion::ops::READ_CHUNK;
 use ternion::plan::{Backend, PlanBuilder, Step};
 use ternion::tensor::{DType, Spec};
-use ternion::tools::check::{CompareOptions, compare};
+use ternion::tools::check::{CheckOptions, check};
 use ternion::tools::synthetic;
 use ternion::{Engine, GenerateOptions, Image, ModelFiles, Options, Session};
 use timing::{Timed, quick};
@@ -36,9 +36,9 @@ fn usual(device: &DeviceChoice) -> DeviceOptions {
 }
 
 /// Panics if a node of the demo model differs from its plain definition.
-fn check(device: &DeviceChoice) {
-    let options = CompareOptions { place: usual(device), ..CompareOptions::default() };
-    let found = compare(ModelFiles::demo().expect("the demo model"), &options, |_| {}).expect("it runs");
+fn check_device(device: &DeviceChoice) {
+    let options = CheckOptions { place: usual(device), ..CheckOptions::default() };
+    let found = check(ModelFiles::demo().expect("the demo model"), &options, |_| {}).expect("it runs");
     assert!(found.first.is_none(), "{device:?}: {:?}", found.first);
 }
 
@@ -117,7 +117,7 @@ fn encode(engine: &Engine, picture: &Image, n: u64) -> Duration {
 }
 
 fn on(c: &mut Criterion, name: &str, device: DeviceChoice, software: bool) {
-    check(&device);
+    check_device(&device);
     let mut group = timing::group(c, name);
     group.throughput(Throughput::Bytes(CONTROL as u64));
     let mut reads = None;

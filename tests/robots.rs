@@ -20,7 +20,7 @@ use support::robot_definition::Definition;
 use support::robot_stages::{LoadedRobot, by_head, images};
 use tempfile::TempDir;
 use ternion::apps::robots::{RobotAttention, RobotCache, RobotModel, RobotOptions};
-use ternion::apps::robots::{Tasks, Thought, Wanted};
+use ternion::apps::robots::{RobotDecision, Tasks, Wanted};
 use ternion::engine::{DeviceChoice, DeviceOptions, Precision};
 use ternion::files::Weights;
 use ternion::models::{BitGenModel, ForwardShape, LoadOptions};
@@ -76,7 +76,7 @@ fn near(what: &str, found: &[f32], want: &[f32]) {
 }
 
 /// One free run of the original's batch against everything that the golden file has of it.
-fn check_free(model: &RobotModel, golden: &Golden, json: &Value, prefix: &str, thoughts: &[Thought]) {
+fn check_free(model: &RobotModel, golden: &Golden, json: &Value, prefix: &str, decisions: &[RobotDecision]) {
     let what = |name: &str| format!("{prefix}.{name} on {}", model.device());
     let names = golden.names();
     let check = |name: &str, found: Vec<f32>| {
@@ -85,7 +85,7 @@ fn check_free(model: &RobotModel, golden: &Golden, json: &Value, prefix: &str, t
             near(&format!("{name} on {}", model.device()), &found, &golden.f32s(&name));
         }
     };
-    let all = |f: &dyn Fn(&Thought) -> Vec<f32>| -> Vec<f32> { thoughts.iter().flat_map(f).collect() };
+    let all = |f: &dyn Fn(&RobotDecision) -> Vec<f32>| -> Vec<f32> { decisions.iter().flat_map(f).collect() };
     check("logits", all(&|t| t.logits.clone()));
     check("final_ln.out", all(&|t| t.embeddings.clone()));
     check("robot.all_logits", all(&|t| t.scores.clone()));
@@ -93,21 +93,21 @@ fn check_free(model: &RobotModel, golden: &Golden, json: &Value, prefix: &str, t
     check("text_features", all(&|t| t.features.clone().map_or(Vec::new(), |[text, _]| text)));
     check("image_features", all(&|t| t.features.clone().map_or(Vec::new(), |[_, image]| image)));
     if let Some(steps) = json.get(format!("{prefix}.num_steps")) {
-        for thought in thoughts {
-            assert_eq!(thought.steps.len() as u64, steps.as_u64().unwrap(), "{}", what("num_steps"));
+        for decision in decisions {
+            assert_eq!(decision.steps.len() as u64, steps.as_u64().unwrap(), "{}", what("num_steps"));
         }
-        let of = |f: &dyn Fn(usize, &Thought) -> Vec<f32>| -> Vec<f32> {
-            (0..thoughts[0].steps.len()).flat_map(|i| thoughts.iter().flat_map(move |t| f(i, t))).collect()
+        let of = |f: &dyn Fn(usize, &RobotDecision) -> Vec<f32>| -> Vec<f32> {
+            (0..decisions[0].steps.len()).flat_map(|i| decisions.iter().flat_map(move |t| f(i, t))).collect()
         };
         check("reasoning.states", of(&|i, t| t.steps[i].state.clone()));
         check("reasoning.confidences", of(&|i, t| vec![t.steps[i].confidence]));
         check("reasoning.gates", of(&|i, t| vec![t.steps[i].gate]));
         let chosen = json[format!("{prefix}.top_k_robots")].as_array().expect("a list of samples");
-        for (thought, want) in thoughts.iter().zip(chosen) {
-            let found: Vec<&str> = thought.robots.iter().map(|r| r.name.as_str()).collect();
+        for (decision, want) in decisions.iter().zip(chosen) {
+            let found: Vec<&str> = decision.robots.iter().map(|r| r.name.as_str()).collect();
             assert_eq!(serde_json::json!(found), *want, "{}", what("top_k_robots"));
         }
-        let found: Vec<i32> = thoughts.iter().flat_map(|t| t.robots.iter().map(|r| r.robot as i32)).collect();
+        let found: Vec<i32> = decisions.iter().flat_map(|t| t.robots.iter().map(|r| r.robot as i32)).collect();
         assert_eq!(found, golden.i32s(&format!("{prefix}.robot.top_k_indices")), "{}", what("top_k_indices"));
     }
 }
@@ -129,8 +129,8 @@ fn the_library_thinks_and_chooses_as_the_original() {
             ];
             for (prefix, tasks) in cases {
                 let mut cache = model.cache(2);
-                let thoughts = model.think(&tasks, Some(&mut cache)).unwrap();
-                check_free(&model, &golden, &json, prefix, &thoughts);
+                let decisions = model.think(&tasks, Some(&mut cache)).unwrap();
+                check_free(&model, &golden, &json, prefix, &decisions);
                 check_cache(&model, &golden, &format!("{prefix}.cache"), &cache);
             }
             let last = model.think(&Tasks { logits: Wanted::Last, ..plain }, None).unwrap();
@@ -262,11 +262,11 @@ fn a_stream_in_pieces_matches_the_plain_definition() {
                     for (want, &n) in want.iter().zip(pieces) {
                         let texts = [&ids[from..from + n]];
                         let tasks = Tasks { texts: &texts, logits: Wanted::All, ..Tasks::default() };
-                        let thought = model.think(&tasks, Some(&mut cache)).unwrap().remove(0);
-                        worst = worst.max(rms(&thought.logits, &want.logits));
+                        let decision = model.think(&tasks, Some(&mut cache)).unwrap().remove(0);
+                        worst = worst.max(rms(&decision.logits, &want.logits));
                         if attention == RobotAttention::Streaming {
-                            near("streamed scores", &thought.scores, &want.scores);
-                            assert_eq!(thought.steps.len(), want.steps, "steps of reasoning");
+                            near("streamed scores", &decision.scores, &want.scores);
+                            assert_eq!(decision.steps.len(), want.steps, "steps of reasoning");
                         }
                         from += n;
                     }
@@ -284,7 +284,7 @@ fn what_callers_do_wrong_is_said() {
     let dir = robots().remove(0);
     let model = models(&dir, RobotAttention::Original, 2).remove(0);
     let image = images(&dir).remove(0);
-    let long = vec![0; model.most_tokens() + 1];
+    let long = vec![0; model.max_tokens() + 1];
     let refused = |tasks: &Tasks, cache: Option<&mut RobotCache>| {
         assert!(matches!(model.think(tasks, cache), Err(ternion::Error::Argument { .. })), "{tasks:?}");
     };

@@ -13,7 +13,7 @@ use support::device::device;
 use ternion::ModelFiles;
 use ternion::engine::{DeviceChoice, DeviceOptions, LmHead, Precision};
 use ternion::models::{EmberNetConfig, VisionConfig};
-use ternion::tools::check::{CompareOptions, compare};
+use ternion::tools::check::{CheckOptions, check};
 use ternion::tools::synthetic;
 
 /// Compares a model on the CPU, and on a GPU if there is one, with the plain definitions; in 16 bits with this head.
@@ -22,8 +22,8 @@ fn agrees(what: &str, files: &ModelFiles, head: LmHead) {
     for choice in choices {
         for (precision, head) in [(Precision::F32, LmHead::Dense), (Precision::F16, head)] {
             let place = DeviceOptions { autotune: false, ..choice.clone().into() };
-            let options = CompareOptions { place, precision, head, ..Default::default() };
-            let found = compare(files.clone(), &options, |_| ()).unwrap_or_else(|e| panic!("{what}, {choice:?}: {e}"));
+            let options = CheckOptions { place, precision, head, ..Default::default() };
+            let found = check(files.clone(), &options, |_| ()).unwrap_or_else(|e| panic!("{what}, {choice:?}: {e}"));
             assert!(found.nodes > 0 && found.divergences == 0, "{what}, {choice:?}, {precision:?}: {:?}", found.first);
         }
     }
@@ -101,7 +101,7 @@ fn counts_of_experts_beyond_the_bounds_are_named() {
     ] {
         let files = synthetic::embernet_of(with_experts(counts)).expect("a model");
         support::broken_checkpoints::assert_says(
-            compare(files, &CompareOptions::default(), |_| ()),
+            check(files, &CheckOptions::default(), |_| ()),
             &[key, "expected an integer in"],
         );
     }
@@ -111,7 +111,7 @@ fn counts_of_experts_beyond_the_bounds_are_named() {
 fn widths_that_halves_or_the_pooler_cannot_have_are_named() {
     let says = |text, image, parts: &[&str]| {
         let files = synthetic::embernet_of(embernet(text, image)).expect("a model");
-        support::broken_checkpoints::assert_says(compare(files, &CompareOptions::default(), |_| ()), parts);
+        support::broken_checkpoints::assert_says(check(files, &CheckOptions::default(), |_| ()), parts);
     };
     says([40, 8, 2, 32], [24, 16, 2, 2, 4], &["hidden_size / num_attention_heads", "is 5", "halves"]);
     says([40, 4, 2, 32], [20, 16, 2, 2, 4], &["vision hidden_size", "is 20", "pooler"]);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use ternion::Error;
-use ternion::tools::check::{CompareOptions, Comparison, compare};
+use ternion::tools::check::{CheckOptions, CheckReport, check};
 
 use crate::cli::args::{PlaceArgs, model_files};
 use crate::cli::messages::say;
@@ -26,7 +26,7 @@ pub struct Check {
     #[command(flatten)]
     place: PlaceArgs,
     /// Largest error of 32-bit results, relative to the largest magnitude of a result.
-    #[arg(long, value_name = "T", default_value_t = CompareOptions::default().tolerance, allow_negative_numbers = true)]
+    #[arg(long, value_name = "T", default_value_t = CheckOptions::default().tolerance, allow_negative_numbers = true)]
     tolerance: f32,
 }
 
@@ -34,7 +34,7 @@ impl Check {
     /// Runs the command.
     ///
     /// # Errors
-    /// Those of [`compare`], of writing to stdout, and [`Failure::Diverged`].
+    /// Those of [`check`], of writing to stdout, and [`Failure::Diverged`].
     pub fn main(&self) -> Outcome {
         if !(self.tolerance.is_finite() && self.tolerance >= 0.0) {
             let problem = format!("is {}, expected 0 or more", self.tolerance);
@@ -42,10 +42,10 @@ impl Check {
         }
         let place = self.place.place();
         let (precision, head) = (self.place.precision.into(), self.place.head.into());
-        let options = CompareOptions { place, precision, head, tolerance: self.tolerance };
+        let options = CheckOptions { place, precision, head, tolerance: self.tolerance };
         let files = model_files(self.model.as_deref())?;
         let bar = Bar::new("checking");
-        let found = compare(files, &options, |p| bar.show(&p))?;
+        let found = check(files, &options, |p| bar.show(&p))?;
         bar.end();
         say!("device: {} ({})", found.device, found.why);
         print(&mut io::stdout().lock(), &found)?;
@@ -53,7 +53,7 @@ impl Check {
     }
 }
 
-fn print(out: &mut impl Write, found: &Comparison) -> io::Result<()> {
+fn print(out: &mut impl Write, found: &CheckReport) -> io::Result<()> {
     let row = |op: &ternion::tools::check::OpReport| {
         let verdict = if op.divergences == 0 { "ok".into() } else { format!("{} diverge", op.divergences) };
         vec![op.op.to_owned(), op.nodes.to_string(), format!("{:.2e}", op.worst), verdict, op.at.clone()]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
-use ternion::apps::robots::Thought;
+use ternion::apps::robots::RobotDecision;
 use ternion::apps::robots::{RobotAttention, RobotModel, RobotOptions};
 use ternion::files::Image;
 
@@ -88,13 +88,13 @@ impl Robots {
         say!("device: {} ({})", model.report().device, model.report().why);
         let tokens = model.tokens(&text)?;
         warn_of_words(model.tokenizer(), &text)?;
-        let thought = model.choose(&tokens, image.as_ref())?;
+        let decision = model.choose(&tokens, image.as_ref())?;
         let mut out = io::stdout().lock();
         if self.json {
-            writeln!(out, "{:#}", json_of(&thought, &model, tokens.len()))?;
+            writeln!(out, "{:#}", json_of(&decision, &model, tokens.len()))?;
             return Ok(());
         }
-        Ok(print(&mut out, &thought)?)
+        Ok(print(&mut out, &decision)?)
     }
 }
 
@@ -103,22 +103,22 @@ fn norm(state: &[f32]) -> f64 {
     state.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt()
 }
 
-fn print(out: &mut impl Write, thought: &Thought) -> io::Result<()> {
-    let chosen = thought.robots.iter().map(|r| vec![r.name.clone(), format!("{:.1} %", 100.0 * r.probability)]);
+fn print(out: &mut impl Write, decision: &RobotDecision) -> io::Result<()> {
+    let chosen = decision.robots.iter().map(|r| vec![r.name.clone(), format!("{:.1} %", 100.0 * r.probability)]);
     table(out, &["robot", "probability"], &chosen.collect::<Vec<_>>())?;
     writeln!(out)?;
-    let steps = thought.steps.iter().enumerate().map(|(i, step)| {
+    let steps = decision.steps.iter().enumerate().map(|(i, step)| {
         let numbers = [f64::from(step.confidence), f64::from(step.gate), norm(&step.state)];
         [(i + 1).to_string()].into_iter().chain(numbers.map(|v| format!("{v:.3}"))).collect()
     });
     table(out, &["step", "confidence", "gate", "norm"], &steps.collect::<Vec<Vec<String>>>())
 }
 
-fn json_of(thought: &Thought, model: &RobotModel, tokens: usize) -> Value {
-    let robots = thought.robots.iter().map(|r| json!({ "robot": r.name, "probability": r.probability }));
+fn json_of(decision: &RobotDecision, model: &RobotModel, tokens: usize) -> Value {
+    let robots = decision.robots.iter().map(|r| json!({ "robot": r.name, "probability": r.probability }));
     let all =
-        model.sizes().robots.iter().zip(&thought.scores).map(|(name, score)| json!({ "robot": name, "score": score }));
-    let steps = thought
+        model.sizes().robots.iter().zip(&decision.scores).map(|(name, score)| json!({ "robot": name, "score": score }));
+    let steps = decision
         .steps
         .iter()
         .map(|s| json!({ "confidence": s.confidence, "gate": s.gate, "norm": norm(&s.state), "state": s.state }));
@@ -131,7 +131,7 @@ fn json_of(thought: &Thought, model: &RobotModel, tokens: usize) -> Value {
         "robots": robots.collect::<Vec<_>>(),
         "scores": all.collect::<Vec<_>>(),
         "steps": steps.collect::<Vec<_>>(),
-        "features": thought.features.as_ref().map(|[text, image]| json!({ "text": text, "image": image })),
-        "context": thought.context,
+        "features": decision.features.as_ref().map(|[text, image]| json!({ "text": text, "image": image })),
+        "context": decision.context,
     })
 }

@@ -92,7 +92,7 @@ pub(crate) fn followed(file: &Path) -> Result<PathBuf> {
 ///
 /// # Errors
 /// Those of `write`, and [`Error::Io`].
-pub fn write_with(file: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+fn write_with(file: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let new = Replacement::of(file)?;
     write(new.path())?;
     new.put()

@@ -22,7 +22,7 @@ use crate::tools::tolerance::judge;
 
 /// What to compare, and how strictly.
 #[derive(Debug, Clone, PartialEq)]
-pub struct CompareOptions {
+pub struct CheckOptions {
     /// The backend that is checked against the plain CPU.
     pub place: DeviceOptions,
     /// How full-precision weights and the KV cache are kept, on both.
@@ -33,9 +33,9 @@ pub struct CompareOptions {
     pub tolerance: f32,
 }
 
-impl Default for CompareOptions {
+impl Default for CheckOptions {
     fn default() -> Self {
-        CompareOptions {
+        CheckOptions {
             place: DeviceOptions::default(),
             precision: Precision::F16,
             head: LmHead::Dense,
@@ -46,7 +46,7 @@ impl Default for CompareOptions {
 
 /// What a comparison found.
 #[derive(Debug, Clone)]
-pub struct Comparison {
+pub struct CheckReport {
     /// The device that was checked.
     pub device: String,
     /// Why it was taken.
@@ -80,13 +80,13 @@ pub struct OpReport {
 /// Inputs that these leave open and the KV cache are noise that is equal in every run.
 ///
 /// # Errors
-/// Those of opening the model and the device, [`Error::Argument`] for a head that the model has not; a divergence is no
+/// Those of opening the model and the device, [`Error::Argument`] for a head that the model does not have; a divergence is not an
 /// error but a part of the result.
-pub fn compare(
+pub fn check(
     files: impl Into<ModelFiles>,
-    options: &CompareOptions,
+    options: &CheckOptions,
     mut progress: impl FnMut(Progress),
-) -> Result<Comparison> {
+) -> Result<CheckReport> {
     let opening = Opening::new(files.into(), &options.place, options.precision, options.head)?;
     let model = models::open(opening.files.clone(), &opening.weights, opening.load)?;
     let precision = opening.precision;
@@ -116,7 +116,7 @@ pub fn compare(
     }
     let ops: Vec<OpReport> = pair.ops.into_values().collect();
     let divergences = ops.iter().map(|op| op.divergences).sum();
-    Ok(Comparison { device: report.device, why: report.why, ops, nodes: total, divergences, first: pair.first })
+    Ok(CheckReport { device: report.device, why: report.why, ops, nodes: total, divergences, first: pair.first })
 }
 
 /// A trial whose plan backends can share.

@@ -147,7 +147,7 @@ impl BitGen {
         self.tokens(text)
     }
 
-    /// Maximum number of tokens of a caption's text, if so many are asked for.
+    /// Maximum number of tokens of a caption's text, if `asked` are asked for.
     fn max_tokens(&self, asked: Option<usize>) -> Result<usize> {
         // A start that is no part of the caption takes a position too.
         let room = self.sizes().positions - usize::from(self.config().next_token);

@@ -1,4 +1,10 @@
 //! BitGen on a device: features of images and texts in one space, their similarities, and captions.
+//!
+//! * here: [`BitGen`], how it is opened, and one call of each of its programs.
+//! * [`similarity`]: cosines of features, and what a temperature makes of them.
+//! * [`captions`]: texts that it writes.
+//! * [`memory`]: the episodic memory that its encoder reads, how it changes, its file; `remember`: writing to it.
+//! * `feature_text`: features as text; `fingerprint`: which models have equal features.
 
 pub mod captions;
 pub(crate) mod feature_text;
@@ -90,7 +96,7 @@ pub struct BitGen {
 }
 
 /// What becomes of an image.
-pub(crate) struct Seen {
+pub(crate) struct ImageFeatures {
     pub features: Vec<f32>,
     /// What text is fused with.
     pub common: Vec<f32>,
@@ -119,7 +125,7 @@ impl BitGen {
     /// [`crate::files::Checkpoint`]). Renaming another file over it is safe.
     ///
     /// # Errors
-    /// See [`Error`]: the file or its configuration is broken, it is no BitGen, a tensor is missing or misshapen, the
+    /// See [`Error`]: the file or its configuration is broken, it is not a BitGen, a tensor is missing or misshapen, the
     /// device is absent, or the model does not fit on it.
     pub fn open(files: impl Into<ModelFiles>, options: &BitGenOptions) -> Result<Self> {
         Self::open_with(files, options, |_| {})
@@ -246,11 +252,11 @@ impl BitGen {
     /// # Errors
     /// [`Error::Device`] if the device was lost.
     pub fn image_features(&self, images: &[Image]) -> Result<Vec<Vec<f32>>> {
-        Ok(self.see_all(images)?.into_iter().map(|seen| seen.features).collect())
+        Ok(self.all_image_features(images)?.into_iter().map(|seen| seen.features).collect())
     }
 
     /// What becomes of images.
-    pub(crate) fn see_all(&self, images: &[Image]) -> Result<Vec<Seen>> {
+    pub(crate) fn all_image_features(&self, images: &[Image]) -> Result<Vec<ImageFeatures>> {
         let mut steps = images.chunks(IMAGES);
         let (mut all, mut pixels) = (Vec::with_capacity(images.len()), self.pixels(steps.next().unwrap_or(&[])));
         while !pixels.is_empty() {
@@ -305,7 +311,7 @@ impl BitGen {
         self.encode_seen(text, common.as_deref(), noise)
     }
 
-    /// [`BitGen::encode`] of a text beside what was [`Seen`] for fusion.
+    /// [`BitGen::encode`] of a text beside what was [`ImageFeatures`] for fusion.
     pub(crate) fn encode_seen(&self, text: &[u32], common: Option<&[f32]>, noise: &MemoryNoise) -> Result<Encoded> {
         self.check_text(text)?;
         let memory = self.memory();
@@ -378,7 +384,7 @@ impl BitGen {
     }
 
     /// Encodes the images of one step.
-    fn see(&self, pixels: &[Vec<f32>]) -> Result<Vec<Seen>> {
+    fn see(&self, pixels: &[Vec<f32>]) -> Result<Vec<ImageFeatures>> {
         let (n, d, mut core) = (pixels.len(), self.sizes().d, self.core());
         let program = core.image.clone();
         core.write(&program, slots::PIXELS, bytemuck::cast_slice(&pixels.concat()))?;
@@ -386,7 +392,9 @@ impl BitGen {
         let found = core.read(&program, &[(bitgen_slots::FEATURES, n * d), (bitgen_slots::IMAGE, n * d)])?;
         let [features, common] = [0, 1].map(|i| found.get(i).map_or(&[][..], |words| words));
         let both = features.chunks(d).zip(common.chunks(d));
-        Ok(both.map(|(features, common)| Seen { features: floats(features), common: floats(common) }).collect())
+        Ok(both
+            .map(|(features, common)| ImageFeatures { features: floats(features), common: floats(common) })
+            .collect())
     }
 
     pub(crate) fn check_text(&self, text: &[u32]) -> Result<()> {

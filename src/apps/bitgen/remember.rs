@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use crate::apps::bitgen::BitGen;
-use crate::apps::bitgen::memory::{EpisodicMemory, MemoryNoise, Written, length};
+use crate::apps::bitgen::memory::{EpisodicMemory, MemoryNoise, MemoryWrite};
+use crate::apps::bitgen::similarity::length;
 use crate::error::{Error, Result};
 use crate::files::Image;
 
@@ -14,7 +15,7 @@ impl BitGen {
     ///
     /// # Errors
     /// As [`BitGen::encode`]; [`Error::Unsupported`] for a model whose configuration says `"direct_writing": false`.
-    pub fn remember(&self, text: &[u32], image: Option<&Image>) -> Result<Vec<Written>> {
+    pub fn remember(&self, text: &[u32], image: Option<&Image>) -> Result<Vec<MemoryWrite>> {
         let config = self.config();
         if !config.direct_writing {
             let problem = "its config.json says \"direct_writing\": false; change the memory with \

@@ -50,12 +50,17 @@ pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// Whether all numbers are.
+/// The length of a vector.
+pub(crate) fn length(vector: &[f32]) -> f32 {
+    vector.iter().map(|v| v * v).sum::<f32>().sqrt()
+}
+
+/// Whether all values are finite.
 pub(crate) fn finite(features: &[f32]) -> bool {
     features.iter().all(|v| v.is_finite())
 }
 
-/// The error for features that are not.
+/// The error for non-finite features.
 pub(crate) fn not_finite(object: impl ToString) -> Error {
     Error::format(object, "are not finite; the model's weights are broken")
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::apps::bitgen::fingerprint::{HASH, from_hex, hex};
+use crate::apps::bitgen::similarity::length;
 use crate::apps::picture_index::walk::is_inside;
 use crate::apps::picture_index::{Folder, Picture, Table};
 use crate::error::{Error, Result};
@@ -94,7 +95,7 @@ pub(crate) fn read(path: &Path) -> Result<(String, Table)> {
 /// Each row must be finite and have length 1.
 fn check_features(features: &[f32], width: usize) -> Result<(), String> {
     for (row, values) in features.chunks(width.max(1)).enumerate() {
-        let length = values.iter().map(|v| v * v).sum::<f32>().sqrt();
+        let length = length(values);
         // NaN is not near either.
         if (length - 1.0).abs().partial_cmp(&LENGTH_ERROR).is_none_or(|o| o.is_gt()) {
             return Err(format!("row {row} of its features has length {length}, expected 1"));

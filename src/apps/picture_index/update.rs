@@ -23,7 +23,7 @@ const GROUP: usize = 8;
 /// Pictures that are embedded at once, and bytes of them after which fewer are.
 const BATCH: usize = 16;
 const BATCH_BYTES: usize = 256 << 20;
-/// Writing the file may take one part of so many of the time.
+/// Saving may take at most 1/SAVE_SHARE of the run time.
 const SAVE_SHARE: u32 = 20;
 
 /// What was done with the pictures of folders.
@@ -89,7 +89,7 @@ impl PictureIndex {
     /// followed, links to folders and names that begin with a dot are not.
     ///
     /// # Errors
-    /// [`Error::Io`], [`Error::Format`] for what is no folder and while another program writes the index; those of
+    /// [`Error::Io`], [`Error::Format`] for what is not a folder and while another program writes the index; those of
     /// [`crate::apps::bitgen::BitGen::image_features`], after what was embedded is written. The index stays usable.
     pub fn add(&mut self, folders: &[PathBuf], progress: impl FnMut(Progress)) -> Result<Update> {
         let _lock = self.lock()?;

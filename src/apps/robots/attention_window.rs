@@ -28,7 +28,7 @@ pub enum RobotAttention {
 
 /// How far attention reaches.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Reach {
+pub(crate) struct WindowSizes {
     pub sinks: usize,
     pub window: usize,
     /// Positions that the model has learned.
@@ -37,7 +37,7 @@ pub(crate) struct Reach {
 
 /// What one call's attention does. Keys are numbered: those of the cache, then those of the call's tokens.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Seen {
+pub(crate) struct AttentionSpan {
     /// The keys that are there, in order.
     pub keys: Vec<usize>,
     /// Of each token: which of `keys` it sees.
@@ -50,15 +50,15 @@ pub(crate) struct Seen {
 
 impl RobotAttention {
     /// A call of `n` tokens behind `cached` keys of a text of `before` tokens.
-    pub(crate) fn call(self, reach: Reach, before: usize, cached: usize, n: usize) -> Seen {
+    pub(crate) fn call(self, sizes: WindowSizes, before: usize, cached: usize, n: usize) -> AttentionSpan {
         match self {
-            RobotAttention::Original => original(reach, cached, n),
-            RobotAttention::Streaming => streaming(reach, before, cached, n),
+            RobotAttention::Original => original(sizes, cached, n),
+            RobotAttention::Streaming => streaming(sizes, before, cached, n),
         }
     }
 }
 
-fn original(Reach { sinks, window, .. }: Reach, cached: usize, n: usize) -> Seen {
+fn original(WindowSizes { sinks, window, .. }: WindowSizes, cached: usize, n: usize) -> AttentionSpan {
     let total = cached + n;
     let keys: Vec<usize> = match cached > 0 && total > sinks + window {
         true => (0..sinks).chain(total - window..total).collect(),
@@ -66,10 +66,15 @@ fn original(Reach { sinks, window, .. }: Reach, cached: usize, n: usize) -> Seen
     };
     let sees = |i: usize| (0..keys.len()).map(|key| n == 1 || key <= i).collect();
     let next = keys[keys.len().saturating_sub(window)..].to_vec();
-    Seen { sees: (0..n).map(sees).collect(), positions: (0..n).collect(), next, keys }
+    AttentionSpan { sees: (0..n).map(sees).collect(), positions: (0..n).collect(), next, keys }
 }
 
-fn streaming(Reach { sinks, window, positions }: Reach, before: usize, cached: usize, n: usize) -> Seen {
+fn streaming(
+    WindowSizes { sinks, window, positions }: WindowSizes,
+    before: usize,
+    cached: usize,
+    n: usize,
+) -> AttentionSpan {
     let total = before + n;
     // Where in the text each key comes from: the cache holds its first tokens, and its last ones.
     let first = cached.min(sinks);
@@ -78,7 +83,7 @@ fn streaming(Reach { sinks, window, positions }: Reach, before: usize, cached: u
     let keys: Vec<usize> = (0..cached + n).collect();
     let sees = |i: usize| keys.iter().map(|key| token(*key) <= before + i && kept(key, before + i + 1)).collect();
     let last = (sinks + window).min(positions) - 1;
-    Seen {
+    AttentionSpan {
         sees: (0..n).map(sees).collect(),
         positions: (0..n).map(|i| (before + i).min(last)).collect(),
         next: keys.iter().filter(|key| kept(key, total)).copied().collect(),
@@ -106,19 +111,19 @@ mod tests {
     #[test]
     fn a_stream_in_pieces_sees_what_it_sees_token_by_token() {
         for (sinks, window) in [(0, 1), (0, 4), (1, 1), (2, 3), (4, 9)] {
-            let reach = Reach { sinks, window, positions: 8 };
+            let sizes = WindowSizes { sinks, window, positions: 8 };
             for pieces in [&[1; 14][..], &[14], &[3, 1, 7, 3], &[2, 12], &[13, 1], &[5, 5, 4]] {
                 let (want, left) = one_by_one(sinks, window, 14);
                 let (mut cache, mut before): (Vec<usize>, usize) = Default::default();
                 for &n in pieces {
-                    let call = RobotAttention::Streaming.call(reach, before, cache.len(), n);
+                    let call = RobotAttention::Streaming.call(sizes, before, cache.len(), n);
                     let all: Vec<usize> = cache.iter().copied().chain(before..before + n).collect();
                     for (i, sees) in call.sees.iter().enumerate() {
                         let seen = call.keys.iter().zip(sees).filter(|(_, sees)| **sees);
                         let seen: Vec<usize> = seen.map(|(&key, _)| all[key]).collect();
                         assert_eq!(seen, want[before + i], "{sinks} sinks, window {window}, {pieces:?}");
                         let place = want[before + i].len() - 1;
-                        assert_eq!(call.positions[i], place.min(reach.positions - 1));
+                        assert_eq!(call.positions[i], place.min(sizes.positions - 1));
                     }
                     cache = call.next.iter().map(|&key| all[key]).collect();
                     before += n;
@@ -130,12 +135,12 @@ mod tests {
 
     #[test]
     fn the_original_drops_its_sinks_and_does_not_shift_its_mask() {
-        let reach = Reach { sinks: 2, window: 3, positions: 64 };
-        let first = RobotAttention::Original.call(reach, 0, 0, 7);
+        let sizes = WindowSizes { sinks: 2, window: 3, positions: 64 };
+        let first = RobotAttention::Original.call(sizes, 0, 0, 7);
         assert_eq!((first.keys.len(), &first.next), (7, &vec![4, 5, 6]), "the first call sees all");
-        let step = RobotAttention::Original.call(reach, 7, 3, 1);
+        let step = RobotAttention::Original.call(sizes, 7, 3, 1);
         assert_eq!((step.keys, step.sees, step.next), (vec![0, 1, 2, 3], vec![vec![true; 4]], vec![1, 2, 3]));
-        let chunk = RobotAttention::Original.call(reach, 8, 3, 3);
+        let chunk = RobotAttention::Original.call(sizes, 8, 3, 3);
         assert_eq!(chunk.keys, [0, 1, 3, 4, 5], "the sinks of the cache, which are none of the text's");
         assert_eq!(chunk.sees[0], [true, false, false, false, false], "not itself, which is number 3");
         assert_eq!((chunk.positions, chunk.next), (vec![0, 1, 2], vec![3, 4, 5]));

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
-use crate::apps::robots::attention_window::Seen;
+use crate::apps::robots::attention_window::AttentionSpan;
 use crate::apps::robots::cache::RobotCache;
-use crate::apps::robots::{Core, LEFT_OUT, ReasoningStep, RobotChoice, Tasks, Thought, Wanted};
+use crate::apps::robots::{Core, LEFT_OUT, ReasoningStep, RobotChoice, RobotDecision, Tasks, Wanted};
 use crate::engine::programs::{Program, floats, step};
 use crate::error::{Error, Result};
 use crate::models::{RobotSizes, robot_slots, slots};
@@ -18,14 +18,14 @@ const FIRST_STOP: usize = 3;
 /// Gate below which a sample wants to stop.
 const STOP: f32 = 0.5;
 /// Bound on a robot's score.
-const MOST_SCORE: f32 = 50.0;
+const MAX_SCORE: f32 = 50.0;
 
 /// One call.
 pub(crate) struct Call<'a> {
     pub sizes: &'a RobotSizes,
     pub tasks: &'a Tasks<'a>,
     pub cache: &'a RobotCache,
-    pub seen: &'a Seen,
+    pub span: &'a AttentionSpan,
     /// Places of the keys of one sample in the device's states.
     pub keys: usize,
 }
@@ -49,7 +49,7 @@ impl Call<'_> {
     }
 
     fn step(&self) -> Step {
-        step(self.samples() * self.tokens(), self.samples(), self.seen.keys.len())
+        step(self.samples() * self.tokens(), self.samples(), self.span.keys.len())
     }
 
     /// Whether key `key` of the cache and the call belongs to a token of the sample.
@@ -61,7 +61,7 @@ impl Call<'_> {
 
     /// Keys that each token sees where those are the first of all, for a plan without mask.
     fn spans(&self) -> Option<Vec<usize>> {
-        let padded = |sample: usize| self.seen.keys.iter().any(|&key| !self.keeps(sample, key));
+        let padded = |sample: usize| self.span.keys.iter().any(|&key| !self.keeps(sample, key));
         if (0..self.samples()).any(padded) {
             return None;
         }
@@ -69,11 +69,11 @@ impl Call<'_> {
             let n = sees.iter().take_while(|&&sees| sees).count();
             sees[n..].iter().all(|&sees| !sees).then_some(n)
         };
-        self.seen.sees.iter().map(first).collect()
+        self.span.sees.iter().map(first).collect()
     }
 
     /// Thinks, beside the images in the device's states whose features are given.
-    pub fn run(&self, core: &mut Core, images: Option<Vec<f32>>) -> Result<Vec<Thought>> {
+    pub fn run(&self, core: &mut Core, images: Option<Vec<f32>>) -> Result<Vec<RobotDecision>> {
         let (spans, backend) = (self.spans(), core.backend.as_mut());
         let program = &core.think[2 * usize::from(images.is_some()) + usize::from(spans.is_none())];
         self.write(program, backend, spans, images.is_some())?;
@@ -84,9 +84,9 @@ impl Call<'_> {
         let counted: Vec<u32> = (0..self.samples()).flat_map(counted).collect();
         program.write(backend, robot_slots::COUNTED, &counted)?;
         program.run_nodes(backend, &self.step(), first..second)?;
-        let mut thoughts = self.thoughts(program, backend, &trace, images)?;
-        self.logits(program, backend, second, &mut thoughts)?;
-        Ok(thoughts)
+        let mut decisions = self.decisions(program, backend, &trace, images)?;
+        self.logits(program, backend, second, &mut decisions)?;
+        Ok(decisions)
     }
 
     /// Writes all inputs, and the cache's keys into the states.
@@ -97,10 +97,10 @@ impl Call<'_> {
         spans: Option<Vec<usize>>,
         images: bool,
     ) -> Result<()> {
-        let (samples, n, all) = (self.samples(), self.tokens(), self.seen.keys.len());
+        let (samples, n, all) = (self.samples(), self.tokens(), self.span.keys.len());
         let row = |sample: usize, i: usize| Row {
             token: self.tasks.texts[sample][i],
-            pos: self.seen.positions[i] as u32,
+            pos: self.span.positions[i] as u32,
             seq_base: (sample * self.keys) as u32,
             seq_len: spans.as_ref().map_or(all, |spans| spans[i]) as u32,
         };
@@ -108,7 +108,7 @@ impl Call<'_> {
         let rows: Vec<Row> = each().map(|(sample, i)| row(sample, i)).collect();
         let cached = self.cache.len();
         let place = |(sample, i): (usize, usize)| {
-            let at = self.seen.keys.iter().position(|&key| key == cached + i);
+            let at = self.span.keys.iter().position(|&key| key == cached + i);
             at.map_or(u32::MAX, |at| (sample * self.keys + at) as u32)
         };
         let of_sample: Vec<u32> = each().map(|(sample, _)| sample as u32).collect();
@@ -136,7 +136,7 @@ impl Call<'_> {
         let mut mask = vec![MASKED; self.samples() * self.tokens() * self.keys];
         for (r, row) in mask.chunks_exact_mut(self.keys).enumerate() {
             let (sample, i) = (r / self.tokens(), r % self.tokens());
-            for ((added, &key), &sees) in row.iter_mut().zip(&self.seen.keys).zip(&self.seen.sees[i]) {
+            for ((added, &key), &sees) in row.iter_mut().zip(&self.span.keys).zip(&self.span.sees[i]) {
                 if sees {
                     *added = if self.keeps(sample, key) { 0.0 } else { LEFT_OUT };
                 }
@@ -148,7 +148,7 @@ impl Call<'_> {
     /// Puts those keys of the cache that are there in this call in front of each sample's places.
     fn write_keys(&self, program: &Program, backend: &mut dyn Backend) -> Result<()> {
         let (cached, width) = (self.cache.len(), self.sizes.kv_width());
-        let there: Vec<usize> = self.seen.keys.iter().copied().filter(|&key| key < cached).collect();
+        let there: Vec<usize> = self.span.keys.iter().copied().filter(|&key| key < cached).collect();
         if there.is_empty() {
             return Ok(());
         }
@@ -179,13 +179,13 @@ impl Call<'_> {
     }
 
     /// All but the logits.
-    fn thoughts(
+    fn decisions(
         &self,
         program: &Program,
         backend: &mut dyn Backend,
         trace: &Trace,
         images: Option<Vec<f32>>,
-    ) -> Result<Vec<Thought>> {
+    ) -> Result<Vec<RobotDecision>> {
         let (samples, n, d, robots) = (self.samples(), self.tokens(), self.sizes.d, self.sizes.robots.len());
         let scores = [(robot_slots::SCORES.into(), 0..samples * robots)];
         let scores = floats(&program.read_states(backend, &scores)?.concat());
@@ -196,10 +196,10 @@ impl Call<'_> {
         wanted.extend(images.is_some().then_some((robot_slots::FEATURES, samples * d)));
         let read: Vec<Vec<f32>> = program.read(backend, &wanted)?.iter().map(|words| floats(words)).collect();
         let part = |i: usize, sample: usize, width: usize| read[i][sample * width..][..width].to_vec();
-        let thought = |sample: usize| {
+        let decision = |sample: usize| {
             let scores: Vec<f32> =
-                scores[sample * robots..][..robots].iter().map(|s| s.clamp(-MOST_SCORE, MOST_SCORE)).collect();
-            Thought {
+                scores[sample * robots..][..robots].iter().map(|s| s.clamp(-MAX_SCORE, MAX_SCORE)).collect();
+            RobotDecision {
                 steps: self.steps(trace, sample),
                 robots: self.chosen(&scores),
                 scores,
@@ -209,7 +209,7 @@ impl Call<'_> {
                 features: images.as_ref().map(|images| [part(2, sample, d), images[sample * d..][..d].to_vec()]),
             }
         };
-        Ok((0..samples).map(thought).collect())
+        Ok((0..samples).map(decision).collect())
     }
 
     fn steps(&self, trace: &Trace, sample: usize) -> Vec<ReasoningStep> {
@@ -240,7 +240,7 @@ impl Call<'_> {
         program: &Program,
         backend: &mut dyn Backend,
         from: usize,
-        thoughts: &mut [Thought],
+        decisions: &mut [RobotDecision],
     ) -> Result<()> {
         let (n, vocab) = (self.tokens(), self.sizes.vocab);
         let of = |sample: usize| -> Range<u32> {
@@ -252,14 +252,14 @@ impl Call<'_> {
             };
             first as u32..end as u32
         };
-        for (sample, thought) in thoughts.iter_mut().enumerate() {
+        for (sample, decision) in decisions.iter_mut().enumerate() {
             let rows: Vec<u32> = of(sample).collect();
             for rows in rows.chunks(LOGIT_ROWS) {
                 program.write(backend, slots::OUTPUTS, rows)?;
                 let step = Step { outputs: rows.len() as u32, ..self.step() };
                 program.run_nodes(backend, &step, from..program.plan.nodes.len())?;
                 let words = program.read(backend, &[(slots::LOGITS, rows.len() * vocab)])?.concat();
-                thought.logits.extend(floats(&words));
+                decision.logits.extend(floats(&words));
             }
         }
         Ok(())
@@ -267,9 +267,9 @@ impl Call<'_> {
 
     /// The cache behind this call, from an empty one.
     pub fn read_keys(&self, core: &mut Core, mut next: RobotCache) -> Result<RobotCache> {
-        let (program, width, all) = (&core.think[0], self.sizes.kv_width(), self.seen.keys.len());
-        let place = |key: &usize| self.seen.keys.iter().position(|k| k == key);
-        let places: Vec<usize> = self.seen.next.iter().filter_map(place).collect();
+        let (program, width, all) = (&core.think[0], self.sizes.kv_width(), self.span.keys.len());
+        let place = |key: &usize| self.span.keys.iter().position(|k| k == key);
+        let places: Vec<usize> = self.span.next.iter().filter_map(place).collect();
         for (i, layer) in next.layers.iter_mut().enumerate() {
             for (name, samples) in robot_slots::keys(i).into_iter().zip(layer) {
                 let at = |sample: usize| sample * self.keys * width;
@@ -283,7 +283,7 @@ impl Call<'_> {
             }
         }
         for (sample, keep) in next.keep.iter_mut().enumerate() {
-            *keep = self.seen.next.iter().map(|&key| self.keeps(sample, key)).collect();
+            *keep = self.span.next.iter().map(|&key| self.keeps(sample, key)).collect();
         }
         next.tokens = self.cache.tokens() + self.tokens();
         Ok(next)

@@ -1,4 +1,9 @@
 //! A BitGenModel on a device: it thinks about a task, beside an image or not, and chooses robots for it.
+//!
+//! * here: [`RobotModel`], how it is opened, and what a call is given.
+//! * `forward`: one call on the device.
+//! * `attention_window`: which keys attention sees and keeps.
+//! * `cache`: the keys that one call leaves to the next.
 
 mod attention_window;
 mod cache;
@@ -11,7 +16,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::apps::robots::attention_window::{Reach, Seen};
+use crate::apps::robots::attention_window::WindowSizes;
 use crate::apps::robots::forward::{Call, LOGIT_ROWS};
 use crate::engine::open::{LoadReport, Opening, Progress, no_tokenizer, open_tokenizer};
 use crate::engine::options::{DeviceOptions, LmHead, Precision};
@@ -22,10 +27,10 @@ use crate::models::{BitGenModel, ForwardShape, ImageInfo, ROBOTS, RobotSizes, ro
 use crate::plan::{Backend, Plan, Step};
 use crate::tensor::DType;
 
-/// Most tokens of a sample in a call, however many positions the model has.
-const MOST_TOKENS: usize = 1024;
-/// Most samples of a call.
-const MOST_SAMPLES: usize = 64;
+/// Maximum number of tokens of a sample in a call, however many positions the model has.
+const MAX_TOKENS: usize = 1024;
+/// Maximum number of samples of a call.
+const MAX_SAMPLES: usize = 64;
 /// What the original adds to the scores of tokens that a mask leaves out.
 pub(crate) const LEFT_OUT: f32 = -10_000.0;
 
@@ -40,7 +45,7 @@ pub struct RobotOptions {
     pub tokenizer: Option<PathBuf>,
     /// Which keys attention sees and keeps.
     pub attention: RobotAttention,
-    /// Most samples of a call, 1 to 64.
+    /// Maximum number of samples of a call, 1 to 64.
     pub samples: usize,
 }
 
@@ -83,9 +88,9 @@ pub struct Tasks<'a> {
     pub logits: Wanted,
 }
 
-/// What a model thought about one sample.
+/// What a model decided about one sample.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Thought {
+pub struct RobotDecision {
     /// The steps of reasoning that count, in order.
     pub steps: Vec<ReasoningStep>,
     /// The robots that were chosen, the best first.
@@ -160,7 +165,7 @@ impl RobotModel {
     /// [`crate::files::Checkpoint`]). Renaming another file over it is safe.
     ///
     /// # Errors
-    /// See [`Error`]: the file or its configuration is broken, it is no BitGenModel, a tensor is missing or misshapen, the
+    /// See [`Error`]: the file or its configuration is broken, it is not a BitGenModel, a tensor is missing or misshapen, the
     /// device is absent, or the model does not fit on it.
     pub fn open(files: impl Into<ModelFiles>, options: &RobotOptions) -> Result<Self> {
         Self::open_with(files, options, |_| {})
@@ -175,8 +180,8 @@ impl RobotModel {
         options: &RobotOptions,
         progress: impl FnMut(Progress),
     ) -> Result<Self> {
-        if !(1..=MOST_SAMPLES).contains(&options.samples) {
-            let problem = format!("is {}, expected 1..={MOST_SAMPLES}", options.samples);
+        if !(1..=MAX_SAMPLES).contains(&options.samples) {
+            let problem = format!("is {}, expected 1..={MAX_SAMPLES}", options.samples);
             return Err(Error::argument("samples", problem));
         }
         let opening = Opening::new(files.into(), &options.place, options.precision, LmHead::Dense)?;
@@ -194,7 +199,7 @@ impl RobotModel {
     }
 
     fn record(model: &BitGenModel, samples: usize) -> Result<[Arc<Plan>; 7]> {
-        let (tokens, keys) = (most_tokens(model.sizes()), most_keys(model.sizes()));
+        let (tokens, keys) = (max_tokens(model.sizes()), max_keys(model.sizes()));
         let rows = samples * tokens;
         let think = |images, masked| {
             model.record_forward(&ForwardShape { samples, rows, keys, outputs: LOGIT_ROWS, images, masked })
@@ -231,9 +236,9 @@ impl RobotModel {
         self.options.attention
     }
 
-    /// Most tokens of a text in one call.
-    pub fn most_tokens(&self) -> usize {
-        most_tokens(self.sizes())
+    /// Maximum number of tokens of a text in one call.
+    pub fn max_tokens(&self) -> usize {
+        max_tokens(self.sizes())
     }
 
     /// The tokenizer, if there is one.
@@ -249,7 +254,7 @@ impl RobotModel {
         self.tokenizer.as_ref().ok_or_else(no_tokenizer)?.encode(text, true)
     }
 
-    /// An empty cache for [`RobotModel::think`], of so many samples.
+    /// An empty cache for [`RobotModel::think`] of `samples` samples.
     pub fn cache(&self, samples: usize) -> RobotCache {
         RobotCache::new(self.options.attention, self.sizes(), samples)
     }
@@ -258,11 +263,11 @@ impl RobotModel {
     ///
     /// # Errors
     /// As [`RobotModel::think`].
-    pub fn choose(&self, task: &[u32], image: Option<&Image>) -> Result<Thought> {
+    pub fn choose(&self, task: &[u32], image: Option<&Image>) -> Result<RobotDecision> {
         let images: Vec<Image> = image.cloned().into_iter().collect();
         let tasks = Tasks { texts: &[task], images: &images, ..Tasks::default() };
-        let thoughts = self.think(&tasks, None)?;
-        thoughts.into_iter().next().ok_or_else(|| Error::argument("texts", "are none, expected at least 1"))
+        let decisions = self.think(&tasks, None)?;
+        decisions.into_iter().next().ok_or_else(|| Error::argument("texts", "are none, expected at least 1"))
     }
 
     /// Thinks about some samples. With a cache the texts go on where its last call ended, and it is brought up to date;
@@ -272,34 +277,34 @@ impl RobotModel {
     /// [`Error::Argument`] for texts that are empty, too long, of several lengths or of unknown tokens, for numbers of
     /// images or of `keep` that do not fit, and for a cache of other samples, sizes or attention;
     /// [`Error::NonFiniteLogits`] for broken weights; [`Error::Device`] if the device was lost. A cache stays as it was.
-    pub fn think(&self, tasks: &Tasks, cache: Option<&mut RobotCache>) -> Result<Vec<Thought>> {
+    pub fn think(&self, tasks: &Tasks, cache: Option<&mut RobotCache>) -> Result<Vec<RobotDecision>> {
         self.check(tasks, cache.as_deref())?;
         let (samples, n) = (tasks.texts.len(), tasks.texts[0].len());
         let empty = self.cache(samples);
         let kept = cache.as_deref().unwrap_or(&empty);
         let sizes = self.sizes();
-        let reach = Reach { sinks: sizes.sinks, window: sizes.window, positions: sizes.positions };
-        let seen: Seen = self.options.attention.call(reach, kept.tokens(), kept.len(), n);
+        let window = WindowSizes { sinks: sizes.sinks, window: sizes.window, positions: sizes.positions };
+        let span = self.options.attention.call(window, kept.tokens(), kept.len(), n);
         let mut core = self.core();
-        let call = Call { sizes, tasks, cache: kept, seen: &seen, keys: most_keys(sizes) };
+        let call = Call { sizes, tasks, cache: kept, span: &span, keys: max_keys(sizes) };
         let images = match tasks.images {
             [] => None,
             images => Some(self.see(&mut core, images)?),
         };
-        let thoughts = call.run(&mut core, images)?;
+        let decisions = call.run(&mut core, images)?;
         let next = cache.is_some().then(|| call.read_keys(&mut core, self.cache(samples))).transpose()?;
         if let (Some(cache), Some(next)) = (cache, next) {
             *cache = next;
         }
-        Ok(thoughts)
+        Ok(decisions)
     }
 
-    /// Logits `[vocab]` of what follows `tokens` in the text decoder, given a [`Thought::context`].
+    /// Logits `[vocab]` of what follows `tokens` in the text decoder, given a [`RobotDecision::context`].
     ///
     /// # Errors
     /// [`Error::Argument`] for tokens or a context that do not fit; [`Error::Device`] if the device was lost.
     pub fn decoder_logits(&self, tokens: &[u32], context: &[f32]) -> Result<Vec<f32>> {
-        check_text(tokens, self.most_tokens(), self.sizes().vocab)?;
+        check_text(tokens, self.max_tokens(), self.sizes().vocab)?;
         let (n, d, mut core) = (tokens.len(), self.sizes().d, self.core());
         if context.len() != d {
             return Err(Error::argument("context", format!("{} values, expected {d}", context.len())));
@@ -337,7 +342,7 @@ impl RobotModel {
             return Err(Error::argument("texts", problem));
         }
         for text in tasks.texts {
-            check_text(text, self.most_tokens(), self.sizes().vocab)?;
+            check_text(text, self.max_tokens(), self.sizes().vocab)?;
             if text.len() != tasks.texts[0].len() {
                 let problem = format!("have {} and {} tokens, expected one length", tasks.texts[0].len(), text.len());
                 return Err(Error::argument("texts", problem));
@@ -359,11 +364,11 @@ impl RobotModel {
     }
 }
 
-fn most_tokens(sizes: &RobotSizes) -> usize {
-    sizes.positions.min(MOST_TOKENS)
+fn max_tokens(sizes: &RobotSizes) -> usize {
+    sizes.positions.min(MAX_TOKENS)
 }
 
-/// Most keys of a sample in a call: those of a cache, and the call's own.
-fn most_keys(sizes: &RobotSizes) -> usize {
-    sizes.sinks + sizes.window + most_tokens(sizes)
+/// Maximum number of keys of a sample in a call: those of a cache, and the call's own.
+fn max_keys(sizes: &RobotSizes) -> usize {
+    sizes.sinks + sizes.window + max_tokens(sizes)
 }

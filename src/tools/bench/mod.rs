@@ -34,7 +34,7 @@ const DEFAULT_PROMPTS: [usize; 2] = [96, 512];
 /// Tokens generated where no number is given.
 const DEFAULT_GENERATED: [usize; 1] = [64];
 
-/// Most repetitions of a test.
+/// Maximum number of repetitions of a test.
 const MAX_REPETITIONS: usize = 1000;
 
 /// What is measured, and where.
@@ -120,7 +120,7 @@ pub struct Row {
     /// Microseconds in which the host writes rows, encodes and submits, without waiting for the device; 0 on the CPU,
     /// where host and device are one.
     pub host_us_per_token: f64,
-    /// Most resident memory of the process so far; none where the system does not tell.
+    /// Peak resident memory of the process so far; none where the system does not tell.
     pub peak_host_bytes: Option<u64>,
     /// Memory in use on the device.
     pub device_bytes: u64,
@@ -130,7 +130,7 @@ pub struct Row {
 }
 
 impl BenchOptions {
-    /// The tests of a model with so many positions, in the order in which they run: by sessions, then prompts, images,
+    /// The tests of a model with `max_positions` positions, in the order in which they run: by sessions, then prompts, images,
     /// generations.
     pub fn tests(&self, max_positions: usize) -> Vec<Test> {
         // Each test takes one position for the token that follows what it reads.
@@ -322,7 +322,7 @@ fn mean(values: &[f64]) -> (f64, f64) {
     (mean, (squares / (n - 1.0).max(1.0)).sqrt())
 }
 
-/// Most resident memory of this process, in bytes; none where the system does not tell.
+/// Peak resident memory of this process, in bytes; none where the system does not tell.
 fn peak_host_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;

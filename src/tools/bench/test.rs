@@ -31,7 +31,7 @@ pub enum Test {
     },
 }
 
-/// That a model has no eyes.
+/// The error for a model without an image encoder.
 pub(crate) fn no_image() -> Error {
     Error::Unsupported { object: "the image test".into(), problem: "the model reads text only".into() }
 }

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use crate::files::{absolute, read_at_most, text};
 
-/// Most bytes of a list.
+/// Maximum number of bytes of a list.
 const MAX_LIST_BYTES: u64 = 256 << 20;
 
 /// Questions about the pictures of one folder, with their answers.

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::apps::bitgen::similarity::cosine;
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
 
@@ -21,7 +22,7 @@ impl Queues {
     ///
     /// # Errors
     /// As [`Weights::open`]; [`Error::MissingTensors`] for one queue without the other, [`Error::Shape`] for others than
-    /// `[d, columns]`, [`Error::Unsupported`] for values that are no floats.
+    /// `[d, columns]`, [`Error::Unsupported`] for values that are not floats.
     pub fn read(files: impl Into<ModelFiles>, d: usize) -> Result<Option<Self>> {
         let weights = Weights::open(files)?;
         let file = || weights.path().display().to_string();
@@ -57,7 +58,7 @@ impl Queues {
 pub fn contrastive_loss(texts: &[Vec<f32>], images: &[Vec<f32>], temperature: f32, queues: Option<&Queues>) -> f64 {
     let one_way = |queries: &[Vec<f32>], keys: &[Vec<f32>], queue: Option<&[f32]>| -> f64 {
         let loss = |(i, query): (usize, &Vec<f32>)| {
-            let mut logits: Vec<f32> = keys.iter().map(|key| dot(query, key)).collect();
+            let mut logits: Vec<f32> = keys.iter().map(|key| cosine(query, key)).collect();
             logits.extend(queue.map_or_else(Vec::new, |queue| products(query, queue)));
             logits.iter_mut().for_each(|l| *l /= temperature);
             -f64::from(crate::engine::log_probs::log_probability(&logits, i))
@@ -81,7 +82,7 @@ pub struct Ranked {
 /// Ranks candidates by their cosine with each query; `right` has each query's right candidates.
 pub fn rank(queries: &[Vec<f32>], candidates: &[Vec<f32>], right: &[Vec<usize>]) -> Vec<Ranked> {
     let one = |(query, right): (&Vec<f32>, &Vec<usize>)| {
-        let cosines: Vec<f32> = candidates.iter().map(|c| dot(query, c)).collect();
+        let cosines: Vec<f32> = candidates.iter().map(|c| cosine(query, c)).collect();
         let best = right.iter().filter_map(|&i| cosines.get(i).copied()).fold(f32::NEG_INFINITY, f32::max);
         let wrong = || cosines.iter().enumerate().filter(|(i, _)| !right.contains(i)).map(|(_, &cosine)| cosine);
         let hardest = wrong().fold(None, |most: Option<f32>, c| Some(most.map_or(c, |m| m.max(c))));
@@ -111,7 +112,7 @@ pub fn matching_loss(texts: &[Vec<f32>], images: &[Vec<f32>], pairs: &[[usize; 2
     };
     for &[text, image] in pairs {
         if let (Some(t), Some(v)) = (texts.get(text), images.get(image)) {
-            add(dot(t, v));
+            add(cosine(t, v));
         }
         let negative = |ranked: &[Ranked], i: usize| ranked.get(i).and_then(|r| r.hardest);
         for cosine in [negative(hardest[0], text), negative(hardest[1], image)].into_iter().flatten() {
@@ -119,10 +120,6 @@ pub fn matching_loss(texts: &[Vec<f32>], images: &[Vec<f32>], pairs: &[[usize; 2
         }
     }
     sum / f64::from(n.max(1))
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 /// The products of a vector `[d]` with the columns of a matrix `[d, n]`.

@@ -191,7 +191,7 @@ fn features(
     for files in images.chunks(PICTURES) {
         files.first().into_iter().for_each(|file| step(all.images.len(), file));
         let pictures: Result<Vec<Image>> = files.par_iter().map(Image::open).collect();
-        for seen in model.see_all(&pictures?)? {
+        for seen in model.all_image_features(&pictures?)? {
             all.images.push(seen.features);
             all.common.push(seen.common);
         }

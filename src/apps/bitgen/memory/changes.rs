@@ -1,9 +1,10 @@
-//! What changes a memory, and what it says of itself.
+//! What changes a memory, and its statistics.
 //!
 //! The formulas are those of the original's memory (`GPM` in BitGen's `larima_memory.py`), after Das et al. 2024
 //! (Larimar).
 
 use crate::apps::bitgen::memory::EpisodicMemory;
+use crate::apps::bitgen::similarity::length;
 use crate::error::{Error, Result};
 
 /// How far a quality moves at a time in the original.
@@ -13,14 +14,14 @@ pub const DECAY_RATE: f32 = 0.01;
 
 /// An item that was written, and the slot that it went to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Written {
+pub struct MemoryWrite {
     /// The item's number among those given.
     pub item: usize,
     /// The slot.
     pub slot: usize,
 }
 
-/// What a memory says of itself.
+/// Statistics of a memory.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MemoryStatistics {
     /// Slots.
@@ -60,7 +61,7 @@ impl EpisodicMemory {
     /// # Errors
     /// [`Error::Argument`] for items of another width, values that are not finite, an importance for another number of
     /// items, or alpha outside of 0..=1. Then nothing is written.
-    pub fn write(&mut self, items: &[f32], importance: Option<&[f32]>, alpha: f32) -> Result<Vec<Written>> {
+    pub fn write(&mut self, items: &[f32], importance: Option<&[f32]>, alpha: f32) -> Result<Vec<MemoryWrite>> {
         let (width, n) = (self.width, items.len() / self.width.max(1));
         if !items.len().is_multiple_of(width.max(1)) {
             return Err(Error::argument("memory items", format!("{} values, expected rows of {width}", items.len())));
@@ -78,8 +79,9 @@ impl EpisodicMemory {
         order.sort_by(|&a, &b| importance[b].total_cmp(&importance[a]));
         let mut slots: Vec<usize> = (0..self.write_count.len()).collect();
         slots.sort_by(|&a, &b| self.write_count[a].total_cmp(&self.write_count[b]));
-        let written: Vec<Written> = order.into_iter().zip(slots).map(|(item, slot)| Written { item, slot }).collect();
-        for &Written { item, slot } in &written {
+        let written: Vec<MemoryWrite> =
+            order.into_iter().zip(slots).map(|(item, slot)| MemoryWrite { item, slot }).collect();
+        for &MemoryWrite { item, slot } in &written {
             let mean = &mut self.mean[slot * width..(slot + 1) * width];
             let item = &items[item * width..(item + 1) * width];
             mean.iter_mut().zip(item).for_each(|(mean, item)| *mean = (1.0 - alpha) * *mean + alpha * item);
@@ -175,11 +177,6 @@ impl EpisodicMemory {
     }
 }
 
-/// The length of a vector: how important a write takes it to be.
-pub(crate) fn length(vector: &[f32]) -> f32 {
-    vector.iter().map(|v| v * v).sum::<f32>().sqrt()
-}
-
 /// Checks a number of 0..=1.
 fn unit(name: &str, value: f32) -> Result<()> {
     if (0.0..=1.0).contains(&value) {
@@ -205,8 +202,8 @@ mod tests {
         }
     }
 
-    fn at(item: usize, slot: usize) -> Written {
-        Written { item, slot }
+    fn at(item: usize, slot: usize) -> MemoryWrite {
+        MemoryWrite { item, slot }
     }
 
     #[test]

@@ -7,8 +7,7 @@
 mod changes;
 mod file;
 
-pub(crate) use changes::length;
-pub use changes::{DECAY_RATE, MemoryStatistics, QUALITY_RATE, Written};
+pub use changes::{DECAY_RATE, MemoryStatistics, MemoryWrite, QUALITY_RATE};
 
 use crate::engine::sampler::uniform;
 use crate::error::{Error, Result};
