@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::models::slots;
 use crate::ops::Row;
 use crate::plan::{Backend, Plan, ProgramId, Slot, Step};
 
@@ -75,9 +76,43 @@ impl Program {
         let ranges = wanted.iter().map(range).collect::<Result<Vec<_>>>()?;
         backend.read(self.id, &ranges)
     }
+
+    /// Logits `[rows, vocab]` behind some of `tokens`, of a text decoder whose input `name` is `context` `[d]` beside each
+    /// token. They depend on all tokens: the decoder's activations have one scale over all rows.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a context of another width, and for rows that are not there.
+    pub fn decoder_logits(
+        &self,
+        backend: &mut dyn Backend,
+        tokens: &[u32],
+        (name, context): (&str, &[f32]),
+        rows: Range<usize>,
+    ) -> Result<Vec<f32>> {
+        let shape = |slot| &self.plan.spec(slot).shape;
+        let (n, width) = (tokens.len(), self.plan.spec(required(self.plan.input(name), name)?).width());
+        if rows.end > n {
+            return Err(Error::argument("rows", format!("end at {}, there are {n} tokens", rows.end)));
+        }
+        if context.len() != width {
+            return Err(Error::argument("context", format!("{} values, expected {width}", context.len())));
+        }
+        let max_outputs = shape(required(self.plan.input(slots::OUTPUTS), slots::OUTPUTS)?)[0];
+        let logits = required(self.plan.outputs.get(slots::LOGITS).copied(), slots::LOGITS)?;
+        let vocab = self.plan.spec(logits).width();
+        self.write(backend, slots::ROWS, bytemuck::cast_slice(&text_rows(tokens, |pos| pos + 1)))?;
+        self.write(backend, name, bytemuck::cast_slice(&context.repeat(n)))?;
+        let (rows, mut all): (Vec<u32>, _) = (rows.map(|row| row as u32).collect(), Vec::new());
+        for rows in rows.chunks(max_outputs.max(1)) {
+            self.write(backend, slots::OUTPUTS, rows)?;
+            self.run(backend, &step(n, rows.len(), n))?;
+            all.extend(floats(&self.read(backend, &[(slots::LOGITS, rows.len() * vocab)])?.concat()));
+        }
+        Ok(all)
+    }
 }
 
-/// A step of so many rows and outputs, the longest context of which has so many tokens.
+/// A step of `rows` rows and `outputs` outputs, the longest context of which has `context` tokens.
 pub fn step(rows: usize, outputs: usize, context: usize) -> Step {
     Step { rows: rows as u32, outputs: outputs as u32, context: context as u32, reserved: 0 }
 }

@@ -29,7 +29,7 @@ use crate::apps::bitgen::fingerprint::fingerprint;
 use crate::engine::open::{LoadReport, Opening, Progress, no_tokenizer, open_tokenizer};
 use crate::engine::options::{DeviceOptions, LmHead, Precision};
 use crate::engine::programs::{Program, check_text, floats, step, text_rows};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::{Image, ModelFiles, Tokenizer};
 use crate::models::{BITGEN, BitGenConfig, BitGenSizes, BitGenStage1, EncoderShape, ImageInfo, bitgen_slots, slots};
 use crate::ops::Row;
@@ -125,7 +125,7 @@ impl BitGen {
     /// [`crate::files::Checkpoint`]). Renaming another file over it is safe.
     ///
     /// # Errors
-    /// See [`Error`]: the file or its configuration is broken, it is not a BitGen, a tensor is missing or misshapen, the
+    /// See [`crate::Error`]: the file or its configuration is broken, it is not a BitGen, a tensor is missing or misshapen, the
     /// device is absent, or the model does not fit on it.
     pub fn open(files: impl Into<ModelFiles>, options: &BitGenOptions) -> Result<Self> {
         Self::open_with(files, options, |_| {})
@@ -230,7 +230,7 @@ impl BitGen {
     /// The tokens of a text, with those that the tokenizer puts around it.
     ///
     /// # Errors
-    /// [`Error::Argument`] without a tokenizer, those of [`Tokenizer::encode`].
+    /// [`crate::Error::Argument`] without a tokenizer, those of [`Tokenizer::encode`].
     pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
         self.required_tokenizer()?.encode(text, true)
     }
@@ -238,7 +238,7 @@ impl BitGen {
     /// The text of tokens, special ones left out.
     ///
     /// # Errors
-    /// [`Error::Argument`] without a tokenizer, those of [`Tokenizer::decode`].
+    /// [`crate::Error::Argument`] without a tokenizer, those of [`Tokenizer::decode`].
     pub fn text(&self, tokens: &[u32]) -> Result<String> {
         self.required_tokenizer()?.decode(tokens, true)
     }
@@ -250,7 +250,7 @@ impl BitGen {
     /// Features of images: vectors `[d]` of length 1. Several are encoded in one step, while the next ones are resized.
     ///
     /// # Errors
-    /// [`Error::Device`] if the device was lost.
+    /// [`crate::Error::Device`] if the device was lost.
     pub fn image_features(&self, images: &[Image]) -> Result<Vec<Vec<f32>>> {
         Ok(self.all_image_features(images)?.into_iter().map(|seen| seen.features).collect())
     }
@@ -272,7 +272,7 @@ impl BitGen {
     /// token, whatever follows it.
     ///
     /// # Errors
-    /// [`Error::Argument`] for an empty text or an unknown token; [`Error::Device`] if the device was lost.
+    /// [`crate::Error::Argument`] for an empty text or an unknown token; [`crate::Error::Device`] if the device was lost.
     pub fn text_features(&self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
         texts.iter().try_for_each(|text| self.check_text(text))?;
         let (d, mut all) = (self.sizes().d, Vec::with_capacity(texts.len()));
@@ -302,8 +302,8 @@ impl BitGen {
     /// Encodes a text, fused with an image where there is one. The memory's slots that it reads are counted.
     ///
     /// # Errors
-    /// [`Error::Argument`] for an empty text, one with more tokens than the model has positions, an unknown token, or
-    /// noise of another size; [`Error::Device`] if the device was lost.
+    /// [`crate::Error::Argument`] for an empty text, one with more tokens than the model has positions, an unknown token, or
+    /// noise of another size; [`crate::Error::Device`] if the device was lost.
     pub fn encode(&self, text: &[u32], image: Option<&Image>, noise: &MemoryNoise) -> Result<Encoded> {
         self.check_text(text)?;
         let seen = image.map(|image| self.see(&self.pixels(std::slice::from_ref(image)))).transpose()?;
@@ -354,27 +354,12 @@ impl BitGen {
     /// the decoder's activations have one scale over all rows.
     ///
     /// # Errors
-    /// As [`BitGen::encode`]; [`Error::Argument`] for rows that are not there.
+    /// As [`BitGen::encode`]; [`crate::Error::Argument`] for rows that are not there.
     pub fn logits_behind(&self, tokens: &[u32], context: &[f32], rows: Range<usize>) -> Result<Vec<f32>> {
         self.check_text(tokens)?;
-        if rows.end > tokens.len() {
-            return Err(Error::argument("rows", format!("end at {}, there are {} tokens", rows.end, tokens.len())));
-        }
-        let (n, d, mut core) = (tokens.len(), self.sizes().d, self.core());
-        if context.len() != d {
-            return Err(Error::argument("context", format!("{} values, expected {d}", context.len())));
-        }
-        let program = core.decoder.clone();
-        core.write(&program, slots::ROWS, bytemuck::cast_slice(&text_rows(tokens, |pos| pos + 1)))?;
-        core.write(&program, bitgen_slots::CONTEXT, bytemuck::cast_slice(&context.repeat(n)))?;
-        let (rows, mut logits): (Vec<u32>, _) = (rows.map(|row| row as u32).collect(), Vec::new());
-        for rows in rows.chunks(DECODER_OUTPUTS) {
-            core.write(&program, slots::OUTPUTS, rows)?;
-            core.run(&program, &step(n, rows.len(), n))?;
-            let words = core.read(&program, &[(slots::LOGITS, rows.len() * self.sizes().vocab)])?.concat();
-            logits.extend_from_slice(bytemuck::cast_slice(&words));
-        }
-        Ok(logits)
+        let mut core = self.core();
+        let Core { backend, decoder, .. } = &mut *core;
+        decoder.decoder_logits(backend.as_mut(), tokens, (bitgen_slots::CONTEXT, context), rows)
     }
 
     /// What the encoder reads of images, those of one step.

@@ -20,7 +20,7 @@ use crate::apps::robots::attention_window::WindowSizes;
 use crate::apps::robots::forward::{Call, LOGIT_ROWS};
 use crate::engine::open::{LoadReport, Opening, Progress, no_tokenizer, open_tokenizer};
 use crate::engine::options::{DeviceOptions, LmHead, Precision};
-use crate::engine::programs::{Program, check_text, floats, step, text_rows};
+use crate::engine::programs::{Program, check_text, floats, step};
 use crate::error::{Error, Result};
 use crate::files::{Image, ModelFiles, Tokenizer};
 use crate::models::{BitGenModel, ForwardShape, ImageInfo, ROBOTS, RobotSizes, robot_slots, slots};
@@ -305,17 +305,9 @@ impl RobotModel {
     /// [`Error::Argument`] for tokens or a context that do not fit; [`Error::Device`] if the device was lost.
     pub fn decoder_logits(&self, tokens: &[u32], context: &[f32]) -> Result<Vec<f32>> {
         check_text(tokens, self.max_tokens(), self.sizes().vocab)?;
-        let (n, d, mut core) = (tokens.len(), self.sizes().d, self.core());
-        if context.len() != d {
-            return Err(Error::argument("context", format!("{} values, expected {d}", context.len())));
-        }
+        let (n, mut core) = (tokens.len(), self.core());
         let Core { backend, decoder, .. } = &mut *core;
-        let backend = backend.as_mut();
-        decoder.write(backend, slots::ROWS, bytemuck::cast_slice(&text_rows(tokens, |pos| pos + 1)))?;
-        decoder.write(backend, slots::OUTPUTS, &[n as u32 - 1])?;
-        decoder.write(backend, robot_slots::CONTEXT, bytemuck::cast_slice(&context.repeat(n)))?;
-        decoder.run(backend, &step(n, 1, n))?;
-        Ok(floats(&decoder.read(backend, &[(slots::LOGITS, self.sizes().vocab)])?.concat()))
+        decoder.decoder_logits(backend.as_mut(), tokens, (robot_slots::CONTEXT, context), n - 1..n)
     }
 
     /// Puts what text is fused with into the device's states; returns the images' features `[images, d]`.
