@@ -1,4 +1,4 @@
-//! Two backends side by side, node by node: where do they differ, and by how much?
+//! Compares two backends node by node: where do they differ, and by how much?
 //!
 //! The reference is the CPU by the plain definitions. Before each node the other backend gets the reference's words, so
 //! an error is the node's own and never one that it inherits.
@@ -20,7 +20,7 @@ use crate::tensor::{DType, Pack, Spec};
 pub use crate::tools::tolerance::Divergence;
 use crate::tools::tolerance::judge;
 
-/// What to compare, and how strictly.
+/// What is compared, and the tolerance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CheckOptions {
     /// The backend that is checked against the plain CPU.
@@ -44,7 +44,7 @@ impl Default for CheckOptions {
     }
 }
 
-/// What a comparison found.
+/// The result of a check.
 #[derive(Debug, Clone)]
 pub struct CheckReport {
     /// The device that was checked.
@@ -61,7 +61,7 @@ pub struct CheckReport {
     pub first: Option<Divergence>,
 }
 
-/// The worst that an op did.
+/// The largest error of an op.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OpReport {
     /// The op.

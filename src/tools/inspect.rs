@@ -13,7 +13,7 @@ use crate::models::{LoadOptions, Model};
 use crate::tensor::Pack;
 use crate::tools::convert::whole;
 
-/// A model file, described.
+/// A description of a model file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Inspection {
     /// The checkpoint.
@@ -22,17 +22,17 @@ pub struct Inspection {
     pub family: String,
     /// All tensors of the checkpoint, by name.
     pub tensors: Vec<TensorLine>,
-    /// What else the file holds, which the model does not need: names, and why they cannot be read.
+    /// Entries that cannot be read and that the model does not need, by name, with the reason.
     pub unreadable: BTreeMap<String, String>,
     /// Parameters of each component, in the model's order.
     pub components: Vec<ComponentLine>,
-    /// Parameters in all: buffers and tied tensors are not counted.
+    /// Total number of parameters, without buffers and tied tensors.
     pub parameters: u64,
-    /// Parameters of ternary matrices.
+    /// Number of parameters in ternary matrices.
     pub ternary_parameters: u64,
     /// Bytes of the tensors in the file.
     pub stored_bytes: u64,
-    /// Bytes of the tensors that the model reads, as they are kept on a device.
+    /// Bytes of the tensors that the model reads, as stored on a device.
     pub packed_bytes: u64,
 }
 
@@ -47,11 +47,11 @@ pub struct TensorLine {
     pub stored: String,
     /// "1 bit", "2 bits", "f16", "f32", or "not read".
     pub packed: String,
-    /// Bytes as it is kept on a device; 0 if it is not read.
+    /// Bytes as stored on a device; 0 if the model does not read it.
     pub packed_bytes: u64,
     /// Shares of the codes −1, 0 and +1, for a ternary matrix.
     pub shares: Option<[f64; 3]>,
-    /// What a code of 1 stands for, for a ternary matrix.
+    /// The scale of a ternary matrix.
     pub scale: Option<f32>,
 }
 
@@ -64,7 +64,7 @@ pub struct ComponentLine {
     pub parameters: u64,
 }
 
-/// Where tensors are counted that no component claims.
+/// The component of tensors that no other component claims.
 const OTHER: &str = "other";
 
 /// Describes a model, quantising its ternary matrices to tell their codes.

@@ -1,7 +1,7 @@
 //! BitGen on a device: features of images and texts in one space, their similarities, and captions.
 //!
 //! * here: [`BitGen`], how it is opened, and one call of each of its programs.
-//! * [`similarity`]: cosines of features, and what a temperature makes of them.
+//! * `similarity`: cosines of features, and what a temperature makes of them.
 //! * [`captions`]: texts that it writes.
 //! * [`memory`]: the episodic memory that its encoder reads, how it changes, its file; `remember`: writing to it.
 //! * `feature_text`: features as text; `fingerprint`: which models have equal features.
@@ -48,24 +48,24 @@ const TEMPERATURE: [f32; 2] = [0.001, 1.0];
 /// How a [`BitGen`] is opened.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct BitGenOptions {
-    /// Where it runs.
+    /// The device.
     pub place: DeviceOptions,
-    /// How full-precision weights are kept.
+    /// Data type of full-precision weights.
     pub precision: Precision,
     /// A `tokenizer.json`, or a folder with a tokenizer's files; none: those beside the model, if there are any.
     pub tokenizer: Option<PathBuf>,
 }
 
-/// A text as the encoder gives it back, beside an image or not.
+/// The encoder's output for a text, with or without an image.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Encoded {
-    /// A vector of each token, `[tokens, d]`.
+    /// A vector per token, `[tokens, d]`.
     pub embeddings: Vec<f32>,
     /// Their mean `[d]`, all that the decoder reads of them.
     pub context: Vec<f32>,
-    /// What each token asks the memory with, `[tokens, d_memory]`.
+    /// The memory query of each token, `[tokens, d_memory]`.
     pub query: Vec<f32>,
-    /// The slots of the memory that each token has read, `[tokens, 5]`.
+    /// The memory slots that each token read, `[tokens, 5]`.
     pub read: Vec<u32>,
 }
 
@@ -95,7 +95,7 @@ pub struct BitGen {
     core: Mutex<Core>,
 }
 
-/// What becomes of an image.
+/// The encoder's output for an image.
 pub(crate) struct ImageFeatures {
     pub features: Vec<f32>,
     /// What text is fused with.
@@ -182,7 +182,7 @@ impl BitGen {
         self.model.config()
     }
 
-    /// How it reads images.
+    /// Size and normalisation of images.
     pub fn image_info(&self) -> ImageInfo {
         self.info
     }
@@ -202,7 +202,7 @@ impl BitGen {
         self.tokenizer.as_ref()
     }
 
-    /// What similarities are divided by.
+    /// The temperature that divides similarities.
     pub fn temperature(&self) -> f32 {
         self.temperature
     }

@@ -1,6 +1,9 @@
 //! Pictures of folders with their features, kept in a file: embedded once, found by text or by picture.
 //!
-//! `file.rs` is the file, `walk.rs` finds pictures in folders, `update.rs` embeds those that are new.
+//! * here: [`PictureIndex`], what it holds, and finding pictures.
+//! * `walk`: which files of a folder are pictures.
+//! * `update`: embedding those that are new.
+//! * `file`: the index as a file.
 
 mod file;
 mod update;

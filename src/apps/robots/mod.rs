@@ -37,9 +37,9 @@ pub(crate) const LEFT_OUT: f32 = -10_000.0;
 /// How a [`RobotModel`] is opened.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RobotOptions {
-    /// Where it runs.
+    /// The device.
     pub place: DeviceOptions,
-    /// How full-precision weights are kept.
+    /// Data type of full-precision weights.
     pub precision: Precision,
     /// A `tokenizer.json`; none: the one beside the model, if there is one.
     pub tokenizer: Option<PathBuf>,
@@ -62,7 +62,7 @@ impl Default for RobotOptions {
     }
 }
 
-/// Which logits a call gives back.
+/// Which logits a call returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Wanted {
     /// None.
@@ -82,7 +82,7 @@ pub struct Tasks<'a> {
     pub texts: &'a [&'a [u32]],
     /// An image each, or none at all.
     pub images: &'a [Image],
-    /// Of each token of each text whether it is one (`false`: padding, to whose keys nothing attends); none: all are.
+    /// For each token of each text, whether it is a token (`true`) or padding, whose keys are masked. None: no padding.
     pub keep: Option<&'a [&'a [bool]]>,
     /// The logits that are wanted.
     pub logits: Wanted,
@@ -91,9 +91,9 @@ pub struct Tasks<'a> {
 /// What a model decided about one sample.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RobotDecision {
-    /// The steps of reasoning that count, in order.
+    /// The reasoning steps up to the stop, in order.
     pub steps: Vec<ReasoningStep>,
-    /// The robots that were chosen, the best first.
+    /// The chosen robots, the best first.
     pub robots: Vec<RobotChoice>,
     /// Each robot's score, in the checkpoint's order, within ±50: the logit of its probability.
     pub scores: Vec<f32>,
@@ -110,11 +110,11 @@ pub struct RobotDecision {
 /// One step of reasoning.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ReasoningStep {
-    /// What it says, `[h]`.
+    /// The state, `[h]`.
     pub state: Vec<f32>,
-    /// How sure it is, 0..1.
+    /// Confidence, 0 to 1.
     pub confidence: f32,
-    /// Whether it wants to go on, 0..1: below 0.5 it does not.
+    /// The gate, 0 to 1: reasoning stops below 0.5.
     pub gate: f32,
 }
 
@@ -125,7 +125,7 @@ pub struct RobotChoice {
     pub robot: usize,
     /// Its name.
     pub name: String,
-    /// How suitable it is, 0..1; each robot for itself, so that they do not add up to 1.
+    /// Probability that it is suitable, 0 to 1, independent of the other robots: they do not add up to 1.
     pub probability: f32,
 }
 

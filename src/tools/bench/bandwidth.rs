@@ -15,8 +15,8 @@ const CHUNKS: usize = 2048;
 /// Times that all are read; the fastest counts.
 const ROUNDS: usize = 6;
 
-/// Bytes a second that a device reads from its memory at best: 256 MiB by the op `read_words`, all threads of the CPU
-/// or one launch a buffer of a GPU; the fastest of six rounds. By the device's own clock where it has one.
+/// Read bandwidth of a device's memory in bytes per second: 256 MiB by the op `read_words`, on all threads of the CPU or in
+/// one launch per buffer of a GPU; the fastest of six rounds. Timed by the device's clock if it has one.
 ///
 /// # Errors
 /// [`Error::Device`] if there is no such device, [`Error::Limit`] if it has too little memory.

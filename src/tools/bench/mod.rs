@@ -29,36 +29,36 @@ pub use bandwidth::bandwidth;
 pub use probe::OpTime;
 pub use test::Test;
 
-/// Lengths of prompts where none are given.
+/// Default lengths of prompts.
 const DEFAULT_PROMPTS: [usize; 2] = [96, 512];
-/// Tokens generated where no number is given.
+/// Default number of generated tokens.
 const DEFAULT_GENERATED: [usize; 1] = [64];
 
 /// Maximum number of repetitions of a test.
 const MAX_REPETITIONS: usize = 1000;
 
-/// What is measured, and where.
+/// Which tests run, and on which device.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BenchOptions {
-    /// Where it runs.
+    /// The device.
     pub place: DeviceOptions,
-    /// Full-precision weights and the KV cache.
+    /// Data type of full-precision weights and of the KV cache.
     pub precision: Precision,
-    /// The matrix that gives the logits.
+    /// Data type of the LM head.
     pub head: LmHead,
-    /// Lengths of prompts that are read, 0 for no such test; none: 96 and 512, as far as the model has positions.
+    /// Lengths of prompts, in tokens; 0 for no such test. Default: 96 and 512, at most the model's positions.
     pub prompts: Option<Vec<usize>>,
-    /// Numbers of tokens that are generated, 0 for no such test; none: 64, as far as the model has positions.
+    /// Numbers of generated tokens; 0 for no such test. Default: 64, at most the model's positions.
     pub generated: Option<Vec<usize>>,
     /// Tokens in the cache before each generation.
     pub depths: Vec<usize>,
-    /// Numbers of sessions that generate together.
+    /// Numbers of sessions that generate at the same time.
     pub sessions: Vec<usize>,
-    /// How often each test is measured, after one run that is not.
+    /// Repetitions of each test, after a warm-up run that is not counted.
     pub repetitions: usize,
-    /// Whether images are encoded too.
+    /// Whether image tests run.
     pub image: bool,
-    /// Whether the time of each op is taken.
+    /// Whether a profile by op is taken.
     pub profile: bool,
 }
 
@@ -79,16 +79,16 @@ impl Default for BenchOptions {
     }
 }
 
-/// What one test gave.
+/// The result of one test.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
     /// The model.
     pub model: String,
     /// Bytes of its weights on the device.
     pub weight_bytes: u64,
-    /// How the matrix that gives the logits is kept: "f16", "f32", "int8" or "ternary".
+    /// Data type of the LM head: "f16", "f32", "int8" or "ternary".
     pub head: String,
-    /// Its parameters.
+    /// Number of parameters.
     pub parameters: u64,
     /// "cpu" or "gpu".
     pub backend: &'static str,
@@ -96,33 +96,33 @@ pub struct Row {
     pub device: String,
     /// The test's name, as [`Test`] prints it.
     pub test: String,
-    /// How often it was measured.
+    /// Repetitions.
     pub repetitions: usize,
-    /// Tokens a second, of all sessions together; the mean. An image counts as the tokens that it becomes.
+    /// Tokens per second of all sessions together, the mean. An image counts as the tokens that it becomes.
     pub tokens_per_s: f64,
-    /// Standard deviation of that.
+    /// Standard deviation of `tokens_per_s`.
     pub stddev: f64,
-    /// Images a second, where they are encoded.
+    /// Images per second, for tests of images.
     pub images_per_s: Option<f64>,
-    /// Texts a second, where they become features.
+    /// Texts per second, for tests of texts' features.
     pub texts_per_s: Option<f64>,
-    /// Milliseconds of a repetition, the mean.
+    /// Mean time of a repetition in milliseconds.
     pub ms: f64,
-    /// Bytes that a token's steps read from weights, cache and intermediate values, each once a step
-    /// ([`crate::plan::Op::bytes_read`]); of the generated text, for its middle token.
+    /// Bytes read per token from weights, cache and intermediate values, each counted once per step
+    /// ([`crate::plan::Op::bytes_read`]); for generated text, those of the middle token.
     pub bytes_per_token: f64,
-    /// Bytes a second that the device reads at best ([`bandwidth()`]).
+    /// Read bandwidth of the device in bytes per second ([`bandwidth()`]).
     pub bandwidth: f64,
     /// `bytes_per_token · tokens_per_s / bandwidth`.
     pub bandwidth_share: f64,
-    /// Launches on the device: dispatches of a GPU, nodes on the CPU.
+    /// Launches per token: dispatches on a GPU, nodes on the CPU.
     pub dispatches_per_token: f64,
-    /// Microseconds in which the host writes rows, encodes and submits, without waiting for the device; 0 on the CPU,
-    /// where host and device are one.
+    /// Host time per token in microseconds, to write rows, encode and submit, without waiting for the device; 0 on the
+    /// CPU.
     pub host_us_per_token: f64,
-    /// Peak resident memory of the process so far; none where the system does not tell.
+    /// Peak resident memory of the process so far in bytes; none if the system does not report it.
     pub peak_host_bytes: Option<u64>,
-    /// Memory in use on the device.
+    /// Bytes in use on the device.
     pub device_bytes: u64,
     /// Times by op, the largest first, if they were asked for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -220,9 +220,9 @@ fn lengths(given: Option<&[usize]>, usual: &[usize], most: usize) -> Vec<usize> 
 
 /// Measures a model, which is opened once for each number of sessions; at the end, the bandwidth of the device.
 ///
-/// Prompts are random tokens, the most likely token is taken, and an end of text does not end it. Every test runs once
-/// before it is measured. A BitGen is measured by features of images, one and 8 asked for together, and of 64 texts,
-/// whatever prompts and generations `options` name.
+/// Prompts are random tokens, decoding is greedy, and an end-of-text token does not end a generation. Every test has a
+/// warm-up run. A BitGen is measured by the features of one image, of 8 images and of 64 texts; the prompts and generations
+/// of `options` are ignored.
 ///
 /// # Errors
 /// [`Error::Argument`] for options out of range or beyond the model's positions, before anything is loaded;
@@ -322,7 +322,7 @@ fn mean(values: &[f64]) -> (f64, f64) {
     (mean, (squares / (n - 1.0).max(1.0)).sqrt())
 }
 
-/// Peak resident memory of this process, in bytes; none where the system does not tell.
+/// Peak resident memory of this process in bytes; none if the system does not report it.
 fn peak_host_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;

@@ -1,5 +1,9 @@
-//! Measuring a model on a folder of pictures: questions with known answers (`questions`, for chat models), or captions
-//! (`pairs`, for BitGen: the objectives that it is trained with, and retrieval).
+//! Measures a model on a folder of pictures.
+//!
+//! * `data`: the folder and its list.
+//! * `questions`: questions with known answers, for chat models.
+//! * `objectives`: the training objectives of BitGen and retrieval, as formulas over features.
+//! * `pairs`: a BitGen on pictures with captions, by those.
 
 mod data;
 mod objectives;
