@@ -92,7 +92,7 @@ pub struct BitGen {
     temperature: f32,
     tokenizer: Option<Tokenizer>,
     memory: Mutex<EpisodicMemory>,
-    core: Mutex<Core>,
+    programs: Mutex<Programs>,
 }
 
 /// The encoder's output for an image.
@@ -103,7 +103,7 @@ pub(crate) struct ImageFeatures {
 }
 
 /// The device and its programs.
-pub(crate) struct Core {
+pub(crate) struct Programs {
     pub(crate) backend: Box<dyn Backend>,
     pub(crate) image: Program,
     pub(crate) features: Program,
@@ -166,7 +166,7 @@ impl BitGen {
             temperature: model.temperature().clamp(TEMPERATURE[0], TEMPERATURE[1]),
             tokenizer,
             memory: Mutex::new(memory),
-            core: Mutex::new(Core { backend, image, features, encoders, decoder }),
+            programs: Mutex::new(Programs { backend, image, features, encoders, decoder }),
             files,
             model,
         })
@@ -276,15 +276,15 @@ impl BitGen {
     pub fn text_features(&self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
         texts.iter().try_for_each(|text| self.check_text(text))?;
         let (d, mut all) = (self.sizes().d, Vec::with_capacity(texts.len()));
-        let mut core = self.core();
+        let mut programs = self.programs();
         for texts in texts.chunks(FEATURE_ROWS) {
             let first = |text: &&[u32]| Row { token: text[0], pos: 0, seq_base: 0, seq_len: 1 };
             let rows: Vec<Row> = texts.iter().map(first).collect();
             let n = rows.len();
-            let program = core.features.clone();
-            core.write(&program, slots::ROWS, bytemuck::cast_slice(&rows))?;
-            core.run(&program, &step(n, n, 1))?;
-            let features = core.read(&program, &[(bitgen_slots::FEATURES, n * d)])?.concat();
+            let program = programs.features.clone();
+            programs.write(&program, slots::ROWS, bytemuck::cast_slice(&rows))?;
+            programs.run(&program, &step(n, n, 1))?;
+            let features = programs.read(&program, &[(bitgen_slots::FEATURES, n * d)])?.concat();
             all.extend(floats(&features).chunks(d).map(<[f32]>::to_vec));
         }
         Ok(all)
@@ -316,16 +316,16 @@ impl BitGen {
         self.check_text(text)?;
         let memory = self.memory();
         let (matrix, n, d) = (memory.drawn(noise)?, text.len(), self.sizes().d);
-        let mut core = self.core();
-        let program = core.encoders[usize::from(common.is_some())].clone();
-        core.write(&program, slots::ROWS, bytemuck::cast_slice(&text_rows(text, |_| n)))?;
-        core.write(&program, bitgen_slots::SPANS, &[0, n as u32])?;
-        core.write(&program, bitgen_slots::MEMORY, bytemuck::cast_slice(&matrix))?;
-        core.write(&program, bitgen_slots::QUALITY, bytemuck::cast_slice(&memory.quality))?;
+        let mut programs = self.programs();
+        let program = programs.encoders[usize::from(common.is_some())].clone();
+        programs.write(&program, slots::ROWS, bytemuck::cast_slice(&text_rows(text, |_| n)))?;
+        programs.write(&program, bitgen_slots::SPANS, &[0, n as u32])?;
+        programs.write(&program, bitgen_slots::MEMORY, bytemuck::cast_slice(&matrix))?;
+        programs.write(&program, bitgen_slots::QUALITY, bytemuck::cast_slice(&memory.quality))?;
         if let Some(common) = common {
-            core.write(&program, bitgen_slots::IMAGE, bytemuck::cast_slice(&common.repeat(n)))?;
+            programs.write(&program, bitgen_slots::IMAGE, bytemuck::cast_slice(&common.repeat(n)))?;
         }
-        core.run(&program, &step(n, 1, n))?;
+        programs.run(&program, &step(n, 1, n))?;
         let width = program.plan.outputs.get(bitgen_slots::READ).map_or(0, |&slot| program.plan.spec(slot).width());
         let wanted = [
             (bitgen_slots::EMBEDDINGS, n * d),
@@ -333,11 +333,11 @@ impl BitGen {
             (bitgen_slots::QUERY, n * self.sizes().memory[1]),
             (bitgen_slots::READ, n * width),
         ];
-        let mut found = core.read(&program, &wanted)?.into_iter();
+        let mut found = programs.read(&program, &wanted)?.into_iter();
         let mut next = || found.next().unwrap_or_default();
         let [embeddings, context, query] = [next(), next(), next()].map(|words| floats(&words));
         let read = next();
-        drop(core);
+        drop(programs);
         self.remembered().count_reads(&read);
         Ok(Encoded { embeddings, context, query, read })
     }
@@ -357,8 +357,8 @@ impl BitGen {
     /// As [`BitGen::encode`]; [`crate::Error::Argument`] for rows that are not there.
     pub fn logits_behind(&self, tokens: &[u32], context: &[f32], rows: Range<usize>) -> Result<Vec<f32>> {
         self.check_text(tokens)?;
-        let mut core = self.core();
-        let Core { backend, decoder, .. } = &mut *core;
+        let mut programs = self.programs();
+        let Programs { backend, decoder, .. } = &mut *programs;
         decoder.decoder_logits(backend.as_mut(), tokens, (bitgen_slots::CONTEXT, context), rows)
     }
 
@@ -370,11 +370,11 @@ impl BitGen {
 
     /// Encodes the images of one step.
     fn see(&self, pixels: &[Vec<f32>]) -> Result<Vec<ImageFeatures>> {
-        let (n, d, mut core) = (pixels.len(), self.sizes().d, self.core());
-        let program = core.image.clone();
-        core.write(&program, slots::PIXELS, bytemuck::cast_slice(&pixels.concat()))?;
-        core.run(&program, &step(n, n, self.info.tokens))?;
-        let found = core.read(&program, &[(bitgen_slots::FEATURES, n * d), (bitgen_slots::IMAGE, n * d)])?;
+        let (n, d, mut programs) = (pixels.len(), self.sizes().d, self.programs());
+        let program = programs.image.clone();
+        programs.write(&program, slots::PIXELS, bytemuck::cast_slice(&pixels.concat()))?;
+        programs.run(&program, &step(n, n, self.info.tokens))?;
+        let found = programs.read(&program, &[(bitgen_slots::FEATURES, n * d), (bitgen_slots::IMAGE, n * d)])?;
         let [features, common] = [0, 1].map(|i| found.get(i).map_or(&[][..], |words| words));
         let both = features.chunks(d).zip(common.chunks(d));
         Ok(both
@@ -386,12 +386,12 @@ impl BitGen {
         check_text(text, self.sizes().positions, self.sizes().vocab)
     }
 
-    pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn programs(&self) -> MutexGuard<'_, Programs> {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Core {
+impl Programs {
     fn write(&mut self, program: &Program, input: &str, words: &[u32]) -> Result<()> {
         program.write(self.backend.as_mut(), input, words)
     }

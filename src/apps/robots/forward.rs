@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::apps::robots::attention_window::AttentionSpan;
 use crate::apps::robots::cache::RobotCache;
-use crate::apps::robots::{Core, LEFT_OUT, ReasoningStep, RobotChoice, RobotDecision, Tasks, Wanted};
+use crate::apps::robots::{LEFT_OUT, Programs, ReasoningStep, RobotChoice, RobotDecision, Tasks, Wanted};
 use crate::engine::programs::{Program, floats, step};
 use crate::error::{Error, Result};
 use crate::models::{RobotSizes, robot_slots, slots};
@@ -73,9 +73,9 @@ impl Call<'_> {
     }
 
     /// Thinks, beside the images in the device's states whose features are given.
-    pub fn run(&self, core: &mut Core, images: Option<Vec<f32>>) -> Result<Vec<RobotDecision>> {
-        let (spans, backend) = (self.spans(), core.backend.as_mut());
-        let program = &core.think[2 * usize::from(images.is_some()) + usize::from(spans.is_none())];
+    pub fn run(&self, programs: &mut Programs, images: Option<Vec<f32>>) -> Result<Vec<RobotDecision>> {
+        let (spans, backend) = (self.spans(), programs.backend.as_mut());
+        let program = &programs.think[2 * usize::from(images.is_some()) + usize::from(spans.is_none())];
         self.write(program, backend, spans, images.is_some())?;
         let (first, second) = (program.behind(robot_slots::SIGNS)?, program.behind(robot_slots::SCORES)?);
         program.run_nodes(backend, &self.step(), 0..first)?;
@@ -266,8 +266,8 @@ impl Call<'_> {
     }
 
     /// The cache behind this call, from an empty one.
-    pub fn read_keys(&self, core: &mut Core, mut next: RobotCache) -> Result<RobotCache> {
-        let (program, width, all) = (&core.think[0], self.sizes.kv_width(), self.span.keys.len());
+    pub fn read_keys(&self, programs: &mut Programs, mut next: RobotCache) -> Result<RobotCache> {
+        let (program, width, all) = (&programs.think[0], self.sizes.kv_width(), self.span.keys.len());
         let place = |key: &usize| self.span.keys.iter().position(|k| k == key);
         let places: Vec<usize> = self.span.next.iter().filter_map(place).collect();
         for (i, layer) in next.layers.iter_mut().enumerate() {
@@ -275,7 +275,7 @@ impl Call<'_> {
                 let at = |sample: usize| sample * self.keys * width;
                 let range = |sample: usize| (name.clone(), at(sample)..at(sample) + all * width);
                 let wanted: Vec<_> = (0..self.samples()).map(range).collect();
-                let read = program.read_states(core.backend.as_mut(), &wanted)?;
+                let read = program.read_states(programs.backend.as_mut(), &wanted)?;
                 for (keys, words) in samples.iter_mut().zip(&read) {
                     let words = floats(words);
                     *keys = places.iter().flat_map(|at| &words[at * width..][..width]).copied().collect();

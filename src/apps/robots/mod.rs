@@ -136,11 +136,11 @@ pub struct RobotModel {
     options: RobotOptions,
     report: LoadReport,
     tokenizer: Option<Tokenizer>,
-    core: Mutex<Core>,
+    programs: Mutex<Programs>,
 }
 
 /// The device and its programs.
-pub(crate) struct Core {
+pub(crate) struct Programs {
     pub backend: Box<dyn Backend>,
     pub patches: Program,
     pub images: Program,
@@ -193,9 +193,9 @@ impl RobotModel {
         let [a, b, c, d, e, f, g] = plans.each_ref().map(|plan| loaded.program(plan));
         let [patches, images, plain, masked, fused, both, decoder] = [a?, b?, c?, d?, e?, f?, g?];
         let (backend, report) = loaded.finish();
-        let core = Core { backend, patches, images, think: [plain, masked, fused, both], decoder };
+        let programs = Programs { backend, patches, images, think: [plain, masked, fused, both], decoder };
         let (info, options) = (model.image_info(), options.clone());
-        Ok(RobotModel { model, info, options, report, tokenizer, core: Mutex::new(core) })
+        Ok(RobotModel { model, info, options, report, tokenizer, programs: Mutex::new(programs) })
     }
 
     fn record(model: &BitGenModel, samples: usize) -> Result<[Arc<Plan>; 7]> {
@@ -285,14 +285,14 @@ impl RobotModel {
         let sizes = self.sizes();
         let window = WindowSizes { sinks: sizes.sinks, window: sizes.window, positions: sizes.positions };
         let span = self.options.attention.call(window, kept.tokens(), kept.len(), n);
-        let mut core = self.core();
+        let mut programs = self.programs();
         let call = Call { sizes, tasks, cache: kept, span: &span, keys: max_keys(sizes) };
         let images = match tasks.images {
             [] => None,
-            images => Some(self.see(&mut core, images)?),
+            images => Some(self.see(&mut programs, images)?),
         };
-        let decisions = call.run(&mut core, images)?;
-        let next = cache.is_some().then(|| call.read_keys(&mut core, self.cache(samples))).transpose()?;
+        let decisions = call.run(&mut programs, images)?;
+        let next = cache.is_some().then(|| call.read_keys(&mut programs, self.cache(samples))).transpose()?;
         if let (Some(cache), Some(next)) = (cache, next) {
             *cache = next;
         }
@@ -305,26 +305,26 @@ impl RobotModel {
     /// [`Error::Argument`] for tokens or a context that do not fit; [`Error::Device`] if the device was lost.
     pub fn decoder_logits(&self, tokens: &[u32], context: &[f32]) -> Result<Vec<f32>> {
         check_text(tokens, self.max_tokens(), self.sizes().vocab)?;
-        let (n, mut core) = (tokens.len(), self.core());
-        let Core { backend, decoder, .. } = &mut *core;
+        let (n, mut programs) = (tokens.len(), self.programs());
+        let Programs { backend, decoder, .. } = &mut *programs;
         decoder.decoder_logits(backend.as_mut(), tokens, (robot_slots::CONTEXT, context), n - 1..n)
     }
 
     /// Puts what text is fused with into the device's states; returns the images' features `[images, d]`.
-    fn see(&self, core: &mut Core, images: &[Image]) -> Result<Vec<f32>> {
+    fn see(&self, programs: &mut Programs, images: &[Image]) -> Result<Vec<f32>> {
         let (ImageInfo { size, mean, std, tokens, .. }, d) = (self.info, self.sizes().d);
-        let backend = core.backend.as_mut();
+        let backend = programs.backend.as_mut();
         for (i, image) in images.iter().enumerate() {
             let first = (i * tokens) as u32;
             // The class token is not kept.
             let places: Vec<u32> = [u32::MAX].into_iter().chain(first..first + tokens as u32).collect();
             let pixels = image.bilinear_values(size, mean, std);
-            core.patches.write(backend, slots::PIXELS, bytemuck::cast_slice(&pixels))?;
-            core.patches.write(backend, robot_slots::PLACES, &places)?;
-            core.patches.run(backend, &Step::FULL)?;
+            programs.patches.write(backend, slots::PIXELS, bytemuck::cast_slice(&pixels))?;
+            programs.patches.write(backend, robot_slots::PLACES, &places)?;
+            programs.patches.run(backend, &Step::FULL)?;
         }
-        core.images.run(backend, &step(images.len() * tokens, images.len(), tokens))?;
-        Ok(floats(&core.images.read(backend, &[(robot_slots::FEATURES, images.len() * d)])?.concat()))
+        programs.images.run(backend, &step(images.len() * tokens, images.len(), tokens))?;
+        Ok(floats(&programs.images.read(backend, &[(robot_slots::FEATURES, images.len() * d)])?.concat()))
     }
 
     fn check(&self, tasks: &Tasks, cache: Option<&RobotCache>) -> Result<()> {
@@ -351,8 +351,8 @@ impl RobotModel {
         cache.map_or(Ok(()), |cache| cache.check(self.options.attention, self.sizes(), n))
     }
 
-    fn core(&self) -> MutexGuard<'_, Core> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    fn programs(&self) -> MutexGuard<'_, Programs> {
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -93,15 +93,15 @@ fn run(model: &BitGen, test: Features) -> Result<Duration> {
 }
 
 fn measured(model: &BitGen, test: Features, times: Vec<f64>, options: &BenchOptions) -> Result<Measured> {
-    let (mut core, count) = (model.core(), test.count());
+    let (mut programs, count) = (model.programs(), test.count());
     let (program, max_rows) = match test {
-        Features::Images(_) => (core.image.clone(), IMAGES),
-        Features::Texts(_) => (core.features.clone(), FEATURE_ROWS),
+        Features::Images(_) => (programs.image.clone(), IMAGES),
+        Features::Texts(_) => (programs.features.clone(), FEATURE_ROWS),
     };
     // All steps but the last one are as large as the first.
     let probes: Result<Vec<Probe>> =
         (0..count).step_by(max_rows).map(|done| probe(&program, (count - done).min(max_rows))).collect();
-    let (probes, backend, mut cost) = (probes?, core.backend.as_mut(), Cost::default());
+    let (probes, backend, mut cost) = (probes?, programs.backend.as_mut(), Cost::default());
     for probe in &probes {
         let host = probe.host(backend)?;
         cost.add(Cost { host, ..probe.cost(backend) }, 1.0);

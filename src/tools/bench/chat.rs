@@ -111,7 +111,7 @@ impl<'a> Probes<'a> {
         let mut image_tokens = 0;
         if matches!(test, Test::Image | Test::ImagePrompt { .. }) {
             image_tokens = image(self.info)?.tokens;
-            cost.add(self.image(|probe, runner| step_cost(probe, runner))?, 1.0);
+            cost.add(self.image(step_cost)?, 1.0);
         }
         match test {
             Test::Image => {}
@@ -119,7 +119,7 @@ impl<'a> Probes<'a> {
                 // From the middle, this many steps are left.
                 let left = (tokens / 2).max(1);
                 let shape = middle(tokens, depth, sessions);
-                cost.add(self.text(shape, left, |probe, runner| step_cost(probe, runner))?, tokens as f64);
+                cost.add(self.text(shape, left, step_cost)?, tokens as f64);
             }
             Test::Prompt { tokens } | Test::ImagePrompt { tokens } => {
                 for shape in pieces(image_tokens + tokens, self.max_rows) {
