@@ -4,7 +4,7 @@
 //! * [`convert`]: a model in its packed form, quantised once.
 //! * [`check`]: the CPU and a GPU compared, node by node.
 //! * [`eval`]: how many answers are right, and what the original's training objectives say.
-//! * [`mod`]: tokens, images and texts per second, and what the device's memory allows.
+//! * [`mod@bench`]: tokens, images and texts per second, and what the device's memory allows.
 //! * [`synthetic`]: models of random weights, for measuring.
 
 pub mod bench;
