@@ -119,9 +119,32 @@ pub struct TensorRequest {
 /// The tensors that a model reads, and how each is packed; one that is read in two ways is f32.
 pub type Reads = BTreeMap<String, Pack>;
 
+/// Takes a model's tensors with `take`: the model as far as names and shapes, and the tensors that it reads.
+///
+/// # Errors
+/// [`Error::MissingTensors`] with every name, or what [`crate::files::Checkpoint::absent`] says instead; else
+/// [`Error::Shape`] with the tensors that do not fit; else what could not be read.
+pub fn load_model<T>(
+    weights: &Weights,
+    options: LoadOptions,
+    quant: WeightQuant,
+    take: impl FnOnce(&TensorScope) -> T,
+) -> Result<(T, Reads)> {
+    let errors = RefCell::new(LoadErrors::default());
+    let model = take(&TensorScope::new(weights, options, quant, &errors));
+    Ok((model, errors.take().into_result(weights)?))
+}
+
+/// The tensors that `take` asks an empty checkpoint for; some are listed twice.
+pub fn requests<T>(nothing: &Weights, quant: WeightQuant, take: impl FnOnce(&TensorScope) -> T) -> Vec<TensorRequest> {
+    let errors = RefCell::new(LoadErrors::default());
+    take(&TensorScope::new(nothing, LoadOptions::anywhere(Pack::F16), quant, &errors));
+    errors.take().missing
+}
+
 /// What a model's `load` asked for so far, and what it found wrong.
 #[derive(Debug, Default)]
-pub struct LoadErrors {
+struct LoadErrors {
     reads: Reads,
     missing: Vec<TensorRequest>,
     misshapen: Vec<Misshapen>,
@@ -141,17 +164,8 @@ struct Misshapen {
 const MAX_LISTED: usize = 8;
 
 impl LoadErrors {
-    /// The tensors that are missing: for an empty checkpoint, all that the model reads.
-    pub fn missing(self) -> Vec<TensorRequest> {
-        self.missing
-    }
-
     /// All that was asked for, or the error if anything was wrong.
-    ///
-    /// # Errors
-    /// [`Error::MissingTensors`] with every name, or what [`crate::files::Checkpoint::absent`] says instead; else
-    /// [`Error::Shape`] with the tensors that do not fit; else what could not be read.
-    pub fn into_result(self, weights: &Weights) -> Result<Reads> {
+    fn into_result(self, weights: &Weights) -> Result<Reads> {
         if !self.missing.is_empty() {
             let mut names: Vec<String> = Vec::with_capacity(self.missing.len());
             let mut seen = BTreeSet::new();
@@ -200,12 +214,7 @@ pub(crate) fn dims(weights: &Weights, name: &str, rank: usize) -> Result<Vec<usi
 
 impl<'a> TensorScope<'a> {
     /// The root of the tree.
-    pub fn new(
-        weights: &'a Weights,
-        options: LoadOptions,
-        quant: WeightQuant,
-        errors: &'a RefCell<LoadErrors>,
-    ) -> Self {
+    fn new(weights: &'a Weights, options: LoadOptions, quant: WeightQuant, errors: &'a RefCell<LoadErrors>) -> Self {
         TensorScope { weights, prefix: String::new(), options, quant, errors }
     }
 

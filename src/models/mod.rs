@@ -24,18 +24,21 @@ pub use bitgen::config::{BitGenConfig, BitGenSizes, BitGenVision};
 pub use bitgen::file::BITGEN;
 pub use bitgen::{BitGenStage1, EncoderShape, bitgen_slots};
 pub use check_steps::CheckStep;
+pub use decoder::Decoder;
+pub use decoder::linear::BitLinearSpec;
+pub use decoder::spec::{AttentionSpec, DecoderSpec, Ffn, GatedSpec, LayerSpec, Mixer, MoeSpec, Names};
 pub use embernet::EMBERNET;
 pub(crate) use embernet::EmberNet;
 pub use embernet::config::{EmberNetConfig, VisionConfig};
-pub use load::{LoadOptions, Reads, Tensor, TensorRequest, TensorScope};
+pub use load::{LoadOptions, Reads, Tensor, TensorRequest, TensorScope, load_model, requests};
 pub use registry::{FAMILIES, Family, open, open_chat};
 pub use robot::config::RobotSizes;
 pub use robot::file::ROBOTS;
 pub use robot::{BitGenModel, ForwardShape, robot_slots};
 pub use vision::dinov2::DinoConfig;
 
-use crate::error::Result;
-use crate::plan::Plan;
+use crate::error::{Error, Result};
+use crate::plan::{Plan, PlanBuilder};
 use crate::tensor::DType;
 
 /// How text is recorded: the bounds of a step, and the memory that it shares with other plans.
@@ -206,37 +209,66 @@ pub trait Model: Send + Sync + std::fmt::Debug {
     }
 }
 
+/// The error of asking a model without images for an image plan.
+fn no_images(info: &ModelInfo) -> Error {
+    Error::Unsupported { object: info.family.to_owned(), problem: "the model reads no images".to_owned() }
+}
+
 /// A model that goes on with a text, and may read images in it: what the engine runs.
 pub trait ChatModel: Model {
     /// Sizes and special tokens.
     fn info(&self) -> &ModelInfo;
 
-    /// Records a step of text.
+    /// Records a step of text on a builder: a decoder's [`Decoder::record`].
     ///
     /// # Errors
     /// [`crate::Error::Plan`] if operands do not fit.
-    fn record_text(&self, shape: &TextShape) -> Result<Plan>;
+    fn text_plan(&self, p: PlanBuilder, shape: &TextShape) -> Result<Plan>;
 
-    /// Records the encoding of one image.
+    /// Records the encoding of one image on a builder.
     ///
     /// # Errors
-    /// [`crate::Error::Unsupported`] for a model without vision, [`crate::Error::Plan`] if operands do not fit.
-    fn record_image(&self) -> Result<Plan>;
+    /// [`Error::Unsupported`] for a model without images, [`crate::Error::Plan`] if operands do not fit.
+    fn image_plan(&self, _: PlanBuilder) -> Result<Plan> {
+        Err(no_images(self.info()))
+    }
+
+    /// The image plan with the attention that leads from image tokens to patches.
+    ///
+    /// # Errors
+    /// As [`ChatModel::image_plan`].
+    fn trace_image(&self) -> Result<ImageTrace> {
+        Err(no_images(self.info()))
+    }
+
+    /// Records a step of text.
+    ///
+    /// # Errors
+    /// As [`ChatModel::text_plan`].
+    fn record_text(&self, shape: &TextShape) -> Result<Plan> {
+        self.text_plan(PlanBuilder::new(), shape)
+    }
 
     /// [`ChatModel::record_text`] with the outputs [`slots::attention`].
     ///
     /// # Errors
-    /// As [`ChatModel::record_text`].
-    fn trace_text(&self, shape: &TextShape) -> Result<Plan>;
+    /// As [`ChatModel::text_plan`].
+    fn trace_text(&self, shape: &TextShape) -> Result<Plan> {
+        self.text_plan(PlanBuilder::traced(), shape)
+    }
 
-    /// [`ChatModel::record_image`] with the attention that leads from image tokens to patches.
+    /// Records the encoding of one image.
     ///
     /// # Errors
-    /// As [`ChatModel::record_image`].
-    fn trace_image(&self) -> Result<ImageTrace>;
+    /// As [`ChatModel::image_plan`].
+    fn record_image(&self) -> Result<Plan> {
+        self.image_plan(PlanBuilder::new())
+    }
 
     /// The row token of a prompt's token, beside an image or not.
-    fn prompt_token(&self, id: u32, with_image: bool) -> u32;
+    fn prompt_token(&self, id: u32, _with_image: bool) -> u32 {
+        id
+    }
 
     /// The prompt for a question.
     fn prompt(&self, question: &str, with_image: bool) -> String;

@@ -32,7 +32,7 @@ impl BitStack<'_> {
 
 /// A mixture of gated experts, as [`PlanBuilder::moe`] reads it.
 #[derive(Debug)]
-pub struct Moe<'a> {
+pub struct MoeInput<'a> {
     /// The norm in front of router and experts, with its weight `[d]`.
     pub pre: (RmsNorm, Slot),
     /// The router's matrix `[experts, d]` and bias `[experts]`.
@@ -84,7 +84,7 @@ impl PlanBuilder {
     /// `x + moe(norm(x))`, x `[rows, d]`: the `k` best of `n` experts, and those that all rows share. The choices of
     /// `rows` go into the state `log`, as [`PlanBuilder::router`] does it.
     #[track_caller]
-    pub fn moe(&self, x: Slot, moe: &Moe, rows: Slot, log: Slot) -> MoeSlots {
+    pub fn moe(&self, x: Slot, moe: &MoeInput, rows: Slot, log: Slot) -> MoeSlots {
         let (n, d, d_ff) = (self.spec(x).shape[0], self.spec(x).width(), moe.gate_up.outs[0]);
         if fits_fused(n, d_ff, moe.experts.slots())
             && fits_fused(n, d, 2)
@@ -109,7 +109,7 @@ impl PlanBuilder {
 
     /// [`PlanBuilder::moe`] in three launches.
     #[track_caller]
-    fn fused_moe(&self, x: Slot, moe: &Moe, stacks: [[Slot; 2]; 2], [rows, log]: [Slot; 2]) -> MoeSlots {
+    fn fused_moe(&self, x: Slot, moe: &MoeInput, stacks: [[Slot; 2]; 2], [rows, log]: [Slot; 2]) -> MoeSlots {
         let ((norm, w), [router, bias], experts) = (moe.pre, moe.router, moe.experts);
         let choice = self.route(x, norm, [w, router, bias], rows, log, experts.k);
         let [first, second] = [Some(moe.pre), None].map(|pre| BitInput { pre, norm: moe.norm, act: moe.quant });

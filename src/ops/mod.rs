@@ -51,7 +51,7 @@ mod ternary_matmul;
 mod unary;
 
 pub use attention::{AttentionShape, Columns, MASKED, MAX_HEAD};
-pub use bit_layers::{BitStack, Moe, MoeSlots};
+pub use bit_layers::{BitStack, MoeInput, MoeSlots};
 pub use bit_linear::BitInput;
 pub use embed::{ROW_WORDS, Row, TOKEN_CLAMP, TOKEN_IMAGE};
 pub use memory_read::MAX_MEMORY;

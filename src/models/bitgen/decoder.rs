@@ -1,6 +1,6 @@
 //! BitGen's text decoder: ternary layers whose activations have one scale for a whole tensor.
 
-use crate::models::decoder::ternary_stack::TernaryStack;
+use crate::models::decoder::linear::TernaryStack;
 use crate::models::load::{Tensor, TensorScope};
 use crate::models::slots;
 use crate::models::vision::siglip::Affine;

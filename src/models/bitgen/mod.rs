@@ -5,7 +5,6 @@ pub(crate) mod config;
 pub(crate) mod decoder;
 pub(crate) mod file;
 
-use std::cell::RefCell;
 use std::collections::BTreeSet;
 
 use crate::error::Result;
@@ -13,7 +12,7 @@ use crate::files::{ModelFiles, Weights};
 use crate::models::bitgen::config::{BitGenConfig, BitGenSizes, BitGenVision, CNN, DINO, IMAGE_SIZE, READS};
 use crate::models::bitgen::decoder::{TextDecoder, embed, norm, rows};
 use crate::models::bitgen::file::MEMORY_BUFFERS;
-use crate::models::load::{LoadErrors, LoadOptions, Reads, Tensor, TensorScope};
+use crate::models::load::{LoadOptions, Reads, Tensor, TensorScope, load_model};
 use crate::models::vision::cnn::{CNN_TOKENS, Cnn};
 use crate::models::vision::dinov2::{DinoV2, IMAGENET_MEAN, IMAGENET_STD};
 use crate::models::vision::siglip::Affine;
@@ -129,11 +128,8 @@ impl BitGenStage1 {
             return Err(Family::of(&files, weights)?.wrong_family("a BitGen of stage 1", weights));
         }
         let (sizes, config) = BitGenConfig::read(&files, weights)?;
-        let errors = RefCell::new(LoadErrors::default());
-        let w = TensorScope::new(weights, options, WeightQuant::Absmean, &errors);
-        let mut model = Self::load(&w, sizes, config);
-        model.reads = errors.take().into_result(weights)?;
-        Ok(model)
+        let (model, reads) = load_model(weights, options, WeightQuant::Absmean, |w| Self::load(w, sizes, config))?;
+        Ok(Self { reads, ..model })
     }
 
     fn load(w: &TensorScope, c: BitGenSizes, config: BitGenConfig) -> Self {

@@ -1,56 +1,69 @@
-//! EmberNet's decoder: rows in, logits out.
+//! Decoders: rows in, logits out. One forward pass for every architecture that a [`DecoderSpec`] describes.
+//!
+//! * [`spec`]: what a decoder is, as data, and the names of its tensors.
+//! * [`linear`]: matrices and norms.
+//! * [`attention`]: a mixer. [`gated`], [`moe`]: feed-forward parts. Another one is a file, a variant of
+//!   [`Mixer`] or [`Ffn`], and an arm of the two matches here.
 
+pub(crate) mod attention;
+pub(crate) mod gated;
+pub(crate) mod linear;
 pub(crate) mod moe;
-pub(crate) mod ternary_stack;
+pub(crate) mod spec;
 
-use crate::models::decoder::moe::{BitLinearStack, CLAMP, Moe, Quant};
-use crate::models::embernet::config::EmberNetConfig;
+use crate::models::decoder::attention::Attention;
+use crate::models::decoder::gated::Gated;
+use crate::models::decoder::linear::Norm;
+use crate::models::decoder::moe::Moe;
+use crate::models::decoder::spec::{DecoderSpec, Ffn, LayerSpec, Mixer, Names};
 use crate::models::load::{Tensor, TensorScope};
 use crate::models::{TextShape, slots};
-use crate::ops::{AttentionShape, DRAW_WORDS, ROW_WORDS, RmsNorm, Rope, Sampled, seen_words};
+use crate::ops::{DRAW_WORDS, ROW_WORDS, Sampled, seen_words};
 use crate::plan::{PlanBuilder, Slot};
 use crate::tensor::{DType, Lead, Spec};
 
-/// Base of the rotary angles.
-const THETA: f64 = 10000.0;
-/// Bound on embeddings of text and images that meet.
-const MERGE_BOUND: f32 = 10.0;
-const NORM: RmsNorm = RmsNorm { eps: 1e-6, clamp: Some(CLAMP) };
-
-/// The decoder; its head is the embedding table, maybe in fewer bits.
+/// A decoder as far as names and shapes; its head is the embedding table, maybe in fewer bits.
 #[derive(Debug)]
 pub struct Decoder {
     table: Vec<Tensor>,
     head: Vec<Tensor>,
     layers: Vec<Layer>,
-    norm: Tensor,
+    norm: Norm,
     width: usize,
+    embed_bound: f32,
 }
 
 #[derive(Debug)]
 struct Layer {
-    name: String,
-    number: usize,
-    input_norm: Tensor,
-    qkv: BitLinearStack,
-    out: BitLinearStack,
-    post_norm: Tensor,
-    moe: Moe,
-    heads: AttentionShape,
-    experts_per_token: usize,
-    quant: Quant,
+    mixer_norm: Norm,
+    mixer: MixerWeights,
+    ffn_norm: Norm,
+    ffn: FfnWeights,
+}
+
+#[derive(Debug)]
+enum MixerWeights {
+    Attention(Attention),
+}
+
+#[derive(Debug)]
+enum FfnWeights {
+    Gated(Gated),
+    Moe(Moe),
 }
 
 impl Decoder {
-    /// Takes the tensors below `decoder`.
-    pub fn load(w: &TensorScope, c: &EmberNetConfig) -> Self {
-        let (table, vocab) = ("embed_tokens.weight", [c.vocab_size, c.hidden_size]);
+    /// Takes the tensors below `w`.
+    pub fn load(w: &TensorScope, names: &Names, spec: &DecoderSpec) -> Self {
+        let vocab = [spec.vocab, spec.width];
+        let layers = spec.layers.iter().enumerate();
         Decoder {
-            table: w.sharded(table, vocab),
-            head: w.head(table, vocab),
-            layers: (0..c.num_layers).map(|i| Layer::load(&w.at("layers").at(i), i, c)).collect(),
-            norm: w.vector("norm.weight", c.hidden_size),
-            width: c.hidden_size,
+            table: w.sharded(names.table, vocab),
+            head: w.head(names.table, vocab),
+            layers: layers.map(|(i, layer)| Layer::load(&w.at(names.layers).at(i), names, spec, layer)).collect(),
+            norm: Norm::load(w, names.norm, spec.width, spec.norm),
+            width: spec.width,
+            embed_bound: spec.embed_bound,
         }
     }
 
@@ -61,13 +74,13 @@ impl Decoder {
         let image_spec = Spec::led(&[shape.max_rows, self.width], DType::F32, Lead::Rows);
         let image = shape.images.then(|| p.input(slots::IMAGE_ROWS, image_spec));
         let table: Vec<Slot> = self.table.iter().map(|t| t.slot(p)).collect();
-        let x = p.embed(rows, &table, image, MERGE_BOUND); // [rows, d]
+        let x = p.embed(rows, &table, image, self.embed_bound); // [rows, d]
         let mut x = p.tag("merged_embeds", x);
-        for layer in &self.layers {
-            x = layer.record(p, x, rows, shape);
+        for (i, layer) in self.layers.iter().enumerate() {
+            x = layer.record(p, x, rows, i, shape);
         }
         let x = p.select_rows(x, outputs); // [outputs, d]
-        let x = p.tag("final_norm.out", p.rms_norm(x, self.norm.slot(p), NORM));
+        let x = p.tag("final_norm.out", self.norm.record(p, x));
         let head: Vec<Slot> = self.head.iter().map(|t| t.slot(p)).collect();
         let logits = p.matmul_sharded(x, &head); // [outputs, vocab]
         p.output(slots::LOGITS, logits);
@@ -88,40 +101,34 @@ impl Decoder {
 }
 
 impl Layer {
-    fn load(w: &TensorScope, number: usize, c: &EmberNetConfig) -> Self {
-        let d = c.hidden_size;
-        let heads =
-            AttentionShape { heads: c.num_attention_heads, kv_heads: c.num_kv_heads, d: d / c.num_attention_heads };
-        let d_kv = heads.kv_heads * heads.d;
-        let attention = w.at("attention");
+    fn load(w: &TensorScope, names: &Names, decoder: &DecoderSpec, layer: &LayerSpec) -> Self {
+        let (d, linear, ffn) = (decoder.width, decoder.linear, w.at(names.ffn));
+        let Mixer::Attention(attention) = layer.mixer;
         Layer {
-            name: format!("layer.{number}"),
-            number,
-            input_norm: w.vector("input_layernorm.weight", d),
-            qkv: BitLinearStack::load(&attention, &["q_proj", "k_proj", "v_proj"], &[d, d_kv, d_kv], d),
-            out: BitLinearStack::load(&attention, &["o_proj"], &[d], d),
-            post_norm: w.vector("post_attention_layernorm.weight", d),
-            moe: Moe::load(&w.at("moe"), c),
-            heads,
-            experts_per_token: c.num_experts_per_tok,
-            quant: Quant::new(c),
+            mixer_norm: Norm::load(w, names.mixer_norm, d, layer.mixer_norm),
+            mixer: MixerWeights::Attention(Attention::load(&w.at(names.attention), names, d, attention, linear)),
+            ffn_norm: Norm::load(w, names.ffn_norm, d, layer.ffn_norm),
+            ffn: match layer.ffn {
+                Ffn::Gated(gated) => FfnWeights::Gated(Gated::load(&ffn, names, d, gated, linear)),
+                Ffn::Moe(moe) => FfnWeights::Moe(Moe::load(&ffn, names, d, moe, linear)),
+            },
         }
     }
 
-    fn record(&self, p: &PlanBuilder, x: Slot, rows: Slot, shape: &TextShape) -> Slot {
-        let _scope = p.scope(&self.name);
-        let tag = |what: &str, slot| p.tag(format!("{}.{what}", self.name), slot);
+    /// Layer `i`, x `[rows, d]`.
+    fn record(&self, p: &PlanBuilder, x: Slot, rows: Slot, i: usize, shape: &TextShape) -> Slot {
+        let name = format!("layer.{i}");
+        let tag = |what: &str, slot| p.tag(format!("{name}.{what}"), slot);
+        let _scope = p.scope(&name);
         tag("in", x);
-        let d_kv = self.heads.kv_heads * self.heads.d;
-        let kv = slots::kv(self.number).map(|name| p.state(&name, Spec::fixed(&[shape.kv_rows, d_kv], shape.kv_dtype)));
-        let log_spec = Spec::fixed(&[shape.kv_rows, self.experts_per_token], DType::U32);
-        let log = p.state(&slots::routing(self.number), log_spec);
-
-        let qkv = self.qkv.record_behind(p, x, Some((NORM, &self.input_norm)), self.quant, None); // [rows, (heads + 2·kv_heads)·d_head]
-        let q = p.rope_kv_write(qkv, rows, Rope { theta: THETA, positions: shape.context() }, self.heads, kv);
-        p.trace(&slots::attention(self.number), |p| p.cached_attention_weights(q, kv[0], rows, self.heads));
-        let a = p.cached_attention(q, kv[0], kv[1], rows, self.heads); // [rows, heads·d_head]
-        let x = tag("mid", self.out.record(p, a, self.quant, Some(x)));
-        tag("out", self.moe.record_add(p, x, (NORM, &self.post_norm), rows, log, &self.name))
+        let x = match &self.mixer {
+            MixerWeights::Attention(mixer) => mixer.record_add(p, x, &self.mixer_norm, rows, i, shape),
+        };
+        tag("mid", x);
+        let x = match &self.ffn {
+            FfnWeights::Gated(ffn) => ffn.record_add(p, x, &self.ffn_norm),
+            FfnWeights::Moe(ffn) => ffn.record_add(p, x, &self.ffn_norm, rows, i, shape),
+        };
+        tag("out", x)
     }
 }

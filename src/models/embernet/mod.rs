@@ -2,9 +2,8 @@
 
 pub(crate) mod config;
 pub(crate) mod prompt;
+pub(crate) mod spec;
 pub(crate) mod vision;
-
-use std::cell::RefCell;
 
 use crate::error::Result;
 use crate::files::{ModelFiles, Weights};
@@ -13,11 +12,11 @@ use crate::models::check_steps::CheckStep;
 use crate::models::decoder::Decoder;
 use crate::models::embernet::config::{EmberNetConfig, read_json};
 use crate::models::embernet::vision::Vision;
-use crate::models::load::{LoadErrors, LoadOptions, Reads, TensorRequest, TensorScope};
+use crate::models::load::{LoadOptions, Reads, TensorRequest, TensorScope, load_model, requests};
 use crate::models::{ChatModel, Component, Family, ImageInfo, ImageTrace, Model, ModelInfo, TextShape, slots};
 use crate::ops::TOKEN_CLAMP;
 use crate::plan::{Plan, PlanBuilder};
-use crate::tensor::{DType, Pack, Spec};
+use crate::tensor::{DType, Spec};
 
 /// EmberNet checkpoints are recognised by `config.json`.
 pub static EMBERNET: Family = Family {
@@ -42,40 +41,19 @@ pub struct EmberNet {
 
 impl EmberNet {
     fn open(files: &ModelFiles, weights: &Weights, options: LoadOptions) -> Result<Self> {
-        let config = read_json(files, "config.json")?;
-        Self::load(EmberNetConfig::read(files, &config, weights)?, weights, options)
-    }
-
-    /// Finds every tensor and checks its shape.
-    fn load(config: EmberNetConfig, weights: &Weights, options: LoadOptions) -> Result<Self> {
-        let errors = RefCell::new(LoadErrors::default());
-        let w = TensorScope::new(weights, options, config.weight_quant, &errors);
-        let (vision, decoder) = (Vision::load(&w, &config), Decoder::load(&w.at("decoder"), &config));
-        let reads = errors.take().into_result(weights)?;
+        let config = EmberNetConfig::read(files, &read_json(files, "config.json")?, weights)?;
+        let ((vision, decoder), reads) =
+            load_model(weights, options, config.weight_quant, |w| Self::parts(w, &config))?;
         Ok(EmberNet { info: info(&config), config, reads, vision, decoder })
     }
 
     /// The tensors that a model of these sizes reads, given an empty checkpoint; some are listed twice.
     pub fn tensors(config: EmberNetConfig, nothing: &Weights) -> Vec<TensorRequest> {
-        let errors = RefCell::new(LoadErrors::default());
-        let options = LoadOptions::anywhere(Pack::F16);
-        let w = TensorScope::new(nothing, options, config.weight_quant, &errors);
-        Vision::load(&w, &config);
-        Decoder::load(&w.at("decoder"), &config);
-        errors.take().missing()
+        requests(nothing, config.weight_quant, |w| Self::parts(w, &config))
     }
 
-    fn text(&self, p: PlanBuilder, shape: &TextShape) -> Result<Plan> {
-        self.decoder.record(&p, shape);
-        p.finish()
-    }
-
-    fn image(&self, p: PlanBuilder) -> Result<Plan> {
-        let size = self.config.vision.image_size;
-        let pixels = p.input(slots::PIXELS, Spec::fixed(&[3, size, size], DType::F32));
-        p.tag(slots::PIXELS, pixels);
-        p.output(slots::IMAGE, self.vision.record(&p, pixels));
-        p.finish()
+    fn parts(w: &TensorScope, config: &EmberNetConfig) -> (Vision, Decoder) {
+        (Vision::load(w, config), Decoder::load(&w.at("decoder"), &spec::NAMES, &spec::decoder(config)))
     }
 }
 
@@ -147,21 +125,22 @@ impl ChatModel for EmberNet {
         &self.info
     }
 
-    fn record_text(&self, shape: &TextShape) -> Result<Plan> {
-        self.text(PlanBuilder::new(), shape)
+    fn text_plan(&self, p: PlanBuilder, shape: &TextShape) -> Result<Plan> {
+        self.decoder.record(&p, shape);
+        p.finish()
     }
 
-    fn record_image(&self) -> Result<Plan> {
-        self.image(PlanBuilder::new())
-    }
-
-    fn trace_text(&self, shape: &TextShape) -> Result<Plan> {
-        self.text(PlanBuilder::traced(), shape)
+    fn image_plan(&self, p: PlanBuilder) -> Result<Plan> {
+        let size = self.config.vision.image_size;
+        let pixels = p.input(slots::PIXELS, Spec::fixed(&[3, size, size], DType::F32));
+        p.tag(slots::PIXELS, pixels);
+        p.output(slots::IMAGE, self.vision.record(&p, pixels));
+        p.finish()
     }
 
     fn trace_image(&self) -> Result<ImageTrace> {
         let c = &self.config.vision;
-        Ok(Vision::trace(self.image(PlanBuilder::traced())?, c.image_size / c.patch_size))
+        Ok(Vision::trace(self.image_plan(PlanBuilder::traced())?, c.image_size / c.patch_size))
     }
 
     fn prompt_token(&self, id: u32, with_image: bool) -> u32 {

@@ -1,8 +1,9 @@
 //! EmberNet's way from SigLIP's patches to image tokens: compressor, pooler, projector.
 
 use crate::models::ImageTrace;
-use crate::models::decoder::moe::{BitLinearStack, CLAMP, Quant};
+use crate::models::decoder::linear::{BitLinearSpec, BitLinearStack};
 use crate::models::embernet::config::{EmberNetConfig, SIGLIP};
+use crate::models::embernet::spec;
 use crate::models::load::{Tensor, TensorScope};
 use crate::models::vision::siglip::{Affine, SigLip};
 use crate::ops::{AttentionShape, Columns, RmsNorm, UnaryKind};
@@ -18,7 +19,7 @@ const CROSS: usize = 2;
 const POOLER: &str = "pooler";
 /// What image tokens are multiplied by before they meet text.
 const IMAGE_SCALE: f32 = 0.1;
-const NORM: RmsNorm = RmsNorm { eps: 1e-5, clamp: Some(CLAMP) };
+const NORM: RmsNorm = spec::norm(1e-5);
 
 /// The projector's cross attention `i` in tags and in a trace.
 fn cross(i: usize) -> String {
@@ -43,7 +44,7 @@ impl Vision {
             siglip: SigLip::load(&root.at(SIGLIP), c.vision),
             compressor: Compressor::load(&w.at("compressor"), dv, dv),
             pooler: Pooler::load(&w.at("pooler"), n, dv),
-            projector: Projector::load(&w.at("projector"), n, dv, d, Quant::new(c)),
+            projector: Projector::load(&w.at("projector"), n, dv, d, spec::linear(c)),
         }
     }
 
@@ -159,26 +160,24 @@ struct Projector {
     up: BitLinearStack,
     down: BitLinearStack,
     ln_ff: Tensor,
-    quant: Quant,
 }
 
 impl Projector {
-    fn load(w: &TensorScope, n: usize, dv: usize, d: usize, quant: Quant) -> Self {
+    fn load(w: &TensorScope, n: usize, dv: usize, d: usize, linear: BitLinearSpec) -> Self {
         let wide = 4 * d;
         Projector {
-            vision_proj: BitLinearStack::load(w, &["vision_proj"], &[d], dv),
+            vision_proj: BitLinearStack::load(w, &["vision_proj"], &[d], dv, linear),
             query_tokens: learned(w, "query_tokens", n, d),
             layers: (0..CROSS).map(|i| CrossAttention::load(&w.at("cross_attn_layers").at(i), d)).collect(),
             ln_q: w.vector("ln_q.weight", d),
-            up: BitLinearStack::load(w, &["ffn.0"], &[wide], d),
-            down: BitLinearStack::load(w, &["ffn.2"], &[d], wide),
+            up: BitLinearStack::load(w, &["ffn.0"], &[wide], d, linear),
+            down: BitLinearStack::load(w, &["ffn.2"], &[d], wide, linear),
             ln_ff: w.vector("ln_ff.weight", d),
-            quant,
         }
     }
 
     fn record(&self, p: &PlanBuilder, pooled: Slot) -> Slot {
-        let v = p.tag("projector.vision_proj", self.vision_proj.record(p, pooled, self.quant, None)); // [n, d]
+        let v = p.tag("projector.vision_proj", self.vision_proj.record(p, pooled, None, None)); // [n, d]
         let mut q = self.query_tokens.slot(p);
         for (i, layer) in self.layers.iter().enumerate() {
             let name = cross(i);
@@ -187,9 +186,9 @@ impl Projector {
             q = p.rms_norm(sum, self.ln_q.slot(p), NORM);
         }
         let q = p.tag("projector.q", q);
-        let f = self.up.record(p, q, self.quant, None); // [n, 4·d]
+        let f = self.up.record(p, q, None, None); // [n, 4·d]
         let f = p.unary(f, UnaryKind::GeluErf);
-        let sum = p.tag("projector.sum", self.down.record(p, f, self.quant, Some(q)));
+        let sum = p.tag("projector.sum", self.down.record(p, f, None, Some(q)));
         p.rms_norm(sum, self.ln_ff.slot(p), NORM)
     }
 }

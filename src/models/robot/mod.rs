@@ -6,15 +6,13 @@ pub(crate) mod file;
 pub(crate) mod fusion;
 pub(crate) mod reasoning;
 
-use std::cell::RefCell;
-
 use serde_json::{Map, Value};
 
 use crate::error::Result;
 use crate::files::{ModelFiles, Weights};
 use crate::models::bitgen::config::IMAGE_SIZE;
 use crate::models::bitgen::decoder::{BitNet, TextDecoder, embed, norm, rows};
-use crate::models::load::{ComputedTensor, LoadErrors, LoadOptions, Reads, Tensor, TensorScope};
+use crate::models::load::{ComputedTensor, LoadOptions, Reads, Tensor, TensorScope, load_model};
 use crate::models::robot::config::RobotSizes;
 use crate::models::robot::fusion::{Fusion, whole};
 use crate::models::robot::reasoning::{Reasoning, Selector};
@@ -132,11 +130,8 @@ impl BitGenModel {
             return Err(Family::of(&files, weights)?.wrong_family("a BitGenModel", weights));
         }
         let (sizes, config) = RobotSizes::read(&files, weights)?;
-        let errors = RefCell::new(LoadErrors::default());
-        let w = TensorScope::new(weights, options, WeightQuant::Absmean, &errors);
-        let mut model = Self::load(&w, sizes, config);
-        model.reads = errors.take().into_result(weights)?;
-        Ok(model)
+        let (model, reads) = load_model(weights, options, WeightQuant::Absmean, |w| Self::load(w, sizes, config))?;
+        Ok(Self { reads, ..model })
     }
 
     fn load(w: &TensorScope, c: RobotSizes, config: Map<String, Value>) -> Self {

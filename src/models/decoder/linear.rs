@@ -1,11 +1,86 @@
-//! Ternary matrices that read the same input, cut into pieces that fit a binding each.
+//! The matrices of a decoder, and the norms in front of them. Now there is one form, BitLinear; another one (dense, ternary
+//! with a scale a group) is a type beside it here, with the same methods.
 
 use std::ops::Range;
 
-use crate::models::load::Tensor;
-use crate::ops::StackPiece;
-use crate::plan::PlanBuilder;
+use crate::models::load::{Tensor, TensorScope};
+use crate::ops::{ActQuant, BitInput, BitStack, RmsNorm, StackPiece};
+use crate::plan::{PlanBuilder, Slot};
 use crate::quant::{Bits, PART_WORDS, TILE_ROWS};
+
+/// A root-mean-square norm with its weight.
+#[derive(Debug)]
+pub struct Norm {
+    rule: RmsNorm,
+    weight: Tensor,
+}
+
+impl Norm {
+    /// Takes the tensor `name`.
+    pub fn load(w: &TensorScope, name: &str, d: usize, rule: RmsNorm) -> Self {
+        Norm { rule, weight: w.vector(name, d) }
+    }
+
+    /// The norm of x.
+    pub fn record(&self, p: &PlanBuilder, x: Slot) -> Slot {
+        p.rms_norm(x, self.weight.slot(p), self.rule)
+    }
+
+    /// What an op with a norm in front reads.
+    pub fn input(&self, p: &PlanBuilder) -> (RmsNorm, Slot) {
+        (self.rule, self.weight.slot(p))
+    }
+}
+
+/// How a BitLinear reads its input: its own norm, then codes. Source: Ma et al. 2024 (BitNet b1.58).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BitLinearSpec {
+    /// The form of the norm.
+    pub norm: RmsNorm,
+    /// The rule of the codes.
+    pub quant: ActQuant,
+}
+
+/// BitLinears that read the same input, each with its norm: `[norms [n, d_in], weights [n, Σ d_out, d_in]]`.
+#[derive(Debug)]
+pub struct BitLinearStack {
+    spec: BitLinearSpec,
+    norms: Tensor,
+    weights: TernaryStack,
+}
+
+impl BitLinearStack {
+    /// Takes `NAME.norm.weight` and `NAME.weight` of each name.
+    pub fn load(w: &TensorScope, names: &[&str], outs: &[usize], d_in: usize, spec: BitLinearSpec) -> Self {
+        let places: Vec<TensorScope> = names.iter().map(|name| w.at(name)).collect();
+        Self::load_places(&places, outs, d_in, spec)
+    }
+
+    /// The same from several places in the tree, whose matrices have `outs` rows in turn.
+    pub fn load_places(places: &[TensorScope], outs: &[usize], d_in: usize, spec: BitLinearSpec) -> Self {
+        let all = || places.iter().zip(outs.iter().cycle());
+        let norms: Vec<Tensor> = all().map(|(w, _)| w.vector("norm.weight", d_in)).collect();
+        let weights: Vec<Tensor> = all().map(|(w, &out)| w.ternary("weight", [out, d_in])).collect();
+        let max_binding = places.first().map_or(u64::MAX, TensorScope::max_binding);
+        BitLinearStack {
+            spec,
+            norms: Tensor::stack(&norms, &[places.len(), d_in]),
+            weights: TernaryStack::new(&weights, outs, max_binding),
+        }
+    }
+
+    /// x `[rows, d_in]` → `[rows, Σ d_out]`, behind a norm and plus a residual if given.
+    pub fn record(&self, p: &PlanBuilder, x: Slot, pre: Option<&Norm>, residual: Option<Slot>) -> Slot {
+        let pre = pre.map(|norm| norm.input(p));
+        let input = BitInput { pre, norm: self.spec.norm, act: self.spec.quant };
+        p.bit_linears(x, input, &self.slots(p), residual)
+    }
+
+    /// What an op over a stack reads.
+    pub fn slots(&self, p: &PlanBuilder) -> BitStack<'_> {
+        BitStack { norms: self.norms.slot(p), pieces: self.weights.pieces(p), outs: &self.weights.outs }
+    }
+}
 
 /// Matrices of some experts, or of one layer, all of one width: each expert's of `outs` rows, expert after expert.
 #[derive(Debug)]
@@ -40,11 +115,6 @@ impl TernaryStack {
         };
         let pieces = cut(outs, experts, d_in, max_binding).into_iter().map(piece).collect();
         TernaryStack { pieces, outs: outs.to_vec() }
-    }
-
-    /// Rows of each matrix, or of each of an expert's.
-    pub fn outs(&self) -> &[usize] {
-        &self.outs
     }
 
     /// The slots of its pieces.

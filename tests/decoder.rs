@@ -1,0 +1,175 @@
+//! The decoder that a description makes: a dense feed-forward part is what a mixture of one expert is, on every backend.
+
+mod support {
+    pub mod device;
+    pub mod golden;
+    pub mod model_stages;
+    pub mod numbers;
+}
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use support::model_stages::{PreparedPlan, devices, row};
+use support::numbers::{Noise, bits, compare};
+use ternion::cpu::Cpu;
+use ternion::files::{ModelFiles, Stored, TensorInfo, TensorSource, Weights};
+use ternion::models::{
+    AttentionSpec, BitLinearSpec, Decoder, DecoderSpec, Ffn, GatedSpec, LayerSpec, LoadOptions, Mixer, MoeSpec, Names,
+    TextShape, load_model, requests, slots,
+};
+use ternion::ops::{Act, ActQuant, AttentionShape, Experts, GateClamp, NormClamp, RmsNorm, Row};
+use ternion::plan::{Backend, PlanBuilder, Step};
+use ternion::quant::WeightQuant;
+use ternion::tensor::{DType, Pack};
+
+const VOCAB: usize = 50;
+const CAPACITY: usize = 40;
+const QUANT: WeightQuant = WeightQuant::SignMean;
+const PLAIN: Act = Act::SiLu { clamp: None };
+
+/// Names of a mixture of one expert.
+const MOE: Names = Names {
+    table: "embed.weight",
+    norm: "norm.weight",
+    layers: "layers",
+    mixer_norm: "norm1.weight",
+    attention: "self_attn",
+    qkv: ["q_proj", "k_proj", "v_proj"],
+    out: "o_proj",
+    ffn_norm: "norm2.weight",
+    ffn: "mlp",
+    gate_up: ["gate_proj", "up_proj"],
+    down: "down_proj",
+    router: "router",
+    experts: "experts",
+    shared_expert: "shared_expert",
+    shared_experts: "shared_experts",
+};
+/// The same tensors as those of a dense decoder.
+const DENSE: Names = Names { ffn: "mlp.experts.0", ..MOE };
+
+fn spec(ffn: impl Fn(GatedSpec) -> Ffn, act: Act) -> DecoderSpec {
+    let norm = RmsNorm::new(1e-6);
+    let layer = LayerSpec {
+        mixer_norm: norm,
+        mixer: Mixer::Attention(AttentionSpec { heads: AttentionShape { heads: 4, kv_heads: 2, d: 8 }, theta: 1e4 }),
+        ffn_norm: norm,
+        ffn: ffn(GatedSpec { d_ff: 72, act }),
+    };
+    DecoderSpec {
+        vocab: VOCAB,
+        width: 40,
+        embed_bound: f32::INFINITY,
+        layers: vec![layer; 2],
+        norm,
+        linear: BitLinearSpec { norm, quant: ActQuant { max_code: 127.0, bound: f32::INFINITY, floor: 1e-5 } },
+    }
+}
+
+fn dense(act: Act) -> DecoderSpec {
+    spec(Ffn::Gated, act)
+}
+
+fn mixture(act: Act) -> DecoderSpec {
+    let experts = Experts { k: 1, n: 1, shared: 0 };
+    spec(|expert| Ffn::Moe(MoeSpec { experts, expert, bound: f32::INFINITY }), act)
+}
+
+/// Random tensors.
+#[derive(Debug, Default)]
+struct Random(Vec<TensorInfo>);
+
+impl TensorSource for Random {
+    fn name(&self) -> &str {
+        "random tensors"
+    }
+
+    fn file(&self, _: &str) -> Option<Cow<'_, [u8]>> {
+        None
+    }
+
+    fn tensors(&self) -> Vec<TensorInfo> {
+        self.0.clone()
+    }
+
+    fn metadata(&self) -> BTreeMap<String, String> {
+        BTreeMap::new()
+    }
+
+    fn read(&self, tensor: &str, elements: Range<usize>) -> ternion::Result<Vec<u8>> {
+        let at = self.0.iter().position(|info| info.name == tensor).expect("one of the tensors");
+        let all = Noise(at as u64).f32s(self.0[at].shape.iter().product(), 1.0);
+        let is_norm = self.0[at].shape.len() == 1 && tensor.ends_with(".weight");
+        Ok(all[elements].iter().flat_map(|v| if is_norm { 1.0 + 0.2 * v } else { *v }.to_le_bytes()).collect())
+    }
+}
+
+/// Random weights for all tensors of the mixture.
+fn weights() -> Weights {
+    let open = |infos| Weights::open(ModelFiles::Source(Arc::new(Random(infos)))).expect("a source");
+    let wanted = requests(&open(Vec::new()), QUANT, |w| Decoder::load(w, &MOE, &mixture(PLAIN)));
+    let mut infos: Vec<TensorInfo> =
+        wanted.into_iter().map(|w| TensorInfo { name: w.name, stored: Stored::F32, shape: w.shape }).collect();
+    infos.sort_by(|a, b| a.name.cmp(&b.name));
+    infos.dedup_by(|a, b| a.name == b.name);
+    open(infos)
+}
+
+/// Logits of every token of a text of `n` tokens, in one step.
+fn logits(weights: &Weights, names: &Names, spec: &DecoderSpec, backend: &mut dyn Backend, n: usize) -> Vec<f32> {
+    let options = LoadOptions::anywhere(Pack::F32);
+    let load = load_model(weights, options, QUANT, |w| Decoder::load(w, names, spec));
+    let (decoder, reads) = load.unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(reads.keys().any(|name| name.contains("router")), *names == MOE);
+    let p = PlanBuilder::new();
+    let shape =
+        TextShape { max_rows: n, max_outputs: n, kv_rows: CAPACITY, sessions: 1, kv_dtype: DType::F32, images: false };
+    decoder.record(&p, &shape);
+    let program = PreparedPlan::prepare(p.finish().expect("a plan"), weights, backend);
+    let rows: Vec<Row> = (0..n).map(|i| row((i * 7 % VOCAB) as u32, i, 0)).collect();
+    program.write(backend, slots::ROWS, bytemuck::cast_slice(&rows));
+    program.write(backend, slots::OUTPUTS, &(0..n as u32).collect::<Vec<u32>>());
+    let step = Step { rows: n as u32, outputs: n as u32, context: n as u32, reserved: 0 };
+    backend.run(program.id, &step, 0..program.plan.nodes.len()).expect("it runs");
+    program.output(backend, slots::LOGITS, n * VOCAB)
+}
+
+#[test]
+fn a_dense_decoder_is_a_mixture_of_one_expert() {
+    let weights = weights();
+    let bounded = Act::SiLu { clamp: Some(GateClamp { gate: 0.5, product: 0.25 }) };
+    for n in [1, 3, 17] {
+        let mut wanted: Vec<Vec<f32>> = Vec::new();
+        for (device, mut backend) in devices() {
+            for (i, act) in [PLAIN, bounded].into_iter().enumerate() {
+                let one = logits(&weights, &DENSE, &dense(act), backend.as_mut(), n);
+                let other = logits(&weights, &MOE, &mixture(act), backend.as_mut(), n);
+                compare(&one, &other, 1e-4).unwrap_or_else(|e| panic!("{device}, {n} rows, {act:?}: {e}"));
+                match wanted.get(i) {
+                    None => wanted.push(one),
+                    // A code on an edge may round the other way.
+                    Some(want) => compare(&one, want, 0.05).unwrap_or_else(|e| panic!("{device}, {n} rows: {e}")),
+                }
+            }
+        }
+        assert!(compare(&wanted[0], &wanted[1], 0.1).is_err(), "{n} rows: the activation's bounds change nothing");
+        assert!(bits(&wanted[0]).iter().all(|v| f32::from_bits(*v).is_finite()), "{n} rows");
+    }
+}
+
+#[test]
+fn each_layer_and_each_norm_is_as_the_description_says() {
+    let weights = weights();
+    let mut backend = Cpu::plain();
+    let whole = logits(&weights, &DENSE, &dense(PLAIN), &mut backend, 5);
+    let mut one = dense(PLAIN);
+    one.layers.truncate(1);
+    assert!(compare(&logits(&weights, &DENSE, &one, &mut backend, 5), &whole, 0.1).is_err(), "one layer is enough");
+    let mut tight = dense(PLAIN);
+    tight.layers[1].ffn_norm.clamp = Some(NormClamp { input: 0.5, output: 0.5 });
+    let found = logits(&weights, &DENSE, &tight, &mut backend, 5);
+    assert!(compare(&found, &whole, 0.1).is_err(), "a norm's bounds change nothing");
+}
