@@ -32,6 +32,24 @@ struct Rung {
     program: Option<TextProgram>,
 }
 
+/// The shapes of the programs for steps of up to `whole`, by rising rows.
+fn shapes(whole: TextShape) -> Vec<TextShape> {
+    let mut shapes: Vec<TextShape> = Vec::new();
+    for rows in RUNGS.map(|rows| rows.min(whole.sessions)) {
+        let shape = TextShape { max_rows: rows, max_outputs: rows, images: false, ..whole };
+        if shape != whole && shapes.last().is_none_or(|below| below.max_rows < rows) {
+            shapes.push(shape);
+        }
+    }
+    shapes.push(whole);
+    shapes
+}
+
+/// Whether a program of this shape holds a step of this many rows and outputs, with image rows or without.
+fn holds(shape: &TextShape, [rows, outputs]: [usize; 2], images: bool) -> bool {
+    rows <= shape.max_rows && outputs <= shape.max_outputs && (shape.images || !images)
+}
+
 impl Ladder {
     /// Records plans for steps of up to `whole`. The largest takes image rows and pieces of prompts; those below hold
     /// the tokens that 1 to `whole.sessions` sessions decode.
@@ -39,16 +57,8 @@ impl Ladder {
     /// # Errors
     /// Those of `record`.
     pub fn record(whole: TextShape, layers: usize, record: impl Fn(&TextShape) -> Result<Arc<Plan>>) -> Result<Self> {
-        let mut shapes: Vec<TextShape> = Vec::new();
-        for rows in RUNGS.map(|rows| rows.min(whole.sessions)) {
-            let shape = TextShape { max_rows: rows, max_outputs: rows, images: false, ..whole };
-            if shape != whole && shapes.last().is_none_or(|below| below.max_rows < rows) {
-                shapes.push(shape);
-            }
-        }
-        shapes.push(whole);
         let rung = |shape| Ok(Rung { shape, plan: record(&shape)?, program: None });
-        Ok(Ladder { rungs: shapes.into_iter().map(rung).collect::<Result<_>>()?, layers })
+        Ok(Ladder { rungs: shapes(whole).into_iter().map(rung).collect::<Result<_>>()?, layers })
     }
 
     /// All plans.
@@ -81,8 +91,7 @@ impl Ladder {
         [rows, outputs]: [usize; 2],
         images: bool,
     ) -> Result<&mut TextProgram> {
-        let fits = |s: &TextShape| rows <= s.max_rows && outputs <= s.max_outputs && (s.images || !images);
-        let rung = self.rungs.iter().position(|rung| fits(&rung.shape));
+        let rung = self.rungs.iter().position(|rung| holds(&rung.shape, [rows, outputs], images));
         let rung = rung.ok_or_else(|| Error::format("a step", format!("has {rows} rows, more than any program")))?;
         self.program(backend, rung)
     }
@@ -99,5 +108,36 @@ impl Ladder {
     /// The programs that are prepared.
     pub fn prepared(&mut self) -> impl Iterator<Item = &mut TextProgram> {
         self.rungs.iter_mut().filter_map(|rung| rung.program.as_mut())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::DType;
+
+    fn whole(sessions: usize, images: bool) -> TextShape {
+        let (max_rows, kv_dtype) = (64, DType::F16);
+        TextShape { max_rows, max_outputs: sessions, kv_rows: 128 * sessions, sessions, kv_dtype, images }
+    }
+
+    #[test]
+    fn there_are_programs_for_one_session_and_up_to_all() {
+        let rows = |whole| shapes(whole).iter().map(|s| s.max_rows).collect::<Vec<_>>();
+        assert_eq!(rows(whole(1, true)), [1, 64]);
+        assert_eq!(rows(whole(4, true)), [1, 4, 64]);
+        assert_eq!(rows(whole(16, true)), [1, 8, 16, 64]);
+        assert_eq!(rows(whole(64, true)), [1, 8, 16, 64, 64], "64 tokens without image rows, and a piece with them");
+        assert_eq!(rows(whole(64, false)), [1, 8, 16, 64]);
+    }
+
+    #[test]
+    fn a_step_takes_the_smallest_program_that_holds_it() {
+        let shapes = shapes(whole(16, true));
+        let taken = |sizes, images| shapes.iter().position(|shape| holds(shape, sizes, images));
+        assert_eq!([1, 2, 8, 9, 16, 17, 64].map(|n| taken([n, n.min(16)], false)), [0, 1, 1, 2, 2, 3, 3].map(Some));
+        assert_eq!(taken([1, 1], true), Some(3), "only the largest has image rows");
+        assert_eq!(taken([65, 1], false), None);
+        assert_eq!(taken([17, 17], false), None, "more jobs end than there are sessions");
     }
 }
