@@ -103,6 +103,24 @@ fn sessions_on_threads_equal_each_alone() {
 }
 
 #[test]
+fn images_that_are_encoded_meanwhile_change_no_stream_and_no_image() {
+    for choice in choices() {
+        let engine = Engine::open(tiny(), options(choice)).unwrap();
+        let image = picture();
+        let turned = image.resized(image.height).unwrap();
+        let text = |image| generate(&engine, &prompt(), image, greedy(8)).unwrap();
+        let alone = [text(None), text(Some(&image)), text(Some(&turned))];
+        assert!(alone[1] != alone[2], "the images differ");
+        std::thread::scope(|s| {
+            let threads = [None, Some(&image), Some(&turned)].map(|i| s.spawn(move || [text(i), text(i), text(i)]));
+            for (thread, alone) in threads.into_iter().zip(&alone) {
+                assert!(thread.join().unwrap().iter().all(|tokens| tokens == alone));
+            }
+        });
+    }
+}
+
+#[test]
 fn the_same_seed_gives_the_same_tokens() {
     for choice in choices() {
         let engine = Engine::open(tiny(), options(choice)).unwrap();

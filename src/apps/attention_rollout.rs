@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::files::Image;
 use crate::models::{ImageTrace, TextShape, slots};
 use crate::ops::Row;
-use crate::plan::{Plan, Step};
+use crate::plan::Plan;
 
 /// Where the attention of one text token goes. See [`AttentionRollout::attention`].
 #[derive(Debug, Clone, PartialEq)]
@@ -139,20 +139,15 @@ impl Drop for AttentionRollout {
 /// Encodes a picture again: where its tokens came from. Its program holds large matrices, and goes when it has run.
 fn trace_image(engine: &Resident, image: &Image) -> Result<Origin> {
     let info = engine.image_info()?;
-    let pixels = image.pixel_values(info.mean, info.std);
     let ImageTrace { plan, stages, grid, block } = engine.model.trace_image()?;
     let shapes = stage_shapes(&plan, &stages, info.tokens, grid.div_ceil(block.max(1)).pow(2))?;
-    let runner = &mut *engine.runner()?;
-    let backend = runner.backend.as_mut();
-    let program = Program::prepare(backend, &Arc::new(plan))?;
-    let names =
-        stages.iter().zip(&shapes).flat_map(|(names, [n, m])| names.iter().map(move |name| (name.as_str(), n * m)));
-    let matrices = program
-        .write(backend, slots::PIXELS, bytemuck::cast_slice(&pixels))
-        .and_then(|()| program.run(backend, &Step::FULL))
-        .and_then(|()| program.read(backend, &names.collect::<Vec<_>>()));
-    backend.release(program.id);
-    let mut read = matrices?.into_iter().map(|words| floats(&words));
+    let names = stages.iter().zip(&shapes).flat_map(|(names, [n, m])| names.iter().map(move |s| (s.clone(), n * m)));
+    let program = Program::prepare(engine.runner()?.backend.as_mut(), &Arc::new(plan))?;
+    let matrices = engine.run_image(&program, image, names.collect());
+    if let Ok(mut runner) = engine.runner() {
+        runner.backend.release(program.id);
+    }
+    let mut read = matrices?.into_iter();
     let mut cells = identity(info.tokens);
     for (stage, [n, m]) in stages.iter().zip(shapes) {
         let layers: Vec<Vec<f32>> = read.by_ref().take(stage.len()).collect();

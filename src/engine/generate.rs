@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::engine::generation::{Generation, StopReason};
 use crate::engine::hook::LogitsHook;
+use crate::engine::jobs::{Job, JobOutput};
 use crate::engine::options::GenerateOptions;
-use crate::engine::queue::{Job, JobOutput};
 use crate::engine::sampler::Sampler;
 use crate::engine::session::Session;
 use crate::error::{Error, Result};
@@ -196,6 +196,7 @@ impl<'a> Stream<'a> {
                 let token = self.sample(logits, &hidden)?;
                 self.ready.push_back(token);
             }
+            JobOutput::Image(_) => return Err(Error::format("a step of text", "gave an image")),
         }
         Ok(())
     }

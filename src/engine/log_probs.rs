@@ -1,6 +1,6 @@
 //! How likely a model takes a given text to be.
 
-use crate::engine::queue::JobOutput;
+use crate::engine::jobs::JobOutput;
 use crate::engine::session::Session;
 use crate::error::{Error, Result};
 use crate::ops::check_logits;

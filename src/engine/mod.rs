@@ -1,7 +1,7 @@
 //! What drives a model that goes on with a text: the engine that keeps it resident, sessions with their part of the KV
 //! cache, the queue that batches their rows, sampling.
 //!
-//! Order: `sampler`, `generation`, `options`, `device`, `programs`, `open`, `cache`, `queue`, `text_program`, `ladder`,
+//! Order: `sampler`, `generation`, `options`, `device`, `programs`, `open`, `cache`, `jobs`, `queue`, `text_program`, `ladder`,
 //! `runner`, `hook`, `resident`, `session`, `generate`, `routing`, `log_probs`, `batch`.
 //!
 //! `open` is the way of every model onto a device, whatever its family; the applications use it too. What follows is for
@@ -11,17 +11,18 @@
 //! 1. `main` calls the command; a program that embeds the library begins at 3.
 //! 2. The command opens an [`Engine`] and a [`Session`], pushes images and text, and asks for a [`Stream`]:
 //!    [`Session::generate`].
-//! 3. [`Stream::next`] makes a [`queue::Job`] of the rows that the session has pushed and the model has not read.
+//! 3. [`Stream::next`] makes a [`jobs::Job`] of the rows that the session has pushed and the model has not read.
 //! 4. [`queue::Queue::run_all`]: whoever waits and finds nobody running runs the next batch, of jobs of all threads.
 //! 5. `Runner::step` puts the rows together and takes the smallest program of the `Ladder` that holds them.
 //! 6. `TextProgram::run` writes the rows into the program's inputs.
 //! 7. [`Backend::run`](crate::plan::Backend::run): on a GPU one submission, several steps where the tokens are chosen
 //!    there; on the CPU one op after the other.
-//! 8. `TextProgram::outputs` reads token ids back, and the queue hands each job its [`queue::JobOutput`].
+//! 8. `TextProgram::outputs` reads token ids back, and the queue hands each job its [`jobs::JobOutput`].
 //! 9. [`Stream`] decodes the ids to text, looks for stop strings and the end, and yields a [`Token`].
 //! 10. The command prints it.
 //!
-//! [`Batch`] does 3 to 9 for several sessions from one thread.
+//! [`Batch`] does 3 to 9 for several sessions from one thread. An image is a [`jobs::ImageJob`] of the same queue: a piece of
+//! its encoder runs, then a batch of text, in turns.
 
 mod autotune;
 mod batch;
@@ -30,6 +31,7 @@ pub(crate) mod device;
 pub(crate) mod generate;
 pub(crate) mod generation;
 mod hook;
+pub mod jobs;
 mod ladder;
 pub(crate) mod log_probs;
 pub(crate) mod open;

@@ -1,44 +1,15 @@
-//! Which rows run next: the policy, and the queue that lets any waiting thread run a batch for all of them.
+//! Which rows run next: the policy, and the queue that lets any waiting thread run a batch for all of them. Images are
+//! encoded between batches of text, in pieces, so that texts go on meanwhile.
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::engine::jobs::{ImageJob, Job, JobOutput, Turn, Work};
 use crate::error::{Error, Result};
-use crate::ops::{Draw, Row};
 
 /// How long a batch waits for the next of the sessions of the batch before: their threads are just waking up.
 const GATHER: Duration = Duration::from_micros(200);
-
-/// Rows of one sequence that are to run, in order; the token after the last one is wanted.
-#[derive(Debug, Clone, Default)]
-pub struct Job {
-    /// What to run.
-    pub rows: Vec<Row>,
-    /// Vectors of the first rows, where they come from images: `[n, width]`.
-    pub image: Vec<f32>,
-    /// Whether the logits are wanted instead of the token.
-    pub logits: bool,
-    /// How the token is chosen.
-    pub draw: Draw,
-    /// Where the draw asks for a penalty, the tokens that occurred, a bit each; empty if the device knows them already.
-    pub seen: Vec<u32>,
-    /// How many tokens one after the other may be chosen before the host sees them, where there is one row; 0 counts as 1.
-    pub max_tokens: usize,
-    /// Layers whose shared expert's hidden vector is wanted with the logits, of those that the engine was opened for.
-    pub hidden: Vec<usize>,
-    /// Rows that have run.
-    pub done: usize,
-}
-
-/// What a finished job gives.
-#[derive(Debug, Clone, PartialEq)]
-pub enum JobOutput {
-    /// The tokens chosen one after the other, at least one; `u32::MAX` where logits were not finite.
-    Tokens(Vec<u32>),
-    /// All logits, and the hidden vectors asked for, by layer.
-    Logits(Vec<f32>, Vec<(usize, Vec<f32>)>),
-}
 
 /// What the policy needs to know of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,13 +72,17 @@ pub struct Queue {
 #[derive(Debug, Default)]
 struct State {
     jobs: BTreeMap<u64, Job>,
+    /// Images that wait; none where a piece of it is running.
+    images: BTreeMap<u64, Option<ImageJob>>,
     finished: BTreeMap<u64, Result<JobOutput>>,
     next_id: u64,
     running: bool,
     /// A step panicked: what it left on the device is not known.
     dead: bool,
-    /// Jobs of the last batch.
+    /// Jobs of the last batch of text.
     last: usize,
+    /// Whether text has run since the last piece of an image.
+    after_text: bool,
 }
 
 /// Lets the next thread run when the runner stops. After a panic of its step, all jobs fail.
@@ -122,7 +97,8 @@ impl Drop for Running<'_> {
         state.running = false;
         if !self.returned {
             state.dead = true;
-            let failed: Vec<u64> = std::mem::take(&mut state.jobs).into_keys().collect();
+            let jobs = std::mem::take(&mut state.jobs).into_keys();
+            let failed: Vec<u64> = jobs.chain(std::mem::take(&mut state.images).into_keys()).collect();
             state.finished.extend(failed.into_iter().map(|id| (id, Err(dead()))));
         }
         self.queue.changed.notify_all();
@@ -141,6 +117,7 @@ impl Drop for Mine<'_> {
         let mut state = self.queue.lock();
         for id in &self.ids {
             state.jobs.remove(id);
+            state.images.remove(id);
             state.finished.remove(id);
         }
     }
@@ -164,23 +141,25 @@ impl Queue {
         if self.lock().dead { Err(dead()) } else { Ok(()) }
     }
 
-    /// Adds jobs and returns their outcomes in order. `step` runs a batch of parts of jobs and returns the outcomes of those that it
+    /// Adds work and returns its outputs in order. `step` runs a turn and returns the outputs of the jobs that it
     /// finishes, in order; it is called on some thread that waits, one at a time.
     ///
+    /// `limits` are the maximum number of rows and of outputs of a batch of text.
+    ///
     /// # Errors
-    /// What `step` returns goes to every job of its batch. Once it has panicked, every job of every caller fails with
+    /// What `step` returns goes to every job of its turn. Once it has panicked, every job of every caller fails with
     /// [`Error::Device`].
     pub fn run_all(
         &self,
-        jobs: Vec<Job>,
+        work: impl IntoIterator<Item = Work>,
         limits: (usize, usize),
-        step: impl Fn(&[(Job, usize)]) -> Result<Vec<JobOutput>>,
+        step: impl Fn(&mut Turn) -> Result<Vec<JobOutput>>,
     ) -> Vec<Result<JobOutput>> {
         let mut state = self.lock();
         if state.dead {
-            return jobs.iter().map(|_| Err(dead())).collect();
+            return work.into_iter().map(|_| Err(dead())).collect();
         }
-        let ids: Vec<u64> = jobs.into_iter().map(|job| state.add(job)).collect();
+        let ids: Vec<u64> = work.into_iter().map(|work| state.add(work)).collect();
         drop(state);
         let mine = Mine { queue: self, ids };
         let ids = &mine.ids;
@@ -188,9 +167,9 @@ impl Queue {
         let mut state = self.lock();
         loop {
             if ids.iter().all(|id| state.finished.contains_key(id)) {
-                let outcomes = ids.iter().filter_map(|id| state.finished.remove(id)).collect();
+                let outputs = ids.iter().filter_map(|id| state.finished.remove(id)).collect();
                 drop(state);
-                return outcomes;
+                return outputs;
             }
             if state.running {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -198,21 +177,15 @@ impl Queue {
             }
             state.running = true;
             let mut guard = Running { queue: self, returned: false };
-            state = self.gather(state);
-            let waiting: Vec<Waiting> =
-                state.jobs.iter().map(|(&id, j)| Waiting { id, rows: j.rows.len() - j.done }).collect();
-            let batch = next_batch(&waiting, limits.0, limits.1);
-            // Taken out while they run, not copied: a prompt with its images is large, and runs in many batches.
-            let parts: Vec<(Job, usize)> =
-                batch.iter().filter_map(|s| Some((std::mem::take(state.jobs.get_mut(&s.id)?), s.rows))).collect();
-            state.last = batch.len();
+            if !state.image_is_next() {
+                state = self.gather(state);
+            }
+            let (batch, mut turn) = state.take(limits);
             drop(state);
-            let result = step(&parts);
+            let result = step(&mut turn);
             guard.returned = true;
             state = self.lock();
-            for (share, (job, _)) in batch.iter().zip(parts) {
-                state.jobs.insert(share.id, job);
-            }
+            state.put_back(&batch, turn);
             state.deliver(&batch, result);
             drop(state);
             drop(guard);
@@ -238,21 +211,67 @@ impl Queue {
 }
 
 impl State {
-    fn add(&mut self, job: Job) -> u64 {
+    fn add(&mut self, work: Work) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
-        self.jobs.insert(id, job);
+        match work {
+            Work::Text(job) => drop(self.jobs.insert(id, job)),
+            Work::Image(job) => drop(self.images.insert(id, Some(job))),
+        }
         id
     }
 
+    /// Whether a piece of an image runs next where text waits too: they take turns.
+    fn image_is_next(&self) -> bool {
+        self.after_text && !self.images.is_empty()
+    }
+
+    /// What runs next, and whose it is. It is taken out while it runs, not copied: a prompt with its images is large, and
+    /// runs in many batches.
+    ///
+    /// The oldest image runs to its end before the next begins, since both use the memory of one program.
+    fn take(&mut self, limits: (usize, usize)) -> (Vec<Share>, Turn) {
+        if (self.jobs.is_empty() || self.image_is_next())
+            && let Some((&id, image)) = self.images.iter_mut().next()
+            && let Some(image) = image.take()
+        {
+            self.after_text = false;
+            self.last = self.last.min(self.jobs.len());
+            return (vec![Share { id, rows: 0 }], Turn::Image(image));
+        }
+        let waiting: Vec<Waiting> =
+            self.jobs.iter().map(|(&id, j)| Waiting { id, rows: j.rows.len() - j.done }).collect();
+        let batch = next_batch(&waiting, limits.0, limits.1);
+        let parts = batch.iter().filter_map(|s| Some((std::mem::take(self.jobs.get_mut(&s.id)?), s.rows))).collect();
+        (self.last, self.after_text) = (batch.len(), true);
+        (batch, Turn::Text(parts))
+    }
+
+    /// Puts back what was taken out.
+    fn put_back(&mut self, batch: &[Share], turn: Turn) {
+        match turn {
+            Turn::Text(parts) => {
+                for (share, (mut job, rows)) in batch.iter().zip(parts) {
+                    job.done += rows;
+                    self.jobs.insert(share.id, job);
+                }
+            }
+            Turn::Image(image) => {
+                self.images.extend(batch.first().map(|share| (share.id, Some(image))));
+            }
+        }
+    }
+
+    /// Hands the outputs of a turn to the jobs that it has finished, or its error to all.
     fn deliver(&mut self, batch: &[Share], result: Result<Vec<JobOutput>>) {
-        let mut outcomes = match result {
-            Ok(outcomes) => outcomes.into_iter(),
+        let mut outputs = match result {
+            Ok(outputs) => outputs.into_iter(),
             Err(error) => {
                 let message = error.to_string();
                 let mut first = Some(error);
                 for share in batch {
                     self.jobs.remove(&share.id);
+                    self.images.remove(&share.id);
                     let copy = || Error::Device { device: "the batch's".into(), problem: message.clone() };
                     self.finished.insert(share.id, Err(first.take().unwrap_or_else(copy)));
                 }
@@ -260,12 +279,15 @@ impl State {
             }
         };
         for share in batch {
-            let Some(job) = self.jobs.get_mut(&share.id) else { continue };
-            job.done += share.rows;
-            if job.done == job.rows.len() {
+            let finished = match self.jobs.get(&share.id) {
+                Some(job) => job.done == job.rows.len(),
+                None => outputs.len() > 0,
+            };
+            if finished {
                 self.jobs.remove(&share.id);
-                let none = || Err(Error::format("a step", "gave fewer outcomes than jobs"));
-                self.finished.insert(share.id, outcomes.next().map_or_else(none, Ok));
+                self.images.remove(&share.id);
+                let none = || Err(Error::format("a step", "gave fewer outputs than jobs"));
+                self.finished.insert(share.id, outputs.next().map_or_else(none, Ok));
             }
         }
     }
@@ -274,6 +296,22 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::programs::Program;
+    use crate::ops::Row;
+    use crate::plan::ProgramId;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    const ROW: Row = Row { token: 1, pos: 0, seq_base: 0, seq_len: 1 };
+
+    fn token() -> Work {
+        Work::Text(Job { rows: vec![ROW], ..Job::default() })
+    }
+
+    fn image(value: f32) -> Work {
+        let program = Program { id: ProgramId(0), plan: Arc::default() };
+        Work::Image(ImageJob { program, pixels: vec![value], outputs: Vec::new(), done: 0 })
+    }
 
     fn waiting(rows: &[usize]) -> Vec<Waiting> {
         rows.iter().enumerate().map(|(id, &rows)| Waiting { id: id as u64, rows }).collect()
@@ -300,8 +338,9 @@ mod tests {
     #[test]
     fn threads_share_batches_and_each_gets_its_own_outcome() {
         let queue = Queue::default();
-        let step = |parts: &[(Job, usize)]| {
-            std::thread::sleep(std::time::Duration::from_millis(1));
+        let step = |turn: &mut Turn| {
+            std::thread::sleep(Duration::from_millis(1));
+            let Turn::Text(parts) = turn else { return Ok(Vec::new()) };
             let finished = parts.iter().filter(|(j, n)| j.done + n == j.rows.len());
             Ok(finished.map(|(j, _)| JobOutput::Tokens(vec![j.rows[0].token])).collect())
         };
@@ -311,8 +350,8 @@ mod tests {
                 s.spawn(move || {
                     for n in 1..20 {
                         let row = Row { token: t * 100 + n, pos: 0, seq_base: 0, seq_len: 1 };
-                        let job = Job { rows: vec![row; n as usize], ..Job::default() };
-                        let outcomes = queue.run_all(vec![job.clone(), job], (7, 3), step);
+                        let job = || Work::Text(Job { rows: vec![row; n as usize], ..Job::default() });
+                        let outcomes = queue.run_all([job(), job()], (7, 3), step);
                         let tokens: Vec<JobOutput> = outcomes.into_iter().map(|o| o.unwrap()).collect();
                         assert_eq!(tokens, vec![JobOutput::Tokens(vec![row.token]); 2]);
                     }
@@ -324,18 +363,18 @@ mod tests {
     #[test]
     fn a_step_that_panics_fails_the_jobs_of_all_and_leaves_none() {
         let queue = Queue::default();
-        let job = || Job { rows: vec![Row { token: 1, pos: 0, seq_base: 0, seq_len: 1 }], ..Job::default() };
-        let steps = std::sync::atomic::AtomicUsize::new(0);
-        let step = |_: &[(Job, usize)]| -> Result<Vec<JobOutput>> {
-            steps.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let steps = AtomicUsize::new(0);
+        let step = |_: &mut Turn| -> Result<Vec<JobOutput>> {
+            steps.fetch_add(1, Ordering::SeqCst);
             // Others come to wait meanwhile.
             std::thread::sleep(Duration::from_millis(50));
             panic!("an op's mistake")
         };
         let ends: Vec<_> = std::thread::scope(|s| {
             let run =
-                || std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| queue.run_all(vec![job()], (7, 3), step)));
-            let all: Vec<_> = (0..4).map(|_| s.spawn(run)).collect();
+                |work| std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| queue.run_all([work], (7, 3), step)));
+            let all = [token(), image(0.0), token(), image(1.0)];
+            let all: Vec<_> = all.into_iter().map(|work| s.spawn(move || run(work))).collect();
             all.into_iter().map(|t| t.join().unwrap()).collect()
         });
         assert_eq!(steps.into_inner(), 1, "steps after a panic");
@@ -343,22 +382,83 @@ mod tests {
         for outcomes in ends.into_iter().flatten() {
             assert!(matches!(outcomes[..], [Err(Error::Device { .. })]), "{outcomes:?}");
         }
-        let later = queue.run_all(vec![job(), job()], (7, 3), |_| Ok(Vec::new()));
+        assert!(matches!(queue.check(), Err(Error::Device { .. })));
+        let later = queue.run_all([token(), image(2.0)], (7, 3), |_| Ok(Vec::new()));
         assert!(matches!(later[..], [Err(Error::Device { .. }), Err(Error::Device { .. })]), "{later:?}");
         let state = queue.lock();
-        assert!(state.jobs.is_empty() && state.finished.is_empty(), "{state:?}");
+        assert!(state.jobs.is_empty() && state.images.is_empty() && state.finished.is_empty(), "{state:?}");
     }
 
     #[test]
     fn a_prompt_in_many_batches_is_not_copied() {
-        let row = Row { token: 1, pos: 0, seq_base: 0, seq_len: 1 };
-        let job = Job { rows: vec![row; 9], image: vec![1.0; 64], ..Job::default() };
+        let job = Job { rows: vec![ROW; 9], image: vec![1.0; 64], ..Job::default() };
         let (rows, image) = (job.rows.as_ptr(), job.image.as_ptr());
-        let outcomes = Queue::default().run_all(vec![job], (4, 1), |parts| {
+        let outcomes = Queue::default().run_all([Work::Text(job)], (4, 1), |turn| {
+            let Turn::Text(parts) = turn else { panic!("an image") };
             let (job, n) = &parts[0];
             assert_eq!((job.rows.as_ptr(), job.image.as_ptr()), (rows, image));
             Ok(if job.done + n == 9 { vec![JobOutput::Tokens(vec![5])] } else { Vec::new() })
         });
         assert_eq!(outcomes[0].as_ref().unwrap(), &JobOutput::Tokens(vec![5]));
+    }
+
+    /// Images of `pieces` pieces and tokens, with the turns that ran: an image's value, or none for text.
+    fn turns(queue: &Queue, pieces: usize, work: Vec<Work>, turns: &Mutex<Vec<Option<f32>>>) -> Vec<Result<JobOutput>> {
+        queue.run_all(work, (7, 3), |turn| match turn {
+            Turn::Text(parts) => {
+                turns.lock().unwrap().push(None);
+                Ok(parts.iter().map(|_| JobOutput::Tokens(vec![1])).collect())
+            }
+            Turn::Image(image) => {
+                turns.lock().unwrap().push(Some(image.pixels[0]));
+                image.done += 1;
+                let outputs = || JobOutput::Image(vec![image.pixels.clone()]);
+                Ok((image.done == pieces).then(outputs).into_iter().collect())
+            }
+        })
+    }
+
+    #[test]
+    fn an_image_takes_turns_with_text_and_images_come_one_after_the_other() {
+        let (queue, ran) = (Queue::default(), Mutex::new(Vec::new()));
+        let outputs = turns(&queue, 2, vec![image(5.0), token(), image(6.0)], &ran);
+        assert_eq!(ran.into_inner().unwrap(), [None, Some(5.0), Some(5.0), Some(6.0), Some(6.0)]);
+        let image = |v| JobOutput::Image(vec![vec![v]]);
+        let outputs: Vec<JobOutput> = outputs.into_iter().map(|o| o.unwrap()).collect();
+        assert_eq!(outputs, [image(5.0), JobOutput::Tokens(vec![1]), image(6.0)]);
+    }
+
+    #[test]
+    fn a_stream_goes_on_while_another_thread_encodes_an_image() {
+        const TOKENS: usize = 5;
+        let (queue, ran) = (Queue::default(), Mutex::new(Vec::new()));
+        let (tokens, pieces) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let step = |turn: &mut Turn| {
+            let Turn::Image(_) = turn else {
+                ran.lock().unwrap().push("text");
+                return Ok(vec![JobOutput::Tokens(vec![1])]);
+            };
+            ran.lock().unwrap().push("image");
+            pieces.fetch_add(1, Ordering::SeqCst);
+            // As long as the stream needs to come again.
+            std::thread::sleep(Duration::from_millis(5));
+            // The image ends when the stream has ended: were the stream to wait for it, neither would.
+            let ended = tokens.load(Ordering::SeqCst) == TOKENS || pieces.load(Ordering::SeqCst) == 1000;
+            Ok(ended.then(|| JobOutput::Image(Vec::new())).into_iter().collect())
+        };
+        std::thread::scope(|s| {
+            s.spawn(|| queue.run_all([image(0.0)], (7, 3), step)[0].as_ref().unwrap().clone());
+            while pieces.load(Ordering::SeqCst) == 0 {
+                std::thread::yield_now();
+            }
+            for _ in 0..TOKENS {
+                queue.run_all([token()], (7, 3), step)[0].as_ref().unwrap();
+                tokens.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let ran = ran.into_inner().unwrap();
+        assert_eq!(ran.iter().filter(|&&turn| turn == "text").count(), TOKENS);
+        assert!(ran.len() < 500, "the stream waited for {} pieces", ran.len());
+        assert!(!ran.windows(2).any(|two| two == ["text"; 2]), "the image waited for two batches: {ran:?}");
     }
 }

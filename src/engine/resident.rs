@@ -4,10 +4,12 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::engine::cache::KvPool;
+use crate::engine::jobs::{ImageJob, Job, JobOutput, Work};
 use crate::engine::ladder::Ladder;
 use crate::engine::open::{LoadReport, Opening, Progress, no_tokenizer, open_tokenizer};
 use crate::engine::options::Options;
-use crate::engine::queue::{Job, JobOutput, Queue};
+use crate::engine::programs::Program;
+use crate::engine::queue::Queue;
 use crate::engine::runner::Runner;
 use crate::error::{Error, Result};
 use crate::files::{Image, ModelFiles, Tokenizer};
@@ -26,6 +28,8 @@ pub(crate) struct Resident {
     pub tokenizer: Option<Tokenizer>,
     pub kv: Arc<KvPool>,
     pub report: LoadReport,
+    /// The program that encodes an image, if the model reads any.
+    pub image: Option<Program>,
     runner: Mutex<Runner>,
     queue: Queue,
     /// Maximum number of rows and of outputs of a batch.
@@ -95,9 +99,10 @@ impl Resident {
         let image = image.map(|plan| loaded.program(&plan)).transpose()?;
         ladder.prepare(&mut loaded)?;
         let (backend, report) = loaded.finish();
-        let runner = Runner::new(backend, ladder, image)?;
+        let runner = Runner::new(backend, ladder)?;
         let limits = (whole.max_rows, whole.max_outputs);
-        Ok(Resident { model, tokenizer, kv, report, runner: Mutex::new(runner), queue: Queue::default(), limits })
+        let (runner, queue) = (Mutex::new(runner), Queue::default());
+        Ok(Resident { model, tokenizer, kv, report, image, runner, queue, limits })
     }
 
     /// The device with its programs. A batch that runs holds it.
@@ -119,14 +124,30 @@ impl Resident {
         self.locked().backend.runs_at_once()
     }
 
+    fn run_work(&self, work: impl IntoIterator<Item = Work>) -> Vec<Result<JobOutput>> {
+        self.queue.run_all(work, self.limits, |turn| self.locked().run(turn, self.model.info()))
+    }
+
     /// Runs jobs, batched with each other and with those of other threads; their outputs in order.
     pub fn run_all(&self, jobs: Vec<Job>) -> Vec<Result<JobOutput>> {
-        self.queue.run_all(jobs, self.limits, |parts| self.locked().step(parts, self.model.info()))
+        self.run_work(jobs.into_iter().map(Work::Text))
     }
 
     /// Runs a job, batched with those of other threads.
     pub fn run(&self, job: Job) -> Result<JobOutput> {
         self.run_all(vec![job]).pop().unwrap_or_else(|| Err(Error::format("a job", "has no output")))
+    }
+
+    /// Runs a program on an image of the model's size, in pieces between batches of text; the outputs named.
+    pub fn run_image(&self, program: &Program, image: &Image, outputs: Vec<(String, usize)>) -> Result<Vec<Vec<f32>>> {
+        let info = self.image_info()?;
+        let pixels = image.pixel_values(info.mean, info.std);
+        let job = ImageJob { program: program.clone(), pixels, outputs, done: 0 };
+        match self.run_work([Work::Image(job)]).pop() {
+            Some(Ok(JobOutput::Image(outputs))) => Ok(outputs),
+            Some(Err(error)) => Err(error),
+            _ => Err(Error::format("an image", "has no output")),
+        }
     }
 
     /// Checks that the hidden vectors of these layers can be read; layers that the model does not have are left out.
@@ -146,12 +167,10 @@ impl Resident {
         self.model.info().image.ok_or_else(|| self.no_images())
     }
 
-    /// Image tokens `[n, d]` of a picture.
+    /// Image tokens `[n, d]` of a picture of the model's size.
     pub fn encode_image(&self, image: &Image) -> Result<Vec<f32>> {
-        let info = self.image_info()?;
-        // Before the runner is locked: streams go on meanwhile.
-        let pixels = image.resized(info.size)?.pixel_values(info.mean, info.std);
-        self.runner()?.encode(&pixels, info.tokens * info.width)?.ok_or_else(|| self.no_images())
+        let (info, program) = (self.image_info()?, self.image.as_ref().ok_or_else(|| self.no_images())?);
+        Ok(self.run_image(program, image, vec![(slots::IMAGE.into(), info.tokens * info.width)])?.concat())
     }
 
     /// The experts chosen in each layer at rows `base..base + n` of the KV cache: `[layer][row · k + i]`.

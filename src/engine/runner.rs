@@ -1,12 +1,12 @@
-//! The device with its programs: a batch of rows in, tokens or logits out.
+//! The device with its programs: a batch of rows in, tokens or logits out; images in, their vectors out.
 
 use std::fmt;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use crate::engine::jobs::{ImageJob, Job, JobOutput, Turn};
 use crate::engine::ladder::Ladder;
 use crate::engine::programs::{Program, floats};
-use crate::engine::queue::{Job, JobOutput};
 use crate::engine::text_program::{Rows, TextProgram};
 use crate::error::{Error, Result};
 use crate::models::{ModelInfo, TextShape, slots};
@@ -15,12 +15,19 @@ use crate::plan::{Backend, Step};
 /// Upper bound on the device time of steps that run without the host: 100 ms is barely visible in streamed text.
 const BURST_TIME: Duration = Duration::from_millis(100);
 
+/// Time of a piece of an image: as long as streams wait for it between two batches.
+const PIECE_TIME: Duration = Duration::from_millis(25);
+
+/// Pieces of the first image, while nobody knows how long a node takes.
+const FIRST_PIECES: usize = 16;
+
 /// The device and its programs; one thread at a time.
 pub(crate) struct Runner {
     pub backend: Box<dyn Backend>,
     text: Ladder,
-    image: Option<Program>,
     bounds: TextShape,
+    /// Time of a node in the last piece of an image.
+    node_time: Option<Duration>,
 }
 
 impl fmt::Debug for Runner {
@@ -36,12 +43,12 @@ fn burst_len(backend: &dyn Backend, program: &TextProgram, max: usize) -> usize 
 }
 
 impl Runner {
-    /// A runner of text programs and, where the model reads images, of the image program.
+    /// A runner of text programs.
     ///
     /// # Errors
     /// [`Error::Format`] without a text program.
-    pub fn new(backend: Box<dyn Backend>, text: Ladder, image: Option<Program>) -> Result<Self> {
-        Ok(Runner { backend, bounds: text.whole()?, text, image })
+    pub fn new(backend: Box<dyn Backend>, text: Ladder) -> Result<Self> {
+        Ok(Runner { backend, bounds: text.whole()?, text, node_time: None })
     }
 
     /// The bounds of a step, and the cache.
@@ -58,11 +65,6 @@ impl Runner {
         let backend = self.backend.as_mut();
         let program = self.text.fitting(backend, [rows, outputs], false)?;
         Ok((program.program.clone(), burst_len(backend, program, max)))
-    }
-
-    /// The program that encodes an image, if the model reads any.
-    pub fn image_program(&self) -> Option<&Program> {
-        self.image.as_ref()
     }
 
     /// Forgets what the programs' inputs hold, since someone else wrote to them.
@@ -88,16 +90,38 @@ impl Runner {
         program.read_states(self.backend.as_mut(), wanted)
     }
 
-    /// Image tokens, `words` of them, from pixel values; none if the model reads no images.
+    /// Runs a turn of the queue; outputs of the jobs that end with it.
     ///
     /// # Errors
-    /// Those of [`Backend::run`].
-    pub fn encode(&mut self, pixels: &[f32], words: usize) -> Result<Option<Vec<f32>>> {
-        let Some(program) = &self.image else { return Ok(None) };
-        let backend = self.backend.as_mut();
-        program.write(backend, slots::PIXELS, bytemuck::cast_slice(pixels))?;
-        program.run(backend, &Step::FULL)?;
-        Ok(Some(floats(&program.read(backend, &[(slots::IMAGE, words)])?.concat())))
+    /// Those of [`Ladder::fitting`] and of [`Backend::run`].
+    pub fn run(&mut self, turn: &mut Turn, info: &ModelInfo) -> Result<Vec<JobOutput>> {
+        match turn {
+            Turn::Text(parts) => self.step(parts, info),
+            Turn::Image(image) => Ok(self.encode(image)?.map(JobOutput::Image).into_iter().collect()),
+        }
+    }
+
+    /// Runs the next piece of an image's program, about [`PIECE_TIME`] of it; the outputs asked for with the last one.
+    fn encode(&mut self, image: &mut ImageJob) -> Result<Option<Vec<Vec<f32>>>> {
+        let (backend, program) = (self.backend.as_mut(), &image.program);
+        let left = program.plan.nodes.len() - image.done;
+        let pieces = match self.node_time {
+            Some(time) => (time * left as u32).as_nanos().div_ceil(PIECE_TIME.as_nanos()) as usize,
+            None => FIRST_PIECES,
+        };
+        let nodes = left.div_ceil(pieces.max(1));
+        let start = Instant::now();
+        if image.done == 0 {
+            program.write(backend, slots::PIXELS, bytemuck::cast_slice(&image.pixels))?;
+        }
+        program.run_nodes(backend, &Step::FULL, image.done..image.done + nodes)?;
+        image.done += nodes;
+        // What is read waits for the device. Until all has run, one word does: its value is not looked at.
+        let most = if nodes == left { usize::MAX } else { 1 };
+        let wanted: Vec<_> = image.outputs.iter().map(|(name, words)| (name.as_str(), most.min(*words))).collect();
+        let outputs = program.read(backend, &wanted)?;
+        self.node_time = Some(start.elapsed() / nodes.max(1) as u32);
+        Ok((nodes == left).then(|| outputs.iter().map(|words| floats(words)).collect()))
     }
 
     /// Runs parts of jobs (each with a number of its rows) as one batch; outputs of the jobs that end.
@@ -106,7 +130,7 @@ impl Runner {
     ///
     /// # Errors
     /// Those of [`Ladder::fitting`] and of [`Backend::run`].
-    pub fn step(&mut self, parts: &[(Job, usize)], info: &ModelInfo) -> Result<Vec<JobOutput>> {
+    fn step(&mut self, parts: &[(Job, usize)], info: &ModelInfo) -> Result<Vec<JobOutput>> {
         let all = Rows::new(parts, info.image.map_or(0, |i| i.width));
         let backend = self.backend.as_mut();
         let program = self.text.fitting(backend, [all.rows.len(), all.outputs.len()], !all.images.is_empty())?;
@@ -119,5 +143,56 @@ impl Runner {
         let outputs = program.outputs(backend, &all, times, info)?;
         program.last_step_time = Some(start.elapsed() / times as u32);
         Ok(outputs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::Cpu;
+    use crate::ops::UnaryKind;
+    use crate::plan::{Plan, PlanBuilder};
+    use crate::tensor::{DType, Spec};
+    use std::sync::Arc;
+
+    const NODES: usize = 40;
+
+    /// Doubles a number [`NODES`] times.
+    fn encoder() -> Plan {
+        let p = PlanBuilder::new();
+        let mut x = p.input(slots::PIXELS, Spec::fixed(&[1, 1], DType::F32));
+        for _ in 0..NODES {
+            x = p.unary(x, UnaryKind::Scale(2.0));
+        }
+        p.output(slots::IMAGE, x);
+        p.finish().unwrap()
+    }
+
+    #[test]
+    fn an_image_is_the_same_in_pieces_of_any_size() {
+        let whole =
+            TextShape { max_rows: 1, max_outputs: 1, kv_rows: 1, sessions: 1, kv_dtype: DType::F32, images: false };
+        let mut runner =
+            Runner::new(Box::new(Cpu::plain()), Ladder::record(whole, 0, |_| Ok(Arc::default())).unwrap()).unwrap();
+        let program = Program::prepare(runner.backend.as_mut(), &Arc::new(encoder())).unwrap();
+        // Nobody knows how long a node takes; far too long; no time; a tenth of a piece.
+        for (node_time, first) in [
+            (None, NODES.div_ceil(FIRST_PIECES)),
+            (Some(10 * PIECE_TIME), 1),
+            (Some(Duration::ZERO), NODES),
+            (Some(PIECE_TIME / 10), NODES / 4),
+        ] {
+            let outputs = vec![(slots::IMAGE.to_string(), 1)];
+            let mut image = ImageJob { program: program.clone(), pixels: vec![3.0], outputs, done: 0 };
+            runner.node_time = node_time;
+            let mut read = runner.encode(&mut image).unwrap();
+            assert_eq!(image.done, first, "{node_time:?}");
+            for _ in 1..NODES {
+                if read.is_none() {
+                    read = runner.encode(&mut image).unwrap();
+                }
+            }
+            assert_eq!(read, Some(vec![vec![3.0 * (1u64 << NODES) as f32]]), "{node_time:?}");
+        }
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::engine::cache::KvRange;
+use crate::engine::jobs::{Job, JobOutput};
 use crate::engine::open::no_tokenizer;
-use crate::engine::queue::{Job, JobOutput};
 use crate::engine::resident::Resident;
 use crate::error::{Error, Result};
 use crate::files::Image;
@@ -59,7 +59,7 @@ impl Session {
         })
     }
 
-    /// Encodes an image and puts it behind the images pushed so far.
+    /// Encodes an image and puts it behind the images pushed so far. Streams of other sessions go on meanwhile.
     ///
     /// # Errors
     /// [`Error::Argument`] after text was pushed, [`Error::Unsupported`] for a model without vision,
@@ -275,7 +275,7 @@ impl Session {
         job.image.iter_mut().take(info.tokens * info.width).for_each(|v| *v = 0.0);
         match self.engine.run(job)? {
             JobOutput::Logits(logits, _) => Ok(Some(logits)),
-            JobOutput::Tokens(_) => Ok(None),
+            JobOutput::Tokens(_) | JobOutput::Image(_) => Ok(None),
         }
     }
 

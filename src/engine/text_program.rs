@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::engine::jobs::{Job, JobOutput};
 use crate::engine::programs::{Program, floats, required};
-use crate::engine::queue::{Job, JobOutput};
 use crate::error::{Error, Result};
 use crate::models::{ModelInfo, slots};
 use crate::ops::{DRAW_WORDS, Row, TOKEN_IMAGE, seen_words};
