@@ -46,6 +46,13 @@ fn the_answer_is_the_same_and_the_choice_is_kept() {
     assert!(second.err.contains("as chosen before") && !second.err.contains("chosen in"), "{}", second.err);
     assert_eq!(fs::read_to_string(&file).expect("text"), chosen);
 
+    // Of a variant that no op has any more, only that choice is made again.
+    fs::write(&file, chosen.replacen("\"variant\": \"", "\"variant\": \"gone-", 1)).expect("written");
+    let again = answer(dir.path(), &[]);
+    assert!(again.out == usual.out && again.err.contains("chosen in"), "{}", again.err);
+    let text = fs::read_to_string(&file).expect("text");
+    assert!(!text.contains("gone-") && text.lines().count() == chosen.lines().count(), "{text}");
+
     fs::write(&file, "{ \"version\": ").expect("written");
     let third = answer(dir.path(), &[]);
     assert_eq!(third.out, usual.out);

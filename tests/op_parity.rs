@@ -7,13 +7,13 @@ mod support {
     pub mod recording;
 }
 
-use support::device::backends;
+use support::device::{backends, choices, gpu};
 use support::numbers::{compare, floats};
 use support::op_cases::{Case, Tol};
 use support::recording::{Feed, UNWRITTEN, run};
 use ternion::cpu::Cpu;
 use ternion::ops::NAMES;
-use ternion::plan::{Backend, Slot};
+use ternion::plan::{Backend, Choices, Slot, Step};
 use ternion::tensor::{DType, Spec};
 
 /// Words of one output as numbers to compare: F16 words hold two.
@@ -90,15 +90,21 @@ fn fed(feed: &Feed, slot: Slot) -> bool {
 /// Runs rows on a backend; returns what is wrong as `row, variant: problem`.
 fn failures(cases: &[Case], truth: &[Vec<Vec<u32>>], variant: &str, backend: &mut dyn Backend) -> Vec<String> {
     let mut all = Vec::new();
+    let mut runs = Vec::new();
     for (case, truth) in cases.iter().zip(truth) {
+        runs.extend(choices(backend, &case.plan).into_iter().map(|choices| (case, truth, choices)));
+    }
+    for (case, truth, choices) in runs {
         let slots: Vec<Slot> = case.outs.iter().map(|o| o.0).collect();
+        let named: Vec<String> = choices.iter().map(|choice| choice[2].to_owned()).collect();
+        backend.choose(choices);
         let found = run(backend, &case.plan, &case.feed, case.step, &slots);
         for (i, &(slot, tol)) in case.outs.iter().enumerate() {
             let before = i.checked_sub(1).map(|b| &found[b]);
             let result = check_unwritten(case, slot, &found[i])
                 .and_then(|()| check(case.plan.spec(slot), tol, &found[i], &truth[i], before));
             if let Err(problem) = result {
-                all.push(format!("{}, {}, output {i}, {variant}: {problem}", case.op, case.name));
+                all.push(format!("{}, {}, output {i}, {variant} {named:?}: {problem}", case.op, case.name));
             }
         }
     }
@@ -178,6 +184,14 @@ fn odd(case: &Case, words: &[Vec<u32>]) -> Vec<Vec<bool>> {
     outs.map(|(o, words)| numbers(case.plan.spec(o.0), words).iter().map(|v| !v.is_finite()).collect()).collect()
 }
 
+/// An element that is finite on a backend, and not in the definition.
+fn lost(backend: &mut dyn Backend, case: &Case, truth: &[Vec<bool>]) -> Option<usize> {
+    let slots: Vec<Slot> = case.outs.iter().map(|o| o.0).collect();
+    let found = odd(case, &run(backend, &case.plan, &case.feed, case.step, &slots));
+    let lost = |(found, truth): (&Vec<bool>, &Vec<bool>)| truth.iter().zip(found).position(|(t, f)| *t && !f);
+    found.iter().zip(truth).find_map(lost)
+}
+
 /// Where the definition's output is not finite, that of every backend is not either; and for some input it is.
 #[test]
 fn a_number_that_is_not_finite_comes_through_every_op() {
@@ -198,15 +212,35 @@ fn a_number_that_is_not_finite_comes_through_every_op() {
     }
     for (variant, mut backend) in backends() {
         for (case, truth) in cases.iter().zip(&truth) {
-            let slots: Vec<Slot> = case.outs.iter().map(|o| o.0).collect();
-            let found = odd(case, &run(backend.as_mut(), &case.plan, &case.feed, case.step, &slots));
-            let lost = |(found, truth): (&Vec<bool>, &Vec<bool>)| truth.iter().zip(found).position(|(t, f)| *t && !f);
-            if let Some(at) = found.iter().zip(truth).find_map(lost) {
-                problems.push(format!("{}, {}, {variant}: element {at} is finite", case.op, case.name));
+            for choices in choices(backend.as_ref(), &case.plan) {
+                backend.choose(choices);
+                if let Some(at) = lost(backend.as_mut(), case, truth) {
+                    problems.push(format!("{}, {}, {variant}: element {at} is finite", case.op, case.name));
+                }
             }
         }
     }
     assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
+}
+
+#[test]
+fn the_variant_that_is_chosen_runs() {
+    let Some(mut gpu) = gpu(|caps| caps) else { return };
+    let caps = gpu.caps();
+    let of = |case: &Case| case.plan.variants(&case.plan.nodes[0], &caps);
+    let is_cut = |case: &Case| of(case).1.all().any(|v| v.name == "parts-128");
+    let case = support::op_cases::all().into_iter().find(is_cut).expect("a row that attends to chunks of its context");
+    let (bucket, variants) = of(&case);
+    let mut launches = |variant: &str| {
+        let mut choices = Choices::default();
+        choices.set("attention", &bucket, variant);
+        gpu.choose(choices);
+        let program = gpu.prepare(case.plan.clone(), false).expect("it is prepared");
+        gpu.launches(program, &Step { context: 200, ..case.step })
+    };
+    let usual = variants.take(None).name;
+    assert_eq!([launches("parts-128"), launches("keys-512")], [2, 1], "200 keys are two chunks of 128");
+    assert_eq!(launches("of an earlier version"), launches(&usual));
 }
 
 #[test]

@@ -49,6 +49,7 @@ fn plan() -> (Arc<Plan>, Slots) {
 /// `STEPS` tokens of each output, drawn one after the other without the host.
 fn tokens(backend: &mut dyn Backend, logits: &[f32], draws: &[Draw]) -> Vec<u32> {
     let (plan, slots) = plan();
+    let nodes = 0..plan.nodes.len();
     let id = backend.prepare(plan, false).unwrap();
     let rows: Vec<u32> = (0..OUTPUTS as u32).flat_map(|o| [0, 0, o * STEPS as u32, 1]).collect();
     backend.write(id, slots.logits, 0, &bits(logits)).unwrap();
@@ -57,7 +58,7 @@ fn tokens(backend: &mut dyn Backend, logits: &[f32], draws: &[Draw]) -> Vec<u32>
     backend.write(id, slots.rows, 0, &rows).unwrap();
     let step = Step { rows: OUTPUTS as u32, outputs: OUTPUTS as u32, context: 1, reserved: 0 };
     for _ in 0..STEPS / 10 {
-        backend.repeat(id, &step, 10).unwrap();
+        backend.repeat(id, &step, nodes.clone(), 10).unwrap();
     }
     let mut read = backend.read(id, &[(slots.to.sampled, 0..OUTPUTS * STEPS), (slots.rows, 0..4)]).unwrap();
     assert_eq!(read.pop().unwrap()[1..], [STEPS as u32, 0, 1 + STEPS as u32], "the row goes on");

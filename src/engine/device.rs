@@ -1,8 +1,7 @@
-//! From a device choice to a backend, and one line that says why. Opening tells what the device can; tuning, which may take
-//! seconds, comes when all else is known to be right.
+//! From a device choice to a backend, and one line that says why. Opening tells what the device can; choosing kernels, which
+//! may take seconds, comes when a model's weights are on it.
 
 use crate::cpu::Cpu;
-use crate::engine::autotune::tuned;
 use crate::engine::options::{DeviceChoice, DeviceOptions, Precision};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterKind, Adapters, Device, Gpu};
@@ -11,7 +10,7 @@ use crate::plan::{Backend, Caps};
 /// A backend and why it was taken.
 pub type Chosen = (Box<dyn Backend>, String);
 
-/// A device that is open, and not tuned yet.
+/// A device that is open.
 pub(crate) struct Opened {
     device: Kind,
     why: String,
@@ -19,12 +18,12 @@ pub(crate) struct Opened {
 
 enum Kind {
     Cpu(Box<Cpu>),
-    /// With whether it is to be tuned.
+    /// With whether variants of kernels are to be chosen by timing them.
     Gpu(Device, bool),
 }
 
 impl Opened {
-    /// What kernels may use here. Tuning leaves what weights depend on as it is: how they are packed and cut.
+    /// What kernels may use here.
     pub fn caps(&self) -> Caps {
         match &self.device {
             Kind::Cpu(cpu) => cpu.caps(),
@@ -42,35 +41,40 @@ impl Opened {
 
     /// This precision, or 32 bits with a warning where the device cannot unpack 16-bit floats.
     pub fn precision(&self, wanted: Precision) -> Precision {
-        if wanted == Precision::F16 && !self.caps().half {
+        if wanted == Precision::F16 && !self.caps().unpack_f16 {
             log::warn!("{} cannot unpack 16-bit floats: weights and cache take 32 bits", self.describe());
             return Precision::F32;
         }
         wanted
     }
 
-    /// The backend, its kernels chosen.
+    /// Whether [`crate::engine::autotune::tune`] is wanted, once weights are loaded.
+    pub fn autotunes(&self) -> bool {
+        matches!(self.device, Kind::Gpu(_, true))
+    }
+
+    /// The backend.
     ///
     /// # Errors
     /// Those of [`Gpu::new`].
-    pub fn tuned(self) -> Result<Chosen> {
+    pub fn backend(self) -> Result<Chosen> {
         Ok(match self.device {
             Kind::Cpu(cpu) => (cpu, self.why),
-            Kind::Gpu(device, tune) => {
-                let caps = if tune { tuned(&device) } else { device.caps };
+            Kind::Gpu(device, _) => {
+                let caps = device.caps;
                 (Box::new(Gpu::new(device, caps)?), self.why)
             }
         })
     }
 }
 
-/// Opens what was asked for, and tunes it.
+/// Opens what was asked for, with the usual variants of kernels.
 ///
 /// # Errors
 /// [`Error::Device`] if there is no such adapter, with the adapters that there are; [`Error::Argument`] for a number of
 /// threads out of range.
 pub fn choose(place: &DeviceOptions) -> Result<Chosen> {
-    open(place)?.tuned()
+    open(place)?.backend()
 }
 
 /// Opens what was asked for.

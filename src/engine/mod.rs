@@ -24,7 +24,7 @@
 //! [`Batch`] does 3 to 9 for several sessions from one thread. An image is a [`jobs::ImageJob`] of the same queue: a piece of
 //! its encoder runs, then a batch of text, in turns.
 
-mod autotune;
+pub(crate) mod autotune;
 mod batch;
 pub(crate) mod cache;
 pub(crate) mod device;

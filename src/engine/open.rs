@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::engine::autotune::tune;
 use crate::engine::device::{self, Opened};
 use crate::engine::options::{DeviceOptions, LmHead, Precision};
 use crate::engine::programs::Program;
@@ -76,11 +77,11 @@ impl Opening {
         Ok(Opening { start, files, weights, device, precision, load })
     }
 
-    /// Loads every weight of the plans onto the device, its kernels chosen; `also` sees a weight's words before it does.
+    /// Loads every weight of the plans onto the device and chooses their kernels; `also` sees a weight's words before it does.
     /// Files and options are in order by now: this may take long.
     ///
     /// # Errors
-    /// Those of tuning and of [`Backend::load_weight`].
+    /// Those of [`Backend::load_weight`].
     pub fn load(
         self,
         plans: &[Arc<Plan>],
@@ -88,12 +89,15 @@ impl Opening {
         mut also: impl FnMut(&str, &[u32]) -> Result<()>,
         progress: impl FnMut(Progress),
     ) -> Result<Loaded> {
-        let (mut backend, why) = self.device.tuned()?;
+        let (autotunes, (mut backend, why)) = (self.device.autotunes(), self.device.backend()?);
         let put = |name: &str, words: Vec<u32>| {
             also(name, &words)?;
             backend.load_weight(name, words)
         };
         let weight_bytes = load_weights(&self.weights, plans, put, progress)?;
+        if autotunes {
+            tune(backend.as_mut(), plans);
+        }
         let (device, memory_bytes) = (backend.describe(), backend.memory());
         log::info!("{} on {device} ({why})", self.files);
         let report = LoadReport { device, why, head, weight_bytes, memory_bytes, time: self.start.elapsed() };

@@ -114,7 +114,7 @@ impl TextProgram {
         let step = all.step(times);
         match times {
             1 => self.program.run(backend, &step),
-            _ => backend.repeat(self.program.id, &step, times),
+            _ => backend.repeat(self.program.id, &step, 0..self.program.plan.nodes.len(), times),
         }
     }
 

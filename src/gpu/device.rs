@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, Result};
-use crate::plan::{Caps, Tuning};
+use crate::plan::Caps;
 
 /// An adapter as wgpu reports it.
 #[derive(Debug, Clone)]
@@ -201,11 +201,11 @@ impl Device {
         let subgroups = features.contains(wgpu::Features::SUBGROUP);
         let caps = Caps {
             subgroups,
-            shuffles: subgroups && info.device_type == wgpu::DeviceType::Cpu && info.subgroup_min_size >= 8,
+            software_subgroups: subgroups && info.device_type == wgpu::DeviceType::Cpu && info.subgroup_min_size >= 8,
             dot4: info.backend != wgpu::Backend::Gl,
-            half: adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32),
+            unpack_f16: adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32),
             max_binding: max_binding(&limits),
-            tuning: if kind(adapter) == AdapterKind::Software { Tuning::SOFTWARE } else { Tuning::HARDWARE },
+            cpu_driver: kind(adapter) == AdapterKind::Software,
         };
         Ok(Device { device, queue, caps, label, trouble })
     }

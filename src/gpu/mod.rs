@@ -19,19 +19,20 @@ use pipeline::Pipelines;
 use program::Program;
 
 use crate::error::{Error, Result};
-use crate::plan::{Backend, Caps, Memory, Place, Plan, ProgramId, Slot, SlotKind, Step, state_fits};
+use crate::plan::{Backend, Caps, Choices, Memory, Place, Plan, ProgramId, Slot, SlotKind, Step, state_fits};
 use crate::tensor::Spec;
 
 /// Runs of a program before the host looks again: so many make what it costs to look small beside them.
 const MOST_REPEATS: usize = 16;
 
 /// Runs that go in one submit: whoever asks for so few has steps beside which the time to encode them is nothing.
-const AT_ONCE: usize = 4;
+const MAX_RUNS_PER_SUBMIT: usize = 4;
 
 /// Runs plans on an adapter.
 #[derive(Debug)]
 pub struct Gpu {
     device: Device,
+    choices: Choices,
     pipelines: Pipelines,
     /// Weights, constants and states, shared between programs.
     own: HashMap<String, wgpu::Buffer>,
@@ -56,17 +57,13 @@ impl Gpu {
         let step = device.guarded("step", desc.size, || device.device.create_buffer(&desc))?;
         Ok(Gpu {
             device,
+            choices: Choices::default(),
             pipelines: Pipelines::default(),
             own: HashMap::new(),
             step,
             programs: Vec::new(),
             readback: Readback::default(),
         })
-    }
-
-    /// Sets what the kernels of programs use that are prepared from now on: at most what the device has.
-    pub fn set_caps(&mut self, caps: Caps) {
-        self.device.caps = caps;
     }
 
     /// Runs nodes of a program, this many times over.
@@ -78,7 +75,7 @@ impl Gpu {
         self.device.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(step));
         let mut done = 0;
         while done < times {
-            let now = if times <= AT_ONCE { times } else { done.clamp(1, times - done) };
+            let now = if times <= MAX_RUNS_PER_SUBMIT { times } else { done.clamp(1, times - done) };
             let mut encoder = self.device.device.create_command_encoder(&Default::default());
             self.programs[program.0].encode(&mut encoder, &self.pipelines, step, nodes.clone(), now, None)?;
             self.device.queue.submit([encoder.finish()]);
@@ -165,7 +162,7 @@ impl Backend for Gpu {
                 Place::Own => self.own_buffer(&slot.kind, &slot.spec)?,
             });
         }
-        let mut program = Program::new(&self.device, &mut self.pipelines, &self.step, plan, buffers)?;
+        let mut program = Program::new((&self.device, &self.choices), &mut self.pipelines, &self.step, plan, buffers)?;
         program.pooled = pool.iter().map(wgpu::Buffer::size).sum();
         self.programs.push(program);
         Ok(ProgramId(self.programs.len() - 1))
@@ -190,13 +187,16 @@ impl Backend for Gpu {
         self.submit(program, step, nodes, 1)
     }
 
-    fn repeat(&mut self, program: ProgramId, step: &Step, times: usize) -> Result<()> {
-        let nodes = self.programs[program.0].plan.nodes.len();
-        self.submit(program, step, 0..nodes, times)
+    fn repeat(&mut self, program: ProgramId, step: &Step, nodes: Range<usize>, times: usize) -> Result<()> {
+        self.submit(program, step, nodes, times)
     }
 
     fn most_repeats(&self) -> usize {
         MOST_REPEATS
+    }
+
+    fn choose(&mut self, choices: Choices) {
+        self.choices = choices;
     }
 
     fn launches(&self, program: ProgramId, step: &Step) -> usize {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use crate::error::{Error, Result};
 use crate::gpu::device::Device;
 use crate::gpu::shader;
-use crate::plan::{Kernel, Source};
+use crate::plan::{Caps, Kernel, Source};
 
 /// A pipeline of [`Pipelines`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,12 +33,17 @@ impl Pipelines {
         &self.list[id.0]
     }
 
-    /// The pipeline of a kernel with this many inputs and outputs.
+    /// The pipeline of a kernel that uses these capabilities, with this many inputs and outputs.
     ///
     /// # Errors
     /// [`Error::Device`] with the shader's file and the compiler's message.
-    pub fn build(&mut self, device: &Device, kernel: &Kernel, inputs: usize, outputs: usize) -> Result<PipelineId> {
-        let mut defines = device.caps.defines();
+    pub fn build(
+        &mut self,
+        device: &Device,
+        (caps, kernel): (Caps, &Kernel),
+        [inputs, outputs]: [usize; 2],
+    ) -> Result<PipelineId> {
+        let mut defines = caps.defines();
         defines.extend(&kernel.defines);
         let overrides = kernel.overrides.iter().map(|&(name, v)| (name, v.to_bits())).collect();
         let key = Key { source: kernel.source, defines, overrides };

@@ -7,8 +7,7 @@ use crate::error::{Error, Result};
 use crate::gpu::buffer;
 use crate::gpu::device::Device;
 use crate::gpu::pipeline::{PipelineId, Pipelines};
-use crate::plan::{Grid, Kernel, Plan, Slot, Step};
-use crate::tensor::Spec;
+use crate::plan::{Caps, Choices, Grid, Kernel, Plan, Step, Variant};
 
 /// One launch: everything that does not change from step to step.
 #[derive(Debug)]
@@ -28,36 +27,36 @@ pub struct Program {
     /// Bytes of the buffers that are this program's alone.
     pub pooled: u64,
     dispatches: Vec<Vec<Dispatch>>,
-    most_groups: usize,
+    max_groups: usize,
 }
 
 impl Program {
-    /// Builds pipelines and bind groups for a plan whose slots have buffers.
+    /// Builds pipelines and bind groups for a plan whose slots have buffers, of each node's variants the chosen one.
     ///
     /// # Errors
     /// [`Error::Device`] for a kernel that the device refuses, with the node's label.
     pub fn new(
-        device: &Device,
+        (device, choices): (&Device, &Choices),
         pipelines: &mut Pipelines,
         step: &wgpu::Buffer,
         plan: Arc<Plan>,
         buffers: Vec<Option<wgpu::Buffer>>,
     ) -> Result<Self> {
-        let (mut kernels, mut words) = (Vec::with_capacity(plan.nodes.len()), 0);
-        for node in &plan.nodes {
-            let specs = |slots: &[Slot]| slots.iter().map(|&s| plan.spec(s)).collect::<Vec<&Spec>>();
-            let (inputs, outputs) = (specs(&node.inputs), specs(&node.outputs));
-            let second = node.op.second(&device.caps, &inputs, &outputs);
-            words = second.as_ref().map_or(words, |s| words.max(s.words));
-            let first = node.op.kernel(&device.caps, &inputs, &outputs);
-            kernels.push([first].into_iter().chain(second.map(|s| s.kernel)).collect::<Vec<Kernel>>());
-        }
-        let params = ParamsBuffer::new(device, kernels.iter().flatten())?;
+        let variants: Vec<Variant> = plan
+            .nodes
+            .iter()
+            .map(|node| {
+                let (bucket, variants) = plan.variants(node, &device.caps);
+                variants.take(choices.get(node.op.name(), &bucket))
+            })
+            .collect();
+        let words = variants.iter().filter_map(|v| Some(v.follow_up.as_ref()?.words)).max().unwrap_or(0);
+        let params = ParamsBuffer::new(device, variants.iter().flat_map(Variant::kernels))?;
         // Nodes run one after the other, so that one memory serves all that have two launches.
         let between = if words > 0 { Some(buffer::storage(device, "between two launches", words)?) } else { None };
         let mut binder = Binder { device, pipelines, step, params, bound: 0 };
-        let mut dispatches = Vec::with_capacity(kernels.len());
-        for (node, kernels) in plan.nodes.iter().zip(kernels) {
+        let mut dispatches = Vec::with_capacity(variants.len());
+        for (node, variant) in plan.nodes.iter().zip(&variants) {
             let mut slots = Vec::with_capacity(node.inputs.len() + node.outputs.len() + 1);
             for slot in node.inputs.iter().chain(&node.outputs) {
                 let Some(buffer) = &buffers[slot.0] else {
@@ -65,13 +64,12 @@ impl Program {
                 };
                 slots.push(buffer);
             }
-            slots.extend(between.as_ref().filter(|_| kernels.len() > 1));
-            let bound: Result<Vec<Dispatch>> =
-                kernels.iter().map(|kernel| binder.bind(kernel, &node.label, node.inputs.len(), &slots)).collect();
-            dispatches.push(bound?);
+            slots.extend(between.as_ref().filter(|_| variant.follow_up.is_some()));
+            let bind = |kernel| binder.bind((variant.caps, kernel), &node.label, node.inputs.len(), &slots);
+            dispatches.push(variant.kernels().map(bind).collect::<Result<Vec<Dispatch>>>()?);
         }
-        let most_groups = device.device.limits().max_compute_workgroups_per_dimension as usize;
-        Ok(Program { plan, buffers, pooled: 0, dispatches, most_groups })
+        let max_groups = device.device.limits().max_compute_workgroups_per_dimension as usize;
+        Ok(Program { plan, buffers, pooled: 0, dispatches, max_groups })
     }
 
     /// How many of the launches a step leaves in: those whose grid is not empty.
@@ -104,9 +102,9 @@ impl Program {
             if groups.contains(&0) {
                 continue;
             }
-            if groups.iter().any(|&g| g > self.most_groups) {
+            if groups.iter().any(|&g| g > self.max_groups) {
                 let what = self.plan.nodes[i].label.clone();
-                let (wanted, available) = (format!("{groups:?} workgroups"), self.most_groups.to_string());
+                let (wanted, available) = (format!("{groups:?} workgroups"), self.max_groups.to_string());
                 return Err(Error::Limit { what, wanted, available, advice: "use fewer rows a step".into() });
             }
             if last != Some(d.pipeline) {
@@ -131,9 +129,15 @@ struct Binder<'a> {
 
 impl Binder<'_> {
     /// The next launch in the order of the parameters, on `slots` of which the first `inputs` are only read.
-    fn bind(&mut self, kernel: &Kernel, label: &str, inputs: usize, slots: &[&wgpu::Buffer]) -> Result<Dispatch> {
+    fn bind(
+        &mut self,
+        (caps, kernel): (Caps, &Kernel),
+        label: &str,
+        inputs: usize,
+        slots: &[&wgpu::Buffer],
+    ) -> Result<Dispatch> {
         let outputs = slots.len() - inputs;
-        let built = self.pipelines.build(self.device, kernel, inputs, outputs);
+        let built = self.pipelines.build(self.device, (caps, kernel), [inputs, outputs]);
         let pipeline = built.map_err(|e| at_node(e, label))?;
         let mut entries = vec![
             wgpu::BindGroupEntry { binding: 0, resource: self.step.as_entire_binding() },

@@ -2,9 +2,13 @@
 
 use crate::error::Result;
 use crate::ops::embed::ROW_WORDS;
+use crate::ops::few_rows::{MAX_DECODE_ROWS, MAX_MATVEC_ROWS};
 use crate::ops::{expect, require, simd};
 use crate::params;
-use crate::plan::{Caps, Extent, Floats, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Second, Slot, Source, Step};
+use crate::plan::{
+    Caps, Extent, Floats, FollowUp, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Source, Step, Variant,
+    Variants,
+};
 use crate::shader;
 use crate::tensor::{DType, Spec};
 
@@ -135,22 +139,37 @@ params!(AttentionParams {
 
 params!(AttentionFewParams { heads: u32, d: u32, scale: f32, piece: u32, pieces: u32, n_keys: u32 });
 
-/// Most rows over the cache for which a workgroup takes all query heads of a kv head, and nothing of other rows.
-const CACHED_ROWS: usize = 8;
-/// Threads of that kernel.
-const CACHED_THREADS: usize = 64;
-/// Most pieces of a context, which become longer instead.
-const PIECES: usize = 64;
+/// Threads of the kernel for rows that are decoded, which takes all query heads of a kv head.
+const DECODE_THREADS: usize = 64;
+/// Maximum number of chunks of a context, which become longer instead.
+const MAX_CHUNKS: usize = 64;
 /// Head width of the kernel whose lanes pass weights on.
 const KEYS_D: usize = 64;
-/// Other rows up to which a workgroup takes one head of one row; beyond, blocks of them share the keys that are read.
-const FEW_ROWS: usize = 4;
 /// Queries of a workgroup of the kernel whose lanes pass words on: 4 blocks of 8.
 const LANE_QUERIES: usize = 32;
 /// Queries of a workgroup of the kernel with workgroup memory (its `QUERIES`).
 const TILE_QUERIES: usize = 16;
 /// Columns of a head that a workgroup of either writes (their `SLICE`).
 const SLICE: usize = 64;
+
+/// How the kernel for few rows over the cache divides a context.
+#[derive(Debug)]
+struct DecodeForm {
+    name: &'static str,
+    /// Whether neighbouring threads take different keys, not neighbouring parts of one.
+    keys_across_threads: bool,
+    /// Keys up to which a context is not cut into chunks.
+    kv_chunk: usize,
+}
+
+/// The usual one of GPUs, that of drivers that compute on the CPU, and others.
+const DECODE_FORMS: [DecodeForm; 5] = [
+    DecodeForm { name: "parts-128", keys_across_threads: false, kv_chunk: 128 },
+    DecodeForm { name: "keys-512", keys_across_threads: true, kv_chunk: 512 },
+    DecodeForm { name: "keys-128", keys_across_threads: true, kv_chunk: 128 },
+    DecodeForm { name: "parts-512", keys_across_threads: false, kv_chunk: 512 },
+    DecodeForm { name: "keys-48", keys_across_threads: true, kv_chunk: 48 },
+];
 
 /// Hides a key in a mask: finite, since shaders need not know infinity.
 pub const MASKED: f32 = -1e30;
@@ -161,7 +180,7 @@ const HELD: usize = 256;
 /// Outputs of a workgroup of the kernel for one head of one row (its `SLICE`).
 const HEAD_SLICE: usize = 256;
 /// Widest head of the kernels for few rows over the cache: 8 elements for each of their threads.
-const FEW_D: usize = 8 * CACHED_THREADS;
+const FEW_D: usize = 8 * DECODE_THREADS;
 
 impl PlanBuilder {
     /// Attention of every query over all keys: bidirectional, or cross; of several matrices, each query over its own.
@@ -326,49 +345,54 @@ impl Op for Attention {
         columns(0, heads) + columns(1, kv_heads) + columns(2, kv_heads)
     }
 
-    fn kernel(&self, caps: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
-        let AttentionShape { heads, kv_heads, d } = self.shape;
-        let q = inputs[0];
-        if self.is_few(inputs) {
-            return self.few(caps, inputs);
-        }
-        let slices = Extent::Fixed(kv_heads * d.div_ceil(SLICE));
-        let queries = |per| Extent::rows(q, heads / kv_heads, per);
-        let one_row = q.rows() <= FEW_ROWS || self.masked;
-        let (source, grid) = if one_row {
-            let columns = Extent::Fixed(d.div_ceil(HEAD_SLICE));
-            (shader!("attention"), Grid([Extent::Fixed(heads), Extent::rows(q, 1, 1), columns]))
-        } else if caps.shuffles && d.is_multiple_of(4) && self.shape.is_even(self.at, inputs) {
-            (shader!("attention_lanes"), Grid::xy(slices, queries(LANE_QUERIES)))
-        } else {
-            (shader!("attention_tiles"), Grid::xy(slices, queries(TILE_QUERIES)))
-        };
-        let mut kernel = self.shape.kernel(source, grid, self.cached, self.at, inputs);
-        kernel.defines.extend(self.masked.then_some("MASK"));
-        if one_row { self.shape.holding_a_head(kernel) } else { kernel }
+    fn kernel(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
+        self.variants(caps, inputs, outputs).take(None).kernel
     }
 
-    fn second(&self, caps: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Option<Second> {
-        let AttentionShape { heads, d, .. } = self.shape;
-        let words = inputs[0].shape[0] * heads * PIECES * (d + 4);
-        self.is_few(inputs).then(|| Second { kernel: self.merge(caps, inputs), words })
+    fn variants(&self, caps: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Variants {
+        if self.is_decode(inputs) {
+            let variant = |form: &DecodeForm| self.decode(caps, form, inputs);
+            let usual = Variants::usual(variant(&DECODE_FORMS[usize::from(caps.cpu_driver)]));
+            return DECODE_FORMS.iter().fold(usual, |all, form| all.or(variant(form)));
+        }
+        Variants::usual(self.queries(caps, inputs))
     }
 }
 
 impl Attention {
+    /// The kernel for many rows, or for rows without a cache.
+    fn queries(&self, caps: &Caps, inputs: &[&Spec]) -> Variant {
+        let AttentionShape { heads, kv_heads, d } = self.shape;
+        let q = inputs[0];
+        let slices = Extent::Fixed(kv_heads * d.div_ceil(SLICE));
+        let queries = |per| Extent::rows(q, heads / kv_heads, per);
+        let one_row = q.rows() <= MAX_MATVEC_ROWS || self.masked;
+        let (name, source, grid) = if one_row {
+            let columns = Extent::Fixed(d.div_ceil(HEAD_SLICE));
+            ("rows", shader!("attention"), Grid([Extent::Fixed(heads), Extent::rows(q, 1, 1), columns]))
+        } else if caps.software_subgroups && d.is_multiple_of(4) && self.shape.is_even(self.at, inputs) {
+            ("lanes", shader!("attention_lanes"), Grid::xy(slices, queries(LANE_QUERIES)))
+        } else {
+            ("tiles", shader!("attention_tiles"), Grid::xy(slices, queries(TILE_QUERIES)))
+        };
+        let mut kernel = self.shape.kernel(source, grid, self.cached, self.at, inputs);
+        kernel.defines.extend(self.masked.then_some("MASK"));
+        Variant::new(name, caps, if one_row { self.shape.holding_a_head(kernel) } else { kernel })
+    }
+
     /// Whether the kernels for few rows over the cache fit.
-    fn is_few(&self, inputs: &[&Spec]) -> bool {
+    fn is_decode(&self, inputs: &[&Spec]) -> bool {
         let AttentionShape { heads, kv_heads, d } = self.shape;
         let whole = (16..=FEW_D).contains(&d) && d.is_power_of_two() && heads / kv_heads <= 4;
         let widths = [heads * d, kv_heads * d, kv_heads * d];
         let alone = self.at == [0; 3] && inputs.iter().zip(widths).all(|(x, width)| x.width() == width);
-        self.cached && !self.masked && whole && alone && inputs[0].shape[0] <= CACHED_ROWS
+        self.cached && !self.masked && whole && alone && inputs[0].shape[0] <= MAX_DECODE_ROWS
     }
 
     /// A kernel for few rows over the cache.
-    fn few_kernel(
+    fn decode_kernel(
         &self,
-        caps: &Caps,
+        form: &DecodeForm,
         inputs: &[&Spec],
         source: Source,
         overrides: &[(&'static str, usize)],
@@ -378,8 +402,8 @@ impl Attention {
             heads: self.shape.heads as u32,
             d: self.shape.d as u32,
             scale: self.shape.scale(),
-            piece: caps.tuning.piece as u32,
-            pieces: PIECES as u32,
+            piece: form.kv_chunk as u32,
+            pieces: MAX_CHUNKS as u32,
             n_keys: inputs[1].shape[0] as u32,
         };
         Kernel {
@@ -391,26 +415,25 @@ impl Attention {
         }
     }
 
-    /// The kernel of pieces of contexts, a row's kv head each.
-    fn few(&self, caps: &Caps, inputs: &[&Spec]) -> Kernel {
+    /// The kernel of chunks of contexts, a row's kv head each, and the one that adds them up.
+    fn decode(&self, caps: &Caps, form: &DecodeForm, inputs: &[&Spec]) -> Variant {
         let AttentionShape { heads, kv_heads, d } = self.shape;
-        let (lanes, keys, group) = (d / 8, CACHED_THREADS / (d / 8), heads / kv_heads);
-        let pieces = Extent::Context { per: caps.tuning.piece, most: PIECES };
-        let grid = Grid([Extent::Fixed(kv_heads), Extent::rows(&inputs[0].leading_only(), 1, 1), pieces]);
-        if caps.shuffles && d == KEYS_D {
-            return self.few_kernel(caps, inputs, shader!("attention_keys"), &[("GROUP", group)], grid);
-        }
-        let overrides = [("LANES", lanes), ("KEYS", keys), ("GROUP", group), ("TILE", 8 * keys)];
-        let mut kernel = self.few_kernel(caps, inputs, shader!("attention_few"), &overrides, grid);
-        kernel.defines.extend(caps.tuning.spread.then_some("SPREAD"));
-        kernel
-    }
-
-    /// The kernel that adds up a row's pieces.
-    fn merge(&self, caps: &Caps, inputs: &[&Spec]) -> Kernel {
-        let AttentionShape { heads, d, .. } = self.shape;
+        let (lanes, keys, group) = (d / 8, DECODE_THREADS / (d / 8), heads / kv_heads);
+        let chunks = Extent::Context { per: form.kv_chunk, max: MAX_CHUNKS };
         let rows = Extent::rows(&inputs[0].leading_only(), 1, 1);
-        let grid = Grid([Extent::Fixed(heads), rows, Extent::Beyond { keys: caps.tuning.piece }]);
-        self.few_kernel(caps, inputs, shader!("attention_merge"), &[("THREADS", (d / 4).max(32))], grid)
+        let grid = Grid([Extent::Fixed(kv_heads), rows, chunks]);
+        let kernel = if caps.software_subgroups && d == KEYS_D {
+            self.decode_kernel(form, inputs, shader!("attention_keys"), &[("GROUP", group)], grid)
+        } else {
+            let overrides = [("LANES", lanes), ("KEYS", keys), ("GROUP", group), ("TILE", 8 * keys)];
+            let mut kernel = self.decode_kernel(form, inputs, shader!("attention_few"), &overrides, grid);
+            kernel.defines.extend(form.keys_across_threads.then_some("SPREAD"));
+            kernel
+        };
+        let grid = Grid([Extent::Fixed(heads), rows, Extent::IfContextOver { keys: form.kv_chunk }]);
+        let threads = [("THREADS", (d / 4).max(32))];
+        let merge = self.decode_kernel(form, inputs, shader!("attention_merge"), &threads, grid);
+        let words = inputs[0].shape[0] * heads * MAX_CHUNKS * (d + 4);
+        Variant::new(form.name, caps, kernel).followed_by(FollowUp { kernel: merge, words })
     }
 }

@@ -2,12 +2,15 @@
 
 use crate::error::Result;
 use crate::ops::combine::Combine;
+use crate::ops::few_rows::{FewRows, MAX_DECODE_ROWS};
 use crate::ops::norm_quantise::NormQuantise;
 use crate::ops::swiglu::{Act, SwiGlu};
 use crate::ops::ternary_matmul::TernaryMatmul;
 use crate::ops::{ActQuant, Chain, Experts, RmsNorm, expect, require};
 use crate::params;
-use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Second, Slot, Source, Step, Tuning};
+use crate::plan::{
+    Caps, Extent, FollowUp, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Source, Step, Variant, Variants,
+};
 use crate::quant::TILE_ROWS;
 use crate::shader;
 use crate::tensor::{DType, Spec, code_words};
@@ -64,12 +67,10 @@ params!(BitLinearParams {
     rows: u32,
 });
 
-/// Most rows for which layers fuse.
-const FEW_ROWS: usize = 8;
 /// Rows from which on workgroups are as large as can be.
 const MANY_ROWS: usize = 4;
-/// Most shares of the columns and tiles of a workgroup, multiplied.
-const MOST_SHARES: usize = 8;
+/// Maximum number of shares of the columns and tiles of a workgroup, multiplied.
+const MAX_SHARES: usize = 8;
 /// What making the codes costs a workgroup, in tiles.
 const CODES_COST: usize = 2;
 /// Most words of codes that a workgroup keeps.
@@ -80,7 +81,7 @@ const CODES_THREADS: usize = 64;
 /// Whether layers with `rows` rows at most and inputs of width `d` fuse into one launch each, `terms` of them meeting in
 /// an output.
 pub(super) fn fits_fused(rows: usize, d: usize, terms: usize) -> bool {
-    rows <= FEW_ROWS && d.is_multiple_of(4) && terms * code_words(d) <= MAX_CODE_WORDS
+    rows <= MAX_DECODE_ROWS && d.is_multiple_of(4) && terms * code_words(d) <= MAX_CODE_WORDS
 }
 
 /// How a stack of ternary matrices reads its input: the norms in front of it and the rule of the codes.
@@ -260,56 +261,62 @@ impl Op for BitLinear {
     }
 
     fn kernel(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
+        self.variants(caps, inputs, outputs).take(None).kernel
+    }
+
+    fn variants(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Variants {
         let lead = outputs[0].leading_only();
-        if self.is_shared(caps, inputs) {
-            return self.codes_kernel(inputs, &lead);
-        }
+        FewRows::variants(caps, |form| {
+            // Of two rows or more, that form would make each row's codes many times over.
+            if form.lookup_tables && (2..=MAX_DECODE_ROWS).contains(&lead.shape[0]) {
+                let kernel = self.codes_kernel(inputs, &lead);
+                return Variant::new("two-launches", caps, kernel).followed_by(self.rows_kernel(inputs, &lead));
+            }
+            Variant::new(form.name, caps, self.fused(caps, form, inputs, &lead))
+        })
+    }
+}
+
+/// In one launch.
+impl BitLinear {
+    fn fused(&self, caps: &Caps, form: FewRows, inputs: &[&Spec], lead: &Spec) -> Kernel {
         let slots = if let Kind::SwiGlu(e, _) = self.kind { e.slots() } else { 1 };
-        let Tuning { split, quads, .. } = caps.tuning;
         // The two matrices of SwiGLU meet in the same outputs.
         let outs = if self.kind == Kind::Plain { &self.outs[..] } else { &self.outs[..1] };
-        let groups = groups(caps.tuning, outs, outputs[0].shape[0]);
+        let FewRows { split_k, vec4s_per_thread, .. } = form;
+        let groups = groups(form, outs, lead.shape[0]);
         let tiles = outs.iter().map(|o| o.div_ceil(TILE_ROWS * groups)).sum();
-        let (units, shares) = (code_words(inputs[0].width()) / 4, split * groups);
+        let (units, shares) = (code_words(inputs[0].width()) / 4, split_k * groups);
         let overrides = [
-            ("SPLIT", split),
+            ("SPLIT", split_k),
             ("GROUPS", groups),
             ("TERMS", self.terms()),
             ("UNITS", units),
             ("CODES", self.terms() * units),
-            ("THREADS", TILE_ROWS / 4 / quads * shares),
+            ("THREADS", TILE_ROWS / 4 / vec4s_per_thread * shares),
             ("SHARES", TILE_ROWS / 4 * shares),
         ];
         Kernel {
             source: shader!("bit_linear"),
-            defines: [caps.few_rows(), self.defines()].concat(),
+            defines: [form.defines(caps), self.defines()].concat(),
             overrides: overrides.map(|(name, value)| (name, value as f64)).to_vec(),
-            params: self.params(inputs[0].width(), &lead).params(),
-            grid: Grid::xy(Extent::Fixed(tiles), Extent::rows(&lead, slots, 1)),
+            params: self.params(inputs[0].width(), lead).params(),
+            grid: Grid::xy(Extent::Fixed(tiles), Extent::rows(lead, slots, 1)),
         }
-    }
-
-    fn second(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Option<Second> {
-        self.is_shared(caps, inputs).then(|| self.rows_kernel(inputs, &outputs[0].leading_only()))
     }
 }
 
 /// Tiles of a workgroup: as many as it may have, unless too many of the last workgroups' would be behind a matrix's end.
 /// A row's workgroups each make its codes, and with enough rows larger workgroups leave no core without one.
-fn groups(tuning: Tuning, outs: &[usize], rows: usize) -> usize {
-    let most = if rows >= MANY_ROWS { MOST_SHARES / tuning.split } else { tuning.groups };
+fn groups(form: FewRows, outs: &[usize], rows: usize) -> usize {
+    let max = if rows >= MANY_ROWS { MAX_SHARES / form.split_k } else { form.tiles };
     let cost =
         |groups: usize| -> usize { outs.iter().map(|o| o.div_ceil(TILE_ROWS * groups) * (groups + CODES_COST)).sum() };
-    (1..=most.max(1)).rev().min_by_key(|&g| cost(g)).unwrap_or(1)
+    (1..=max.max(1)).rev().min_by_key(|&g| cost(g)).unwrap_or(1)
 }
 
 /// In two launches: the codes of all rows, then products in which rows that meet the same matrix share its words.
 impl BitLinear {
-    /// Whether rows are few but not one, and lanes pass words on.
-    fn is_shared(&self, caps: &Caps, inputs: &[&Spec]) -> bool {
-        caps.tables() && (2..=FEW_ROWS).contains(&inputs[0].shape[0])
-    }
-
     /// Sets of codes that a row has for one matrix, or for one of each expert's; and how many matrices that makes.
     fn sets(&self) -> [usize; 2] {
         match self.kind {
@@ -352,7 +359,7 @@ impl BitLinear {
         Kernel { grid: Grid::x(Extent::rows(lead, groups, 1)), ..kernel }
     }
 
-    fn rows_kernel(&self, inputs: &[&Spec], lead: &Spec) -> Second {
+    fn rows_kernel(&self, inputs: &[&Spec], lead: &Spec) -> FollowUp {
         let (rows, [times, terms], units) = (lead.shape[0], self.sets(), code_words(inputs[0].width()) / 4);
         let first_product = rows * times * terms * (units + 1);
         let tiles = |outs: &[usize]| outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum::<usize>();
@@ -372,7 +379,7 @@ impl BitLinear {
         let mut kernel = self.shared_kernel(shader!("bit_rows"), inputs, lead, &overrides);
         kernel.defines.extend(four.then_some("PAIRS2"));
         kernel.grid = Grid::xy(Extent::Fixed(tiles), blocks);
-        Second { kernel, words: 4 * first_product + products }
+        FollowUp { kernel, words: 4 * first_product + products }
     }
 
     fn defines(&self) -> Vec<&'static str> {

@@ -3,9 +3,12 @@
 use std::ops::Range;
 
 use crate::error::Result;
+use crate::ops::few_rows::MAX_MATVEC_ROWS;
 use crate::ops::{expect, require, simd};
 use crate::params;
-use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
+use crate::plan::{
+    Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Source, Step, Variant, Variants,
+};
 use crate::shader;
 use crate::tensor::{DType, Spec};
 
@@ -25,14 +28,29 @@ pub(super) struct MatMul {
 
 params!(MatMulParams { lead: u32, rows: u32, per_lead: u32, d_in: u32, d_out: u32, col0: u32, width: u32 });
 
-/// Rows up to which a workgroup works on dot products; beyond, each thread keeps several rows of outputs.
-const MATVEC_ROWS: usize = 4;
 /// Outputs of a lane of the matvec kernel (its `OUTS`).
 const MATVEC_OUTS: usize = 4;
 /// Outputs and rows of a workgroup of the kernel whose lanes pass words on (its `WORKERS` times 4, its `ROWS`).
 const LANE_BLOCK: [usize; 2] = [128, 8];
 /// Outputs and rows of a workgroup of the kernel with workgroup memory (its `OUTS` and `ROWS`).
 const TILE_BLOCK: [usize; 2] = [64, 32];
+
+/// How the kernel for few rows divides its outputs: `groups` of `lanes` that share some, 32 to 128 threads in all.
+#[derive(Debug)]
+struct MatvecTile {
+    name: &'static str,
+    lanes: usize,
+    groups: usize,
+}
+
+/// The usual one of GPUs, that of drivers that compute on the CPU, and others.
+const MATVEC_TILES: [MatvecTile; 5] = [
+    MatvecTile { name: "32x2", lanes: 32, groups: 2 },
+    MatvecTile { name: "4x8", lanes: 4, groups: 8 },
+    MatvecTile { name: "16x4", lanes: 16, groups: 4 },
+    MatvecTile { name: "8x8", lanes: 8, groups: 8 },
+    MatvecTile { name: "64x2", lanes: 64, groups: 2 },
+];
 
 impl PlanBuilder {
     /// `x · wᵀ (+ bias) (+ residual)`.
@@ -100,7 +118,32 @@ impl Op for MatMul {
         simd::dense(d, threads, x, w, io.out_f32s(0), |r, outs, y| ends.add(r, outs, y));
     }
 
-    fn kernel(&self, caps: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
+    fn kernel(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
+        self.variants(caps, inputs, outputs).take(None).kernel
+    }
+
+    fn variants(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Variants {
+        let x = inputs[0];
+        if caps.software_subgroups && x.width().is_multiple_of(8) {
+            let usual = Variants::usual(Variant::new("lanes", caps, self.lanes(inputs)));
+            return usual.or_lesser("no-subgroups", self.variants(&caps.without_subgroups(), inputs, outputs));
+        }
+        // The kernel for few rows reads four columns at a time.
+        if x.rows() > MAX_MATVEC_ROWS || !x.width().is_multiple_of(4) {
+            return Variants::usual(Variant::new("tiles", caps, self.tiled(inputs)));
+        }
+        let variant = |caps: &Caps, tile: &MatvecTile| Variant::new(tile.name, caps, self.matvec(tile, inputs));
+        let usual = if caps.cpu_driver { &MATVEC_TILES[1] } else { &MATVEC_TILES[0] };
+        let all =
+            MATVEC_TILES.iter().fold(Variants::usual(variant(caps, usual)), |all, tile| all.or(variant(caps, tile)));
+        let lesser = caps.without_subgroups();
+        if caps.subgroups { all.or_lesser("no-subgroups", Variants::usual(variant(&lesser, usual))) } else { all }
+    }
+}
+
+/// The kernels.
+impl MatMul {
+    fn described(&self, source: Source, inputs: &[&Spec], grid: Grid) -> Kernel {
         let (x, w) = (inputs[0], inputs[1]);
         let params = MatMulParams {
             lead: x.lead as u32,
@@ -111,34 +154,37 @@ impl Op for MatMul {
             col0: self.col0 as u32,
             width: self.width as u32,
         };
-        // The other kernels read four columns at a time.
-        let whole = x.width().is_multiple_of(4);
         let flags = [
             (self.bias, "BIAS"),
             (self.residual, "RESIDUAL"),
             (w.dtype == DType::F16, "F16"),
             (w.dtype == DType::Int8, "INT8"),
-            (!whole, "ANY"),
+            (!x.width().is_multiple_of(4), "ANY"),
         ];
-        let mut defines: Vec<_> = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
-        let outs = |per| Extent::Fixed(w.shape[0].div_ceil(per));
-        let rows = |per| Extent::rows(x, 1, per);
-        let lanes = caps.shuffles && x.width().is_multiple_of(8);
-        if x.rows() <= MATVEC_ROWS && whole && !lanes {
-            if w.dtype != DType::F32 && x.width().is_multiple_of(8) {
-                defines.push("WIDE");
-            }
-            let [width, groups] = caps.tuning.dense;
-            let overrides = vec![("LANES", width as f64), ("GROUPS", groups as f64)];
-            let grid = Grid::x(outs(groups * MATVEC_OUTS));
-            return Kernel { source: shader!("matvec"), defines, overrides, params: params.params(), grid };
-        }
-        let (source, grid) = if lanes {
-            (shader!("matmul_lanes"), Grid::xy(rows(LANE_BLOCK[1]), outs(LANE_BLOCK[0])))
-        } else {
-            (shader!("matmul"), Grid::xy(outs(TILE_BLOCK[0]), rows(TILE_BLOCK[1])))
-        };
+        let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
         Kernel { source, defines, overrides: vec![], params: params.params(), grid }
+    }
+
+    /// Dot products of few rows.
+    fn matvec(&self, tile: &MatvecTile, inputs: &[&Spec]) -> Kernel {
+        let (x, w) = (inputs[0], inputs[1]);
+        let grid = Grid::x(Extent::Fixed(w.shape[0].div_ceil(tile.groups * MATVEC_OUTS)));
+        let mut kernel = self.described(shader!("matvec"), inputs, grid);
+        kernel.defines.extend((w.dtype != DType::F32 && x.width().is_multiple_of(8)).then_some("WIDE"));
+        kernel.overrides = vec![("LANES", tile.lanes as f64), ("GROUPS", tile.groups as f64)];
+        kernel
+    }
+
+    /// Blocks of rows and outputs whose lanes pass words on.
+    fn lanes(&self, inputs: &[&Spec]) -> Kernel {
+        let outs = Extent::Fixed(inputs[1].shape[0].div_ceil(LANE_BLOCK[0]));
+        self.described(shader!("matmul_lanes"), inputs, Grid::xy(Extent::rows(inputs[0], 1, LANE_BLOCK[1]), outs))
+    }
+
+    /// Blocks of rows and outputs in workgroup memory.
+    fn tiled(&self, inputs: &[&Spec]) -> Kernel {
+        let outs = Extent::Fixed(inputs[1].shape[0].div_ceil(TILE_BLOCK[0]));
+        self.described(shader!("matmul"), inputs, Grid::xy(outs, Extent::rows(inputs[0], 1, TILE_BLOCK[1])))
     }
 }
 

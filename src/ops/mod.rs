@@ -1,6 +1,6 @@
 //! The ops: one file each, with its builder method, shapes, CPU definition and kernel.
 //!
-//! Order: `sampling`, `chain`, `embed`, `rms_norm`, `layer_norm`, `l2_norm`, `absmax`, `affine`, `unary`, `swiglu`,
+//! Order: `sampling`, `chain`, `few_rows`, `embed`, `rms_norm`, `layer_norm`, `l2_norm`, `absmax`, `affine`, `unary`, `swiglu`,
 //! `concat`, `select_rows`, `span_mean`, `quantise`, `patches`, `pixel_shuffle`, `pool`, `matmul`, `lstm_cell`,
 //! `memory_read`, `read_words`, `combine`, `norm_quantise`, `attention`, `attention_weights`, `rope_kv_write`,
 //! `store_rows`, `router`, `route`, `group_rows`, `ternary_matmul`, `bit_linear`, `bit_layers`, `sample`.
@@ -9,6 +9,7 @@
 //! 1. `shaders/foo.wgsl`: the kernel. Header with purpose, grid and source; `#bind` lines that end with shapes.
 //! 2. `src/ops/foo.rs`: the struct, a method on [`PlanBuilder`](crate::plan::PlanBuilder), and
 //!    [`Op`](crate::plan::Op) for it. `cpu` is the definition: plain loops. `cpu_fast` only where time goes.
+//!    An op whose kernel has several variants, all correct, names them in `variants`: autotuning times them.
 //! 3. Here: `mod foo;` and its name in [`NAMES`].
 //! 4. `tests/support/op_cases/`: rows with nasty sizes. A test fails if a name has none.
 //!
@@ -24,6 +25,7 @@ mod chain;
 mod combine;
 mod concat;
 mod embed;
+mod few_rows;
 mod group_rows;
 mod l2_norm;
 mod layer_norm;

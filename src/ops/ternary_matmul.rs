@@ -1,11 +1,12 @@
 //! The product of activation codes with ternary matrices: plain stacks, and experts chosen per row.
 
 use crate::error::Result;
+use crate::ops::few_rows::{FewRows, MAX_MATVEC_ROWS};
 use crate::ops::group_rows::{BLOCK, blocks};
 use crate::ops::norm_quantise::Experts;
 use crate::ops::{expect, require, simd};
 use crate::params;
-use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
+use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step, Variant, Variants};
 use crate::quant::{Stack, StackPart, TILE_ROWS, code_at};
 use crate::shader;
 use crate::tensor::{DType, Spec, code_words};
@@ -80,9 +81,6 @@ params!(TernaryMatvecParams {
     first_out: u32,
     out_width: u32,
 });
-
-/// Rows up to which the matvec kernel is used, which shares no weights between rows.
-const MATVEC_ROWS: usize = 4;
 
 impl PlanBuilder {
     /// Product of codes with a stack of matrices of `outs` rows each; `[rows, Σ outs]`, plus `residual` if given.
@@ -258,10 +256,39 @@ impl Op for TernaryMatmul {
     }
 
     fn kernel(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
+        self.variants(caps, inputs, outputs).take(None).kernel
+    }
+
+    fn variants(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Variants {
         let (codes, lead) = (inputs[0], outputs[0].leading_only());
-        if !self.grouped && (self.experts.is_some() || lead.shape[0] <= MATVEC_ROWS) {
-            return self.matvec(caps, codes, &lead);
+        if !self.grouped && (self.experts.is_some() || lead.shape[0] <= MAX_MATVEC_ROWS) {
+            return FewRows::variants(caps, |form| {
+                Variant::new(form.name, caps, self.matvec(caps, form, codes, &lead))
+            });
         }
+        let tiled = |caps: &Caps| {
+            let name = if caps.software_subgroups { "lanes" } else { "tiles" };
+            Variants::usual(Variant::new(name, caps, self.tiled(caps, codes, &lead)))
+        };
+        let mut all = tiled(caps);
+        if caps.dot4 {
+            all = all.or_lesser("no-dot4", tiled(&Caps { dot4: false, ..*caps }));
+        }
+        if caps.software_subgroups {
+            all = all.or_lesser("no-subgroups", tiled(&caps.without_subgroups()));
+        }
+        all
+    }
+}
+
+impl TernaryMatmul {
+    fn defines(&self) -> Vec<&'static str> {
+        let flags = [(self.experts.is_some(), "EXPERTS"), (self.grouped, "GROUPS"), (self.residual, "RESIDUAL")];
+        flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect()
+    }
+
+    /// The kernel for many rows, which share the weights that a workgroup reads.
+    fn tiled(&self, caps: &Caps, codes: &Spec, lead: &Spec) -> Kernel {
         let experts = self.experts.unwrap_or_default();
         let params = TernaryMatmulParams {
             lead: lead.lead as u32,
@@ -280,25 +307,18 @@ impl Op for TernaryMatmul {
         let tiles = Extent::Fixed(self.outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum());
         let in_blocks = match self.grouped {
             true => blocks(codes.lead, codes.shape[0], experts),
-            false => Extent::rows(&lead, 1, BLOCK),
+            false => Extent::rows(lead, 1, BLOCK),
         };
-        let (source, grid) = if caps.shuffles {
+        let (source, grid) = if caps.software_subgroups {
             (shader!("ternary_lanes"), Grid::xy(in_blocks, tiles))
         } else {
             (shader!("ternary_matmul"), Grid::xy(tiles, in_blocks))
         };
         Kernel { source, defines: self.defines(), overrides: vec![], params: params.params(), grid }
     }
-}
-
-impl TernaryMatmul {
-    fn defines(&self) -> Vec<&'static str> {
-        let flags = [(self.experts.is_some(), "EXPERTS"), (self.grouped, "GROUPS"), (self.residual, "RESIDUAL")];
-        flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect()
-    }
 
     /// The kernel for few rows, and for experts.
-    fn matvec(&self, caps: &Caps, codes: &Spec, lead: &Spec) -> Kernel {
+    fn matvec(&self, caps: &Caps, form: FewRows, codes: &Spec, lead: &Spec) -> Kernel {
         let experts = self.experts.unwrap_or_default();
         let params = TernaryMatvecParams {
             sets: codes.shape[1] as u32,
@@ -315,8 +335,8 @@ impl TernaryMatmul {
         let tiles = self.outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum();
         Kernel {
             source: shader!("ternary_matvec"),
-            defines: [caps.few_rows(), self.defines()].concat(),
-            overrides: vec![("SPLIT", caps.tuning.split as f64)],
+            defines: [form.defines(caps), self.defines()].concat(),
+            overrides: vec![("SPLIT", form.split_k as f64)],
             params: params.params(),
             grid: Grid::xy(Extent::Fixed(tiles), Extent::rows(lead, self.slots(), 1)),
         }

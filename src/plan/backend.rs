@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::plan::{Caps, Plan, Slot, Step};
+use crate::plan::{Caps, Choices, Plan, Slot, Step};
 use crate::tensor::Spec;
 
 /// A prepared plan of one backend.
@@ -23,11 +23,6 @@ pub trait Backend: Send {
     /// Bytes of the weight of this name, if it is resident.
     fn weight_bytes(&self, name: &str) -> Option<u64>;
 
-    /// Whether a weight of this name is resident.
-    fn has_weight(&self, name: &str) -> bool {
-        self.weight_bytes(name).is_some()
-    }
-
     /// Makes a weight resident under this name.
     ///
     /// # Errors
@@ -39,6 +34,9 @@ pub trait Backend: Send {
     /// # Errors
     /// As [`Backend::load_weight`]; a weight that is not resident is an error.
     fn prepare(&mut self, plan: Arc<Plan>, keep: bool) -> Result<ProgramId>;
+
+    /// Chooses variants of kernels for the programs that are prepared from now on. Nothing changes on the CPU.
+    fn choose(&mut self, _choices: Choices) {}
 
     /// Gives back what a program alone holds: its temporaries and bindings. Weights, constants and states stay. It must
     /// not be used any more: it then has no nodes, and its slots cannot be read or written.
@@ -67,14 +65,13 @@ pub trait Backend: Send {
         false
     }
 
-    /// Runs a whole program this many times, each on what the one before left in inputs and states, all of them with the
-    /// same step.
+    /// Runs some of a program's nodes this many times, each time on what the time before left in inputs and states, always
+    /// with the same step.
     ///
     /// # Errors
     /// As [`Backend::run`].
-    fn repeat(&mut self, program: ProgramId, step: &Step, times: usize) -> Result<()> {
-        let nodes = self.plan(program).nodes.len();
-        (0..times).try_for_each(|_| self.run(program, step, 0..nodes))
+    fn repeat(&mut self, program: ProgramId, step: &Step, nodes: Range<usize>, times: usize) -> Result<()> {
+        (0..times).try_for_each(|_| self.run(program, step, nodes.clone()))
     }
 
     /// The most times that [`Backend::repeat`] gains by: 1 where the host itself computes.

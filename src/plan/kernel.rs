@@ -1,7 +1,6 @@
-//! What an op tells a GPU backend: shader, variant, parameters, grid.
+//! What an op tells a GPU backend of a dispatch: shader, defines, overrides, parameters, grid.
 
 use bytemuck::Pod;
-use serde::{Deserialize, Serialize};
 
 use crate::plan::Step;
 use crate::tensor::{Lead, Spec};
@@ -44,7 +43,7 @@ macro_rules! shader {
 }
 
 /// One dispatch, described.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Kernel {
     /// The shader.
     pub source: Source,
@@ -58,9 +57,9 @@ pub struct Kernel {
     pub grid: Grid,
 }
 
-/// A second dispatch of a node, behind that of its [`Kernel`].
+/// A second dispatch of a node, behind that of its [`Kernel`], on the same inputs and outputs.
 #[derive(Debug, Clone)]
-pub struct Second {
+pub struct FollowUp {
     /// The kernel.
     pub kernel: Kernel,
     /// 32-bit words of memory that both kernels bind behind the outputs, for what the first one leaves to the second.
@@ -68,7 +67,7 @@ pub struct Second {
 }
 
 /// The bytes of a kernel's `Params` struct and the names of its fields, four bytes each, in order.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Params {
     /// The struct's bytes.
     pub bytes: Vec<u8>,
@@ -130,15 +129,15 @@ pub enum Extent {
         /// Groups, each of which may leave a block half full.
         more: usize,
     },
-    /// `ceil(context / per)`, at most `most`: pieces of the step's longest context.
+    /// `ceil(context / per)`, at most `max`: pieces of the step's longest context.
     Context {
         /// Keys of a piece.
         per: usize,
         /// The most.
-        most: usize,
+        max: usize,
     },
     /// 1 where the step's longest context is over `keys`, else none.
-    Beyond {
+    IfContextOver {
         /// Keys.
         keys: usize,
     },
@@ -160,8 +159,8 @@ impl Extent {
                 0 => 0,
                 members => members.div_ceil(per) + more,
             },
-            Extent::Context { per, most } => (step.context as usize).div_ceil(per).clamp(1, most),
-            Extent::Beyond { keys } => usize::from(step.context as usize > keys),
+            Extent::Context { per, max } => (step.context as usize).div_ceil(per).clamp(1, max),
+            Extent::IfContextOver { keys } => usize::from(step.context as usize > keys),
         }
     }
 }
@@ -179,107 +178,5 @@ impl Grid {
     /// Two axes.
     pub fn xy(x: Extent, y: Extent) -> Self {
         Grid([x, y, Extent::Fixed(1)])
-    }
-}
-
-/// What an adapter can do, as far as kernels choose by it. Tests mask these to run every variant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Caps {
-    /// Subgroup operations in compute shaders.
-    pub subgroups: bool,
-    /// The 4×8-bit integer dot product is native (elsewhere it is emulated, or done in floats).
-    pub dot4: bool,
-    /// A CPU plays the GPU, in subgroups of at least 8 lanes: it loads words lane by lane, so that kernels load each
-    /// once and pass it from lane to lane. Only with `subgroups`.
-    pub shuffles: bool,
-    /// Kernels can unpack 16-bit floats; without it only f32 weights and caches run.
-    pub half: bool,
-    /// Largest range of a buffer that a kernel can bind, in bytes; larger weights are split.
-    pub max_binding: u64,
-    /// What kernels choose where every choice is correct.
-    pub tuning: Tuning,
-}
-
-/// Numbers and variants that change how fast kernels are, and nothing else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tuning {
-    /// Shares of the columns in a workgroup of a ternary product with few rows; at most 8 with `groups` multiplied.
-    pub split: usize,
-    /// Consecutive fours of outputs of a thread of a ternary product with few rows: 1, 2 or 4.
-    pub quads: usize,
-    /// Most tiles in a workgroup of a layer of one row or few in one launch, which share the work of making the codes.
-    pub groups: usize,
-    /// Lanes that share the outputs of a dense product with few rows, and groups of them in a workgroup: 32 to 128 in all.
-    pub dense: [usize; 2],
-    /// Whether neighbouring threads of an attention with few rows take different keys, not neighbouring parts of one.
-    pub spread: bool,
-    /// Keys up to which an attention with few rows does not cut a context into pieces.
-    pub piece: usize,
-    /// Whether a product of 32 bits does two columns of a ternary product, rather than a dot product of bytes four.
-    pub pairs: bool,
-}
-
-impl Tuning {
-    /// For GPUs: many small workgroups.
-    pub const HARDWARE: Tuning =
-        Tuning { split: 4, quads: 1, groups: 2, dense: [32, 2], spread: false, piece: 128, pairs: false };
-    /// For drivers that compute on the CPU, where a barrier is dear and a load costs the same whatever its neighbours do.
-    pub const SOFTWARE: Tuning =
-        Tuning { split: 1, quads: 4, groups: 4, dense: [4, 8], spread: true, piece: 512, pairs: true };
-    /// Values that differ in everything, for tests.
-    pub const ALL: [Tuning; 3] = [
-        Self::HARDWARE,
-        Self::SOFTWARE,
-        Tuning { split: 2, quads: 2, groups: 4, dense: [16, 4], spread: true, piece: 48, pairs: true },
-    ];
-}
-
-impl Caps {
-    /// No optional capability, and a binding limit that splits nothing: what the CPU backend reports.
-    pub const PLAIN: Caps = Caps {
-        subgroups: false,
-        dot4: false,
-        shuffles: false,
-        half: true,
-        max_binding: u64::MAX,
-        tuning: Tuning::HARDWARE,
-    };
-
-    /// Every combination of the optional capabilities that `self` has.
-    pub fn subsets(self) -> Vec<Caps> {
-        let mut all = Vec::new();
-        for bits in 0..8 {
-            let caps = Caps { subgroups: bits & 1 != 0, dot4: bits & 2 != 0, shuffles: bits & 4 != 0, ..self };
-            let had = |mine: bool, its: bool| mine || !its;
-            if had(self.subgroups, caps.subgroups)
-                && had(self.dot4, caps.dot4)
-                && had(self.shuffles && caps.subgroups, caps.shuffles)
-            {
-                all.push(caps);
-            }
-        }
-        all
-    }
-
-    /// The defines of the kernels that import `ternary_few`.
-    pub fn few_rows(self) -> Vec<&'static str> {
-        let Tuning { quads, pairs, .. } = self.tuning;
-        if self.tables() {
-            return vec!["TABLES"];
-        }
-        let flags = [(quads == 2, "QUADS2"), (quads == 4, "QUADS4"), (pairs || !self.dot4, "PAIRS")];
-        flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect()
-    }
-
-    /// Whether ternary products of few rows look sums up that neighbouring lanes hold.
-    pub fn tables(self) -> bool {
-        self.shuffles && self.tuning.quads == 4
-    }
-
-    /// The defines that every kernel gets.
-    pub fn defines(self) -> Vec<&'static str> {
-        let flags = [(self.subgroups, "SUBGROUPS"), (self.dot4, "DOT4"), (self.shuffles, "SHUFFLES")];
-        flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect()
     }
 }

@@ -1,19 +1,23 @@
 //! A forward pass as data: slots, and nodes that apply ops to them. Recorded once, prepared once, replayed every step.
 //!
-//! Models record through [`PlanBuilder`]; backends read [`Plan`] and call [`Op::cpu`] or [`Op::kernel`] of each node,
+//! Models record through [`PlanBuilder`]; backends read [`Plan`] and call [`Op::cpu`] or [`Op::variants`] of each node,
 //! so neither knows the other.
 
 mod backend;
 mod builder;
+mod caps;
 mod kernel;
 mod memory;
 mod op;
+mod variant;
 
 pub use backend::{Backend, ProgramId, state_fits};
 pub use builder::PlanBuilder;
-pub use kernel::{Caps, Extent, Grid, Kernel, ParamStruct, Params, Second, Source, Tuning};
+pub use caps::Caps;
+pub use kernel::{Extent, FollowUp, Grid, Kernel, ParamStruct, Params, Source};
 pub use memory::{Memory, Place};
 pub use op::{Floats, Io, Op, Step};
+pub use variant::{Choices, Variant, Variants, shape_bucket};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -98,6 +102,13 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The variants of a node on an adapter with these capabilities, and the bucket of its shapes.
+    pub fn variants(&self, node: &Node, caps: &Caps) -> (String, Variants) {
+        let specs = |slots: &[Slot]| slots.iter().map(|&s| self.spec(s)).collect::<Vec<&Spec>>();
+        let (inputs, outputs) = (specs(&node.inputs), specs(&node.outputs));
+        (shape_bucket(&inputs, &outputs), node.op.variants(caps, &inputs, &outputs))
+    }
+
     /// A slot's kind and shape.
     pub fn slot(&self, slot: Slot) -> &SlotInfo {
         &self.slots[slot.0]

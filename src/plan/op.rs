@@ -7,7 +7,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 
 use crate::error::{Error, Result};
-use crate::plan::{Caps, Kernel, Second};
+use crate::plan::{Caps, Kernel, Variant, Variants};
 use crate::quant::int8;
 use crate::tensor::{DType, Lead, Spec};
 use crate::threads::Threads;
@@ -50,13 +50,12 @@ pub trait Op: Debug + Send + Sync {
         inputs.iter().map(|(spec, bytes)| step.used(spec, *bytes)).sum()
     }
 
-    /// The kernel for these inputs and outputs on an adapter with these capabilities.
+    /// The kernel for these inputs and outputs on an adapter with these capabilities; of several variants the usual one.
     fn kernel(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel;
 
-    /// A second kernel that finishes what the first one leaves, for ops that need one: on the same inputs and outputs, and
-    /// memory that both write.
-    fn second(&self, _caps: &Caps, _inputs: &[&Spec], _outputs: &[&Spec]) -> Option<Second> {
-        None
+    /// The variants that are possible for these inputs and outputs: [`Op::kernel`] alone, unless an op has more.
+    fn variants(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Variants {
+        Variants::usual(Variant::new("usual", caps, self.kernel(caps, inputs, outputs)))
     }
 }
 
@@ -77,6 +76,11 @@ pub struct Step {
 impl Step {
     /// Everything in use: for plans without rows, such as an image encoder.
     pub const FULL: Step = Step { rows: u32::MAX, outputs: u32::MAX, context: u32::MAX, reserved: 0 };
+
+    /// A step of this many rows and outputs, the longest context of which has this many tokens.
+    pub const fn new(rows: usize, outputs: usize, context: usize) -> Self {
+        Step { rows: rows as u32, outputs: outputs as u32, context: context as u32, reserved: 0 }
+    }
 
     /// `n` of a dimension of at most `max` counted by `lead`.
     pub fn count(&self, lead: Lead, max: usize) -> usize {

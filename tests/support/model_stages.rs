@@ -89,7 +89,7 @@ impl PreparedPlan {
     /// Loads what a plan needs and prepares it so that every slot can be read.
     pub fn prepare(plan: Plan, weights: &Weights, backend: &mut dyn Backend) -> Self {
         for (weight, _) in plan.weights() {
-            if !backend.has_weight(&weight.to_string()) {
+            if backend.weight_bytes(&weight.to_string()).is_none() {
                 let words = weights.load(weight).unwrap_or_else(|e| panic!("{weight}: {e}"));
                 backend.load_weight(&weight.to_string(), words).expect("it fits");
             }

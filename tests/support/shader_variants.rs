@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use naga::Module;
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use ternion::gpu::shader::expand;
-use ternion::plan::{Caps, Kernel, Plan, Slot, Source, Tuning};
+use ternion::plan::{Caps, Kernel, Plan, Source};
 
 /// Shaders that need exactly one of some defines. All other sets are the subsets of what `#ifdef` lines mention.
 const ONE_OF: &[(&str, &[&str])] = &[
@@ -141,30 +141,21 @@ pub struct Recorded {
     pub n_outputs: usize,
 }
 
-/// The kernels of a plan under all capabilities and tunings.
+/// The kernels of all variants of a plan's nodes under all capabilities.
 pub fn kernels(plan: &Plan) -> Vec<Recorded> {
-    let most = Caps {
-        subgroups: true,
-        dot4: true,
-        shuffles: true,
-        half: true,
-        max_binding: 128 << 20,
-        tuning: Tuning::HARDWARE,
-    };
-    let tuned = Tuning::ALL.map(|tuning| Caps { tuning, ..most });
-    let caps: Vec<Caps> = most.subsets().into_iter().chain(tuned).collect();
+    let full = Caps { subgroups: true, dot4: true, software_subgroups: true, max_binding: 128 << 20, ..Caps::PLAIN };
     let mut all = Vec::new();
     for node in &plan.nodes {
-        let specs = |slots: &[Slot]| slots.iter().map(|&s| plan.spec(s)).collect::<Vec<_>>();
-        let (inputs, outputs) = (specs(&node.inputs), specs(&node.outputs));
-        for caps in &caps {
-            let second = node.op.second(caps, &inputs, &outputs).map(|s| s.kernel);
-            let n_outputs = outputs.len() + usize::from(second.is_some());
-            for mut kernel in [node.op.kernel(caps, &inputs, &outputs)].into_iter().chain(second) {
-                let mut defines = caps.defines();
-                defines.append(&mut kernel.defines);
-                kernel.defines = defines;
-                all.push(Recorded { op: node.op.name(), kernel, n_inputs: inputs.len(), n_outputs });
+        for caps in full.subsets() {
+            for variant in plan.variants(node, &caps).1.all() {
+                let n_outputs = node.outputs.len() + usize::from(variant.follow_up.is_some());
+                for kernel in variant.kernels() {
+                    let mut kernel = kernel.clone();
+                    let mut defines = variant.caps.defines();
+                    defines.append(&mut kernel.defines);
+                    kernel.defines = defines;
+                    all.push(Recorded { op: node.op.name(), kernel, n_inputs: node.inputs.len(), n_outputs });
+                }
             }
         }
     }

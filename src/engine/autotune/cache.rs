@@ -1,4 +1,5 @@
-//! What was chosen for an adapter, on disk: a file for each adapter, driver and version of this crate.
+//! What was chosen for an adapter, on disk: a file for each adapter, driver and version of this crate, with a variant for
+//! each op and bucket of shapes.
 
 use std::error::Error as _;
 use std::fs;
@@ -8,20 +9,19 @@ use std::path::{Path, PathBuf};
 use etcetera::BaseStrategy;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::autotune::possible;
 use crate::error::{Error, Result};
 use crate::files::whole;
-use crate::plan::{Caps, Tuning};
+use crate::plan::{Caps, Choices};
 
 /// Names the folder of the cache; empty: there is none.
 const VARIABLE: &str = "TERNION_CACHE";
 /// Longest part of an adapter's name in the name of a file.
 const MAX_NAME: usize = 120;
 /// Largest file that is read.
-const MAX_BYTES: u64 = 1 << 16;
+const MAX_BYTES: u64 = 1 << 20;
 
 /// This crate's version, and a number that goes up when the kernels change among which is chosen.
-const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-2");
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-3");
 
 /// What a choice belongs to.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,14 +33,22 @@ pub struct Key {
 /// A file of the cache.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
+struct File {
     version: String,
     adapter: String,
-    /// What the adapter has: subgroups, dot4, shuffles.
+    /// What the adapter has: subgroups, dot4, software subgroups.
     has: [bool; 3],
-    /// What of it is worth using.
-    uses: [bool; 3],
-    tuning: Tuning,
+    choices: Vec<Entry>,
+}
+
+/// A variant that was chosen.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    op: String,
+    /// The bucket of shapes.
+    shapes: String,
+    variant: String,
 }
 
 /// A folder of choices.
@@ -53,28 +61,31 @@ impl Key {
         Key { adapter: adapter.to_owned(), caps }
     }
 
-    fn entry(&self, chosen: Caps) -> Entry {
-        let flags = |c: Caps| [c.subgroups, c.dot4, c.shuffles];
-        Entry {
+    fn contents(&self, choices: &Choices) -> File {
+        let entry = |[op, shapes, variant]: [&str; 3]| Entry {
+            op: op.to_owned(),
+            shapes: shapes.to_owned(),
+            variant: variant.to_owned(),
+        };
+        File {
             version: VERSION.to_owned(),
             adapter: self.adapter.clone(),
-            has: flags(self.caps),
-            uses: flags(chosen),
-            tuning: chosen.tuning,
+            has: [self.caps.subgroups, self.caps.dot4, self.caps.software_subgroups],
+            choices: choices.iter().map(entry).collect(),
         }
     }
 
-    /// What an entry says, if it is of this adapter and makes sense.
-    fn caps(&self, entry: Entry) -> std::result::Result<Caps, String> {
-        let [subgroups, dot4, shuffles] = entry.uses;
-        let caps = Caps { subgroups, dot4, shuffles, tuning: entry.tuning, ..self.caps };
-        if self.entry(caps) != entry {
-            return Err(format!("is of {} (ternion {})", entry.adapter, entry.version));
+    /// What a file says, if it is of this adapter. Names that no op has are for whoever looks them up to pass over.
+    fn choices(&self, file: File) -> std::result::Result<Choices, String> {
+        let mut choices = Choices::default();
+        for Entry { op, shapes, variant } in &file.choices {
+            choices.set(op, shapes, variant);
         }
-        if !self.caps.subsets().iter().any(|c| Caps { tuning: caps.tuning, ..*c } == caps) || !possible(caps.tuning) {
-            return Err(format!("asks for what no kernel has: {:?}, {:?}", entry.uses, entry.tuning));
+        let own = self.contents(&choices);
+        if (&own.version, &own.adapter, own.has) != (&file.version, &file.adapter, file.has) {
+            return Err(format!("is of {} (ternion {})", file.adapter, file.version));
         }
-        Ok(caps)
+        Ok(choices)
     }
 
     fn file(&self) -> String {
@@ -101,7 +112,7 @@ impl Cache {
     }
 
     /// What was chosen before. A file that cannot be read, or is not of this key, is passed over with a warning.
-    pub fn load(&self, key: &Key) -> Option<Caps> {
+    pub fn load(&self, key: &Key) -> Option<Choices> {
         let path = self.0.join(key.file());
         let text = match read(&path) {
             Ok(text) => text,
@@ -111,25 +122,24 @@ impl Cache {
                 return None;
             }
         };
-        let entry = serde_json::from_str(&text).map_err(|e| e.to_string());
-        entry
-            .and_then(|entry| key.caps(entry))
+        let file = serde_json::from_str(&text).map_err(|e| e.to_string());
+        file.and_then(|file| key.choices(file))
             .map_err(|problem| log::warn!("{} is passed over: it {problem}", path.display()))
             .ok()
     }
 
     /// Keeps a choice; a folder that cannot be written is a warning.
-    pub fn store(&self, key: &Key, chosen: Caps) {
+    pub fn store(&self, key: &Key, chosen: &Choices) {
         let path = self.0.join(key.file());
-        if let Err(error) = self.write(&path, &key.entry(chosen)) {
+        if let Err(error) = self.write(&path, &key.contents(chosen)) {
             let cause = error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
             log::warn!("variants are timed again next time: {error}{cause}");
         }
     }
 
-    fn write(&self, path: &Path, entry: &Entry) -> Result<()> {
+    fn write(&self, path: &Path, file: &File) -> Result<()> {
         fs::create_dir_all(&self.0).map_err(Error::io(&self.0))?;
-        let text = serde_json::to_string_pretty(entry).map_err(|e| Error::format(path.display(), e))?;
+        let text = serde_json::to_string_pretty(file).map_err(|e| Error::format(path.display(), e))?;
         whole::write(path, text + "\n")
     }
 }
@@ -149,8 +159,11 @@ mod tests {
         Key::new(adapter, Caps { subgroups: true, dot4: true, max_binding: 1 << 27, ..Caps::PLAIN })
     }
 
-    fn chosen(key: &Key) -> Caps {
-        Caps { subgroups: false, tuning: Tuning::ALL[2], ..key.caps }
+    fn chosen() -> Choices {
+        let mut choices = Choices::default();
+        choices.set("matmul", "1 row: F32 1024, F16 1024 -> 4096", "16x4");
+        choices.set("bit_linear", "1 row: F32 1024 -> 1024", "k8-v1-t1");
+        choices
     }
 
     #[test]
@@ -158,8 +171,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (cache, key) = (Cache(dir.path().join("new/folder")), key("GPU 1 (Vulkan, driver 2.3)"));
         assert_eq!(cache.load(&key), None);
-        cache.store(&key, chosen(&key));
-        assert_eq!(cache.load(&key), Some(chosen(&key)));
+        cache.store(&key, &chosen());
+        assert_eq!(cache.load(&key), Some(chosen()));
         let names: Vec<_> = fs::read_dir(&cache.0).unwrap().map(|f| f.unwrap().file_name()).collect();
         assert_eq!(names, [key.file().as_str()], "and nothing else is left behind");
     }
@@ -168,7 +181,7 @@ mod tests {
     fn another_driver_does_not_find_it() {
         let dir = tempfile::tempdir().unwrap();
         let (cache, one) = (Cache(dir.path().into()), key("GPU (Vulkan, driver 1)"));
-        cache.store(&one, chosen(&one));
+        cache.store(&one, &chosen());
         assert_eq!(cache.load(&key("GPU (Vulkan, driver 2)")), None);
         // The same name for a file, but not the same adapter; and the same adapter with less.
         let alike = key("GPU (Vulkan; driver 1)");
@@ -181,18 +194,18 @@ mod tests {
     fn a_broken_file_is_passed_over_and_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let (cache, key) = (Cache(dir.path().into()), key("GPU"));
-        cache.store(&key, chosen(&key));
+        cache.store(&key, &chosen());
         let path = cache.0.join(key.file());
         let good = fs::read_to_string(&path).unwrap();
         let broken = [
             String::new(),
             "{".into(),
             good[..good.len() / 2].into(),
-            good.replace("\"split\": 2", "\"split\": 64"),
-            good.replace("\"split\": 2", "\"split\": -1"),
-            good.replace("\"quads\"", "\"quarks\""),
+            good.replace("\"k8-v1-t1\"", "8"),
+            good.replace("\"variant\"", "\"form\""),
+            good.replace("\"has\": [", "\"has\": [ true,"),
             good.replace(VERSION, "0.0.0"),
-            " ".repeat(1 << 17) + &good,
+            " ".repeat(1 << 20) + &good,
         ];
         for text in broken {
             assert_ne!(text, good);
@@ -201,8 +214,8 @@ mod tests {
         }
         fs::write(&path, [0xFF, 0xFE]).unwrap();
         assert_eq!(cache.load(&key), None, "no UTF-8");
-        cache.store(&key, chosen(&key));
-        assert_eq!(cache.load(&key), Some(chosen(&key)));
+        cache.store(&key, &chosen());
+        assert_eq!(cache.load(&key), Some(chosen()));
     }
 
     #[test]
@@ -211,7 +224,7 @@ mod tests {
         let file = dir.path().join("file");
         fs::write(&file, "no folder").unwrap();
         let (cache, key) = (Cache(file.clone()), key("GPU"));
-        cache.store(&key, chosen(&key));
+        cache.store(&key, &chosen());
         assert_eq!(cache.load(&key), None);
         assert_eq!(fs::read_to_string(&file).unwrap(), "no folder");
     }

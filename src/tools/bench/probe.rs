@@ -97,7 +97,7 @@ impl Probe {
             self.write(backend)?;
             match self.burst {
                 1 => self.program.run(backend, &step)?,
-                burst => backend.repeat(id, &step, burst)?,
+                burst => backend.repeat(id, &step, 0..self.program.plan.nodes.len(), burst)?,
             }
             times.push(start.elapsed().as_secs_f64() / self.burst as f64);
             // Reading waits until all has run.

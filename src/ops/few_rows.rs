@@ -1,0 +1,104 @@
+//! What ops call few rows, and how kernels for few rows divide a ternary product among threads: the forms that
+//! `bit_linear` and `ternary_matmul` offer as variants, by name.
+
+use crate::plan::{Caps, Variant, Variants};
+
+/// Rows up to which kernels work on dot products, each row for itself; beyond, they share between rows what they read.
+pub(super) const MAX_MATVEC_ROWS: usize = 4;
+/// Rows of a step that decodes sessions, at most: attention over the cache takes each for itself.
+pub(super) const MAX_DECODE_ROWS: usize = 8;
+
+/// A form of the kernels that import `shared/ternary_few.wgsl`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FewRows {
+    /// `k`: shares of the columns, `v`: vec4s of outputs, `t`: tiles; `i16`: packed integers.
+    pub name: &'static str,
+    /// Shares of the columns in a workgroup; at most 8 with `tiles` multiplied.
+    pub split_k: usize,
+    /// Consecutive vec4s of outputs of a thread: 1, 2 or 4.
+    pub vec4s_per_thread: usize,
+    /// Maximum number of tiles in a workgroup of a fused layer, which share the work of making the codes.
+    pub tiles: usize,
+    /// A product of 32 bits does two columns, rather than a dot product of bytes four. So it is without `dot4`, too.
+    packed_i16: bool,
+    /// Looks up sums that neighbouring lanes hold. Only with software subgroups.
+    pub lookup_tables: bool,
+}
+
+/// For GPUs: many small workgroups.
+const GPU: FewRows = form("k4-v1-t2", [4, 1, 2]);
+/// For drivers that compute on the CPU.
+const CPU_DRIVER: FewRows = FewRows { packed_i16: true, ..form("k1-v4-t4-i16", [1, 4, 4]) };
+/// For those of them with subgroups.
+const TABLES: FewRows = FewRows { lookup_tables: true, ..form("tables", [1, 4, 4]) };
+const FORMS: [FewRows; 6] = [
+    GPU,
+    CPU_DRIVER,
+    TABLES,
+    FewRows { packed_i16: true, ..form("k4-v1-t2-i16", [4, 1, 2]) },
+    FewRows { packed_i16: true, ..form("k2-v2-t4-i16", [2, 2, 4]) },
+    form("k8-v1-t1", [8, 1, 1]),
+];
+
+const fn form(name: &'static str, [split_k, vec4s_per_thread, tiles]: [usize; 3]) -> FewRows {
+    FewRows { name, split_k, vec4s_per_thread, tiles, packed_i16: false, lookup_tables: false }
+}
+
+impl FewRows {
+    /// The form that runs where nothing was timed.
+    fn usual(caps: &Caps) -> FewRows {
+        match (caps.cpu_driver, caps.software_subgroups) {
+            (false, _) => GPU,
+            (true, false) => CPU_DRIVER,
+            (true, true) => TABLES,
+        }
+    }
+
+    fn is_possible(&self, caps: &Caps) -> bool {
+        // With software subgroups, tables take the place of the other forms of four vec4s.
+        if caps.software_subgroups { self.lookup_tables || self.vec4s_per_thread < 4 } else { !self.lookup_tables }
+    }
+
+    /// A variant for each form that is possible, the usual one first.
+    pub fn variants(caps: &Caps, variant: impl Fn(FewRows) -> Variant) -> Variants {
+        let possible = FORMS.into_iter().filter(|form| form.is_possible(caps));
+        possible.fold(Variants::usual(variant(Self::usual(caps))), |all, form| all.or(variant(form)))
+    }
+
+    /// The defines that make this form.
+    pub fn defines(self, caps: &Caps) -> Vec<&'static str> {
+        if self.lookup_tables {
+            return vec!["TABLES"];
+        }
+        let packed = self.packed_i16 || !caps.dot4;
+        let flags = [(self.vec4s_per_thread == 2, "QUADS2"), (self.vec4s_per_thread == 4, "QUADS4"), (packed, "PAIRS")];
+        flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::TILE_ROWS;
+
+    #[test]
+    fn every_form_makes_whole_workgroups() {
+        for form in FORMS {
+            let shares = form.split_k * form.tiles;
+            assert!((1..=8).contains(&shares) && form.split_k.is_power_of_two(), "{form:?}");
+            assert!((TILE_ROWS / 4 / form.vec4s_per_thread * shares).is_multiple_of(32), "{form:?}");
+        }
+    }
+
+    #[test]
+    fn the_kind_of_device_orders_the_forms_and_changes_none() {
+        for caps in (Caps { subgroups: true, dot4: true, software_subgroups: true, ..Caps::PLAIN }).subsets() {
+            let of = |cpu_driver| Caps { cpu_driver, ..caps };
+            let possible = |caps: Caps| FORMS.into_iter().filter(|f| f.is_possible(&caps)).collect::<Vec<_>>();
+            assert_eq!(possible(of(true)), possible(of(false)));
+            for caps in [of(true), of(false)] {
+                assert!(FewRows::usual(&caps).is_possible(&caps), "{caps:?}");
+            }
+        }
+    }
+}
