@@ -174,7 +174,7 @@ impl<'a> Probes<'a> {
     /// Lets `look` run a step that encodes a black image.
     fn image<R>(&self, look: impl FnOnce(&Probe, &mut Runner) -> Result<R>) -> Result<R> {
         let mut runner = self.resident.runner()?;
-        let program = runner.image_program().ok_or_else(no_image)?.clone();
+        let program = self.resident.image.clone().ok_or_else(no_image)?;
         let words = program.plan.input(slots::PIXELS).map_or(0, |slot| program.plan.spec(slot).words());
         look(&Probe::new(&program, Step::FULL, vec![(slots::PIXELS, vec![0; words])])?, &mut runner)
     }
