@@ -10,7 +10,7 @@ use ternion::Result;
 use ternion::files::Weights;
 use ternion::models;
 use ternion::models::{ChatModel, LoadOptions, TextShape};
-use ternion::plan::{Memory, Plan, SlotKind};
+use ternion::plan::{MemoryPlan, Plan, SlotKind};
 use ternion::tensor::{DType, Pack};
 
 /// The sizes of a step: as the engine chooses them for one session.
@@ -76,7 +76,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     )?;
     writeln!(out, "constants:    {} bytes", bytes_of(&plan, |k| matches!(k, SlotKind::Constant(..))))?;
     let temps = bytes_of(&plan, |k| matches!(k, SlotKind::Temp | SlotKind::Input(_)));
-    let memory = Memory::assign(&plan, false);
+    let memory = MemoryPlan::assign(&plan, false);
     let shared: usize = memory.sizes.iter().map(|words| 4 * words).sum();
     writeln!(
         out,

@@ -4,25 +4,25 @@ use crate::error::{Error, Result};
 
 /// A cache line, and the widest vector, in bytes: one that begins elsewhere lies in two lines, and reading it takes twice
 /// as long.
-pub const LINE: usize = 64;
+pub const CACHE_LINE: usize = 64;
 /// Most words in front of the first one in a line.
-pub const SLACK: usize = LINE / size_of::<u32>() - 1;
+pub const ALIGN_SLACK: usize = CACHE_LINE / size_of::<u32>() - 1;
 
 /// Words that a thread moves at once where all share the work.
-pub const PIECE: usize = 1 << 16;
+pub const COPY_CHUNK: usize = 1 << 16;
 
 /// The size of a large page where there are any, in bytes.
 #[cfg(target_os = "linux")]
 const LARGE: usize = 2 << 20;
 
-/// `count` zeros, with room for [`SLACK`] more, on large pages as far as whole ones fit in: a step that reads 80 MB then needs 40 translations of
+/// `count` zeros, with room for [`ALIGN_SLACK`] more, on large pages as far as whole ones fit in: a step that reads 80 MB then needs 40 translations of
 /// addresses for 20,000. Linux gives such pages only to memory that asks for them, and only where it is not yet used.
 ///
 /// # Errors
 /// [`Error::Limit`] for `what` if the system has no such memory.
 pub fn zeros(what: &str, count: usize) -> Result<Vec<u32>> {
     let refused = || Error::memory(what, count.saturating_mul(size_of::<u32>()));
-    let mut words: Vec<u32> = bytemuck::try_zeroed_vec(count.saturating_add(SLACK)).map_err(|()| refused())?;
+    let mut words: Vec<u32> = bytemuck::try_zeroed_vec(count.saturating_add(ALIGN_SLACK)).map_err(|()| refused())?;
     words.truncate(count);
     #[cfg(target_os = "linux")]
     ask_for_large(&words);

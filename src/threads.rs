@@ -20,7 +20,7 @@ const MAX_TASKS: usize = u16::MAX as usize;
 /// The calling thread and its workers. Calls from several threads at once, and calls inside of tasks, are run by their
 /// own thread alone.
 #[derive(Debug)]
-pub struct Threads {
+pub struct ThreadPool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
     calling: Mutex<()>,
@@ -32,9 +32,9 @@ type Call = *mut &'static (dyn Fn(usize) + Sync);
 struct Shared {
     /// [`Next`] in one word: a worker that comes late must not take a task of one call and run it for another.
     next: AtomicU64,
-    /// Tasks that ended.
-    ended: AtomicUsize,
-    /// What a task does; valid while a task of its call has not ended.
+    /// Tasks that finished.
+    finished: AtomicUsize,
+    /// What a task does; valid while a task of its call has not finished.
     call: AtomicPtr<&'static (dyn Fn(usize) + Sync)>,
     sleeping: AtomicUsize,
     closed: AtomicBool,
@@ -62,12 +62,12 @@ impl Next {
     }
 }
 
-impl Threads {
+impl ThreadPool {
     /// A team of `count` threads, the calling one among them.
     pub fn new(count: usize) -> Self {
         let shared = Arc::new(Shared {
             next: AtomicU64::new(0),
-            ended: AtomicUsize::new(0),
+            finished: AtomicUsize::new(0),
             call: AtomicPtr::new(ptr::null_mut()),
             sleeping: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
@@ -79,7 +79,7 @@ impl Threads {
             thread::Builder::new().name(format!("ternion {i}")).spawn(move || shared.work()).ok()
         };
         let workers = (1..count).map_while(worker).collect();
-        Threads { shared, workers, calling: Mutex::new(()) }
+        ThreadPool { shared, workers, calling: Mutex::new(()) }
     }
 
     /// A team of the calling thread alone.
@@ -97,7 +97,7 @@ impl Threads {
         self.workers.len() + 1
     }
 
-    /// Calls `task(i)` for each `i` below `tasks`, in any order, on any thread of the team, and returns when all ended.
+    /// Calls `task(i)` for each `i` below `tasks`, in any order, on any thread of the team, and returns when all finished.
     ///
     /// # Panics
     /// With a task's panic.
@@ -117,14 +117,14 @@ impl Threads {
         let shared = &*self.shared;
         let call = Next::unpack(shared.next.load(Ordering::Relaxed)).call.wrapping_add(1);
         shared.call.store(&mut task, Ordering::Relaxed);
-        shared.ended.store(0, Ordering::Relaxed);
+        shared.finished.store(0, Ordering::Relaxed);
         // Sequentially consistent, as the worker's count before it sleeps: one of the two sees the other.
         shared.next.store(Next { call, tasks: tasks as u16, task: 0 }.pack(), Ordering::SeqCst);
         if shared.sleeping.load(Ordering::SeqCst) > 0 {
             self.workers.iter().for_each(|w| w.thread().unpark());
         }
         shared.take_tasks(call);
-        while shared.ended.load(Ordering::Acquire) < tasks {
+        while shared.finished.load(Ordering::Acquire) < tasks {
             std::hint::spin_loop();
         }
         // Before the turn ends: the panic of the next call is not this one's.
@@ -135,7 +135,7 @@ impl Threads {
         }
     }
 
-    /// [`Threads::run`] where a task also learns which one its thread takes next, whose data it may fetch ahead.
+    /// [`ThreadPool::run`] where a task also learns which one its thread takes next, whose data it may fetch ahead.
     pub fn run_ahead(&self, tasks: usize, task: impl Fn(usize, Option<usize>) + Sync) {
         let taken = AtomicUsize::new(0);
         let take = || Some(taken.fetch_add(1, Ordering::Relaxed)).filter(|&i| i < tasks);
@@ -149,7 +149,7 @@ impl Threads {
         });
     }
 
-    /// [`Threads::run`] over the ranges that cut `0..len` into pieces of `grain`, the last one shorter.
+    /// [`ThreadPool::run`] over the ranges that cut `0..len` into pieces of `grain`, the last one shorter.
     pub fn chunks(&self, len: usize, grain: usize, task: impl Fn(std::ops::Range<usize>) + Sync) {
         let grain = grain.max(1);
         self.run(len.div_ceil(grain), |i| task(i * grain..((i + 1) * grain).min(len)));
@@ -178,7 +178,7 @@ pub fn size_pool(count: Option<usize>) {
     }
 }
 
-impl Drop for Threads {
+impl Drop for ThreadPool {
     fn drop(&mut self) {
         self.shared.closed.store(true, Ordering::SeqCst);
         for worker in self.workers.drain(..) {
@@ -201,7 +201,7 @@ impl Shared {
             if self.next.compare_exchange_weak(word, word + 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 continue;
             }
-            // SAFETY: the task was not taken before, so the call has not ended: the pointer is this call's, and its
+            // SAFETY: the task was not taken before, so the call has not finished: the pointer is this call's, and its
             // caller waits for this task.
             let run = unsafe { *task };
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(usize::from(next.task)))) {
@@ -212,7 +212,7 @@ impl Shared {
                     Some(_) => std::mem::forget(panic),
                 }
             }
-            self.ended.fetch_add(1, Ordering::Release);
+            self.finished.fetch_add(1, Ordering::Release);
         }
     }
 
@@ -262,7 +262,7 @@ impl Shared {
 mod tests {
     use super::*;
 
-    fn counts(threads: &Threads, tasks: usize) -> Vec<usize> {
+    fn counts(threads: &ThreadPool, tasks: usize) -> Vec<usize> {
         let all: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
         threads.run(tasks, |i| {
             all[i].fetch_add(1, Ordering::Relaxed);
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn every_task_runs_once() {
         for count in [1, 2, 3, 8] {
-            let threads = Threads::new(count);
+            let threads = ThreadPool::new(count);
             for round in 0..2000 {
                 let tasks = round % 7;
                 assert_eq!(counts(&threads, tasks), vec![1; tasks], "round {round} of {count} threads");
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn calls_may_nest_and_come_from_several_threads() {
-        let threads = Threads::new(3);
+        let threads = ThreadPool::new(3);
         let total = AtomicUsize::new(0);
         thread::scope(|s| {
             for _ in 0..4 {
@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_panic_reaches_the_caller_and_the_team_stays_usable() {
-        let threads = Threads::new(2);
+        let threads = ThreadPool::new(2);
         for bad in 0..4 {
             let call = || threads.run(4, |i| assert_ne!(i, bad));
             assert!(catch_unwind(AssertUnwindSafe(call)).is_err());
@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn no_payload_of_a_task_is_dropped_inside_of_the_team() {
-        let threads = Threads::new(2);
+        let threads = ThreadPool::new(2);
         let payload = catch_unwind(AssertUnwindSafe(|| threads.run(4, |_| std::panic::panic_any(Bad)))).unwrap_err();
         assert!(payload.is::<Bad>());
         std::mem::forget(payload);
@@ -334,7 +334,7 @@ mod tests {
 
     #[test]
     fn each_of_two_callers_gets_its_own_panic() {
-        let threads = Threads::new(2);
+        let threads = ThreadPool::new(2);
         thread::scope(|s| {
             for _ in 0..2 {
                 s.spawn(|| {
@@ -352,7 +352,7 @@ mod tests {
         for (count, tasks) in [(1, 0), (1, 5), (2, 1), (3, 50)] {
             let last = Mutex::new(Vec::new());
             let ran: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
-            Threads::new(count).run_ahead(tasks, |i, next| {
+            ThreadPool::new(count).run_ahead(tasks, |i, next| {
                 let _ = ran[i].fetch_add(1, Ordering::Relaxed);
                 let mut last = last.lock().unwrap();
                 let thread = thread::current().id();
@@ -369,7 +369,7 @@ mod tests {
     #[test]
     fn chunks_cover_the_range() {
         let sum = AtomicUsize::new(0);
-        Threads::new(2).chunks(10, 4, |r| {
+        ThreadPool::new(2).chunks(10, 4, |r| {
             let _ = sum.fetch_add(r.map(|i| i + 1).sum(), Ordering::Relaxed);
         });
         assert_eq!(sum.into_inner(), 55);

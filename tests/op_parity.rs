@@ -73,7 +73,7 @@ fn check_meta(found: &[f32], want: &[f32], codes_words: &[u32]) -> Result<(), St
 /// Rows that the step does not use hold what they held before.
 fn check_unwritten(case: &Case, slot: Slot, words: &[u32]) -> Result<(), String> {
     let spec = case.plan.spec(slot);
-    let used = case.step.leading(spec) * (words.len() / spec.shape[0]);
+    let used = case.step.rows_in_use(spec) * (words.len() / spec.shape[0]);
     if fed(&case.feed, slot) {
         return Ok(());
     }

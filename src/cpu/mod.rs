@@ -8,15 +8,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::plan::{Backend, Caps, Io, Memory, Place, Plan, ProgramId, Slot, SlotKind, Step, state_fits};
-use crate::threads::Threads;
+use crate::plan::{Backend, BufferId, Caps, Io, MemoryPlan, Plan, ProgramId, Slot, SlotKind, Step, state_fits};
+use crate::threads::ThreadPool;
 use words::Words;
 
 /// Runs plans on the CPU: by the plain definitions, or with SIMD and threads where an op has that.
 #[derive(Debug)]
 pub struct Cpu {
     plain: bool,
-    threads: Threads,
+    threads: ThreadPool,
     /// Weights, constants and states, shared between programs.
     own: Vec<Words>,
     by_name: HashMap<String, usize>,
@@ -49,20 +49,20 @@ impl Default for Cpu {
 impl Cpu {
     /// With SIMD and a thread for each processor that this process may use.
     pub fn new() -> Self {
-        Self::with(false, Threads::all())
+        Self::with(false, ThreadPool::all())
     }
 
     /// With SIMD and this many threads.
     pub fn with_threads(count: usize) -> Self {
-        Self::with(false, Threads::new(count))
+        Self::with(false, ThreadPool::new(count))
     }
 
     /// By the plain definitions alone: the reference.
     pub fn plain() -> Self {
-        Self::with(true, Threads::one())
+        Self::with(true, ThreadPool::one())
     }
 
-    fn with(plain: bool, threads: Threads) -> Self {
+    fn with(plain: bool, threads: ThreadPool) -> Self {
         Cpu { plain, threads, own: Vec::new(), by_name: HashMap::new(), programs: Vec::new(), broken: false }
     }
 
@@ -121,12 +121,12 @@ impl Backend for Cpu {
         self.own(weight_key(name), |_| Words::of(name, words)).map(|_| ())
     }
 
-    fn prepare(&mut self, plan: Arc<Plan>, keep: bool) -> Result<ProgramId> {
-        let memory = Memory::assign(&plan, keep);
+    fn prepare(&mut self, plan: Arc<Plan>, keep_temporaries: bool) -> Result<ProgramId> {
+        let memory = MemoryPlan::assign(&plan, keep_temporaries);
         let mut places = Vec::with_capacity(plan.slots.len());
         for (slot, place) in plan.slots.iter().zip(&memory.places) {
             places.push(match (&slot.kind, place) {
-                (_, Place::Pooled(i)) => At::Pool(*i),
+                (_, BufferId::Pooled(i)) => At::Pool(*i),
                 (SlotKind::Weight(w), _) => {
                     let key = weight_key(&w.to_string());
                     let found = self.by_name.get(&key).copied();
@@ -141,7 +141,7 @@ impl Backend for Cpu {
                     At::Own(i)
                 }
                 // Nothing reads or writes a temporary that no node mentions.
-                (SlotKind::Temp | SlotKind::Input(_), Place::Own) => {
+                (SlotKind::Temp | SlotKind::Input(_), BufferId::Own) => {
                     At::Own(self.own("unused".into(), |_| Ok(Words::default()))?)
                 }
             });

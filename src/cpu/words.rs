@@ -2,7 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 
-use crate::alloc::{LINE, SLACK, zeros};
+use crate::alloc::{ALIGN_SLACK, CACHE_LINE, zeros};
 use crate::error::{Error, Result};
 
 /// Words of a slot, from a whole cache line on.
@@ -19,8 +19,8 @@ impl Words {
     /// # Errors
     /// [`Error::Limit`] if the system has no such memory.
     pub(super) fn zeros(name: &str, len: usize) -> Result<Self> {
-        let all = zeros(name, len.saturating_add(SLACK))?;
-        let from = all.as_ptr().align_offset(LINE).min(SLACK);
+        let all = zeros(name, len.saturating_add(ALIGN_SLACK))?;
+        let from = all.as_ptr().align_offset(CACHE_LINE).min(ALIGN_SLACK);
         Ok(Words { all, from, len })
     }
 
@@ -31,9 +31,9 @@ impl Words {
     /// As [`Words::zeros`].
     pub(super) fn of(name: &str, mut all: Vec<u32>) -> Result<Self> {
         let len = all.len();
-        all.try_reserve_exact(SLACK).map_err(|_| Error::memory(name, 4 * (len + SLACK)))?;
-        all.resize(len + SLACK, 0);
-        let from = all.as_ptr().align_offset(LINE).min(SLACK);
+        all.try_reserve_exact(ALIGN_SLACK).map_err(|_| Error::memory(name, 4 * (len + ALIGN_SLACK)))?;
+        all.resize(len + ALIGN_SLACK, 0);
+        let from = all.as_ptr().align_offset(CACHE_LINE).min(ALIGN_SLACK);
         all.copy_within(..len, from);
         Ok(Words { all, from, len })
     }
@@ -62,11 +62,11 @@ mod tests {
         for len in [0, 1, 15, 16, 17, 5000] {
             let want: Vec<u32> = (0..len as u32).collect();
             let mut words = Words::of("words", want.clone()).unwrap();
-            assert_eq!((&words[..], words.as_ptr().addr() % LINE), (&want[..], 0), "{len} words");
+            assert_eq!((&words[..], words.as_ptr().addr() % CACHE_LINE), (&want[..], 0), "{len} words");
             words.iter_mut().for_each(|w| *w += 1);
             assert!(words.iter().zip(&want).all(|(w, v)| *w == v + 1));
             let zeros = Words::zeros("words", len).unwrap();
-            assert_eq!((&zeros[..], zeros.as_ptr().addr() % LINE), (&vec![0; len][..], 0), "{len} zeros");
+            assert_eq!((&zeros[..], zeros.as_ptr().addr() % CACHE_LINE), (&vec![0; len][..], 0), "{len} zeros");
         }
     }
 }

@@ -39,7 +39,7 @@ impl fmt::Debug for Runner {
 /// How many steps to run at once where the jobs allow `max`: as many as fit [`BURST_TIME`].
 fn burst_len(backend: &dyn Backend, program: &TextProgram, max: usize) -> usize {
     let fit = program.last_step_time.map_or(1, |time| (BURST_TIME.as_nanos() / time.as_nanos().max(1)) as usize);
-    max.min(backend.most_repeats()).min(fit).max(1)
+    max.min(backend.max_repeats()).min(fit).max(1)
 }
 
 impl Runner {

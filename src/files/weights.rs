@@ -10,7 +10,7 @@ use half::f16;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::alloc::{PIECE, room, zeros};
+use crate::alloc::{COPY_CHUNK, room, zeros};
 use crate::error::{Error, Result};
 use crate::files::{Checkpoint, ModelFiles, Stored, TensorInfo};
 use crate::quant::int8;
@@ -135,7 +135,7 @@ impl Weights {
             // `fits` holds, so both are as long as the part; zeros left in place would be weights.
             let short = || self.broken(&part.name, format!("{} bytes, expected {}", bytes.len(), size(part)));
             let to = rest.split_off_mut(..size(part) / 4).filter(|_| bytes.len() == size(part)).ok_or_else(short)?;
-            let copied = to.par_chunks_mut(PIECE).zip(bytes.par_chunks(4 * PIECE)).all(|(to, from)| {
+            let copied = to.par_chunks_mut(COPY_CHUNK).zip(bytes.par_chunks(4 * COPY_CHUNK)).all(|(to, from)| {
                 to.iter_mut().zip(from.as_chunks().0).for_each(|(to, &from)| *to = u32::from_le_bytes(from));
                 !to.iter().fold(false, |any, &word| any | broken(word))
             });
@@ -201,7 +201,7 @@ impl Weights {
         }
         let words = self.checkpoint.read_words(&part.name)?;
         if bits == Bits::Two
-            && words.par_chunks(PIECE).any(|all| all.iter().fold(0, |any, w| any | w & w >> 1) & 0x5555_5555 != 0)
+            && words.par_chunks(COPY_CHUNK).any(|all| all.iter().fold(0, |any, w| any | w & w >> 1) & 0x5555_5555 != 0)
         {
             return Err(self.broken(&part.name, "a code of 3, expected 0, 1 or 2".into()));
         }

@@ -146,12 +146,12 @@ fn summary(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
 
 /// What went wrong outside of any call: kept until the next call can return it.
 #[derive(Debug, Default)]
-pub struct Trouble {
+pub struct DeviceErrors {
     lost: AtomicBool,
     message: Mutex<Option<String>>,
 }
 
-impl Trouble {
+impl DeviceErrors {
     fn note(&self, message: String) {
         log::error!("{message}");
         if let Ok(mut slot) = self.message.lock() {
@@ -171,7 +171,7 @@ pub struct Device {
     pub caps: Caps,
     /// Name, backend, driver.
     pub label: String,
-    trouble: Arc<Trouble>,
+    trouble: Arc<DeviceErrors>,
 }
 
 impl Device {
@@ -189,7 +189,7 @@ impl Device {
         };
         let failed = |e: wgpu::RequestDeviceError| Error::Device { device: label.clone(), problem: e.to_string() };
         let (device, queue) = pollster::block_on(adapter.request_device(&desc)).map_err(failed)?;
-        let trouble = Arc::new(Trouble::default());
+        let trouble = Arc::new(DeviceErrors::default());
         // By default an uncaptured error panics.
         let on_error = trouble.clone();
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| on_error.note(e.to_string())));

@@ -19,11 +19,11 @@ use pipeline::Pipelines;
 use program::Program;
 
 use crate::error::{Error, Result};
-use crate::plan::{Backend, Caps, Choices, Memory, Place, Plan, ProgramId, Slot, SlotKind, Step, state_fits};
+use crate::plan::{Backend, BufferId, Caps, Choices, MemoryPlan, Plan, ProgramId, Slot, SlotKind, Step, state_fits};
 use crate::tensor::Spec;
 
 /// Runs of a program before the host looks again: so many make what it costs to look small beside them.
-const MOST_REPEATS: usize = 16;
+const MAX_REPEATS: usize = 16;
 
 /// Runs that go in one submit: whoever asks for so few has steps beside which the time to encode them is nothing.
 const MAX_RUNS_PER_SUBMIT: usize = 4;
@@ -35,7 +35,7 @@ pub struct Gpu {
     choices: Choices,
     pipelines: Pipelines,
     /// Weights, constants and states, shared between programs.
-    own: HashMap<String, wgpu::Buffer>,
+    shared_buffers: HashMap<String, wgpu::Buffer>,
     step: wgpu::Buffer,
     programs: Vec<Program>,
     readback: Readback,
@@ -59,7 +59,7 @@ impl Gpu {
             device,
             choices: Choices::default(),
             pipelines: Pipelines::default(),
-            own: HashMap::new(),
+            shared_buffers: HashMap::new(),
             step,
             programs: Vec::new(),
             readback: Readback::default(),
@@ -98,7 +98,7 @@ impl Gpu {
             SlotKind::State(name) => format!("state {name}"),
             SlotKind::Temp | SlotKind::Input(_) => return Ok(None),
         };
-        if let Some(buffer) = self.own.get(&key) {
+        if let Some(buffer) = self.shared_buffers.get(&key) {
             if let (SlotKind::State(name), true) = (kind, buffer.size() != buffer::bytes(spec.words())) {
                 state_fits(name, buffer.size() as usize / 4, spec)?;
             }
@@ -109,7 +109,7 @@ impl Gpu {
             SlotKind::State(_) => buffer::storage(&self.device, &key, spec.words())?,
             _ => return Err(Error::format(&key, "is not resident")),
         };
-        self.own.insert(key, buffer.clone());
+        self.shared_buffers.insert(key, buffer.clone());
         Ok(Some(buffer))
     }
 
@@ -135,21 +135,21 @@ impl Backend for Gpu {
     }
 
     fn weight_bytes(&self, name: &str) -> Option<u64> {
-        self.own.get(&weight_key(name)).map(wgpu::Buffer::size)
+        self.shared_buffers.get(&weight_key(name)).map(wgpu::Buffer::size)
     }
 
     fn load_weight(&mut self, name: &str, words: Vec<u32>) -> Result<()> {
         let key = weight_key(name);
-        if !self.own.contains_key(&key) {
+        if !self.shared_buffers.contains_key(&key) {
             let buffer = buffer::upload(&self.device, &key, &words)?;
-            self.own.insert(key, buffer);
+            self.shared_buffers.insert(key, buffer);
         }
         Ok(())
     }
 
-    fn prepare(&mut self, plan: Arc<Plan>, keep: bool) -> Result<ProgramId> {
+    fn prepare(&mut self, plan: Arc<Plan>, keep_temporaries: bool) -> Result<ProgramId> {
         self.device.check()?;
-        let memory = Memory::assign(&plan, keep);
+        let memory = MemoryPlan::assign(&plan, keep_temporaries);
         let mut pool = Vec::with_capacity(memory.sizes.len());
         for (i, &words) in memory.sizes.iter().enumerate() {
             let buffer = buffer::storage(&self.device, &format!("temporaries {i}"), words)?;
@@ -158,8 +158,8 @@ impl Backend for Gpu {
         let mut buffers = Vec::with_capacity(plan.slots.len());
         for (slot, place) in plan.slots.iter().zip(&memory.places) {
             buffers.push(match place {
-                Place::Pooled(i) => Some(pool[*i].clone()),
-                Place::Own => self.own_buffer(&slot.kind, &slot.spec)?,
+                BufferId::Pooled(i) => Some(pool[*i].clone()),
+                BufferId::Own => self.own_buffer(&slot.kind, &slot.spec)?,
             });
         }
         let mut program = Program::new((&self.device, &self.choices), &mut self.pipelines, &self.step, plan, buffers)?;
@@ -191,8 +191,8 @@ impl Backend for Gpu {
         self.submit(program, step, nodes, times)
     }
 
-    fn most_repeats(&self) -> usize {
-        MOST_REPEATS
+    fn max_repeats(&self) -> usize {
+        MAX_REPEATS
     }
 
     fn choose(&mut self, choices: Choices) {
@@ -219,6 +219,6 @@ impl Backend for Gpu {
     }
 
     fn memory(&self) -> u64 {
-        self.own.values().map(wgpu::Buffer::size).chain(self.programs.iter().map(|p| p.pooled)).sum()
+        self.shared_buffers.values().map(wgpu::Buffer::size).chain(self.programs.iter().map(|p| p.pooled)).sum()
     }
 }

@@ -53,7 +53,7 @@ impl Op for AttentionWeights {
         let AttentionShape { heads, d, .. } = self.shape;
         let (q, k, q_width, k_width) = (io.f32s(0), io.floats(1), io.spec(0).width(), io.spec(1).width());
         let (n_keys, rows) = (io.spec(1).shape[0], self.cached.then(|| io.u32s(2)));
-        let used = step.leading(io.spec(0));
+        let used = step.rows_in_use(io.spec(0));
         for (r, out) in io.out_f32s(0).chunks_exact_mut(n_keys).take(used).enumerate() {
             let (first, n) = rows.map_or((0, n_keys), |rows| row_span(&rows[r * ROW_WORDS..], n_keys));
             let mut mean = vec![0.0f64; n_keys];
@@ -78,7 +78,7 @@ impl Op for AttentionWeights {
     /// Of one head over whole matrices a dense product, and the softmax of its rows.
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
         let (d, q, k) = (self.shape.d, io.spec(0), io.spec(1));
-        let (rows, n_keys, scale) = (step.leading(q), k.shape[0], self.shape.scale());
+        let (rows, n_keys, scale) = (step.rows_in_use(q), k.shape[0], self.shape.scale());
         let whole = self.at == [0; 2] && [q.width(), k.width()] == [d; 2];
         if self.cached || self.shape.heads > 1 || !whole {
             return self.cpu(step, io);

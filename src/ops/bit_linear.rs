@@ -6,7 +6,7 @@ use crate::ops::few_rows::{FewRows, MAX_DECODE_ROWS};
 use crate::ops::norm_quantise::NormQuantise;
 use crate::ops::swiglu::{Act, SwiGlu};
 use crate::ops::ternary_matmul::TernaryMatmul;
-use crate::ops::{ActQuant, Chain, Experts, RmsNorm, expect, require};
+use crate::ops::{ActQuant, Composed, Experts, RmsNorm, expect, require};
 use crate::params;
 use crate::plan::{
     Caps, Extent, FollowUp, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Source, Step, Variant, Variants,
@@ -180,7 +180,7 @@ impl BitLinear {
 
     /// The unfused ops, one after the other.
     fn compose(&self, step: &Step, io: &mut Io, fast: bool) {
-        let mut chain = Chain::new(step, fast, io);
+        let mut chain = Composed::new(step, fast, io);
         let rest = self.rest();
         let x = match self.pre {
             Some(pre) => chain.apply(&pre, &[0, 3])[0],
@@ -256,7 +256,7 @@ impl Op for BitLinear {
     fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {
         let used = |i: usize| step.used(inputs[i].0, inputs[i].1);
         let stack = used(1) + used(2);
-        let stack = self.experts().map_or(stack, |e| e.read(stack, step.leading(inputs[0].0)));
+        let stack = self.experts().map_or(stack, |e| e.read(stack, step.rows_in_use(inputs[0].0)));
         used(0) + stack + (3..inputs.len()).map(used).sum::<u64>()
     }
 

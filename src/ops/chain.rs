@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use crate::plan::{Io, Op, Step};
 use crate::tensor::Spec;
-use crate::threads::Threads;
+use crate::threads::ThreadPool;
 
 thread_local! {
     /// Memory of results that are no longer needed: a decode step asks for the same sizes again and again.
@@ -19,18 +19,18 @@ fn words(n: usize) -> Vec<u32> {
 }
 
 /// The values of a fused op while its parts run: first its inputs, then each result.
-pub struct Chain<'a> {
+pub struct Composed<'a> {
     step: &'a Step,
     fast: bool,
-    threads: &'a Threads,
+    threads: &'a ThreadPool,
     inputs: Vec<(&'a Spec, &'a [u32])>,
     results: Vec<(Spec, Vec<u32>)>,
 }
 
-impl<'a> Chain<'a> {
+impl<'a> Composed<'a> {
     /// The inputs of `io`; `fast` picks [`Op::cpu_fast`].
     pub fn new(step: &'a Step, fast: bool, io: &Io<'a>) -> Self {
-        Chain { step, fast, threads: io.threads, inputs: io.inputs.clone(), results: Vec::new() }
+        Composed { step, fast, threads: io.threads, inputs: io.inputs.clone(), results: Vec::new() }
     }
 
     /// Runs an op on earlier values, and returns the numbers of its results.
@@ -75,7 +75,7 @@ impl<'a> Chain<'a> {
     }
 }
 
-impl Drop for Chain<'_> {
+impl Drop for Composed<'_> {
     fn drop(&mut self) {
         SPARE.with_borrow_mut(|spare| spare.extend(self.results.drain(..).map(|(_, words)| words)));
     }

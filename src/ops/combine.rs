@@ -44,7 +44,7 @@ impl Op for Combine {
     fn cpu(&self, step: &Step, io: &mut Io) {
         let (x, y, weights) = (io.f32s(0), io.f32s(1), io.f32s(2));
         let (width, slots, k) = (io.spec(0).width(), io.spec(1).shape[1], io.spec(2).width());
-        let rows = step.leading(io.spec(0));
+        let rows = step.rows_in_use(io.spec(0));
         let out = io.out_f32s(0);
         for r in 0..rows {
             for i in 0..width {
@@ -59,7 +59,7 @@ impl Op for Combine {
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
         let (x, y, weights) = (io.f32s(0), io.f32s(1), io.f32s(2));
         let (width, slots, k) = (io.spec(0).width(), io.spec(1).shape[1], io.spec(2).width());
-        let (rows, threads) = (step.leading(io.spec(0)), io.threads);
+        let (rows, threads) = (step.rows_in_use(io.spec(0)), io.threads);
         let out = simd::Shared::new(io.out_f32s(0));
         threads.chunks(rows, simd::rows_a_task(width), |range| {
             for r in range {

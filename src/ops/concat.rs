@@ -35,7 +35,7 @@ impl Op for Concat {
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {
-        let (a, b, rows) = (io.f32s(0), io.f32s(1), step.leading(io.spec(0)));
+        let (a, b, rows) = (io.f32s(0), io.f32s(1), step.rows_in_use(io.spec(0)));
         let (wa, wb) = (io.spec(0).width(), io.spec(1).width());
         for (r, y) in io.out_f32s(0).chunks_exact_mut(wa + wb).enumerate().take(rows) {
             y[..wa].copy_from_slice(&a[r * wa..][..wa]);

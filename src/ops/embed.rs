@@ -94,7 +94,7 @@ impl Op for Embed {
         let (rows, table, width) = (io.u32s(0), io.floats(1), io.spec(1).width());
         let shard = io.spec(1).shape[0];
         let image = if self.image { io.f32s(2) } else { &[] };
-        let n = step.leading(io.spec(0));
+        let n = step.rows_in_use(io.spec(0));
         let x = io.out_f32s(0);
         for r in 0..n {
             let word = rows[r * ROW_WORDS + self.word];
@@ -115,7 +115,7 @@ impl Op for Embed {
     fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {
         let used = |i: usize| inputs.get(i).map_or(0, |(spec, bytes)| step.used(spec, *bytes));
         // A row reads one row of one shard; which one is not known.
-        let table = inputs[1].1 * step.leading(inputs[0].0) as u64 / self.vocab as u64;
+        let table = inputs[1].1 * step.rows_in_use(inputs[0].0) as u64 / self.vocab as u64;
         used(0) + table + used(2)
     }
 

@@ -54,7 +54,7 @@ impl Op for GroupRows {
 
     fn cpu(&self, step: &Step, io: &mut Io) {
         let (top, Experts { k, .. }) = (io.u32s(0), self.experts);
-        let rows = step.leading(io.spec(0));
+        let rows = step.rows_in_use(io.spec(0));
         let groups = io.out_u32s(0);
         groups.fill(NONE);
         let mut free = groups.chunks_exact_mut(BLOCK + 1);

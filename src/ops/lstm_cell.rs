@@ -40,7 +40,7 @@ impl Op for LstmCell {
     fn cpu(&self, step: &Step, io: &mut Io) {
         let (gates, c, width) = (io.f32s(0), io.f32s(1), io.spec(1).width());
         let sigmoid = |v: f32| 1.0 / (1.0 + f64::from(-v).exp());
-        for r in 0..step.leading(io.spec(0)) {
+        for r in 0..step.rows_in_use(io.spec(0)) {
             for i in 0..width {
                 let gate = |which: usize| gates[(4 * r + which) * width + i];
                 let kept = sigmoid(gate(1)) * f64::from(c[r * width + i]);

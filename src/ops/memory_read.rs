@@ -56,7 +56,7 @@ impl Op for MemoryRead {
 
     fn cpu(&self, step: &Step, io: &mut Io) {
         let (q, memory, quality) = (io.f32s(0), io.f32s(1), io.f32s(2));
-        let (width, rows) = (io.spec(0).width(), step.leading(io.spec(0)));
+        let (width, rows) = (io.spec(0).width(), step.rows_in_use(io.spec(0)));
         let size = |x: &[f32]| at_least(length(x), f64::from(FLOOR));
         for (r, q) in q.chunks_exact(width).enumerate().take(rows) {
             let score = |(m, &quality): (&[f32], &f32)| -> f64 {

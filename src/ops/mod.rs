@@ -73,7 +73,7 @@ pub use unary::UnaryKind;
 
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Spec};
-use chain::Chain;
+use chain::Composed;
 
 /// Names of all ops; the tests check that each has parity rows.
 pub const NAMES: &[&str] = &[

@@ -130,7 +130,10 @@ impl NormQuantise {
             };
             (if per_set { r * sets + s } else { r }, norm)
         };
-        (0..step.leading(io.spec(0))).flat_map(|r| (0..sets).map(move |s| (r, s))).map(|(r, s)| source(r, s)).collect()
+        (0..step.rows_in_use(io.spec(0)))
+            .flat_map(|r| (0..sets).map(move |s| (r, s)))
+            .map(|(r, s)| source(r, s))
+            .collect()
     }
 
     /// Codes of one row into `codes`; returns `1/k` and the sum.
@@ -217,7 +220,7 @@ impl Op for NormQuantise {
 
     fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {
         let used = |i: usize| inputs.get(i).map_or(0, |(spec, bytes)| step.used(spec, *bytes));
-        let norms = self.experts.map_or(used(1), |e| e.read(used(1), step.leading(inputs[0].0)));
+        let norms = self.experts.map_or(used(1), |e| e.read(used(1), step.rows_in_use(inputs[0].0)));
         used(0) + norms + used(2)
     }
 

@@ -92,7 +92,7 @@ impl Square {
 
     /// How many of a slot's images a step uses.
     pub(super) fn used(self, x: &Spec, step: &Step) -> usize {
-        if self.several { step.leading(x) } else { 1 }
+        if self.several { step.rows_in_use(x) } else { 1 }
     }
 }
 

@@ -45,7 +45,7 @@ impl Op for Quantise {
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {
-        let (x, top, width, rows) = (io.f32s(0), io.f32s(1)[0], io.spec(0).width(), step.leading(io.spec(0)));
+        let (x, top, width, rows) = (io.f32s(0), io.f32s(1)[0], io.spec(0).width(), step.rows_in_use(io.spec(0)));
         let (a, stride) = (at_least(top, self.floor) / MAX_CODE, 4 * code_words(width));
         for (r, x) in x.chunks_exact(width).enumerate().take(rows) {
             let codes = &mut io.out_codes(0)[r * stride..][..stride];

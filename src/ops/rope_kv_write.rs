@@ -86,7 +86,7 @@ impl RopeKvWrite {
     fn shared<T: bytemuck::Pod + Send>(&self, step: &Step, io: &mut Io, put: Put<T>) {
         let AttentionShape { heads, kv_heads, d } = self.shape;
         let (qkv, rows, table, threads) = (io.f32s(0), io.u32s(1), io.f32s(2), io.threads);
-        let (n, all) = (step.leading(io.spec(0)), heads + 2 * kv_heads);
+        let (n, all) = (step.rows_in_use(io.spec(0)), heads + 2 * kv_heads);
         let [q, k, v] = &mut io.outputs[..] else { unreachable!("the outputs are q, keys and values") };
         let q = simd::Shared::new(bytemuck::cast_slice_mut::<u32, f32>(q.1));
         let [k, v] = [k, v].map(|out| simd::Shared::new(bytemuck::cast_slice_mut::<u32, T>(out.1)));
@@ -146,7 +146,7 @@ impl Op for RopeKvWrite {
         let (qkv, rows, table) = (io.f32s(0), io.u32s(1), io.f32s(2));
         let width = (heads + 2 * kv_heads) * d;
         let mut head = vec![0.0; d];
-        for r in 0..step.leading(io.spec(0)) {
+        for r in 0..step.rows_in_use(io.spec(0)) {
             let row = &rows[r * ROW_WORDS..][..ROW_WORDS];
             let (pos, cache) = (row[1] as usize, (row[1] + row[2]) as usize);
             let table = &table[pos * d..][..d];
@@ -172,7 +172,7 @@ impl Op for RopeKvWrite {
 
     fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {
         let [qkv, rows, (table, bytes)] = [0, 1, 2].map(|i| (inputs[i].0, inputs[i].1));
-        let angles = bytes * step.leading(rows.0).min(table.shape[0]) as u64 / table.shape[0] as u64;
+        let angles = bytes * step.rows_in_use(rows.0).min(table.shape[0]) as u64 / table.shape[0] as u64;
         step.used(qkv.0, qkv.1) + step.used(rows.0, rows.1) + angles
     }
 

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::ops::embed::ROW_WORDS;
 use crate::ops::matmul::MatMul;
 use crate::ops::router::{MAX_EXPERTS, Router};
-use crate::ops::{Chain, RmsNorm, expect, require};
+use crate::ops::{Composed, RmsNorm, expect, require};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
@@ -36,7 +36,7 @@ impl PlanBuilder {
 impl Route {
     fn compose(&self, step: &Step, io: &mut Io, fast: bool) {
         let width = io.spec(2).shape[0];
-        let mut chain = Chain::new(step, fast, io);
+        let mut chain = Composed::new(step, fast, io);
         let h = chain.apply(&self.norm, &[0, 1])[0];
         let product = MatMul { bias: true, residual: false, col0: 0, width };
         let logits = chain.apply(&product, &[h, 2, 3])[0];

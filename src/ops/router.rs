@@ -62,7 +62,7 @@ impl Op for Router {
 
     fn cpu(&self, step: &Step, io: &mut Io) {
         let (logits, rows, experts) = (io.f32s(0), io.u32s(1), io.spec(0).width());
-        for r in 0..step.leading(io.spec(0)) {
+        for r in 0..step.rows_in_use(io.spec(0)) {
             let logits = &logits[r * experts..][..experts];
             let top = logits.iter().fold(f32::MIN, |a, &b| a.max(b));
             let mut p: Vec<f32> = logits.iter().map(|l| (l - top).exp()).collect();

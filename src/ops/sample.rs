@@ -161,12 +161,12 @@ impl Op for Sample {
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {
-        let most_likely = vec![None; step.leading(io.spec(0))];
+        let most_likely = vec![None; step.rows_in_use(io.spec(0))];
         choose_all(io, &most_likely);
     }
 
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
-        let (logits, vocab, n) = (io.f32s(0), io.spec(0).width(), step.leading(io.spec(0)));
+        let (logits, vocab, n) = (io.f32s(0), io.spec(0).width(), step.rows_in_use(io.spec(0)));
         let draws: &[Draw] = bytemuck::cast_slice(io.u32s(2));
         let mut most_likely = vec![None; n];
         let shared = simd::Shared::new(&mut most_likely);

@@ -35,7 +35,7 @@ impl Op for SelectRows {
 
     fn cpu(&self, step: &Step, io: &mut Io) {
         let (x, which, width) = (io.f32s(0), io.u32s(1), io.spec(0).width());
-        let n = step.leading(io.out_spec(0));
+        let n = step.rows_in_use(io.out_spec(0));
         for (y, &r) in io.out_f32s(0).chunks_exact_mut(width).zip(which).take(n) {
             y.copy_from_slice(&x[r as usize * width..][..width]);
         }
@@ -43,7 +43,7 @@ impl Op for SelectRows {
 
     fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {
         let [(x, bytes), which] = [inputs[0], inputs[1]];
-        bytes * step.leading(which.0).min(x.shape[0]) as u64 / x.shape[0] as u64 + step.used(which.0, which.1)
+        bytes * step.rows_in_use(which.0).min(x.shape[0]) as u64 / x.shape[0] as u64 + step.used(which.0, which.1)
     }
 
     fn kernel(&self, _: &Caps, _: &[&Spec], outputs: &[&Spec]) -> Kernel {

@@ -35,7 +35,7 @@ impl Op for SpanMean {
 
     fn cpu(&self, step: &Step, io: &mut Io) {
         let (x, spans, width) = (io.f32s(0), io.u32s(1), io.spec(0).width());
-        let n = step.leading(io.spec(1));
+        let n = step.rows_in_use(io.spec(1));
         for (s, y) in io.out_f32s(0).chunks_exact_mut(width).enumerate().take(n) {
             let (first, count) = (spans[2 * s] as usize, spans[2 * s + 1]);
             for (i, y) in y.iter_mut().enumerate() {

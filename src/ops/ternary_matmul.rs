@@ -220,7 +220,7 @@ impl Op for TernaryMatmul {
         let (sets, stride) = (io.spec(0).shape[1], 4 * code_words(io.spec(0).width()));
         let top = if self.experts.is_some() { io.u32s(3) } else { &[] };
         let residual = if self.residual { io.f32s(3) } else { &[] };
-        let rows = step.leading(io.spec(0));
+        let rows = step.rows_in_use(io.spec(0));
         let y = io.out_f32s(0);
         for r in 0..rows {
             self.for_each(r, top, sets, |matrix, set, out| {
@@ -240,7 +240,7 @@ impl Op for TernaryMatmul {
         let top = if self.experts.is_some() { io.u32s(3) } else { &[] };
         let residual = if self.residual { io.f32s(3) } else { &[] };
         let mut jobs = Vec::new();
-        for r in 0..step.leading(io.spec(0)) {
+        for r in 0..step.rows_in_use(io.spec(0)) {
             self.for_each(r, top, sets, |matrix, set, out| {
                 let act = simd::Codes { codes: &codes[set * stride..][..stride], sum: meta[2 * set + 1] as i32 };
                 jobs.push(simd::Product { matrix, act, inv_k: meta[2 * set], out });
@@ -251,7 +251,7 @@ impl Op for TernaryMatmul {
 
     fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {
         let used = |i: usize| inputs.get(i).map_or(0, |(spec, bytes)| step.used(spec, *bytes));
-        let weights = self.experts.map_or(used(2), |e| e.read(used(2), step.leading(inputs[0].0)));
+        let weights = self.experts.map_or(used(2), |e| e.read(used(2), step.rows_in_use(inputs[0].0)));
         used(0) + used(1) + weights + used(3)
     }
 

@@ -29,11 +29,11 @@ pub trait Backend: Send {
     /// [`crate::Error::Limit`] if it does not fit, [`crate::Error::Device`] if the device is gone.
     fn load_weight(&mut self, name: &str, words: Vec<u32>) -> Result<()>;
 
-    /// Freezes a plan: memory, pipelines, bindings. With `keep`, every slot stays readable after a step.
+    /// Freezes a plan: memory, pipelines, bindings. With `keep_temporaries`, every slot stays readable after a step.
     ///
     /// # Errors
     /// As [`Backend::load_weight`]; a weight that is not resident is an error.
-    fn prepare(&mut self, plan: Arc<Plan>, keep: bool) -> Result<ProgramId>;
+    fn prepare(&mut self, plan: Arc<Plan>, keep_temporaries: bool) -> Result<ProgramId>;
 
     /// Chooses variants of kernels for the programs that are prepared from now on. Nothing changes on the CPU.
     fn choose(&mut self, _choices: Choices) {}
@@ -75,7 +75,7 @@ pub trait Backend: Send {
     }
 
     /// The most times that [`Backend::repeat`] gains by: 1 where the host itself computes.
-    fn most_repeats(&self) -> usize {
+    fn max_repeats(&self) -> usize {
         1
     }
 

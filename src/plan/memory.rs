@@ -4,8 +4,8 @@ use crate::plan::{Plan, Slot, SlotKind};
 
 /// Where a slot's words are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// In shared memory number `n` of [`Memory::sizes`].
+pub enum BufferId {
+    /// In shared memory number `n` of [`MemoryPlan::sizes`].
     Pooled(usize),
     /// Somewhere of its own: weights, constants, states.
     Own,
@@ -13,20 +13,20 @@ pub enum Place {
 
 /// An assignment of temporaries and inputs to buffers.
 #[derive(Debug, Default)]
-pub struct Memory {
+pub struct MemoryPlan {
     /// By slot number.
-    pub places: Vec<Place>,
+    pub places: Vec<BufferId>,
     /// Words of each shared buffer.
     pub sizes: Vec<usize>,
 }
 
-impl Memory {
-    /// Assigns the slots of `plan`. With `keep`, nothing is shared, so that every slot can be read after a step.
+impl MemoryPlan {
+    /// Assigns the slots of `plan`. With `keep_temporaries`, nothing is shared, so that every slot can be read after a step.
     ///
     /// A node's inputs and outputs never share: they are alive at the same time.
-    pub fn assign(plan: &Plan, keep: bool) -> Self {
-        let last = last_uses(plan, keep);
-        let mut memory = Memory { places: vec![Place::Own; plan.slots.len()], sizes: Vec::new() };
+    pub fn assign(plan: &Plan, keep_temporaries: bool) -> Self {
+        let last = last_uses(plan, keep_temporaries);
+        let mut memory = MemoryPlan { places: vec![BufferId::Own; plan.slots.len()], sizes: Vec::new() };
         let mut free: Vec<usize> = Vec::new();
         for (i, slot) in plan.slots.iter().enumerate() {
             if matches!(slot.kind, SlotKind::Input(_)) {
@@ -36,12 +36,12 @@ impl Memory {
         for (n, node) in plan.nodes.iter().enumerate() {
             for &out in &node.outputs {
                 let info = plan.slot(out);
-                if matches!(info.kind, SlotKind::Temp) && memory.places[out.0] == Place::Own {
+                if matches!(info.kind, SlotKind::Temp) && memory.places[out.0] == BufferId::Own {
                     memory.place(out, info.spec.words(), &mut free);
                 }
             }
             for &slot in node.inputs.iter().chain(&node.outputs) {
-                if let Place::Pooled(b) = memory.places[slot.0]
+                if let BufferId::Pooled(b) = memory.places[slot.0]
                     && last[slot.0] == Some(n)
                     && !free.contains(&b)
                 {
@@ -62,14 +62,14 @@ impl Memory {
                 self.sizes.len() - 1
             }
         };
-        self.places[slot.0] = Place::Pooled(buffer);
+        self.places[slot.0] = BufferId::Pooled(buffer);
     }
 }
 
 /// The last node that uses each temporary, or none for what must outlive the step.
-fn last_uses(plan: &Plan, keep: bool) -> Vec<Option<usize>> {
+fn last_uses(plan: &Plan, keep_temporaries: bool) -> Vec<Option<usize>> {
     let mut last = vec![None; plan.slots.len()];
-    if keep {
+    if keep_temporaries {
         return last;
     }
     for (n, node) in plan.nodes.iter().enumerate() {

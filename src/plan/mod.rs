@@ -15,7 +15,7 @@ pub use backend::{Backend, ProgramId, state_fits};
 pub use builder::PlanBuilder;
 pub use caps::Caps;
 pub use kernel::{Extent, FollowUp, Grid, Kernel, ParamStruct, Params, Source};
-pub use memory::{Memory, Place};
+pub use memory::{BufferId, MemoryPlan};
 pub use op::{Floats, Io, Op, Step};
 pub use variant::{Choices, Variant, Variants, shape_bucket};
 

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::plan::{Caps, Kernel, Variant, Variants};
 use crate::quant::int8;
 use crate::tensor::{DType, Lead, Spec};
-use crate::threads::Threads;
+use crate::threads::ThreadPool;
 
 /// An operation on slots. One file of `ops/` each; backends know nothing more of it than this.
 pub trait Op: Debug + Send + Sync {
@@ -92,14 +92,14 @@ impl Step {
     }
 
     /// Leading rows of a slot in use.
-    pub fn leading(&self, spec: &Spec) -> usize {
+    pub fn rows_in_use(&self, spec: &Spec) -> usize {
         self.count(spec.lead, spec.shape.first().copied().unwrap_or(1))
     }
 
     /// Of a slot's bytes, those of the leading rows in use.
     pub fn used(&self, spec: &Spec, bytes: u64) -> u64 {
         let rows = spec.shape.first().copied().unwrap_or(1).max(1) as u64;
-        bytes * self.leading(spec) as u64 / rows
+        bytes * self.rows_in_use(spec) as u64 / rows
     }
 
     /// Of the bytes of a KV cache, those of the contexts of the step's sequences, as if each were as long as the longest.
@@ -112,7 +112,7 @@ impl Step {
 
     /// Rows of the last dimension in use.
     pub fn rows_of(&self, spec: &Spec) -> usize {
-        self.leading(spec) * spec.rows_per_lead()
+        self.rows_in_use(spec) * spec.rows_per_lead()
     }
 }
 
@@ -124,7 +124,7 @@ pub struct Io<'a> {
     /// Outputs, in the order of the node. They hold what was there before the step.
     pub outputs: Vec<(&'a Spec, &'a mut [u32])>,
     /// What [`Op::cpu_fast`] may share its work among.
-    pub threads: &'a Threads,
+    pub threads: &'a ThreadPool,
 }
 
 impl<'a> Io<'a> {

@@ -7,7 +7,7 @@ use multiversion::multiversion;
 
 use crate::ops::simd::{Shared, maths};
 use crate::plan::Floats;
-use crate::threads::Threads;
+use crate::threads::ThreadPool;
 
 /// Keys that are widened and scored together.
 pub(super) const BLOCK: usize = 32;
@@ -92,7 +92,7 @@ pub(super) type WholeKernel = fn(&Whole, Range<usize>, usize, Shared<'_, f32>);
 /// A kernel of this processor for many queries over the same keys.
 fn whole_kernel(d: usize) -> Option<WholeKernel> {
     #[cfg(target_arch = "x86_64")]
-    return super::attention_whole_x86::kernel(d);
+    return super::attention_prefill_x86::kernel(d);
     #[cfg(not(target_arch = "x86_64"))]
     return None;
 }
@@ -177,7 +177,7 @@ pub(super) type Kernel = fn(&[f32], &Block, f32, &mut [f32]);
 /// A kernel of this processor for keys and values as they are stored.
 fn stored_kernel(d: usize) -> Option<Kernel> {
     #[cfg(target_arch = "x86_64")]
-    return super::attention_x86::kernel(d);
+    return super::attention_decode_x86::kernel(d);
     #[cfg(not(target_arch = "x86_64"))]
     return None;
 }
@@ -254,7 +254,7 @@ impl Attention<'_> {
     }
 
     /// All queries; y `[n, heads · d]`.
-    pub fn run(&self, threads: &Threads, y: &mut [f32]) {
+    pub fn run(&self, threads: &ThreadPool, y: &mut [f32]) {
         if let (Some(kernel), Some(k), Some(v)) = (whole_kernel(self.d), self.k.f32s(), self.v.f32s())
             && self.together >= WHOLE
         {
@@ -289,7 +289,7 @@ impl Attention<'_> {
     }
 
     /// Many queries over the same keys, a head at a time, in pieces where there are more threads than heads.
-    fn whole(&self, kernel: WholeKernel, whole: &Whole, threads: &Threads, y: &mut [f32]) {
+    fn whole(&self, kernel: WholeKernel, whole: &Whole, threads: &ThreadPool, y: &mut [f32]) {
         let (y, same) = (Shared::new(y), self.spans.len().div_ceil(self.together));
         let pieces = threads.count().div_ceil(same * self.heads).min(self.together.div_ceil(WHOLE));
         let height = self.together.div_ceil(pieces.max(1));
@@ -315,7 +315,7 @@ impl Attention<'_> {
     }
 
     /// Few queries over many keys: the keys are cut, and what was seen of the pieces is merged.
-    fn few(&self, threads: &Threads, longest: usize, y: &mut [f32]) {
+    fn few(&self, threads: &ThreadPool, longest: usize, y: &mut [f32]) {
         let pieces = longest.div_ceil(PIECE);
         let words = self.heads * self.words();
         let mut seen = vec![0.0; self.spans.len() * pieces * words];

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::ops::simd::{Shared, maths};
 use crate::plan::Floats;
-use crate::threads::Threads;
+use crate::threads::ThreadPool;
 
 /// `y[r, col0 + o] = Σ_i x[r, i] · w[o, i]`.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +41,7 @@ pub(super) type DotKernel = fn(&[f32], Floats, usize, &mut [f32]);
 /// The best kernel for this processor.
 fn dot_kernel() -> DotKernel {
     #[cfg(target_arch = "x86_64")]
-    if let Some(kernel) = super::dense_x86::kernel() {
+    if let Some(kernel) = super::dense_rows_x86::kernel() {
         return kernel;
     }
     dots
@@ -89,7 +89,7 @@ pub(super) type BlockKernel = fn(&Block);
 /// The kernel of this processor for blocks.
 fn block_kernel() -> BlockKernel {
     #[cfg(target_arch = "x86_64")]
-    if let Some(kernel) = super::tiles_x86::kernel() {
+    if let Some(kernel) = super::dense_tiles_x86::kernel() {
         return kernel;
     }
     gemm_block
@@ -112,7 +112,7 @@ impl Block<'_> {
 /// has made them.
 pub fn dense(
     d: Dense,
-    threads: &Threads,
+    threads: &ThreadPool,
     x: &[f32],
     w: Floats,
     y: &mut [f32],
@@ -149,7 +149,7 @@ pub fn dense(
 /// The product in blocks of outputs, and of rows where there are few outputs for many threads.
 fn blocks(
     d: Dense,
-    threads: &Threads,
+    threads: &ThreadPool,
     x: &[f32],
     w: Floats,
     y: Shared<'_, f32>,
@@ -224,7 +224,7 @@ mod tests {
     fn kernels() -> Vec<DotKernel> {
         let mut all: Vec<DotKernel> = vec![dots];
         #[cfg(target_arch = "x86_64")]
-        all.extend(super::super::dense_x86::kernels());
+        all.extend(super::super::dense_rows_x86::kernels());
         all
     }
 

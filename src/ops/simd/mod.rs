@@ -2,19 +2,19 @@
 
 mod attention;
 #[cfg(target_arch = "x86_64")]
-mod attention_whole_x86;
+mod attention_decode_x86;
 #[cfg(target_arch = "x86_64")]
-mod attention_x86;
+mod attention_prefill_x86;
 mod dense;
 #[cfg(target_arch = "x86_64")]
-mod dense_x86;
+mod dense_rows_x86;
+#[cfg(target_arch = "x86_64")]
+mod dense_tiles_x86;
 mod maths;
 mod ternary;
 mod ternary_portable;
 #[cfg(target_arch = "x86_64")]
 mod ternary_x86;
-#[cfg(target_arch = "x86_64")]
-mod tiles_x86;
 
 use std::marker::PhantomData;
 

@@ -2,7 +2,7 @@
 
 use crate::ops::simd::{Shared, maths, ternary_portable};
 use crate::quant::{Bits, Stack, StackPart, TILE_ROWS};
-use crate::threads::Threads;
+use crate::threads::ThreadPool;
 
 /// One row of activation codes, padded to a multiple of 32.
 #[derive(Debug, Clone, Copy)]
@@ -75,7 +75,7 @@ fn overlap(stack: Stack, jobs: &[Product]) -> Option<usize> {
 
 /// All `jobs`: `y[out..] = scale · inv_k · Σ code · activation (+ residual[out..])`. Outputs must not overlap: tasks write
 /// them at the same time.
-pub fn ternary_products(stack: Stack, mut jobs: Vec<Product>, threads: &Threads, residual: &[f32], y: &mut [f32]) {
+pub fn ternary_products(stack: Stack, mut jobs: Vec<Product>, threads: &ThreadPool, residual: &[f32], y: &mut [f32]) {
     debug_assert_eq!(overlap(stack, &jobs), None, "two products write this output");
     jobs.sort_by_key(|j| j.matrix);
     let kernel = tile_kernel();

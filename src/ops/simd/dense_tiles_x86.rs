@@ -8,9 +8,9 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use crate::ops::simd::attention_x86::{load16, sums};
+use crate::ops::simd::attention_decode_x86::{load16, sums};
 use crate::ops::simd::dense::{Block, BlockKernel};
-use crate::ops::simd::dense_x86::load16_i8;
+use crate::ops::simd::dense_rows_x86::load16_i8;
 use crate::plan::Floats;
 
 /// Floats of a vector.

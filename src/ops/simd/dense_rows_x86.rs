@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use crate::ops::simd::attention_x86::{load16, sums as sums16};
+use crate::ops::simd::attention_decode_x86::{load16, sums as sums16};
 use crate::ops::simd::dense::DotKernel;
 use crate::plan::Floats;
 
