@@ -437,3 +437,17 @@ impl Attention {
         Variant::new(form.name, caps, kernel).followed_by(FollowUp { kernel: merge, words })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shaders_have_the_same_blocks() {
+        let (one, lanes, tiles) = (shader!("attention"), shader!("attention_lanes"), shader!("attention_tiles"));
+        assert_eq!(["HEAD", "SLICE"].map(|n| one.number(n)), [Some(HELD), Some(HEAD_SLICE)]);
+        assert_eq!(["QUERIES", "SLICE"].map(|n| lanes.number(n)), [Some(LANE_QUERIES / 4), Some(SLICE)]);
+        assert_eq!(["QUERIES", "SLICE"].map(|n| tiles.number(n)), [Some(TILE_QUERIES), Some(SLICE)]);
+        assert_eq!(shader!("attention_few").number("THREADS"), Some(DECODE_THREADS));
+    }
+}

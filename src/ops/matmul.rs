@@ -234,3 +234,24 @@ impl Ends<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shaders_have_the_same_blocks() {
+        assert_eq!(shader!("matvec").number("OUTS"), Some(MATVEC_OUTS));
+        let (lanes, tiles) = (shader!("matmul_lanes"), shader!("matmul"));
+        assert_eq!(["WORKERS", "ROWS"].map(|n| lanes.number(n)), [Some(LANE_BLOCK[0] / 4), Some(LANE_BLOCK[1])]);
+        assert_eq!(["OUTS", "ROWS"].map(|n| tiles.number(n)), TILE_BLOCK.map(Some));
+    }
+
+    #[test]
+    fn every_tile_of_few_rows_is_whole() {
+        for MatvecTile { name, lanes, groups } in MATVEC_TILES {
+            let threads = lanes * groups;
+            assert!(lanes.is_power_of_two() && threads % 32 == 0 && (32..=128).contains(&threads), "{name}");
+        }
+    }
+}

@@ -33,6 +33,19 @@ impl Source {
     }
 }
 
+#[cfg(test)]
+impl Source {
+    /// The value of its `const` or `override` of this name, for tests that hold an op's own numbers against it.
+    pub(crate) fn number(self, name: &str) -> Option<usize> {
+        let number = |line: &str| {
+            let rest = line.strip_prefix("const ").or_else(|| line.strip_prefix("override "))?;
+            let value = rest.strip_prefix(name)?.strip_prefix(": u32 = ")?;
+            value.split('u').next()?.parse().ok()
+        };
+        self.text.lines().find_map(number)
+    }
+}
+
 /// The [`Source`] of `shaders/NAME.wgsl`.
 #[macro_export]
 #[doc(hidden)]

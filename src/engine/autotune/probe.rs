@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
+use crate::models::slots;
 use crate::plan::{Backend, Choices, Plan, ProgramId, SlotKind, Step, Variant};
 use crate::tensor::DType;
 
@@ -65,7 +66,7 @@ pub fn probes(backend: &dyn Backend, plans: &[Arc<Plan>]) -> Vec<Probe> {
 
 /// A step that fills a plan, up to [`MAX_ROWS`].
 fn step(plan: &Plan) -> Step {
-    match plan.input("rows") {
+    match plan.input(slots::ROWS) {
         None => Step::FULL,
         Some(rows) => {
             let n = plan.spec(rows).shape[0].min(MAX_ROWS);
@@ -102,7 +103,7 @@ impl Probe {
 
     fn time_of(&self, backend: &mut dyn Backend, program: ProgramId) -> Result<Duration> {
         let node = &self.plan.nodes[self.node];
-        if let Some(slot) = self.plan.input("rows") {
+        if let Some(slot) = self.plan.input(slots::ROWS) {
             backend.write(program, slot, 0, &rows(&self.step))?;
         }
         // Numbers take the same time whatever they are; the choice of experts must be one.
