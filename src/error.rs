@@ -103,7 +103,7 @@ pub enum Error {
     },
 }
 
-/// Most names that a message lists.
+/// Maximum number of names that a message lists.
 const MAX_LISTED: usize = 50;
 
 /// The first of some names, and how many there are besides.

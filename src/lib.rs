@@ -1,8 +1,8 @@
-//! Ternion runs ternary and 1-bit (BitNet b1.58) language and vision-language models on any GPU, through wgpu, and on
-//! the CPU.
+//! An inference engine for ternary and 1-bit (BitNet b1.58) language and vision-language models, on any GPU through wgpu
+//! and on the CPU.
 //!
 //! A model records a [`plan::Plan`] of [`plan::Op`]s once; a backend freezes the plan into a program once; every step
-//! only fills in rows and replays.
+//! only fills in rows and runs it again.
 //!
 //! ```
 //! use ternion::{Engine, GenerateOptions, Image, Options};
@@ -20,29 +20,26 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! `Engine::demo` opens a small model of drawn scenes that is built in, [`Engine::open`] any other.
+//! `Engine::demo` opens a small model that is built in and knows drawn scenes; [`Engine::open`] opens any other.
 //!
 //! [`Engine`] is `Send + Sync`: clone it or share it, one [`Session`] for each conversation. Calls block, and there is
 //! no async runtime. A [`Stream`] is an iterator; dropping it ends the generation. [`Engine::generate_all`] generates in
 //! several sessions from one thread.
 //!
 //! # Map
-//! From the bottom; a file uses only what stands above it in this list, and `tests/floors.rs` checks it.
+//! A file uses only what stands above it in this list; `tests/floors.rs` checks it. [`architecture`] is a tour of the source.
 //!
 //! * **base** [`error`], [`tensor`] (shapes, dtypes, where a weight comes from), [`quant`] (packed weight formats),
-//!   [`threads`] (what runs an op's tasks on the CPU), `alloc` (memory for weights and caches), `bounds` (that NaN comes
-//!   through).
-//! * [`plan`]: `Op`, `Slot`, `Plan`, its builder, the sharing of memory, the `Backend` trait. [`files`]: checkpoints,
-//!   tokenizers, images; nothing in them is trusted.
-//! * [`ops`]: one file each, with shapes, CPU definition and kernel (its shader lies in `shaders/`). Beside them
-//!   [`cpu`] and [`gpu`], the backends, which know plans and not the list of ops.
-//! * [`models`]: a folder a family, recorded in the order of the papers; models never see a device.
-//! * [`engine`]: sessions, KV cache, queue, sampling: what a chat or a server needs.
-//! * [`apps`]: BitGen with its memory, robots, an index of pictures, attention to look at. Beside them [`tools`], around a
-//!   model file: bench, check, convert, eval, inspect.
+//!   [`threads`] (the CPU's thread pool), `alloc` (memory for weights and caches), `bounds` (clamps that let NaN through).
+//! * [`plan`]: `Op`, `Slot`, `Plan`, its builder, memory planning, the `Backend` trait. [`files`]: checkpoints, tokenizers,
+//!   images; no file is trusted.
+//! * [`ops`]: one file each, with shapes, CPU definition and kernel (its shader lies in `shaders/`). Beside them [`cpu`] and
+//!   [`gpu`], the backends, which know plans and not the list of ops.
+//! * [`models`]: a folder for each family; a forward pass reads in the order of the paper. Models never see a device.
+//! * [`engine`]: opening a model, sessions, KV cache, queue, sampling: what a chat or a server needs.
+//! * [`apps`]: BitGen with its memory, robots, the picture index, the refiner, attention rollout. Beside them [`tools`],
+//!   around a model file: bench, check, convert, eval, inspect.
 //! * this facade, and the command line in `main.rs` and `cli/`.
-//!
-//! How to add an op is told in [`ops`], how to add a model in [`models`].
 //!
 //! # Words
 //! *prefill*: the pass over a prompt; *decode*: one token after another; *step*: one run of a program over a *batch*
@@ -51,15 +48,16 @@
 //! may use there. *Feature*: a vector by which texts and pictures are compared. *Expert*, *router*, *top-k*, *combine*: the parts of a mixture of experts.
 //!
 //! # Features
-//! * `cli` (on by default) is the program `ternion` and what only it needs: a library in another program is compiled
-//!   without (`default-features = false`).
-//! * `demo` (on by default) builds the demo model in, 3 MB: a small EmberNet that answers questions about drawn scenes,
-//!   for `Engine::demo` and for commands without `--model`.
+//! * `cli` (on by default): the program `ternion` and the crates that only it needs. Disable it to embed the library
+//!   (`default-features = false`).
+//! * `demo` (on by default): the demo model, 3 MB, a small EmberNet that answers questions about drawn scenes, for
+//!   `Engine::demo` and for commands without `--model`.
 //!
-//! Vulkan, Metal, DX12 and GL need none: they are found at run time.
+//! Vulkan, Metal, DX12 and GL need no feature: they are found at run time.
 
 mod alloc;
 pub mod apps;
+pub mod architecture;
 mod bounds;
 pub mod cpu;
 pub mod engine;

@@ -11,7 +11,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use ternion::Error;
-use ternion::files::{Checkpoint, Stored};
+use ternion::files::{Checkpoint, StorageDType};
 use zip::CompressionMethod::Deflated;
 use zip::write::SimpleFileOptions;
 
@@ -357,7 +357,7 @@ fn a_tensor_of_another_format_or_range_is_named() {
     assert_eq!(checkpoint.metadata()["format"], "pt");
     assert_eq!(*checkpoint.read_words("words").unwrap(), [1, 0xffff_fffe]);
     assert_eq!(read_all(&checkpoint, "half"), [1.0, -2.0]);
-    assert_eq!(checkpoint.get("ids").unwrap().stored, Stored::I64);
+    assert_eq!(checkpoint.get("ids").unwrap().stored, StorageDType::I64);
     assert_says(checkpoint.read_f32("ids", 0..1).unwrap_err(), &["\"ids\" of i64", "f64, f32, f16 or bf16"]);
     assert_says(checkpoint.read_words("half").unwrap_err(), &["\"half\" of bf16", "u32"]);
     assert_says(checkpoint.read_f32("half", 1..3).unwrap_err(), &["\"half\"", "1..3", "2 elements"]);

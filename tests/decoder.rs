@@ -15,7 +15,7 @@ use std::sync::Arc;
 use support::model_stages::{PreparedPlan, devices, row};
 use support::numbers::{Noise, bits, compare};
 use ternion::cpu::Cpu;
-use ternion::files::{ModelFiles, Stored, TensorInfo, TensorSource, Weights};
+use ternion::files::{ModelFiles, StorageDType, TensorInfo, TensorSource, Weights};
 use ternion::models::{
     AttentionSpec, BitLinearSpec, Decoder, DecoderSpec, Ffn, GatedSpec, LayerSpec, LoadOptions, Mixer, MoeSpec, Names,
     TextShape, load_model, requests, slots,
@@ -112,7 +112,7 @@ fn weights() -> Weights {
     let open = |infos| Weights::open(ModelFiles::Source(Arc::new(Random(infos)))).expect("a source");
     let wanted = requests(&open(Vec::new()), QUANT, |w| Decoder::load(w, &MOE, &mixture(PLAIN)));
     let mut infos: Vec<TensorInfo> =
-        wanted.into_iter().map(|w| TensorInfo { name: w.name, stored: Stored::F32, shape: w.shape }).collect();
+        wanted.into_iter().map(|w| TensorInfo { name: w.name, stored: StorageDType::F32, shape: w.shape }).collect();
     infos.sort_by(|a, b| a.name.cmp(&b.name));
     infos.dedup_by(|a, b| a.name == b.name);
     open(infos)

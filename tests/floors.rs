@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 /// What each room (a file or folder of `src`) may use, beside itself and what the rooms that it names may use.
 const MAP: &[(&str, &[&str])] = &[
     // The ground is one: a weight's packing is part of its dtype.
+    ("architecture", &[]),
     ("bounds", &[]),
     ("error", &["tensor", "quant", "alloc", "bounds", "threads"]),
     ("tensor", &["error"]),

@@ -4,11 +4,12 @@ use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{Read, stdin};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use ternion::apps::bitgen::{BitGen, BitGenOptions, EpisodicMemory, MemoryNoise};
-use ternion::engine;
-use ternion::engine::{DeviceChoice, DeviceOptions, Engine, GenerateOptions, Options, Sampling};
+use ternion::engine::{DeviceChoice, DeviceOptions, Engine, GenerateOptions, LmHead, Options, Precision, Sampling};
 use ternion::files::tokenizer::MAX_TEXT_BYTES;
 use ternion::files::{Image, Lock, ModelFiles, Weights, text};
 use ternion::models::Family;
@@ -26,28 +27,28 @@ pub struct ModelArgs {
     #[arg(short, long, value_name = "PATH", allow_hyphen_values = true)]
     pub model: Option<PathBuf>,
     #[command(flatten)]
-    pub place: PlaceArgs,
+    pub device: DeviceArgs,
     /// The tokenizer.json, or a folder with it or with vocab.json and merges.txt; default: those beside the model.
     #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
     pub tokenizer: Option<PathBuf>,
-    /// Most tokens of a conversation, pictures included; default: the model's most, at most 2048.
+    /// Maximum number of tokens of a conversation, pictures included; default: the maximum of the model, at most 2048.
     #[arg(short, long, value_name = "TOKENS")]
     pub context: Option<usize>,
 }
 
 /// Where and how precisely a model runs.
 #[derive(Debug, Args)]
-pub struct PlaceArgs {
+pub struct DeviceArgs {
     /// auto (the best GPU, else the CPU), cpu, gpu (software adapters too), a number from `ternion devices`, or a part
     /// of an adapter's name.
     #[arg(long, value_name = "DEVICE", allow_hyphen_values = true, default_value = "auto")]
     pub device: DeviceChoice,
     /// How full-precision weights and the KV cache are kept.
-    #[arg(long, value_enum, default_value_t = Precision::F16)]
+    #[arg(long, default_value = "f16", value_parser = one_of::<Precision>(PRECISIONS))]
     pub precision: Precision,
     /// How the matrix that gives the logits is kept: like other full-precision weights, or in 8 bits.
-    #[arg(long, value_enum, default_value_t = Head::F16)]
-    pub head: Head,
+    #[arg(long, default_value = "f16", value_parser = one_of::<LmHead>(HEADS))]
+    pub head: LmHead,
     /// Do not time a GPU's kernel variants when its adapter is used for the first time (the fastest are kept in the user's
     /// folder for caches, or in the one that TERNION_CACHE names), but take those that suit its kind: equal on each
     /// machine of a kind.
@@ -58,48 +59,30 @@ pub struct PlaceArgs {
     pub threads: Option<usize>,
 }
 
-impl PlaceArgs {
+impl DeviceArgs {
     /// The device, and how it is set up; from here on the command has the threads that it may use.
-    pub fn place(&self) -> DeviceOptions {
+    pub fn options(&self) -> DeviceOptions {
         size_pool(self.threads.map(|n| n.clamp(1, DeviceOptions::MAX_THREADS)));
         DeviceOptions { device: self.device.clone(), autotune: !self.no_autotune, threads: self.threads }
     }
 }
 
-/// How full-precision weights are kept.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum Precision {
-    /// 16 bits: half the memory.
-    F16,
-    /// 32 bits: the original's own numbers.
-    F32,
-}
+/// The values of `--precision`, each with what it is.
+pub const PRECISIONS: [(&str, &str); 2] =
+    [("f16", "16 bits: half the memory"), ("f32", "32 bits: the original's own numbers")];
+/// The values of `--head`, each with what it is.
+const HEADS: [(&str, &str); 2] = [
+    ("f16", "Like other full-precision weights"),
+    ("int8", "8 bits and a scale for each row: half the bytes of the largest weight that every token reads"),
+];
 
-impl From<Precision> for engine::Precision {
-    fn from(precision: Precision) -> Self {
-        match precision {
-            Precision::F16 => engine::Precision::F16,
-            Precision::F32 => engine::Precision::F32,
-        }
-    }
-}
-
-/// How the matrix is kept that gives the logits.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum Head {
-    /// Like other full-precision weights.
-    F16,
-    /// 8 bits and a scale for each row: half the bytes of the largest weight that every token reads.
-    Int8,
-}
-
-impl From<Head> for engine::LmHead {
-    fn from(head: Head) -> Self {
-        match head {
-            Head::F16 => engine::LmHead::Dense,
-            Head::Int8 => engine::LmHead::Int8,
-        }
-    }
+/// A parser of one of these names, which `--help` lists.
+pub fn one_of<T>(names: [(&'static str, &'static str); 2]) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err = Error> + Clone + Send + Sync + 'static,
+{
+    let values = names.map(|(name, help)| PossibleValue::new(name).help(help));
+    PossibleValuesParser::new(values).try_map(|name| name.parse::<T>())
 }
 
 impl ModelArgs {
@@ -116,13 +99,13 @@ impl ModelArgs {
     /// # Errors
     /// As [`Engine::open`].
     pub fn open_chat(&self, files: ModelFiles) -> Result<Engine> {
-        let DeviceOptions { device, autotune, threads } = self.place.place();
+        let DeviceOptions { device, autotune, threads } = self.device.options();
         let options = Options {
             device,
             autotune,
             threads,
-            precision: self.place.precision.into(),
-            head: self.place.head.into(),
+            precision: self.device.precision,
+            head: self.device.head,
             context: self.context,
             sessions: 1,
             tokenizer: self.tokenizer.clone(),
@@ -146,7 +129,7 @@ impl ModelArgs {
             let problem = "is for a model that chats; a BitGen has as many positions as it was trained with";
             return Err(Error::argument("context", problem));
         }
-        open_bitgen(files, &self.place, self.tokenizer.as_deref())
+        open_bitgen(files, &self.device, self.tokenizer.as_deref())
     }
 }
 
@@ -204,7 +187,7 @@ impl MemoryArgs {
     ///
     /// # Errors
     /// [`Error::Argument`].
-    pub fn refuse(&self) -> Result<()> {
+    pub fn reject(&self) -> Result<()> {
         let given = [("memory-noise", self.memory_noise.is_some()), ("memory", self.memory.is_some())];
         match given.iter().find(|(_, given)| *given) {
             Some((option, _)) => Err(Error::argument(option, "is for a BitGen; this model has no episodic memory")),
@@ -232,7 +215,7 @@ pub fn model_files(path: Option<&Path>) -> Result<ModelFiles> {
 /// How text is generated.
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
-    /// Most tokens of an answer; default: as many as the context holds, at most 512, of a caption at most 32.
+    /// Maximum number of tokens of an answer; default: as many as the context holds, at most 512, of a caption at most 32.
     #[arg(short = 'n', long, value_name = "TOKENS")]
     pub max_tokens: Option<usize>,
     /// Draw tokens at this temperature; without it, or with 0, the most likely token is taken, and --top-k, --top-p and
@@ -304,7 +287,7 @@ pub fn open_images(files: &[PathBuf]) -> Result<Vec<Image>> {
 /// The text that `-p` stands for: itself, `-` for stdin, `@FILE` for a file. One line break at the end is dropped.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::Format`] with the offset of the first byte that is no UTF-8, [`Error::Limit`] for too much,
+/// [`Error::Io`], [`Error::Format`] with the offset of the first byte that is not UTF-8, [`Error::Limit`] for too much,
 /// [`Error::Argument`] for nothing.
 pub fn read_prompt(prompt: &str) -> Result<String> {
     let text = match prompt.strip_prefix('@') {
@@ -329,7 +312,7 @@ fn read_text(name: &str, source: impl Read) -> Result<String> {
 /// Bytes as text.
 ///
 /// # Errors
-/// [`Error::Limit`] above [`MAX_TEXT_BYTES`], [`Error::Format`] with the offset of what is no UTF-8.
+/// [`Error::Limit`] above [`MAX_TEXT_BYTES`], [`Error::Format`] with the offset of what is not UTF-8.
 pub fn utf8(name: &str, bytes: Vec<u8>) -> Result<String> {
     if bytes.len() > MAX_TEXT_BYTES {
         return Err(Error::Limit {
@@ -349,7 +332,7 @@ pub struct BitGenArgs {
     #[arg(short, long, value_name = "PATH", allow_hyphen_values = true)]
     model: PathBuf,
     #[command(flatten)]
-    place: PlaceArgs,
+    device: DeviceArgs,
     /// The tokenizer.json; default: the one beside the model.
     #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     tokenizer: Option<PathBuf>,
@@ -361,7 +344,7 @@ impl BitGenArgs {
     /// # Errors
     /// As [`open_bitgen`].
     pub fn open(&self) -> Result<BitGen> {
-        open_bitgen(self.model.as_path().into(), &self.place, self.tokenizer.as_deref())
+        open_bitgen(self.model.as_path().into(), &self.device, self.tokenizer.as_deref())
     }
 }
 
@@ -369,12 +352,12 @@ impl BitGenArgs {
 ///
 /// # Errors
 /// As [`BitGen::open`]; [`Error::Argument`] for a form of the logits' matrix, which is ternary.
-pub fn open_bitgen(files: ModelFiles, place: &PlaceArgs, tokenizer: Option<&Path>) -> Result<BitGen> {
-    if matches!(place.head, Head::Int8) {
+pub fn open_bitgen(files: ModelFiles, device: &DeviceArgs, tokenizer: Option<&Path>) -> Result<BitGen> {
+    if matches!(device.head, LmHead::Int8) {
         return Err(Error::argument("head", "is for a model that chats; a BitGen's is ternary"));
     }
-    let (tokenizer, precision) = (tokenizer.map(Path::to_owned), place.precision.into());
-    let options = BitGenOptions { place: place.place(), precision, tokenizer };
+    let (tokenizer, precision) = (tokenizer.map(Path::to_owned), device.precision);
+    let options = BitGenOptions { place: device.options(), precision, tokenizer };
     let bar = Bar::new("loading");
     let model = BitGen::open_with(files, &options, |p| bar.show(&p))?;
     bar.end();
@@ -406,12 +389,12 @@ pub fn read_texts(given: &[String]) -> Result<Vec<String>> {
 /// # Errors
 /// Those of [`BitGen::tokens`], and [`Error::Argument`] for a text with too many tokens, or none.
 pub fn tokens(model: &BitGen, texts: &[String]) -> Result<Vec<Vec<u32>>> {
-    let most = model.sizes().positions;
+    let max = model.sizes().positions;
     let of = |text: &String| {
         let tokens = model.tokens(text)?;
         let n = tokens.len();
-        let refused = || Error::argument(format!("text {text:?}"), format!("has {n} tokens, expected 1..={most}"));
-        if (1..=most).contains(&n) { Ok(tokens) } else { Err(refused()) }
+        let refused = || Error::argument(format!("text {text:?}"), format!("has {n} tokens, expected 1..={max}"));
+        if (1..=max).contains(&n) { Ok(tokens) } else { Err(refused()) }
     };
     texts.iter().map(of).collect()
 }

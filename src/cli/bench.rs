@@ -10,7 +10,7 @@ use ternion::tools::bench::{BenchOptions, OpTime, Row, bench};
 use ternion::tools::synthetic;
 
 use crate::cli::Outcome;
-use crate::cli::args::PlaceArgs;
+use crate::cli::args::DeviceArgs;
 use crate::cli::output::{Bar, bytes, markdown};
 use crate::cli::plot::{BarsFigure, Font, PlotFile};
 
@@ -33,7 +33,7 @@ pub struct Bench {
     #[arg(short, long, value_name = "PATH", allow_hyphen_values = true)]
     model: Option<PathBuf>,
     #[command(flatten)]
-    place: PlaceArgs,
+    device: DeviceArgs,
     /// Lengths of prompts to read, 0 for none; default: 96,512, at most what the model's context holds.
     #[arg(short, long, value_name = "TOKENS", value_delimiter = ',')]
     prompts: Option<Vec<usize>>,
@@ -111,9 +111,9 @@ impl Bench {
 
     fn options(&self) -> BenchOptions {
         BenchOptions {
-            place: self.place.place(),
-            precision: self.place.precision.into(),
-            head: self.place.head.into(),
+            place: self.device.options(),
+            precision: self.device.precision,
+            head: self.device.head,
             prompts: self.prompts.clone(),
             generated: self.generated.clone(),
             depths: self.depths.clone(),

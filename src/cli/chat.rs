@@ -87,27 +87,27 @@ impl Chat {
         let engine = self.model.open()?;
         let mut editor = LineEditor::new();
         let (session, interrupt) = (engine.session()?, Interrupt::new(editor.is_none()));
-        let mut talk = Talk { session, engine, options, images: 0, last: None, verbose, interrupt };
+        let mut chat = ChatLoop { session, engine, options, images: 0, last: None, verbose, interrupt };
         for image in &images {
-            talk.session.push_image(image)?;
-            talk.images += 1;
+            chat.session.push_image(image)?;
+            chat.images += 1;
         }
         let terminal = io::stdin().is_terminal();
         if terminal {
-            talk.interrupt.watch()?;
+            chat.interrupt.watch()?;
             say!("/help shows the commands, Ctrl-D ends.");
         }
         let (mut failed, mut warned) = (false, false);
         loop {
             let line = match &mut editor {
                 Some(editor) => {
-                    let read = editor.read(PROMPT, || talk.interrupt.came());
+                    let read = editor.read(PROMPT, || chat.interrupt.came());
                     Ok(read.map_err(Error::io("the terminal"))?)
                 }
                 None => next_line(terminal)?,
             };
             let done = match line {
-                Ok(Input::Line(line)) => talk.answer(&line),
+                Ok(Input::Line(line)) => chat.answer(&line),
                 Ok(Input::Interrupted) if warned => return Err(Failure::Interrupted),
                 // It may have been meant for an answer that has just ended.
                 Ok(Input::Interrupted) => {
@@ -133,16 +133,16 @@ impl Chat {
     }
 }
 
-/// The next line of stdin where there is no editor; an error inside for one that is no text or too long, which is passed
+/// The next line of stdin where there is no editor; an error inside for a line that is not text or is too long, which is passed
 /// over as a whole.
 fn next_line(terminal: bool) -> Outcome<Result<Input>> {
     if terminal {
         super::messages::write(format_args!("{PROMPT}"));
     }
     let (mut input, mut bytes) = (io::stdin().lock(), Vec::new());
-    let most = MAX_TEXT_BYTES as u64 + 1;
-    input.by_ref().take(most).read_until(b'\n', &mut bytes).map_err(Error::io("stdin"))?;
-    if bytes.len() as u64 == most && !bytes.ends_with(b"\n") {
+    let max = MAX_TEXT_BYTES as u64 + 1;
+    input.by_ref().take(max).read_until(b'\n', &mut bytes).map_err(Error::io("stdin"))?;
+    if bytes.len() as u64 == max && !bytes.ends_with(b"\n") {
         input.skip_until(b'\n').map_err(Error::io("stdin"))?;
     }
     Ok(if bytes.is_empty() { Ok(Input::End) } else { utf8("stdin", bytes).map(Input::Line) })
@@ -221,7 +221,7 @@ impl Interrupt {
 }
 
 /// A conversation in progress.
-struct Talk {
+struct ChatLoop {
     session: Session,
     engine: Engine,
     options: GenerateOptions,
@@ -231,7 +231,7 @@ struct Talk {
     interrupt: Interrupt,
 }
 
-impl Talk {
+impl ChatLoop {
     /// Does what a line asks for; false ends the conversation.
     fn answer(&mut self, line: &str) -> Outcome<bool> {
         match parse(line) {

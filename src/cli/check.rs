@@ -7,7 +7,7 @@ use clap::Args;
 use ternion::Error;
 use ternion::tools::check::{CheckOptions, CheckReport, check};
 
-use crate::cli::args::{PlaceArgs, model_files};
+use crate::cli::args::{DeviceArgs, model_files};
 use crate::cli::messages::say;
 use crate::cli::output::{Bar, table};
 use crate::cli::{Failure, Outcome};
@@ -24,7 +24,7 @@ pub struct Check {
     #[arg(short, long, value_name = "PATH", allow_hyphen_values = true)]
     model: Option<PathBuf>,
     #[command(flatten)]
-    place: PlaceArgs,
+    device: DeviceArgs,
     /// Largest error of 32-bit results, relative to the largest magnitude of a result.
     #[arg(long, value_name = "T", default_value_t = CheckOptions::default().tolerance, allow_negative_numbers = true)]
     tolerance: f32,
@@ -40,8 +40,8 @@ impl Check {
             let problem = format!("is {}, expected 0 or more", self.tolerance);
             return Err(Error::argument("tolerance", problem).into());
         }
-        let place = self.place.place();
-        let (precision, head) = (self.place.precision.into(), self.place.head.into());
+        let place = self.device.options();
+        let (precision, head) = (self.device.precision, self.device.head);
         let options = CheckOptions { place, precision, head, tolerance: self.tolerance };
         let files = model_files(self.model.as_deref())?;
         let bar = Bar::new("checking");

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use ternion::engine::Precision;
 use ternion::tools::convert::convert;
 
 use crate::cli::Outcome;
-use crate::cli::args::Precision;
+use crate::cli::args::{PRECISIONS, one_of};
 use crate::cli::messages::say;
 use crate::cli::output::{Bar, bytes, ms};
 
@@ -26,7 +27,7 @@ pub struct Convert {
     #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
     tokenizer: Option<PathBuf>,
     /// How full-precision weights are written.
-    #[arg(long, value_enum, default_value_t = Precision::F16)]
+    #[arg(long, default_value = "f16", value_parser = one_of::<Precision>(PRECISIONS))]
     precision: Precision,
 }
 
@@ -37,7 +38,7 @@ impl Convert {
     /// Those of [`convert`].
     pub fn main(&self) -> Outcome {
         let bar = Bar::new("converting");
-        let (tokenizer, precision) = (self.tokenizer.as_deref(), self.precision.into());
+        let (tokenizer, precision) = (self.tokenizer.as_deref(), self.precision);
         let report = convert(&self.input, &self.output, tokenizer, precision, |p| bar.show(&p))?;
         bar.end();
         let (from, to) = (bytes(report.input_bytes), bytes(report.output_bytes));

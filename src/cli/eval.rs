@@ -9,7 +9,7 @@ use clap::Args;
 use same_file::is_same_file;
 use serde_json::{Map, Value, json};
 use ternion::Error;
-use ternion::files::{ModelFiles, whole};
+use ternion::files::{ModelFiles, atomic};
 use ternion::models::BITGEN;
 use ternion::tools::eval::{
     CaptionSet, DataSet, Evaluation, PairEvaluation, PairOptions, Queues, Score, evaluate, evaluate_pairs,
@@ -43,7 +43,7 @@ pub struct Eval {
     /// The folder with questions.json or captions.json and its pictures.
     #[arg(long, value_name = "DIR", allow_hyphen_values = true)]
     data: PathBuf,
-    /// Most tokens of an answer.
+    /// Maximum number of tokens of an answer.
     #[arg(short = 'n', long, value_name = "TOKENS", default_value_t = 64)]
     max_tokens: usize,
     /// Write the list of questions to this file, with what the model answered as "got".
@@ -99,7 +99,7 @@ impl Eval {
     }
 
     fn questions(&self, files: ModelFiles, data: &DataSet) -> Outcome {
-        self.memory.refuse()?;
+        self.memory.reject()?;
         let bitgens = [("prompt", self.prompt.is_some()), ("batch", self.batch.is_some())];
         if let Some((option, _)) = bitgens.iter().find(|(_, given)| *given) {
             return Err(Error::argument(option, "is for a BitGen, which is measured on captions").into());
@@ -253,7 +253,7 @@ fn check_answers(file: &Path, data: &Path) -> ternion::Result<()> {
         let problem = "is the list of questions and would be replaced; give the name of a new file";
         return Err(Error::argument(file.display(), problem));
     }
-    whole::check_writable(file)
+    atomic::check_writable(file)
 }
 
 /// The list of questions as it was read, with the model's answers.
@@ -264,5 +264,5 @@ fn write_answers(file: &Path, data: &DataSet, found: &Evaluation) -> Outcome {
         Value::Object(entry)
     });
     let json = format!("{:#}\n", Value::Array(answered.collect()));
-    Ok(whole::write(file, json)?)
+    Ok(atomic::write(file, json)?)
 }

@@ -4,9 +4,10 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
+use ternion::engine::Precision;
 use ternion::tools::inspect::{Inspection, TensorLine, inspect};
 
-use crate::cli::args::{Precision, model_files};
+use crate::cli::args::{PRECISIONS, model_files, one_of};
 use crate::cli::output::{Bar, bytes, table};
 use crate::cli::terminal_text::printable;
 use crate::cli::{Failure, Outcome};
@@ -22,7 +23,7 @@ pub struct Inspect {
     #[arg(long)]
     json: bool,
     /// How full-precision weights would be kept.
-    #[arg(long, value_enum, default_value_t = Precision::F16)]
+    #[arg(long, default_value = "f16", value_parser = one_of::<Precision>(PRECISIONS))]
     precision: Precision,
 }
 
@@ -34,7 +35,7 @@ impl Inspect {
     pub fn main(&self) -> Outcome {
         let files = model_files(self.model.as_deref())?;
         let bar = Bar::new("inspecting");
-        let found = inspect(files, self.precision.into(), |p| bar.show(&p))?;
+        let found = inspect(files, self.precision, |p| bar.show(&p))?;
         bar.end();
         let mut out = io::BufWriter::new(io::stdout().lock());
         if self.json {

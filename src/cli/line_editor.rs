@@ -36,7 +36,7 @@ pub struct LineEditor {
 }
 
 impl LineEditor {
-    /// An editor; none where stdin or stderr is no terminal, or one whose cursor does not move.
+    /// An editor; none where stdin or stderr is not a terminal, or one whose cursor does not move.
     pub fn new() -> Option<Self> {
         let term = Term::buffered_stderr();
         let moves = env::var_os("TERM").is_none_or(|name| name != "dumb");

@@ -9,7 +9,7 @@ use ternion::engine::{Engine, GenerateOptions, Progress, Session, Stats, StopRea
 use crate::cli::messages::say;
 use crate::cli::terminal_text::{columns, padded, padded_left, printable};
 
-/// A progress bar on stderr; nothing where that is no terminal.
+/// A progress bar on stderr; nothing where stderr is not a terminal.
 pub struct Bar(ProgressBar);
 
 impl Bar {
@@ -112,6 +112,41 @@ pub struct Answer {
     pub written: io::Result<()>,
 }
 
+/// Text that a model writes, on stdout as it comes.
+pub struct StreamedText {
+    out: io::StdoutLock<'static>,
+    /// Whether anything but space has come.
+    pub begun: bool,
+    /// The first error of stdout; nothing is written behind it.
+    pub written: io::Result<()>,
+}
+
+impl StreamedText {
+    /// An empty text.
+    pub fn new() -> Self {
+        StreamedText { out: io::stdout().lock(), begun: false, written: Ok(()) }
+    }
+
+    /// Writes a piece. Many tokenizers put a space in front of a text's first word: it is left out.
+    pub fn push(&mut self, piece: &str) {
+        let piece = if self.begun { piece } else { piece.trim_start() };
+        self.begun |= !piece.is_empty();
+        if !piece.is_empty() && self.written.is_ok() {
+            self.written = self.out.write_all(piece.as_bytes()).and_then(|()| self.out.flush());
+        }
+    }
+
+    /// Ends the line.
+    ///
+    /// # Errors
+    /// The first one of stdout.
+    pub fn end(mut self) -> io::Result<()> {
+        self.written?;
+        writeln!(self.out)?;
+        self.out.flush()
+    }
+}
+
 /// Generates an answer to stdout as it comes, without space in front, until `interrupted` says that it is to end. If stdout
 /// cannot be written, the answer goes on to its end where `whole` asks for that, and else ends there.
 ///
@@ -123,29 +158,23 @@ pub fn stream(
     whole: bool,
     interrupted: impl Fn() -> bool,
 ) -> ternion::Result<Answer> {
-    let mut out = io::stdout().lock();
+    let mut text = StreamedText::new();
     let mut stream = session.generate(options)?;
-    let (mut begun, mut written) = (false, Ok(()));
     for token in stream.by_ref() {
         let token = match token {
             Ok(token) => token,
             Err(error) => {
                 // What was said so far ends with its line; that it cannot be written is less than this error.
-                let _ = writeln!(out);
+                let _ = text.end();
                 return Err(error);
             }
         };
-        // Many tokenizers put a space in front of an answer's first word.
-        let text = if begun { token.text.as_str() } else { token.text.trim_start() };
-        if !text.is_empty() && written.is_ok() {
-            begun = true;
-            written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-        }
-        if interrupted() || (written.is_err() && !whole) {
+        text.push(&token.text);
+        if interrupted() || (text.written.is_err() && !whole) {
             break;
         }
     }
-    let written = written.and_then(|()| writeln!(out)).and_then(|()| out.flush());
+    let written = text.end();
     Ok(Answer { stats: (stream.stats(), stream.stop_reason()), written })
 }
 
@@ -154,7 +183,7 @@ pub fn ending(end: Option<StopReason>) -> &'static str {
     match end {
         Some(StopReason::Eos) => "the model ended its text",
         Some(StopReason::StopString) => "a stop text came",
-        Some(StopReason::Length) => "the most tokens were reached",
+        Some(StopReason::Length) => "the maximum number of tokens was reached",
         None => "it was stopped",
     }
 }

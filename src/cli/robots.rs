@@ -3,14 +3,14 @@
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde_json::{Value, json};
 use ternion::apps::robots::RobotDecision;
 use ternion::apps::robots::{RobotAttention, RobotModel, RobotOptions};
 use ternion::files::Image;
 
 use crate::cli::Outcome;
-use crate::cli::args::{PlaceArgs, read_prompt};
+use crate::cli::args::{DeviceArgs, one_of, read_prompt};
 use crate::cli::messages::say;
 use crate::cli::output::Bar;
 use crate::cli::output::table;
@@ -39,10 +39,10 @@ pub struct Robots {
     image: Option<PathBuf>,
     /// Which keys attention sees: as the original's code does, or with sinks that stay and a window that slides. They
     /// differ where a text goes on in a further call, or is longer than sinks and window.
-    #[arg(long, value_enum, default_value_t = Attention::Original)]
-    attention: Attention,
+    #[arg(long, default_value = "original", value_parser = one_of::<RobotAttention>(ATTENTIONS))]
+    attention: RobotAttention,
     #[command(flatten)]
-    place: PlaceArgs,
+    device: DeviceArgs,
     /// The tokenizer.json; default: the one beside the model.
     #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     tokenizer: Option<PathBuf>,
@@ -51,21 +51,11 @@ pub struct Robots {
     json: bool,
 }
 
-/// Which keys attention sees.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Attention {
-    Original,
-    Streaming,
-}
-
-impl From<Attention> for RobotAttention {
-    fn from(attention: Attention) -> Self {
-        match attention {
-            Attention::Original => RobotAttention::Original,
-            Attention::Streaming => RobotAttention::Streaming,
-        }
-    }
-}
+/// The values of `--attention`, each with what it is.
+const ATTENTIONS: [(&str, &str); 2] = [
+    ("original", "As the original's code does"),
+    ("streaming", "The text's first tokens are kept, and a window slides"),
+];
 
 impl Robots {
     /// Runs the command.
@@ -76,10 +66,10 @@ impl Robots {
         let text = read_prompt(&self.prompt)?;
         let image = self.image.as_ref().map(Image::open).transpose()?;
         let options = RobotOptions {
-            place: self.place.place(),
-            precision: self.place.precision.into(),
+            place: self.device.options(),
+            precision: self.device.precision,
             tokenizer: self.tokenizer.clone(),
-            attention: self.attention.into(),
+            attention: self.attention,
             samples: 1,
         };
         let bar = Bar::new("loading");

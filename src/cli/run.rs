@@ -1,6 +1,5 @@
 //! `ternion run`: one question, one answer; with a BitGen, a picture's caption.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -13,7 +12,7 @@ use ternion::models::BITGEN;
 use crate::cli::Outcome;
 use crate::cli::args::{GenerateArgs, MemoryArgs, ModelArgs, family, model_files, open_images, read_prompt};
 use crate::cli::messages::say;
-use crate::cli::output::{bytes, ending, ms, statistics, stream};
+use crate::cli::output::{StreamedText, bytes, ending, ms, statistics, stream};
 use crate::cli::plot::PlotArgs;
 use crate::cli::text_warnings::warn_of_words;
 
@@ -76,7 +75,7 @@ impl Run {
         verbose: bool,
     ) -> Outcome {
         let prompt = prompt.ok_or_else(|| Error::argument("prompt", "is missing; ask with -p"))?;
-        self.memory.refuse()?;
+        self.memory.reject()?;
         if self.remember {
             return Err(Error::argument("remember", "is for a BitGen; this model has no episodic memory").into());
         }
@@ -105,7 +104,7 @@ impl Run {
         options: &GenerateOptions,
         verbose: bool,
     ) -> Outcome {
-        self.plot.refuse("a BitGen")?;
+        self.plot.reject("a BitGen")?;
         if images.len() > 1 {
             let problem = format!("{} pictures are given; a BitGen describes one", images.len());
             return Err(Error::argument("image", problem).into());
@@ -121,21 +120,11 @@ impl Run {
             warn_of_words(model.tokenizer(), prompt)?;
         }
         let _lock = self.memory.open(&model)?;
-        let (mut out, mut written) = (io::stdout().lock(), Ok(()));
-        // Many tokenizers put a space in front of a text's first word.
-        let mut begun = false;
-        let said = |piece: &str| {
-            let piece = if begun { piece } else { piece.trim_start() };
-            begun |= !piece.is_empty();
-            if written.is_ok() {
-                written = out.write_all(piece.as_bytes()).and_then(|()| out.flush());
-            }
-        };
+        let mut text = StreamedText::new();
+        let said = |piece: &str| text.push(piece);
         let caption = model.describe(prompt, images.first(), options, &self.memory.noise(), said);
-        if begun || caption.is_ok() {
-            // What was said before an error ends with its line.
-            written = written.and_then(|()| writeln!(out));
-        }
+        // What was said before an error ends with its line.
+        let written = if text.begun || caption.is_ok() { text.end() } else { Ok(()) };
         let caption = caption?;
         if let Some(prompt) = remembered {
             model.remember(&model.tokens(prompt)?, images.first())?;

@@ -21,10 +21,10 @@ use crate::cli::text_warnings::warn_of_features;
 
 /// Pictures that are decoded and embedded at once.
 const BATCH: usize = 16;
-/// Most pictures side by side in a table; more have a line each.
-const MOST_COLUMNS: usize = 8;
-/// Most rows and columns, and most cells, of a picture.
-const MOST_DRAWN: [usize; 2] = [1000, 100_000];
+/// Maximum number of pictures side by side in a table; more have a line each.
+const MAX_COLUMNS: usize = 8;
+/// Maximum number of rows and columns, and of cells, of a picture.
+const MAX_DRAWN: [usize; 2] = [1000, 100_000];
 
 /// Compare texts with pictures, each with each.
 ///
@@ -174,10 +174,10 @@ impl Similarity {
         if self.image.iter().any(|image| plot.is(image)) {
             return Err(Error::argument(file.display(), "is one of the pictures and would be overwritten"));
         }
-        let ([most, cells], images) = (MOST_DRAWN, self.image.len());
-        if texts.max(images) > most || texts * images > cells {
+        let ([max, cells], images) = (MAX_DRAWN, self.image.len());
+        if texts.max(images) > max || texts * images > cells {
             let problem = format!(
-                "{texts} texts and {images} pictures are too many to draw; at most {most} of each and {cells} cells are"
+                "{texts} texts and {images} pictures are too many to draw; at most {max} of each and {cells} cells are"
             );
             return Err(Error::argument("plot", problem));
         }
@@ -221,7 +221,7 @@ impl Similarity {
             values.get(text).and_then(|row| row.get(image)).map_or(String::new(), |&v| cell(v))
         };
         let (rows, columns, turned) =
-            if names.len() > MOST_COLUMNS { (&names[..], texts, true) } else { (texts, &names[..], false) };
+            if names.len() > MAX_COLUMNS { (&names[..], texts, true) } else { (texts, &names[..], false) };
         let header: Vec<&str> = [""].into_iter().chain(columns.iter().map(String::as_str)).collect();
         let line = |(r, name): (usize, &String)| {
             let cells = (0..columns.len()).map(|c| if turned { at(c, r) } else { at(r, c) });

@@ -3,7 +3,7 @@
 
 use unicode_width::UnicodeWidthStr;
 
-/// Most characters of a message at its beginning and at its end; what lies between them is left out.
+/// Maximum number of characters of a message at its beginning and at its end; what lies between them is left out.
 const MESSAGE_PARTS: [usize; 2] = [3000, 1000];
 
 /// The text with control characters, and those that turn the direction of writing, as escapes.

@@ -6,7 +6,7 @@ use ternion::files::Tokenizer;
 
 use crate::cli::messages::say;
 
-/// Most warnings of a command; of more texts only the number is said.
+/// Maximum number of warnings of a command; of more texts only the number is said.
 const MOST: usize = 5;
 
 /// Warns of texts whose features say less than they do: a BitGen makes them of the first token alone, which may be unknown.

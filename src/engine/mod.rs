@@ -74,7 +74,7 @@ impl Engine {
     /// [`crate::files::Checkpoint`]). Renaming another file over it is safe.
     ///
     /// # Errors
-    /// See [`crate::Error`]: the file, its configuration or its tokenizer is broken, a tensor is missing or misshapen, the
+    /// See [`Error`](crate::Error): the file, its configuration or its tokenizer is broken, a tensor is missing or misshapen, the
     /// device is absent, or the model does not fit on it.
     pub fn open(files: impl Into<ModelFiles>, options: Options) -> Result<Self> {
         Self::open_with(files, options, |_| {})
@@ -131,7 +131,7 @@ impl Engine {
     /// batch ends all generations.
     ///
     /// # Errors
-    /// [`crate::Error::Argument`] unless each session is of this engine and has its own options; those of [`Session::generate`].
+    /// [`Error::Argument`](crate::Error::Argument) unless each session is of this engine and has its own options; those of [`Session::generate`].
     pub fn generate_all<'a>(
         &self,
         sessions: &'a mut [Session],
@@ -143,7 +143,7 @@ impl Engine {
     /// A new conversation.
     ///
     /// # Errors
-    /// [`crate::Error::Limit`] if as many sessions are open as the engine was opened for.
+    /// [`Error::Limit`](crate::Error::Limit) if as many sessions are open as the engine was opened for.
     pub fn session(&self) -> Result<Session> {
         Session::new(self.0.clone())
     }

@@ -148,6 +148,19 @@ impl Precision {
     }
 }
 
+impl FromStr for Precision {
+    type Err = Error;
+
+    /// `f16` or `f32`.
+    fn from_str(s: &str) -> Result<Self> {
+        match s {
+            "f16" => Ok(Precision::F16),
+            "f32" => Ok(Precision::F32),
+            _ => Err(Error::argument("precision", format!("is {s:?}, expected f16 or f32"))),
+        }
+    }
+}
+
 /// How the matrix is kept that gives the logits, the largest weight that every token reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LmHead {
@@ -165,6 +178,19 @@ impl LmHead {
         match self {
             LmHead::Dense => dense,
             LmHead::Int8 => Pack::Int8,
+        }
+    }
+}
+
+impl FromStr for LmHead {
+    type Err = Error;
+
+    /// `f16` (as other weights) or `int8`.
+    fn from_str(s: &str) -> Result<Self> {
+        match s {
+            "f16" => Ok(LmHead::Dense),
+            "int8" => Ok(LmHead::Int8),
+            _ => Err(Error::argument("head", format!("is {s:?}, expected f16 or int8"))),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use same_file::Handle;
 
 use crate::error::{Error, Result};
-use crate::files::whole::followed;
+use crate::files::atomic::followed;
 
 /// Keeps a file to one program until it is dropped.
 ///
@@ -103,21 +103,21 @@ mod tests {
     fn a_lock_whose_file_was_removed_is_none() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a");
-        let (n, at_once, most) = (200, std::sync::atomic::AtomicUsize::new(0), std::sync::atomic::AtomicUsize::new(0));
+        let (n, at_once, max) = (200, std::sync::atomic::AtomicUsize::new(0), std::sync::atomic::AtomicUsize::new(0));
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..n {
                         let Ok(_lock) = Lock::of(&file) else { continue };
                         let now = at_once.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1;
-                        most.fetch_max(now, std::sync::atomic::Ordering::SeqCst);
+                        max.fetch_max(now, std::sync::atomic::Ordering::SeqCst);
                         std::thread::yield_now();
                         at_once.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
                     }
                 });
             }
         });
-        assert_eq!(most.into_inner(), 1);
+        assert_eq!(max.into_inner(), 1);
     }
 
     #[cfg(unix)]

@@ -1,8 +1,18 @@
-//! Files from outside, none of them trusted: checkpoints, tokenizers, prompts, images.
+//! Model files and pictures. No file is trusted: sizes and offsets are checked before use, and a pickle is read as data,
+//! never executed.
 //!
-//! [`Checkpoint::open`] parses headers only; tensors are converted, a range at a time, when they are read. Files are
-//! not trusted: sizes and offsets are checked before use, and a pickle is read as data, never run.
+//! In reading order:
+//! * [`ModelFiles`]: where the files of a model are, on disk or in memory.
+//! * [`Checkpoint`] (`checkpoint/`): a checkpoint of any format as a set of named tensors. Opening reads headers only; a
+//!   tensor is converted when it is read.
+//! * [`weights`]: from the tensors of a checkpoint to packed words, and Ternion's own packed format.
+//! * [`TensorSource`]: tensors that are asked for when they are read, instead of a file.
+//! * [`tokenizer`]: from text to tokens and back.
+//! * [`text`]: UTF-8 and JSON as other tools write them.
+//! * [`image`]: decoding and resizing pictures.
+//! * [`atomic`]: replacing a file atomically; [`Lock`]: one program at a time.
 
+pub mod atomic;
 mod checkpoint;
 pub mod image;
 mod lock;
@@ -11,9 +21,8 @@ mod source;
 pub mod text;
 pub mod tokenizer;
 pub mod weights;
-pub mod whole;
 
-pub use checkpoint::storage_dtype::Stored;
+pub use checkpoint::storage_dtype::StorageDType;
 pub(crate) use checkpoint::write::{NewTensor, write_tensors, write_tensors_into};
 pub use checkpoint::{CONFIG_ENTRY, Checkpoint, TensorInfo};
 pub use image::Image;

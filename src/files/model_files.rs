@@ -81,9 +81,9 @@ impl ModelFiles {
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn read(&self, name: &str, most: u64) -> Result<Cow<'static, [u8]>> {
+    pub fn read(&self, name: &str, max: u64) -> Result<Cow<'static, [u8]>> {
         match self {
-            ModelFiles::Disk(_) => read_at_most(&self.path(name), most).map(Cow::Owned),
+            ModelFiles::Disk(_) => read_at_most(&self.path(name), max).map(Cow::Owned),
             ModelFiles::Memory { .. } => self.in_memory(name).map(Cow::Borrowed),
             ModelFiles::Source(source) => {
                 source.file(name).map(|bytes| Cow::Owned(bytes.into_owned())).ok_or_else(|| self.missing(name))
@@ -169,10 +169,10 @@ pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
 ///
 /// # Errors
 /// [`Error::Io`].
-pub(crate) fn read_at_most(path: &Path, most: u64) -> Result<Vec<u8>> {
+pub(crate) fn read_at_most(path: &Path, max: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(Error::io(path))?;
-    file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(Error::io(path))?;
+    file.take(max.saturating_add(1)).read_to_end(&mut bytes).map_err(Error::io(path))?;
     Ok(bytes)
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::files::checkpoint::bytes::Backing;
+use crate::files::checkpoint::bytes::Bytes;
 use crate::files::checkpoint::{Contents, Entry, TensorInfo, sort_by_name};
 
 /// Where the files and the tensors of a model come from: an archive, a network, random numbers.
@@ -47,14 +47,14 @@ pub(crate) fn contents(source: &Arc<dyn TensorSource>) -> Result<Contents> {
         bytes.ok_or_else(|| Error::format(object(), format!("its shape {shape:?} overflows")))?;
     }
     sort_by_name(path, &mut entries)?;
-    let backings = vec![Backing::Source(source.clone())];
+    let backings = vec![Bytes::Source(source.clone())];
     Ok(Contents { entries, unreadable: BTreeMap::new(), backings, metadata: source.metadata() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::files::{Checkpoint, ModelFiles, Stored};
+    use crate::files::{Checkpoint, ModelFiles, StorageDType};
 
     /// Tensors of `U8`, each element its number; `short` bytes are missing of every range.
     #[derive(Debug)]
@@ -75,7 +75,7 @@ mod tests {
         fn tensors(&self) -> Vec<TensorInfo> {
             let info = |(name, shape): &(&str, Vec<usize>)| TensorInfo {
                 name: (*name).to_owned(),
-                stored: Stored::U8,
+                stored: StorageDType::U8,
                 shape: shape.clone(),
             };
             self.shapes.iter().map(info).collect()

@@ -17,20 +17,20 @@ const BYTE_ORDER_MARK: &str = "\u{feff}";
 /// The text of `bytes`, without its byte order mark; `name` stands for it in messages.
 ///
 /// # Errors
-/// [`Error::Format`] for what is no UTF-8, with the encoding that it seems to be in or with the offset.
+/// [`Error::Format`] for what is not UTF-8, with the encoding that it seems to be in or with the offset.
 pub fn decode<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str> {
     if let Some(encoding) = other_encoding(bytes) {
         return Err(Error::format(name, format!("is text in {encoding}; save it as UTF-8")));
     }
     let text =
-        str::from_utf8(bytes).map_err(|e| Error::format(name, format!("is no UTF-8 at byte {}", e.valid_up_to())))?;
+        str::from_utf8(bytes).map_err(|e| Error::format(name, format!("is not UTF-8 at byte {}", e.valid_up_to())))?;
     Ok(text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text))
 }
 
 /// The JSON value of `bytes`; in messages `name` stands for it and `expected` ("JSON object") for what it should be.
 ///
 /// # Errors
-/// [`Error::Format`] for what is no such JSON, with line and column, and those of [`decode`].
+/// [`Error::Format`] for what is not such JSON, with line and column, and those of [`decode`].
 pub(crate) fn json<T: DeserializeOwned>(name: &str, bytes: &[u8], expected: &str) -> Result<T> {
     let text = decode(name, bytes)?;
     let value = serde_json::from_str(text).or_else(|error| match quoted_non_finite(text) {
@@ -105,7 +105,7 @@ mod tests {
             assert_eq!(refusal(text), "f: is text in UTF-16; save it as UTF-8");
         }
         assert!(refusal(b"\xff\xfe\0\0h\0\0\0").contains("UTF-32"));
-        assert_eq!(refusal(b"ab\xe9c"), "f: is no UTF-8 at byte 2");
+        assert_eq!(refusal(b"ab\xe9c"), "f: is not UTF-8 at byte 2");
     }
 
     #[test]

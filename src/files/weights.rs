@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::alloc::{COPY_CHUNK, room, zeros};
 use crate::error::{Error, Result};
-use crate::files::{Checkpoint, ModelFiles, Stored, TensorInfo};
+use crate::files::{Checkpoint, ModelFiles, StorageDType, TensorInfo};
 use crate::quant::int8;
 use crate::quant::{Bits, Packed, TILE_ROWS, WeightQuant, fill_stack, quantise, stack_words};
 use crate::tensor::{Pack, WeightPart, WeightRef};
@@ -89,13 +89,13 @@ impl Weights {
     /// floats, each with the tensor's name.
     pub fn load(&self, weight: &WeightRef) -> Result<Vec<u32>> {
         let words = match weight.pack {
-            Pack::F32 => match self.as_stored(weight, Stored::F32, |w| w & 0x7f80_0000 == 0x7f80_0000)? {
+            Pack::F32 => match self.as_stored(weight, StorageDType::F32, |w| w & 0x7f80_0000 == 0x7f80_0000)? {
                 Some(words) => words,
                 None => self.floats(weight)?.into_iter().map(f32::to_bits).collect(),
             },
             Pack::F16 => {
                 let broken = |w: u32| w & 0x7c00 == 0x7c00 || w & 0x7c00_0000 == 0x7c00_0000;
-                match self.as_stored(weight, Stored::F16, broken)? {
+                match self.as_stored(weight, StorageDType::F16, broken)? {
                     Some(words) => words,
                     None => self.halves(weight)?,
                 }
@@ -120,7 +120,7 @@ impl Weights {
 
     /// The words as they lie in the file, if all parts lie there in this form. None also if one is `broken`: the way
     /// through floats says which.
-    fn as_stored(&self, weight: &WeightRef, form: Stored, broken: fn(u32) -> bool) -> Result<Option<Vec<u32>>> {
+    fn as_stored(&self, weight: &WeightRef, form: StorageDType, broken: fn(u32) -> bool) -> Result<Option<Vec<u32>>> {
         let size = |p: &WeightPart| p.rows.len() * p.cols * form.size();
         let fits = |p: &WeightPart| {
             self.checkpoint.get(&p.name).is_some_and(|t| t.stored == form) && size(p).is_multiple_of(4)

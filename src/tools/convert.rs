@@ -11,9 +11,9 @@ use rayon::prelude::*;
 use crate::engine::open::{Progress, open_tokenizer};
 use crate::engine::options::Precision;
 use crate::error::{Error, Result};
+use crate::files::atomic::{Replacement, TEMPORARY};
 use crate::files::weights::{PACKED_KEY, PackedInfo};
-use crate::files::whole::{Replacement, TEMPORARY};
-use crate::files::{Checkpoint, ModelFiles, NewTensor, Stored, Tokenizer, Weights, write_tensors_into};
+use crate::files::{Checkpoint, ModelFiles, NewTensor, StorageDType, Tokenizer, Weights, write_tensors_into};
 use crate::models;
 use crate::models::{LoadOptions, Reads};
 use crate::tensor::{Pack, WeightPart, WeightRef};
@@ -156,7 +156,7 @@ impl Conversion<'_> {
 
 /// A tensor as it is written.
 struct OwnedTensor {
-    stored: Stored,
+    stored: StorageDType,
     shape: Vec<usize>,
     words: Vec<u32>,
     /// Bytes of `words` that are elements: an odd number of 16-bit ones leaves two behind.
@@ -203,7 +203,7 @@ fn pack_extras(weights: &Weights, names: &[&str], precision: Precision) -> Resul
 fn pack_one(weights: &Weights, name: &str, pack: Pack) -> Result<(OwnedTensor, Option<PackedInfo>)> {
     let (part, shape) = whole(weights, name)?;
     let elements: usize = shape.iter().product();
-    let dense = |stored: Stored| -> Result<OwnedTensor> {
+    let dense = |stored: StorageDType| -> Result<OwnedTensor> {
         let size = stored.size();
         let words = weights.load(&WeightRef { parts: vec![part.clone()], pack })?;
         if 4 * words.len() < size * elements {
@@ -213,8 +213,8 @@ fn pack_one(weights: &Weights, name: &str, pack: Pack) -> Result<(OwnedTensor, O
         Ok(OwnedTensor { stored, shape: shape.clone(), words, bytes: size * elements })
     };
     match pack {
-        Pack::F32 => Ok((dense(Stored::F32)?, None)),
-        Pack::F16 => Ok((dense(Stored::F16)?, None)),
+        Pack::F32 => Ok((dense(StorageDType::F32)?, None)),
+        Pack::F16 => Ok((dense(StorageDType::F16)?, None)),
         // Made when a model is opened: a file keeps what it is made from.
         Pack::Int8 => pack_one(weights, name, Pack::F32),
         Pack::Ternary(rule) => {
@@ -223,7 +223,7 @@ fn pack_one(weights: &Weights, name: &str, pack: Pack) -> Result<(OwnedTensor, O
             let info = PackedInfo { rows: matrix.rows, cols: matrix.cols, bits, scale_bits };
             let (n, words) = (matrix.words.len(), matrix.words.into_owned());
             weights.release(&part);
-            Ok((OwnedTensor { stored: Stored::U32, shape: vec![n], words, bytes: 4 * n }, Some(info)))
+            Ok((OwnedTensor { stored: StorageDType::U32, shape: vec![n], words, bytes: 4 * n }, Some(info)))
         }
     }
 }

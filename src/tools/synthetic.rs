@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::files::weights::{PACKED_KEY, PackedInfo};
-use crate::files::{ModelFiles, Stored, TensorInfo, TensorSource, Weights};
+use crate::files::{ModelFiles, StorageDType, TensorInfo, TensorSource, Weights};
 use crate::models::{EmberNet, EmberNetConfig, TensorRequest};
 use crate::ops::split_mix;
 use crate::quant::Bits;
@@ -124,11 +124,11 @@ impl Fill {
         }
     }
 
-    fn stored(self) -> Stored {
+    fn stored(self) -> StorageDType {
         match self {
-            Fill::Norm | Fill::Exact => Stored::F32,
-            Fill::Half => Stored::F16,
-            Fill::Ternary => Stored::U32,
+            Fill::Norm | Fill::Exact => StorageDType::F32,
+            Fill::Half => StorageDType::F16,
+            Fill::Ternary => StorageDType::U32,
         }
     }
 

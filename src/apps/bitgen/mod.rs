@@ -212,7 +212,7 @@ impl BitGen {
     /// another one.
     ///
     /// # Errors
-    /// As [`crate::files::Weights::open`] if the file has changed since the model was opened.
+    /// As [`Weights::open`](crate::files::Weights::open) if the file has changed since the model was opened.
     pub fn fingerprint(&self) -> Result<String> {
         fingerprint(&self.files, &self.model.feature_tensors())
     }

@@ -13,7 +13,7 @@ use crate::apps::bitgen::similarity::length;
 use crate::apps::picture_index::walk::is_inside;
 use crate::apps::picture_index::{Folder, Picture, Table};
 use crate::error::{Error, Result};
-use crate::files::{Checkpoint, NewTensor, Stored, write_tensors};
+use crate::files::{Checkpoint, NewTensor, StorageDType, write_tensors};
 
 /// The metadata entry that tells an index, with its version.
 const KEY: &str = "ternion.pictures";
@@ -72,14 +72,14 @@ pub(crate) fn read(path: &Path) -> Result<(String, Table)> {
         }
     }
     let (hashes, width, features) = {
-        let tensor = |name: &str, stored: Stored, rank: usize| {
+        let tensor = |name: &str, stored: StorageDType, rank: usize| {
             let found = checkpoint.get(name).ok_or_else(|| broken(format!("has no tensor {name}")))?;
             let fits = found.stored == stored && found.shape.len() == rank;
             let is = || format!("its tensor {name} is {:?} of {}", found.shape, found.stored);
             if fits { Ok(found.shape.clone()) } else { Err(broken(is())) }
         };
-        tensor(PICTURES, Stored::U8, 1)?;
-        let shape = tensor(FEATURES, Stored::F32, 2)?;
+        tensor(PICTURES, StorageDType::U8, 1)?;
+        let shape = tensor(FEATURES, StorageDType::F32, 2)?;
         (shape[0], shape[1], checkpoint.read_f32(FEATURES, 0..shape[0] * shape[1])?)
     };
     let json = checkpoint.bytes(PICTURES)?;
@@ -152,8 +152,8 @@ pub(crate) fn write(path: &Path, model: &str, table: &Table) -> Result<()> {
     let json = serde_json::to_vec(&json).map_err(|e| Error::format(path.display(), e))?;
     let features = bytemuck::cast_slice(&table.features);
     let tensors = [
-        (FEATURES, NewTensor { stored: Stored::F32, shape: &[table.hashes.len(), table.width], bytes: features }),
-        (PICTURES, NewTensor { stored: Stored::U8, shape: &[json.len()], bytes: &json }),
+        (FEATURES, NewTensor { stored: StorageDType::F32, shape: &[table.hashes.len(), table.width], bytes: features }),
+        (PICTURES, NewTensor { stored: StorageDType::U8, shape: &[json.len()], bytes: &json }),
     ];
     write_tensors(path, tensors, &[(KEY, VERSION.to_owned())])
 }

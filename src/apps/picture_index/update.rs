@@ -152,7 +152,7 @@ impl PictureIndex {
         let name = folder.strip_prefix(&home).unwrap_or(&folder);
         let name = if name.as_os_str().is_empty() { Path::new(".") } else { name };
         let name = name.to_str().map(str::to_owned);
-        name.ok_or_else(|| Error::argument(folder.display(), "its name is no UTF-8, so it cannot be kept; rename it"))
+        name.ok_or_else(|| Error::argument(folder.display(), "its name is not UTF-8, so it cannot be kept; rename it"))
     }
 
     /// Makes a folder one of the index's; the one that has its pictures is returned.

@@ -84,7 +84,7 @@ fn look(folder: &Path, path: &Path) -> Result<Option<File>> {
     }
     let inside = path.strip_prefix(folder).unwrap_or(path);
     let parts: Option<Vec<&str>> = inside.components().map(|part| part.as_os_str().to_str()).collect();
-    let unnamed = || Error::format(path.display(), "its name is no UTF-8, so it cannot be kept; rename it");
+    let unnamed = || Error::format(path.display(), "its name is not UTF-8, so it cannot be kept; rename it");
     let path = parts.ok_or_else(unnamed)?.join("/");
     Ok(Some(File { path, bytes: found.len(), modified: modified(&found) }))
 }

@@ -1,5 +1,9 @@
 //! Which keys BitGenModel's attention layers see and keep, call by call.
 
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+
 /// Which keys attention sees and keeps, call by call.
 ///
 /// Both ways keep sinks, the first keys of a text, and a window, the last ones (Xiao et al. 2023, StreamingLLM). With `s`
@@ -24,6 +28,19 @@ pub enum RobotAttention {
     Original,
     /// As sinks with a sliding window are meant: the text's first tokens are kept for good.
     Streaming,
+}
+
+impl FromStr for RobotAttention {
+    type Err = Error;
+
+    /// `original` or `streaming`.
+    fn from_str(s: &str) -> Result<Self> {
+        match s {
+            "original" => Ok(RobotAttention::Original),
+            "streaming" => Ok(RobotAttention::Streaming),
+            _ => Err(Error::argument("attention", format!("is {s:?}, expected original or streaming"))),
+        }
+    }
 }
 
 /// How far attention reaches.

@@ -34,7 +34,7 @@ pub struct BarsFigure {
     device: String,
     bars: Vec<Bar>,
     /// Number at the end of the longest bar.
-    most: f64,
+    max: f64,
     /// Left edge of the bars.
     left: i32,
     width: i32,
@@ -67,12 +67,12 @@ impl BarsFigure {
         let left = MARGIN + names + 12;
         let texts = [wide(&title, SIZES[0]), wide(&device, SIZES[1])].map(|w| w + 2 * MARGIN);
         let width = texts.into_iter().fold(left + BAR[0] + 14 + labels + MARGIN, i32::max);
-        BarsFigure { title, device, bars, most: f64::from(Scale::up_to(ends as f32).most), left, width }
+        BarsFigure { title, device, bars, max: f64::from(Scale::up_to(ends as f32).max), left, width }
     }
 
     /// Where a number is on the scale.
     fn at(&self, number: f64) -> i32 {
-        self.left + (f64::from(BAR[0]) * (number / self.most).clamp(0.0, 1.0)).round() as i32
+        self.left + (f64::from(BAR[0]) * (number / self.max).clamp(0.0, 1.0)).round() as i32
     }
 
     /// Lower end of the bars.
@@ -107,10 +107,10 @@ impl Figure for BarsFigure {
         let line = self.bottom();
         paper.rectangle((self.left, line), (self.left + BAR[0], line + 1), GREY)?;
         for part in 0..=4 {
-            let number = self.most * f64::from(part) / 4.0;
-            let places = if self.most >= 40.0 {
+            let number = self.max * f64::from(part) / 4.0;
+            let places = if self.max >= 40.0 {
                 0
-            } else if self.most >= 4.0 {
+            } else if self.max >= 4.0 {
                 1
             } else {
                 3

@@ -17,9 +17,9 @@ const STEPS: i32 = 128;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scale {
     /// The smallest number.
-    pub least: f32,
+    pub min: f32,
     /// The largest number.
-    pub most: f32,
+    pub max: f32,
     /// Digits behind the point of numbers; none: they are shares, written as percentages.
     digits: Option<usize>,
 }
@@ -29,13 +29,13 @@ impl Scale {
     pub fn up_to(largest: f32) -> Self {
         let unit = 10f32.powi(largest.max(1e-6).log10().floor() as i32);
         let round = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0].map(|n| n * unit);
-        let most = round.into_iter().find(|&r| r >= largest * 0.9999).unwrap_or(10.0 * unit);
-        Scale { least: 0.0, most, digits: None }
+        let max = round.into_iter().find(|&r| r >= largest * 0.9999).unwrap_or(10.0 * unit);
+        Scale { min: 0.0, max, digits: None }
     }
 
     /// A scale of numbers of any sign that begins and ends with a round one and holds `least` to `most`.
-    pub fn between(least: f32, most: f32) -> Self {
-        let range = (most - least).max(1e-3);
+    pub fn between(min: f32, max: f32) -> Self {
+        let range = (max - min).max(1e-3);
         let power = range.log10().floor() as i32;
         let ten = 10f32.powi(power);
         let unit = ten
@@ -47,14 +47,14 @@ impl Scale {
                 0.2
             };
         // A round number is not taken for one beside it; numbers that are all equal lie at the scale's beginning.
-        let (least, most) = ((least / unit + 1e-3).floor(), (most / unit - 1e-3).ceil());
+        let (min, max) = ((min / unit + 1e-3).floor(), (max / unit - 1e-3).ceil());
         let digits = Some(usize::try_from(1 - power).unwrap_or(0));
-        Scale { least: least * unit, most: most.max(least + 1.0) * unit, digits }
+        Scale { min: min * unit, max: max.max(min + 1.0) * unit, digits }
     }
 
     /// The colour of a number.
     pub fn colour(self, number: f32) -> RGBColor {
-        ViridisRGB.get_color_normalized(number.clamp(self.least, self.most), self.least, self.most)
+        ViridisRGB.get_color_normalized(number.clamp(self.min, self.max), self.min, self.max)
     }
 
     /// The colour of a number's cell: where it is a share of 0, none of the scale's.
@@ -156,14 +156,14 @@ impl<B: DrawingBackend> Paper<'_, B> {
     /// A bar of the scale's colours with numbers at its right; `what` says above it what they count.
     pub fn bar(&self, scale: Scale, (x, y): (i32, i32), height: i32, what: &str) -> Drawn<B> {
         for step in 0..STEPS {
-            let colour = scale.colour(scale.least + (scale.most - scale.least) * (step as f32 + 0.5) / STEPS as f32);
+            let colour = scale.colour(scale.min + (scale.max - scale.min) * (step as f32 + 0.5) / STEPS as f32);
             let [top, bottom] = [step + 1, step].map(|s| y + height - height * s / STEPS);
             self.rectangle((x, top), (x + BAR, bottom), colour)?;
         }
         for part in 0..=2 {
             let at = y + height - height * part / 2;
             self.rectangle((x + BAR, at - i32::from(part == 2)), (x + BAR + 5, at + i32::from(part != 2)), GREY)?;
-            let number = scale.least + (scale.most - scale.least) * part as f32 / 2.0;
+            let number = scale.min + (scale.max - scale.min) * part as f32 / 2.0;
             self.text(&scale.label(number), (x + BAR + 9, at), 15.0, INK, Align::Left)?;
         }
         self.text(what, (x, y - 18), 15.0, INK, Align::Left)
@@ -176,10 +176,10 @@ mod tests {
 
     #[test]
     fn scales_end_with_round_numbers() {
-        for (largest, most) in [(0.37, 0.4), (0.4, 0.4), (0.61, 0.8), (0.95, 1.0), (0.031, 0.04), (1.0, 1.0)] {
-            assert!((Scale::up_to(largest).most - most).abs() < 1e-6, "{largest}");
+        for (largest, max) in [(0.37, 0.4), (0.4, 0.4), (0.61, 0.8), (0.95, 1.0), (0.031, 0.04), (1.0, 1.0)] {
+            assert!((Scale::up_to(largest).max - max).abs() < 1e-6, "{largest}");
         }
-        assert!(Scale::up_to(0.0).most > 0.0);
+        assert!(Scale::up_to(0.0).max > 0.0);
     }
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
         ] {
             let scale = Scale::between(numbers[0], numbers[1]);
             let near = |a: f32, b: f32| (a - b).abs() < 1e-5 * b.abs().max(1.0);
-            assert!(near(scale.least, ends[0]) && near(scale.most, ends[1]), "{numbers:?}: {scale:?}");
+            assert!(near(scale.min, ends[0]) && near(scale.max, ends[1]), "{numbers:?}: {scale:?}");
             assert_eq!(scale.label(numbers[0]), label);
             assert_eq!(scale.short(numbers[0]), label);
         }

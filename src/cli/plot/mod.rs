@@ -24,7 +24,7 @@ use plotters::coord::Shift;
 use plotters::prelude::{BitMapBackend, DrawingArea, DrawingAreaErrorKind, DrawingBackend, IntoDrawingArea};
 use plotters::prelude::{RGBColor, SVGBackend, WHITE};
 use same_file::is_same_file;
-use ternion::files::{Image, whole};
+use ternion::files::{Image, atomic};
 use ternion::{Error, Result};
 
 use attention::AttentionFigure;
@@ -78,9 +78,9 @@ pub trait Figure {
 ///
 /// # Errors
 /// [`Error::Argument`] if its bytes are not those of its size.
-fn fitted(picture: &Image, most: u32) -> Result<Image> {
+fn fitted(picture: &Image, max: u32) -> Result<Image> {
     let (w, h) = (picture.width as u32, picture.height as u32);
-    let scale = f64::from(most) / f64::from(w.max(h));
+    let scale = f64::from(max) / f64::from(w.max(h));
     let side = |n: u32| ((f64::from(n) * scale).round() as u32).max(1);
     let broken = || Error::argument("image", "its bytes are not those of its size");
     let rgb = RgbImage::from_raw(w, h, picture.rgb.clone()).ok_or_else(broken)?;
@@ -105,7 +105,7 @@ impl PlotFile {
     /// A file at `path`, which `option` asked for.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a name that does not end in .svg or .png and for a file that is no plot, which would be
+    /// [`Error::Argument`] for a name that does not end in .svg or .png and for a file that is not a plot, which would be
     /// replaced; [`Error::Io`] if nothing can be written there.
     pub fn new(option: &str, path: &OsStr) -> Result<Self> {
         let path = PathBuf::from(path);
@@ -124,7 +124,7 @@ impl PlotFile {
                 "is no plot that this program has drawn, and would be overwritten; give the name of a new file";
             return Err(Error::argument(path.display(), problem));
         }
-        whole::check_writable(&path)?;
+        atomic::check_writable(&path)?;
         Ok(PlotFile { path, format })
     }
 
@@ -152,11 +152,11 @@ impl PlotFile {
             Format::Png => png(font, figure),
         };
         let bytes = bytes.map_err(|problem| Error::format(self.path.display(), problem))?;
-        whole::write(&self.path, bytes)
+        atomic::write(&self.path, bytes)
     }
 }
 
-/// Whether there is no file, an empty one, one that was drawn here, or what is no ordinary file.
+/// Whether there is no file, an empty one, one that was drawn here, or what is not an ordinary file.
 fn is_replaceable(path: &Path) -> io::Result<bool> {
     match fs::metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),

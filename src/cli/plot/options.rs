@@ -41,7 +41,7 @@ impl PlotArgs {
     ///
     /// # Errors
     /// [`Error::Unsupported`] if anything is, with the option and `model`.
-    pub fn refuse(&self, model: &str) -> Result<()> {
+    pub fn reject(&self, model: &str) -> Result<()> {
         let asked = [("routing", self.routing.is_some()), ("attention", !self.attention.is_empty())];
         let refused = |(option, _): &(&str, bool)| {
             let object = format!("--{option} with {model}");

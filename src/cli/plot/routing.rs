@@ -8,9 +8,9 @@ use crate::cli::plot::heat::{Cells, Scale};
 use crate::cli::plot::text::{Align, Font};
 use crate::cli::plot::{ANSWER, Drawn, Figure, GREY, INK, Paper};
 
-/// Most tokens that are drawn: those at the end.
+/// Maximum number of tokens that are drawn: those at the end.
 const MOST_TOKENS: usize = 360;
-/// Most tokens side by side.
+/// Maximum number of tokens side by side.
 const MOST_IN_LINE: usize = 45;
 /// Room around everything.
 const MARGIN: i32 = 28;
@@ -58,8 +58,8 @@ impl<'a> RoutingFigure<'a> {
         let below = widest(&tokens) * 11 / 10 + 16;
 
         let height = (560 / routing.experts.max(1)).clamp(10, 28) as i32;
-        let cells = |columns: usize, y: i32, [least, most]: [usize; 2]| {
-            let width = (WIDEST / columns.max(1)).clamp(least, most) as i32;
+        let cells = |columns: usize, y: i32, [min, max]: [usize; 2]| {
+            let width = (WIDEST / columns.max(1)).clamp(min, max) as i32;
             Cells { x: left, y, width, height, columns, rows: routing.experts }
         };
         let by_layer = cells(routing.layers(), MARGIN + LINES[0] + 2 * LINES[1] + 14, [4, 60]);

@@ -53,8 +53,8 @@ impl<'a> SimilarityFigure<'a> {
         names: &[String],
         thumbs: Vec<Image>,
     ) -> Self {
-        let cut = |all: &[String], most: f64| -> Vec<String> {
-            all.iter().map(|text| font.cut(&font.shown(text), SIZES[1], most)).collect()
+        let cut = |all: &[String], max: f64| -> Vec<String> {
+            all.iter().map(|text| font.cut(&font.shown(text), SIZES[1], max)).collect()
         };
         let (texts, names) = (cut(texts, LONGEST[0]), cut(names, LONGEST[1]));
         // A viewer without the font may have a wider one.
@@ -66,8 +66,8 @@ impl<'a> SimilarityFigure<'a> {
         let (x, y) = (MARGIN + widest(&texts) + 14, TOP + thumb);
         let cells = Cells { x, y, width: cell_width(columns), height, columns, rows };
         let all = || values.iter().flatten().copied();
-        let (least, most) = (all().fold(f32::INFINITY, f32::min), all().fold(f32::NEG_INFINITY, f32::max));
-        let scale = if shares { Scale::up_to(1.0) } else { Scale::between(least, most) };
+        let (min, max) = (all().fold(f32::INFINITY, f32::min), all().fold(f32::NEG_INFINITY, f32::max));
+        let scale = if shares { Scale::up_to(1.0) } else { Scale::between(min, max) };
         let note_end = MARGIN + font.width(&note, SIZES[1]) as i32 * 11 / 10;
         let width = (cells.right() + BAR_ROOM).max(note_end) + MARGIN;
         let below = (cells.bottom() + widest(&names) + 16).max(cells.y + 100);

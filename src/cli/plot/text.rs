@@ -67,13 +67,13 @@ impl Font {
     }
 
     /// The text, or as much of its beginning as fits in a width, with `…` behind.
-    pub fn cut(&self, text: &str, size: f64, most: f64) -> String {
-        if self.width(text, size) <= most {
+    pub fn cut(&self, text: &str, size: f64, max: f64) -> String {
+        if self.width(text, size) <= max {
             return text.to_owned();
         }
         let ends = text.char_indices().map(|(i, _)| i).rev();
         let shorter = ends.map(|end| format!("{}{CUT}", &text[..end]));
-        shorter.into_iter().find(|cut| self.width(cut, size) <= most).unwrap_or_default()
+        shorter.into_iter().find(|cut| self.width(cut, size) <= max).unwrap_or_default()
     }
 
     /// Calls `each` with the characters and the places where they begin; at last with none, and the end.

@@ -10,7 +10,7 @@ use etcetera::BaseStrategy;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::files::whole;
+use crate::files::atomic;
 use crate::plan::{Caps, Choices};
 
 /// Names the folder of the cache; empty: there is none.
@@ -140,7 +140,7 @@ impl Cache {
     fn write(&self, path: &Path, file: &File) -> Result<()> {
         fs::create_dir_all(&self.0).map_err(Error::io(&self.0))?;
         let text = serde_json::to_string_pretty(file).map_err(|e| Error::format(path.display(), e))?;
-        whole::write(path, text + "\n")
+        atomic::write(path, text + "\n")
     }
 }
 

@@ -13,7 +13,7 @@ use crate::files::TensorSource;
 /// The bytes behind tensors: a mapped file, what the program holds, what was inflated from a compressed archive entry, or
 /// what a source gives on demand.
 #[derive(Debug)]
-pub(crate) enum Backing {
+pub(crate) enum Bytes {
     Map(Mmap),
     Static(&'static [u8]),
     Inflated(Vec<u8>),
@@ -21,20 +21,20 @@ pub(crate) enum Backing {
     Source(Arc<dyn TensorSource>),
 }
 
-impl Backing {
+impl Bytes {
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
-            Backing::Map(map) => map,
-            Backing::Static(bytes) => bytes,
-            Backing::Inflated(bytes) => bytes,
-            Backing::Source(_) => &[],
+            Bytes::Map(map) => map,
+            Bytes::Static(bytes) => bytes,
+            Bytes::Inflated(bytes) => bytes,
+            Bytes::Source(_) => &[],
         }
     }
 
     /// Drops the pages under `range` from resident memory; the next read brings them back from the file.
     #[cfg(unix)]
     pub(crate) fn release(&self, range: &Range<usize>) {
-        if let Backing::Map(map) = self
+        if let Bytes::Map(map) = self
             && !range.is_empty()
             && range.end <= map.len()
         {
@@ -53,7 +53,7 @@ impl Backing {
 }
 
 /// Maps a regular, non-empty file for reading.
-pub(crate) fn map_file(path: &Path) -> Result<Backing> {
+pub(crate) fn map_file(path: &Path) -> Result<Bytes> {
     let kind = std::fs::metadata(path).map_err(Error::io(path))?;
     // Opening a pipe would block for ever, so this comes first.
     if !kind.is_file() {
@@ -65,28 +65,28 @@ pub(crate) fn map_file(path: &Path) -> Result<Backing> {
     let file = File::open(path).map_err(Error::io(path))?;
     // SAFETY: The map is read-only, and `Checkpoint` documents that the file must not change while it is open. What is
     // read from it is plain bytes, validated before use as lengths or offsets.
-    unsafe { Mmap::map(&file) }.map(Backing::Map).map_err(Error::io(path))
+    unsafe { Mmap::map(&file) }.map(Bytes::Map).map_err(Error::io(path))
 }
 
 /// The forms of a single checkpoint file.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum FileFormat {
     Safetensors,
     TorchZip,
 }
 
 /// What `bytes`, the content of `path`, is; an error for the known things that are not a checkpoint.
-pub(crate) fn recognise(path: &Path, bytes: &[u8]) -> Result<Form> {
+pub(crate) fn recognise(path: &Path, bytes: &[u8]) -> Result<FileFormat> {
     let file = path.display();
     if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06") {
-        return Ok(Form::TorchZip);
+        return Ok(FileFormat::TorchZip);
     }
     if bytes.starts_with(b"version https://git-lfs") {
         let problem = "is a Git LFS pointer, not the model file itself; run `git lfs pull` to fetch it";
         return Err(Error::format(file, problem));
     }
     if bytes.get(8) == Some(&b'{') {
-        return Ok(Form::Safetensors);
+        return Ok(FileFormat::Safetensors);
     }
     if bytes.trim_ascii_start().starts_with(b"<") {
         return Err(Error::format(file, "is an HTML or XML page, not a model file; the download went wrong"));
@@ -105,7 +105,7 @@ pub(crate) fn recognise(path: &Path, bytes: &[u8]) -> Result<Form> {
         let problem = format!("is not a model file: it has {} bytes, a header alone has 8", bytes.len());
         return Err(Error::format(file, problem));
     }
-    Ok(Form::Safetensors)
+    Ok(FileFormat::Safetensors)
 }
 
 fn unsupported<T>(path: &Path, problem: &str) -> Result<T> {
@@ -123,8 +123,12 @@ mod tests {
     #[test]
     fn a_file_is_known_by_its_first_bytes() {
         let form = |bytes| recognise(Path::new("m"), bytes).unwrap();
-        assert_eq!(form(b"PK\x03\x04..."), Form::TorchZip);
-        assert_eq!(form(b"\x80\x02\0\0\0\0\0\0{\"a\":1}"), Form::Safetensors, "a header of 640 bytes is no pickle");
+        assert_eq!(form(b"PK\x03\x04..."), FileFormat::TorchZip);
+        assert_eq!(
+            form(b"\x80\x02\0\0\0\0\0\0{\"a\":1}"),
+            FileFormat::Safetensors,
+            "a header of 640 bytes is no pickle"
+        );
     }
 
     #[test]

@@ -1,4 +1,8 @@
-//! A checkpoint of any form as a set of named tensors.
+//! A checkpoint of any format as a set of named tensors.
+//!
+//! In reading order: this file ([`Checkpoint`]); `bytes` (mapped files, and which format a file has); `storage_dtype`
+//! (element types in files); `safetensors`; `torch` (zip archives, which hold a pickle: `pickle`, `pickle_objects`,
+//! `pickle_calls`); `sharded` (an index and its shards); `names` (prefixes that trainers add).
 
 pub(crate) mod bytes;
 pub(crate) mod names;
@@ -18,8 +22,8 @@ use std::path::{Path, PathBuf};
 
 use crate::alloc::room;
 use crate::error::{Error, Result};
-use crate::files::checkpoint::bytes::{Backing, Form, map_file, recognise};
-use crate::files::{ModelFiles, Stored, source};
+use crate::files::checkpoint::bytes::{Bytes, FileFormat, map_file, recognise};
+use crate::files::{ModelFiles, StorageDType, source};
 
 /// The names looked for in a directory, first match wins: a single file before an index of several, as on the hub.
 const FILE_NAMES: [&str; 6] = [
@@ -32,7 +36,7 @@ const FILE_NAMES: [&str; 6] = [
 ];
 /// Ends of the names of files that may hold weights in one form or another, for messages.
 const WEIGHT_FILES: [&str; 10] = ["safetensors", "bin", "pt", "pth", "ckpt", "gguf", "onnx", "h5", "msgpack", "npz"];
-/// The most of them that a message lists.
+/// Maximum number of them that a message lists.
 const MAX_LISTED: usize = 5;
 
 /// The entry of [`Checkpoint::metadata`] with what a trainer's torch file holds under this name beside the tensors, its
@@ -45,7 +49,7 @@ pub struct TensorInfo {
     /// The tensor's name, without what wrappers for training put around it.
     pub name: String,
     /// The number format in the file.
-    pub stored: Stored,
+    pub stored: StorageDType,
     /// The dimensions, outermost first; at most 8, empty for a scalar.
     pub shape: Vec<usize>,
 }
@@ -77,7 +81,7 @@ pub(crate) type Unreadable = BTreeMap<String, String>;
 pub(crate) struct Contents {
     pub(crate) entries: Vec<Entry>,
     pub(crate) unreadable: Unreadable,
-    pub(crate) backings: Vec<Backing>,
+    pub(crate) backings: Vec<Bytes>,
     pub(crate) metadata: BTreeMap<String, String>,
 }
 
@@ -99,7 +103,7 @@ impl Checkpoint {
     /// ([`Checkpoint::unreadable`]).
     ///
     /// # Errors
-    /// [`Error::Io`] for what cannot be opened, [`Error::Format`] for what is no checkpoint or a broken one (with the
+    /// [`Error::Io`] for what cannot be opened, [`Error::Format`] for what is not a checkpoint or a broken one (with the
     /// offset, tensor or key), [`Error::MissingTensors`] for shards that lack tensors, [`Error::Unsupported`] for
     /// forms to save anew, [`Error::Limit`] for compressed archives that inflate to too much.
     pub fn open(files: impl Into<ModelFiles>) -> Result<Self> {
@@ -114,13 +118,13 @@ impl Checkpoint {
         let file = match &files {
             ModelFiles::Disk(_) if path.to_string_lossy().ends_with(".index.json") => None,
             ModelFiles::Disk(_) => Some(map_file(&path)?),
-            _ => Some(Backing::Static(files.in_memory(ModelFiles::CHECKPOINT)?)),
+            _ => Some(Bytes::Static(files.in_memory(ModelFiles::CHECKPOINT)?)),
         };
         let mut contents = match file {
             None => sharded::read(&path)?,
             Some(file) => match recognise(&path, file.bytes())? {
-                Form::Safetensors => safetensors::read(&path, file)?,
-                Form::TorchZip => torch::read(&path, file)?,
+                FileFormat::Safetensors => safetensors::read(&path, file)?,
+                FileFormat::TorchZip => torch::read(&path, file)?,
             },
         };
         names::unwrap(&path, &mut contents)?;
@@ -203,7 +207,7 @@ impl Checkpoint {
     /// [`Error::MissingTensors`] if there is no such tensor, [`Error::Unsupported`] if its format is not u32.
     pub fn read_words(&self, name: &str) -> Result<Cow<'_, [u32]>> {
         let entry = self.entry(name)?;
-        if entry.info.stored != Stored::U32 {
+        if entry.info.stored != StorageDType::U32 {
             return Err(self.wrong_format(&entry.info, "u32"));
         }
         let bytes = self.element_bytes(entry, 0..entry.info.elements())?;
@@ -258,7 +262,7 @@ impl Checkpoint {
         // Readers make no entry whose bytes are not there; if one did, zeros would be weights in silence.
         let broken = || Error::format(format!("{}: tensor {name:?}", self.path.display()), "its bytes are not there");
         let size = stored.size();
-        if let Some(Backing::Source(source)) = backing {
+        if let Some(Bytes::Source(source)) = backing {
             let len = size * elements.len();
             let bytes = source.read(name, elements)?;
             return if bytes.len() == len { Ok(Cow::Owned(bytes)) } else { Err(broken()) };
@@ -352,7 +356,7 @@ mod tests {
     use super::*;
 
     fn named(name: &str) -> Entry {
-        let info = TensorInfo { name: name.to_string(), stored: Stored::U8, shape: vec![] };
+        let info = TensorInfo { name: name.to_string(), stored: StorageDType::U8, shape: vec![] };
         Entry { info, backing: 0, bytes: 0..0, strides: None }
     }
 

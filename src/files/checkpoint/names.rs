@@ -74,12 +74,12 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::super::TensorInfo;
-    use super::super::storage_dtype::Stored;
+    use super::super::storage_dtype::StorageDType;
     use super::*;
 
     fn unwrapped(names: &[&str]) -> Vec<String> {
         let entry = |name: &&str| {
-            let info = TensorInfo { name: name.to_string(), stored: Stored::U8, shape: vec![] };
+            let info = TensorInfo { name: name.to_string(), stored: StorageDType::U8, shape: vec![] };
             Entry { info, backing: 0, bytes: 0..0, strides: None }
         };
         let entries: Vec<Entry> = names.iter().map(entry).collect();
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn a_common_prefix_has_whole_parts() {
         let prefix = |names: &[&str]| {
-            let info = |name: &&str| TensorInfo { name: name.to_string(), stored: Stored::U8, shape: vec![] };
+            let info = |name: &&str| TensorInfo { name: name.to_string(), stored: StorageDType::U8, shape: vec![] };
             let entries: Vec<Entry> =
                 names.iter().map(|name| Entry { info: info(name), backing: 0, bytes: 0..0, strides: None }).collect();
             common_prefix(&entries).to_owned()

@@ -1,7 +1,8 @@
-//! A reader of pickles as data: values are built, nothing is imported or called.
+//! Pickle, the format inside torch files, first part: the machine that runs the opcodes.
 //!
-//! Only the opcodes that torch.save writes are known. Values lie in one list and refer to each other by index, so a
-//! deep or cyclic pickle neither recurses when it is read nor when it is dropped, and one count bounds all memory.
+//! A pickle is read as data: values are built, nothing is imported or called. Only the opcodes that `torch.save` writes are
+//! known. Values lie in one list and refer to each other by index, so a deep or cyclic pickle does not recurse, neither
+//! when it is read nor when it is dropped, and one count bounds all memory.
 
 use std::collections::HashMap;
 
@@ -9,7 +10,7 @@ use crate::files::checkpoint::pickle_calls;
 use crate::files::checkpoint::pickle_calls::Made;
 use crate::files::checkpoint::pickle_objects::{Global, Id, Node, Pickle};
 
-/// The most opcodes of a pickle. Each adds at most one value of constant size; a large checkpoint has 100 thousand.
+/// Maximum number of opcodes of a pickle. Each adds at most one value of constant size; a large checkpoint has 100 thousand.
 const MAX_OPS: usize = 4_000_000;
 
 /// Why a pickle cannot be read, and the offset of the opcode in it.

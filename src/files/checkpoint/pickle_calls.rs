@@ -1,8 +1,10 @@
-//! What the calls in a pickle mean: one table of the functions and classes that torch.save writes for dense tensors and
-//! parameters. Nothing is called; a call that is not in the table makes an opaque object.
+//! Pickle, third part: what the calls in a pickle mean.
+//!
+//! One table lists the functions and classes that `torch.save` writes for dense tensors and parameters. Nothing is called;
+//! a call that is not in the table makes an opaque object.
 
 use crate::files::checkpoint::pickle_objects::{Global, Id, Node, Pickle, RawTensor};
-use crate::files::checkpoint::storage_dtype::Stored;
+use crate::files::checkpoint::storage_dtype::StorageDType;
 
 /// What a name in a pickle stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,9 +20,9 @@ enum Meaning {
     /// A class that is a tensor and nothing more.
     TensorClass,
     /// A storage; without a format, its elements are bytes.
-    Storage(Option<Stored>),
+    Storage(Option<StorageDType>),
     /// A number format.
-    Format(Stored),
+    Format(StorageDType),
 }
 
 /// The arguments behind a tensor's strides.
@@ -68,39 +70,39 @@ fn meaning(global: Global) -> Option<Meaning> {
     }
 }
 
-fn storage_class(name: &str) -> Option<Stored> {
+fn storage_class(name: &str) -> Option<StorageDType> {
     Some(match name {
-        "DoubleStorage" => Stored::F64,
-        "FloatStorage" => Stored::F32,
-        "HalfStorage" => Stored::F16,
-        "BFloat16Storage" => Stored::BF16,
-        "LongStorage" => Stored::I64,
-        "IntStorage" => Stored::I32,
-        "ShortStorage" => Stored::I16,
-        "CharStorage" => Stored::I8,
-        "ByteStorage" => Stored::U8,
-        "BoolStorage" => Stored::Bool,
+        "DoubleStorage" => StorageDType::F64,
+        "FloatStorage" => StorageDType::F32,
+        "HalfStorage" => StorageDType::F16,
+        "BFloat16Storage" => StorageDType::BF16,
+        "LongStorage" => StorageDType::I64,
+        "IntStorage" => StorageDType::I32,
+        "ShortStorage" => StorageDType::I16,
+        "CharStorage" => StorageDType::I8,
+        "ByteStorage" => StorageDType::U8,
+        "BoolStorage" => StorageDType::Bool,
         _ => return None,
     })
 }
 
-fn format(name: &str) -> Option<Stored> {
+fn format(name: &str) -> Option<StorageDType> {
     Some(match name {
-        "float64" | "double" => Stored::F64,
-        "float32" | "float" => Stored::F32,
-        "float16" | "half" => Stored::F16,
-        "bfloat16" => Stored::BF16,
-        "float8_e4m3fn" => Stored::F8E4M3,
-        "float8_e5m2" => Stored::F8E5M2,
-        "int64" | "long" => Stored::I64,
-        "int32" | "int" => Stored::I32,
-        "int16" | "short" => Stored::I16,
-        "int8" => Stored::I8,
-        "uint64" => Stored::U64,
-        "uint32" => Stored::U32,
-        "uint16" => Stored::U16,
-        "uint8" => Stored::U8,
-        "bool" => Stored::Bool,
+        "float64" | "double" => StorageDType::F64,
+        "float32" | "float" => StorageDType::F32,
+        "float16" | "half" => StorageDType::F16,
+        "bfloat16" => StorageDType::BF16,
+        "float8_e4m3fn" => StorageDType::F8E4M3,
+        "float8_e5m2" => StorageDType::F8E5M2,
+        "int64" | "long" => StorageDType::I64,
+        "int32" | "int" => StorageDType::I32,
+        "int16" | "short" => StorageDType::I16,
+        "int8" => StorageDType::I8,
+        "uint64" => StorageDType::U64,
+        "uint32" => StorageDType::U32,
+        "uint16" => StorageDType::U16,
+        "uint8" => StorageDType::U8,
+        "bool" => StorageDType::Bool,
         _ => return None,
     })
 }

@@ -1,12 +1,12 @@
-//! The values of a pickle.
+//! Pickle, second part: the values that a pickle holds.
 
 use std::collections::HashMap;
 
 use serde_json::{Map, Number, Value};
 
-use crate::files::checkpoint::storage_dtype::Stored;
+use crate::files::checkpoint::storage_dtype::StorageDType;
 
-/// The most settings of one object that are read, and the most bytes of a text among them.
+/// Maximum number of settings that are read of one object, and of bytes of a text among them.
 const MAX_SETTINGS: usize = 4096;
 const MAX_SETTING: usize = 4096;
 
@@ -38,7 +38,7 @@ pub(crate) struct RawTensor {
     /// Likewise, in elements.
     pub(crate) strides: Id,
     /// Overrides the storage's format.
-    pub(crate) stored: Option<Stored>,
+    pub(crate) stored: Option<StorageDType>,
     /// What the elements are besides: a dict, such as of a view with the other sign.
     pub(crate) metadata: Option<Id>,
 }
@@ -59,7 +59,7 @@ pub(crate) enum Node<'a> {
     Object(Global<'a>),
     /// `stored` is `None` and `elements` are bytes for an untyped storage.
     Storage {
-        stored: Option<Stored>,
+        stored: Option<StorageDType>,
         key: &'a str,
         elements: i64,
     },

@@ -8,13 +8,13 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 
 use crate::error::{Error, Result};
-use crate::files::checkpoint::bytes::Backing;
-use crate::files::checkpoint::storage_dtype::Stored;
+use crate::files::checkpoint::bytes::Bytes;
+use crate::files::checkpoint::storage_dtype::StorageDType;
 use crate::files::checkpoint::{Contents, Entry, TensorInfo, Unreadable, sort_by_name};
 
 /// The longest header read, in bytes.
 pub(crate) const MAX_HEADER: usize = 100_000_000;
-/// The most dimensions of a tensor.
+/// Maximum number of dimensions of a tensor.
 pub(crate) const MAX_DIMS: usize = 8;
 /// The bytes of the header's length, which come before it.
 const LENGTH_BYTES: usize = 8;
@@ -48,7 +48,7 @@ impl std::fmt::Display for Format {
 type Parsed = (Vec<Entry>, Unreadable, BTreeMap<String, String>);
 
 /// Reads the header of the safetensors file `path`, whose content is `file`.
-pub(crate) fn read(path: &Path, file: Backing) -> Result<Contents> {
+pub(crate) fn read(path: &Path, file: Bytes) -> Result<Contents> {
     let (entries, unreadable, metadata) = parse(path, file.bytes())?;
     Ok(Contents { entries, unreadable, backings: vec![file], metadata })
 }
@@ -65,7 +65,7 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Parsed> {
     let checked = |(name, declared): &(String, Declared)| {
         check(declared, bytes.len() - data_start).map_err(|problem| Error::format(object(name), problem))
     };
-    let formats: Vec<Option<Stored>> = header.pairs.iter().map(checked).collect::<Result<_>>()?;
+    let formats: Vec<Option<StorageDType>> = header.pairs.iter().map(checked).collect::<Result<_>>()?;
     check_layout(path, &header.pairs, bytes.len(), data_start)?;
     let (mut entries, mut unreadable) = (Vec::with_capacity(header.pairs.len()), Unreadable::new());
     for ((name, declared), stored) in header.pairs.into_iter().zip(formats) {
@@ -109,7 +109,7 @@ fn header<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a [u8]> {
 
 /// Checks one tensor's shape and offsets against each other and against the `data_len` bytes after the header.
 /// `Ok(None)` for a number format that cannot be read.
-fn check(declared: &Declared, data_len: usize) -> std::result::Result<Option<Stored>, String> {
+fn check(declared: &Declared, data_len: usize) -> std::result::Result<Option<StorageDType>, String> {
     let Declared { dtype, shape, data_offsets: (start, end) } = declared;
     if shape.len() > MAX_DIMS {
         return Err(format!("has {} dimensions, at most {MAX_DIMS} are allowed", shape.len()));
@@ -130,23 +130,23 @@ fn check(declared: &Declared, data_len: usize) -> std::result::Result<Option<Sto
 }
 
 /// The number format of a safetensors dtype, if tensors of it can be read.
-fn stored(dtype: Dtype) -> Option<Stored> {
+fn stored(dtype: Dtype) -> Option<StorageDType> {
     Some(match dtype {
-        Dtype::F64 => Stored::F64,
-        Dtype::F32 => Stored::F32,
-        Dtype::F16 => Stored::F16,
-        Dtype::BF16 => Stored::BF16,
-        Dtype::F8_E4M3 => Stored::F8E4M3,
-        Dtype::F8_E5M2 => Stored::F8E5M2,
-        Dtype::I64 => Stored::I64,
-        Dtype::I32 => Stored::I32,
-        Dtype::I16 => Stored::I16,
-        Dtype::I8 => Stored::I8,
-        Dtype::U64 => Stored::U64,
-        Dtype::U32 => Stored::U32,
-        Dtype::U16 => Stored::U16,
-        Dtype::U8 => Stored::U8,
-        Dtype::BOOL => Stored::Bool,
+        Dtype::F64 => StorageDType::F64,
+        Dtype::F32 => StorageDType::F32,
+        Dtype::F16 => StorageDType::F16,
+        Dtype::BF16 => StorageDType::BF16,
+        Dtype::F8_E4M3 => StorageDType::F8E4M3,
+        Dtype::F8_E5M2 => StorageDType::F8E5M2,
+        Dtype::I64 => StorageDType::I64,
+        Dtype::I32 => StorageDType::I32,
+        Dtype::I16 => StorageDType::I16,
+        Dtype::I8 => StorageDType::I8,
+        Dtype::U64 => StorageDType::U64,
+        Dtype::U32 => StorageDType::U32,
+        Dtype::U16 => StorageDType::U16,
+        Dtype::U8 => StorageDType::U8,
+        Dtype::BOOL => StorageDType::Bool,
         _ => return None,
     })
 }
@@ -231,7 +231,7 @@ mod tests {
         let (entries, _, metadata) = parse(Path::new("m"), &file(json, 10)).unwrap();
         let data = 8 + json.len();
         assert_eq!(metadata["format"], "pt");
-        assert_eq!((entries[0].info.name.as_str(), entries[0].info.stored), ("a", Stored::BF16));
+        assert_eq!((entries[0].info.name.as_str(), entries[0].info.stored), ("a", StorageDType::BF16));
         assert_eq!((entries[1].info.shape.as_slice(), entries[1].bytes.clone()), (&[2][..], data + 2..data + 10));
     }
 

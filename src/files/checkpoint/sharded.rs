@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::files::checkpoint::bytes::{Form, map_file, recognise};
+use crate::files::checkpoint::bytes::{FileFormat, map_file, recognise};
 use crate::files::checkpoint::safetensors;
 use crate::files::checkpoint::safetensors::{MAX_HEADER, Named};
 use crate::files::checkpoint::torch;
@@ -75,8 +75,8 @@ fn shard_path(index: &Path, shard: &str, tensors: &[String]) -> Result<PathBuf> 
 fn add_shard(contents: &mut Contents, file: &Path, tensors: &[String]) -> Result<()> {
     let map = map_file(file)?;
     let mut shard = match recognise(file, map.bytes())? {
-        Form::Safetensors => safetensors::read(file, map)?,
-        Form::TorchZip => torch::read(file, map)?,
+        FileFormat::Safetensors => safetensors::read(file, map)?,
+        FileFormat::TorchZip => torch::read(file, map)?,
     };
     let held = |name: &String| {
         let found = shard.entries.binary_search_by(|entry| entry.info.name.cmp(name));

@@ -5,14 +5,14 @@ use half::{bf16, f16};
 /// The number format of a tensor's elements in a file; all are little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
-pub enum Stored {
+pub enum StorageDType {
     /// 64-bit float.
     F64,
     /// 32-bit float.
     F32,
     /// IEEE 16-bit float.
     F16,
-    /// bfloat16: the upper half of an [`Stored::F32`].
+    /// bfloat16: the upper half of an [`StorageDType::F32`].
     BF16,
     /// 8-bit float with 4 exponent bits, without infinities.
     F8E4M3,
@@ -38,52 +38,52 @@ pub enum Stored {
     Bool,
 }
 
-impl Stored {
+impl StorageDType {
     /// The size of one element in bytes: 1, 2, 4 or 8.
     pub fn size(self) -> usize {
         match self {
-            Stored::F64 | Stored::I64 | Stored::U64 => 8,
-            Stored::F32 | Stored::I32 | Stored::U32 => 4,
-            Stored::F16 | Stored::BF16 | Stored::I16 | Stored::U16 => 2,
-            Stored::F8E4M3 | Stored::F8E5M2 | Stored::I8 | Stored::U8 | Stored::Bool => 1,
+            StorageDType::F64 | StorageDType::I64 | StorageDType::U64 => 8,
+            StorageDType::F32 | StorageDType::I32 | StorageDType::U32 => 4,
+            StorageDType::F16 | StorageDType::BF16 | StorageDType::I16 | StorageDType::U16 => 2,
+            StorageDType::F8E4M3 | StorageDType::F8E5M2 | StorageDType::I8 | StorageDType::U8 | StorageDType::Bool => 1,
         }
     }
 
     /// Whether [`crate::files::Checkpoint::read_f32`] converts this format.
     pub fn reads_as_f32(self) -> bool {
-        matches!(self, Stored::F64 | Stored::F32 | Stored::F16 | Stored::BF16)
+        matches!(self, StorageDType::F64 | StorageDType::F32 | StorageDType::F16 | StorageDType::BF16)
     }
 
     /// Adds the elements in `bytes` as f32 (F64 rounds to nearest), none of formats that do not read as f32.
     pub(crate) fn decode(self, bytes: &[u8], to: &mut Vec<f32>) {
         match self {
-            Stored::F64 => to.extend(bytes.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b) as f32)),
-            Stored::F32 => to.extend(bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b))),
-            Stored::F16 => to.extend(bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32())),
-            Stored::BF16 => to.extend(bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32())),
+            StorageDType::F64 => to.extend(bytes.as_chunks().0.iter().map(|&b| f64::from_le_bytes(b) as f32)),
+            StorageDType::F32 => to.extend(bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b))),
+            StorageDType::F16 => to.extend(bytes.as_chunks().0.iter().map(|&b| f16::from_le_bytes(b).to_f32())),
+            StorageDType::BF16 => to.extend(bytes.as_chunks().0.iter().map(|&b| bf16::from_le_bytes(b).to_f32())),
             _ => {}
         }
     }
 }
 
-impl std::fmt::Display for Stored {
+impl std::fmt::Display for StorageDType {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(match self {
-            Stored::F64 => "f64",
-            Stored::F32 => "f32",
-            Stored::F16 => "f16",
-            Stored::BF16 => "bf16",
-            Stored::F8E4M3 => "f8_e4m3",
-            Stored::F8E5M2 => "f8_e5m2",
-            Stored::I64 => "i64",
-            Stored::I32 => "i32",
-            Stored::I16 => "i16",
-            Stored::I8 => "i8",
-            Stored::U64 => "u64",
-            Stored::U32 => "u32",
-            Stored::U16 => "u16",
-            Stored::U8 => "u8",
-            Stored::Bool => "bool",
+            StorageDType::F64 => "f64",
+            StorageDType::F32 => "f32",
+            StorageDType::F16 => "f16",
+            StorageDType::BF16 => "bf16",
+            StorageDType::F8E4M3 => "f8_e4m3",
+            StorageDType::F8E5M2 => "f8_e5m2",
+            StorageDType::I64 => "i64",
+            StorageDType::I32 => "i32",
+            StorageDType::I16 => "i16",
+            StorageDType::I8 => "i8",
+            StorageDType::U64 => "u64",
+            StorageDType::U32 => "u32",
+            StorageDType::U16 => "u16",
+            StorageDType::U8 => "u8",
+            StorageDType::Bool => "bool",
         })
     }
 }
@@ -99,7 +99,12 @@ mod tests {
         let f32s: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
         let f16s: Vec<u8> = numbers.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect();
         let bf16s: Vec<u8> = numbers.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
-        for (stored, bytes) in [(Stored::F64, f64s), (Stored::F32, f32s), (Stored::F16, f16s), (Stored::BF16, bf16s)] {
+        for (stored, bytes) in [
+            (StorageDType::F64, f64s),
+            (StorageDType::F32, f32s),
+            (StorageDType::F16, f16s),
+            (StorageDType::BF16, bf16s),
+        ] {
             assert!(stored.reads_as_f32());
             let mut found = Vec::new();
             stored.decode(&bytes, &mut found);
@@ -109,9 +114,9 @@ mod tests {
 
     #[test]
     fn integers_do_not_read_as_f32() {
-        assert!(!Stored::I64.reads_as_f32());
+        assert!(!StorageDType::I64.reads_as_f32());
         let mut found = Vec::new();
-        Stored::I64.decode(&[0; 8], &mut found);
+        StorageDType::I64.decode(&[0; 8], &mut found);
         assert!(found.is_empty());
     }
 }

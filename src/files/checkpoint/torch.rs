@@ -13,28 +13,28 @@ use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
 use crate::error::{Error, Result};
-use crate::files::checkpoint::bytes::Backing;
+use crate::files::checkpoint::bytes::Bytes;
 use crate::files::checkpoint::pickle;
 use crate::files::checkpoint::pickle_objects::{Id, Node, Pickle, RawTensor};
 use crate::files::checkpoint::safetensors::MAX_DIMS;
-use crate::files::checkpoint::storage_dtype::Stored;
+use crate::files::checkpoint::storage_dtype::StorageDType;
 use crate::files::checkpoint::{CONFIG_ENTRY, Contents, Entry, TensorInfo, Unreadable, sort_by_name};
 
-/// The most bytes that the compressed entries of one archive may inflate to; torch.save does not compress.
+/// Maximum number of bytes that the compressed entries of one archive may inflate to; torch.save does not compress.
 const MAX_INFLATED: u64 = 1 << 30;
 /// The keys under which trainers keep the model's tensors, first match wins: averaged weights come last.
 const STATE_DICT_KEYS: [&str; 9] =
     ["model_state_dict", "state_dict", "model", "module", "net", "ema_state_dict", "model_ema", "ema_model", "ema"];
 /// How many of these dicts may lie in one another.
 const MAX_NESTING: usize = 4;
-/// The most elements of a tensor that has more of them than its storage: an expanded view takes memory when it is read.
+/// Maximum number of elements of a tensor that has more of them than its storage: an expanded view takes memory when it is read.
 const MAX_EXPANDED: usize = 1 << 26;
 
 /// Reads the pickle of the torch archive `path`, whose content is `file`, and locates the storages that it names.
-pub(crate) fn read(path: &Path, file: Backing) -> Result<Contents> {
+pub(crate) fn read(path: &Path, file: Bytes) -> Result<Contents> {
     let Parsed { entries, unreadable, inflated, metadata } = parse(path, file.bytes())?;
     let mut backings = vec![file];
-    backings.extend(inflated.into_iter().map(Backing::Inflated));
+    backings.extend(inflated.into_iter().map(Bytes::Inflated));
     Ok(Contents { entries, unreadable, backings, metadata })
 }
 
@@ -42,7 +42,7 @@ pub(crate) fn read(path: &Path, file: Backing) -> Result<Contents> {
 struct Parsed {
     entries: Vec<Entry>,
     unreadable: Unreadable,
-    /// Inflated storages: the backings 1 and up. Backing 0 is the map.
+    /// Inflated storages: the backings 1 and up. Bytes 0 is the map.
     inflated: Vec<Vec<u8>>,
     /// [`CONFIG_ENTRY`], if it is there.
     metadata: BTreeMap<String, String>,
@@ -185,7 +185,7 @@ struct Reader<'p, 'a> {
     path: &'p Path,
     archive: Archive<'a>,
     pickle: &'p Pickle<'p>,
-    /// Backing and range of the storages found so far, by key.
+    /// Bytes and range of the storages found so far, by key.
     storages: HashMap<&'p str, (usize, Range<usize>)>,
     inflated: Vec<Vec<u8>>,
 }
@@ -272,11 +272,11 @@ impl<'p> Reader<'p, '_> {
         let &Node::Storage { stored, key, elements } = self.pickle.node(raw.storage) else {
             return Err(broken("has no storage".to_string()));
         };
-        let format = raw.stored.or(stored).unwrap_or(Stored::U8);
+        let format = raw.stored.or(stored).unwrap_or(StorageDType::U8);
         let shape = self.dims(raw.shape, "shape").map_err(broken)?;
         let strides = self.dims(raw.strides, "strides").map_err(broken)?;
         // An untyped storage is counted in bytes.
-        let bytes = usize::try_from(elements).ok().and_then(|n| n.checked_mul(stored.map_or(1, Stored::size)));
+        let bytes = usize::try_from(elements).ok().and_then(|n| n.checked_mul(stored.map_or(1, StorageDType::size)));
         let bytes = bytes.ok_or_else(|| broken(format!("its storage {key:?} has {elements} elements")))?;
         let extent = usize::try_from(raw.offset).map_err(|_| format!("its offset is {}", raw.offset));
         let extent =
@@ -321,7 +321,7 @@ impl<'p> Reader<'p, '_> {
         items.iter().map(dim).collect()
     }
 
-    /// Backing and range of the storage `key`, which must have `bytes` bytes or more.
+    /// Bytes and range of the storage `key`, which must have `bytes` bytes or more.
     fn storage(&mut self, name: &str, key: &'p str, bytes: usize) -> Result<(usize, Range<usize>)> {
         let found = match self.storages.get(key) {
             Some(found) => found.clone(),

@@ -7,13 +7,13 @@ use std::path::Path;
 use ::safetensors::{Dtype, SafeTensorError, View, serialize_to_file};
 
 use crate::error::{Error, Result};
-use crate::files::Stored;
-use crate::files::whole::Replacement;
+use crate::files::StorageDType;
+use crate::files::atomic::Replacement;
 
 /// A tensor to write.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct NewTensor<'a> {
-    pub stored: Stored,
+    pub stored: StorageDType,
     pub shape: &'a [usize],
     /// The elements, row-major and little-endian.
     pub bytes: &'a [u8],
@@ -22,21 +22,21 @@ pub(crate) struct NewTensor<'a> {
 impl View for NewTensor<'_> {
     fn dtype(&self) -> Dtype {
         match self.stored {
-            Stored::F64 => Dtype::F64,
-            Stored::F32 => Dtype::F32,
-            Stored::F16 => Dtype::F16,
-            Stored::BF16 => Dtype::BF16,
-            Stored::F8E4M3 => Dtype::F8_E4M3,
-            Stored::F8E5M2 => Dtype::F8_E5M2,
-            Stored::I64 => Dtype::I64,
-            Stored::I32 => Dtype::I32,
-            Stored::I16 => Dtype::I16,
-            Stored::I8 => Dtype::I8,
-            Stored::U64 => Dtype::U64,
-            Stored::U32 => Dtype::U32,
-            Stored::U16 => Dtype::U16,
-            Stored::U8 => Dtype::U8,
-            Stored::Bool => Dtype::BOOL,
+            StorageDType::F64 => Dtype::F64,
+            StorageDType::F32 => Dtype::F32,
+            StorageDType::F16 => Dtype::F16,
+            StorageDType::BF16 => Dtype::BF16,
+            StorageDType::F8E4M3 => Dtype::F8_E4M3,
+            StorageDType::F8E5M2 => Dtype::F8_E5M2,
+            StorageDType::I64 => Dtype::I64,
+            StorageDType::I32 => Dtype::I32,
+            StorageDType::I16 => Dtype::I16,
+            StorageDType::I8 => Dtype::I8,
+            StorageDType::U64 => Dtype::U64,
+            StorageDType::U32 => Dtype::U32,
+            StorageDType::U16 => Dtype::U16,
+            StorageDType::U8 => Dtype::U8,
+            StorageDType::Bool => Dtype::BOOL,
         }
     }
 
@@ -102,8 +102,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("a.safetensors");
         let values = [1.5f32, -2.0];
-        let floats = NewTensor { stored: Stored::F32, shape: &[1, 2], bytes: bytemuck::cast_slice(&values) };
-        let bytes = NewTensor { stored: Stored::U8, shape: &[3], bytes: &[7, 8, 9] };
+        let floats = NewTensor { stored: StorageDType::F32, shape: &[1, 2], bytes: bytemuck::cast_slice(&values) };
+        let bytes = NewTensor { stored: StorageDType::U8, shape: &[3], bytes: &[7, 8, 9] };
         write_tensors(&file, [("x", floats), ("y", bytes)], &[("key", "text".to_owned())]).unwrap();
         let checkpoint = Checkpoint::open(&file).unwrap();
         assert_eq!(checkpoint.get("x").unwrap().shape, [1, 2]);

@@ -17,7 +17,7 @@ use crate::files::read_at_most;
 /// The largest width and the largest height of a picture that is decoded or made by a resize, in pixels.
 pub const MAX_SIDE: u32 = 16384;
 
-/// The most bytes that a picture's file, and its pixels as the file holds them, may take: 512 MiB.
+/// Maximum size of a picture's file, and of its pixels as the file holds them: 512 MiB.
 pub const MAX_BYTES: u64 = 512 << 20;
 
 /// The formats that [`Image::decode`] reads, for messages.
@@ -166,7 +166,7 @@ fn supported_format(name: &str, bytes: &[u8]) -> Result<ImageFormat> {
     }
 }
 
-/// What a file that is no supported picture looks like, for the message.
+/// What a file that is not a supported picture looks like, for the message.
 fn look_of(bytes: &[u8]) -> &'static str {
     let head = bytes.get(..bytes.len().min(512)).unwrap_or(bytes);
     let text = String::from_utf8_lossy(head).to_ascii_lowercase();

@@ -18,7 +18,7 @@ pub const MAX_FILE_BYTES: u64 = 256 << 20;
 /// The name of the file in a model's directory.
 const FILE_NAME: &str = "tokenizer.json";
 
-/// The character that stands for bytes that are no UTF-8, or not yet.
+/// The character that stands for bytes that are not UTF-8, or not yet.
 const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
 
 /// A tokenizer read from a tokenizer.json of Hugging Face's `tokenizers`. It can be shared between threads.
@@ -125,7 +125,7 @@ impl Tokenizer {
     }
 
     /// The text of `ids`; ids that the tokenizer lacks, and with `skip_special` special tokens, give nothing, and
-    /// bytes that are no UTF-8 give U+FFFD.
+    /// bytes that are not UTF-8 give U+FFFD.
     ///
     /// # Errors
     /// [`Error::Format`] when the tokenizer's decoder fails.
@@ -279,8 +279,8 @@ impl DecodeStream {
 
     /// How much of `fresh`, in bytes, later ids cannot change.
     fn certain_len(&self, fresh: &str) -> usize {
-        let most = if self.waiting > Self::MAX_WAITING { Self::MAX_INCOMPLETE } else { usize::MAX };
-        let uncertain = fresh.chars().rev().take_while(|&c| c == REPLACEMENT).take(most).count();
+        let max = if self.waiting > Self::MAX_WAITING { Self::MAX_INCOMPLETE } else { usize::MAX };
+        let uncertain = fresh.chars().rev().take_while(|&c| c == REPLACEMENT).take(max).count();
         fresh.len() - uncertain * REPLACEMENT.len_utf8()
     }
 

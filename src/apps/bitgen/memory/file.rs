@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::apps::bitgen::memory::EpisodicMemory;
 use crate::error::{Error, Result};
-use crate::files::{Checkpoint, NewTensor, Stored, whole, write_tensors};
+use crate::files::{Checkpoint, NewTensor, StorageDType, atomic, write_tensors};
 
 /// The metadata entry with the number of the form; `slots` and `width` stand beside it.
 const FORM_KEY: &str = "ternion.memory";
@@ -32,7 +32,7 @@ impl EpisodicMemory {
             ("memory_age", &[slots], &self.age),
         ];
         let new = |(name, shape, values)| {
-            (name, NewTensor { stored: Stored::F32, shape, bytes: bytemuck::cast_slice::<f32, u8>(values) })
+            (name, NewTensor { stored: StorageDType::F32, shape, bytes: bytemuck::cast_slice::<f32, u8>(values) })
         };
         let metadata = [(FORM_KEY, FORM.to_owned()), ("slots", slots.to_string()), ("width", width.to_string())];
         Self::check_target(file)?;
@@ -54,7 +54,7 @@ impl EpisodicMemory {
                 "is no memory that this program has written, and would be replaced; give the name of a new file";
             return Err(Error::argument(file.display(), problem));
         }
-        whole::check_writable(file)
+        atomic::check_writable(file)
     }
 
     /// Opens a memory of `[slots, width]`: what [`EpisodicMemory::save`] wrote, what the original's `save_memory` did (a

@@ -1,7 +1,7 @@
-//! Writing files: always the whole of one in place of the old, or none.
+//! Atomic replacement of files: a file is written completely and then takes the place of the old one, or nothing changes.
 //!
-//! A new file lies beside the one that it is to replace, under a name of its own, until it is whole. So a reader never sees
-//! half of one, two programs that write the same file at once leave one of the two, and a full disk leaves the old one.
+//! Until it is complete, a new file lies beside the one that it is to replace, under a temporary name. A reader never sees
+//! half of a file, two programs that write the same file at once leave one of the two, and a full disk leaves the old file.
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 
 /// What the names of new files begin with until they are whole, those that safetensors makes among them.
 pub const TEMPORARY: &str = ".tmp";
-/// Most links from one to the next.
+/// Maximum number of links from one to the next.
 const MAX_LINKS: usize = 40;
 
 /// A new file that takes the place of an old one when it is whole, and is removed if that never comes.
@@ -98,7 +98,7 @@ fn write_with(file: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()
     new.put()
 }
 
-/// Writes a file. What is no ordinary file (a pipe, a terminal) is written as it is.
+/// Writes a file. What is not an ordinary file (a pipe, a terminal) is written as it is.
 ///
 /// # Errors
 /// [`Error::Io`].
