@@ -1,15 +1,31 @@
-//! Model definitions: configuration, weights by name, and the forward pass recorded in the order of the paper.
+//! Model definitions: configuration, weights by name, and the recorded forward pass. Models see plans and files, never a
+//! device and never the choice of a kernel.
 //!
-//! ## Add a model
-//! 1. A config struct with `validate`: sizes come from the config file and the tensors' shapes, bounded and checked.
-//! 2. A struct of [`Tensor`]s with `load`: its table of names, each with the shape that it must have ([`TensorScope`]).
-//! 3. `record`: the forward pass on a [`PlanBuilder`](crate::plan::PlanBuilder), in the paper's order, shapes in
-//!    comments, stages tagged, attention to look at in [`PlanBuilder::trace`](crate::plan::PlanBuilder::trace).
-//! 4. A [`Family`] that tells its files, a line in [`FAMILIES`], and [`Model`] for the tools around files; [`ChatModel`]
-//!    as well if it goes on with a text, for the engine.
+//! In reading order:
+//! * this file: the traits [`Model`] and [`ChatModel`], [`ModelInfo`], and the names of the [`slots`] of a text plan;
+//! * `registry`: the families, and [`open`];
+//! * `load`: tensors by name and shape ([`TensorScope`], [`load_model`]), and JSON configurations;
+//! * `decoder/`: decoders described by data ([`DecoderSpec`]), with one forward pass for all;
+//! * `vision/`: image encoders;
+//! * `embernet/`, `bitgen/`, `robot/`: a folder for each family;
+//! * `check_steps`: steps by which `ternion check` compares devices.
+//!
+//! ## Add a model with a dense or mixture-of-experts decoder
+//! One file, for example `models/llama.rs`:
+//! 1. Read the sizes from the configuration into a [`DecoderSpec`], bounded and checked. `embernet/spec.rs` is an example.
+//! 2. Write the [`Names`] of the tensors.
+//! 3. Load it with [`load_model`] and [`Decoder::load`]; implement [`Model`] for the tools around files, and [`ChatModel`]
+//!    for the engine, whose [`ChatModel::text_plan`] calls [`Decoder::record`].
+//! 4. A [`Family`] that recognises its files, and its line in [`FAMILIES`].
 //! 5. A tiny checkpoint with golden outputs, checked in `tests/models.rs`.
 //!
-//! Models see plans and files; they never see a device.
+//! A layer of a new kind is a file in `decoder/` and a variant of [`Mixer`] or [`Ffn`]. A model that is not a decoder
+//! records its forward pass on a [`PlanBuilder`] itself, as `bitgen/` does: shapes in comments, stages tagged, attention
+//! to look at in [`PlanBuilder::trace`].
+//!
+//! ## Add a weight format
+//! The packing is in `quant/`, and which stored tensors are read that way is in `files/weights.rs`. Models name the
+//! packing that they want in [`TensorScope`], and do not see the words.
 
 mod bitgen;
 pub(crate) mod check_steps;

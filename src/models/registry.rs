@@ -4,8 +4,7 @@ use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
 use crate::models::bitgen::file::BITGEN;
 use crate::models::embernet::EMBERNET;
-use crate::models::embernet::config::read_json;
-use crate::models::load::LoadOptions;
+use crate::models::load::{LoadOptions, read_json};
 use crate::models::robot::file::ROBOTS;
 use crate::models::{ChatModel, Model};
 

@@ -5,15 +5,13 @@ use std::ops::RangeInclusive;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use crate::files::{ModelFiles, Weights, text};
-use crate::models::load::dims;
+use crate::files::{ModelFiles, Weights};
+use crate::models::load::{dims, read_json};
 use crate::ops::MAX_EXPERTS;
 use crate::quant::WeightQuant;
 
 /// Most experts that all rows share.
 const MAX_SHARED: usize = 4;
-/// Largest configuration file.
-const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 /// Sizes of an EmberNet. Source: the model's code; `config.json` for what it says rightly.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,18 +72,6 @@ pub struct VisionConfig {
     pub image_size: usize,
     /// Pixels of a patch's side.
     pub patch_size: usize,
-}
-
-/// Reads the JSON object in the file `name` of a model.
-///
-/// # Errors
-/// [`Error::Io`], or [`Error::Format`] for what is no JSON object.
-pub(crate) fn read_json(files: &ModelFiles, name: &str) -> Result<Map<String, Value>> {
-    let (bytes, path) = (files.read(name, MAX_CONFIG_BYTES)?, files.path(name));
-    if bytes.len() as u64 > MAX_CONFIG_BYTES {
-        return Err(Error::format(path.display(), format!("has more than {MAX_CONFIG_BYTES} bytes, the most allowed")));
-    }
-    text::json(&path.display().to_string(), &bytes, "JSON object")
 }
 
 /// A configuration object with the file that it is in, and its place there.
