@@ -296,6 +296,24 @@ fn sessions_in_one_call_equal_each_alone() {
 }
 
 #[test]
+fn however_many_sessions_decode_the_tokens_are_the_same() {
+    for choice in choices() {
+        // Programs for 1, 8, 16 and 20 rows.
+        let engine = Engine::open(tiny(), Options { sessions: 20, ..options(choice.clone()) }).unwrap();
+        let want = generate(&engine, &[3, 5, 7], None, greedy(6)).unwrap();
+        for n in [1, 2, 9, 17] {
+            let mut sessions: Vec<Session> = (0..n).map(|_| engine.session().unwrap()).collect();
+            sessions.iter_mut().for_each(|session| session.push_tokens(&[3, 5, 7]).unwrap());
+            let mut all = vec![Vec::new(); n];
+            for (session, token) in engine.generate_all(&mut sessions, vec![greedy(6); n]).unwrap() {
+                all[session].push(token.unwrap().id);
+            }
+            assert!(all.iter().all(|tokens| *tokens == want), "{n} sessions on {choice:?}: {all:?}, alone {want:?}");
+        }
+    }
+}
+
+#[test]
 fn long_prompts_run_in_chunks_with_the_same_result() {
     for choice in choices() {
         let runs: Vec<Vec<u32>> = [5, 64]

@@ -1,28 +1,31 @@
-//! Who owns which rows of the KV cache.
+//! What a session owns of the states on the device: rows of the KV cache, and a slot.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 
-/// The rows of the cache, in ranges of one size, one for each session.
+/// The states of all sessions: the rows of the cache in ranges of one size, and as many slots.
 #[derive(Debug)]
-pub struct KvPool {
+pub struct StatePool {
     context: usize,
     free: Mutex<Vec<usize>>,
     sessions: usize,
 }
 
-/// A session's rows; they are free again when it is dropped.
+/// The states of one session; they are free again when it is dropped.
+///
+/// A state by row, as keys and values, lies in rows `base..base + len` of its slot of a plan. A state by sequence (the
+/// tokens that occurred, and what a recurrent layer carries on, of which no model has one yet) lies in row `slot`.
 #[derive(Debug)]
-pub struct KvRange {
-    pool: Arc<KvPool>,
-    number: usize,
+pub struct SessionState {
+    pool: Arc<StatePool>,
+    slot: usize,
 }
 
-impl KvPool {
-    /// `sessions` ranges of `context` rows.
+impl StatePool {
+    /// States of `sessions` sessions, `context` rows of the cache each.
     pub fn new(context: usize, sessions: usize) -> Arc<Self> {
-        Arc::new(KvPool { context, free: Mutex::new((0..sessions).rev().collect()), sessions })
+        Arc::new(StatePool { context, free: Mutex::new((0..sessions).rev().collect()), sessions })
     }
 
     /// All rows.
@@ -35,42 +38,42 @@ impl KvPool {
         self.context
     }
 
-    /// Takes a range.
+    /// Takes the states of one more session.
     ///
     /// # Errors
     /// [`Error::Limit`] if all are taken: nothing is evicted.
-    pub fn take(self: &Arc<Self>) -> Result<KvRange> {
-        let number = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let number = number.ok_or_else(|| Error::Limit {
+    pub fn take(self: &Arc<Self>) -> Result<SessionState> {
+        let slot = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let slot = slot.ok_or_else(|| Error::Limit {
             what: "a session".into(),
             wanted: format!("{} rows of the KV cache", self.context),
             available: format!("0 of {} sessions are", self.sessions),
             advice: "drop a session, or open the engine with more `sessions`".into(),
         })?;
-        Ok(KvRange { pool: self.clone(), number })
+        Ok(SessionState { pool: self.clone(), slot })
     }
 }
 
-impl KvRange {
-    /// Its number among the pool's ranges.
-    pub fn number(&self) -> usize {
-        self.number
+impl SessionState {
+    /// Its row of a state by sequence.
+    pub fn slot(&self) -> usize {
+        self.slot
     }
 
-    /// First row.
+    /// First row of the cache.
     pub fn base(&self) -> usize {
-        self.number * self.pool.context
+        self.slot * self.pool.context
     }
 
-    /// Number of rows.
+    /// Number of rows of the cache.
     pub fn len(&self) -> usize {
         self.pool.context
     }
 }
 
-impl Drop for KvRange {
+impl Drop for SessionState {
     fn drop(&mut self) {
-        self.pool.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.number);
+        self.pool.free.lock().unwrap_or_else(PoisonError::into_inner).push(self.slot);
     }
 }
 
@@ -80,7 +83,7 @@ mod tests {
 
     #[test]
     fn dropped_ranges_are_free_again_and_ranges_never_overlap() {
-        let pool = KvPool::new(8, 2);
+        let pool = StatePool::new(8, 2);
         let (a, b) = (pool.take().unwrap(), pool.take().unwrap());
         assert_ne!(a.base(), b.base());
         assert!(matches!(pool.take(), Err(Error::Limit { .. })));

@@ -258,7 +258,7 @@ impl Iterator for Stream<'_> {
 /// The device chooses where it can.
 fn chooser(session: &Session, sampling: Sampling, hooked: bool) -> Result<Chooser> {
     let tokens = session.tokens();
-    let draw = Draw::new(&sampling, session.len() as u32 - 1, session.number() as u32);
+    let draw = Draw::new(&sampling, session.len() as u32 - 1, session.state_slot() as u32);
     let Some(draw) = draw.filter(|_| !hooked) else {
         if !hooked {
             let k = sampling.top_k;

@@ -1,8 +1,8 @@
 //! What drives a model that goes on with a text: the engine that keeps it resident, sessions with their part of the KV
 //! cache, the queue that batches their rows, sampling.
 //!
-//! Order: `sampler`, `generation`, `options`, `device`, `programs`, `open`, `cache`, `jobs`, `queue`, `text_program`, `ladder`,
-//! `runner`, `hook`, `resident`, `session`, `generate`, `routing`, `log_probs`, `batch`.
+//! Order: `sampler`, `generation`, `options`, `device`, `programs`, `open`, `cache`, `jobs`, `queue`, `text_program`,
+//! `ladder`, `runner`, `hook`, `resident`, `session`, `generate`, `routing`, `log_probs`, `batch`.
 //!
 //! `open` is the way of every model onto a device, whatever its family; the applications use it too. What follows is for
 //! models that go on with a text.
@@ -114,7 +114,7 @@ impl Engine {
 
     /// Maximum number of tokens of a session.
     pub fn context(&self) -> usize {
-        self.0.kv.context()
+        self.0.states.context()
     }
 
     /// Whether it runs on the CPU, where steps run at once.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::engine::cache::KvPool;
+use crate::engine::cache::StatePool;
 use crate::engine::jobs::{ImageJob, Job, JobOutput, Work};
 use crate::engine::ladder::Ladder;
 use crate::engine::open::{LoadReport, Opening, Progress, no_tokenizer, open_tokenizer};
@@ -26,7 +26,7 @@ const MAX_PREFILL_ROWS: usize = 1024;
 pub(crate) struct Resident {
     pub model: Box<dyn ChatModel>,
     pub tokenizer: Option<Tokenizer>,
-    pub kv: Arc<KvPool>,
+    pub states: Arc<StatePool>,
     pub report: LoadReport,
     /// The program that encodes an image, if the model reads any.
     pub image: Option<Program>,
@@ -81,11 +81,11 @@ impl Resident {
         if tokenizer.is_none() && options.needs_tokenizer {
             return Err(no_tokenizer());
         }
-        let kv = KvPool::new(context(options, model.info())?, options.sessions);
+        let states = StatePool::new(context(options, model.info())?, options.sessions);
         let whole = TextShape {
             max_rows: options.prefill_rows.max(options.sessions),
             max_outputs: options.sessions,
-            kv_rows: kv.rows(),
+            kv_rows: states.rows(),
             sessions: options.sessions,
             kv_dtype: opening.precision.kv_dtype(),
             images: model.info().image.is_some(),
@@ -102,7 +102,7 @@ impl Resident {
         let runner = Runner::new(backend, ladder)?;
         let limits = (whole.max_rows, whole.max_outputs);
         let (runner, queue) = (Mutex::new(runner), Queue::default());
-        Ok(Resident { model, tokenizer, kv, report, image, runner, queue, limits })
+        Ok(Resident { model, tokenizer, states, report, image, runner, queue, limits })
     }
 
     /// The device with its programs. A batch that runs holds it.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::engine::cache::KvRange;
+use crate::engine::cache::SessionState;
 use crate::engine::jobs::{Job, JobOutput};
 use crate::engine::open::no_tokenizer;
 use crate::engine::resident::Resident;
@@ -18,7 +18,7 @@ use crate::ops::{Row, TOKEN_IMAGE};
 #[derive(Debug)]
 pub struct Session {
     pub(crate) engine: Arc<Resident>,
-    kv: KvRange,
+    state: SessionState,
     /// Tokens whose keys and values are in the cache.
     cached: usize,
     /// Vectors of the images, `[n, d]`, and how many rows they are.
@@ -47,7 +47,7 @@ struct Encoded {
 impl Session {
     pub(crate) fn new(engine: Arc<Resident>) -> Result<Self> {
         Ok(Session {
-            kv: engine.kv.take()?,
+            state: engine.states.take()?,
             engine,
             cached: 0,
             image: Vec::new(),
@@ -146,7 +146,7 @@ impl Session {
 
     /// Whether `n` tokens fit behind `used` ones.
     fn check_room(&self, used: usize, n: usize) -> Result<()> {
-        let context = self.kv.len();
+        let context = self.state.len();
         if used + n <= context {
             return Ok(());
         }
@@ -170,7 +170,7 @@ impl Session {
 
     /// Tokens that still fit.
     pub fn room(&self) -> usize {
-        self.kv.len() - self.len()
+        self.state.len() - self.len()
     }
 
     /// Text tokens pushed and generated: what a session on another engine needs to go on from here.
@@ -216,22 +216,22 @@ impl Session {
 
     /// First row of the KV cache, and how many rows hold tokens that went through the model.
     pub(crate) fn cached_rows(&self) -> (usize, usize) {
-        (self.kv.base(), self.cached)
+        (self.state.base(), self.cached)
     }
 
     /// The row that text token `token` is.
     pub(crate) fn text_row(&self, token: usize) -> Row {
-        self.row(&self.kv, self.image_rows + token)
+        self.row(&self.state, self.image_rows + token)
     }
 
     /// The row of position `pos` in the rows of `kv`.
-    fn row(&self, kv: &KvRange, pos: usize) -> Row {
+    fn row(&self, kv: &SessionState, pos: usize) -> Row {
         let token = pos.checked_sub(self.image_rows).map_or(TOKEN_IMAGE, |t| self.row_tokens[t]);
         Row { token, pos: pos as u32, seq_base: kv.base() as u32, seq_len: pos as u32 + 1 }
     }
 
     /// Everything from token `from` on as a job in the rows of `kv`.
-    fn job(&self, kv: &KvRange, from: usize, logits: bool, hidden: &[usize]) -> Job {
+    fn job(&self, kv: &SessionState, from: usize, logits: bool, hidden: &[usize]) -> Job {
         let rows: Vec<Row> = (from..self.len()).map(|pos| self.row(kv, pos)).collect();
         let width = self.engine.model.info().image.map_or(0, |i| i.width);
         let image = self.image.get(from * width..).unwrap_or_default().to_vec();
@@ -243,7 +243,7 @@ impl Session {
     pub(crate) fn pending(&self, logits: bool, hidden: &[usize]) -> Job {
         // After an end of text nothing is pending: the last token runs again, for the same keys and values.
         let from = self.cached.min(self.len().saturating_sub(1));
-        self.job(&self.kv, from, logits, hidden)
+        self.job(&self.state, from, logits, hidden)
     }
 
     /// Marks all tokens so far as cached.
@@ -261,16 +261,16 @@ impl Session {
         Ok(())
     }
 
-    /// The session's number in the KV cache.
-    pub(crate) fn number(&self) -> usize {
-        self.kv.number()
+    /// The slot of what a device keeps for the session besides rows of the cache.
+    pub(crate) fn state_slot(&self) -> usize {
+        self.state.slot()
     }
 
     /// Logits after everything so far, were the first image's vectors zero; none without an image. The pass takes rows
     /// of the KV cache as one more session would, and frees them.
     pub(crate) fn logits_without_image(&self) -> Result<Option<Vec<f32>>> {
         let Some(info) = self.engine.model.info().image.filter(|_| !self.pictures.is_empty()) else { return Ok(None) };
-        let kv = self.engine.kv.take()?;
+        let kv = self.engine.states.take()?;
         let mut job = self.job(&kv, 0, true, &[]);
         job.image.iter_mut().take(info.tokens * info.width).for_each(|v| *v = 0.0);
         match self.engine.run(job)? {

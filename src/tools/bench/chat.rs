@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::engine::cache::KvRange;
+use crate::engine::cache::SessionState;
 use crate::engine::programs::step;
 use crate::engine::resident::Resident;
 use crate::engine::runner::Runner;
@@ -151,7 +151,7 @@ impl<'a> Probes<'a> {
     /// Lets `look` run a step of text, as one of those that the engine runs together where `left` are to come.
     fn text<R>(&self, shape: Shape, left: usize, look: impl FnOnce(&Probe, &mut Runner) -> Result<R>) -> Result<R> {
         // Rows of the cache that no session may have meanwhile.
-        let kv: Result<Vec<KvRange>> = (0..shape.sequences).map(|_| self.resident.kv.take()).collect();
+        let kv: Result<Vec<SessionState>> = (0..shape.sequences).map(|_| self.resident.states.take()).collect();
         let (kv, mut runner) = (kv?, self.resident.runner()?);
         let row = |s: usize, i: usize| {
             let (pos, token) = ((shape.context - shape.rows + i) as u32, (7919 * (s + i) + 5) % self.info.vocab);
