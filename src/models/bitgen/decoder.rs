@@ -3,7 +3,7 @@
 use crate::models::decoder::linear::TernaryStack;
 use crate::models::load::{Tensor, TensorScope};
 use crate::models::slots;
-use crate::models::vision::siglip::Affine;
+use crate::models::vision::layers::NormWeights;
 use crate::ops::{AttentionShape, Columns, ROW_WORDS, UnaryKind};
 use crate::plan::{PlanBuilder, Slot};
 use crate::tensor::{DType, Lead, Spec};
@@ -26,8 +26,8 @@ pub fn embed(p: &PlanBuilder, rows: Slot, tokens: &[Tensor], positions: &Tensor)
 }
 
 /// Layer norm of x.
-pub fn norm(p: &PlanBuilder, x: Slot, affine: &Affine) -> Slot {
-    p.layer_norm(x, affine.weight.slot(p), affine.bias.slot(p), EPS)
+pub fn norm(p: &PlanBuilder, x: Slot, weights: &NormWeights) -> Slot {
+    weights.layer_norm_eps(p, x, EPS)
 }
 
 /// BitNetLinears that read the same input, their outputs side by side. The rule for weights, `sign(W)` where
@@ -86,17 +86,17 @@ pub struct DecoderSizes {
 #[derive(Debug)]
 pub struct TextDecoder {
     layers: Vec<Layer>,
-    norm: Affine,
+    norm: NormWeights,
     output: BitNet,
 }
 
 #[derive(Debug)]
 struct Layer {
-    ln1: Affine,
+    ln1: NormWeights,
     qkv: BitNet,
     out: BitNet,
     context: BitNet,
-    ln3: Affine,
+    ln3: NormWeights,
     up: BitNet,
     down: BitNet,
     heads: AttentionShape,
@@ -108,7 +108,7 @@ impl TextDecoder {
         let d = c.d;
         TextDecoder {
             layers: (0..c.layers).map(|i| Layer::load(&w.at("decoder_layers").at(i), c)).collect(),
-            norm: Affine::norm(&w.at("layer_norm"), d),
+            norm: NormWeights::load(&w.at("layer_norm"), d),
             output: BitNet::load(w, &["output_projection"], c.vocab, d),
         }
     }
@@ -129,11 +129,11 @@ impl Layer {
     fn load(w: &TensorScope, c: &DecoderSizes) -> Self {
         let (d, inner, attention) = (c.d, c.heads.heads * c.heads.d, w.at("self_attn"));
         Layer {
-            ln1: Affine::norm(&w.at("ln1"), d),
+            ln1: NormWeights::load(&w.at("ln1"), d),
             qkv: BitNet::load(&attention, &["q_proj", "k_proj", "v_proj"], inner, d),
             out: BitNet::load(&attention, &["out_proj"], d, inner),
             context: BitNet::load(w, &["encoder_proj"], d, d),
-            ln3: Affine::norm(&w.at("ln3"), d),
+            ln3: NormWeights::load(&w.at("ln3"), d),
             up: BitNet::load(w, &["ffn.0"], c.d_ff, d),
             down: BitNet::load(w, &["ffn.3"], d, c.d_ff),
             heads: c.heads,

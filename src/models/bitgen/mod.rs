@@ -15,7 +15,7 @@ use crate::models::bitgen::file::MEMORY_BUFFERS;
 use crate::models::load::{LoadOptions, Reads, Tensor, TensorScope, load_model};
 use crate::models::vision::cnn::{CNN_TOKENS, Cnn};
 use crate::models::vision::dinov2::{DinoV2, IMAGENET_MEAN, IMAGENET_STD};
-use crate::models::vision::siglip::Affine;
+use crate::models::vision::layers::{Linear, NormWeights};
 use crate::models::{Family, ImageInfo, slots};
 use crate::ops::{Columns, UnaryKind};
 use crate::plan::{Plan, PlanBuilder, Slot};
@@ -74,13 +74,13 @@ pub struct BitGenStage1 {
     tokens: Vec<Tensor>,
     positions: Tensor,
     vision: Vision,
-    to_embed: Affine,
+    to_embed: Linear,
     text: Modality,
     image: Modality,
-    fusion: [Affine; 2],
+    fusion: [Linear; 2],
     memory: MemoryLayers,
     layers: Vec<EncoderLayer>,
-    norm: Affine,
+    norm: NormWeights,
     decoder: TextDecoder,
 }
 
@@ -93,27 +93,27 @@ enum Vision {
 /// One side's way into the space of fusion, and into that of features.
 #[derive(Debug)]
 struct Modality {
-    transform: Affine,
-    transform_itc: Affine,
-    pooler_itc: Affine,
+    transform: Linear,
+    transform_itc: Linear,
+    pooler_itc: Linear,
 }
 
 #[derive(Debug)]
 struct MemoryLayers {
-    input: Affine,
-    output: Affine,
-    norm: Affine,
+    input: Linear,
+    output: Linear,
+    norm: NormWeights,
 }
 
 /// PyTorch's `TransformerEncoderLayer`, its norms behind the residuals.
 #[derive(Debug)]
 struct EncoderLayer {
-    qkv: Affine,
-    out: Affine,
-    norm1: Affine,
-    linear1: Affine,
-    linear2: Affine,
-    norm2: Affine,
+    qkv: Linear,
+    out: Linear,
+    norm1: NormWeights,
+    linear1: Linear,
+    linear2: Linear,
+    norm2: NormWeights,
 }
 
 impl BitGenStage1 {
@@ -135,7 +135,7 @@ impl BitGenStage1 {
     fn load(w: &TensorScope, c: BitGenSizes, config: BitGenConfig) -> Self {
         let (d, [d_image, d_vision], fusion) = (c.d, c.image, w.at("cross_modal_fusion"));
         let memory = w.at("episodic_memory");
-        let linear = |w: &TensorScope, name: &str, d_out, d_in| Affine::linear(&w.at(name), d_out, d_in);
+        let linear = |w: &TensorScope, name: &str, d_out, d_in| Linear::load(&w.at(name), d_out, d_in);
         let common = |side: &str, d_in| Modality {
             transform: linear(&fusion, &format!("cross_modal_{side}_transform"), d, d_in),
             transform_itc: linear(&fusion, &format!("cross_modal_{side}_transform_itc"), d, d_in),
@@ -166,10 +166,10 @@ impl BitGenStage1 {
             memory: MemoryLayers {
                 input: linear(&memory, "input_proj", d_memory, d),
                 output: linear(&memory, "output_proj", d, d_memory),
-                norm: Affine::norm(&memory.at("layer_norm"), d),
+                norm: NormWeights::load(&memory.at("layer_norm"), d),
             },
             layers: (0..c.layers).map(|i| EncoderLayer::load(&w.at("attention_layers").at(i), &c)).collect(),
-            norm: Affine::norm(&w.at("layer_norm"), d),
+            norm: NormWeights::load(&w.at("layer_norm"), d),
             decoder: TextDecoder::load(&w.at("text_decoder"), &c.decoder()),
         }
     }
@@ -326,15 +326,15 @@ impl EncoderLayer {
     fn load(w: &TensorScope, c: &BitGenSizes) -> Self {
         let (d, attention) = (c.d, w.at("self_attn"));
         EncoderLayer {
-            qkv: Affine {
+            qkv: Linear {
                 weight: attention.dense("in_proj_weight", &[3 * d, d]),
                 bias: attention.vector("in_proj_bias", 3 * d),
             },
-            out: Affine::linear(&attention.at("out_proj"), d, d),
-            norm1: Affine::norm(&w.at("norm1"), d),
-            linear1: Affine::linear(&w.at("linear1"), c.ff, d),
-            linear2: Affine::linear(&w.at("linear2"), d, c.ff),
-            norm2: Affine::norm(&w.at("norm2"), d),
+            out: Linear::load(&attention.at("out_proj"), d, d),
+            norm1: NormWeights::load(&w.at("norm1"), d),
+            linear1: Linear::load(&w.at("linear1"), c.ff, d),
+            linear2: Linear::load(&w.at("linear2"), d, c.ff),
+            norm2: NormWeights::load(&w.at("norm2"), d),
         }
     }
 

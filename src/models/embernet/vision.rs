@@ -5,7 +5,8 @@ use crate::models::decoder::linear::{BitLinearSpec, BitLinearStack};
 use crate::models::embernet::config::{EmberNetConfig, SIGLIP};
 use crate::models::embernet::spec;
 use crate::models::load::{Tensor, TensorScope};
-use crate::models::vision::siglip::{Affine, SigLip};
+use crate::models::vision::layers::Linear;
+use crate::models::vision::siglip::SigLip;
 use crate::ops::{AttentionShape, Columns, RmsNorm, UnaryKind};
 use crate::plan::{Plan, PlanBuilder, Slot};
 
@@ -69,7 +70,7 @@ impl Vision {
 #[derive(Debug)]
 struct Compressor {
     pre_norm: Tensor,
-    proj: Affine,
+    proj: Linear,
     post_norm: Tensor,
 }
 
@@ -78,7 +79,7 @@ impl Compressor {
         let wide = FACTOR * FACTOR * dv;
         Compressor {
             pre_norm: w.vector("pre_norm.weight", wide),
-            proj: Affine::linear(&w.at("proj"), d, wide),
+            proj: Linear::load(&w.at("proj"), d, wide),
             post_norm: w.vector("post_norm.weight", d),
         }
     }
@@ -94,9 +95,9 @@ impl Compressor {
 /// Multi-head attention of learned or projected queries over other tokens.
 #[derive(Debug)]
 struct CrossAttention {
-    q: Affine,
-    kv: Affine,
-    out: Affine,
+    q: Linear,
+    kv: Linear,
+    out: Linear,
     d: usize,
 }
 
@@ -104,8 +105,8 @@ impl CrossAttention {
     /// PyTorch's `MultiheadAttention`: q, k and v stacked in `in_proj`.
     fn load(w: &TensorScope, d: usize) -> Self {
         let (weight, bias) = (w.dense("in_proj_weight", &[3 * d, d]), w.vector("in_proj_bias", 3 * d));
-        let part = |rows: std::ops::Range<usize>| Affine { weight: weight.rows(rows.clone()), bias: bias.rows(rows) };
-        CrossAttention { q: part(0..d), kv: part(d..3 * d), out: Affine::linear(&w.at("out_proj"), d, d), d }
+        let part = |rows: std::ops::Range<usize>| Linear { weight: weight.rows(rows.clone()), bias: bias.rows(rows) };
+        CrossAttention { q: part(0..d), kv: part(d..3 * d), out: Linear::load(&w.at("out_proj"), d, d), d }
     }
 
     /// `x + attention(x, tokens, tokens)`, x `[n, d]`, tokens `[m, d]`. Traced as `name`: its weights `[n, m]`.

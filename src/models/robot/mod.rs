@@ -17,7 +17,7 @@ use crate::models::robot::config::RobotSizes;
 use crate::models::robot::fusion::{Fusion, whole};
 use crate::models::robot::reasoning::{Reasoning, Selector};
 use crate::models::vision::dinov2::{IMAGENET_MEAN, IMAGENET_STD};
-use crate::models::vision::siglip::Affine;
+use crate::models::vision::layers::NormWeights;
 use crate::models::{Family, ImageInfo, slots};
 use crate::ops::{AttentionShape, Columns};
 use crate::plan::{Plan, PlanBuilder, Slot};
@@ -94,7 +94,7 @@ pub struct BitGenModel {
     memory: Memory,
     layers: Vec<Layer>,
     reasoning: Reasoning,
-    norm: Affine,
+    norm: NormWeights,
     output: BitNet,
     selector: Selector,
     decoder: TextDecoder,
@@ -147,7 +147,7 @@ impl BitGenModel {
             memory: Memory::load(&w.at("episodic_memory"), &c),
             layers: (0..c.layers).map(|i| layer(&w.at("attention_layers").at(i))).collect(),
             reasoning: Reasoning::load(&w.at("reasoning_module"), &c),
-            norm: Affine::norm(&w.at("layer_norm"), d),
+            norm: NormWeights::load(&w.at("layer_norm"), d),
             output: BitNet::load(w, &["output_projection"], c.vocab, d),
             selector: Selector::load(&w.at("robot_selector"), &c),
             decoder: TextDecoder::load(&w.at("text_decoder"), &c.decoder()),

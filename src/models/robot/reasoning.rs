@@ -5,7 +5,7 @@ use crate::models::load::{ComputedTensor, Tensor, TensorScope};
 use crate::models::robot::config::RobotSizes;
 use crate::models::robot::fusion::whole;
 use crate::models::robot::robot_slots;
-use crate::models::vision::siglip::Affine;
+use crate::models::vision::layers::Linear;
 use crate::ops::UnaryKind;
 use crate::plan::{PlanBuilder, Slot};
 use crate::tensor::{DType, Lead, Spec};
@@ -17,8 +17,8 @@ const FLOOR: f32 = 1e-12;
 #[derive(Debug)]
 pub struct Reasoning {
     encoder: BitNet,
-    input: Affine,
-    hidden: Affine,
+    input: Linear,
+    hidden: Linear,
     /// Confidence and gate, side by side.
     signs: BitNet,
     decoder: BitNet,
@@ -28,9 +28,9 @@ impl Reasoning {
     /// Takes the tensors below `w`.
     pub fn load(w: &TensorScope, c: &RobotSizes) -> Self {
         let (cell, h) = (w.at("step_processor"), c.reasoning);
-        let part = |which: &str| -> Affine {
+        let part = |which: &str| -> Linear {
             let weight: Tensor = cell.dense(&format!("weight_{which}_l0"), &[4 * h, h]);
-            Affine { weight, bias: cell.vector(&format!("bias_{which}_l0"), 4 * h) }
+            Linear { weight, bias: cell.vector(&format!("bias_{which}_l0"), 4 * h) }
         };
         Reasoning {
             encoder: BitNet::load(w, &["reasoning_encoder"], h, c.d),

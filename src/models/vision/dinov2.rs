@@ -1,7 +1,7 @@
 //! DINOv2's vision transformer. Source: Oquab et al. 2023; Hugging Face `Dinov2Model`.
 
 use crate::models::load::{ComputedTensor, Tensor, TensorScope};
-use crate::models::vision::siglip::Affine;
+use crate::models::vision::layers::{Linear, NormWeights};
 use crate::ops::{AttentionShape, Columns, Pixels, UnaryKind, Window};
 use crate::plan::{PlanBuilder, Slot};
 
@@ -35,18 +35,18 @@ pub struct DinoV2 {
     /// the projection's bias with the position interpolated from the learned grid.
     table: ComputedTensor,
     layers: Vec<Layer>,
-    norm: Affine,
+    norm: NormWeights,
 }
 
 #[derive(Debug)]
 struct Layer {
-    norm1: Affine,
-    qkv: Affine,
-    out: Affine,
+    norm1: NormWeights,
+    qkv: Linear,
+    out: Linear,
     scale1: Tensor,
-    norm2: Affine,
-    fc1: Affine,
-    fc2: Affine,
+    norm2: NormWeights,
+    fc1: Linear,
+    fc2: Linear,
     scale2: Tensor,
 }
 
@@ -67,7 +67,7 @@ impl DinoV2 {
             patches: projection.dense("weight", &[d, 3, patch, patch]),
             table: ComputedTensor::new("dinov2.positions", &[table.len() / d, d], table),
             layers: (0..config.layers).map(|i| Layer::load(&layer.at(i), config)).collect(),
-            norm: Affine::norm(&w.at("layernorm"), d),
+            norm: NormWeights::load(&w.at("layernorm"), d),
         }
     }
 
@@ -82,7 +82,7 @@ impl DinoV2 {
             let _scope = p.scope(format!("dinov2.{i}"));
             x = p.tag(format!("dinov2.layer.{i}.out"), layer.record(p, x, self.config));
         }
-        p.tag("dinov2.last_hidden_state", self.norm.normalise(p, x))
+        p.tag("dinov2.last_hidden_state", self.norm.layer_norm(p, x))
     }
 }
 
@@ -90,26 +90,26 @@ impl Layer {
     fn load(w: &TensorScope, DinoConfig { d, d_ff, .. }: DinoConfig) -> Self {
         let attention = w.at("attention.attention");
         Layer {
-            norm1: Affine::norm(&w.at("norm1"), d),
-            qkv: Affine::side_by_side(&attention, &["query", "key", "value"], d, d),
-            out: Affine::linear(&w.at("attention.output.dense"), d, d),
+            norm1: NormWeights::load(&w.at("norm1"), d),
+            qkv: Linear::side_by_side(&attention, &["query", "key", "value"], d, d),
+            out: Linear::load(&w.at("attention.output.dense"), d, d),
             scale1: w.vector("layer_scale1.lambda1", d),
-            norm2: Affine::norm(&w.at("norm2"), d),
-            fc1: Affine::linear(&w.at("mlp.fc1"), d_ff, d),
-            fc2: Affine::linear(&w.at("mlp.fc2"), d, d_ff),
+            norm2: NormWeights::load(&w.at("norm2"), d),
+            fc1: Linear::load(&w.at("mlp.fc1"), d_ff, d),
+            fc2: Linear::load(&w.at("mlp.fc2"), d, d_ff),
             scale2: w.vector("layer_scale2.lambda1", d),
         }
     }
 
     fn record(&self, p: &PlanBuilder, x: Slot, DinoConfig { d, heads, .. }: DinoConfig) -> Slot {
-        let h = self.norm1.normalise(p, x);
+        let h = self.norm1.layer_norm(p, x);
         let qkv = self.qkv.apply(p, h, None); // [n, 1 + g², 3·d]
         let columns = |at| Columns { slot: qkv, at };
         let shape = AttentionShape { heads, kv_heads: heads, d: d / heads };
         let a = p.attention(columns(0), columns(d), columns(2 * d), shape); // [n, 1 + g², d]
         let a = self.out.apply(p, a, None);
         let x = p.affine(a, Some(self.scale1.slot(p)), None, Some(x));
-        let h = self.norm2.normalise(p, x);
+        let h = self.norm2.layer_norm(p, x);
         let h = p.unary(self.fc1.apply(p, h, None), UnaryKind::GeluErf); // [n, 1 + g², d_ff]
         let h = self.fc2.apply(p, h, None);
         p.affine(h, Some(self.scale2.slot(p)), None, Some(x))
