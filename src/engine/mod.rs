@@ -4,7 +4,7 @@
 //! Order: `sampler`, `generation`, `options`, `device`, `programs`, `open`, `cache`, `jobs`, `queue`, `text_program`,
 //! `ladder`, `runner`, `hook`, `resident`, `session`, `generate`, `routing`, `log_probs`, `batch`.
 //!
-//! `open` is the way of every model onto a device, whatever its family; the applications use it too. What follows is for
+//! `autotune/` chooses kernel variants by timing them. `open` is the way of every model onto a device, whatever its family; the applications use it too. What follows is for
 //! models that go on with a text.
 //!
 //! # The way of a token
@@ -12,11 +12,12 @@
 //! 2. The command opens an [`Engine`] and a [`Session`], pushes images and text, and asks for a [`Stream`]:
 //!    [`Session::generate`].
 //! 3. [`Stream::next`] makes a [`jobs::Job`] of the rows that the session has pushed and the model has not read.
-//! 4. [`queue::Queue::run_all`]: whoever waits and finds nobody running runs the next batch, of jobs of all threads.
+//! 4. `Resident::run` gives it to the [`queue::Queue`]: whoever waits and finds nobody running runs the next batch, of jobs
+//!    of all threads.
 //! 5. `Runner::step` puts the rows together and takes the smallest program of the `Ladder` that holds them.
 //! 6. `TextProgram::run` writes the rows into the program's inputs.
-//! 7. [`Backend::run`](crate::plan::Backend::run): on a GPU one submission, several steps where the tokens are chosen
-//!    there; on the CPU one op after the other.
+//! 7. [`Backend::run`](crate::plan::Backend::run): on a GPU one submission, on the CPU one op after the other; or
+//!    [`Backend::repeat`](crate::plan::Backend::repeat), several steps that choose their tokens without the host.
 //! 8. `TextProgram::outputs` reads token ids back, and the queue hands each job its [`jobs::JobOutput`].
 //! 9. [`Stream`] decodes the ids to text, looks for stop strings and the end, and yields a [`Token`].
 //! 10. The command prints it.

@@ -28,16 +28,13 @@ pub enum ModelFiles {
     Source(Arc<dyn TensorSource>),
 }
 
-/// The file of a model's configuration.
-const CONFIG: &str = "config.json";
-
 /// What is built in; nothing without the feature.
 #[cfg(not(feature = "demo"))]
 const DEMO: &[(&str, &[u8])] = &[];
 #[cfg(feature = "demo")]
 const DEMO: &[(&str, &[u8])] = &[
     (ModelFiles::CHECKPOINT, include_bytes!("../../examples/shapes/model/model.safetensors")),
-    (CONFIG, include_bytes!("../../examples/shapes/model/config.json")),
+    ("config.json", include_bytes!("../../examples/shapes/model/config.json")),
     ("tokenizer.json", include_bytes!("../../examples/shapes/model/tokenizer.json")),
 ];
 

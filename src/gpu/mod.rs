@@ -1,5 +1,8 @@
 //! The GPU backend, through wgpu: [`device`] finds and opens adapters, [`shader`] expands kernels, and [`Gpu`] runs
 //! plans that are frozen once and encoded anew every step.
+//!
+//! In reading order: `device`, `buffer` (memory, uploads, reading back), `shader`, `pipeline` (compiled kernels),
+//! `program` (a frozen plan), this file, `profile` (times by node).
 
 mod buffer;
 pub mod device;

@@ -10,22 +10,27 @@
 //! * `embernet/`, `bitgen/`, `robot/`: a folder for each family;
 //! * `check_steps`: steps by which `ternion check` compares devices.
 //!
-//! ## Add a model with a dense or mixture-of-experts decoder
-//! One file, for example `models/llama.rs`:
-//! 1. Read the sizes from the configuration into a [`DecoderSpec`], bounded and checked. `embernet/spec.rs` is an example.
+//! ## Add a model with a decoder
+//! For a decoder of BitLinears whose head is the embedding table, with one feed-forward part or a mixture of them in each
+//! layer, one file is enough, for example `models/foo.rs`. Other matrices (full precision, biases, an own head) come first
+//! into `decoder/linear.rs` and `decoder/spec.rs`.
+//! 1. Read the sizes from the configuration, bounded and checked (`embernet/config.rs` is an example), and put them into a
+//!    [`DecoderSpec`] (`embernet/spec.rs`).
 //! 2. Write the [`Names`] of the tensors.
 //! 3. Load it with [`load_model`] and [`Decoder::load`]; implement [`Model`] for the tools around files, and [`ChatModel`]
 //!    for the engine, whose [`ChatModel::text_plan`] calls [`Decoder::record`].
-//! 4. A [`Family`] that recognises its files, and its line in [`FAMILIES`].
-//! 5. A tiny checkpoint with golden outputs, checked in `tests/models.rs`.
+//!    [`Model::check_steps`] calls `check_steps::chat_steps`, and [`Model::into_chat`] gives the model itself.
+//! 4. Here: `mod foo;`. In `registry.rs`: a [`Family`] that recognises its files, in [`FAMILIES`]; those that are recognised
+//!    by their tensors come before those recognised by `config.json`.
+//! 5. A tiny checkpoint with golden outputs in `tests/golden/`, and a test as `tests/models.rs` is for EmberNet.
 //!
 //! A layer of a new kind is a file in `decoder/` and a variant of [`Mixer`] or [`Ffn`]. A model that is not a decoder
 //! records its forward pass on a [`PlanBuilder`] itself, as `bitgen/` does: shapes in comments, stages tagged, attention
 //! to look at in [`PlanBuilder::trace`].
 //!
 //! ## Add a weight format
-//! The packing is in `quant/`, and which stored tensors are read that way is in `files/weights.rs`. Models name the
-//! packing that they want in [`TensorScope`], and do not see the words.
+//! A new packing is a method of [`TensorScope`], which models call without seeing the words; where else it is known is in
+//! [`architecture`](crate::architecture), "A weight format".
 
 mod bitgen;
 pub(crate) mod check_steps;

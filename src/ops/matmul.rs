@@ -122,11 +122,18 @@ impl Op for MatMul {
         self.variants(caps, inputs, outputs).take(None).kernel
     }
 
-    fn variants(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Variants {
+    fn variants(&self, caps: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Variants {
+        self.forms(caps, inputs)
+    }
+}
+
+/// The kernels.
+impl MatMul {
+    fn forms(&self, caps: &Caps, inputs: &[&Spec]) -> Variants {
         let x = inputs[0];
         if caps.software_subgroups && x.width().is_multiple_of(8) {
             let usual = Variants::usual(Variant::new("lanes", caps, self.lanes(inputs)));
-            return usual.or_lesser("no-subgroups", self.variants(&caps.without_subgroups(), inputs, outputs));
+            return usual.or_lesser("no-subgroups", self.forms(&caps.without_subgroups(), inputs));
         }
         // The kernel for few rows reads four columns at a time.
         if x.rows() > MAX_MATVEC_ROWS || !x.width().is_multiple_of(4) {
@@ -139,10 +146,7 @@ impl Op for MatMul {
         let lesser = caps.without_subgroups();
         if caps.subgroups { all.or_lesser("no-subgroups", Variants::usual(variant(&lesser, usual))) } else { all }
     }
-}
 
-/// The kernels.
-impl MatMul {
     fn described(&self, source: Source, inputs: &[&Spec], grid: Grid) -> Kernel {
         let (x, w) = (inputs[0], inputs[1]);
         let params = MatMulParams {

@@ -1,7 +1,7 @@
 //! The ops: one file each, with its builder method, shapes, CPU definition and kernel.
 //!
-//! Order: `sampling`, `chain`, `few_rows`, `embed`, `rms_norm`, `layer_norm`, `l2_norm`, `absmax`, `affine`, `unary`, `swiglu`,
-//! `concat`, `select_rows`, `span_mean`, `quantise`, `patches`, `pixel_shuffle`, `pool`, `matmul`, `lstm_cell`,
+//! Order: `sampling`, `chain`, `few_rows`, `embed`, `rms_norm`, `layer_norm`, `l2_norm`, `absmax`, `affine`, `unary`,
+//! `swiglu`, `concat`, `select_rows`, `span_mean`, `quantise`, `patches`, `pixel_shuffle`, `pool`, `matmul`, `lstm_cell`,
 //! `memory_read`, `read_words`, `combine`, `norm_quantise`, `attention`, `attention_weights`, `rope_kv_write`,
 //! `store_rows`, `router`, `route`, `group_rows`, `ternary_matmul`, `bit_linear`, `bit_layers`, `sample`.
 //!
@@ -10,10 +10,12 @@
 //! 2. `src/ops/foo.rs`: the struct, a method on [`PlanBuilder`](crate::plan::PlanBuilder), and
 //!    [`Op`](crate::plan::Op) for it. `cpu` is the definition: plain loops. `cpu_fast` only where time goes.
 //!    An op whose kernel has several variants, all correct, names them in `variants`: autotuning times them.
-//! 3. Here: `mod foo;` and its name in [`NAMES`].
+//! 3. Here: `mod foo;`, its name in [`NAMES`] and its place in the order above; `pub use` for types that models name.
 //! 4. `tests/support/op_cases/`: rows with nasty sizes. A test fails if a name has none.
 //!
-//! Nothing in `cpu/`, `gpu/` or `engine/` changes.
+//! Nothing in `cpu/` or `engine/` changes, and in `gpu/` only the list of snippets in `shader.rs`, for a new one in
+//! `shaders/shared/`. `sampling`, `chain` and `few_rows` are what several ops share; `bit_layers` is how models ask for
+//! layers of BitLinears, and chooses which ops they are made of. `simd/` has the fast paths of the CPU.
 
 mod absmax;
 mod affine;

@@ -2,6 +2,10 @@
 //!
 //! Models record through [`PlanBuilder`]; backends read [`Plan`] and call [`Op::cpu`] or [`Op::variants`] of each node,
 //! so neither knows the other.
+//!
+//! In reading order: this file, `op` (what an op is), `builder` (recording), `memory` (which temporaries share a buffer),
+//! `kernel` (a dispatch), `caps` (what a device has), `variant` (kernels by name, and which was chosen), `backend` (what
+//! runs a plan).
 
 mod backend;
 mod builder;

@@ -158,7 +158,10 @@ impl<'a> Io<'a> {
         match self.inputs[i].0.dtype {
             DType::F16 => Floats::F16(bytemuck::cast_slice(self.inputs[i].1)),
             DType::Int8 => Floats::Int8(self.int8(i).0),
-            _ => Floats::F32(bytemuck::cast_slice(self.inputs[i].1)),
+            // Each dtype is named, so that a new one is decided on here.
+            DType::F32 | DType::U32 | DType::Codes | DType::Ternary => {
+                Floats::F32(bytemuck::cast_slice(self.inputs[i].1))
+            }
         }
     }
 
