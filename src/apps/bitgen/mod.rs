@@ -72,8 +72,9 @@ pub struct Encoded {
 /// A BitGen of stage 1, resident on a device. `Send + Sync`; one call runs at a time.
 ///
 /// ```
-/// use ternion::engine::{BitGen, BitGenOptions, DeviceChoice};
 /// use ternion::Image;
+/// use ternion::apps::bitgen::{BitGen, BitGenOptions};
+/// use ternion::engine::DeviceChoice;
 ///
 /// # std::env::set_current_dir(env!("CARGO_MANIFEST_DIR"))?;
 /// let options = BitGenOptions { place: DeviceChoice::Cpu.into(), ..Default::default() };
