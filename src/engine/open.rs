@@ -59,7 +59,9 @@ pub(crate) struct Opening {
 pub(crate) struct Loaded {
     start: Instant,
     pub backend: Box<dyn Backend>,
-    report: LoadReport,
+    why: String,
+    head: DType,
+    weight_bytes: u64,
 }
 
 impl Opening {
@@ -98,10 +100,8 @@ impl Opening {
         if autotunes {
             tune(backend.as_mut(), plans);
         }
-        let (device, memory_bytes) = (backend.describe(), backend.memory());
-        log::info!("{} on {device} ({why})", self.files);
-        let report = LoadReport { device, why, head, weight_bytes, memory_bytes, time: self.start.elapsed() };
-        Ok(Loaded { start: self.start, backend, report })
+        log::info!("{} on {} ({why})", self.files, backend.describe());
+        Ok(Loaded { start: self.start, backend, why, head, weight_bytes })
     }
 }
 
@@ -115,9 +115,10 @@ impl Loaded {
     }
 
     /// The device and the report, once all programs are prepared.
-    pub fn finish(mut self) -> (Box<dyn Backend>, LoadReport) {
-        (self.report.memory_bytes, self.report.time) = (self.backend.memory(), self.start.elapsed());
-        (self.backend, self.report)
+    pub fn finish(self) -> (Box<dyn Backend>, LoadReport) {
+        let Loaded { start, backend, why, head, weight_bytes } = self;
+        let (device, memory_bytes) = (backend.describe(), backend.memory());
+        (backend, LoadReport { device, why, head, weight_bytes, memory_bytes, time: start.elapsed() })
     }
 }
 
