@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::engine::generate::{Stream, Token};
+use crate::engine::jobs::Work;
 use crate::engine::options::GenerateOptions;
 use crate::engine::resident::Resident;
 use crate::engine::session::Session;
@@ -57,7 +58,7 @@ impl<'a> Batch<'a> {
             match stream.request() {
                 Ok(job) => {
                     numbers.push(i);
-                    jobs.push(job);
+                    jobs.push(Work::Text(job));
                 }
                 Err(error) => self.failed.push_back((i, stream.fail(error))),
             }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::generation::{Generation, StopReason};
 use crate::engine::hook::LogitsHook;
-use crate::engine::jobs::{Job, JobOutput};
+use crate::engine::jobs::{Job, JobOutput, Work};
 use crate::engine::options::GenerateOptions;
 use crate::engine::sampler::Sampler;
 use crate::engine::session::Session;
@@ -246,7 +246,7 @@ impl Iterator for Stream<'_> {
         }
         if self.ready.is_empty() {
             let start = Instant::now();
-            let output = self.request().and_then(|job| self.session.engine.run(job));
+            let output = self.request().and_then(|job| self.session.engine.run(Work::Text(job)));
             if let Err(error) = output.and_then(|o| self.receive(o, start.elapsed())) {
                 return Some(Err(self.fail(error)));
             }

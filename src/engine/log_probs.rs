@@ -1,6 +1,6 @@
 //! How likely a model takes a given text to be.
 
-use crate::engine::jobs::JobOutput;
+use crate::engine::jobs::{JobOutput, Work};
 use crate::engine::session::Session;
 use crate::error::{Error, Result};
 use crate::ops::check_logits;
@@ -30,7 +30,7 @@ impl Session {
         }
         let mut found = Vec::with_capacity(tokens.len());
         for &token in tokens {
-            let outcome = self.engine.run(self.pending(true, &[]))?;
+            let outcome = self.engine.run(Work::Text(self.pending(true, &[])))?;
             self.mark_cached();
             let JobOutput::Logits(logits, _) = outcome else {
                 return Err(Error::format("a job for logits", "gave tokens"));

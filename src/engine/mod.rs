@@ -4,26 +4,30 @@
 //! Order: `sampler`, `generation`, `options`, `device`, `programs`, `open`, `cache`, `jobs`, `queue`, `text_program`,
 //! `ladder`, `runner`, `hook`, `resident`, `session`, `generate`, `routing`, `log_probs`, `batch`.
 //!
-//! `autotune/` chooses kernel variants by timing them. `open` is the way of every model onto a device, whatever its family; the applications use it too. What follows is for
-//! models that go on with a text.
+//! `autotune/` chooses kernel variants by timing them. `open` is the way of every model onto a device, whatever its family; the
+//! applications use it too. What follows is for models that go on with a text.
 //!
 //! # The way of a token
-//! 1. `main` calls the command; a program that embeds the library begins at 3.
-//! 2. The command opens an [`Engine`] and a [`Session`], pushes images and text, and asks for a [`Stream`]:
-//!    [`Session::generate`].
-//! 3. [`Stream::next`] makes a [`jobs::Job`] of the rows that the session has pushed and the model has not read.
-//! 4. `Resident::run` gives it to the [`queue::Queue`]: whoever waits and finds nobody running runs the next batch, of jobs
-//!    of all threads.
-//! 5. `Runner::step` puts the rows together and takes the smallest program of the `Ladder` that holds them.
-//! 6. `TextProgram::run` writes the rows into the program's inputs.
-//! 7. [`Backend::run`](crate::plan::Backend::run): on a GPU one submission, on the CPU one op after the other; or
-//!    [`Backend::repeat`](crate::plan::Backend::repeat), several steps that choose their tokens without the host.
-//! 8. `TextProgram::outputs` reads token ids back, and the queue hands each job its [`jobs::JobOutput`].
-//! 9. [`Stream`] decodes the ids to text, looks for stop strings and the end, and yields a [`Token`].
-//! 10. The command prints it.
+//! Each line calls the next.
+//! 1. `main`, in `main.rs`.
+//! 2. `cli::main` takes the arguments apart.
+//! 3. `Run::main` opens files and pictures. A program that embeds the library begins behind it.
+//! 4. `Run::answer` opens an [`Engine`] and a [`Session`], and pushes pictures and the question.
+//! 5. `output::stream` asks for a [`Stream`] ([`Session::generate`]) and prints what comes.
+//! 6. [`Stream::next`] makes a [`jobs::Job`] of the rows that the session has pushed and the model has not read.
+//! 7. `Resident::run` gives it to the queue.
+//! 8. [`queue::Queue::run_all`]: whoever waits and finds nobody running runs the next batch, of jobs of all threads.
+//! 9. `Runner::run` puts the rows together and takes the smallest program of the `Ladder` that holds them.
+//! 10. `TextProgram::run` writes the rows into the program's inputs.
+//! 11. [`Backend::repeat`](crate::plan::Backend::repeat), for one step or for several that choose their tokens without the
+//!     host: on a GPU one submission, on the CPU one op after the other.
 //!
-//! [`Batch`] does 3 to 9 for several sessions from one thread. An image is a [`jobs::ImageJob`] of the same queue: a piece of
-//! its encoder runs, then a batch of text, in turns.
+//! On the way back `TextProgram::outputs` reads token ids, and the queue hands each job its [`jobs::JobOutput`].
+//! [`Stream`] decodes the ids to text, looks for stop strings and the end, and yields a [`Token`], which `output::stream`
+//! prints.
+//!
+//! [`Batch`] does 6 to 11 for several sessions from one thread. An image is a [`jobs::ImageJob`] of the same queue: a piece
+//! of its encoder runs, then a batch of text, in turns.
 
 pub(crate) mod autotune;
 mod batch;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::engine::cache::StatePool;
-use crate::engine::jobs::{ImageJob, Job, JobOutput, Work};
+use crate::engine::jobs::{ImageJob, JobOutput, Turn, Work};
 use crate::engine::ladder::Ladder;
 use crate::engine::open::{LoadReport, Opening, Progress, no_tokenizer, open_tokenizer};
 use crate::engine::options::Options;
@@ -124,18 +124,20 @@ impl Resident {
         self.locked().backend.runs_at_once()
     }
 
-    fn run_work(&self, work: impl IntoIterator<Item = Work>) -> Vec<Result<JobOutput>> {
-        self.queue.run_all(work, self.limits, |turn| self.locked().run(turn, self.model.info()))
+    /// Runs work, batched with that of other threads.
+    pub fn run(&self, work: Work) -> Result<JobOutput> {
+        let output = self.queue.run_all([work], self.limits, self.turn()).pop();
+        output.unwrap_or_else(|| Err(Error::format("a job", "has no output")))
     }
 
-    /// Runs jobs, batched with each other and with those of other threads; their outputs in order.
-    pub fn run_all(&self, jobs: Vec<Job>) -> Vec<Result<JobOutput>> {
-        self.run_work(jobs.into_iter().map(Work::Text))
+    /// [`Resident::run`] of several at once; the outputs in order.
+    pub fn run_all(&self, work: impl IntoIterator<Item = Work>) -> Vec<Result<JobOutput>> {
+        self.queue.run_all(work, self.limits, self.turn())
     }
 
-    /// Runs a job, batched with those of other threads.
-    pub fn run(&self, job: Job) -> Result<JobOutput> {
-        self.run_all(vec![job]).pop().unwrap_or_else(|| Err(Error::format("a job", "has no output")))
+    /// What the queue does with a turn.
+    fn turn(&self) -> impl Fn(&mut Turn) -> Result<Vec<JobOutput>> {
+        |turn| self.locked().run(turn, self.model.info())
     }
 
     /// Runs a program on an image of the model's size, in pieces between batches of text; the outputs named.
@@ -143,10 +145,9 @@ impl Resident {
         let info = self.image_info()?;
         let pixels = image.pixel_values(info.mean, info.std);
         let job = ImageJob { program: program.clone(), pixels, outputs, done: 0 };
-        match self.run_work([Work::Image(job)]).pop() {
-            Some(Ok(JobOutput::Image(outputs))) => Ok(outputs),
-            Some(Err(error)) => Err(error),
-            _ => Err(Error::format("an image", "has no output")),
+        match self.run(Work::Image(job))? {
+            JobOutput::Image(outputs) => Ok(outputs),
+            JobOutput::Tokens(_) | JobOutput::Logits(..) => Err(Error::format("an image", "has no output")),
         }
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::engine::jobs::{ImageJob, Job, JobOutput, Turn};
+use crate::engine::jobs::{ImageJob, JobOutput, Turn};
 use crate::engine::ladder::Ladder;
 use crate::engine::programs::{Program, floats};
 use crate::engine::text_program::{Rows, TextProgram};
@@ -90,15 +90,29 @@ impl Runner {
         program.read_states(self.backend.as_mut(), wanted)
     }
 
-    /// Runs a turn of the queue; outputs of the jobs that end with it.
+    /// Runs a turn of the queue, parts of jobs as one batch or a piece of an image; outputs of the jobs that end with it.
+    ///
+    /// A batch of nothing but tokens to decode runs several steps at once, as many as all its jobs allow.
     ///
     /// # Errors
     /// Those of [`Ladder::fitting`] and of [`Backend::run`].
     pub fn run(&mut self, turn: &mut Turn, info: &ModelInfo) -> Result<Vec<JobOutput>> {
-        match turn {
-            Turn::Text(parts) => self.step(parts, info),
-            Turn::Image(image) => Ok(self.encode(image)?.map(JobOutput::Image).into_iter().collect()),
+        let parts = match turn {
+            Turn::Text(parts) => parts,
+            Turn::Image(image) => return Ok(self.encode(image)?.map(JobOutput::Image).into_iter().collect()),
+        };
+        let all = Rows::new(parts, info.image.map_or(0, |i| i.width));
+        let backend = self.backend.as_mut();
+        let program = self.text.fitting(backend, [all.rows.len(), all.outputs.len()], !all.images.is_empty())?;
+        let times = burst_len(backend, program, all.max_repeats);
+        let start = Instant::now();
+        program.run(backend, &all, times, info)?;
+        if all.outputs.is_empty() {
+            return Ok(Vec::new());
         }
+        let outputs = program.outputs(backend, &all, times, info)?;
+        program.last_step_time = Some(start.elapsed() / times as u32);
+        Ok(outputs)
     }
 
     /// Runs the next piece of an image's program, about [`PIECE_TIME`] of it; the outputs asked for with the last one.
@@ -122,27 +136,6 @@ impl Runner {
         let outputs = program.read(backend, &wanted)?;
         self.node_time = Some(start.elapsed() / nodes.max(1) as u32);
         Ok((nodes == left).then(|| outputs.iter().map(|words| floats(words)).collect()))
-    }
-
-    /// Runs parts of jobs (each with a number of its rows) as one batch; outputs of the jobs that end.
-    ///
-    /// A batch of nothing but tokens to decode runs several steps at once, as many as all its jobs allow.
-    ///
-    /// # Errors
-    /// Those of [`Ladder::fitting`] and of [`Backend::run`].
-    fn step(&mut self, parts: &[(Job, usize)], info: &ModelInfo) -> Result<Vec<JobOutput>> {
-        let all = Rows::new(parts, info.image.map_or(0, |i| i.width));
-        let backend = self.backend.as_mut();
-        let program = self.text.fitting(backend, [all.rows.len(), all.outputs.len()], !all.images.is_empty())?;
-        let times = burst_len(backend, program, all.max_repeats);
-        let start = Instant::now();
-        program.run(backend, &all, times, info)?;
-        if all.outputs.is_empty() {
-            return Ok(Vec::new());
-        }
-        let outputs = program.outputs(backend, &all, times, info)?;
-        program.last_step_time = Some(start.elapsed() / times as u32);
-        Ok(outputs)
     }
 }
 

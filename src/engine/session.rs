@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::engine::cache::SessionState;
-use crate::engine::jobs::{Job, JobOutput};
+use crate::engine::jobs::{Job, JobOutput, Work};
 use crate::engine::open::no_tokenizer;
 use crate::engine::resident::Resident;
 use crate::error::{Error, Result};
@@ -256,7 +256,7 @@ impl Session {
         if self.cached >= n {
             return Ok(());
         }
-        self.engine.run(self.pending(false, &[]))?;
+        self.engine.run(Work::Text(self.pending(false, &[])))?;
         self.mark_cached();
         Ok(())
     }
@@ -273,7 +273,7 @@ impl Session {
         let kv = self.engine.states.take()?;
         let mut job = self.job(&kv, 0, true, &[]);
         job.image.iter_mut().take(info.tokens * info.width).for_each(|v| *v = 0.0);
-        match self.engine.run(job)? {
+        match self.engine.run(Work::Text(job))? {
             JobOutput::Logits(logits, _) => Ok(Some(logits)),
             JobOutput::Tokens(_) | JobOutput::Image(_) => Ok(None),
         }

@@ -111,11 +111,7 @@ impl TextProgram {
     /// Writes what a step reads, and starts it, `times` times over.
     pub fn run(&mut self, backend: &mut dyn Backend, all: &Rows, times: usize, info: &ModelInfo) -> Result<()> {
         self.write(backend, all, info)?;
-        let step = all.step(times);
-        match times {
-            1 => self.program.run(backend, &step),
-            _ => backend.repeat(self.program.id, &step, 0..self.program.plan.nodes.len(), times),
-        }
+        backend.repeat(self.program.id, &all.step(times), 0..self.program.plan.nodes.len(), times)
     }
 
     fn write(&mut self, backend: &mut dyn Backend, all: &Rows, info: &ModelInfo) -> Result<()> {
