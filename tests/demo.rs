@@ -195,7 +195,7 @@ fn broken_files_in_memory_are_errors_with_their_names() {
         (&[], "m/model.safetensors"),
         (&[("model.safetensors", CUT)], "m/model.safetensors: is cut short"),
         (&[("model.safetensors", GOOD)], "m/config.json"),
-        (&[("model.safetensors", GOOD), ("config.json", b"[]")], "m/config.json: is no JSON object"),
+        (&[("model.safetensors", GOOD), ("config.json", b"[]")], "m/config.json: is not a JSON object"),
     ];
     for (files, says) in cases {
         let options = Options { device: DeviceChoice::Cpu, ..Options::default() };

@@ -1,8 +1,8 @@
 //! Texts and JSON as people's tools write them: one reader for all of them.
 //!
-//! A byte order mark in front of UTF-8 is no part of the text. UTF-16 and UTF-32 are named in the error. JSON may hold the
-//! `NaN`, `Infinity` and `-Infinity` that Python writes: they are read as texts, so that a key that nobody reads stops
-//! nothing and a number that is read is refused with its key.
+//! A byte order mark in front of UTF-8 is not part of the text. UTF-16 and UTF-32 are named in the error. JSON may hold the
+//! `NaN`, `Infinity` and `-Infinity` that Python writes: they are read as strings, so that a key
+//! that nobody reads is harmless and a number that is read is refused with its key.
 
 use std::borrow::Cow;
 use std::str;
@@ -27,7 +27,7 @@ pub fn decode<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str> {
     Ok(text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text))
 }
 
-/// The JSON value of `bytes`; in messages `name` stands for it and `expected` ("JSON object") for what it should be.
+/// The JSON value of `bytes`; in messages `name` stands for it and `expected` ("a JSON object") for what it should be.
 ///
 /// # Errors
 /// [`Error::Format`] for what is not such JSON, with line and column, and those of [`decode`].
@@ -37,7 +37,7 @@ pub(crate) fn json<T: DeserializeOwned>(name: &str, bytes: &[u8], expected: &str
         Cow::Owned(quoted) => serde_json::from_str(&quoted),
         Cow::Borrowed(_) => Err(error),
     });
-    value.map_err(|error| Error::format(name, format!("is no {expected}: {error}")))
+    value.map_err(|error| Error::format(name, format!("is not {expected}: {error}")))
 }
 
 /// The encoding that is not UTF-8, by a byte order mark or by zero bytes between the first characters.
@@ -50,7 +50,7 @@ fn other_encoding(bytes: &[u8]) -> Option<&'static str> {
     })
 }
 
-/// `json` with its numbers that are not finite as texts; borrowed if there are none.
+/// `json` with its numbers that are not finite as strings; borrowed if there are none.
 fn quoted_non_finite(json: &str) -> Cow<'_, str> {
     let (mut quoted, mut kept) = (String::new(), 0);
     let (mut at, mut in_text) = (0, false);
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_byte_order_mark_is_no_part_of_a_text() {
+    fn a_byte_order_mark_is_not_part_of_a_text() {
         assert_eq!(decode("f", b"\xef\xbb\xbfWhat?").unwrap(), "What?");
         assert_eq!(decode("f", "\u{e9}".as_bytes()).unwrap(), "\u{e9}");
         assert_eq!(decode("f", b"").unwrap(), "");
@@ -117,7 +117,7 @@ mod tests {
         assert_eq!(read("\u{feff}[1]").unwrap(), json!([1]));
         for (broken, at) in [("[NaN, x]", "column 9"), ("[Nan]", "column 2"), ("{\"a\": \"NaN}", "column 11")] {
             let error = read(broken).unwrap_err().to_string();
-            assert!(error.starts_with("f: is no JSON: ") && error.contains(at), "{broken}: {error}");
+            assert!(error.starts_with("f: is not JSON: ") && error.contains(at), "{broken}: {error}");
         }
     }
 }

@@ -204,13 +204,13 @@ const MAX_CONFIG_BYTES: u64 = 16 << 20;
 /// Reads the JSON object in the file `name` of a model.
 ///
 /// # Errors
-/// [`Error::Io`], or [`Error::Format`] for what is no JSON object.
+/// [`Error::Io`], or [`Error::Format`] for what is not a JSON object.
 pub(crate) fn read_json(files: &ModelFiles, name: &str) -> Result<Map<String, Value>> {
     let (bytes, path) = (files.read(name, MAX_CONFIG_BYTES)?, files.path(name));
     if bytes.len() as u64 > MAX_CONFIG_BYTES {
         return Err(Error::format(path.display(), format!("has more than {MAX_CONFIG_BYTES} bytes, the most allowed")));
     }
-    text::json(&path.display().to_string(), &bytes, "JSON object")
+    text::json(&path.display().to_string(), &bytes, "a JSON object")
 }
 
 /// The largest dimension of a tensor from whose shape sizes are read: the largest vocabularies have 2^18 tokens.

@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(
             form(b"\x80\x02\0\0\0\0\0\0{\"a\":1}"),
             FileFormat::Safetensors,
-            "a header of 640 bytes is no pickle"
+            "a header of 640 bytes is not a pickle"
         );
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::error::Result;
 use crate::files::checkpoint::{Contents, Entry, sort_by_name};
 
-/// Parts of names that wrappers put anywhere among the others, and that no model has.
+/// Parts that wrappers put anywhere into a name, and that no model uses.
 const WRAPPERS: [&str; 3] = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
 /// Prefixes that wrappers put in front of all names.
 const PREFIXES: [&str; 2] = ["module.", "model."];
@@ -14,10 +14,11 @@ const PREFIXES: [&str; 2] = ["module.", "model."];
 const TABLE: &str = "embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 
-/// Takes what wrappers put around the names away, and lists a tied embedding under both names if only its other is there.
+/// Removes what wrappers put around the names. Where only the LM head of a tied embedding is stored, the embedding is listed
+/// as well.
 ///
 /// # Errors
-/// [`crate::Error::Format`] if two names are the same then.
+/// [`crate::Error::Format`] if two names are equal afterwards.
 pub(crate) fn unwrap(path: &Path, contents: &mut Contents) -> Result<()> {
     for entry in &mut contents.entries {
         entry.info.name = bare(&entry.info.name);

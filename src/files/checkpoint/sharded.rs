@@ -47,7 +47,7 @@ fn read_index(path: &Path) -> Result<Index> {
     if length > MAX_HEADER {
         return Err(Error::format(path.display(), format!("has {length} bytes, an index has at most {MAX_HEADER}")));
     }
-    text::json(&path.display().to_string(), file.bytes(), "index of shards")
+    text::json(&path.display().to_string(), file.bytes(), "an index of shards")
 }
 
 /// The file of a shard, which must be a plain name beside its index; as a link it may lead anywhere, as a single file may.

@@ -17,7 +17,7 @@ pub(crate) const END_OF_TEXT: &str = "<|endoftext|>";
 /// The tokenizer.json of a vocabulary and its merges; `names` are what messages call the two.
 ///
 /// # Errors
-/// [`Error::Format`] for a file that is not what it should be, with its line where there is one.
+/// [`Error::Format`] for a broken file, with its line where there is one.
 pub(crate) fn tokenizer_json(names: [&str; 2], vocab: &[u8], merges: &[u8]) -> Result<Vec<u8>> {
     let vocab = vocabulary(names[0], vocab)?;
     let level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});
@@ -36,7 +36,7 @@ pub(crate) fn tokenizer_json(names: [&str; 2], vocab: &[u8], merges: &[u8]) -> R
 
 /// Tokens with their ids: one for each byte at least, else text would be dropped in silence.
 fn vocabulary(name: &str, json: &[u8]) -> Result<Map<String, Value>> {
-    let vocab: Map<String, Value> = text::json(name, json, "JSON object of tokens")?;
+    let vocab: Map<String, Value> = text::json(name, json, "a JSON object of tokens")?;
     let mut tokens = BTreeMap::new();
     for (token, id) in &vocab {
         let number = id.as_u64().and_then(|id| u32::try_from(id).ok());

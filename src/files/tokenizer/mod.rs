@@ -1,4 +1,7 @@
-//! Text to token ids and back, for every `tokenizer.json` and GPT-2's two files, and the decoding of ids that arrive one at a time.
+//! Text to token ids and back, for every `tokenizer.json` and for GPT-2's two files.
+//!
+//! In reading order: this file ([`Tokenizer`], and [`DecodeStream`] for ids that arrive one at a time); `gpt2` (its two
+//! files as a tokenizer.json); `pieces` (which bytes of a text a token stands for, and unknown words).
 
 pub(crate) mod gpt2;
 pub(crate) mod pieces;
@@ -59,7 +62,7 @@ impl Tokenizer {
             return Self::from_bytes(&name(FILE_NAME), read(FILE_NAME)?).map(Some);
         }
         let (vocab, merges) = (name(gpt2::VOCAB), name(gpt2::MERGES));
-        let alone = |file: &str, other: &str| Error::format(file, format!("is of no use without {other} beside it"));
+        let alone = |file: &str, other: &str| Error::format(file, format!("cannot be used without {other} beside it"));
         match (files.has(gpt2::VOCAB), files.has(gpt2::MERGES)) {
             (false, false) => Ok(None),
             (true, false) => Err(alone(&vocab, gpt2::MERGES)),
@@ -76,12 +79,12 @@ impl Tokenizer {
     /// Truncation and padding that the file asks for are switched off: a prompt is never cut or filled in silence.
     ///
     /// # Errors
-    /// [`Error::Format`] when it is none, [`Error::Limit`] when it is above [`MAX_FILE_BYTES`].
+    /// [`Error::Format`] when it is not a tokenizer, [`Error::Limit`] when it is above [`MAX_FILE_BYTES`].
     pub fn from_bytes(name: &str, mut json: Vec<u8>) -> Result<Self> {
         check_size(name, &json)?;
         let byte_order_mark = json.len() - text::decode(name, &json)?.len();
         json.drain(..byte_order_mark);
-        let mut inner = contained(name, "is no tokenizer of the `tokenizers` library", || {
+        let mut inner = contained(name, "is not a tokenizer of the `tokenizers` library", || {
             tokenizers::Tokenizer::from_bytes(&json)
         })?;
         inner.with_padding(None);

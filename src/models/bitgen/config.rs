@@ -205,7 +205,7 @@ impl Source {
             return Err(Error::config(format!("{name}: num_heads"), problem));
         };
         let name = format!("{name}: {CONFIG_ENTRY}");
-        let json = text::json(&name, text.as_bytes(), "JSON object")?;
+        let json = text::json(&name, text.as_bytes(), "a JSON object")?;
         Ok(Source { files, name, json })
     }
 
