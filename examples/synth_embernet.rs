@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use rayon::prelude::*;
+use ternion::threads;
 use ternion::tools::synthetic::about_normal;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
@@ -278,7 +278,7 @@ fn write_elements(out: &mut impl Write, tensor: &Tensor, seed: u64, bar: &Progre
     let mut bytes = vec![0u8; 4 * BLOCK.min(tensor.len())];
     for start in (0..tensor.len()).step_by(BLOCK) {
         let block = &mut bytes[..4 * BLOCK.min(tensor.len() - start)];
-        block.par_chunks_mut(4 * PIECE).enumerate().for_each(|(p, piece)| {
+        threads::shared().map(block.chunks_mut(4 * PIECE).enumerate(), |(p, piece)| {
             for (i, element) in piece.as_chunks_mut::<4>().0.iter_mut().enumerate() {
                 let at = start + p * PIECE + i;
                 *element = tensor.fill.element(seed, at).to_le_bytes();

@@ -1,11 +1,11 @@
-//! A team of threads for the tasks of one op, which last microseconds: between ops its workers spin instead of
+//! The threads of the process: for loading, for pictures, and for the tasks of one op, which last microseconds: between ops its workers spin instead of
 //! sleeping, since waking a thread takes longer than an op of a decode step.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -149,6 +149,21 @@ impl ThreadPool {
         });
     }
 
+    /// What `task` makes of each item, in their order.
+    ///
+    /// # Panics
+    /// With a task's panic.
+    pub fn map<T: Send, U: Send>(&self, items: impl IntoIterator<Item = T>, task: impl Fn(T) -> U + Sync) -> Vec<U> {
+        let items: Vec<Mutex<(Option<T>, Option<U>)>> =
+            items.into_iter().map(|i| Mutex::new((Some(i), None))).collect();
+        let of = |cell: &Mutex<(Option<T>, Option<U>)>| cell.lock().unwrap_or_else(PoisonError::into_inner).0.take();
+        self.run(items.len(), |i| {
+            let made = of(&items[i]).map(&task);
+            items[i].lock().unwrap_or_else(PoisonError::into_inner).1 = made;
+        });
+        items.into_iter().filter_map(|cell| cell.into_inner().unwrap_or_else(PoisonError::into_inner).1).collect()
+    }
+
     /// [`ThreadPool::run`] over the ranges that cut `0..len` into pieces of `grain`, the last one shorter.
     pub fn chunks(&self, len: usize, grain: usize, task: impl Fn(std::ops::Range<usize>) + Sync) {
         let grain = grain.max(1);
@@ -156,26 +171,41 @@ impl ThreadPool {
     }
 }
 
-/// Gives rayon's global pool, which loads weights and prepares pictures, `count` threads (default: one for each
-/// processor), or as many as the system gives. The calling thread is one of them, so it is the one that must use the pool;
-/// a pool that is there already stays as it is.
+/// The pool of the process.
+static SHARED: OnceLock<Arc<ThreadPool>> = OnceLock::new();
+
+/// The pool of the process: it loads weights and prepares pictures, and runs the ops of CPU devices whose number of
+/// threads is its own. Made by the first call of this or of [`size_pool`].
+pub fn shared() -> Arc<ThreadPool> {
+    SHARED.get_or_init(|| Arc::new(ThreadPool::all())).clone()
+}
+
+/// Gives the pool of the process `count` threads, the caller's among them (default: one for each processor), or as many as
+/// the system gives. A pool that is there already stays as it is.
 pub fn size_pool(count: Option<usize>) {
-    let count = count.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
-    // Started before the pool is made: it would take no fewer than it was promised.
-    let start = |i: usize| {
-        let (give, take) = std::sync::mpsc::channel::<rayon::ThreadBuilder>();
-        let work = move || take.recv().map_or((), rayon::ThreadBuilder::run);
-        thread::Builder::new().name(format!("ternion pool {i}")).spawn(work).ok().map(|_| give)
-    };
-    let mut started: Vec<_> = (1..count).map_while(start).collect();
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(started.len() + 1).use_current_thread();
-    let give = move |thread| {
-        let next = started.pop().ok_or_else(|| std::io::Error::other("no thread is left"))?;
-        next.send(thread).map_err(|_| std::io::Error::other("the thread has ended"))
-    };
-    if let Err(error) = pool.spawn_handler(give).build_global() {
-        log::debug!("the pool of threads stays as it is: {error}");
-    }
+    SHARED.get_or_init(|| Arc::new(count.map_or_else(ThreadPool::all, ThreadPool::new)));
+}
+
+/// A pool of `count` threads: that of the process if it has as many.
+pub fn pool_of(count: usize) -> Arc<ThreadPool> {
+    let shared = shared();
+    if shared.count() == count { shared } else { Arc::new(ThreadPool::new(count)) }
+}
+
+/// Calls both functions, the second one on a thread of its own if the system gives one.
+///
+/// # Panics
+/// With a panic of either.
+pub fn join<A, B: Send>(first: impl FnOnce() -> A, second: impl Fn() -> B + Sync) -> (A, B) {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("ternion join".into()).spawn_scoped(scope, &second);
+        let first = first();
+        let second = match thread {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            Err(_) => second(),
+        };
+        (first, second)
+    })
 }
 
 impl Drop for ThreadPool {
@@ -302,6 +332,36 @@ mod tests {
             }
         });
         assert_eq!(total.into_inner(), 4 * 200 * 4 * 3);
+    }
+
+    #[test]
+    fn what_becomes_of_items_is_in_their_order() {
+        for count in [1, 3] {
+            let threads = ThreadPool::new(count);
+            let mut to = [0; 100];
+            let firsts = threads.map(to.chunks_mut(7).enumerate(), |(i, piece)| {
+                piece.fill(i);
+                piece.len()
+            });
+            assert_eq!(firsts, [[7; 14].as_slice(), &[2]].concat());
+            assert!(to.iter().enumerate().all(|(i, &piece)| piece == i / 7), "{to:?}");
+            assert!(threads.map(0..0, |i: usize| i).is_empty());
+        }
+    }
+
+    #[test]
+    fn both_functions_of_a_join_run_and_either_may_panic() {
+        assert_eq!(join(|| 1, || 2), (1, 2));
+        let panics = |call: fn() -> (i32, i32)| catch_unwind(call).is_err();
+        assert!(panics(|| join(|| panic!("first"), || 2)) && panics(|| join(|| 1, || panic!("second"))));
+    }
+
+    #[test]
+    fn devices_of_as_many_threads_share_the_pool_of_the_process() {
+        let n = shared().count();
+        assert!(Arc::ptr_eq(&pool_of(n), &shared()));
+        let other = pool_of(n + 1);
+        assert!(!Arc::ptr_eq(&other, &shared()) && other.count() == n + 1);
     }
 
     #[test]

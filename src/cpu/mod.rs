@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::plan::{Backend, BufferId, Caps, Io, MemoryPlan, Plan, ProgramId, Slot, SlotKind, Step, state_fits};
-use crate::threads::ThreadPool;
+use crate::threads::{self, ThreadPool};
 use words::Words;
 
 /// Runs plans on the CPU: by the plain definitions, or with SIMD and threads where an op has that.
 #[derive(Debug)]
 pub struct Cpu {
     plain: bool,
-    threads: ThreadPool,
+    threads: Arc<ThreadPool>,
     /// Weights, constants and states, shared between programs.
     own: Vec<Words>,
     by_name: HashMap<String, usize>,
@@ -49,20 +49,20 @@ impl Default for Cpu {
 impl Cpu {
     /// With SIMD and a thread for each processor that this process may use.
     pub fn new() -> Self {
-        Self::with(false, ThreadPool::all())
+        Self::with(false, threads::shared())
     }
 
     /// With SIMD and this many threads.
     pub fn with_threads(count: usize) -> Self {
-        Self::with(false, ThreadPool::new(count))
+        Self::with(false, threads::pool_of(count))
     }
 
     /// By the plain definitions alone: the reference.
     pub fn plain() -> Self {
-        Self::with(true, ThreadPool::one())
+        Self::with(true, Arc::new(ThreadPool::one()))
     }
 
-    fn with(plain: bool, threads: ThreadPool) -> Self {
+    fn with(plain: bool, threads: Arc<ThreadPool>) -> Self {
         Cpu { plain, threads, own: Vec::new(), by_name: HashMap::new(), programs: Vec::new(), broken: false }
     }
 

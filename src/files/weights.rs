@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use half::f16;
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::alloc::{COPY_CHUNK, room, zeros};
@@ -16,6 +15,7 @@ use crate::files::{Checkpoint, ModelFiles, StorageDType, TensorInfo};
 use crate::quant::int8;
 use crate::quant::{Bits, Packed, TILE_ROWS, WeightQuant, fill_stack, quantise, stack_words};
 use crate::tensor::{Pack, WeightPart, WeightRef};
+use crate::threads;
 
 /// The metadata entry of a packed checkpoint: JSON, a [`PackedInfo`] for each ternary tensor.
 pub const PACKED_KEY: &str = "ternion.packed";
@@ -102,7 +102,8 @@ impl Weights {
             }
             Pack::Int8 => int8::pack(&self.floats(weight)?, weight.parts.first().map_or(1, |p| p.cols))?,
             Pack::Ternary(rule) => {
-                let parts: Result<Vec<Packed>> = weight.parts.par_iter().map(|p| self.ternary(p, rule)).collect();
+                let parts: Result<Vec<Packed>> =
+                    threads::shared().map(&weight.parts, |p| self.ternary(p, rule)).into_iter().collect();
                 let parts = parts?;
                 let mut words = zeros(name_of(weight), stack_words(&parts))?;
                 fill_stack(&parts, &mut words);
@@ -135,11 +136,12 @@ impl Weights {
             // `fits` holds, so both are as long as the part; zeros left in place would be weights.
             let short = || self.broken(&part.name, format!("{} bytes, expected {}", bytes.len(), size(part)));
             let to = rest.split_off_mut(..size(part) / 4).filter(|_| bytes.len() == size(part)).ok_or_else(short)?;
-            let copied = to.par_chunks_mut(COPY_CHUNK).zip(bytes.par_chunks(4 * COPY_CHUNK)).all(|(to, from)| {
+            let pieces = to.chunks_mut(COPY_CHUNK).zip(bytes.chunks(4 * COPY_CHUNK));
+            let copied = threads::shared().map(pieces, |(to, from)| {
                 to.iter_mut().zip(from.as_chunks().0).for_each(|(to, &from)| *to = u32::from_le_bytes(from));
                 !to.iter().fold(false, |any, &word| any | broken(word))
             });
-            if !copied {
+            if copied.contains(&false) {
                 return Ok(None);
             }
         }
@@ -200,9 +202,8 @@ impl Weights {
             return Err(self.broken(&part.name, format!("{} columns, expected {}", info.cols, part.cols)));
         }
         let words = self.checkpoint.read_words(&part.name)?;
-        if bits == Bits::Two
-            && words.par_chunks(COPY_CHUNK).any(|all| all.iter().fold(0, |any, w| any | w & w >> 1) & 0x5555_5555 != 0)
-        {
+        let with_3 = |all: &[u32]| all.iter().fold(0, |any, w| any | w & w >> 1) & 0x5555_5555 != 0;
+        if bits == Bits::Two && threads::shared().map(words.chunks(COPY_CHUNK), with_3).contains(&true) {
             return Err(self.broken(&part.name, "a code of 3, expected 0, 1 or 2".into()));
         }
         self.rows_of(Packed { rows: info.rows, cols: info.cols, bits, scale, words }, part)

@@ -4,10 +4,9 @@
 //! element is off by at most half its row's scale. The words are all integers, four a word, then all scales, padded so
 //! that kernels can read four words at a time.
 
-use rayon::prelude::*;
-
 use crate::alloc::zeros;
 use crate::error::Result;
+use crate::threads;
 
 /// Largest magnitude of an integer.
 const MOST: f32 = 127.0;
@@ -15,6 +14,8 @@ const MOST: f32 = 127.0;
 const ROUND: f32 = 12_582_912.0; // 1.5 · 2^23
 /// The words of a matrix are a multiple of this many.
 const ALIGN: usize = 4;
+/// Rows that one task packs.
+const TASK_ROWS: usize = 64;
 
 /// Words of a matrix.
 pub fn words(rows: usize, cols: usize) -> usize {
@@ -30,8 +31,12 @@ pub fn pack(values: &[f32], cols: usize) -> Result<Vec<u32>> {
     let mut all = zeros("a matrix of 8-bit integers", words(rows, cols))?;
     let (integers, scales) = all.split_at_mut((rows * cols).div_ceil(4));
     let integers: &mut [i8] = bytemuck::cast_slice_mut(integers);
-    let rows = values.par_chunks_exact(cols.max(1)).zip(integers.par_chunks_mut(cols.max(1))).zip(scales);
-    rows.for_each(|((values, integers), scale)| *scale = quantise(values, integers).to_bits());
+    let (cols, piece) = (cols.max(1), TASK_ROWS * cols.max(1));
+    let pieces = values.chunks(piece).zip(integers.chunks_mut(piece)).zip(scales.chunks_mut(TASK_ROWS));
+    threads::shared().map(pieces, |((values, integers), scales)| {
+        let rows = values.chunks_exact(cols).zip(integers.chunks_mut(cols)).zip(scales);
+        rows.for_each(|((values, integers), scale)| *scale = quantise(values, integers).to_bits());
+    });
     Ok(all)
 }
 

@@ -1,9 +1,8 @@
 //! Several packed matrices of one width as one buffer, with a table in front.
 
-use rayon::prelude::*;
-
 use crate::alloc::COPY_CHUNK;
 use crate::quant::{Bits, Packed, TILE_ROWS};
+use crate::threads;
 
 /// Words of the header and of each table entry, so that everything behind them is aligned to `vec4<u32>`.
 const HEADER_WORDS: usize = 4;
@@ -35,8 +34,8 @@ pub(crate) fn fill_stack(parts: &[Packed], out: &mut [u32]) {
         let values = [at / 4, p.bits.count(), p.rows, tiles, rows, p.scale.to_bits() as usize, n_tiles, 0];
         entry.copy_from_slice(&values.map(|v| v as u32));
         let words = rest.split_off_mut(..p.words.len()).unwrap_or_default();
-        let pieces = words.par_chunks_mut(COPY_CHUNK).zip(p.words.par_chunks(COPY_CHUNK));
-        pieces.for_each(|(to, from)| to.copy_from_slice(from));
+        let pieces = words.chunks_mut(COPY_CHUNK).zip(p.words.chunks(COPY_CHUNK));
+        threads::shared().map(pieces, |(to, from)| to.copy_from_slice(from));
         at += p.words.len();
         tiles += n_tiles;
         rows += p.rows;

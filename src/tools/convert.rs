@@ -6,8 +6,6 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rayon::prelude::*;
-
 use crate::engine::open::{Progress, open_tokenizer};
 use crate::engine::options::Precision;
 use crate::error::{Error, Result};
@@ -17,6 +15,7 @@ use crate::files::{Checkpoint, ModelFiles, NewTensor, StorageDType, Tokenizer, W
 use crate::models;
 use crate::models::{LoadOptions, Reads};
 use crate::tensor::{Pack, WeightPart, WeightRef};
+use crate::threads;
 
 const MODEL_FILE: &str = ModelFiles::CHECKPOINT;
 const CONFIG_FILE: &str = "config.json";
@@ -181,10 +180,11 @@ fn pack_all(
 ) -> Result<(BTreeMap<String, OwnedTensor>, Table)> {
     let (mut packed, mut table) = (BTreeMap::new(), Table::new());
     let names: Vec<(&String, Pack)> = reads.iter().map(|(name, &pack)| (name, pack)).collect();
-    for group in names.chunks(rayon::current_num_threads().max(1)) {
+    for group in names.chunks(threads::shared().count()) {
         let what = group.first().map_or(String::new(), |(name, _)| (*name).clone());
         progress(Progress { done: packed.len(), total: names.len(), what });
-        let done: Result<Vec<_>> = group.par_iter().map(|&(name, pack)| pack_one(weights, name, pack)).collect();
+        let done = threads::shared().map(group, |&(name, pack)| pack_one(weights, name, pack));
+        let done: Result<Vec<_>> = done.into_iter().collect();
         for ((name, _), (stored, info)) in group.iter().zip(done?) {
             packed.insert((*name).clone(), stored);
             table.extend(info.map(|info| ((*name).clone(), info)));

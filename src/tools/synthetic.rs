@@ -6,7 +6,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use half::f16;
-use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::files::weights::{PACKED_KEY, PackedInfo};
@@ -15,6 +14,7 @@ use crate::models::{EmberNet, EmberNetConfig, TensorRequest};
 use crate::ops::split_mix;
 use crate::quant::Bits;
 use crate::tensor::Pack;
+use crate::threads;
 
 /// About the size of the elements of weights.
 const SIZE: f32 = 0.02;
@@ -140,7 +140,7 @@ impl Fill {
         let size = self.stored().size();
         let len = size.saturating_mul(elements.len());
         let mut bytes: Vec<u8> = bytemuck::try_zeroed_vec(len).map_err(|()| Error::memory(name, len))?;
-        bytes.par_chunks_mut(size * PIECE).enumerate().for_each(|(piece, bytes)| {
+        threads::shared().map(bytes.chunks_mut(size * PIECE).enumerate(), |(piece, bytes)| {
             let first = elements.start + piece * PIECE;
             for (i, element) in bytes.chunks_exact_mut(size).enumerate() {
                 let at = (first + i) as u64;

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::error::Result;
 use crate::files::{Checkpoint, ModelFiles};
+use crate::threads;
 
 /// Bytes of a hash.
 pub(crate) const HASH: usize = 32;
@@ -44,7 +44,7 @@ pub(crate) fn fingerprint(files: &ModelFiles, tensors: &BTreeSet<String>) -> Res
         checkpoint.release(name);
         Ok(one.finalize().into())
     };
-    let each: Result<Vec<[u8; HASH]>> = tensors.par_iter().map(of_one).collect();
+    let each: Result<Vec<[u8; HASH]>> = threads::shared().map(tensors, of_one).into_iter().collect();
     Ok(hex(&hash(each?.as_flattened())))
 }
 

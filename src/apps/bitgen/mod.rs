@@ -23,8 +23,6 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rayon::prelude::*;
-
 use crate::apps::bitgen::fingerprint::fingerprint;
 use crate::engine::open::{LoadReport, Opening, Progress, no_tokenizer, open_tokenizer};
 use crate::engine::options::{DeviceOptions, LmHead, Precision};
@@ -35,6 +33,7 @@ use crate::models::{BITGEN, BitGenConfig, BitGenSizes, BitGenStage1, EncoderShap
 use crate::ops::Row;
 use crate::plan::{Backend, Step};
 use crate::tensor::DType;
+use crate::threads;
 
 /// Texts whose features are computed in one step.
 pub(crate) const FEATURE_ROWS: usize = 64;
@@ -262,7 +261,7 @@ impl BitGen {
         let (mut all, mut pixels) = (Vec::with_capacity(images.len()), self.pixels(steps.next().unwrap_or(&[])));
         while !pixels.is_empty() {
             let next = steps.next().unwrap_or(&[]);
-            let (seen, following) = rayon::join(|| self.see(&pixels), || self.pixels(next));
+            let (seen, following) = threads::join(|| self.see(&pixels), || self.pixels(next));
             all.extend(seen?);
             pixels = following;
         }
@@ -366,7 +365,7 @@ impl BitGen {
     /// What the encoder reads of images, those of one step.
     fn pixels(&self, images: &[Image]) -> Vec<Vec<f32>> {
         let ImageInfo { size, mean, std, .. } = self.info;
-        images.par_iter().map(|image| image.bilinear_values(size, mean, std)).collect()
+        threads::shared().map(images, |image| image.bilinear_values(size, mean, std))
     }
 
     /// Encodes the images of one step.

@@ -15,17 +15,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rayon::prelude::*;
-
 use crate::apps::bitgen::BitGen;
 use crate::apps::bitgen::fingerprint::HASH;
 use crate::apps::bitgen::similarity::{cosine, finite, not_finite};
 use crate::error::{Error, Result};
 use crate::files::{Image, absolute};
+use crate::threads;
 
 pub use update::Update;
 pub use walk::{ENDINGS, Skipped};
 
+/// Pictures that one task compares.
+const TASK_ROWS: usize = 1024;
 /// How long pictures are embedded before the file is written, unless it takes long to write.
 const SAVE_INTERVAL: Duration = Duration::from_secs(15);
 
@@ -221,7 +222,11 @@ impl PictureIndex {
         if !finite(features) {
             return Err(not_finite("the features to look for"));
         }
-        let near: Vec<f32> = self.table.features.par_chunks(width.max(1)).map(|row| cosine(row, features)).collect();
+        let near: Vec<f32> = threads::shared()
+            .map(self.table.features.chunks(TASK_ROWS * width.max(1)), |rows| {
+                rows.chunks(width.max(1)).map(|row| cosine(row, features)).collect::<Vec<f32>>()
+            })
+            .concat();
         let folders = self.table.folders.iter();
         let places =
             folders.flat_map(|(folder, held)| held.pictures.iter().map(move |(path, p)| (folder, path, p.row)));

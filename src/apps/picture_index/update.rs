@@ -5,8 +5,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use rayon::prelude::*;
-
 use crate::apps::bitgen::fingerprint::{HASH, hash};
 use crate::apps::bitgen::similarity::{finite, not_finite};
 use crate::apps::picture_index::walk;
@@ -15,6 +13,7 @@ use crate::apps::picture_index::{Folder, Picture, PictureIndex, file, stamp};
 use crate::engine::open::Progress;
 use crate::error::{Error, Result};
 use crate::files::{Image, Lock, image, read_at_most};
+use crate::threads;
 
 /// Keeps other programs from writing the file.
 const LOCK: &str = "picture-index.lock";
@@ -231,7 +230,7 @@ impl PictureIndex {
             progress(Progress { done, total, what: first.file.path.clone() });
             let group: Vec<Task> = tasks.by_ref().take(GROUP).collect();
             done += group.len();
-            let looked: Vec<Result<Looked>> = group.par_iter().map(|task| look(&self.path_of(task), &rows)).collect();
+            let looked: Vec<Result<Looked>> = threads::shared().map(&group, |task| look(&self.path_of(task), &rows));
             for (task, looked) in group.into_iter().zip(looked) {
                 match looked {
                     Ok(Looked::Known(row)) => {

@@ -1,10 +1,9 @@
 //! What BitGen is trained for, as formulas over features of length 1, and retrieval.
 
-use rayon::prelude::*;
-
 use crate::apps::bitgen::similarity::cosine;
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
+use crate::threads;
 
 /// Features of earlier texts and pictures that a checkpoint keeps, against which its contrastive loss is taken.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,7 +62,7 @@ pub fn contrastive_loss(texts: &[Vec<f32>], images: &[Vec<f32>], temperature: f3
             logits.iter_mut().for_each(|l| *l /= temperature);
             -f64::from(crate::engine::log_probs::log_probability(&logits, i))
         };
-        queries.par_iter().enumerate().map(loss).sum::<f64>() / queries.len().max(1) as f64
+        threads::shared().map(queries.iter().enumerate(), loss).into_iter().sum::<f64>() / queries.len().max(1) as f64
     };
     let to_images = one_way(texts, images, queues.map(|q| q.images.as_slice()));
     let to_texts = one_way(images, texts, queues.map(|q| q.texts.as_slice()));
@@ -88,7 +87,7 @@ pub fn rank(queries: &[Vec<f32>], candidates: &[Vec<f32>], right: &[Vec<usize>])
         let hardest = wrong().fold(None, |most: Option<f32>, c| Some(most.map_or(c, |m| m.max(c))));
         Ranked { rank: wrong().filter(|&c| c >= best).count(), hardest }
     };
-    queries.par_iter().zip(right).map(one).collect()
+    threads::shared().map(queries.iter().zip(right), one)
 }
 
 /// The share of queries with a right candidate among the first `k`.

@@ -4,8 +4,6 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::path::Path;
 
-use rayon::prelude::*;
-
 use crate::apps::bitgen::BitGen;
 use crate::apps::bitgen::memory::MemoryNoise;
 use crate::engine::log_probs::log_probability;
@@ -13,6 +11,7 @@ use crate::engine::open::Progress;
 use crate::error::{Error, Result};
 use crate::files::Image;
 use crate::ops::{argmax, check_logits};
+use crate::threads;
 use crate::tools::eval::data::{CaptionSet, Pair, at};
 use crate::tools::eval::objectives::{Queues, Ranked, contrastive_loss, matching_loss, rank, recall};
 
@@ -190,7 +189,7 @@ fn features(
     let mut all = Features { texts: model.text_features(&texts)?, images: Vec::new(), common: Vec::new() };
     for files in images.chunks(PICTURES) {
         files.first().into_iter().for_each(|file| step(all.images.len(), file));
-        let pictures: Result<Vec<Image>> = files.par_iter().map(Image::open).collect();
+        let pictures: Result<Vec<Image>> = threads::shared().map(files, Image::open).into_iter().collect();
         for seen in model.all_image_features(&pictures?)? {
             all.images.push(seen.features);
             all.common.push(seen.common);
