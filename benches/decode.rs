@@ -37,7 +37,7 @@ fn usual(device: &DeviceChoice) -> DeviceOptions {
 
 /// Panics if a node of the demo model differs from its plain definition.
 fn check_device(device: &DeviceChoice) {
-    let options = CheckOptions { place: usual(device), ..CheckOptions::default() };
+    let options = CheckOptions { device: usual(device), ..CheckOptions::default() };
     let found = check(ModelFiles::demo().expect("the demo model"), &options, |_| {}).expect("it runs");
     assert!(found.first.is_none(), "{device:?}: {:?}", found.first);
 }

@@ -23,7 +23,7 @@ use ternion::cpu::Cpu;
 use ternion::ops::{ActQuant, AttentionShape, Columns, Experts, READ_CHUNK, RmsNorm};
 use ternion::plan::{Backend, Plan, Slot, Step};
 use ternion::quant::Packed;
-use ternion::tensor::{DType, Lead, Pack};
+use ternion::tensor::{CountedBy, DType, Pack};
 use timing::{Timed, quick};
 
 /// Bytes that copies of an op read together at least.
@@ -48,7 +48,7 @@ struct Case {
 
 /// Codes of `rows` rows and their factors, shared by all copies.
 fn codes(r: &Recording, rows: usize, sets: usize, d: usize) -> [Slot; 2] {
-    r.codes([rows, sets, d], Lead::Fixed, &Noise(1).acts(rows * sets * d), 0.02)
+    r.codes([rows, sets, d], CountedBy::Fixed, &Noise(1).acts(rows * sets * d), 0.02)
 }
 
 /// The product of `rows` rows with a ternary matrix, of 2 bits a code with zeros and 1 bit without.
@@ -71,7 +71,7 @@ fn experts(name: &'static str, rows: usize) -> Case {
         let matrix = matrix.get_or_init(|| Noise(3).packed(2048, 768, false, 0.03));
         let w = r.ternary(&format!("w {copy}"), &vec![matrix.clone(); 18]);
         let chosen: Vec<u32> = (0..2 * rows as u32).map(|i| (5 * i + 3) % 8).collect();
-        let top = r.u32s("top", &[rows, 2], Lead::Fixed, &chosen);
+        let top = r.u32s("top", &[rows, 2], CountedBy::Fixed, &chosen);
         let groups = (rows > 8).then(|| r.p.group_rows(top, experts));
         r.p.expert_matmul(codes(r, rows, 6, 768), w, top, groups, &[2048, 2048], experts)
     };
@@ -83,7 +83,7 @@ fn experts(name: &'static str, rows: usize) -> Case {
 /// A head in 16 bits, cut as an engine would cut it.
 fn head(name: &'static str, [vocab, d]: [usize; 2]) -> Case {
     let record = move |r: &Recording, copy: usize| {
-        let x = r.f32s("x", &[1, d], Lead::Fixed, &Noise(4).f32s(d, 1.0));
+        let x = r.f32s("x", &[1, d], CountedBy::Fixed, &Noise(4).f32s(d, 1.0));
         let (rows, noise) = (PIECE / (2 * d), Noise(5).f32s(4 * d, 0.05));
         let shards: Vec<Slot> = (0..vocab)
             .step_by(rows)
@@ -101,7 +101,7 @@ fn head(name: &'static str, [vocab, d]: [usize; 2]) -> Case {
 /// The product of many rows with a matrix in 16 bits.
 fn dense(name: &'static str, rows: usize, [out, d]: [usize; 2]) -> Case {
     let record = move |r: &Recording, copy: usize| {
-        let x = r.f32s("x", &[rows, d], Lead::Fixed, &Noise(11).f32s(rows * d, 0.1));
+        let x = r.f32s("x", &[rows, d], CountedBy::Fixed, &Noise(11).f32s(rows * d, 0.1));
         let w: Vec<f32> = Noise(12).f32s(4 * d, 0.5).into_iter().cycle().take(out * d).collect();
         r.p.matmul(x, r.weight(&format!("w {copy}"), &[out, d], Pack::F16, &w), None, None)
     };
@@ -113,7 +113,7 @@ fn whole_attention(name: &'static str, rows: usize, heads: usize) -> Case {
     let shape = AttentionShape { heads, kv_heads: heads, d: 64 };
     let (d, width) = (64 * heads, 3 * 64 * heads);
     let record = move |r: &Recording, copy: usize| {
-        let qkv = r.f32s(&format!("qkv {copy}"), &[rows, width], Lead::Fixed, &Noise(13).f32s(rows * width, 1.0));
+        let qkv = r.f32s(&format!("qkv {copy}"), &[rows, width], CountedBy::Fixed, &Noise(13).f32s(rows * width, 1.0));
         let [q, k, v] = [0, 1, 2].map(|i| Columns { slot: qkv, at: i * d });
         r.p.attention(q, k, v, shape)
     };
@@ -124,13 +124,13 @@ fn whole_attention(name: &'static str, rows: usize, heads: usize) -> Case {
 fn attention(name: &'static str, context: usize) -> Case {
     let shape = AttentionShape { heads: 12, kv_heads: 6, d: 64 };
     let record = move |r: &Recording, copy: usize| {
-        let q = r.f32s("q", &[1, 768], Lead::Rows, &Noise(6).f32s(768, 1.0));
+        let q = r.f32s("q", &[1, 768], CountedBy::Rows, &Noise(6).f32s(768, 1.0));
         let words = f16_words(&Noise(7).f32s(context * 384, 1.0));
         let [k, v] = ["k", "v"].map(|n| r.state(&format!("{n} {copy}"), &[context, 384], DType::F16, words.clone()));
-        let rows = r.u32s("rows", &[1, 4], Lead::Rows, &[1, context as u32 - 1, 0, context as u32]);
+        let rows = r.u32s("rows", &[1, 4], CountedBy::Rows, &[1, context as u32 - 1, 0, context as u32]);
         r.p.cached_attention(q, k, v, rows, shape)
     };
-    let step = Step { rows: 1, outputs: 1, context: context as u32, reserved: 0 };
+    let step = Step::new(1, 1, context);
     Case { name, bytes: 2 * 2 * context * 384, step, record: Box::new(record) }
 }
 
@@ -138,7 +138,7 @@ fn attention(name: &'static str, context: usize) -> Case {
 fn norm_quantise(name: &'static str) -> Case {
     let act = ActQuant { max_code: 127.0, bound: 50.0, floor: 1e-4 };
     let record = move |r: &Recording, copy: usize| {
-        let x = r.f32s("x", &[1, 768], Lead::Fixed, &Noise(8).f32s(768, 2.0));
+        let x = r.f32s("x", &[1, 768], CountedBy::Fixed, &Noise(8).f32s(768, 2.0));
         let w = r.weight(&format!("w {copy}"), &[3, 768], Pack::F32, &Noise(9).f32s(3 * 768, 1.0));
         r.p.norm_quantise(x, w, RmsNorm::new(1e-5), act)[0]
     };

@@ -7,18 +7,18 @@ use std::sync::Arc;
 use ternion::cpu::Cpu;
 use ternion::gpu::{Adapters, Gpu};
 use ternion::plan::{Backend, Caps, Extent, Grid, Io, Kernel, Op, Params, PlanBuilder, Slot, Source, Step};
-use ternion::tensor::{DType, Lead, Spec};
+use ternion::tensor::{CountedBy, DType, Spec};
 use ternion::{Error, Result};
 
 /// `y = x² · sign(x)`, element by element.   x `[rows, d]` F32 → y `[rows, d]` F32
 #[derive(Debug)]
 struct SignedSquare;
 
-/// `#import step` gives `led`, `#bind` numbers the buffers: inputs first, outputs last.
+/// `#import step` gives `counted`, `#bind` numbers the buffers: inputs first, outputs last.
 const SHADER: &str = "
 #import step
 struct Params {
-    lead: u32,
+    counted_by: u32,
     rows: u32,
     width: u32,
 }
@@ -28,7 +28,7 @@ struct Params {
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-    if id.x >= led(params.lead, params.rows) * params.width { return; }
+    if id.x >= counted(params.counted_by, params.rows) * params.width { return; }
     y[id.x] = x[id.x] * abs(x[id.x]);
 }
 ";
@@ -66,14 +66,14 @@ impl Op for SignedSquare {
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
         let x = inputs[0];
-        let words = [x.lead as u32, x.rows() as u32, x.width() as u32];
+        let words = [x.counted_by as u32, x.rows() as u32, x.width() as u32];
         Kernel {
             source: Source::new("signed_square", SHADER),
             defines: vec![],
             overrides: vec![],
             params: Params {
                 bytes: words.iter().flat_map(|w| w.to_ne_bytes()).collect(),
-                fields: &["lead", "rows", "width"],
+                fields: &["counted_by", "rows", "width"],
             },
             grid: Grid::x(Extent::rows(x, x.width(), 64)),
         }
@@ -83,7 +83,7 @@ impl Op for SignedSquare {
 /// Records the plan, prepares it, writes three rows, runs a step of two, reads them.
 fn run(backend: &mut dyn Backend) -> Result<Vec<f32>> {
     let p = PlanBuilder::new();
-    let x = p.input("x", Spec::led(&[8, 4], DType::F32, Lead::Rows));
+    let x = p.input("x", Spec::counted(&[8, 4], DType::F32, CountedBy::Rows));
     let y = p.unary(p.signed_square(x), ternion::ops::UnaryKind::Scale(10.0));
     p.output("y", y);
     let plan = Arc::new(p.finish()?);
@@ -92,7 +92,7 @@ fn run(backend: &mut dyn Backend) -> Result<Vec<f32>> {
     let program = backend.prepare(plan.clone(), false)?;
     let rows: Vec<u32> = (0..12).map(|i| (i as f32 - 4.0).to_bits()).collect();
     backend.write(program, x, 0, &rows)?;
-    backend.run(program, &Step { rows: 2, outputs: 0, context: 0, reserved: 0 }, 0..plan.nodes.len())?;
+    backend.run(program, &Step::new(2, 0, 0), 0..plan.nodes.len())?;
     let words = backend.read(program, &[(y, 0..8)])?;
     Ok(words.into_iter().flatten().map(f32::from_bits).collect())
 }

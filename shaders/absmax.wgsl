@@ -5,19 +5,19 @@
 const THREADS: u32 = 256u;
 
 struct Params {
-    lead: u32,
+    counted_by: u32,
     rows: u32,
-    per_lead: u32, // elements of a leading row
+    per_row: u32, // elements of a leading row
 }
 @group(0) @binding(1) var<uniform> params: Params;
-#bind var<storage, read> x: array<f32>; // [rows, per_lead]
+#bind var<storage, read> x: array<f32>; // [rows, per_row]
 #bind var<storage, read_write> y: array<f32>; // [1]
 
 var<workgroup> tops: array<i32, THREADS>;
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(local_invocation_index) id: u32) {
-    let n = led(params.lead, params.rows) * params.per_lead;
+    let n = counted(params.counted_by, params.rows) * params.per_row;
     var top = 0;
     for (var i = id; i < n; i += THREADS) { top = max(top, magnitude(x[i])); }
     tops[id] = top;

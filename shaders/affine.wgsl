@@ -2,13 +2,13 @@
 #import step
 
 struct Params {
-    lead: u32,
+    counted_by: u32,
     rows: u32,
-    per_lead: u32, // elements of a leading row
+    per_row: u32, // elements of a leading row
     width: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
-#bind var<storage, read> x: array<f32>; // [rows, per_lead]
+#bind var<storage, read> x: array<f32>; // [rows, per_row]
 #ifdef SCALE
 #bind var<storage, read> scale: array<f32>; // [width]
 #endif
@@ -16,13 +16,13 @@ struct Params {
 #bind var<storage, read> bias: array<f32>; // [width]
 #endif
 #ifdef RESIDUAL
-#bind var<storage, read> residual: array<f32>; // [rows, per_lead]
+#bind var<storage, read> residual: array<f32>; // [rows, per_row]
 #endif
-#bind var<storage, read_write> y: array<f32>; // [rows, per_lead]
+#bind var<storage, read_write> y: array<f32>; // [rows, per_row]
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-    if id.x >= led(params.lead, params.rows) * params.per_lead { return; }
+    if id.x >= counted(params.counted_by, params.rows) * params.per_row { return; }
     var v = x[id.x];
 #ifdef SCALE
     v *= scale[id.x % params.width];

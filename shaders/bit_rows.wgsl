@@ -91,7 +91,7 @@ fn find_places(id: u32, expert: u32) {
     workgroupBarrier();
     if id == 0u {
         var n = 0u;
-        let rows = led(params.lead, params.rows);
+        let rows = counted(params.counted_by, params.rows);
         for (var row = 0u; row < rows; row++) {
             for (var slot = 0u; slot < params.slots; slot++) {
                 if expert_of(row, slot) == expert && n < MAX_ROWS {
@@ -108,7 +108,7 @@ fn find_places(id: u32, expert: u32) {
 
 #ifdef PLAIN
 fn plain(id: u32, group: vec2<u32>) {
-    let rows = led(params.lead, params.rows);
+    let rows = counted(params.counted_by, params.rows);
     let tile = find_tile(0u, group.x);
     let part = part_at(tile.part);
     let row0 = group.y * ROWS;
@@ -175,7 +175,7 @@ fn combine(id: u32, tile: u32) {
     let all = params.n_experts + params.slots - params.k;
     for (var expert = 0u; expert < all; expert++) { products(id, tile, in_tile, expert); }
     // A lane adds up what it has written itself, slot by slot.
-    let rows = led(params.lead, params.rows);
+    let rows = counted(params.counted_by, params.rows);
     for (var row = 0u; row < rows; row++) {
         for (var q = 0u; q < QUADS; q++) {
             var sum = vec4<f32>();

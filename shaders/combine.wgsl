@@ -3,7 +3,7 @@
 #import bounds
 
 struct Params {
-    lead: u32,
+    counted_by: u32,
     rows: u32,
     width: u32,
     slots: u32, // of a row: k, then the shared ones'
@@ -20,7 +20,7 @@ struct Params {
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let row = id.x / params.width;
     let i = id.x % params.width;
-    if row >= led(params.lead, params.rows) { return; }
+    if row >= counted(params.counted_by, params.rows) { return; }
     let base = row * params.slots * params.width + i;
     var sum = 0.0;
     for (var s = 0u; s < params.k; s++) { sum += weights[row * params.k + s] * y[base + s * params.width]; }

@@ -2,7 +2,7 @@
 #import step
 
 struct Params {
-    lead: u32,
+    counted_by: u32,
     rows: u32,
     width_a: u32,
     width_b: u32,
@@ -17,7 +17,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let width = params.width_a + params.width_b;
     let row = id.x / width;
     let i = id.x % width;
-    if row >= led(params.lead, params.rows) { return; }
+    if row >= counted(params.counted_by, params.rows) { return; }
     if i < params.width_a {
         y[id.x] = a[row * params.width_a + i];
     } else {

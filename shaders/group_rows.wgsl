@@ -8,7 +8,7 @@ const EXPERTS: u32 = 32u; // at a time
 const NONE: u32 = 0xffffffffu;
 
 struct Params {
-    lead: u32,
+    counted_by: u32,
     rows: u32,
     k: u32,
     n_experts: u32,
@@ -29,7 +29,7 @@ fn put(first_block: u32, place: u32, expert: u32, value: u32) {
 
 @compute @workgroup_size(SHARES, EXPERTS)
 fn main(@builtin(local_invocation_id) local: vec3<u32>, @builtin(local_invocation_index) id: u32) {
-    let rows = led(params.lead, params.rows);
+    let rows = counted(params.counted_by, params.rows);
     for (var i = id; i < params.blocks * (BLOCK + 1u); i += SHARES * EXPERTS) { groups[i] = NONE; }
     let slots = params.k + params.n_shared;
     let per = (rows * params.k + SHARES - 1u) / SHARES;

@@ -3,7 +3,7 @@
 #import bounds
 
 struct Params {
-    lead: u32,
+    counted_by: u32,
     rows: u32,
     width: u32,
 }
@@ -21,7 +21,7 @@ fn sigmoid(v: f32) -> f32 {
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let row = id.x / params.width;
-    if row >= led(params.lead, params.rows) { return; }
+    if row >= counted(params.counted_by, params.rows) { return; }
     let i = id.x % params.width;
     let base = 4u * row * params.width + i;
     let kept = sigmoid(gates[base + params.width]) * c[id.x];

@@ -21,7 +21,7 @@ fn main(
     @builtin(local_invocation_index) id: u32,
     @builtin(workgroup_id) group: vec3<u32>,
 ) {
-    let rows = led(params.lead, params.rows) * params.per_lead;
+    let rows = counted(params.counted_by, params.rows) * params.per_row;
     let row0 = group.y * ROWS;
     let out0 = group.x * OUTS;
     let quads = DEPTH / 4u;

@@ -1,7 +1,7 @@
 // y = x · wᵀ for many rows where lanes pass words on (ops/matmul.rs): a lane keeps 4 outputs of 8 rows, and loads 4 of
 // 32 neighbouring elements of each row. Grid: x = blocks of 8 rows, so that the
 // weights stay in the cache for the next one, y = blocks of 128 outputs. Workgroup: 32 lanes.
-#bind var<storage, read> x: array<vec4<f32>>; // [rows · per_lead, d_in / 4]
+#bind var<storage, read> x: array<vec4<f32>>; // [rows · per_row, d_in / 4]
 #ifdef INT8
 #bind var<storage, read> w: array<vec2<u32>>; // [d_out, d_in / 8], then scales [d_out / 2]
 #else
@@ -79,7 +79,7 @@ fn main(
     let lane = Lane(id, in_subgroup);
     let out0 = (group.y * WORKERS + lane.id) * 4u;
     let row0 = group.x * ROWS;
-    let rows = led(params.lead, params.rows) * params.per_lead;
+    let rows = counted(params.counted_by, params.rows) * params.per_row;
     // Lanes and rows behind the last ones compute those again and write nothing.
     let outs = min(vec4<u32>(out0) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(params.d_out - 1u)) * params.d_in;
     let quads = params.d_in / 4u;

@@ -4,16 +4,16 @@
 #import step
 
 struct Params {
-    lead: u32,
+    counted_by: u32,
     rows: u32,
-    per_lead: u32, // vectors of a row
+    per_row: u32, // vectors of a row
     d_in: u32,
     d_out: u32,
     col0: u32,
     width: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
-#bind var<storage, read> x: array<vec4<f32>>; // [rows · per_lead, d_in / 4]
+#bind var<storage, read> x: array<vec4<f32>>; // [rows · per_row, d_in / 4]
 #ifdef INT8
 #ifdef WIDE
 #bind var<storage, read> w: array<vec2<u32>>; // [d_out, d_in / 8], then scales [d_out / 2]
@@ -35,9 +35,9 @@ struct Params {
 #bind var<storage, read> bias: array<f32>; // [d_out]
 #endif
 #ifdef RESIDUAL
-#bind var<storage, read> residual: array<f32>; // [rows · per_lead, width]
+#bind var<storage, read> residual: array<f32>; // [rows · per_row, width]
 #endif
-#bind var<storage, read_write> y: array<f32>; // [rows · per_lead, width]
+#bind var<storage, read_write> y: array<f32>; // [rows · per_row, width]
 
 override LANES: u32 = 16u;
 override GROUPS: u32 = 4u;
@@ -108,7 +108,7 @@ fn main(@builtin(local_invocation_id) local: vec3<u32>, @builtin(workgroup_id) g
         base[o] = min(first + local.y * OUTS + o, params.d_out - 1u) * loads;
     }
     let me = local.y * LANES + local.x;
-    let rows = led(params.lead, params.rows) * params.per_lead;
+    let rows = counted(params.counted_by, params.rows) * params.per_row;
     for (var row = 0u; row < rows; row++) {
         var sum = array<f32, OUTS>();
         for (var i = local.x; i < loads; i += LANES) {

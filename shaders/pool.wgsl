@@ -3,7 +3,7 @@
 #import bounds
 
 struct Params {
-    lead: u32,
+    counted_by: u32,
     images: u32,
     side: u32,
     channels: u32,
@@ -22,7 +22,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let token = id.x / params.channels % windows;
     let channel = id.x % params.channels;
     let image = id.x / params.channels / windows;
-    if image >= led(params.lead, params.images) { return; }
+    if image >= counted(params.counted_by, params.images) { return; }
     var n = 0.0;
     var sum = 0.0;
     var top = -0x7fffffff;

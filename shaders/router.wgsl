@@ -3,7 +3,7 @@
 #import choose
 
 struct Params {
-    lead: u32,
+    counted_by: u32,
     rows: u32,
     experts: u32,
     k: u32,
@@ -18,6 +18,6 @@ struct Params {
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let row = id.x;
-    if row >= led(params.lead, params.rows) { return; }
+    if row >= counted(params.counted_by, params.rows) { return; }
     choose(row, row * params.experts);
 }

@@ -7,7 +7,7 @@
 const THREADS: u32 = 256u;
 const GROUP: u32 = 16u; // threads whose largest values one thread compares
 const ROOM: u32 = 512u; // values that are ranked
-const MOST: u32 = 64u; // largest top k
+const MAX_TOP_K: u32 = 64u;
 const NONE: u32 = 0xffffffffu; // no token: a logit is NaN or infinite; as a key above all others
 const LARGEST: f32 = 3.40282346638528859812e38; // rounded up, it would be no f32
 const EXPONENT: u32 = 0x7f800000u;
@@ -16,7 +16,7 @@ const SIGN: u32 = 0x80000000u;
 struct Params {
     vocab: u32,
 }
-struct Draw {
+struct SampleParams {
     temperature: f32,
     top_k: u32,
     top_p: f32,
@@ -25,15 +25,15 @@ struct Draw {
     seed_low: u32,
     seed_high: u32,
     first: u32,
-    seen: u32,
+    occurrence_row: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
 #bind var<storage, read> logits: array<u32>; // [outputs, vocab], f32 bits
 #bind var<storage, read> outputs: array<u32>; // [outputs]: their rows
-#bind var<storage, read> draws: array<Draw>; // [outputs]
+#bind var<storage, read> sample_params: array<SampleParams>; // [outputs]
 #bind var<storage, read_write> rows: array<vec4<u32>>; // [rows]: token, pos, seq_base, seq_len
 #bind var<storage, read_write> sampled: array<u32>; // [capacity]
-#bind var<storage, read_write> seen: array<u32>; // [sequences, ceil(vocab / 32)]
+#bind var<storage, read_write> occurrence_bits: array<u32>; // [sequences, ceil(vocab / 32)]
 
 var<workgroup> best: array<vec2<u32>, THREADS>; // key and id of each thread's largest value
 var<workgroup> best_of: array<vec2<u32>, GROUP>;
@@ -43,20 +43,20 @@ var<workgroup> counter: atomic<u32>;
 var<workgroup> counted: u32;
 var<workgroup> found: array<vec2<u32>, ROOM>;
 var<workgroup> ranked: array<vec2<u32>, ROOM>;
-var<workgroup> weights: array<f32, MOST>;
+var<workgroup> weights: array<f32, MAX_TOP_K>;
 var<workgroup> choice: vec2<u32>; // the token, or NONE and the number of the one among those that equal the k-th
 
-var<private> draw: Draw;
+var<private> sampling: SampleParams;
 var<private> base: u32; // of the logits
-var<private> seen_base: u32;
+var<private> bits_base: u32;
 
 // A logit after the penalty, as a key: larger for larger values, equal for both zeros, never 0.
 fn key_at(i: u32) -> u32 {
     var bits = logits[base + i];
     if (bits & EXPONENT) == EXPONENT { return NONE; }
-    if draw.seen != 0u && ((seen[seen_base + i / 32u] >> (i % 32u)) & 1u) == 1u {
+    if sampling.occurrence_row != 0u && ((occurrence_bits[bits_base + i / 32u] >> (i % 32u)) & 1u) == 1u {
         let v = bitcast<f32>(bits);
-        bits = bitcast<u32>(clamp(v * select(draw.penalty, draw.reciprocal, v > 0.0), -LARGEST, LARGEST));
+        bits = bitcast<u32>(clamp(v * select(sampling.penalty, sampling.reciprocal, v > 0.0), -LARGEST, LARGEST));
     }
     if (bits & ~SIGN) == 0u { return SIGN; }
     return select(bits | SIGN, ~bits, bits >= SIGN);
@@ -66,7 +66,7 @@ fn key_at(i: u32) -> u32 {
 fn weight_of(key: u32) -> f32 {
     let v = bitcast<f32>(select(~key, key & ~SIGN, key >= SIGN));
     let peak = bitcast<f32>(select(~top.x, top.x & ~SIGN, top.x >= SIGN));
-    return exp(max((v - peak) / draw.temperature, -100.0));
+    return exp(max((v - peak) / sampling.temperature, -100.0));
 }
 
 // Whether a comes before b: the larger value, the lower id among equals.
@@ -174,7 +174,7 @@ fn fold(z: vec2<u32>, n: u32) -> vec2<u32> {
 fn uniform_at(index: u32) -> f32 {
     let steps = vec2(index + 1u, u32(index == NONE));
     let step = product(steps, vec2(0x7f4a7c15u, 0x9e3779b9u));
-    var z = vec2(draw.seed_low + step.x, draw.seed_high + step.y);
+    var z = vec2(sampling.seed_low + step.x, sampling.seed_high + step.y);
     z.y += u32(z.x < step.x);
     z = product(fold(z, 30u), vec2(0x1ce4e5b9u, 0xbf58476du));
     z = product(fold(z, 27u), vec2(0x133111ebu, 0x94d049bbu));
@@ -189,9 +189,9 @@ fn pick(above: u32, ties: u32, floor: u32, u: f32) -> vec2<u32> {
     for (var i = 0u; i < above; i++) { total += weights[i]; }
     var kept = above;
     var kept_ties = ties;
-    if draw.top_p < 1.0 {
+    if sampling.top_p < 1.0 {
         // A token goes when those before it already hold more than top p.
-        let limit = draw.top_p * total;
+        let limit = sampling.top_p * total;
         var sum = 0.0;
         kept = 0u;
         while kept < above && sum <= limit {
@@ -217,7 +217,7 @@ fn pick(above: u32, ties: u32, floor: u32, u: f32) -> vec2<u32> {
 
 // The token among the top k that the random number falls on.
 fn sample(id: u32, u: f32) -> u32 {
-    let k = min(draw.top_k, params.vocab);
+    let k = min(sampling.top_k, params.vocab);
     var n = rank(id, find_bound(id, k));
     var floor = ranked[k - 1u].x;
     var ties = 0u;
@@ -231,7 +231,7 @@ fn sample(id: u32, u: f32) -> u32 {
         ties = count(id, floor, floor, NONE);
         n = rank(id, floor + 1u);
     }
-    if id < min(n, MOST) { weights[id] = weight_of(ranked[id].x); }
+    if id < min(n, MAX_TOP_K) { weights[id] = weight_of(ranked[id].x); }
     workgroupBarrier();
     if id == 0u {
         var above = 0u;
@@ -254,17 +254,17 @@ fn sample(id: u32, u: f32) -> u32 {
 
 @compute @workgroup_size(256)
 fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: vec3<u32>) {
-    draw = draws[group.x];
+    sampling = sample_params[group.x];
     base = group.x * params.vocab;
-    seen_base = (max(draw.seen, 1u) - 1u) * ((params.vocab + 31u) / 32u);
+    bits_base = (max(sampling.occurrence_row, 1u) - 1u) * ((params.vocab + 31u) / 32u);
     let at = outputs[group.x];
     let row = rows[at];
     find_top(id);
     let first = workgroupUniformLoad(&top);
     var token = select(first.y, NONE, first.x == NONE);
-    if first.x != NONE && draws[group.x].temperature > 0.0 { token = sample(id, uniform_at(row.y - draw.first)); }
+    if first.x != NONE && sample_params[group.x].temperature > 0.0 { token = sample(id, uniform_at(row.y - sampling.first)); }
     if id != 0u { return; }
     sampled[row.z + row.y] = token;
     rows[at] = vec4(token, row.y + 1u, row.z, row.w + 1u);
-    if draw.seen != 0u && token != NONE { seen[seen_base + token / 32u] |= 1u << (token % 32u); }
+    if sampling.occurrence_row != 0u && token != NONE { occurrence_bits[bits_base + token / 32u] |= 1u << (token % 32u); }
 }

@@ -2,7 +2,7 @@
 #import step
 
 struct Params {
-    lead: u32,
+    counted_by: u32,
     rows: u32,
     width: u32,
 }
@@ -14,6 +14,6 @@ struct Params {
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let row = id.x / params.width;
-    if row >= led(params.lead, params.rows) { return; }
+    if row >= counted(params.counted_by, params.rows) { return; }
     y[id.x] = x[which[row] * params.width + id.x % params.width];
 }

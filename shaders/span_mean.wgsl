@@ -2,7 +2,7 @@
 #import step
 
 struct Params {
-    lead: u32,
+    counted_by: u32,
     spans: u32,
     width: u32,
 }
@@ -14,7 +14,7 @@ struct Params {
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let which = id.x / params.width;
-    if which >= led(params.lead, params.spans) { return; }
+    if which >= counted(params.counted_by, params.spans) { return; }
     let span = spans[which];
     var sum = 0.0;
     for (var r = 0u; r < span.y; r++) { sum += x[(span.x + r) * params.width + id.x % params.width]; }

@@ -3,14 +3,14 @@
 #import bounds
 
 struct Params {
-    lead: u32,
+    counted_by: u32,
     rows: u32,
-    per_lead: u32, // elements of a leading row
+    per_row: u32, // elements of a leading row
     factor: f32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
-#bind var<storage, read> x: array<f32>; // [rows, per_lead]
-#bind var<storage, read_write> y: array<f32>; // [rows, per_lead]
+#bind var<storage, read> x: array<f32>; // [rows, per_row]
+#bind var<storage, read_write> y: array<f32>; // [rows, per_row]
 
 #ifdef GELU_ERF
 // erf to about 1e-7: its Maclaurin series where that converges fast, else 1 − e^(−x²) · p(1/(1 + x/2)), with the
@@ -56,6 +56,6 @@ fn f(v: f32) -> f32 {
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3<u32>) {
-    if id.x >= led(params.lead, params.rows) * params.per_lead { return; }
+    if id.x >= counted(params.counted_by, params.rows) * params.per_row { return; }
     y[id.x] = f(x[id.x]);
 }

@@ -28,7 +28,7 @@ pub const CODE_ALIGN: usize = 32;
 
 /// What decides how many of a slot's leading rows are used in a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Lead {
+pub enum CountedBy {
     /// All of them, always.
     Fixed,
     /// As many as the step has rows.
@@ -45,18 +45,18 @@ pub struct Spec {
     /// Element type.
     pub dtype: DType,
     /// What the leading dimension counts.
-    pub lead: Lead,
+    pub counted_by: CountedBy,
 }
 
 impl Spec {
     /// A slot whose rows are all used in every step.
     pub fn fixed(shape: &[usize], dtype: DType) -> Self {
-        Spec { shape: shape.to_vec(), dtype, lead: Lead::Fixed }
+        Spec { shape: shape.to_vec(), dtype, counted_by: CountedBy::Fixed }
     }
 
-    /// A slot whose leading dimension is counted by `lead`.
-    pub fn led(shape: &[usize], dtype: DType, lead: Lead) -> Self {
-        Spec { shape: shape.to_vec(), dtype, lead }
+    /// A slot whose leading dimension counts what `counted_by` says.
+    pub fn counted(shape: &[usize], dtype: DType, counted_by: CountedBy) -> Self {
+        Spec { shape: shape.to_vec(), dtype, counted_by }
     }
 
     /// This spec with another width (last dimension) and dtype.
@@ -65,12 +65,12 @@ impl Spec {
         if let Some(last) = shape.last_mut() {
             *last = width;
         }
-        Spec { shape, dtype, lead: self.lead }
+        Spec { shape, dtype, counted_by: self.counted_by }
     }
 
     /// This spec without its other dimensions: one element for each leading row.
     pub fn leading_only(&self) -> Self {
-        Spec { shape: vec![self.shape[0], 1], dtype: self.dtype, lead: self.lead }
+        Spec { shape: vec![self.shape[0], 1], dtype: self.dtype, counted_by: self.counted_by }
     }
 
     /// Number of elements.
@@ -94,7 +94,7 @@ impl Spec {
     }
 
     /// Rows of the last dimension that belong to one leading row.
-    pub fn rows_per_lead(&self) -> usize {
+    pub fn vectors_per_row(&self) -> usize {
         self.rows() / self.shape.first().copied().unwrap_or(1).max(1)
     }
 

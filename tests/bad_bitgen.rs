@@ -35,8 +35,8 @@ fn load(dir: &Path) -> Result<BitGenStage1> {
 }
 
 fn open(dir: &Path) -> Result<BitGen> {
-    let place = DeviceOptions { autotune: false, ..DeviceChoice::Cpu.into() };
-    BitGen::open(dir, &BitGenOptions { place, ..Default::default() })
+    let device = DeviceOptions { autotune: false, ..DeviceChoice::Cpu.into() };
+    BitGen::open(dir, &BitGenOptions { device, ..Default::default() })
 }
 
 #[test]

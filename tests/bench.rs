@@ -252,8 +252,8 @@ fn the_bytes_of_a_step_are_those_of_its_rows_experts_and_context() {
     let shape =
         TextShape { max_rows: 8, max_outputs: 8, kv_rows: 4096, sessions: 8, kv_dtype: DType::F16, images: false };
     let plan = model.record_text(&shape).expect("it records");
-    let bytes = |plan: &Plan, rows: u32, outputs: u32, context: u32| {
-        let step = Step { rows, outputs, context, reserved: 0 };
+    let bytes = |plan: &Plan, rows, outputs, context| {
+        let step = Step::new(rows, outputs, context);
         let mut by_op = BTreeMap::new();
         for (node, bytes) in plan.nodes.iter().zip(plan.bytes_read(&step, packed_bytes)) {
             *by_op.entry(node.op.name()).or_insert(0) += bytes;

@@ -169,7 +169,7 @@ impl LoadedBitGen {
         if let Some(image) = image {
             self.write(program, bitgen_slots::IMAGE, &bits(&repeated(image, d, self.length)));
         }
-        Step { rows: ids.len() as u32, outputs: samples as u32, context: self.length as u32, reserved: 0 }
+        Step::new(ids.len(), samples, self.length)
     }
 
     fn encoder(&mut self, images: bool) -> PreparedPlan {
@@ -182,7 +182,7 @@ impl LoadedBitGen {
         self.write(program, slots::ROWS, bytemuck::cast_slice(&rows(ids, length, true)));
         self.write(program, slots::OUTPUTS, &(0..n).collect::<Vec<u32>>());
         self.write(program, bitgen_slots::CONTEXT, &bits(&repeated(contexts, d, length)));
-        Step { rows: n, outputs: n, context: length as u32, reserved: 0 }
+        Step::new(ids.len(), ids.len(), length)
     }
 
     fn decoder(&mut self) -> PreparedPlan {
@@ -228,7 +228,7 @@ fn features_and_similarities_match() {
         let first: Vec<i32> = ids.iter().copied().step_by(rig.length).collect();
         rig.write(&texts, slots::ROWS, bytemuck::cast_slice(&rows(&first, 1, false)));
         let n = first.len();
-        rig.run(&texts, &Step { rows: n as u32, outputs: n as u32, context: 1, reserved: 0 });
+        rig.run(&texts, &Step::new(n, n, 1));
         let d = rig.model.sizes().d;
         let words = rig.output(&texts, bitgen_slots::FEATURES, n * d);
         for prefix in ["det", "noise"] {
@@ -382,9 +382,9 @@ fn the_library_gives_the_originals_similarities_captions_and_read_counts() {
             let golden = golden(&dir, "golden_stage1.safetensors");
             let (shape, ids) = (golden.shape("input_ids"), golden.i32s("input_ids"));
             let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
-            let place = DeviceOptions { autotune: false, ..device.into() };
+            let device = DeviceOptions { autotune: false, ..device.into() };
             let model =
-                BitGen::open(&dir, &BitGenOptions { place, precision: Precision::F32, ..Default::default() }).unwrap();
+                BitGen::open(&dir, &BitGenOptions { device, precision: Precision::F32, ..Default::default() }).unwrap();
             let what = format!("{} on {}", dir.display(), model.device());
             let images = [0, 1].map(|i| Image::open(dir.join(format!("image{i}_224x224.png"))).unwrap());
             let texts: Vec<&[u32]> = ids.chunks(shape[1]).collect();
@@ -411,7 +411,7 @@ fn the_library_gives_the_originals_similarities_captions_and_read_counts() {
 
 /// Each slot that any token of a pass has read counts one more, in the original's pass of two samples.
 fn check_reads(dir: &Path, golden: &Golden, texts: &[&[u32]], images: &[Image], what: &str) {
-    let options = BitGenOptions { place: DeviceChoice::Cpu.into(), precision: Precision::F32, ..Default::default() };
+    let options = BitGenOptions { device: DeviceChoice::Cpu.into(), precision: Precision::F32, ..Default::default() };
     let given = MemoryNoise::Given(golden.f32s("noise_eps"));
     for (prefix, noise) in [("det", &MemoryNoise::None), ("noise", &given)] {
         let model = BitGen::open(dir, &options).unwrap();

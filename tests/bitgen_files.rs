@@ -29,8 +29,8 @@ fn golden(name: &str) -> PathBuf {
 const VARIANTS: [&str; 2] = ["cnn", "dino_tiny"];
 
 fn on_the_cpu(tokenizer: Option<PathBuf>) -> BitGenOptions {
-    let place = DeviceOptions { autotune: false, ..DeviceChoice::Cpu.into() };
-    BitGenOptions { place, tokenizer, ..Default::default() }
+    let device = DeviceOptions { autotune: false, ..DeviceChoice::Cpu.into() };
+    BitGenOptions { device, tokenizer, ..Default::default() }
 }
 
 fn open(path: &Path) -> BitGen {

@@ -60,8 +60,8 @@ fn scenes() -> Vec<Scene> {
 fn models() -> Vec<(DeviceChoice, BitGen)> {
     let choices = [DeviceChoice::Cpu].into_iter().chain(device().map(|_| DeviceChoice::Gpu));
     let open = |choice: DeviceChoice| {
-        let place = DeviceOptions { autotune: false, ..choice.clone().into() };
-        let model = BitGen::open(model(), &BitGenOptions { place, ..Default::default() }).expect("it opens");
+        let device = DeviceOptions { autotune: false, ..choice.clone().into() };
+        let model = BitGen::open(model(), &BitGenOptions { device, ..Default::default() }).expect("it opens");
         (choice, model)
     };
     choices.map(open).collect()
@@ -126,8 +126,8 @@ fn captions_are_those_of_pytorch() {
 #[test]
 fn tokens_and_logits_of_a_caption_are_those_of_pytorch() {
     let (scenes, golden) = (scenes(), Golden::open("bitgen_shapes/golden.safetensors"));
-    let place = DeviceOptions { autotune: false, ..DeviceChoice::Cpu.into() };
-    let options = BitGenOptions { place, precision: Precision::F32, ..Default::default() };
+    let device = DeviceOptions { autotune: false, ..DeviceChoice::Cpu.into() };
+    let options = BitGenOptions { device, precision: Precision::F32, ..Default::default() };
     let model = BitGen::open(model(), &options).expect("it opens");
     for (i, scene) in scenes[..SAMPLES].iter().enumerate() {
         let ids = |name: &str| -> Vec<u32> {
@@ -155,7 +155,7 @@ fn tokens_and_logits_of_a_caption_are_those_of_pytorch() {
 #[test]
 fn texts_that_are_unknown_or_read_in_part_are_warned_of() {
     let open =
-        |choice: DeviceChoice| BitGen::open(model(), &BitGenOptions { place: choice.into(), ..Default::default() });
+        |choice: DeviceChoice| BitGen::open(model(), &BitGenOptions { device: choice.into(), ..Default::default() });
     let bitgen = open(DeviceChoice::Cpu).expect("it opens");
     let of = |text: &str| {
         let found = bitgen.feature_text(text).expect("tokens");

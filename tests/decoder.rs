@@ -132,7 +132,7 @@ fn logits(weights: &Weights, names: &Names, spec: &DecoderSpec, backend: &mut dy
     let rows: Vec<Row> = (0..n).map(|i| row((i * 7 % VOCAB) as u32, i, 0)).collect();
     program.write(backend, slots::ROWS, bytemuck::cast_slice(&rows));
     program.write(backend, slots::OUTPUTS, &(0..n as u32).collect::<Vec<u32>>());
-    let step = Step { rows: n as u32, outputs: n as u32, context: n as u32, reserved: 0 };
+    let step = Step::new(n, n, n);
     backend.run(program.id, &step, 0..program.plan.nodes.len()).expect("it runs");
     program.output(backend, slots::LOGITS, n * VOCAB)
 }

@@ -12,11 +12,11 @@ use support::device::gpu;
 use support::recording::{Recording, run};
 use ternion::Error;
 use ternion::plan::{Backend, Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, Plan, PlanBuilder, Source, Step};
-use ternion::tensor::{DType, Lead, Spec};
+use ternion::tensor::{CountedBy, DType, Spec};
 
 fn small_plan() -> (Arc<Plan>, support::recording::Feed) {
     let rig = Recording::new("devices");
-    let x = rig.f32s("x", &[2, 8], Lead::Fixed, &[1.0; 16]);
+    let x = rig.f32s("x", &[2, 8], CountedBy::Fixed, &[1.0; 16]);
     let y = rig.p.unary(x, ternion::ops::UnaryKind::Scale(2.0));
     rig.p.output("y", y);
     rig.finish()

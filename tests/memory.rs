@@ -27,8 +27,8 @@ fn stage1(name: &str) -> PathBuf {
 }
 
 fn options(device: DeviceChoice) -> BitGenOptions {
-    let place = DeviceOptions { autotune: false, ..device.into() };
-    BitGenOptions { place, precision: Precision::F32, ..Default::default() }
+    let device = DeviceOptions { autotune: false, ..device.into() };
+    BitGenOptions { device, precision: Precision::F32, ..Default::default() }
 }
 
 fn open() -> BitGen {

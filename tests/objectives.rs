@@ -95,8 +95,8 @@ impl Folder {
     }
 
     fn open(&self, device: DeviceChoice) -> BitGen {
-        let place = DeviceOptions { autotune: false, ..device.into() };
-        let options = BitGenOptions { place, precision: Precision::F32, ..Default::default() };
+        let device = DeviceOptions { autotune: false, ..device.into() };
+        let options = BitGenOptions { device, precision: Precision::F32, ..Default::default() };
         BitGen::open(self.dir.path(), &options).unwrap()
     }
 

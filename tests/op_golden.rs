@@ -16,7 +16,7 @@ use ternion::cpu::Cpu;
 use ternion::ops::{Act, ActQuant, AttentionShape, Experts, GateClamp, NormClamp, RmsNorm, Rope};
 use ternion::plan::{Backend, Slot, Step};
 use ternion::quant::{Packed, WeightQuant, quantise};
-use ternion::tensor::{DType, Lead, Pack};
+use ternion::tensor::{CountedBy, DType, Pack};
 
 const TOL: f32 = 1e-5;
 const CLAMP: NormClamp = NormClamp { input: 100.0, output: 10.0 };
@@ -135,7 +135,7 @@ fn activation_codes_are_the_originals_ties_included() {
         let w = rig.weight("w", &[1, x.len()], Pack::F32, &w);
         // A row of zeros has no root mean square.
         let eps = if row.iter().all(|&v| v == 0.0) { 1e-5 } else { 0.0 };
-        let x = rig.f32s("x", &[1, x.len()], Lead::Rows, &x);
+        let x = rig.f32s("x", &[1, x.len()], CountedBy::Rows, &x);
         let [act, meta] = rig.p.norm_quantise(x, w, RmsNorm::new(eps), ACT);
         let (plan, feed) = rig.finish();
         on_every_backend(|variant, backend| {
@@ -162,7 +162,7 @@ fn rms_norms_are_the_originals() {
         let name = |what: &str| format!("rmsnorm.eps{eps}.{what}");
         let shape = golden.shape(&name("in"));
         expect(&format!("rmsnorm {eps}"), |r| {
-            let x = r.f32s("x", &shape, Lead::Rows, &golden.f32s(&name("in")));
+            let x = r.f32s("x", &shape, CountedBy::Rows, &golden.f32s(&name("in")));
             let w = r.weight("w", &shape[1..], Pack::F32, &golden.f32s(&name("weight")));
             let norm = RmsNorm { eps: eps.parse().expect("a number"), clamp: Some(CLAMP) };
             vec![("out", r.p.rms_norm(x, w, norm), golden.f32s(&name("out")))]
@@ -176,12 +176,12 @@ fn bit_linears_are_the_originals() {
     for case in ["nobias", "bias"] {
         let name = |what: &str| format!("bitlinear.{case}.{what}");
         expect(case, |r| {
-            let x = r.f32s("x", &[15, 40], Lead::Rows, &golden.f32s(&name("in")));
+            let x = r.f32s("x", &[15, 40], CountedBy::Rows, &golden.f32s(&name("in")));
             let norm = golden.f32s(&name("norm_weight"));
             let normed = r.p.rms_norm(x, r.weight("norm", &[40], Pack::F32, &norm), BIT_NORM);
             let act = r.p.norm_quantise(x, r.weight("norms", &[1, 40], Pack::F32, &norm), BIT_NORM, ACT);
             let bias = (case == "bias").then(|| golden.f32s(&name("bias")).repeat(15));
-            let bias = bias.map(|b| r.f32s("bias", &[15, 24], Lead::Rows, &b));
+            let bias = bias.map(|b| r.f32s("bias", &[15, 24], CountedBy::Rows, &b));
             let w = r.ternary("w", &[packed(&golden, &name("weight"), 1.0)]);
             let y = r.p.ternary_matmul(act, w, &[24], bias);
             vec![("x_norm", normed, golden.f32s(&name("x_norm"))), ("out", y, golden.f32s(&name("out")))]
@@ -196,10 +196,10 @@ const CAPACITY: usize = 20;
 /// The attention sub-layer for the golden input `name`, `t` tokens of each of two sequences from position `from` on.
 fn attention_layer(golden: &Golden, name: &str, from: usize, t: usize) -> (Recording, [Slot; 3]) {
     let r = Recording::new("attention");
-    let x = r.f32s("x", &[2 * t, 64], Lead::Rows, &golden.f32s(&format!("attn.{name}.in")));
+    let x = r.f32s("x", &[2 * t, 64], CountedBy::Rows, &golden.f32s(&format!("attn.{name}.in")));
     let row = |s: usize, i: usize| [0, from + i, s * CAPACITY, from + i + 1].map(|v| v as u32);
     let rows: Vec<u32> = (0..2).flat_map(|s| (0..t).flat_map(move |i| row(s, i))).collect();
-    let rows = r.u32s("rows", &[2 * t, 4], Lead::Rows, &rows);
+    let rows = r.u32s("rows", &[2 * t, 4], CountedBy::Rows, &rows);
     let spec = ternion::tensor::Spec::fixed(&[2 * CAPACITY, 32], DType::F32);
     let [k, v] = ["k", "v"].map(|name| r.p.state(name, spec.clone()));
     let qkv = bit_linears(&r, golden, x, &["q", "k", "v"].map(|n| format!("attn.{n}_proj")));
@@ -277,8 +277,8 @@ fn rope_is_the_originals() {
     let v_want = vec![0.5; 7 * 32];
     expect("rope", |r| {
         let qkv: Vec<f32> = (0..7).flat_map(|t| [q[t].clone(), k[t].clone(), vec![0.5; 32]].concat()).collect();
-        let qkv = r.f32s("qkv", &[7, 128], Lead::Rows, &qkv);
-        let rows = r.u32s("rows", &[7, 4], Lead::Rows, &rows);
+        let qkv = r.f32s("qkv", &[7, 128], CountedBy::Rows, &qkv);
+        let rows = r.u32s("rows", &[7, 4], CountedBy::Rows, &rows);
         let [kc, vc] = ["k", "v"].map(|n| r.state(n, &[20, 32], DType::F32, vec![0; 640]));
         let out = r.p.rope_kv_write(qkv, rows, Rope { theta: 10_000.0, positions: CAPACITY }, HEADS, [kc, vc]);
         let mut v = vec![0.0; 640];
@@ -296,7 +296,7 @@ fn an_expert_with_its_clamps_is_the_originals() {
     let hidden = golden.f32s("expert.hidden_clamped");
     assert!(gate.iter().any(|g| g.abs() >= 20.0) && hidden.iter().any(|h| h.abs() >= 1000.0), "no clamp is hit");
     expect("expert", |r| {
-        let x = r.f32s("x", &[9, 64], Lead::Rows, &golden.f32s("expert.in"));
+        let x = r.f32s("x", &[9, 64], CountedBy::Rows, &golden.f32s("expert.in"));
         let gate_up = bit_linears(r, &golden, x, &names);
         let h = r.p.swiglu(gate_up, GATED);
         let out = bit_linears(r, &golden, h, &["expert.down_proj".to_owned()]);
@@ -322,8 +322,8 @@ fn moe(r: &Recording, golden: &Golden, times: f32) -> [Slot; 4] {
         let parts: Vec<Packed> = list.iter().map(|n| packed(golden, &format!("{n}.weight"), times)).collect();
         r.ternary(name, &parts)
     };
-    let x = r.f32s("x", &[24, 64], Lead::Rows, &golden.f32s("moe.case0.in"));
-    let rows = r.u32s("rows", &[24, 4], Lead::Rows, &(0..24).flat_map(|i| [0, i, 0, i + 1]).collect::<Vec<u32>>());
+    let x = r.f32s("x", &[24, 64], CountedBy::Rows, &golden.f32s("moe.case0.in"));
+    let rows = r.u32s("rows", &[24, 4], CountedBy::Rows, &(0..24).flat_map(|i| [0, i, 0, i + 1]).collect::<Vec<u32>>());
     let w = r.weight("router", &[8, 64], Pack::F32, &golden.f32s("moe.router.weight"));
     let b = r.weight("router bias", &[8], Pack::F32, &golden.f32s("moe.router.bias"));
     let logits = r.p.matmul(x, w, Some(b), None);
@@ -336,7 +336,7 @@ fn moe(r: &Recording, golden: &Golden, times: f32) -> [Slot; 4] {
     let norms = r.weight("down norms", &[9, 96], Pack::F32, &norm_weights(golden, &down));
     let act = r.p.norm_quantise_experts(h, norms, top, experts, BIT_NORM, ACT);
     let y = r.p.expert_matmul(act, stack("down", &down, times), top, None, &[64], experts);
-    let zero = r.f32s("zero", &[24, 64], Lead::Rows, &[0.0; 24 * 64]);
+    let zero = r.f32s("zero", &[24, 64], CountedBy::Rows, &[0.0; 24 * 64]);
     [logits, top, weights, r.p.combine(zero, y, weights, 1e4)]
 }
 
@@ -393,7 +393,7 @@ fn bitnet_linears_are_the_originals_ties_included() {
         for (x, y) in inputs.map(|(x, y)| (of(x), of(y))).into_iter().filter(|(x, _)| golden.names().contains(x)) {
             let (data, want) = (golden.f32s(&x), golden.f32s(&y));
             expect(&x, |r| {
-                let input = r.f32s("x", &[data.len() / d, d], Lead::Rows, &data);
+                let input = r.f32s("x", &[data.len() / d, d], CountedBy::Rows, &data);
                 let act = r.p.quantise(input, r.p.absmax(input), 1e-8);
                 let y = r.p.ternary_matmul(act, r.ternary("w", std::slice::from_ref(&matrix)), &[out], None);
                 let bias = bias.as_ref().map(|b| r.weight("bias", &[out], Pack::F32, b));
@@ -402,7 +402,7 @@ fn bitnet_linears_are_the_originals_ties_included() {
         }
         let rig = Recording::new(case);
         let data = golden.f32s(&of("x"));
-        let input = rig.f32s("x", &[data.len() / d, d], Lead::Rows, &data);
+        let input = rig.f32s("x", &[data.len() / d, d], CountedBy::Rows, &data);
         let [act, _] = rig.p.quantise(input, rig.p.absmax(input), 1e-8);
         let (plan, feed) = rig.finish();
         let found = run(&mut Cpu::plain(), &plan, &feed, Step::FULL, &[act]).remove(0);

@@ -31,8 +31,8 @@ fn load(dir: &Path) -> Result<BitGenModel> {
 }
 
 fn open(dir: &Path) -> Result<RobotModel> {
-    let place = DeviceOptions { autotune: false, ..DeviceChoice::Cpu.into() };
-    RobotModel::open(dir, &RobotOptions { place, ..Default::default() })
+    let device = DeviceOptions { autotune: false, ..DeviceChoice::Cpu.into() };
+    RobotModel::open(dir, &RobotOptions { device, ..Default::default() })
 }
 
 #[test]
@@ -116,7 +116,7 @@ fn other_families_say_what_opens_them() {
     let robots = golden_root().join(TINY);
     let engine = Engine::open(robots.as_path(), Options { device: DeviceChoice::Cpu, ..Options::default() });
     assert_says(engine, &["BitGenModel", "RobotModel::open"]);
-    let options = BitGenOptions { place: DeviceChoice::Cpu.into(), ..Default::default() };
+    let options = BitGenOptions { device: DeviceChoice::Cpu.into(), ..Default::default() };
     assert_says(BitGen::open(robots.as_path(), &options), &["BitGenModel", "RobotModel::open"]);
     assert_says(open(&golden_root().join("bitgen_stage1/cnn")), &["BitGen (stage 1)", "BitGen::open"]);
 }

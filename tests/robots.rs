@@ -56,9 +56,9 @@ fn models(dir: &Path, attention: RobotAttention, samples: usize) -> Vec<RobotMod
     let mut all = Vec::new();
     for device in [DeviceChoice::Cpu, DeviceChoice::Gpu] {
         if device == DeviceChoice::Cpu || support::device::device().is_some() {
-            let place = DeviceOptions { autotune: false, ..device.into() };
+            let device = DeviceOptions { autotune: false, ..device.into() };
             let options =
-                RobotOptions { place, precision: Precision::F32, attention, samples, ..RobotOptions::default() };
+                RobotOptions { device, precision: Precision::F32, attention, samples, ..RobotOptions::default() };
             all.push(RobotModel::open(dir, &options).unwrap_or_else(|e| panic!("{}: {e}", dir.display())));
         }
     }
@@ -332,8 +332,8 @@ fn broken_configurations_are_said() {
         let mut config = config.clone();
         config[key] = value.clone();
         fs::write(copy.path().join("config.json"), config.to_string()).unwrap();
-        let place = DeviceOptions { autotune: false, ..DeviceChoice::Cpu.into() };
-        let error = RobotModel::open(copy.path(), &RobotOptions { place, ..RobotOptions::default() }).unwrap_err();
+        let device = DeviceOptions { autotune: false, ..DeviceChoice::Cpu.into() };
+        let error = RobotModel::open(copy.path(), &RobotOptions { device, ..RobotOptions::default() }).unwrap_err();
         assert!(matches!(error, ternion::Error::Config { .. }), "{key} {value}: {error}");
         assert!(error.to_string().contains(key), "{error}");
     }

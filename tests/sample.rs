@@ -11,9 +11,9 @@ use support::device::backends;
 use support::numbers::{Noise, bits};
 use ternion::cpu::Cpu;
 use ternion::engine::sampler::Sampler;
-use ternion::ops::{Draw, Sampled, Sampling, seen_words};
+use ternion::ops::{SampleParams, Sampled, Sampling, occurrence_words};
 use ternion::plan::{Backend, Plan, PlanBuilder, Slot, Step};
-use ternion::tensor::{DType, Lead, Spec};
+use ternion::tensor::{CountedBy, DType, Spec};
 
 const OUTPUTS: usize = 48;
 const VOCAB: usize = 1500;
@@ -23,40 +23,41 @@ const STEPS: usize = 100;
 struct Slots {
     logits: Slot,
     outputs: Slot,
-    draws: Slot,
+    params: Slot,
     rows: Slot,
     to: Sampled,
 }
 
 fn plan() -> (Arc<Plan>, Slots) {
     let p = PlanBuilder::new();
-    let input = |name: &str, width, dtype, lead| p.input(name, Spec::led(&[OUTPUTS, width], dtype, lead));
+    let input =
+        |name: &str, width, dtype, counted_by| p.input(name, Spec::counted(&[OUTPUTS, width], dtype, counted_by));
     let state = |name: &str, shape: [usize; 2]| p.state(name, Spec::fixed(&shape, DType::U32));
     let slots = Slots {
-        logits: input("logits", VOCAB, DType::F32, Lead::Outputs),
-        outputs: input("outputs", 1, DType::U32, Lead::Outputs),
-        draws: input("draws", 9, DType::U32, Lead::Outputs),
-        rows: input("rows", 4, DType::U32, Lead::Rows),
+        logits: input("logits", VOCAB, DType::F32, CountedBy::Outputs),
+        outputs: input("outputs", 1, DType::U32, CountedBy::Outputs),
+        params: input("params", 9, DType::U32, CountedBy::Outputs),
+        rows: input("rows", 4, DType::U32, CountedBy::Rows),
         to: Sampled {
             sampled: state("sampled", [OUTPUTS * STEPS, 1]),
-            seen: state("seen", [OUTPUTS, seen_words(VOCAB)]),
+            occurrence_bits: state("occurrence_bits", [OUTPUTS, occurrence_words(VOCAB)]),
         },
     };
-    p.sample(slots.logits, slots.outputs, slots.draws, slots.rows, slots.to);
+    p.sample(slots.logits, slots.outputs, slots.params, slots.rows, slots.to);
     (Arc::new(p.finish().unwrap()), slots)
 }
 
 /// `STEPS` tokens of each output, drawn one after the other without the host.
-fn tokens(backend: &mut dyn Backend, logits: &[f32], draws: &[Draw]) -> Vec<u32> {
+fn tokens(backend: &mut dyn Backend, logits: &[f32], params: &[SampleParams]) -> Vec<u32> {
     let (plan, slots) = plan();
     let nodes = 0..plan.nodes.len();
     let id = backend.prepare(plan, false).unwrap();
     let rows: Vec<u32> = (0..OUTPUTS as u32).flat_map(|o| [0, 0, o * STEPS as u32, 1]).collect();
     backend.write(id, slots.logits, 0, &bits(logits)).unwrap();
     backend.write(id, slots.outputs, 0, &(0..OUTPUTS as u32).collect::<Vec<u32>>()).unwrap();
-    backend.write(id, slots.draws, 0, bytemuck::cast_slice(draws)).unwrap();
+    backend.write(id, slots.params, 0, bytemuck::cast_slice(params)).unwrap();
     backend.write(id, slots.rows, 0, &rows).unwrap();
-    let step = Step { rows: OUTPUTS as u32, outputs: OUTPUTS as u32, context: 1, reserved: 0 };
+    let step = Step::new(OUTPUTS, OUTPUTS, 1);
     for _ in 0..STEPS / 10 {
         backend.repeat(id, &step, nodes.clone(), 10).unwrap();
     }
@@ -78,7 +79,8 @@ fn sampling(o: usize) -> Sampling {
 #[test]
 fn devices_draw_what_the_host_draws() {
     let logits = Noise(5).f32s(OUTPUTS * VOCAB, 6.0);
-    let draws: Vec<Draw> = (0..OUTPUTS).map(|o| Draw::new(&sampling(o), 0, o as u32).unwrap()).collect();
+    let params: Vec<SampleParams> =
+        (0..OUTPUTS).map(|o| SampleParams::new(&sampling(o), 0, o as u32).unwrap()).collect();
     let host: Vec<u32> = (0..OUTPUTS)
         .flat_map(|o| {
             let (mut sampler, mut history) = (Sampler::new(sampling(o)).unwrap(), Vec::new());
@@ -90,9 +92,9 @@ fn devices_draw_what_the_host_draws() {
             history
         })
         .collect();
-    assert_eq!(tokens(&mut Cpu::plain(), &logits, &draws), host, "the definition is the host's sampler");
+    assert_eq!(tokens(&mut Cpu::plain(), &logits, &params), host, "the definition is the host's sampler");
     for (name, mut backend) in backends() {
-        let found = tokens(backend.as_mut(), &logits, &draws);
+        let found = tokens(backend.as_mut(), &logits, &params);
         let different = found.iter().zip(&host).filter(|(f, h)| f != h).count();
         println!("{name}: {different} of {} draws differ", host.len());
         // 32-bit sums move the borders between tokens by less than 1e-5 of all probability, so that one draw in
@@ -102,10 +104,10 @@ fn devices_draw_what_the_host_draws() {
 }
 
 #[test]
-fn samplings_without_room_on_the_device_have_no_draw() {
+fn samplings_without_room_on_the_device_have_no_params() {
     let with = |temperature, top_k| Sampling { temperature, top_k, ..Sampling::greedy() };
     for (sampling, fits) in [(with(0.0, 0), true), (with(1.0, 64), true), (with(1.0, 0), false), (with(1.0, 65), false)]
     {
-        assert_eq!(Draw::new(&sampling, 0, 0).is_some(), fits, "{sampling:?}");
+        assert_eq!(SampleParams::new(&sampling, 0, 0).is_some(), fits, "{sampling:?}");
     }
 }

@@ -21,7 +21,7 @@ use ternion::files::Image;
 use ternion::models::{TextShape, slots};
 use ternion::ops::{AttentionShape, Columns};
 use ternion::plan::{Node, Step};
-use ternion::tensor::{DType, Lead};
+use ternion::tensor::{CountedBy, DType};
 use ternion::{Error, Result};
 
 /// Two results whose sums are in another order, with no code that rounds to the other side between them.
@@ -146,11 +146,11 @@ fn weights_are_what_the_fused_kernel_gives_for_values_that_tell_keys_apart() {
         let (d, n) = (32, 5);
         let recorder = Recording::new("told apart");
         let mut noise = support::numbers::Noise(40);
-        let q = recorder.f32s("q", &[n, heads * d], Lead::Fixed, &noise.f32s(n * heads * d, 2.0));
-        let k = recorder.f32s("k", &[keys, kv_heads * d], Lead::Fixed, &noise.f32s(keys * kv_heads * d, 2.0));
+        let q = recorder.f32s("q", &[n, heads * d], CountedBy::Fixed, &noise.f32s(n * heads * d, 2.0));
+        let k = recorder.f32s("k", &[keys, kv_heads * d], CountedBy::Fixed, &noise.f32s(keys * kv_heads * d, 2.0));
         // Value j is 1 at j and 0 elsewhere, in every head: the result is the weights.
         let one_hot: Vec<f32> = (0..keys * kv_heads * d).map(|i| f32::from(i / (kv_heads * d) == i % d)).collect();
-        let v = recorder.f32s("v", &[keys, kv_heads * d], Lead::Fixed, &one_hot);
+        let v = recorder.f32s("v", &[keys, kv_heads * d], CountedBy::Fixed, &one_hot);
         let [q, k, v] = [q, k, v].map(|slot| Columns { slot, at: 0 });
         let shape = AttentionShape { heads, kv_heads, d };
         let slots = [recorder.p.attention(q, k, v, shape), recorder.p.attention_weights(q, k, shape)];

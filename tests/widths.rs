@@ -21,8 +21,8 @@ fn agrees(what: &str, files: &ModelFiles, head: LmHead) {
     let choices = [DeviceChoice::Cpu].into_iter().chain(device().map(|_| DeviceChoice::Gpu));
     for choice in choices {
         for (precision, head) in [(Precision::F32, LmHead::Dense), (Precision::F16, head)] {
-            let place = DeviceOptions { autotune: false, ..choice.clone().into() };
-            let options = CheckOptions { place, precision, head, ..Default::default() };
+            let device = DeviceOptions { autotune: false, ..choice.clone().into() };
+            let options = CheckOptions { device, precision, head, ..Default::default() };
             let found = check(files.clone(), &options, |_| ()).unwrap_or_else(|e| panic!("{what}, {choice:?}: {e}"));
             assert!(found.nodes > 0 && found.divergences == 0, "{what}, {choice:?}, {precision:?}: {:?}", found.first);
         }

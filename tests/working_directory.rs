@@ -25,7 +25,7 @@ fn what_is_open_outlives_the_working_directory() {
         fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
     }
     env::set_current_dir(dir.path()).unwrap();
-    let options = BitGenOptions { place: DeviceChoice::Cpu.into(), ..BitGenOptions::default() };
+    let options = BitGenOptions { device: DeviceChoice::Cpu.into(), ..BitGenOptions::default() };
     let model = Arc::new(BitGen::open(".", &options).unwrap());
     let mut index = PictureIndex::new("index", model.clone()).unwrap();
     index.add(&["pictures".into()], |_| {}).unwrap();

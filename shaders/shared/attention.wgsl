@@ -5,9 +5,9 @@
 const LEAST: f32 = -1e30; // finite, so that a difference of two is no NaN
 
 struct Params {
-    lead: u32,
+    counted_by: u32,
     rows: u32,
-    per_lead: u32, // queries of a leading row
+    per_row: u32, // queries of a leading row
     together: u32, // queries that read the same keys
     heads: u32,
     group: u32, // query heads for a kv head

@@ -24,7 +24,7 @@ struct Params {
     mix_bound: f32,
     gate_bound: f32,
     product_bound: f32,
-    lead: u32,
+    counted_by: u32,
     rows: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;

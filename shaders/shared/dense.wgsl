@@ -2,9 +2,9 @@
 #import step
 
 struct Params {
-    lead: u32,
+    counted_by: u32,
     rows: u32,
-    per_lead: u32, // vectors of a row
+    per_row: u32, // vectors of a row
     d_in: u32,
     d_out: u32,
     col0: u32,
@@ -15,9 +15,9 @@ struct Params {
 #bind var<storage, read> bias: array<f32>; // [d_out]
 #endif
 #ifdef RESIDUAL
-#bind var<storage, read> residual: array<f32>; // [rows · per_lead, width]
+#bind var<storage, read> residual: array<f32>; // [rows · per_row, width]
 #endif
-#bind var<storage, read_write> y: array<f32>; // [rows · per_lead, width]
+#bind var<storage, read_write> y: array<f32>; // [rows · per_row, width]
 
 // Writes element `out` of row `row`, with what is added to it.
 fn store(row: u32, out: u32, sum: f32) {

@@ -11,7 +11,7 @@ struct Run {
 
 // Queries of a kv head in use.
 fn n_queries() -> u32 {
-    return led(params.lead, params.rows) * params.per_lead * params.group;
+    return counted(params.counted_by, params.rows) * params.per_row * params.group;
 }
 
 // The queries from `begin` on, before `until`, that read the same sequence.

@@ -5,7 +5,7 @@
 #import vectors
 
 struct Params {
-    lead: u32,
+    counted_by: u32,
     rows: u32,
     sets: u32,
     set_words: u32,

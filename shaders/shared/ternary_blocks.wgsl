@@ -20,7 +20,7 @@ fn row_at(block: u32, r: u32) -> u32 {
     let row = groups[block * (ROWS + 1u) + 1u + r];
     return select(row, groups[block * (ROWS + 1u) + 1u], row == NO_ROW);
 #else
-    return min(block * ROWS + r, led(params.lead, params.rows) - 1u);
+    return min(block * ROWS + r, counted(params.counted_by, params.rows) - 1u);
 #endif
 }
 
@@ -28,7 +28,7 @@ fn is_row(block: u32, r: u32) -> bool {
 #ifdef GROUPS
     return groups[block * (ROWS + 1u) + 1u + r] != NO_ROW;
 #else
-    return block * ROWS + r < led(params.lead, params.rows);
+    return block * ROWS + r < counted(params.counted_by, params.rows);
 #endif
 }
 

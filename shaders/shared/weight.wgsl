@@ -1,7 +1,7 @@
 // The factors of a dense product, four elements at a time (ops/matmul.rs); with ANY in rows of any width.
 
 #ifdef ANY
-#bind var<storage, read> x: array<f32>; // [rows · per_lead, d_in]
+#bind var<storage, read> x: array<f32>; // [rows · per_row, d_in]
 #bind var<storage, read> w: array<u32>; // [d_out, d_in], one, two or four a word; then scales [d_out] of integers
 
 fn weight1(at: u32) -> f32 {
@@ -29,7 +29,7 @@ fn x4(at: u32, left: u32) -> vec4<f32> {
     return select(vec4<f32>(), all, vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(left));
 }
 #else
-#bind var<storage, read> x: array<vec4<f32>>; // [rows · per_lead, d_in / 4]
+#bind var<storage, read> x: array<vec4<f32>>; // [rows · per_row, d_in / 4]
 #ifdef INT8
 #bind var<storage, read> w: array<u32>; // [d_out, d_in / 4], then scales [d_out]
 #else

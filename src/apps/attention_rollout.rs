@@ -6,14 +6,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::engine::programs::{Program, floats, required, step};
+use crate::engine::programs::{Program, floats, required};
 use crate::engine::resident::Resident;
 use crate::engine::{Engine, Session};
 use crate::error::{Error, Result};
 use crate::files::Image;
 use crate::models::{ImageTrace, TextShape, slots};
 use crate::ops::Row;
-use crate::plan::Plan;
+use crate::plan::{Plan, Step};
 
 /// Where the attention of one text token goes. See [`AttentionRollout::attention`].
 #[derive(Debug, Clone, PartialEq)]
@@ -111,7 +111,7 @@ impl AttentionRollout {
         };
         program.write(backend, slots::ROWS, bytemuck::cast_slice(&[row]))?;
         // Without outputs, what comes behind the last layer does nothing.
-        program.run(backend, &step(1, 0, row.seq_len as usize))?;
+        program.run(backend, &Step::new(1, 0, row.seq_len as usize))?;
         let names: Vec<String> = (0..model.info().layers).map(slots::attention).collect();
         let wanted: Vec<_> = names.iter().map(|name| (name.as_str(), row.seq_len as usize)).collect();
         Ok(program.read(backend, &wanted)?.into_iter().map(|words| floats(&words)).collect())

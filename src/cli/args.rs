@@ -357,7 +357,7 @@ pub fn open_bitgen(files: ModelFiles, device: &DeviceArgs, tokenizer: Option<&Pa
         return Err(Error::argument("head", "is for a model that chats; a BitGen's is ternary"));
     }
     let (tokenizer, precision) = (tokenizer.map(Path::to_owned), device.precision);
-    let options = BitGenOptions { place: device.options(), precision, tokenizer };
+    let options = BitGenOptions { device: device.options(), precision, tokenizer };
     let bar = Bar::new("loading");
     let model = BitGen::open_with(files, &options, |p| bar.show(&p))?;
     bar.end();

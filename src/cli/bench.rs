@@ -111,7 +111,7 @@ impl Bench {
 
     fn options(&self) -> BenchOptions {
         BenchOptions {
-            place: self.device.options(),
+            device: self.device.options(),
             precision: self.device.precision,
             head: self.device.head,
             prompts: self.prompts.clone(),

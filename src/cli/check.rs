@@ -40,9 +40,9 @@ impl Check {
             let problem = format!("is {}, expected 0 or more", self.tolerance);
             return Err(Error::argument("tolerance", problem).into());
         }
-        let place = self.device.options();
+        let device = self.device.options();
         let (precision, head) = (self.device.precision, self.device.head);
-        let options = CheckOptions { place, precision, head, tolerance: self.tolerance };
+        let options = CheckOptions { device, precision, head, tolerance: self.tolerance };
         let files = model_files(self.model.as_deref())?;
         let bar = Bar::new("checking");
         let found = check(files, &options, |p| bar.show(&p))?;

@@ -66,7 +66,7 @@ impl Robots {
         let text = read_prompt(&self.prompt)?;
         let image = self.image.as_ref().map(Image::open).transpose()?;
         let options = RobotOptions {
-            place: self.device.options(),
+            device: self.device.options(),
             precision: self.device.precision,
             tokenizer: self.tokenizer.clone(),
             attention: self.attention,

@@ -1,5 +1,5 @@
-//! From a device choice to a backend, and one line that says why. Opening tells what the device can; choosing kernels, which
-//! may take seconds, comes when a model's weights are on it.
+//! From a device choice to a backend, and one line that says why. Opening a device gives its capabilities; choosing kernels,
+//! which may take seconds, follows when a model's weights are on it.
 
 use crate::cpu::Cpu;
 use crate::engine::options::{DeviceChoice, DeviceOptions, Precision};
@@ -18,7 +18,7 @@ pub(crate) struct Opened {
 
 enum Kind {
     Cpu(Box<Cpu>),
-    /// With whether variants of kernels are to be chosen by timing them.
+    /// A GPU, and whether kernel variants are to be chosen by timing them.
     Gpu(Device, bool),
 }
 
@@ -68,27 +68,27 @@ impl Opened {
     }
 }
 
-/// Opens what was asked for, with the usual variants of kernels.
+/// Opens what was asked for, with the default kernel variants.
 ///
 /// # Errors
 /// [`Error::Device`] if there is no such adapter, with the adapters that there are; [`Error::Argument`] for a number of
 /// threads out of range.
-pub fn choose(place: &DeviceOptions) -> Result<Chosen> {
-    open(place)?.backend()
+pub fn choose(options: &DeviceOptions) -> Result<Chosen> {
+    open(options)?.backend()
 }
 
 /// Opens what was asked for.
 ///
 /// # Errors
 /// As [`choose`].
-pub(crate) fn open(place: &DeviceOptions) -> Result<Opened> {
-    let cpu = cpu(place.threads)?;
+pub(crate) fn open(options: &DeviceOptions) -> Result<Opened> {
+    let cpu = cpu(options.threads)?;
     let on_cpu = |why: String| Ok(Opened { device: Kind::Cpu(Box::new(cpu())), why });
-    if place.device == DeviceChoice::Cpu {
+    if options.device == DeviceChoice::Cpu {
         return on_cpu("as asked".into());
     }
     let adapters = Adapters::find();
-    let (found, wanted, why) = match &place.device {
+    let (found, wanted, why) = match &options.device {
         DeviceChoice::Cpu | DeviceChoice::Auto => match adapters.best(false) {
             Some(index) => (Some(index), "auto", "the best GPU found"),
             None => return on_cpu(no_gpu(&adapters)),
@@ -98,14 +98,14 @@ pub(crate) fn open(place: &DeviceOptions) -> Result<Opened> {
         DeviceChoice::Name(name) => (adapters.named(name), name.as_str(), "as asked"),
     };
     let device = adapters.open(found.ok_or_else(|| missing(wanted, &adapters))?)?;
-    Ok(Opened { device: Kind::Gpu(device, place.autotune), why: why.into() })
+    Ok(Opened { device: Kind::Gpu(device, options.autotune), why: why.into() })
 }
 
-/// What makes the CPU backend, if the number of threads is in range.
+/// A constructor of the CPU backend, if the number of threads is in range.
 fn cpu(threads: Option<usize>) -> Result<impl FnOnce() -> Cpu> {
-    let most = DeviceOptions::MAX_THREADS;
-    if let Some(n) = threads.filter(|n| !(1..=most).contains(n)) {
-        return Err(Error::argument("threads", format!("is {n}, expected 1..={most}")));
+    let max = DeviceOptions::MAX_THREADS;
+    if let Some(n) = threads.filter(|n| !(1..=max).contains(n)) {
+        return Err(Error::argument("threads", format!("is {n}, expected 1..={max}")));
     }
     Ok(move || threads.map_or_else(Cpu::new, Cpu::with_threads))
 }

@@ -10,16 +10,16 @@ use crate::engine::options::GenerateOptions;
 use crate::engine::sampler::Sampler;
 use crate::engine::session::Session;
 use crate::error::{Error, Result};
-use crate::ops::{Draw, MOST_CANDIDATES, Sampling, seen_words};
+use crate::ops::{MAX_CANDIDATES, SampleParams, Sampling, occurrence_words};
 
-/// Most tokens of a generation that sets no limit.
+/// Maximum number of tokens of a generation that sets no limit.
 const DEFAULT_MAX_TOKENS: usize = 512;
 
 /// Who chooses the tokens.
 #[derive(Debug)]
 enum Chooser {
     /// The device, without the host between tokens; before the first one, with the tokens that occurred.
-    Device(Draw, Vec<u32>),
+    Device(SampleParams, Vec<u32>),
     /// The host, from all logits.
     Host(Sampler),
 }
@@ -172,8 +172,8 @@ impl<'a> Stream<'a> {
             hook.set_baseline(self.session.logits_without_image()?);
         }
         let mut job = self.session.pending(matches!(self.chooser, Chooser::Host(_)), &self.probed_layers);
-        if let Chooser::Device(draw, seen) = &mut self.chooser {
-            (job.draw, job.seen) = (*draw, std::mem::take(seen));
+        if let Chooser::Device(sample, occurrence_bits) = &mut self.chooser {
+            (job.sample, job.occurrence_bits) = (*sample, std::mem::take(occurrence_bits));
             // An end that comes early wastes what was chosen behind it: no more than half of what there was before.
             job.max_tokens = self.generation.left().min(self.stats.generated / 2);
         }
@@ -258,18 +258,18 @@ impl Iterator for Stream<'_> {
 /// The device chooses where it can.
 fn chooser(session: &Session, sampling: Sampling, hooked: bool) -> Result<Chooser> {
     let tokens = session.tokens();
-    let draw = Draw::new(&sampling, session.len() as u32 - 1, session.state_slot() as u32);
-    let Some(draw) = draw.filter(|_| !hooked) else {
+    let sample = SampleParams::new(&sampling, session.len() as u32 - 1, session.state_slot() as u32);
+    let Some(sample) = sample.filter(|_| !hooked) else {
         if !hooked {
             let k = sampling.top_k;
-            log::info!("top k is {k}, not 1 to {MOST_CANDIDATES}: the host chooses each token from all logits");
+            log::info!("top k is {k}, not 1 to {MAX_CANDIDATES}: the host chooses each token from all logits");
         }
         return Ok(Chooser::Host(Sampler::new(sampling)?));
     };
-    let mut seen = Vec::new();
-    if draw.seen != 0 {
-        seen.resize(seen_words(session.engine.model.info().vocab), 0);
-        tokens.iter().for_each(|&t| seen[t as usize / 32] |= 1 << (t % 32));
+    let mut occurrence_bits = Vec::new();
+    if sample.occurrence_row != 0 {
+        occurrence_bits.resize(occurrence_words(session.engine.model.info().vocab), 0);
+        tokens.iter().for_each(|&t| occurrence_bits[t as usize / 32] |= 1 << (t % 32));
     }
-    Ok(Chooser::Device(draw, seen))
+    Ok(Chooser::Device(sample, occurrence_bits))
 }

@@ -47,7 +47,7 @@ impl Generation {
         self.left
     }
 
-    /// Whether a token ends the text and is no part of it.
+    /// Whether a token ends the text, and is not part of it.
     pub fn is_eos(&self, id: u32) -> bool {
         self.eos.contains(&id)
     }

@@ -1,7 +1,7 @@
 //! What is to run, rows of text or an image, and what it gives.
 
 use crate::engine::programs::Program;
-use crate::ops::{Draw, Row};
+use crate::ops::{Row, SampleParams};
 
 /// Rows of one sequence that are to run, in order; the token after the last one is wanted.
 #[derive(Debug, Clone, Default)]
@@ -13,9 +13,9 @@ pub struct Job {
     /// Whether the logits are wanted instead of the token.
     pub logits: bool,
     /// How the token is chosen.
-    pub draw: Draw,
-    /// Where the draw asks for a penalty, the tokens that occurred, a bit each; empty if the device knows them already.
-    pub seen: Vec<u32>,
+    pub sample: SampleParams,
+    /// Where `sample` asks for a penalty, the tokens that occurred, a bit each; empty if the device knows them already.
+    pub occurrence_bits: Vec<u32>,
     /// How many tokens one after the other may be chosen before the host sees them, where there is one row; 0 counts as 1.
     pub max_tokens: usize,
     /// Layers whose shared expert's hidden vector is wanted with the logits, of those that the engine was opened for.

@@ -45,9 +45,9 @@ impl Session {
 
 /// The logarithm of the probability of class `i`: `logits[i] − ln Σ exp(logits)`.
 pub(crate) fn log_probability(logits: &[f32], i: usize) -> f32 {
-    let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&l| f64::from(l - top).exp()).sum();
-    (f64::from(logits.get(i).copied().unwrap_or(f32::NEG_INFINITY) - top) - sum.ln()) as f32
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&l| f64::from(l - max).exp()).sum();
+    (f64::from(logits.get(i).copied().unwrap_or(f32::NEG_INFINITY) - max) - sum.ln()) as f32
 }
 
 #[cfg(test)]

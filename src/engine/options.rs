@@ -21,7 +21,7 @@ pub struct Options {
     pub precision: Precision,
     /// The matrix that gives the logits.
     pub head: LmHead,
-    /// Most tokens of a session, images included; none: the model's most, at most 2048.
+    /// Maximum number of tokens of a session, images included; none: the model's maximum, at most 2048.
     pub context: Option<usize>,
     /// Sessions that can be open at once; each has its part of the KV cache.
     pub sessions: usize,
@@ -29,7 +29,7 @@ pub struct Options {
     pub tokenizer: Option<PathBuf>,
     /// Whether opening fails without a tokenizer, before anything large is loaded; else only tokens can be pushed.
     pub needs_tokenizer: bool,
-    /// Most rows of a prefill step; long prompts are cut so that no submission runs long enough for a driver to reset
+    /// Maximum number of rows of a prefill step; long prompts are cut so that no submission runs long enough for a driver to reset
     /// the GPU.
     pub prefill_rows: usize,
     /// Layers whose shared experts a [`LogitsHook`](crate::engine::LogitsHook) may read; they cost memory, and time in
@@ -69,7 +69,7 @@ pub struct DeviceOptions {
 }
 
 impl DeviceOptions {
-    /// Most threads of the CPU.
+    /// Maximum number of threads of the CPU.
     pub const MAX_THREADS: usize = 1024;
 }
 
@@ -81,7 +81,7 @@ impl Default for DeviceOptions {
 
 impl Options {
     /// Where the engine runs, and how.
-    pub(crate) fn place(&self) -> DeviceOptions {
+    pub(crate) fn device_options(&self) -> DeviceOptions {
         DeviceOptions { device: self.device.clone(), autotune: self.autotune, threads: self.threads }
     }
 }
@@ -198,7 +198,7 @@ impl FromStr for LmHead {
 /// How a text is generated.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateOptions {
-    /// Most tokens; none: as many as the context holds, at most 512.
+    /// Maximum number of tokens; none: as many as the context holds, at most 512.
     pub max_tokens: Option<usize>,
     /// How a token is chosen. The device does it, several tokens in one go on a GPU, unless there is a hook, or a
     /// `top_k` of 0 or above 64 with a temperature: then the host does, from all logits, one token at a time.

@@ -105,31 +105,26 @@ impl Program {
         let (rows, mut all): (Vec<u32>, _) = (rows.map(|row| row as u32).collect(), Vec::new());
         for rows in rows.chunks(max_outputs.max(1)) {
             self.write(backend, slots::OUTPUTS, rows)?;
-            self.run(backend, &step(n, rows.len(), n))?;
+            self.run(backend, &Step::new(n, rows.len(), n))?;
             all.extend(floats(&self.read(backend, &[(slots::LOGITS, rows.len() * vocab)])?.concat()));
         }
         Ok(all)
     }
 }
 
-/// A step of `rows` rows and `outputs` outputs, the longest context of which has `context` tokens.
-pub fn step(rows: usize, outputs: usize, context: usize) -> Step {
-    Step { rows: rows as u32, outputs: outputs as u32, context: context as u32, reserved: 0 }
-}
-
-/// Rows of one text, each of which attends to `seen(pos)` of them from the first one on.
-pub fn text_rows(text: &[u32], seen: impl Fn(usize) -> usize) -> Vec<Row> {
-    let row = |(pos, &token): (usize, &u32)| Row { token, pos: pos as u32, seq_base: 0, seq_len: seen(pos) as u32 };
+/// Rows of one text, each of which attends to the first `seq_len(pos)` of them.
+pub fn text_rows(text: &[u32], seq_len: impl Fn(usize) -> usize) -> Vec<Row> {
+    let row = |(pos, &token): (usize, &u32)| Row { token, pos: pos as u32, seq_base: 0, seq_len: seq_len(pos) as u32 };
     text.iter().enumerate().map(row).collect()
 }
 
 /// Checks a text given as tokens.
 ///
 /// # Errors
-/// [`Error::Argument`] for none, for more than `most`, and for one that is not below `vocab`.
-pub fn check_text(text: &[u32], most: usize, vocab: usize) -> Result<()> {
-    if text.is_empty() || text.len() > most {
-        return Err(Error::argument("text", format!("{} tokens, expected 1..={most}", text.len())));
+/// [`Error::Argument`] for none, for more than `max`, and for one that is not below `vocab`.
+pub fn check_text(text: &[u32], max: usize, vocab: usize) -> Result<()> {
+    if text.is_empty() || text.len() > max {
+        return Err(Error::argument("text", format!("{} tokens, expected 1..={max}", text.len())));
     }
     match text.iter().find(|&&token| token as usize >= vocab) {
         Some(token) => Err(Error::argument("text", format!("token {token}, expected 0..{vocab}"))),

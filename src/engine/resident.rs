@@ -74,7 +74,7 @@ impl Resident {
     /// Opens a model; see [`crate::Engine::open_with`].
     pub fn open(files: ModelFiles, options: &Options, progress: impl FnMut(Progress)) -> Result<Self> {
         check_options(options)?;
-        let opening = Opening::new(files, &options.place(), options.precision, options.head)?;
+        let opening = Opening::new(files, &options.device_options(), options.precision, options.head)?;
         let model = models::open_chat(&opening.files, &opening.weights, opening.load)?;
         let path = options.tokenizer.as_deref();
         let tokenizer = open_tokenizer(&opening.files, path, model.vocab(), model.family())?;

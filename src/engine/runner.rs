@@ -131,8 +131,8 @@ impl Runner {
         program.run_nodes(backend, &Step::FULL, image.done..image.done + nodes)?;
         image.done += nodes;
         // What is read waits for the device. Until all has run, one word does: its value is not looked at.
-        let most = if nodes == left { usize::MAX } else { 1 };
-        let wanted: Vec<_> = image.outputs.iter().map(|(name, words)| (name.as_str(), most.min(*words))).collect();
+        let max = if nodes == left { usize::MAX } else { 1 };
+        let wanted: Vec<_> = image.outputs.iter().map(|(name, words)| (name.as_str(), max.min(*words))).collect();
         let outputs = program.read(backend, &wanted)?;
         self.node_time = Some(start.elapsed() / nodes.max(1) as u32);
         Ok((nodes == left).then(|| outputs.iter().map(|words| floats(words)).collect()))

@@ -43,12 +43,12 @@ impl Sampler {
 
 /// Makes tokens that occurred less likely, each distinct one once, as transformers does.
 fn penalise(logits: &mut [f32], history: &[u32], penalty: f32) {
-    let mut seen = vec![false; logits.len()];
+    let mut occurred = vec![false; logits.len()];
     for &id in history {
         let at = id as usize;
-        if let (Some(logit), Some(seen @ false)) = (logits.get_mut(at), seen.get_mut(at)) {
+        if let (Some(logit), Some(occurred @ false)) = (logits.get_mut(at), occurred.get_mut(at)) {
             *logit = penalised(*logit, penalty);
-            *seen = true;
+            *occurred = true;
         }
     }
 }

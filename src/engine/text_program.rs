@@ -7,7 +7,7 @@ use crate::engine::jobs::{Job, JobOutput};
 use crate::engine::programs::{Program, floats, required};
 use crate::error::{Error, Result};
 use crate::models::{ModelInfo, slots};
-use crate::ops::{DRAW_WORDS, Row, TOKEN_IMAGE, seen_words};
+use crate::ops::{Row, SAMPLE_PARAM_WORDS, TOKEN_IMAGE, occurrence_words};
 use crate::plan::{Backend, Slot, Step};
 
 /// Rows of one step, and the jobs that end with some of them.
@@ -42,8 +42,7 @@ impl<'a> Rows<'a> {
 
     fn step(&self, times: usize) -> Step {
         let longest = self.rows.iter().map(|r| r.seq_len).max().unwrap_or(0);
-        let (rows, outputs) = (self.rows.len() as u32, self.outputs.len() as u32);
-        Step { rows, outputs, context: longest + times as u32 - 1, reserved: 0 }
+        Step::new(self.rows.len(), self.outputs.len(), longest as usize + times - 1)
     }
 }
 
@@ -53,15 +52,15 @@ pub(crate) struct TextProgram {
     pub program: Program,
     rows: Slot,
     outputs: Slot,
-    draws: Slot,
+    sample_params: Slot,
     image_rows: Option<Slot>,
     logits: Slot,
     sampled: Slot,
-    seen: Slot,
+    occurrence_bits: Slot,
     /// By layer, the slots of [`slots::hidden`] that can be read after a step, with the first word of the shared
     /// expert's vector in a row and the words of a row.
     hidden: BTreeMap<usize, (Slot, [usize; 2])>,
-    /// What `outputs` and `draws` hold: from step to step it is mostly the same.
+    /// What `outputs` and `sample_params` hold: from step to step it is mostly the same.
     written: [Vec<u32>; 2],
     /// Time of the last step that chose tokens.
     pub last_step_time: Option<Duration>,
@@ -88,11 +87,11 @@ impl TextProgram {
             hidden: (0..layers).filter_map(hidden).collect(),
             rows: input(slots::ROWS)?,
             outputs: input(slots::OUTPUTS)?,
-            draws: input(slots::DRAWS)?,
+            sample_params: input(slots::SAMPLE_PARAMS)?,
             image_rows: plan.input(slots::IMAGE_ROWS),
             logits: output(slots::LOGITS)?,
             sampled: state(slots::SAMPLED)?,
-            seen: state(slots::SEEN)?,
+            occurrence_bits: state(slots::OCCURRENCE_BITS)?,
             written: Default::default(),
             last_step_time: None,
         })
@@ -121,15 +120,21 @@ impl TextProgram {
             let slot = required(self.image_rows, slots::IMAGE_ROWS)?;
             backend.write(id, slot, row * vector.len(), bytemuck::cast_slice(vector))?;
         }
-        let mut words = [Vec::with_capacity(all.outputs.len()), Vec::with_capacity(all.outputs.len() * DRAW_WORDS)];
+        let mut words =
+            [Vec::with_capacity(all.outputs.len()), Vec::with_capacity(all.outputs.len() * SAMPLE_PARAM_WORDS)];
         for (row, job) in &all.outputs {
             words[0].push(*row as u32);
-            words[1].extend_from_slice(bytemuck::cast_slice(&[job.draw]));
-            if let (false, Some(number)) = (job.seen.is_empty(), job.draw.seen.checked_sub(1)) {
-                backend.write(id, self.seen, number as usize * seen_words(info.vocab), &job.seen)?;
+            words[1].extend_from_slice(bytemuck::cast_slice(&[job.sample]));
+            if let (false, Some(number)) = (job.occurrence_bits.is_empty(), job.sample.occurrence_row.checked_sub(1)) {
+                backend.write(
+                    id,
+                    self.occurrence_bits,
+                    number as usize * occurrence_words(info.vocab),
+                    &job.occurrence_bits,
+                )?;
             }
         }
-        for ((slot, new), old) in [self.outputs, self.draws].into_iter().zip(words).zip(&mut self.written) {
+        for ((slot, new), old) in [self.outputs, self.sample_params].into_iter().zip(words).zip(&mut self.written) {
             if !old.starts_with(&new) {
                 backend.write(id, slot, 0, &new)?;
                 *old = new;

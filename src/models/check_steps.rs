@@ -42,7 +42,7 @@ pub fn chat_steps(model: &dyn ChatModel, kv_dtype: DType) -> Result<Vec<CheckSte
         let shape =
             TextShape { max_rows, max_outputs: DECODE_ROWS, kv_rows: 2 * CONTEXT, sessions: 2, kv_dtype, images };
         let context = rows.iter().map(|r| r.seq_len).max().unwrap_or(0);
-        let step = Step { rows: rows.len() as u32, outputs: 2, context, reserved: 0 };
+        let step = Step::new(rows.len(), 2, context as usize);
         let last = |base: usize| rows.iter().rposition(|r| r.seq_base == base as u32).map(|i| i as u32);
         let outputs = [0, CONTEXT].into_iter().filter_map(last).collect();
         let inputs = vec![(slots::ROWS, bytemuck::cast_slice(&rows).to_vec()), (slots::OUTPUTS, outputs)];

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights, text};
 use crate::plan::{PlanBuilder, Slot};
 use crate::quant::WeightQuant;
-use crate::tensor::{DType, Lead, Pack, Spec, WeightPart, WeightRef};
+use crate::tensor::{CountedBy, DType, Pack, Spec, WeightPart, WeightRef};
 
 /// How weights are packed and cut.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -91,7 +91,7 @@ impl ComputedTensor {
 
     /// The table `n` times over, once for each of so many leading rows of a step.
     pub fn for_rows(&self, p: &PlanBuilder, n: usize) -> Slot {
-        let spec = Spec::led(&[&[n], &self.shape[..]].concat(), DType::F32, Lead::Rows);
+        let spec = Spec::counted(&[&[n], &self.shape[..]].concat(), DType::F32, CountedBy::Rows);
         let words = self.words.clone();
         p.constant(&format!("{} of {n}", self.name), spec, move || words.repeat(n))
     }

@@ -13,7 +13,7 @@ use crate::tensor::{DType, Spec};
 #[derive(Debug)]
 struct AbsMax;
 
-params!(AbsMaxParams { lead: u32, rows: u32, per_lead: u32 });
+params!(AbsMaxParams { counted_by: u32, rows: u32, per_row: u32 });
 
 impl PlanBuilder {
     /// The largest magnitude in the used rows of x: the scale of [`PlanBuilder::quantise`].
@@ -40,8 +40,8 @@ impl Op for AbsMax {
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
         let x = inputs[0];
-        let per_lead = (x.rows_per_lead() * x.width()) as u32;
-        let params = AbsMaxParams { lead: x.lead as u32, rows: x.shape[0] as u32, per_lead };
+        let per_row = (x.vectors_per_row() * x.width()) as u32;
+        let params = AbsMaxParams { counted_by: x.counted_by as u32, rows: x.shape[0] as u32, per_row };
         let grid = Grid::x(Extent::Fixed(1));
         Kernel { source: shader!("absmax"), defines: vec![], overrides: vec![], params: params.params(), grid }
     }

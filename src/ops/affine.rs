@@ -22,7 +22,7 @@ struct Terms {
     residual: bool,
 }
 
-params!(AffineParams { lead: u32, rows: u32, per_lead: u32, width: u32 });
+params!(AffineParams { counted_by: u32, rows: u32, per_row: u32, width: u32 });
 
 impl PlanBuilder {
     /// `x · scale + bias + residual`, scale and bias by columns.
@@ -96,9 +96,9 @@ impl Op for Affine {
         let (x, Terms { scale, bias, residual }) = (inputs[0], self.0);
         let flags = [(scale, "SCALE"), (bias, "BIAS"), (residual, "RESIDUAL")];
         let params = AffineParams {
-            lead: x.lead as u32,
+            counted_by: x.counted_by as u32,
             rows: x.shape[0] as u32,
-            per_lead: (x.rows_per_lead() * x.width()) as u32,
+            per_row: (x.vectors_per_row() * x.width()) as u32,
             width: x.width() as u32,
         };
         Kernel {

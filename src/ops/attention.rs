@@ -33,9 +33,9 @@ impl AttentionShape {
     pub(super) fn kernel(self, source: Source, grid: Grid, cached: bool, at: [usize; 3], inputs: &[&Spec]) -> Kernel {
         let [v_width, mask_width] = [2, 4].map(|i| inputs.get(i).map_or(0, |x| x.width()));
         let params = AttentionParams {
-            lead: inputs[0].lead as u32,
+            counted_by: inputs[0].counted_by as u32,
             rows: inputs[0].shape[0] as u32,
-            per_lead: inputs[0].rows_per_lead() as u32,
+            per_row: inputs[0].vectors_per_row() as u32,
             together: rows_together(inputs[0]) as u32,
             heads: self.heads as u32,
             group: (self.heads / self.kv_heads) as u32,
@@ -119,9 +119,9 @@ struct Attention {
 }
 
 params!(AttentionParams {
-    lead: u32,
+    counted_by: u32,
     rows: u32,
-    per_lead: u32,
+    per_row: u32,
     together: u32,
     heads: u32,
     group: u32,

@@ -46,7 +46,7 @@ impl Op for AttentionWeights {
         if self.cached {
             expect("rows", inputs[2], &[q.shape[0], ROW_WORDS], &[DType::U32])?;
         }
-        Ok(vec![Spec::led(&[q.shape[0], k.shape[0]], DType::F32, q.lead)])
+        Ok(vec![Spec::counted(&[q.shape[0], k.shape[0]], DType::F32, q.counted_by)])
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {

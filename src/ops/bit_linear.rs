@@ -63,7 +63,7 @@ params!(BitLinearParams {
     mix_bound: f32,
     gate_bound: f32,
     product_bound: f32,
-    lead: u32,
+    counted_by: u32,
     rows: u32,
 });
 
@@ -242,7 +242,7 @@ impl Op for BitLinear {
         if self.residual {
             expect("residual", rest[rest.len() - 1], &shape, &[DType::F32])?;
         }
-        Ok(vec![Spec::led(&shape, DType::F32, x.lead)])
+        Ok(vec![Spec::counted(&shape, DType::F32, x.counted_by)])
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {
@@ -265,26 +265,26 @@ impl Op for BitLinear {
     }
 
     fn variants(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Variants {
-        let lead = outputs[0].leading_only();
+        let counted_by = outputs[0].leading_only();
         FewRows::variants(caps, |form| {
             // Of two rows or more, that form would make each row's codes many times over.
-            if form.lookup_tables && (2..=MAX_DECODE_ROWS).contains(&lead.shape[0]) {
-                let kernel = self.codes_kernel(inputs, &lead);
-                return Variant::new("two-launches", caps, kernel).followed_by(self.rows_kernel(inputs, &lead));
+            if form.lookup_tables && (2..=MAX_DECODE_ROWS).contains(&counted_by.shape[0]) {
+                let kernel = self.codes_kernel(inputs, &counted_by);
+                return Variant::new("two-launches", caps, kernel).followed_by(self.rows_kernel(inputs, &counted_by));
             }
-            Variant::new(form.name, caps, self.fused(caps, form, inputs, &lead))
+            Variant::new(form.name, caps, self.fused(caps, form, inputs, &counted_by))
         })
     }
 }
 
 /// In one launch.
 impl BitLinear {
-    fn fused(&self, caps: &Caps, form: FewRows, inputs: &[&Spec], lead: &Spec) -> Kernel {
+    fn fused(&self, caps: &Caps, form: FewRows, inputs: &[&Spec], counted_by: &Spec) -> Kernel {
         let slots = if let Kind::SwiGlu(e, _) = self.kind { e.slots() } else { 1 };
         // The two matrices of SwiGLU meet in the same outputs.
         let outs = if self.kind == Kind::Plain { &self.outs[..] } else { &self.outs[..1] };
         let FewRows { split_k, vec4s_per_thread, .. } = form;
-        let groups = groups(form, outs, lead.shape[0]);
+        let groups = groups(form, outs, counted_by.shape[0]);
         let tiles = outs.iter().map(|o| o.div_ceil(TILE_ROWS * groups)).sum();
         let (units, shares) = (code_words(inputs[0].width()) / 4, split_k * groups);
         let overrides = [
@@ -300,8 +300,8 @@ impl BitLinear {
             source: shader!("bit_linear"),
             defines: [form.defines(caps), self.defines()].concat(),
             overrides: overrides.map(|(name, value)| (name, value as f64)).to_vec(),
-            params: self.params(inputs[0].width(), lead).params(),
-            grid: Grid::xy(Extent::Fixed(tiles), Extent::rows(lead, slots, 1)),
+            params: self.params(inputs[0].width(), counted_by).params(),
+            grid: Grid::xy(Extent::Fixed(tiles), Extent::rows(counted_by, slots, 1)),
         }
     }
 }
@@ -330,19 +330,19 @@ impl BitLinear {
         &self,
         source: Source,
         inputs: &[&Spec],
-        lead: &Spec,
+        counted_by: &Spec,
         overrides: &[(&'static str, usize)],
     ) -> Kernel {
         Kernel {
             source,
             defines: self.defines(),
             overrides: overrides.iter().map(|&(name, value)| (name, value as f64)).collect(),
-            params: self.params(inputs[0].width(), lead).params(),
+            params: self.params(inputs[0].width(), counted_by).params(),
             grid: Grid::x(Extent::Fixed(1)),
         }
     }
 
-    fn codes_kernel(&self, inputs: &[&Spec], lead: &Spec) -> Kernel {
+    fn codes_kernel(&self, inputs: &[&Spec], counted_by: &Spec) -> Kernel {
         let ([times, terms], units) = (self.sets(), code_words(inputs[0].width()) / 4);
         // The slots of a row that share its x share the norm of it.
         let (groups, terms) = if let Kind::SwiGlu(..) = self.kind { (1, times * terms) } else { (times, terms) };
@@ -355,12 +355,12 @@ impl BitLinear {
             ("THREADS", threads),
             ("SHARES", 2 * (terms + 1) * CODES_THREADS / 8),
         ];
-        let kernel = self.shared_kernel(shader!("bit_codes"), inputs, lead, &overrides);
-        Kernel { grid: Grid::x(Extent::rows(lead, groups, 1)), ..kernel }
+        let kernel = self.shared_kernel(shader!("bit_codes"), inputs, counted_by, &overrides);
+        Kernel { grid: Grid::x(Extent::rows(counted_by, groups, 1)), ..kernel }
     }
 
-    fn rows_kernel(&self, inputs: &[&Spec], lead: &Spec) -> FollowUp {
-        let (rows, [times, terms], units) = (lead.shape[0], self.sets(), code_words(inputs[0].width()) / 4);
+    fn rows_kernel(&self, inputs: &[&Spec], counted_by: &Spec) -> FollowUp {
+        let (rows, [times, terms], units) = (counted_by.shape[0], self.sets(), code_words(inputs[0].width()) / 4);
         let first_product = rows * times * terms * (units + 1);
         let tiles = |outs: &[usize]| outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum::<usize>();
         let (terms, tiles, products) = match self.kind {
@@ -371,12 +371,12 @@ impl BitLinear {
         // Of few rows mostly at most two choose the same expert.
         let four = rows > 2 && self.kind == Kind::Plain;
         let blocks = match self.kind {
-            Kind::Plain => Extent::rows(lead, 1, if four { 4 } else { 2 }),
+            Kind::Plain => Extent::rows(counted_by, 1, if four { 4 } else { 2 }),
             Kind::SwiGlu(e, _) => Extent::Fixed(e.all()),
             Kind::Combine(..) => Extent::Fixed(1),
         };
         let overrides = [("TERMS", terms), ("UNITS", units), ("FIRST_PRODUCT", first_product), ("TILES", tiles)];
-        let mut kernel = self.shared_kernel(shader!("bit_rows"), inputs, lead, &overrides);
+        let mut kernel = self.shared_kernel(shader!("bit_rows"), inputs, counted_by, &overrides);
         kernel.defines.extend(four.then_some("PAIRS2"));
         kernel.grid = Grid::xy(Extent::Fixed(tiles), blocks);
         FollowUp { kernel, words: 4 * first_product + products }
@@ -392,7 +392,7 @@ impl BitLinear {
         flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect()
     }
 
-    fn params(&self, width: usize, lead: &Spec) -> BitLinearParams {
+    fn params(&self, width: usize, counted_by: &Spec) -> BitLinearParams {
         let (norm, pre) = (self.norm, self.pre.unwrap_or(self.norm));
         let [gate_bound, product_bound] = if let Kind::SwiGlu(_, act) = self.kind { act.bounds() } else { [0.0; 2] };
         BitLinearParams {
@@ -415,8 +415,8 @@ impl BitLinear {
             gate_bound,
             product_bound,
             mix_bound: if let Kind::Combine(_, bound) = self.kind { bound } else { 0.0 },
-            lead: lead.lead as u32,
-            rows: lead.shape[0] as u32,
+            counted_by: counted_by.counted_by as u32,
+            rows: counted_by.shape[0] as u32,
         }
     }
 }

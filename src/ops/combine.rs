@@ -16,7 +16,7 @@ pub(super) struct Combine {
     pub(super) bound: f32,
 }
 
-params!(CombineParams { lead: u32, rows: u32, width: u32, slots: u32, k: u32, bound: f32 });
+params!(CombineParams { counted_by: u32, rows: u32, width: u32, slots: u32, k: u32, bound: f32 });
 
 impl PlanBuilder {
     /// Residual x plus the weighted sum of the experts' outputs y, clamped to ±bound.
@@ -74,7 +74,7 @@ impl Op for Combine {
     fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
         let x = inputs[0];
         let params = CombineParams {
-            lead: x.lead as u32,
+            counted_by: x.counted_by as u32,
             rows: x.shape[0] as u32,
             width: x.width() as u32,
             slots: inputs[1].shape[1] as u32,

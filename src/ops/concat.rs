@@ -11,7 +11,7 @@ use crate::tensor::{DType, Spec};
 #[derive(Debug)]
 struct Concat;
 
-params!(ConcatParams { lead: u32, rows: u32, width_a: u32, width_b: u32 });
+params!(ConcatParams { counted_by: u32, rows: u32, width_a: u32, width_b: u32 });
 
 impl PlanBuilder {
     /// The columns of a, then those of b.
@@ -30,7 +30,7 @@ impl Op for Concat {
         let (a, b) = (inputs[0], inputs[1]);
         require("a", a, a.dtype == DType::F32 && a.shape.len() == 2, "[n, d] F32")?;
         expect("b", b, &[a.shape[0], b.width()], &[DType::F32])?;
-        require("b", b, b.lead == a.lead, "rows that are counted as a's are")?;
+        require("b", b, b.counted_by == a.counted_by, "rows that are counted as a's are")?;
         Ok(vec![a.with_last(a.width() + b.width(), DType::F32)])
     }
 
@@ -46,7 +46,7 @@ impl Op for Concat {
     fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
         let (a, b, y) = (inputs[0], inputs[1], outputs[0]);
         let params = ConcatParams {
-            lead: y.lead as u32,
+            counted_by: y.counted_by as u32,
             rows: y.shape[0] as u32,
             width_a: a.width() as u32,
             width_b: b.width() as u32,

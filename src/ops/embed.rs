@@ -87,7 +87,7 @@ impl Op for Embed {
         if self.image {
             expect("image vectors", inputs[2], &[n, table.width()], &[DType::F32])?;
         }
-        Ok(vec![Spec::led(&[n, table.width()], DType::F32, rows.lead)])
+        Ok(vec![Spec::counted(&[n, table.width()], DType::F32, rows.counted_by)])
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {

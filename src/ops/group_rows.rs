@@ -6,7 +6,7 @@ use crate::ops::require;
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
-use crate::tensor::{DType, Lead, Spec};
+use crate::tensor::{CountedBy, DType, Spec};
 
 /// Places of a block.
 pub(super) const BLOCK: usize = 8;
@@ -24,11 +24,11 @@ struct GroupRows {
     experts: Experts,
 }
 
-params!(GroupRowsParams { lead: u32, rows: u32, k: u32, n_experts: u32, n_shared: u32, blocks: u32 });
+params!(GroupRowsParams { counted_by: u32, rows: u32, k: u32, n_experts: u32, n_shared: u32, blocks: u32 });
 
 /// Blocks that the places of `top`'s rows can take: each expert may leave its last block partly empty.
-pub(super) fn blocks(lead: Lead, rows: usize, experts: Experts) -> Extent {
-    Extent::Blocks { lead, max: rows, times: experts.slots(), per: BLOCK, more: experts.all() }
+pub(super) fn blocks(counted_by: CountedBy, rows: usize, experts: Experts) -> Extent {
+    Extent::Blocks { counted_by, max: rows, times: experts.slots(), per: BLOCK, more: experts.all() }
 }
 
 impl PlanBuilder {
@@ -48,7 +48,7 @@ impl Op for GroupRows {
         let (top, Experts { k, n, .. }) = (inputs[0], self.experts);
         require("chosen experts", top, top.dtype == DType::U32 && top.shape.len() == 2, "[rows, k] U32")?;
         require("chosen experts", top, top.shape[1] == k && k <= n, "k choices of at least k experts")?;
-        let most = blocks(top.lead, top.shape[0], self.experts).resolve(&Step::FULL);
+        let most = blocks(top.counted_by, top.shape[0], self.experts).resolve(&Step::FULL);
         Ok(vec![Spec::fixed(&[most, BLOCK + 1], DType::U32)])
     }
 
@@ -72,7 +72,7 @@ impl Op for GroupRows {
     fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
         let top = inputs[0];
         let params = GroupRowsParams {
-            lead: top.lead as u32,
+            counted_by: top.counted_by as u32,
             rows: top.shape[0] as u32,
             k: self.experts.k as u32,
             n_experts: self.experts.n as u32,

@@ -15,7 +15,7 @@ use crate::tensor::{DType, Spec};
 #[derive(Debug)]
 struct LstmCell;
 
-params!(LstmCellParams { lead: u32, rows: u32, width: u32 });
+params!(LstmCellParams { counted_by: u32, rows: u32, width: u32 });
 
 impl PlanBuilder {
     /// `[h, c']` of the products of a step's four gates, and of the cells c before it.
@@ -53,7 +53,11 @@ impl Op for LstmCell {
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
         let (gates, h) = (inputs[0], outputs[0]);
-        let params = LstmCellParams { lead: gates.lead as u32, rows: gates.shape[0] as u32, width: h.width() as u32 };
+        let params = LstmCellParams {
+            counted_by: gates.counted_by as u32,
+            rows: gates.shape[0] as u32,
+            width: h.width() as u32,
+        };
         let grid = Grid::x(Extent::rows(h, h.width(), 64));
         Kernel { source: shader!("lstm_cell"), defines: vec![], overrides: vec![], params: params.params(), grid }
     }

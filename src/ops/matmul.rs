@@ -26,7 +26,7 @@ pub(super) struct MatMul {
     pub(super) width: usize,
 }
 
-params!(MatMulParams { lead: u32, rows: u32, per_lead: u32, d_in: u32, d_out: u32, col0: u32, width: u32 });
+params!(MatMulParams { counted_by: u32, rows: u32, per_row: u32, d_in: u32, d_out: u32, col0: u32, width: u32 });
 
 /// Outputs of a lane of the matvec kernel (its `OUTS`).
 const MATVEC_OUTS: usize = 4;
@@ -150,9 +150,9 @@ impl MatMul {
     fn described(&self, source: Source, inputs: &[&Spec], grid: Grid) -> Kernel {
         let (x, w) = (inputs[0], inputs[1]);
         let params = MatMulParams {
-            lead: x.lead as u32,
+            counted_by: x.counted_by as u32,
             rows: x.shape[0] as u32,
-            per_lead: x.rows_per_lead() as u32,
+            per_row: x.vectors_per_row() as u32,
             d_in: x.width() as u32,
             d_out: w.shape[0] as u32,
             col0: self.col0 as u32,

@@ -50,7 +50,7 @@ impl Op for MemoryRead {
         expect("quality", inputs[2], &[slots], &[DType::F32])?;
         let fits = (1..=MAX_K).contains(&self.k) && (self.k..=MAX_MEMORY).contains(&slots);
         require("memory", memory, fits, "as many slots as are read, at most 16, and 2048 at most")?;
-        let spec = |width, dtype| Spec::led(&[q.shape[0], width], dtype, q.lead);
+        let spec = |width, dtype| Spec::counted(&[q.shape[0], width], dtype, q.counted_by);
         Ok(vec![spec(q.width(), DType::F32), spec(self.k, DType::U32), spec(self.k, DType::F32)])
     }
 

@@ -66,7 +66,7 @@ pub use read_words::READ_CHUNK;
 pub use rms_norm::{NormClamp, RmsNorm};
 pub use rope_kv_write::Rope;
 pub use router::MAX_EXPERTS;
-pub use sample::{DRAW_WORDS, Draw, MOST_CANDIDATES, Sampled, seen_words};
+pub use sample::{MAX_CANDIDATES, SAMPLE_PARAM_WORDS, SampleParams, Sampled, occurrence_words};
 pub use sampling::{Sampling, split_mix, uniform};
 pub(crate) use sampling::{argmax, check_logits, penalised};
 pub use swiglu::{Act, GateClamp};

@@ -172,8 +172,8 @@ impl Op for NormQuantise {
             expect("x", x, &[rows, sets, x.width()], &[DType::F32])?;
         }
         Ok(vec![
-            Spec::led(&[rows, sets, x.width()], DType::Codes, x.lead),
-            Spec::led(&[rows, sets, 2], DType::F32, x.lead),
+            Spec::counted(&[rows, sets, x.width()], DType::Codes, x.counted_by),
+            Spec::counted(&[rows, sets, 2], DType::F32, x.counted_by),
         ])
     }
 

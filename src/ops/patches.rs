@@ -5,7 +5,7 @@ use crate::ops::require;
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
-use crate::tensor::{DType, Lead, Spec};
+use crate::tensor::{CountedBy, DType, Spec};
 
 /// Square windows over a square image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl Square {
     /// The images of a slot x as matrices `[rows, width]`.
     pub(super) fn matrices(self, x: &Spec, rows: usize, width: usize) -> Spec {
         let shape = if self.several { vec![x.shape[0], rows, width] } else { vec![rows, width] };
-        Spec { shape, dtype: DType::F32, lead: if self.several { x.lead } else { Lead::Fixed } }
+        Spec { shape, dtype: DType::F32, counted_by: if self.several { x.counted_by } else { CountedBy::Fixed } }
     }
 
     /// How many of a slot's images a step uses.

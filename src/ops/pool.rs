@@ -25,7 +25,16 @@ struct Pool {
     kind: PoolKind,
 }
 
-params!(PoolParams { lead: u32, images: u32, side: u32, channels: u32, size: u32, stride: u32, pad: u32, grid: u32 });
+params!(PoolParams {
+    counted_by: u32,
+    images: u32,
+    side: u32,
+    channels: u32,
+    size: u32,
+    stride: u32,
+    pad: u32,
+    grid: u32
+});
 
 impl PlanBuilder {
     /// Largest values or means of the windows of an image whose pixels are rows.
@@ -75,7 +84,7 @@ impl Op for Pool {
         let (form, window) = (Pixels::Rows.square(inputs[0]).unwrap_or_default(), self.window);
         let Square { side, channels, several } = form;
         let params = PoolParams {
-            lead: outputs[0].lead as u32,
+            counted_by: outputs[0].counted_by as u32,
             images: if several { inputs[0].shape[0] as u32 } else { 1 },
             side: side as u32,
             channels: channels as u32,

@@ -41,7 +41,10 @@ impl Op for Quantise {
         require("x", x, x.dtype == DType::F32 && x.shape.len() == 2, "[rows, d] F32")?;
         expect("top", inputs[1], &[1], &[DType::F32])?;
         let rows = x.shape[0];
-        Ok(vec![Spec::led(&[rows, 1, x.width()], DType::Codes, x.lead), Spec::led(&[rows, 1, 2], DType::F32, x.lead)])
+        Ok(vec![
+            Spec::counted(&[rows, 1, x.width()], DType::Codes, x.counted_by),
+            Spec::counted(&[rows, 1, 2], DType::F32, x.counted_by),
+        ])
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {

@@ -6,7 +6,7 @@ use crate::ops::simd::Shared;
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
-use crate::tensor::{DType, Lead, Spec};
+use crate::tensor::{CountedBy, DType, Spec};
 
 /// Words of a chunk's result, and pieces of that many words in a chunk.
 const WIDTH: usize = 1024;
@@ -45,7 +45,7 @@ impl Op for ReadWords {
 
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>> {
         let x = inputs[0];
-        let chunks = x.dtype == DType::U32 && x.lead == Lead::Fixed && x.shape[1..] == [PIECES, WIDTH];
+        let chunks = x.dtype == DType::U32 && x.counted_by == CountedBy::Fixed && x.shape[1..] == [PIECES, WIDTH];
         require("x", x, chunks, "[chunks, 32, 1024] U32")?;
         Ok(vec![Spec::fixed(&[x.shape[0], WIDTH], DType::U32)])
     }

@@ -37,8 +37,11 @@ impl PlanBuilder {
     #[track_caller]
     pub fn rope_kv_write(&self, qkv: Slot, rows: Slot, rope: Rope, shape: AttentionShape, kv: [Slot; 2]) -> Slot {
         let table = self.rope_table(rope, shape.d);
-        let q =
-            self.temp(Spec::led(&[self.spec(rows).shape[0], shape.heads * shape.d], DType::F32, self.spec(qkv).lead));
+        let q = self.temp(Spec::counted(
+            &[self.spec(rows).shape[0], shape.heads * shape.d],
+            DType::F32,
+            self.spec(qkv).counted_by,
+        ));
         self.push_into(RopeKvWrite { shape }, &[qkv, rows, table], &[q, kv[0], kv[1]]);
         q
     }
@@ -127,7 +130,7 @@ impl Op for RopeKvWrite {
         expect("qkv", qkv, &[n, (heads + 2 * kv_heads) * d], &[DType::F32])?;
         expect("rows", rows, &[n, ROW_WORDS], &[DType::U32])?;
         expect("table", table, &[table.shape[0], d / 2, 2], &[DType::F32])?;
-        Ok(vec![Spec::led(&[n, heads * d], DType::F32, qkv.lead)])
+        Ok(vec![Spec::counted(&[n, heads * d], DType::F32, qkv.counted_by)])
     }
 
     fn check_outputs(&self, inputs: &[&Spec], outputs: &[&Spec]) -> Result<()> {

@@ -18,7 +18,7 @@ pub(super) struct Router {
     pub(super) k: usize,
 }
 
-params!(RouterParams { lead: u32, rows: u32, experts: u32, k: u32 });
+params!(RouterParams { counted_by: u32, rows: u32, experts: u32, k: u32 });
 
 /// Most experts, as many as the fused kernel keeps the logits of.
 pub const MAX_EXPERTS: usize = 512;
@@ -32,8 +32,8 @@ impl PlanBuilder {
     #[track_caller]
     pub fn router(&self, logits: Slot, rows: Slot, log: Slot, k: usize) -> [Slot; 2] {
         let spec = self.spec(logits);
-        let top = self.temp(Spec::led(&[spec.shape[0], k], DType::U32, spec.lead));
-        let weights = self.temp(Spec::led(&[spec.shape[0], k], DType::F32, spec.lead));
+        let top = self.temp(Spec::counted(&[spec.shape[0], k], DType::U32, spec.counted_by));
+        let weights = self.temp(Spec::counted(&[spec.shape[0], k], DType::F32, spec.counted_by));
         self.push_into(Router { k }, &[logits, rows], &[top, weights, log]);
         [top, weights]
     }
@@ -50,7 +50,7 @@ impl Op for Router {
         let few = (self.k..=MAX_EXPERTS).contains(&logits.width()) && self.k > 0;
         require("logits", logits, few, "at least k and at most 512 experts")?;
         expect("rows", inputs[1], &[n, ROW_WORDS], &[DType::U32])?;
-        Ok([DType::U32, DType::F32].map(|dtype| Spec::led(&[n, self.k], dtype, logits.lead)).to_vec())
+        Ok([DType::U32, DType::F32].map(|dtype| Spec::counted(&[n, self.k], dtype, logits.counted_by)).to_vec())
     }
 
     fn check_outputs(&self, inputs: &[&Spec], outputs: &[&Spec]) -> Result<()> {
@@ -84,7 +84,7 @@ impl Op for Router {
     fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
         let logits = inputs[0];
         let params = RouterParams {
-            lead: logits.lead as u32,
+            counted_by: logits.counted_by as u32,
             rows: logits.shape[0] as u32,
             experts: logits.width() as u32,
             k: self.k as u32,

@@ -11,7 +11,7 @@ use crate::tensor::{DType, Spec};
 #[derive(Debug)]
 struct SelectRows;
 
-params!(SelectRowsParams { lead: u32, rows: u32, width: u32 });
+params!(SelectRowsParams { counted_by: u32, rows: u32, width: u32 });
 
 impl PlanBuilder {
     /// The rows of x that `which` names.
@@ -48,7 +48,8 @@ impl Op for SelectRows {
 
     fn kernel(&self, _: &Caps, _: &[&Spec], outputs: &[&Spec]) -> Kernel {
         let y = outputs[0];
-        let params = SelectRowsParams { lead: y.lead as u32, rows: y.shape[0] as u32, width: y.width() as u32 };
+        let params =
+            SelectRowsParams { counted_by: y.counted_by as u32, rows: y.shape[0] as u32, width: y.width() as u32 };
         let grid = Grid::x(Extent::rows(y, y.width(), 64));
         Kernel { source: shader!("select_rows"), defines: vec![], overrides: vec![], params: params.params(), grid }
     }

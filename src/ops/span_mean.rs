@@ -11,7 +11,7 @@ use crate::tensor::{DType, Spec};
 #[derive(Debug)]
 struct SpanMean;
 
-params!(SpanMeanParams { lead: u32, spans: u32, width: u32 });
+params!(SpanMeanParams { counted_by: u32, spans: u32, width: u32 });
 
 impl PlanBuilder {
     /// The mean of each span's rows of x.
@@ -47,7 +47,8 @@ impl Op for SpanMean {
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
         let (spans, width) = (inputs[1], inputs[0].width());
-        let params = SpanMeanParams { lead: spans.lead as u32, spans: spans.shape[0] as u32, width: width as u32 };
+        let params =
+            SpanMeanParams { counted_by: spans.counted_by as u32, spans: spans.shape[0] as u32, width: width as u32 };
         let grid = Grid::x(Extent::rows(outputs[0], width, 64));
         Kernel { source: shader!("span_mean"), defines: vec![], overrides: vec![], params: params.params(), grid }
     }

@@ -14,7 +14,7 @@ struct StoreRows {
     at: usize,
 }
 
-params!(StoreRowsParams { lead: u32, rows: u32, per_lead: u32, x_width: u32, at: u32, width: u32, places: u32 });
+params!(StoreRowsParams { counted_by: u32, rows: u32, per_row: u32, x_width: u32, at: u32, width: u32, places: u32 });
 
 impl PlanBuilder {
     /// Writes the rows of x, as many columns as the state is wide, to the rows of `state` that `which` names.
@@ -67,9 +67,9 @@ impl Op for StoreRows {
     fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
         let (x, y) = (inputs[0], outputs[0]);
         let params = StoreRowsParams {
-            lead: x.lead as u32,
+            counted_by: x.counted_by as u32,
             rows: x.shape[0] as u32,
-            per_lead: x.rows_per_lead() as u32,
+            per_row: x.vectors_per_row() as u32,
             x_width: x.width() as u32,
             at: self.at as u32,
             width: y.width() as u32,

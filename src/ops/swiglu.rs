@@ -42,7 +42,7 @@ pub(super) struct SwiGlu {
     pub(super) act: Act,
 }
 
-params!(SwiGluParams { lead: u32, rows: u32, per_lead: u32, width: u32, gate_bound: f32, out_bound: f32 });
+params!(SwiGluParams { counted_by: u32, rows: u32, per_row: u32, width: u32, gate_bound: f32, out_bound: f32 });
 
 impl PlanBuilder {
     /// `act(gate) · up` of gate and up side by side.
@@ -92,9 +92,9 @@ impl Op for SwiGlu {
         let y = outputs[0];
         let [gate_bound, out_bound] = self.act.bounds();
         let params = SwiGluParams {
-            lead: y.lead as u32,
+            counted_by: y.counted_by as u32,
             rows: y.shape[0] as u32,
-            per_lead: y.rows_per_lead() as u32,
+            per_row: y.vectors_per_row() as u32,
             width: y.width() as u32,
             gate_bound,
             out_bound,

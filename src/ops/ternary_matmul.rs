@@ -55,7 +55,7 @@ pub struct StackPiece<'a> {
 }
 
 params!(TernaryMatmulParams {
-    lead: u32,
+    counted_by: u32,
     rows: u32,
     sets: u32,
     set_words: u32,
@@ -212,7 +212,7 @@ impl Op for TernaryMatmul {
         if self.residual {
             expect("residual", inputs[3], &shape, &[DType::F32])?;
         }
-        Ok(vec![Spec::led(&shape, DType::F32, codes.lead)])
+        Ok(vec![Spec::counted(&shape, DType::F32, codes.counted_by)])
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {
@@ -260,15 +260,15 @@ impl Op for TernaryMatmul {
     }
 
     fn variants(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Variants {
-        let (codes, lead) = (inputs[0], outputs[0].leading_only());
-        if !self.grouped && (self.experts.is_some() || lead.shape[0] <= MAX_MATVEC_ROWS) {
+        let (codes, counted_by) = (inputs[0], outputs[0].leading_only());
+        if !self.grouped && (self.experts.is_some() || counted_by.shape[0] <= MAX_MATVEC_ROWS) {
             return FewRows::variants(caps, |form| {
-                Variant::new(form.name, caps, self.matvec(caps, form, codes, &lead))
+                Variant::new(form.name, caps, self.matvec(caps, form, codes, &counted_by))
             });
         }
         let tiled = |caps: &Caps| {
             let name = if caps.software_subgroups { "lanes" } else { "tiles" };
-            Variants::usual(Variant::new(name, caps, self.tiled(caps, codes, &lead)))
+            Variants::usual(Variant::new(name, caps, self.tiled(caps, codes, &counted_by)))
         };
         let mut all = tiled(caps);
         if caps.dot4 {
@@ -288,11 +288,11 @@ impl TernaryMatmul {
     }
 
     /// The kernel for many rows, which share the weights that a workgroup reads.
-    fn tiled(&self, caps: &Caps, codes: &Spec, lead: &Spec) -> Kernel {
+    fn tiled(&self, caps: &Caps, codes: &Spec, counted_by: &Spec) -> Kernel {
         let experts = self.experts.unwrap_or_default();
         let params = TernaryMatmulParams {
-            lead: lead.lead as u32,
-            rows: lead.shape[0] as u32,
+            counted_by: counted_by.counted_by as u32,
+            rows: counted_by.shape[0] as u32,
             sets: codes.shape[1] as u32,
             set_words: code_words(codes.width()) as u32,
             parts: self.outs.len() as u32,
@@ -306,8 +306,8 @@ impl TernaryMatmul {
         };
         let tiles = Extent::Fixed(self.outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum());
         let in_blocks = match self.grouped {
-            true => blocks(codes.lead, codes.shape[0], experts),
-            false => Extent::rows(lead, 1, BLOCK),
+            true => blocks(codes.counted_by, codes.shape[0], experts),
+            false => Extent::rows(counted_by, 1, BLOCK),
         };
         let (source, grid) = if caps.software_subgroups {
             (shader!("ternary_lanes"), Grid::xy(in_blocks, tiles))
@@ -318,7 +318,7 @@ impl TernaryMatmul {
     }
 
     /// The kernel for few rows, and for experts.
-    fn matvec(&self, caps: &Caps, form: FewRows, codes: &Spec, lead: &Spec) -> Kernel {
+    fn matvec(&self, caps: &Caps, form: FewRows, codes: &Spec, counted_by: &Spec) -> Kernel {
         let experts = self.experts.unwrap_or_default();
         let params = TernaryMatvecParams {
             sets: codes.shape[1] as u32,
@@ -338,7 +338,7 @@ impl TernaryMatmul {
             defines: [form.defines(caps), self.defines()].concat(),
             overrides: vec![("SPLIT", form.split_k as f64)],
             params: params.params(),
-            grid: Grid::xy(Extent::Fixed(tiles), Extent::rows(lead, self.slots(), 1)),
+            grid: Grid::xy(Extent::Fixed(tiles), Extent::rows(counted_by, self.slots(), 1)),
         }
     }
 }

@@ -27,7 +27,7 @@ pub enum UnaryKind {
 #[derive(Debug)]
 struct Unary(UnaryKind);
 
-params!(UnaryParams { lead: u32, rows: u32, per_lead: u32, factor: f32 });
+params!(UnaryParams { counted_by: u32, rows: u32, per_row: u32, factor: f32 });
 
 impl PlanBuilder {
     /// A function of every element.
@@ -93,8 +93,8 @@ impl Op for Unary {
             UnaryKind::Tanh => ("TANH", 0.0),
             UnaryKind::Scale(factor) => ("SCALE", factor),
         };
-        let per_lead = (x.rows_per_lead() * x.width()) as u32;
-        let params = UnaryParams { lead: x.lead as u32, rows: x.shape[0] as u32, per_lead, factor };
+        let per_row = (x.vectors_per_row() * x.width()) as u32;
+        let params = UnaryParams { counted_by: x.counted_by as u32, rows: x.shape[0] as u32, per_row, factor };
         let grid = Grid::x(Extent::rows(x, x.width(), 64));
         Kernel { source: shader!("unary"), defines: vec![define], overrides: vec![], params: params.params(), grid }
     }

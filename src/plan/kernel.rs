@@ -3,7 +3,7 @@
 use bytemuck::Pod;
 
 use crate::plan::Step;
-use crate::tensor::{Lead, Spec};
+use crate::tensor::{CountedBy, Spec};
 
 /// A shader's text, by the name of its file without `.wgsl`. Backends bound the loops of all but this crate's own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -121,7 +121,7 @@ pub enum Extent {
     /// `ceil(count · times / per)`, where `count` is what the step uses of `max`.
     Count {
         /// What counts.
-        lead: Lead,
+        counted_by: CountedBy,
         /// The most.
         max: usize,
         /// Threads for each.
@@ -132,7 +132,7 @@ pub enum Extent {
     /// `ceil(count · times / per) + more`, or none where nothing counts: blocks of groups of unknown sizes.
     Blocks {
         /// What counts.
-        lead: Lead,
+        counted_by: CountedBy,
         /// The most.
         max: usize,
         /// Members for each.
@@ -160,15 +160,15 @@ impl Extent {
     /// Enough workgroups of `per` threads for every row of the last dimension of `spec`, `times` threads a row.
     pub fn rows(spec: &Spec, times: usize, per: usize) -> Self {
         let max = spec.shape.first().copied().unwrap_or(1);
-        Extent::Count { lead: spec.lead, max, times: times * spec.rows_per_lead(), per }
+        Extent::Count { counted_by: spec.counted_by, max, times: times * spec.vectors_per_row(), per }
     }
 
     /// The number in this step.
     pub fn resolve(self, step: &Step) -> usize {
         match self {
             Extent::Fixed(n) => n,
-            Extent::Count { lead, max, times, per } => (step.count(lead, max) * times).div_ceil(per),
-            Extent::Blocks { lead, max, times, per, more } => match step.count(lead, max) * times {
+            Extent::Count { counted_by, max, times, per } => (step.count(counted_by, max) * times).div_ceil(per),
+            Extent::Blocks { counted_by, max, times, per, more } => match step.count(counted_by, max) * times {
                 0 => 0,
                 members => members.div_ceil(per) + more,
             },

@@ -9,7 +9,7 @@ use half::slice::HalfFloatSliceExt;
 use crate::error::{Error, Result};
 use crate::plan::{Caps, Kernel, Variant, Variants};
 use crate::quant::int8;
-use crate::tensor::{DType, Lead, Spec};
+use crate::tensor::{CountedBy, DType, Spec};
 use crate::threads::ThreadPool;
 
 /// An operation on slots. One file of `ops/` each; backends know nothing more of it than this.
@@ -63,9 +63,9 @@ pub trait Op: Debug + Send + Sync {
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Step {
-    /// Rows in use of slots with [`Lead::Rows`].
+    /// Rows in use of slots with [`CountedBy::Rows`].
     pub rows: u32,
-    /// Rows in use of slots with [`Lead::Outputs`].
+    /// Rows in use of slots with [`CountedBy::Outputs`].
     pub outputs: u32,
     /// The longest context of any row, in tokens.
     pub context: u32,
@@ -82,18 +82,18 @@ impl Step {
         Step { rows: rows as u32, outputs: outputs as u32, context: context as u32, reserved: 0 }
     }
 
-    /// `n` of a dimension of at most `max` counted by `lead`.
-    pub fn count(&self, lead: Lead, max: usize) -> usize {
-        match lead {
-            Lead::Fixed => max,
-            Lead::Rows => max.min(self.rows as usize),
-            Lead::Outputs => max.min(self.outputs as usize),
+    /// Of a leading dimension of `max`, the number in use.
+    pub fn count(&self, counted_by: CountedBy, max: usize) -> usize {
+        match counted_by {
+            CountedBy::Fixed => max,
+            CountedBy::Rows => max.min(self.rows as usize),
+            CountedBy::Outputs => max.min(self.outputs as usize),
         }
     }
 
     /// Leading rows of a slot in use.
     pub fn rows_in_use(&self, spec: &Spec) -> usize {
-        self.count(spec.lead, spec.shape.first().copied().unwrap_or(1))
+        self.count(spec.counted_by, spec.shape.first().copied().unwrap_or(1))
     }
 
     /// Of a slot's bytes, those of the leading rows in use.
@@ -112,7 +112,7 @@ impl Step {
 
     /// Rows of the last dimension in use.
     pub fn rows_of(&self, spec: &Spec) -> usize {
-        self.rows_in_use(spec) * spec.rows_per_lead()
+        self.rows_in_use(spec) * spec.vectors_per_row()
     }
 }
 

@@ -24,7 +24,7 @@ use crate::tools::tolerance::judge;
 #[derive(Debug, Clone, PartialEq)]
 pub struct CheckOptions {
     /// The backend that is checked against the plain CPU.
-    pub place: DeviceOptions,
+    pub device: DeviceOptions,
     /// How full-precision weights and the KV cache are kept, on both.
     pub precision: Precision,
     /// The matrix that gives the logits, on both.
@@ -36,7 +36,7 @@ pub struct CheckOptions {
 impl Default for CheckOptions {
     fn default() -> Self {
         CheckOptions {
-            place: DeviceOptions::default(),
+            device: DeviceOptions::default(),
             precision: Precision::F16,
             head: LmHead::Dense,
             tolerance: 1e-4,
@@ -87,7 +87,7 @@ pub fn check(
     options: &CheckOptions,
     mut progress: impl FnMut(Progress),
 ) -> Result<CheckReport> {
-    let opening = Opening::new(files.into(), &options.place, options.precision, options.head)?;
+    let opening = Opening::new(files.into(), &options.device, options.precision, options.head)?;
     let model = models::open(opening.files.clone(), &opening.weights, opening.load)?;
     let precision = opening.precision;
     let check_steps = model.check_steps(precision.kv_dtype())?;

@@ -176,9 +176,8 @@ impl LoadedModel {
         self.backend.write(program.id, input(slots::ROWS), 0, bytemuck::cast_slice(rows)).expect("rows");
         self.backend.write(program.id, input(slots::OUTPUTS), 0, &all).expect("outputs");
         self.write(program, input(slots::IMAGE_ROWS), image);
-        let n = rows.len() as u32;
         let context = rows.iter().map(|r| r.seq_len).max().unwrap_or(0);
-        Step { rows: n, outputs: n, context, reserved: 0 }
+        Step::new(rows.len(), rows.len(), context as usize)
     }
 
     /// Logits of every row of a batch, `[rows, vocab]`.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ternion::plan::{Backend, Plan, PlanBuilder, Slot, Step};
 use ternion::quant::{Packed, WeightQuant, stack};
-use ternion::tensor::{DType, Lead, Pack, Spec, WeightPart, WeightRef, code_words};
+use ternion::tensor::{CountedBy, DType, Pack, Spec, WeightPart, WeightRef, code_words};
 
 use crate::support::numbers::{bits, f16_words};
 
@@ -67,17 +67,17 @@ impl Recording {
     }
 
     /// An F32 input.
-    pub fn f32s(&self, name: &str, shape: &[usize], lead: Lead, data: &[f32]) -> Slot {
-        self.fed(self.p.input(name, Spec::led(shape, DType::F32, lead)), bits(data))
+    pub fn f32s(&self, name: &str, shape: &[usize], counted_by: CountedBy, data: &[f32]) -> Slot {
+        self.fed(self.p.input(name, Spec::counted(shape, DType::F32, counted_by)), bits(data))
     }
 
     /// A U32 input.
-    pub fn u32s(&self, name: &str, shape: &[usize], lead: Lead, data: &[u32]) -> Slot {
-        self.fed(self.p.input(name, Spec::led(shape, DType::U32, lead)), data.to_vec())
+    pub fn u32s(&self, name: &str, shape: &[usize], counted_by: CountedBy, data: &[u32]) -> Slot {
+        self.fed(self.p.input(name, Spec::counted(shape, DType::U32, counted_by)), data.to_vec())
     }
 
     /// An input of codes `[rows, sets, d]`, and its meta: `inv_k` and the sums.
-    pub fn codes(&self, shape: [usize; 3], lead: Lead, codes: &[i8], inv_k: f32) -> [Slot; 2] {
+    pub fn codes(&self, shape: [usize; 3], counted_by: CountedBy, codes: &[i8], inv_k: f32) -> [Slot; 2] {
         let mut words = Vec::new();
         let mut meta = Vec::new();
         for row in codes.chunks_exact(shape[2]) {
@@ -86,8 +86,8 @@ impl Recording {
             words.extend(bytemuck::pod_collect_to_vec::<i8, u32>(&padded));
             meta.extend([inv_k, row.iter().map(|&c| f32::from(c)).sum()]);
         }
-        let slot = self.p.input("codes", Spec::led(&shape, DType::Codes, lead));
-        [self.fed(slot, words), self.f32s("meta", &[shape[0], shape[1], 2], lead, &meta)]
+        let slot = self.p.input("codes", Spec::counted(&shape, DType::Codes, counted_by));
+        [self.fed(slot, words), self.f32s("meta", &[shape[0], shape[1], 2], counted_by, &meta)]
     }
 
     /// A dense weight in F32, F16 or Int8.

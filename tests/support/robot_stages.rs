@@ -113,7 +113,7 @@ impl LoadedRobot {
 
     fn step(&self) -> Step {
         let rows = self.samples * self.length;
-        Step { rows: rows as u32, outputs: self.samples as u32, context: self.length as u32, reserved: 0 }
+        Step::new(rows, self.samples, self.length)
     }
 
     /// Writes what a thinking plan reads on texts without a cache.
@@ -167,7 +167,7 @@ impl LoadedRobot {
             self.write(&patches, robot_slots::PLACES, &places);
             self.backend.run(patches.id, &Step::FULL, 0..patches.plan.nodes.len()).expect("an image");
         }
-        let step = Step { rows: (2 * n) as u32, outputs: 2, context: n as u32, reserved: 0 };
+        let step = Step::new(2 * n, 2, n);
         self.walk(&all, &step, 0, all.plan.nodes.len(), "image", report);
         let features = self.output(&all, robot_slots::FEATURES, 2 * self.model.sizes().d);
         report.compare("image_features", &features, &self.golden.f32s("image.image_features"), self.model.sizes().d);
@@ -246,7 +246,7 @@ impl LoadedRobot {
         self.write(&program, slots::ROWS, bytemuck::cast_slice(&rows));
         self.write(&program, slots::OUTPUTS, &(0..n as u32).collect::<Vec<u32>>());
         self.write(&program, robot_slots::CONTEXT, &bits(&contexts));
-        let step = Step { rows: n as u32, outputs: n as u32, context: self.length as u32, reserved: 0 };
+        let step = Step::new(n, n, self.length);
         self.backend.run(program.id, &step, 0..program.plan.nodes.len()).expect("the decoder");
         let logits = self.output(&program, slots::LOGITS, n * vocab);
         report.compare("decoder_logits", &logits, &self.golden.f32s("image.decoder_logits"), vocab);

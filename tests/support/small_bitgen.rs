@@ -36,8 +36,8 @@ pub fn write_tokenizer(dir: &Path) -> PathBuf {
 
 /// Opens a golden model in full precision.
 pub fn open(variant: &str, choice: DeviceChoice, tokenizer: &Path) -> BitGen {
-    let place = DeviceOptions { autotune: false, ..choice.into() };
-    let options = BitGenOptions { place, precision: Precision::F32, tokenizer: Some(tokenizer.to_owned()) };
+    let device = DeviceOptions { autotune: false, ..choice.into() };
+    let options = BitGenOptions { device, precision: Precision::F32, tokenizer: Some(tokenizer.to_owned()) };
     BitGen::open(model_dir(variant), &options).expect("a model")
 }
 

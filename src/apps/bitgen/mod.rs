@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::apps::bitgen::fingerprint::fingerprint;
 use crate::engine::open::{LoadReport, Opening, Progress, no_tokenizer, open_tokenizer};
 use crate::engine::options::{DeviceOptions, LmHead, Precision};
-use crate::engine::programs::{Program, check_text, floats, step, text_rows};
+use crate::engine::programs::{Program, check_text, floats, text_rows};
 use crate::error::Result;
 use crate::files::{Image, ModelFiles, Tokenizer};
 use crate::models::{BITGEN, BitGenConfig, BitGenSizes, BitGenStage1, EncoderShape, ImageInfo, bitgen_slots, slots};
@@ -48,7 +48,7 @@ const TEMPERATURE: [f32; 2] = [0.001, 1.0];
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct BitGenOptions {
     /// The device.
-    pub place: DeviceOptions,
+    pub device: DeviceOptions,
     /// Data type of full-precision weights.
     pub precision: Precision,
     /// A `tokenizer.json`, or a folder with a tokenizer's files; none: those beside the model, if there are any.
@@ -76,7 +76,7 @@ pub struct Encoded {
 /// use ternion::engine::DeviceChoice;
 ///
 /// # std::env::set_current_dir(env!("CARGO_MANIFEST_DIR"))?;
-/// let options = BitGenOptions { place: DeviceChoice::Cpu.into(), ..Default::default() };
+/// let options = BitGenOptions { device: DeviceChoice::Cpu.into(), ..Default::default() };
 /// let model = BitGen::open("examples/shapes/bitgen/model", &options)?;
 /// let scene = |n| Image::open(format!("examples/shapes/samples/spatial_scene_10000{n}.png"));
 /// let scenes = [scene(0)?, scene(1)?];
@@ -140,7 +140,7 @@ impl BitGen {
         options: &BitGenOptions,
         progress: impl FnMut(Progress),
     ) -> Result<Self> {
-        let opening = Opening::new(files.into(), &options.place, options.precision, LmHead::Dense)?;
+        let opening = Opening::new(files.into(), &options.device, options.precision, LmHead::Dense)?;
         let model = BitGenStage1::open(&opening.files, &opening.weights, opening.load)?;
         let (path, vocab) = (options.tokenizer.as_deref(), model.sizes().vocab);
         let tokenizer = open_tokenizer(&opening.files, path, vocab, &BITGEN)?;
@@ -283,7 +283,7 @@ impl BitGen {
             let n = rows.len();
             let program = programs.features.clone();
             programs.write(&program, slots::ROWS, bytemuck::cast_slice(&rows))?;
-            programs.run(&program, &step(n, n, 1))?;
+            programs.run(&program, &Step::new(n, n, 1))?;
             let features = programs.read(&program, &[(bitgen_slots::FEATURES, n * d)])?.concat();
             all.extend(floats(&features).chunks(d).map(<[f32]>::to_vec));
         }
@@ -325,7 +325,7 @@ impl BitGen {
         if let Some(common) = common {
             programs.write(&program, bitgen_slots::IMAGE, bytemuck::cast_slice(&common.repeat(n)))?;
         }
-        programs.run(&program, &step(n, 1, n))?;
+        programs.run(&program, &Step::new(n, 1, n))?;
         let width = program.plan.outputs.get(bitgen_slots::READ).map_or(0, |&slot| program.plan.spec(slot).width());
         let wanted = [
             (bitgen_slots::EMBEDDINGS, n * d),
@@ -373,7 +373,7 @@ impl BitGen {
         let (n, d, mut programs) = (pixels.len(), self.sizes().d, self.programs());
         let program = programs.image.clone();
         programs.write(&program, slots::PIXELS, bytemuck::cast_slice(&pixels.concat()))?;
-        programs.run(&program, &step(n, n, self.info.tokens))?;
+        programs.run(&program, &Step::new(n, n, self.info.tokens))?;
         let found = programs.read(&program, &[(bitgen_slots::FEATURES, n * d), (bitgen_slots::IMAGE, n * d)])?;
         let [features, common] = [0, 1].map(|i| found.get(i).map_or(&[][..], |words| words));
         let both = features.chunks(d).zip(common.chunks(d));

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::apps::robots::attention_window::AttentionSpan;
 use crate::apps::robots::cache::RobotCache;
 use crate::apps::robots::{LEFT_OUT, Programs, ReasoningStep, RobotChoice, RobotDecision, Tasks, Wanted};
-use crate::engine::programs::{Program, floats, step};
+use crate::engine::programs::{Program, floats};
 use crate::error::{Error, Result};
 use crate::models::{RobotSizes, robot_slots, slots};
 use crate::ops::{MASKED, Row};
@@ -49,7 +49,7 @@ impl Call<'_> {
     }
 
     fn step(&self) -> Step {
-        step(self.samples() * self.tokens(), self.samples(), self.span.keys.len())
+        Step::new(self.samples() * self.tokens(), self.samples(), self.span.keys.len())
     }
 
     /// Whether key `key` of the cache and the call belongs to a token of the sample.

@@ -20,7 +20,7 @@ use crate::apps::robots::attention_window::WindowSizes;
 use crate::apps::robots::forward::{Call, LOGIT_ROWS};
 use crate::engine::open::{LoadReport, Opening, Progress, no_tokenizer, open_tokenizer};
 use crate::engine::options::{DeviceOptions, LmHead, Precision};
-use crate::engine::programs::{Program, check_text, floats, step};
+use crate::engine::programs::{Program, check_text, floats};
 use crate::error::{Error, Result};
 use crate::files::{Image, ModelFiles, Tokenizer};
 use crate::models::{BitGenModel, ForwardShape, ImageInfo, ROBOTS, RobotSizes, robot_slots, slots};
@@ -38,7 +38,7 @@ pub(crate) const LEFT_OUT: f32 = -10_000.0;
 #[derive(Debug, Clone, PartialEq)]
 pub struct RobotOptions {
     /// The device.
-    pub place: DeviceOptions,
+    pub device: DeviceOptions,
     /// Data type of full-precision weights.
     pub precision: Precision,
     /// A `tokenizer.json`; none: the one beside the model, if there is one.
@@ -53,7 +53,7 @@ impl Default for RobotOptions {
     /// One sample a call, attention as the original's.
     fn default() -> Self {
         RobotOptions {
-            place: DeviceOptions::default(),
+            device: DeviceOptions::default(),
             precision: Precision::default(),
             tokenizer: None,
             attention: RobotAttention::default(),
@@ -184,7 +184,7 @@ impl RobotModel {
             let problem = format!("is {}, expected 1..={MAX_SAMPLES}", options.samples);
             return Err(Error::argument("samples", problem));
         }
-        let opening = Opening::new(files.into(), &options.place, options.precision, LmHead::Dense)?;
+        let opening = Opening::new(files.into(), &options.device, options.precision, LmHead::Dense)?;
         let model = BitGenModel::open(&opening.files, &opening.weights, opening.load)?;
         let (path, vocab) = (options.tokenizer.as_deref(), model.sizes().vocab);
         let tokenizer = open_tokenizer(&opening.files, path, vocab, &ROBOTS)?;
@@ -323,7 +323,7 @@ impl RobotModel {
             programs.patches.write(backend, robot_slots::PLACES, &places)?;
             programs.patches.run(backend, &Step::FULL)?;
         }
-        programs.images.run(backend, &step(images.len() * tokens, images.len(), tokens))?;
+        programs.images.run(backend, &Step::new(images.len() * tokens, images.len(), tokens))?;
         Ok(floats(&programs.images.read(backend, &[(robot_slots::FEATURES, images.len() * d)])?.concat()))
     }
 

@@ -1,5 +1,5 @@
-//! What was chosen for an adapter, on disk: a file for each adapter, driver and version of this crate, with a variant for
-//! each op and bucket of shapes.
+//! The chosen variants on disk: a file for each adapter, driver and version of this crate, with a variant for each op and
+//! bucket of shapes.
 
 use std::error::Error as _;
 use std::fs;
@@ -13,14 +13,14 @@ use crate::error::{Error, Result};
 use crate::files::atomic;
 use crate::plan::{Caps, Choices};
 
-/// Names the folder of the cache; empty: there is none.
+/// The environment variable that names the folder of the cache; if it is empty, there is no cache.
 const VARIABLE: &str = "TERNION_CACHE";
 /// Longest part of an adapter's name in the name of a file.
 const MAX_NAME: usize = 120;
 /// Largest file that is read.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// This crate's version, and a number that goes up when the kernels change among which is chosen.
+/// This crate's version, and a number that is raised when kernel variants change.
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "-3");
 
 /// What a choice belongs to.
@@ -36,7 +36,7 @@ pub struct Key {
 struct File {
     version: String,
     adapter: String,
-    /// What the adapter has: subgroups, dot4, software subgroups.
+    /// Capabilities of the adapter: subgroups, dot4, software subgroups.
     has: [bool; 3],
     choices: Vec<Entry>,
 }
@@ -75,7 +75,7 @@ impl Key {
         }
     }
 
-    /// What a file says, if it is of this adapter. Names that no op has are for whoever looks them up to pass over.
+    /// The choices of a file, if it belongs to this adapter. Names that no op has are kept; looking them up ignores them.
     fn choices(&self, file: File) -> std::result::Result<Choices, String> {
         let mut choices = Choices::default();
         for Entry { op, shapes, variant } in &file.choices {
@@ -111,7 +111,7 @@ impl Cache {
         }
     }
 
-    /// What was chosen before. A file that cannot be read, or is not of this key, is passed over with a warning.
+    /// The choices of an earlier run. A file that cannot be read, or belongs to another key, is ignored with a warning.
     pub fn load(&self, key: &Key) -> Option<Choices> {
         let path = self.0.join(key.file());
         let text = match read(&path) {
@@ -128,7 +128,7 @@ impl Cache {
             .ok()
     }
 
-    /// Keeps a choice; a folder that cannot be written is a warning.
+    /// Stores choices; a folder that cannot be written to is a warning.
     pub fn store(&self, key: &Key, chosen: &Choices) {
         let path = self.0.join(key.file());
         if let Err(error) = self.write(&path, &key.contents(chosen)) {

@@ -1,6 +1,10 @@
-//! Choosing variants of kernels by timing them, once for an adapter and a shape: what was chosen is kept on disk.
+//! Chooses kernel variants by timing them, once for each adapter and shape, and keeps the choice on disk.
 //!
-//! Every variant is correct, so the choice changes how fast a text comes, and the last bits of its logits.
+//! Every variant is correct: the choice changes the speed, and the last bits of logits.
+//!
+//! - `mod.rs`: the search for the fastest variants, within a budget of time
+//! - `probe`: what is timed, one node of the model's own plans for each op and bucket of shapes
+//! - `cache`: the choices on disk, a file for each adapter, driver and version of this crate
 
 mod cache;
 mod probe;
@@ -13,7 +17,7 @@ use crate::plan::{Backend, Plan};
 use cache::{Cache, Key};
 use probe::{Probe, probes};
 
-/// No variant is tried after this time: most of it goes into compiling them.
+/// No further variant is tried after this time, most of which goes into compiling.
 const BUDGET: Duration = Duration::from_millis(2500);
 /// A variant must take at most this share of the time of the best one: less is noise.
 const GAIN: f64 = 0.95;
@@ -55,13 +59,13 @@ fn tune_with(cache: &Cache, backend: &mut dyn Backend, plans: &[Arc<Plan>]) {
     backend.choose(choices);
 }
 
-/// The name of the fastest variant, as far as they are tried before the time is over; else that of the usual one.
+/// The name of the fastest of the variants that are tried within the budget; the usual one's if none is.
 fn fastest<'a>(backend: &mut dyn Backend, probe: &'a Probe, start: Instant) -> &'a str {
     let mut best = probe.variants[0].as_str();
     if start.elapsed() > BUDGET {
         return best;
     }
-    let mut least = match probe.time(backend, best) {
+    let mut best_time = match probe.time(backend, best) {
         Ok(time) => time,
         Err(error) => {
             log::warn!("{}, {}: variants cannot be timed: {error}", probe.op, probe.bucket);
@@ -73,8 +77,8 @@ fn fastest<'a>(backend: &mut dyn Backend, probe: &'a Probe, start: Instant) -> &
             log::info!("the time for trying variants is over; what is left stays as usual");
             break;
         }
-        match beats(backend, probe, name, (best, &mut least)) {
-            Ok(Some(time)) => (best, least) = (name, time),
+        match beats(backend, probe, name, (best, &mut best_time)) {
+            Ok(Some(time)) => (best, best_time) = (name, time),
             Ok(None) => {}
             Err(error) => log::warn!("{}, {}: {name} does not run here: {error}", probe.op, probe.bucket),
         }
@@ -82,22 +86,22 @@ fn fastest<'a>(backend: &mut dyn Backend, probe: &'a Probe, start: Instant) -> &
     best
 }
 
-/// The time of a variant if it is less than that of the best, which takes `least`. What looks faster is timed again in turn
-/// with the best: a device is not equally fast all the time.
+/// The time of a variant if it beats the best one, the time of which is updated. A variant that looks faster is timed again, in
+/// turn with the best: a device is not equally fast all the time.
 fn beats(
     backend: &mut dyn Backend,
     probe: &Probe,
     name: &str,
-    (best, least): (&str, &mut Duration),
+    (best, best_time): (&str, &mut Duration),
 ) -> Result<Option<Duration>> {
     let mut time = probe.time(backend, name)?;
     for turn in 0..=TURNS {
-        log::debug!("{}, {}: {name} {time:.1?}, {best} {least:.1?}", probe.op, probe.bucket);
-        if time.as_secs_f64() > GAIN * least.as_secs_f64() {
+        log::debug!("{}, {}: {name} {time:.1?}, {best} {best_time:.1?}", probe.op, probe.bucket);
+        if time.as_secs_f64() > GAIN * best_time.as_secs_f64() {
             return Ok(None);
         }
         if turn < TURNS {
-            *least = probe.time(backend, best)?.min(*least);
+            *best_time = probe.time(backend, best)?.min(*best_time);
             time = probe.time(backend, name)?.min(time);
         }
     }

@@ -9,13 +9,13 @@ use crate::models::slots;
 use crate::plan::{Backend, Choices, Plan, ProgramId, SlotKind, Step, Variant};
 use crate::tensor::DType;
 
-/// Rows of a step, at most: of a longer prompt each row takes as long.
+/// Maximum number of rows of a step; in a longer prompt each row takes as long.
 const MAX_ROWS: usize = 64;
 /// Rows up to which a step decodes sessions; more are a prompt's.
 const DECODE_ROWS: usize = 8;
 /// Context of a row that is decoded.
 const CONTEXT: usize = 512;
-/// Length of a series of runs, about, and maximum number of runs of one.
+/// Approximate length of a series of runs, and maximum number of runs in one.
 const SERIES: (Duration, usize) = (Duration::from_millis(3), 64);
 /// Series; the fastest counts.
 const ROUNDS: usize = 4;
@@ -36,7 +36,7 @@ pub struct Probe {
     bytes: u64,
 }
 
-/// The probes of some plans, each op and bucket once; those first whose nodes read most for a row.
+/// The probes of some plans, each op and bucket once; those first whose nodes read the most bytes per row.
 pub fn probes(backend: &dyn Backend, plans: &[Arc<Plan>]) -> Vec<Probe> {
     let (caps, mut all) = (backend.caps(), BTreeMap::<(&'static str, String), Probe>::new());
     for plan in plans {
@@ -87,7 +87,7 @@ fn rows(step: &Step) -> Vec<u32> {
 impl Probe {
     /// The time of a run of the node with this variant.
     ///
-    /// It leaves rows in the KV cache, as a session does that has ended.
+    /// It leaves rows in the KV cache, as a session that has ended does.
     ///
     /// # Errors
     /// Those of [`Backend::prepare`] and [`Backend::run`]: a driver may not take a variant.
@@ -106,7 +106,7 @@ impl Probe {
         if let Some(slot) = self.plan.input(slots::ROWS) {
             backend.write(program, slot, 0, &rows(&self.step))?;
         }
-        // Numbers take the same time whatever they are; the choice of experts must be one.
+        // The values of numbers do not change the time, but expert ids must be valid.
         let chosen = |slot| {
             let slot = self.plan.slot(slot);
             matches!(slot.kind, SlotKind::Temp) && slot.spec.dtype == DType::U32

@@ -6,7 +6,7 @@ use crate::models::slots;
 use crate::models::vision::layers::NormWeights;
 use crate::ops::{AttentionShape, Columns, ROW_WORDS, UnaryKind};
 use crate::plan::{PlanBuilder, Slot};
-use crate::tensor::{DType, Lead, Spec};
+use crate::tensor::{CountedBy, DType, Spec};
 
 /// Of all norms but DINOv2's.
 const EPS: f32 = 1e-5;
@@ -15,7 +15,7 @@ const ACT_FLOOR: f32 = 1e-8;
 
 /// The rows of a step.
 pub fn rows(p: &PlanBuilder, max: usize) -> Slot {
-    p.input(slots::ROWS, Spec::led(&[max, ROW_WORDS], DType::U32, Lead::Rows))
+    p.input(slots::ROWS, Spec::counted(&[max, ROW_WORDS], DType::U32, CountedBy::Rows))
 }
 
 /// Tokens with their positions, `[rows, d]`.

@@ -97,12 +97,6 @@ impl Model for BitGenStage1 {
             let text = |base, length| (0..length).map(move |pos| row(base, length, pos));
             bytemuck::cast_slice(&text(0, first).chain(text(first, second)).collect::<Vec<Row>>()).to_vec()
         };
-        let step = |rows: usize, outputs: usize, context: usize| Step {
-            rows: rows as u32,
-            outputs: outputs as u32,
-            context: context as u32,
-            reserved: 0,
-        };
         let alone: Vec<Row> = (0..n)
             .map(|i| Row { token: test_token(self.sizes().vocab, i), pos: 0, seq_base: i as u32, seq_len: 1 })
             .collect();
@@ -115,20 +109,20 @@ impl Model for BitGenStage1 {
                 (bitgen_slots::SPANS, spans.clone()),
                 (bitgen_slots::QUALITY, quality.clone()),
             ];
-            Ok(CheckStep { name, plan: self.record_encoder(&shape)?, step: step(n, 2, first), inputs })
+            Ok(CheckStep { name, plan: self.record_encoder(&shape)?, step: Step::new(n, 2, first), inputs })
         };
         let ends = vec![first as u32 - 1, n as u32 - 1];
         Ok(vec![
             CheckStep {
                 name: "image",
                 plan: self.record_image(2)?,
-                step: step(2, 2, self.image_info().tokens),
+                step: Step::new(2, 2, self.image_info().tokens),
                 inputs: Vec::new(),
             },
             CheckStep {
                 name: "features",
                 plan: self.record_features(n)?,
-                step: step(n, n, 1),
+                step: Step::new(n, n, 1),
                 inputs: vec![(slots::ROWS, bytemuck::cast_slice(&alone).to_vec())],
             },
             encoder("text", false)?,
@@ -136,7 +130,7 @@ impl Model for BitGenStage1 {
             CheckStep {
                 name: "decoder",
                 plan: self.record_decoder(n, 2)?,
-                step: step(n, 2, first),
+                step: Step::new(n, 2, first),
                 inputs: vec![(slots::ROWS, rows(true)), (slots::OUTPUTS, ends)],
             },
         ])

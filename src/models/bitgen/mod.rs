@@ -20,7 +20,7 @@ use crate::models::{Family, ImageInfo, slots};
 use crate::ops::{Columns, UnaryKind};
 use crate::plan::{Plan, PlanBuilder, Slot};
 use crate::quant::WeightQuant;
-use crate::tensor::{DType, Lead, Spec};
+use crate::tensor::{CountedBy, DType, Spec};
 
 /// Least length that a feature is divided by.
 const FEATURE_FLOOR: f32 = 1e-8;
@@ -215,7 +215,7 @@ impl BitGenStage1 {
     /// [`crate::Error::Plan`] if operands do not fit.
     pub fn record_image(&self, max_images: usize) -> Result<Plan> {
         let p = PlanBuilder::new();
-        let pixels = Spec::led(&[max_images, 3, IMAGE_SIZE, IMAGE_SIZE], DType::F32, Lead::Rows);
+        let pixels = Spec::counted(&[max_images, 3, IMAGE_SIZE, IMAGE_SIZE], DType::F32, CountedBy::Rows);
         let pixels = p.input(slots::PIXELS, pixels);
         let x = match &self.vision {
             Vision::Dino(dino) => dino.record(&p, pixels),
@@ -224,7 +224,7 @@ impl BitGenStage1 {
         let v = p.tag("vision_features", self.to_embed.apply(&p, x, None)); // [images, front + n, d_vision]
         let [front, n] = self.image_tokens();
         let spans = move || (0..max_images).flat_map(|i| [i * (front + n) + front, n].map(|v| v as u32)).collect();
-        let spec = Spec::led(&[max_images, 2], DType::U32, Lead::Rows);
+        let spec = Spec::counted(&[max_images, 2], DType::U32, CountedBy::Rows);
         let patches = p.constant(&format!("patches of {max_images}"), spec, spans);
         let common = p.tag("image_common", self.image.transform.apply(&p, v, None)); // [images, front + n, d]
         p.output(bitgen_slots::IMAGE, p.span_mean(common, patches)); // [images, d]
@@ -253,10 +253,11 @@ impl BitGenStage1 {
     pub fn record_encoder(&self, shape: &EncoderShape) -> Result<Plan> {
         let p = PlanBuilder::new();
         let rows = rows(&p, shape.max_rows);
-        let spans = p.input(bitgen_slots::SPANS, Spec::led(&[shape.max_samples, 2], DType::U32, Lead::Outputs));
+        let spans =
+            p.input(bitgen_slots::SPANS, Spec::counted(&[shape.max_samples, 2], DType::U32, CountedBy::Outputs));
         let mut x = self.embed(&p, rows); // [rows, d]
         if shape.images {
-            let image = Spec::led(&[shape.max_rows, self.sizes.d], DType::F32, Lead::Rows);
+            let image = Spec::counted(&[shape.max_rows, self.sizes.d], DType::F32, CountedBy::Rows);
             let t = p.tag("text_common", self.text.transform.apply(&p, x, None));
             let both = p.concat(t, p.input(bitgen_slots::IMAGE, image)); // [rows, 2·d]
             let h = p.unary(self.fusion[0].apply(&p, both, None), UnaryKind::Relu);
@@ -282,8 +283,8 @@ impl BitGenStage1 {
     pub fn record_decoder(&self, max_rows: usize, max_outputs: usize) -> Result<Plan> {
         let p = PlanBuilder::new();
         let rows = rows(&p, max_rows);
-        let outputs = p.input(slots::OUTPUTS, Spec::led(&[max_outputs, 1], DType::U32, Lead::Outputs));
-        let contexts = Spec::led(&[max_rows, self.sizes.d], DType::F32, Lead::Rows);
+        let outputs = p.input(slots::OUTPUTS, Spec::counted(&[max_outputs, 1], DType::U32, CountedBy::Outputs));
+        let contexts = Spec::counted(&[max_rows, self.sizes.d], DType::F32, CountedBy::Rows);
         let contexts = p.input(bitgen_slots::CONTEXT, contexts);
         let y = self.embed(&p, rows);
         let logits = self.decoder.record(&p, y, contexts, rows, outputs); // [outputs, vocab]

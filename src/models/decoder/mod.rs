@@ -18,9 +18,9 @@ use crate::models::decoder::moe::Moe;
 use crate::models::decoder::spec::{DecoderSpec, Ffn, LayerSpec, Mixer, Names};
 use crate::models::load::{Tensor, TensorScope};
 use crate::models::{TextShape, slots};
-use crate::ops::{DRAW_WORDS, ROW_WORDS, Sampled, seen_words};
+use crate::ops::{ROW_WORDS, SAMPLE_PARAM_WORDS, Sampled, occurrence_words};
 use crate::plan::{PlanBuilder, Slot};
-use crate::tensor::{DType, Lead, Spec};
+use crate::tensor::{CountedBy, DType, Spec};
 
 /// A decoder as far as names and shapes; its head is the embedding table, maybe in fewer bits.
 #[derive(Debug)]
@@ -69,9 +69,9 @@ impl Decoder {
 
     /// One step: embeds the input rows, runs all layers, and gives logits of the rows that `outputs` names.
     pub fn record(&self, p: &PlanBuilder, shape: &TextShape) {
-        let rows = p.input(slots::ROWS, Spec::led(&[shape.max_rows, ROW_WORDS], DType::U32, Lead::Rows));
-        let outputs = p.input(slots::OUTPUTS, Spec::led(&[shape.max_outputs, 1], DType::U32, Lead::Outputs));
-        let image_spec = Spec::led(&[shape.max_rows, self.width], DType::F32, Lead::Rows);
+        let rows = p.input(slots::ROWS, Spec::counted(&[shape.max_rows, ROW_WORDS], DType::U32, CountedBy::Rows));
+        let outputs = p.input(slots::OUTPUTS, Spec::counted(&[shape.max_outputs, 1], DType::U32, CountedBy::Outputs));
+        let image_spec = Spec::counted(&[shape.max_rows, self.width], DType::F32, CountedBy::Rows);
         let image = shape.images.then(|| p.input(slots::IMAGE_ROWS, image_spec));
         let table: Vec<Slot> = self.table.iter().map(|t| t.slot(p)).collect();
         let x = p.embed(rows, &table, image, self.embed_bound); // [rows, d]
@@ -90,13 +90,16 @@ impl Decoder {
 
     /// Chooses each output's next token, and makes its row read it in the next step.
     fn sample(&self, p: &PlanBuilder, logits: Slot, outputs: Slot, rows: Slot, shape: &TextShape) {
-        let draws = p.input(slots::DRAWS, Spec::led(&[shape.max_outputs, DRAW_WORDS], DType::U32, Lead::Outputs));
-        let seen = Spec::fixed(&[shape.sessions, seen_words(p.spec(logits).width())], DType::U32);
+        let params = p.input(
+            slots::SAMPLE_PARAMS,
+            Spec::counted(&[shape.max_outputs, SAMPLE_PARAM_WORDS], DType::U32, CountedBy::Outputs),
+        );
+        let occurrence_bits = Spec::fixed(&[shape.sessions, occurrence_words(p.spec(logits).width())], DType::U32);
         let to = Sampled {
             sampled: p.state(slots::SAMPLED, Spec::fixed(&[shape.kv_rows, 1], DType::U32)),
-            seen: p.state(slots::SEEN, seen),
+            occurrence_bits: p.state(slots::OCCURRENCE_BITS, occurrence_bits),
         };
-        p.sample(logits, outputs, draws, rows, to);
+        p.sample(logits, outputs, params, rows, to);
     }
 }
 

@@ -86,20 +86,20 @@ impl Model for BitGenModel {
             CheckStep {
                 name: "image for text",
                 plan: self.record_images(1)?,
-                step: Step { rows: patches as u32, outputs: 1, context: patches as u32, reserved: 0 },
+                step: Step::new(patches, 1, patches),
                 inputs: Vec::new(),
             },
         ];
         for (name, images) in [("thinking", false), ("thinking with an image", true)] {
             let shape = ForwardShape { samples: 1, rows: n, keys: n, outputs: 1, images, masked: images };
-            let context = if images { n.max(patches) } else { n } as u32;
-            let step = Step { rows: n as u32, outputs: 1, context, reserved: 0 };
+            let context = if images { n.max(patches) } else { n };
+            let step = Step::new(n, 1, context);
             all.push(CheckStep { name, plan: self.record_forward(&shape)?, step, inputs: self.task(n, images) });
         }
         all.push(CheckStep {
             name: "decoder",
             plan: self.record_decoder(n, 1)?,
-            step: Step { rows: n as u32, outputs: 1, context: n as u32, reserved: 0 },
+            step: Step::new(n, 1, n),
             inputs: vec![(slots::ROWS, self.text(n)), (slots::OUTPUTS, vec![n as u32 - 1])],
         });
         Ok(all)

@@ -8,7 +8,7 @@ use crate::models::robot::robot_slots;
 use crate::models::vision::dinov2::DinoV2;
 use crate::ops::{AttentionShape, Columns, ROW_WORDS, UnaryKind};
 use crate::plan::{PlanBuilder, Slot};
-use crate::tensor::{DType, Lead, Spec};
+use crate::tensor::{CountedBy, DType, Spec};
 
 /// What a fusion layer's attention is multiplied by before it is added.
 const FUSED: f32 = 0.1;
@@ -71,25 +71,25 @@ impl Fusion {
     pub fn record_patches(&self, p: &PlanBuilder, pixels: Slot, c: &RobotSizes, samples: usize) {
         let x = self.dino.record(p, pixels); // [1, 1 + n, d_dino]
         let places = p.input(robot_slots::PLACES, Spec::fixed(&[1 + c.patches(), 1], DType::U32));
-        p.store_rows(whole(x), places, patches(p, c, samples, Lead::Fixed));
+        p.store_rows(whole(x), places, patches(p, c, samples, CountedBy::Fixed));
     }
 
     /// Records what text is fused with, of as many images as the step has outputs: their patches share the scales of
     /// activations. Rows are patches.
     pub fn record_images(&self, p: &PlanBuilder, c: &RobotSizes, samples: usize) {
         let (d, n) = (c.d, c.patches());
-        let v = self.to_vision.apply(p, patches(p, c, samples, Lead::Rows), None);
+        let v = self.to_vision.apply(p, patches(p, c, samples, CountedBy::Rows), None);
         let v = p.tag("vision_features", v); // [samples · n, d_vision]
-        let spans = p.constant("patches", Spec::led(&[samples, 2], DType::U32, Lead::Outputs), move || {
+        let spans = p.constant("patches", Spec::counted(&[samples, 2], DType::U32, CountedBy::Outputs), move || {
             (0..samples).flat_map(|s| [(s * n) as u32, n as u32]).collect()
         });
-        let itself = |what: &str, rows: usize, lead| {
-            p.constant(what, Spec::led(&[rows, 1], DType::U32, lead), move || (0..rows as u32).collect())
+        let itself = |what: &str, rows: usize, counted_by| {
+            p.constant(what, Spec::counted(&[rows, 1], DType::U32, counted_by), move || (0..rows as u32).collect())
         };
         let common = self.image.transform.apply(p, v, None); // [samples · n, d]
-        let (each, mean) = (itself("images", samples, Lead::Outputs), p.span_mean(common, spans)); // [samples, d]
+        let (each, mean) = (itself("images", samples, CountedBy::Outputs), p.span_mean(common, spans)); // [samples, d]
         p.store_rows(whole(mean), each, image_mean(p, d, samples));
-        let rows = itself("patch numbers", samples * n, Lead::Rows);
+        let rows = itself("patch numbers", samples * n, CountedBy::Rows);
         for (j, layer) in self.layers.iter().enumerate() {
             let half = layer.apply(p, common, None); // [samples · n, d / 2]
             p.store_rows(whole(p.concat(half, half)), rows, image_keys(p, j, c, samples));
@@ -101,12 +101,12 @@ impl Fusion {
     /// Text `[rows, d]` fused with the images of [`Fusion::record_images`]; text's own features become an output.
     pub fn apply(&self, p: &PlanBuilder, x: Slot, of_sample: Slot, c: &RobotSizes, samples: usize) -> Slot {
         let max = p.spec(x).shape[0];
-        let first = p.input(robot_slots::FIRST, Spec::led(&[samples, 1], DType::U32, Lead::Outputs));
+        let first = p.input(robot_slots::FIRST, Spec::counted(&[samples, 1], DType::U32, CountedBy::Outputs));
         let features = p.select_rows(self.text.transform_itc.apply(p, x, None), first);
         p.output(robot_slots::FEATURES, self.text.features(p, features));
 
         let mut t = self.text.transform.apply(p, x, None); // [rows, d]
-        let spans = p.input(robot_slots::PATCH_ROWS, Spec::led(&[max, ROW_WORDS], DType::U32, Lead::Rows));
+        let spans = p.input(robot_slots::PATCH_ROWS, Spec::counted(&[max, ROW_WORDS], DType::U32, CountedBy::Rows));
         for j in 0..self.layers.len() {
             let keys = whole(image_keys(p, j, c, samples));
             let a = p.row_attention(whole(t), keys, keys, spans, AttentionShape { heads: 1, kv_heads: 1, d: c.d });
@@ -124,8 +124,8 @@ pub(crate) fn whole(slot: Slot) -> Columns {
 }
 
 /// Patches of all images, `[samples · n, d_dino]`.
-fn patches(p: &PlanBuilder, c: &RobotSizes, samples: usize, lead: Lead) -> Slot {
-    p.state("image.patches", Spec::led(&[samples * c.patches(), c.dino.d], DType::F32, lead))
+fn patches(p: &PlanBuilder, c: &RobotSizes, samples: usize, counted_by: CountedBy) -> Slot {
+    p.state("image.patches", Spec::counted(&[samples * c.patches(), c.dino.d], DType::F32, counted_by))
 }
 
 /// The mean of each image's patches in the space of fusion, `[samples, d]`.

@@ -22,7 +22,7 @@ use crate::models::{Family, ImageInfo, slots};
 use crate::ops::{AttentionShape, Columns};
 use crate::plan::{Plan, PlanBuilder, Slot};
 use crate::quant::WeightQuant;
-use crate::tensor::{DType, Lead, Spec};
+use crate::tensor::{CountedBy, DType, Spec};
 
 /// Names of the slots of BitGenModel's plans, beside [`slots::ROWS`], [`slots::OUTPUTS`], [`slots::PIXELS`] and
 /// [`slots::LOGITS`].
@@ -198,8 +198,8 @@ impl BitGenModel {
     pub fn record_forward(&self, shape: &ForwardShape) -> Result<Plan> {
         let (p, c) = (PlanBuilder::new(), &self.sizes);
         let rows = rows(&p, shape.rows);
-        let of_sample = p.input(robot_slots::OF_SAMPLE, Spec::led(&[shape.rows, 1], DType::U32, Lead::Rows));
-        let spans = p.input(robot_slots::SPANS, Spec::led(&[shape.samples, 2], DType::U32, Lead::Outputs));
+        let of_sample = p.input(robot_slots::OF_SAMPLE, Spec::counted(&[shape.rows, 1], DType::U32, CountedBy::Rows));
+        let spans = p.input(robot_slots::SPANS, Spec::counted(&[shape.samples, 2], DType::U32, CountedBy::Outputs));
         let mut x = embed(&p, rows, &self.tokens, &self.positions); // [rows, d]
         if shape.images {
             let _scope = p.scope("fusion");
@@ -217,7 +217,7 @@ impl BitGenModel {
         let means = p.span_mean(x, spans);
         p.output(robot_slots::CONTEXT, means);
         self.selector.record(&p, means, c, shape.samples);
-        let outputs = p.input(slots::OUTPUTS, Spec::led(&[shape.outputs, 1], DType::U32, Lead::Outputs));
+        let outputs = p.input(slots::OUTPUTS, Spec::counted(&[shape.outputs, 1], DType::U32, CountedBy::Outputs));
         p.output(slots::LOGITS, self.output.apply_to(&p, x, outputs)); // [outputs, vocab]
         p.finish()
     }
@@ -229,8 +229,8 @@ impl BitGenModel {
     pub fn record_decoder(&self, max_rows: usize, max_outputs: usize) -> Result<Plan> {
         let p = PlanBuilder::new();
         let rows = rows(&p, max_rows);
-        let outputs = p.input(slots::OUTPUTS, Spec::led(&[max_outputs, 1], DType::U32, Lead::Outputs));
-        let contexts = Spec::led(&[max_rows, self.sizes.d], DType::F32, Lead::Rows);
+        let outputs = p.input(slots::OUTPUTS, Spec::counted(&[max_outputs, 1], DType::U32, CountedBy::Outputs));
+        let contexts = Spec::counted(&[max_rows, self.sizes.d], DType::F32, CountedBy::Rows);
         let contexts = p.input(robot_slots::CONTEXT, contexts);
         let y = embed(&p, rows, &self.tokens, &self.positions);
         p.output(slots::LOGITS, self.decoder.record(&p, y, contexts, rows, outputs)); // [outputs, vocab]
@@ -273,7 +273,7 @@ impl Layer {
         shape: &ForwardShape,
     ) -> Slot {
         let inner = heads.heads * heads.d;
-        let places = p.input(robot_slots::PLACES, Spec::led(&[shape.rows, 1], DType::U32, Lead::Rows));
+        let places = p.input(robot_slots::PLACES, Spec::counted(&[shape.rows, 1], DType::U32, CountedBy::Rows));
         let qkv = self.qkv.apply(p, x, None); // [rows, 3·inner]
         let state = |name: &String| p.state(name, Spec::fixed(&[shape.samples * shape.keys, inner], DType::F32));
         let [k, v] = robot_slots::keys(i).each_ref().map(state);
@@ -281,7 +281,7 @@ impl Layer {
         p.store_rows(Columns { slot: qkv, at: 2 * inner }, places, v);
         let [q, k, v] = [qkv, k, v].map(whole);
         let a = if shape.masked {
-            let mask = Spec::led(&[shape.rows, shape.keys], DType::F32, Lead::Rows);
+            let mask = Spec::counted(&[shape.rows, shape.keys], DType::F32, CountedBy::Rows);
             p.masked_attention([q, k, v], rows, p.input(robot_slots::MASK, mask), heads)
         } else {
             p.row_attention(q, k, v, rows, heads)

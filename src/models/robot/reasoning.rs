@@ -8,7 +8,7 @@ use crate::models::robot::robot_slots;
 use crate::models::vision::layers::Linear;
 use crate::ops::UnaryKind;
 use crate::plan::{PlanBuilder, Slot};
-use crate::tensor::{DType, Lead, Spec};
+use crate::tensor::{CountedBy, DType, Spec};
 
 /// Least length that a task's and a robot's vectors are divided by.
 const FLOOR: f32 = 1e-12;
@@ -47,7 +47,7 @@ impl Reasoning {
         let (h, steps) = (c.reasoning, c.reasoning_steps);
         let state = |name: &str, width| p.state(name, Spec::fixed(&[samples * steps, width], DType::F32));
         let (states, signs) = (state(robot_slots::STATES, h), state(robot_slots::SIGNS, 2));
-        let nothing = Spec::led(&[samples, h], DType::F32, Lead::Outputs);
+        let nothing = Spec::counted(&[samples, h], DType::F32, CountedBy::Outputs);
         let nothing = p.constant("reasoning.nothing", nothing, move || vec![0; samples * h]);
         let mut said = self.encoder.apply(p, means, None); // [samples, h]
         let (mut hidden, mut cell) = (nothing, nothing);
@@ -60,7 +60,7 @@ impl Reasoning {
             p.store_rows(whole(hidden), places, states);
             p.store_rows(whole(self.signs.apply(p, hidden, None)), places, signs);
         }
-        let counted = p.input(robot_slots::COUNTED, Spec::led(&[samples, 2], DType::U32, Lead::Outputs));
+        let counted = p.input(robot_slots::COUNTED, Spec::counted(&[samples, 2], DType::U32, CountedBy::Outputs));
         self.decoder.apply(p, p.span_mean(states, counted), None)
     }
 }
@@ -109,6 +109,6 @@ impl Selector {
 
 /// The numbers `first + stride · sample` of the samples, `[samples, 1]`.
 fn strided(p: &PlanBuilder, name: &str, samples: usize, stride: usize, first: usize) -> Slot {
-    let spec = Spec::led(&[samples, 1], DType::U32, Lead::Outputs);
+    let spec = Spec::counted(&[samples, 1], DType::U32, CountedBy::Outputs);
     p.constant(&format!("{name} of samples"), spec, move || (0..samples).map(|s| (first + stride * s) as u32).collect())
 }

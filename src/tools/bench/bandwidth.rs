@@ -20,9 +20,9 @@ const ROUNDS: usize = 6;
 ///
 /// # Errors
 /// [`Error::Device`] if there is no such device, [`Error::Limit`] if it has too little memory.
-pub fn bandwidth(place: &DeviceOptions) -> Result<f64> {
+pub fn bandwidth(options: &DeviceOptions) -> Result<f64> {
     // What is tuned reads no faster here.
-    let (mut backend, _) = device::choose(&DeviceOptions { autotune: false, ..place.clone() })?;
+    let (mut backend, _) = device::choose(&DeviceOptions { autotune: false, ..options.clone() })?;
     let backend = backend.as_mut();
     let most = (backend.caps().max_binding / (4 * READ_CHUNK as u64)).max(1) as usize;
     let (plan, buffers) = record(CHUNKS, most.min(CHUNKS))?;

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use crate::apps::bitgen::{BitGen, BitGenOptions, FEATURE_ROWS, IMAGES};
 use crate::engine::Progress;
-use crate::engine::programs::{Program, step};
+use crate::engine::programs::Program;
 use crate::error::Result;
 use crate::files::{Image, ModelFiles};
 use crate::models::slots;
+use crate::plan::Step;
 use crate::tools::bench::probe::{Cost, Probe};
 use crate::tools::bench::sessions::picture;
 use crate::tools::bench::{BenchOptions, Measured, peak_host_bytes, repeat};
@@ -60,8 +61,8 @@ pub fn measure(
 ) -> Result<Vec<Measured>> {
     let (mut done, total) = (0, TESTS.len() * (options.repetitions + 1) + 1);
     progress(Progress { done, total, what: "opening the model".into() });
-    let place = options.place.clone();
-    let model = BitGen::open(files, &BitGenOptions { place, precision: options.precision, tokenizer: None })?;
+    let device = options.device.clone();
+    let model = BitGen::open(files, &BitGenOptions { device, precision: options.precision, tokenizer: None })?;
     let mut all = Vec::new();
     for test in TESTS {
         let times = repeat(options.repetitions, || {
@@ -128,5 +129,5 @@ fn measured(model: &BitGen, test: Features, times: Vec<f64>, options: &BenchOpti
 fn probe(program: &Program, n: usize) -> Result<Probe> {
     let zeros = |name| program.plan.input(name).map(|slot| (name, vec![0; program.plan.spec(slot).words()]));
     let inputs = [slots::PIXELS, slots::ROWS].into_iter().filter_map(zeros).collect();
-    Probe::new(program, step(n, n, 1), inputs)
+    Probe::new(program, Step::new(n, n, 1), inputs)
 }

@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use crate::engine::cache::SessionState;
-use crate::engine::programs::step;
 use crate::engine::resident::Resident;
 use crate::engine::runner::Runner;
 use crate::engine::{Engine, Progress};
 use crate::error::Result;
 use crate::files::ModelFiles;
 use crate::models::{ModelInfo, slots};
-use crate::ops::{DRAW_WORDS, Row};
+use crate::ops::{Row, SAMPLE_PARAM_WORDS};
 use crate::plan::Step;
 use crate::tools::bench::probe::{Cost, Probe};
 use crate::tools::bench::sessions::TestSessions;
@@ -159,12 +158,12 @@ impl<'a> Probes<'a> {
         };
         let rows: Vec<Row> = (0..kv.len()).flat_map(|s| (0..shape.rows).map(move |i| row(s, i))).collect();
         let ends: Vec<u32> = (1..=kv.len()).filter(|_| shape.ends).map(|s| (s * shape.rows - 1) as u32).collect();
-        let step = step(rows.len(), ends.len(), shape.context);
+        let step = Step::new(rows.len(), ends.len(), shape.context);
         let (program, burst) = runner.text_program([rows.len(), ends.len()], left)?;
         // Zeros choose the most likely token.
-        let draws = vec![0; ends.len() * DRAW_WORDS];
+        let params = vec![0; ends.len() * SAMPLE_PARAM_WORDS];
         let rows = bytemuck::cast_slice(&rows).to_vec();
-        let inputs = vec![(slots::ROWS, rows), (slots::OUTPUTS, ends), (slots::DRAWS, draws)];
+        let inputs = vec![(slots::ROWS, rows), (slots::OUTPUTS, ends), (slots::SAMPLE_PARAMS, params)];
         let found = Probe::new(&program, step, inputs)?.in_burst(burst);
         let found = look(&found, &mut runner);
         runner.inputs_changed();

@@ -41,7 +41,7 @@ const MAX_REPETITIONS: usize = 1000;
 #[derive(Debug, Clone, PartialEq)]
 pub struct BenchOptions {
     /// The device.
-    pub place: DeviceOptions,
+    pub device: DeviceOptions,
     /// Data type of full-precision weights and of the KV cache.
     pub precision: Precision,
     /// Data type of the LM head.
@@ -65,7 +65,7 @@ pub struct BenchOptions {
 impl Default for BenchOptions {
     fn default() -> Self {
         BenchOptions {
-            place: DeviceOptions::default(),
+            device: DeviceOptions::default(),
             precision: Precision::F16,
             head: LmHead::Dense,
             prompts: None,
@@ -191,7 +191,7 @@ impl BenchOptions {
     }
 
     fn engine(&self, files: &ModelFiles, sessions: usize, context: usize) -> Result<Engine> {
-        let DeviceOptions { device, autotune, threads } = self.place.clone();
+        let DeviceOptions { device, autotune, threads } = self.device.clone();
         let options = Options {
             device,
             autotune,
@@ -243,7 +243,7 @@ pub fn bench(
         let model = models::open_chat(&files, &weights, load)?;
         (chat::measure(&files, model.info(), options, &mut progress)?, parameters(model.as_ref(), &weights))
     };
-    let bandwidth = bandwidth(&options.place)?;
+    let bandwidth = bandwidth(&options.device)?;
     let row = |measured: Measured| Row::new(files.to_string(), parameters, measured, bandwidth);
     Ok(measured.into_iter().map(row).collect())
 }

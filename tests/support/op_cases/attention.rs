@@ -2,7 +2,7 @@
 
 use ternion::ops::{AttentionShape, Columns, MASKED, Rope};
 use ternion::plan::Slot;
-use ternion::tensor::{DType, Lead, Pack};
+use ternion::tensor::{CountedBy, DType, Pack};
 
 use super::Tol::{Close, Exact};
 use super::{Cases, row_words, step};
@@ -40,14 +40,14 @@ fn among_rows(cases: &mut Cases) {
                 let max = used as usize + 1;
                 cases.at(step(used as usize, 0), "attention", name, |r| {
                     let width = 3 * heads * d;
-                    let qkv = r.f32s("qkv", &[max, width], Lead::Rows, &Noise(23).f32s(max * width, 2.0));
+                    let qkv = r.f32s("qkv", &[max, width], CountedBy::Rows, &Noise(23).f32s(max * width, 2.0));
                     let mut words = Vec::new();
                     for &n in lengths {
                         let base = words.len() as u32 / 4;
                         words.extend((0..n).flat_map(|pos| [0, pos, base, if causal { pos + 1 } else { n }]));
                     }
                     words.resize(4 * max, u32::MAX);
-                    let rows = r.u32s("rows", &[max, 4], Lead::Rows, &words);
+                    let rows = r.u32s("rows", &[max, 4], CountedBy::Rows, &words);
                     let [q, k, v] = [0, 1, 2].map(|i| Columns { slot: qkv, at: i * heads * d });
                     let shape = AttentionShape { heads, kv_heads: heads, d };
                     vec![(r.p.row_attention(q, k, v, rows, shape), Close(ATTENTION_TOL))]
@@ -65,13 +65,13 @@ fn masked(cases: &mut Cases) {
             let name = format!("masked, {keys} keys from {first} on, {heads} heads of {d}, lower by {lower}");
             cases.at(step(used, 0), "attention", name, |r| {
                 let width = heads * d;
-                let q = r.f32s("q", &[max, 3 * width], Lead::Rows, &Noise(35).f32s(max * 3 * width, 2.0));
+                let q = r.f32s("q", &[max, 3 * width], CountedBy::Rows, &Noise(35).f32s(max * 3 * width, 2.0));
                 let [k, v] = [("k", 36), ("v", 37)].map(|(name, seed)| cache(r, name, [150, width], DType::F32, seed));
                 let words: Vec<u32> = (0..max).flat_map(|r| [0, r as u32, first, keys as u32]).collect();
-                let rows = r.u32s("rows", &[max, 4], Lead::Rows, &words);
+                let rows = r.u32s("rows", &[max, 4], CountedBy::Rows, &words);
                 let hidden = |i: usize| !i.is_multiple_of(columns) && (i * 7 + i / columns).is_multiple_of(3);
                 let mask: Vec<f32> = (0..max * columns).map(|i| if hidden(i) { MASKED } else { lower }).collect();
-                let mask = r.f32s("mask", &[max, columns], Lead::Rows, &mask);
+                let mask = r.f32s("mask", &[max, columns], CountedBy::Rows, &mask);
                 let shape = AttentionShape { heads, kv_heads: heads, d };
                 let qkv = [(q, width), (k, 0), (v, 0)].map(|(slot, at)| Columns { slot, at });
                 // Beside 10,000 an f32 score has steps of 1e-3.
@@ -88,12 +88,12 @@ fn cached(cases: &mut Cases) {
         let name = format!("{} of {max} rows, context up to {longest}, {shape:?}, {dtype:?}", rows.len());
         cases.at(step(rows.len(), 0), "attention", name, |r| {
             let AttentionShape { heads, kv_heads, d } = shape;
-            let q = r.f32s("q", &[max, heads * d], Lead::Rows, &Noise(20).f32s(max * heads * d, 2.0));
+            let q = r.f32s("q", &[max, heads * d], CountedBy::Rows, &Noise(20).f32s(max * heads * d, 2.0));
             let [k, v] = [("k", 21), ("v", 22)].map(|(name, seed)| {
                 let capacity = (longest as usize).max(200);
                 cache(r, name, [capacity, kv_heads * d], dtype, seed)
             });
-            let rows = r.u32s("rows", &[max, 4], Lead::Rows, &row_words(rows, max));
+            let rows = r.u32s("rows", &[max, 4], CountedBy::Rows, &row_words(rows, max));
             vec![(r.p.cached_attention(q, k, v, rows, shape), Close(ATTENTION_TOL))]
         });
     };
@@ -128,7 +128,7 @@ fn uncached(cases: &mut Cases) {
     {
         cases.full("attention", format!("bidirectional, {rows} rows, {heads} heads of {d}, q k v in one slot"), |r| {
             let e = heads * d;
-            let slot = r.f32s("qkv", &[rows, 3 * e], Lead::Fixed, &Noise(23).f32s(rows * 3 * e, 2.0));
+            let slot = r.f32s("qkv", &[rows, 3 * e], CountedBy::Fixed, &Noise(23).f32s(rows * 3 * e, 2.0));
             let [q, k, v] = [0, e, 2 * e].map(|at| Columns { slot, at });
             vec![(r.p.attention(q, k, v, AttentionShape { heads, kv_heads: heads, d }), Close(ATTENTION_TOL))]
         });
@@ -140,7 +140,7 @@ fn uncached(cases: &mut Cases) {
             format!("{used} of 3 matrices of {rows} rows, {heads} heads of {d}"),
             |r| {
                 let e = heads * d;
-                let slot = r.f32s("qkv", &[3, rows, 3 * e], Lead::Rows, &Noise(27).f32s(3 * rows * 3 * e, 2.0));
+                let slot = r.f32s("qkv", &[3, rows, 3 * e], CountedBy::Rows, &Noise(27).f32s(3 * rows * 3 * e, 2.0));
                 let [q, k, v] = [0, e, 2 * e].map(|at| Columns { slot, at });
                 vec![(r.p.attention(q, k, v, AttentionShape { heads, kv_heads: heads, d }), Close(ATTENTION_TOL))]
             },
@@ -148,22 +148,22 @@ fn uncached(cases: &mut Cases) {
     }
     cases.at(step(2, 0), "attention", "cross, 2 of 3 matrices, 5 queries and 33 keys each", |r| {
         let shape = AttentionShape { heads: 2, kv_heads: 1, d: 16 };
-        let q = r.f32s("q", &[3, 5, 32], Lead::Rows, &Noise(28).f32s(480, 2.0));
-        let kv = r.f32s("kv", &[3, 33, 32], Lead::Rows, &Noise(29).f32s(3 * 33 * 32, 2.0));
+        let q = r.f32s("q", &[3, 5, 32], CountedBy::Rows, &Noise(28).f32s(480, 2.0));
+        let kv = r.f32s("kv", &[3, 33, 32], CountedBy::Rows, &Noise(29).f32s(3 * 33 * 32, 2.0));
         let [k, v] = [0, 16].map(|at| Columns { slot: kv, at });
         vec![(r.p.attention(Columns { slot: q, at: 0 }, k, v, shape), Close(ATTENTION_TOL))]
     });
     for pack in [Pack::F32, Pack::F16] {
         cases.full("attention", format!("cross, 5 queries, 66 keys, {pack:?}, offsets"), |r| {
             let shape = AttentionShape { heads: 4, kv_heads: 2, d: 8 };
-            let q = r.f32s("q", &[5, 40], Lead::Fixed, &Noise(24).f32s(200, 2.0));
+            let q = r.f32s("q", &[5, 40], CountedBy::Fixed, &Noise(24).f32s(200, 2.0));
             let kv = r.weight("kv", &[66, 40], pack, &Noise(25).f32s(66 * 40, 2.0));
             let [k, v] = [4, 22].map(|at| Columns { slot: kv, at });
             vec![(r.p.attention(Columns { slot: q, at: 3 }, k, v, shape), Close(ATTENTION_TOL))]
         });
     }
     cases.full("attention", "scores that overflow exp without the maximum", |r| {
-        let slot = r.f32s("qkv", &[70, 48], Lead::Fixed, &Noise(26).f32s(70 * 48, 40.0));
+        let slot = r.f32s("qkv", &[70, 48], CountedBy::Fixed, &Noise(26).f32s(70 * 48, 40.0));
         let [q, k, v] = [0, 16, 32].map(|at| Columns { slot, at });
         vec![(r.p.attention(q, k, v, AttentionShape { heads: 1, kv_heads: 1, d: 16 }), Close(1e-3))]
     });
@@ -182,21 +182,21 @@ fn any_width(cases: &mut Cases) {
                 let max = rows.len() + 1;
                 let name = format!("heads of {d}, {} rows over a cache of {dtype:?}", rows.len());
                 cases.at(step(rows.len(), 0), "attention", name, |r| {
-                    let q = r.f32s("q", &[max, heads * d], Lead::Rows, &Noise(50).f32s(max * heads * d, 2.0));
+                    let q = r.f32s("q", &[max, heads * d], CountedBy::Rows, &Noise(50).f32s(max * heads * d, 2.0));
                     let [k, v] =
                         [("k", 51), ("v", 52)].map(|(name, seed)| cache(r, name, [101, heads * d], dtype, seed));
-                    let rows = r.u32s("rows", &[max, 4], Lead::Rows, &row_words(rows, max));
+                    let rows = r.u32s("rows", &[max, 4], CountedBy::Rows, &row_words(rows, max));
                     vec![(r.p.cached_attention(q, k, v, rows, shape), Close(ATTENTION_TOL))]
                 });
             }
         }
         cases.at(step(5, 0), "attention", format!("heads of {d}, masked"), |r| {
-            let q = r.f32s("q", &[6, heads * d], Lead::Rows, &Noise(53).f32s(6 * heads * d, 2.0));
+            let q = r.f32s("q", &[6, heads * d], CountedBy::Rows, &Noise(53).f32s(6 * heads * d, 2.0));
             let [k, v] = [("k", 54), ("v", 55)].map(|(name, seed)| cache(r, name, [70, heads * d], DType::F32, seed));
             let words: Vec<u32> = (0..6).flat_map(|r| [0, r, 1, 66 + r % 3]).collect();
-            let rows = r.u32s("rows", &[6, 4], Lead::Rows, &words);
+            let rows = r.u32s("rows", &[6, 4], CountedBy::Rows, &words);
             let hidden = |i: usize| if i % 3 == 1 { MASKED } else { 0.0 };
-            let mask = r.f32s("mask", &[6, 70], Lead::Rows, &(0..420).map(hidden).collect::<Vec<_>>());
+            let mask = r.f32s("mask", &[6, 70], CountedBy::Rows, &(0..420).map(hidden).collect::<Vec<_>>());
             let qkv = [q, k, v].map(|slot| Columns { slot, at: 0 });
             vec![(r.p.masked_attention(qkv, rows, mask, shape), Close(ATTENTION_TOL))]
         });
@@ -206,7 +206,7 @@ fn any_width(cases: &mut Cases) {
                 format!("heads of {d}, bidirectional, {n} rows, side by side from column 1 on"),
                 |r| {
                     let e = heads * d;
-                    let slot = r.f32s("qkv", &[n, 3 * e + 1], Lead::Fixed, &Noise(56).f32s(n * (3 * e + 1), 2.0));
+                    let slot = r.f32s("qkv", &[n, 3 * e + 1], CountedBy::Fixed, &Noise(56).f32s(n * (3 * e + 1), 2.0));
                     let [q, k, v] = [0, e, 2 * e].map(|at| Columns { slot, at: at + 1 });
                     vec![(r.p.attention(q, k, v, shape), Close(ATTENTION_TOL))]
                 },
@@ -225,10 +225,10 @@ fn any_group(cases: &mut Cases) {
                 let name = format!("{group} query heads of {d} for each of 2, {n} rows over a cache of {dtype:?}");
                 cases.at(step(n, 0), "attention", name, |r| {
                     let width = shape.heads * d;
-                    let q = r.f32s("q", &[n + 1, width], Lead::Rows, &Noise(57).f32s((n + 1) * width, 2.0));
+                    let q = r.f32s("q", &[n + 1, width], CountedBy::Rows, &Noise(57).f32s((n + 1) * width, 2.0));
                     let [k, v] = [("k", 58), ("v", 59)].map(|(name, seed)| cache(r, name, [90, 2 * d], dtype, seed));
                     let rows: Vec<(u32, u32, u32)> = (0..n as u32).map(|i| (0, 60 + i, 2)).collect();
-                    let rows = r.u32s("rows", &[n + 1, 4], Lead::Rows, &row_words(&rows, n + 1));
+                    let rows = r.u32s("rows", &[n + 1, 4], CountedBy::Rows, &row_words(&rows, n + 1));
                     vec![(r.p.cached_attention(q, k, v, rows, shape), Close(ATTENTION_TOL))]
                 });
             }
@@ -243,16 +243,16 @@ fn endless_row(cases: &mut Cases) {
             let shape = AttentionShape { heads, kv_heads, d };
             let rows = |r: &Recording| {
                 let words: Vec<u32> = (0..n as u32).flat_map(|r| [0, 0, 20 * (r % 2), u32::MAX - r]).collect();
-                r.u32s("rows", &[n, 4], Lead::Rows, &words)
+                r.u32s("rows", &[n, 4], CountedBy::Rows, &words)
             };
             cases.full("attention", format!("{n} rows of more keys than there are, {shape:?}"), |r| {
-                let q = r.f32s("q", &[n, heads * d], Lead::Rows, &Noise(60).f32s(n * heads * d, 2.0));
+                let q = r.f32s("q", &[n, heads * d], CountedBy::Rows, &Noise(60).f32s(n * heads * d, 2.0));
                 let [k, v] =
                     [("k", 61), ("v", 62)].map(|(name, seed)| cache(r, name, [90, kv_heads * d], DType::F32, seed));
                 vec![(r.p.cached_attention(q, k, v, rows(r), shape), Close(ATTENTION_TOL))]
             });
             cases.full("attention_weights", format!("{n} rows of more keys than there are, {shape:?}"), |r| {
-                let q = r.f32s("q", &[n, heads * d], Lead::Rows, &Noise(60).f32s(n * heads * d, 2.0));
+                let q = r.f32s("q", &[n, heads * d], CountedBy::Rows, &Noise(60).f32s(n * heads * d, 2.0));
                 let k = cache(r, "k", [90, kv_heads * d], DType::F32, 61);
                 vec![(r.p.cached_attention_weights(q, k, rows(r), shape), Close(ATTENTION_TOL))]
             });
@@ -269,9 +269,9 @@ fn weights(cases: &mut Cases) {
         for dtype in [DType::F32, DType::F16] {
             let shape = AttentionShape { heads: kv_heads * group, kv_heads, d };
             cases.at(step(6, 0), "attention_weights", format!("6 of 8 rows, {shape:?}, {dtype:?}"), |r| {
-                let q = r.f32s("q", &[8, shape.heads * d], Lead::Rows, &Noise(30).f32s(8 * shape.heads * d, 2.0));
+                let q = r.f32s("q", &[8, shape.heads * d], CountedBy::Rows, &Noise(30).f32s(8 * shape.heads * d, 2.0));
                 let k = cache(r, "k", [200, kv_heads * d], dtype, 31);
-                let rows = r.u32s("rows", &[8, 4], Lead::Rows, &row_words(&batch, 8));
+                let rows = r.u32s("rows", &[8, 4], CountedBy::Rows, &row_words(&batch, 8));
                 vec![(r.p.cached_attention_weights(q, k, rows, shape), Close(ATTENTION_TOL))]
             });
         }
@@ -279,7 +279,7 @@ fn weights(cases: &mut Cases) {
     for (pack, keys) in [(Pack::F32, 1), (Pack::F32, 64), (Pack::F16, 66), (Pack::F16, 131)] {
         cases.full("attention_weights", format!("cross, 5 queries, {keys} keys, {pack:?}, offsets"), |r| {
             let shape = AttentionShape { heads: 4, kv_heads: 2, d: 8 };
-            let q = r.f32s("q", &[5, 40], Lead::Fixed, &Noise(32).f32s(200, 2.0));
+            let q = r.f32s("q", &[5, 40], CountedBy::Fixed, &Noise(32).f32s(200, 2.0));
             let k = r.weight("k", &[keys, 40], pack, &Noise(33).f32s(keys * 40, 2.0));
             let [q, k] = [(q, 3), (k, 22)].map(|(slot, at)| Columns { slot, at });
             vec![(r.p.attention_weights(q, k, shape), Close(ATTENTION_TOL))]
@@ -289,7 +289,7 @@ fn weights(cases: &mut Cases) {
         let what = format!("one head over whole matrices, {rows} of more rows, {keys} keys of {d}, {pack:?}");
         cases.at(step(rows, 0), "attention_weights", what, |r| {
             let n = rows + 2;
-            let q = r.f32s("q", &[n, d], Lead::Rows, &Noise(35).f32s(n * d, 2.0));
+            let q = r.f32s("q", &[n, d], CountedBy::Rows, &Noise(35).f32s(n * d, 2.0));
             let k = r.weight("k", &[keys, d], pack, &Noise(36).f32s(keys * d, 2.0));
             let [q, k] = [q, k].map(|slot| Columns { slot, at: 0 });
             let shape = AttentionShape { heads: 1, kv_heads: 1, d };
@@ -297,7 +297,7 @@ fn weights(cases: &mut Cases) {
         });
     }
     cases.full("attention_weights", "scores that overflow exp without the maximum", |r| {
-        let slot = r.f32s("qk", &[70, 32], Lead::Fixed, &Noise(34).f32s(70 * 32, 40.0));
+        let slot = r.f32s("qk", &[70, 32], CountedBy::Fixed, &Noise(34).f32s(70 * 32, 40.0));
         let [q, k] = [0, 16].map(|at| Columns { slot, at });
         vec![(r.p.attention_weights(q, k, AttentionShape { heads: 1, kv_heads: 1, d: 16 }), Close(1e-3))]
     });
@@ -325,8 +325,8 @@ fn rope(cases: &mut Cases) {
             let (shape, n, max) = (AttentionShape { heads, kv_heads, d }, batch.len(), batch.len() + 2);
             cases.at(step(n, 0), "rope_kv_write", format!("{shape:?}, {dtype:?}, {n} of {max} rows"), |r| {
                 let width = (heads + 2 * kv_heads) * d;
-                let qkv = r.f32s("qkv", &[max, width], Lead::Rows, &Noise(27).f32s(max * width, 3.0));
-                let rows = r.u32s("rows", &[max, 4], Lead::Rows, &row_words(batch, max));
+                let qkv = r.f32s("qkv", &[max, width], CountedBy::Rows, &Noise(27).f32s(max * width, 3.0));
+                let rows = r.u32s("rows", &[max, 4], CountedBy::Rows, &row_words(batch, max));
                 let [k, v] = ["k", "v"].map(|name| cache(r, name, [4200, kv_heads * d], dtype, 28));
                 let q = r.p.rope_kv_write(qkv, rows, Rope { theta: 10_000.0, positions }, shape, [k, v]);
                 // One step of f16 is 1e-3 of a value.
@@ -351,8 +351,8 @@ fn router(cases: &mut Cases) {
             edit(&mut logits, 4, &|e| 1.0 + e as f32 * f32::EPSILON);
             edit(&mut logits, 5, &|e| -1e30 * (1.0 + (e % 3) as f32));
             edit(&mut logits, 6, &|e| if e % 2 == 0 { -0.0 } else { 0.0 });
-            let logits = r.f32s("logits", &[11, experts], Lead::Rows, &logits);
-            let rows = r.u32s("rows", &[11, 4], Lead::Rows, &row_words(&rows, 11));
+            let logits = r.f32s("logits", &[11, experts], CountedBy::Rows, &logits);
+            let rows = r.u32s("rows", &[11, 4], CountedBy::Rows, &row_words(&rows, 11));
             let log = r.state("log", &[40, k], DType::U32, vec![77; 40 * k]);
             let [top, weights] = r.p.router(logits, rows, log, k);
             vec![(top, Exact), (weights, Close(1e-6)), (log, Exact)]
@@ -361,8 +361,8 @@ fn router(cases: &mut Cases) {
     cases.full("router", "not a number", |r| {
         let n = f32::NAN;
         let logits = [[n, 1.0, -n, 2.0, 0.5], [n; 5], [-n; 5], [f32::NEG_INFINITY; 5], [1.0, f32::INFINITY, n, n, -n]];
-        let logits = r.f32s("logits", &[5, 5], Lead::Rows, &logits.concat());
-        let rows = r.u32s("rows", &[5, 4], Lead::Rows, &row_words(&rows[..5], 5));
+        let logits = r.f32s("logits", &[5, 5], CountedBy::Rows, &logits.concat());
+        let rows = r.u32s("rows", &[5, 4], CountedBy::Rows, &row_words(&rows[..5], 5));
         let log = r.state("log", &[40, 4], DType::U32, vec![77; 160]);
         vec![(r.p.router(logits, rows, log, 4)[0], Exact), (log, Exact)]
     });

@@ -3,7 +3,7 @@
 use ternion::ops::{ActQuant, BitInput, Experts, NormClamp, RmsNorm};
 use ternion::plan::Slot;
 use ternion::quant::Packed;
-use ternion::tensor::{DType, Lead, Pack};
+use ternion::tensor::{CountedBy, DType, Pack};
 
 use super::Tol::{Close, Exact};
 use super::{ACT, ACTS, CLAMP, Cases, TIGHT_CLAMP, row_words, step};
@@ -48,7 +48,7 @@ fn clamps(cases: &mut Cases) {
         for (rows, used) in [(1, 1), (4, 3)] {
             let name = format!("{used} of {rows} rows, norm {own:?} behind {pre:?}");
             cases.at(step(used, 0), "bit_linear", name, |r| {
-                let x = r.f32s("x", &[rows, 52], Lead::Rows, &Noise(93).f32s(rows * 52, 2.0));
+                let x = r.f32s("x", &[rows, 52], CountedBy::Rows, &Noise(93).f32s(rows * 52, 2.0));
                 let front = r.weight("pre", &[52], Pack::F32, &Noise(92).f32s(52, 2.0));
                 let norm = |clamp| RmsNorm { eps: 1e-5, clamp };
                 let input = BitInput { pre: Some((norm(pre), front)), norm: norm(own), act: QUANT };
@@ -68,9 +68,9 @@ fn plain(cases: &mut Cases) {
             let name = format!("{used} of {rows} rows, {d} to {outs:?}, norm in front {pre}, residual {residual}");
             cases.at(step(used, 0), "bit_linear", name, |r| {
                 let out = outs.iter().sum::<usize>();
-                let x = r.f32s("x", &[rows, d], Lead::Rows, &Noise(93).f32s(rows * d, 2.0));
+                let x = r.f32s("x", &[rows, d], CountedBy::Rows, &Noise(93).f32s(rows * d, 2.0));
                 let res = Noise(94).f32s(rows * out, 1.0);
-                let res = residual.then(|| r.f32s("residual", &[rows, out], Lead::Rows, &res));
+                let res = residual.then(|| r.f32s("residual", &[rows, out], CountedBy::Rows, &res));
                 let input = input(r, pre, d);
                 vec![(r.p.bit_linear(x, input, stack(r, outs, d), outs, res), Close(FLIP))]
             });
@@ -84,7 +84,7 @@ const EXPERTS: Experts = Experts { k: 2, n: 4, shared: 1 };
 fn top(r: &Recording, rows: usize, used: usize) -> Slot {
     let mut top: Vec<u32> = (0..rows as u32).flat_map(|i| [i % 4, (i + 1 + i / 4) % 4]).collect();
     top[2 * used..].fill(u32::MAX);
-    r.u32s("top", &[rows, 2], Lead::Rows, &top)
+    r.u32s("top", &[rows, 2], CountedBy::Rows, &top)
 }
 
 fn swiglu(cases: &mut Cases) {
@@ -93,7 +93,7 @@ fn swiglu(cases: &mut Cases) {
             let (pre, act) = ((i + rows) % 2 == 0, ACTS[(i + rows) % 3]);
             let name = format!("swiglu, {used} of {rows} rows, {d} to {d_ff}, norm in front {pre}, {act:?}");
             cases.at(step(used, 0), "bit_linear", name, |r| {
-                let x = r.f32s("x", &[rows, d], Lead::Rows, &Noise(95).f32s(rows * d, 2.0));
+                let x = r.f32s("x", &[rows, d], CountedBy::Rows, &Noise(95).f32s(rows * d, 2.0));
                 let (input, stack) = (input(r, pre, d), stack(r, &[d_ff; 10], d));
                 let y = r.p.bit_swiglu(x, input, stack, d_ff, top(r, rows, used), (EXPERTS, act));
                 vec![(y, Close(3.0 * FLIP))]
@@ -107,9 +107,9 @@ fn combine(cases: &mut Cases) {
         for (rows, used) in [(1, 1), (6, 4)] {
             let name = format!("combine, {used} of {rows} rows, {d} to {out}, bound {bound}");
             cases.at(step(used, 0), "bit_linear", name, |r| {
-                let h = r.f32s("h", &[rows, 3, d], Lead::Rows, &Noise(96).f32s(rows * 3 * d, 4.0));
-                let res = r.f32s("residual", &[rows, out], Lead::Rows, &Noise(97).f32s(rows * out, 1.0));
-                let weights = r.f32s("weights", &[rows, 2], Lead::Rows, &Noise(98).f32s(rows * 2, 1.0));
+                let h = r.f32s("h", &[rows, 3, d], CountedBy::Rows, &Noise(96).f32s(rows * 3 * d, 4.0));
+                let res = r.f32s("residual", &[rows, out], CountedBy::Rows, &Noise(97).f32s(rows * out, 1.0));
+                let weights = r.f32s("weights", &[rows, 2], CountedBy::Rows, &Noise(98).f32s(rows * 2, 1.0));
                 let choice = [top(r, rows, used), weights];
                 let (input, stack) = (input(r, false, d), stack(r, &[out; 5], d));
                 vec![(r.p.bit_combine(h, input, stack, choice, EXPERTS, (res, bound)), Close(2.0 * FLIP))]
@@ -124,18 +124,18 @@ fn counts_of_experts(cases: &mut Cases) {
         let experts = Experts { k, n, shared };
         for (rows, used) in [(1, 1), (5, 4)] {
             let choices: Vec<u32> = (0..rows * k).map(|i| ((i / k * 7 + i % k * 61) % n) as u32).collect();
-            let top = |r: &Recording| r.u32s("top", &[rows, k], Lead::Rows, &choices);
+            let top = |r: &Recording| r.u32s("top", &[rows, k], CountedBy::Rows, &choices);
             cases.at(step(used, 0), "bit_linear", format!("swiglu, {used} of {rows} rows, {experts:?}"), |r| {
                 let (d, d_ff) = (16, 5);
-                let x = r.f32s("x", &[rows, d], Lead::Rows, &Noise(95).f32s(rows * d, 2.0));
+                let x = r.f32s("x", &[rows, d], CountedBy::Rows, &Noise(95).f32s(rows * d, 2.0));
                 let (input, stack) = (input(r, true, d), stack(r, &[d_ff].repeat(2 * (n + shared)), d));
                 vec![(r.p.bit_swiglu(x, input, stack, d_ff, top(r), (experts, ACT)), Close(3.0 * FLIP))]
             });
             cases.at(step(used, 0), "bit_linear", format!("combine, {used} of {rows} rows, {experts:?}"), |r| {
                 let (d, out, slots) = (20, 7, k + shared);
-                let h = r.f32s("h", &[rows, slots, d], Lead::Rows, &Noise(96).f32s(rows * slots * d, 4.0));
-                let res = r.f32s("residual", &[rows, out], Lead::Rows, &Noise(97).f32s(rows * out, 1.0));
-                let weights = r.f32s("weights", &[rows, k], Lead::Rows, &Noise(98).f32s(rows * k, 1.0));
+                let h = r.f32s("h", &[rows, slots, d], CountedBy::Rows, &Noise(96).f32s(rows * slots * d, 4.0));
+                let res = r.f32s("residual", &[rows, out], CountedBy::Rows, &Noise(97).f32s(rows * out, 1.0));
+                let weights = r.f32s("weights", &[rows, k], CountedBy::Rows, &Noise(98).f32s(rows * k, 1.0));
                 let (input, stack) = (input(r, false, d), stack(r, &[out].repeat(n + shared), d));
                 let y = r.p.bit_combine(h, input, stack, [top(r), weights], experts, (res, 1e4));
                 vec![(y, Close(6.0 * FLIP))]
@@ -158,13 +158,13 @@ fn route(cases: &mut Cases) {
         (33, 33, 16),
     ] {
         cases.at(step(5, 0), "route", format!("{k} of {experts} experts, d {d}, 5 of 6 rows"), |r| {
-            let x = r.f32s("x", &[6, d], Lead::Rows, &Noise(99).f32s(6 * d, 3.0));
+            let x = r.f32s("x", &[6, d], CountedBy::Rows, &Noise(99).f32s(6 * d, 3.0));
             let weights = [
                 r.weight("norm", &[d], Pack::F32, &Noise(100).f32s(d, 2.0)),
                 r.weight("router", &[experts, d], Pack::F32, &Noise(101).f32s(experts * d, 0.2)),
                 r.weight("bias", &[experts], Pack::F32, &Noise(102).f32s(experts, 1.0)),
             ];
-            let rows = r.u32s("rows", &[6, 4], Lead::Rows, &row_words(&rows, 6));
+            let rows = r.u32s("rows", &[6, 4], CountedBy::Rows, &row_words(&rows, 6));
             let log = r.state("log", &[40, k], DType::U32, vec![77; 40 * k]);
             let [top, chosen] = r.p.route(x, PRE, weights, rows, log, k);
             vec![(top, Exact), (chosen, Close(1e-5)), (log, Exact)]

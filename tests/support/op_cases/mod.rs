@@ -95,7 +95,7 @@ pub fn all() -> Vec<Case> {
 
 /// A step with this many rows and outputs.
 fn step(rows: usize, outputs: usize) -> Step {
-    Step { rows: rows as u32, outputs: outputs as u32, context: u32::MAX, reserved: 0 }
+    Step::new(rows, outputs, u32::MAX as usize)
 }
 
 /// The words of a `rows` input of `max` rows from `(token, pos, seq_base)`; rows behind them are garbage that nothing

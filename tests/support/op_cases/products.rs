@@ -1,6 +1,6 @@
 //! Rows of the dense product.
 
-use ternion::tensor::{Lead, Pack};
+use ternion::tensor::{CountedBy, Pack};
 
 use super::Tol::Close;
 use super::{Cases, step};
@@ -44,11 +44,11 @@ pub fn add(cases: &mut Cases) {
                 let mut noise = Noise(40);
                 // Long sums are of small numbers, so that they are of size 1 as the others.
                 let size = if d_in > 1000 { 0.1 } else { 1.0 };
-                let x = r.f32s("x", &[rows, d_in], Lead::Rows, &noise.f32s(rows * d_in, size));
+                let x = r.f32s("x", &[rows, d_in], CountedBy::Rows, &noise.f32s(rows * d_in, size));
                 let w = r.weight("w", &[d_out, d_in], pack, &noise.f32s(d_in * d_out, 1.0));
                 let (b, y) = (noise.f32s(d_out, 3.0), noise.f32s(rows * d_out, 3.0));
                 let bias = bias.then(|| r.weight("b", &[d_out], Pack::F32, &b));
-                let residual = residual.then(|| r.f32s("residual", &[rows, d_out], Lead::Rows, &y));
+                let residual = residual.then(|| r.f32s("residual", &[rows, d_out], CountedBy::Rows, &y));
                 vec![(r.p.matmul(x, w, bias, residual), Close(TOL))]
             });
         }
@@ -57,7 +57,7 @@ pub fn add(cases: &mut Cases) {
         [(2, Pack::F32), (6, Pack::F32), (3, Pack::F16), (40, Pack::F16), (2, Pack::Int8), (9, Pack::Int8)]
     {
         cases.at(step(rows - 1, 0), "matmul", format!("shards of 3, 37 and 1 outputs, {rows} rows, {pack:?}"), |r| {
-            let x = r.f32s("x", &[rows, 24], Lead::Rows, &Noise(41).f32s(rows * 24, 1.0));
+            let x = r.f32s("x", &[rows, 24], CountedBy::Rows, &Noise(41).f32s(rows * 24, 1.0));
             let shards =
                 [3, 37, 1].map(|n| r.weight(&format!("w {n}"), &[n, 24], pack, &Noise(n as u64).f32s(n * 24, 1.0)));
             vec![(r.p.matmul_sharded(x, &shards), Close(TOL))]
@@ -65,7 +65,7 @@ pub fn add(cases: &mut Cases) {
     }
     for rows in [2, 5] {
         cases.at(step(rows - 1, 0), "matmul", format!("3 vectors a row, {} of {rows} rows", rows - 1), |r| {
-            let x = r.f32s("x", &[rows, 3, 20], Lead::Rows, &Noise(42).f32s(rows * 60, 1.0));
+            let x = r.f32s("x", &[rows, 3, 20], CountedBy::Rows, &Noise(42).f32s(rows * 60, 1.0));
             let w = r.weight("w", &[7, 20], Pack::F32, &Noise(43).f32s(140, 1.0));
             vec![(r.p.matmul(x, w, None, None), Close(TOL))]
         });

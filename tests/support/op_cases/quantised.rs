@@ -3,7 +3,7 @@
 use ternion::ops::{ActQuant, Experts, RmsNorm, StackPiece};
 use ternion::plan::Slot;
 use ternion::quant::Packed;
-use ternion::tensor::{Lead, Pack};
+use ternion::tensor::{CountedBy, Pack};
 
 use super::Tol::{Close, Codes, Exact, Meta};
 use super::elements::hard_rows;
@@ -37,7 +37,7 @@ fn norm_quantise(cases: &mut Cases) {
                     let mut noise = Noise(50);
                     let vectors = if own { rows * sets } else { rows };
                     let shape = if own { vec![rows, sets, d] } else { vec![rows, d] };
-                    let x = r.f32s("x", &shape, Lead::Rows, &hard_rows(vectors, d, &mut noise));
+                    let x = r.f32s("x", &shape, CountedBy::Rows, &hard_rows(vectors, d, &mut noise));
                     let w = r.weight("w", &[sets, d], Pack::F32, &noise.f32s(sets * d, 8.0));
                     let [codes, meta] = r.p.norm_quantise(x, w, RmsNorm { eps: 1e-5, clamp }, act);
                     vec![(codes, Codes), (meta, Meta)]
@@ -63,9 +63,14 @@ fn norm_quantise_of_experts(cases: &mut Cases) {
             |r| {
                 let (rows, d, sets, mut noise) = (12, 36, 3 * norms, Noise(51));
                 let shape = if own { vec![rows, sets, d] } else { vec![rows, d] };
-                let x = r.f32s("x", &shape, Lead::Rows, &hard_rows(shape.iter().product::<usize>() / d, d, &mut noise));
+                let x = r.f32s(
+                    "x",
+                    &shape,
+                    CountedBy::Rows,
+                    &hard_rows(shape.iter().product::<usize>() / d, d, &mut noise),
+                );
                 let w = r.weight("w", &[5 * norms, d], Pack::F32, &noise.f32s(5 * norms * d, 3.0));
-                let top = r.u32s("top", &[rows, 2], Lead::Rows, &pairs(4));
+                let top = r.u32s("top", &[rows, 2], CountedBy::Rows, &pairs(4));
                 let norm = RmsNorm { eps: 1e-5, clamp: Some(CLAMP) };
                 let [codes, meta] = r.p.norm_quantise_experts(x, w, top, experts, norm, EMBERNET);
                 vec![(codes, Codes), (meta, Meta)]
@@ -109,7 +114,7 @@ fn stacks(cases: &mut Cases) {
                     let name = format!("{rows} rows, {d} to {outs:?}, zeros {zeros:?}, one set {shared}");
                     cases.full("ternary_matmul", name, |r| {
                         let sets = if shared { 1 } else { outs.len() };
-                        let act = r.codes([rows, sets, d], Lead::Rows, &acts(rows * sets, d), 1.0);
+                        let act = r.codes([rows, sets, d], CountedBy::Rows, &acts(rows * sets, d), 1.0);
                         let w = r.ternary("w", &parts(outs, d, zeros));
                         vec![(r.p.ternary_matmul(act, w, outs, None), Exact)]
                     });
@@ -125,11 +130,11 @@ fn rows_of_stacks(cases: &mut Cases) {
         for residual in [false, true] {
             cases.at(step(used, 0), "ternary_matmul", format!("{used} of {rows} rows, residual {residual}"), |r| {
                 let (outs, d) = ([6, 129], 48);
-                let act = r.codes([rows, 2, d], Lead::Rows, &acts(rows * 2, d), 1.0);
+                let act = r.codes([rows, 2, d], CountedBy::Rows, &acts(rows * 2, d), 1.0);
                 let w = r.ternary("w", &parts(&outs, d, &[true, false]));
                 // Whole numbers, so that the sum is exact too.
                 let whole: Vec<f32> = Noise(53).f32s(rows * 135, 1e3).into_iter().map(f32::round).collect();
-                let residual = residual.then(|| r.f32s("residual", &[rows, 135], Lead::Rows, &whole));
+                let residual = residual.then(|| r.f32s("residual", &[rows, 135], CountedBy::Rows, &whole));
                 vec![(r.p.ternary_matmul(act, w, &outs, residual), Exact)]
             });
         }
@@ -145,11 +150,11 @@ fn experts(cases: &mut Cases) {
                 let name = format!("experts of {outs:?}, zeros {zeros:?}, {used} of {rows} rows, grouped {grouped}");
                 cases.at(step(used, 0), "ternary_matmul", name, |r| {
                     let (d, sets) = (52, 3 * outs.len());
-                    let act = r.codes([rows, sets, d], Lead::Rows, &acts(rows * sets, d), 1.0);
+                    let act = r.codes([rows, sets, d], CountedBy::Rows, &acts(rows * sets, d), 1.0);
                     let w = r.ternary("w", &parts(&outs.repeat(5), d, zeros));
                     let mut top = pairs(4)[..2 * rows].to_vec();
                     top[2 * used..].fill(u32::MAX);
-                    let top = r.u32s("top", &[rows, 2], Lead::Rows, &top);
+                    let top = r.u32s("top", &[rows, 2], CountedBy::Rows, &top);
                     let groups = grouped.then(|| r.p.group_rows(top, experts));
                     vec![(r.p.expert_matmul(act, w, top, groups, outs, experts), Exact)]
                 });
@@ -160,10 +165,10 @@ fn experts(cases: &mut Cases) {
     for zeros in BITS {
         cases.at(step(37, 0), "ternary_matmul", format!("37 of 40 rows, zeros {zeros:?}, grouped, d 1060"), |r| {
             let (d, rows, experts) = (1060, 40, Experts { k: 1, n: 3, shared: 1 });
-            let act = r.codes([rows, 2, d], Lead::Rows, &acts(2 * rows, d), 1.0);
+            let act = r.codes([rows, 2, d], CountedBy::Rows, &acts(2 * rows, d), 1.0);
             let w = r.ternary("w", &parts(&[9; 4], d, zeros));
             let top: Vec<u32> = (0..rows as u32).map(|r| u32::from(r % 5 == 0) * 2).collect();
-            let top = r.u32s("top", &[rows, 1], Lead::Rows, &top);
+            let top = r.u32s("top", &[rows, 1], CountedBy::Rows, &top);
             let groups = Some(r.p.group_rows(top, experts));
             vec![(r.p.expert_matmul(act, w, top, groups, &[9], experts), Exact)]
         });
@@ -189,9 +194,9 @@ fn pieces_of_stacks(cases: &mut Cases) {
     };
     for (rows, sets) in [(2, 2), (11, 2), (11, 1)] {
         cases.full("ternary_matmul", format!("{rows} rows, {sets} sets, two pieces"), |r| {
-            let act = r.codes([rows, sets, d], Lead::Rows, &acts(rows * sets, d), 1.0);
+            let act = r.codes([rows, sets, d], CountedBy::Rows, &acts(rows * sets, d), 1.0);
             let whole: Vec<f32> = Noise(53).f32s(rows * 209, 1e3).into_iter().map(f32::round).collect();
-            let residual = Some(r.f32s("residual", &[rows, 209], Lead::Rows, &whole));
+            let residual = Some(r.f32s("residual", &[rows, 209], CountedBy::Rows, &whole));
             let weights = cut_stacks(r, 1);
             vec![(r.p.ternary_pieces(act, &pieces(&weights), residual), Exact)]
         });
@@ -199,8 +204,8 @@ fn pieces_of_stacks(cases: &mut Cases) {
     let experts = Experts { k: 2, n: 4, shared: 1 };
     for (rows, grouped) in [(3, false), (12, true)] {
         cases.full("ternary_matmul", format!("{rows} rows, experts in two pieces, grouped {grouped}"), |r| {
-            let act = r.codes([rows, 6, d], Lead::Rows, &acts(rows * 6, d), 1.0);
-            let top = r.u32s("top", &[rows, 2], Lead::Rows, &pairs(4)[..2 * rows]);
+            let act = r.codes([rows, 6, d], CountedBy::Rows, &acts(rows * 6, d), 1.0);
+            let top = r.u32s("top", &[rows, 2], CountedBy::Rows, &pairs(4)[..2 * rows]);
             let groups = grouped.then(|| r.p.group_rows(top, experts));
             let weights = cut_stacks(r, experts.all());
             vec![(r.p.expert_pieces(act, &pieces(&weights), top, groups, experts), Exact)]
@@ -216,10 +221,10 @@ fn counts_of_experts(cases: &mut Cases) {
             |rows: usize| -> Vec<u32> { (0..rows * k).map(|i| ((i / k * 7 + i % k * 61) % n) as u32).collect() };
         cases.at(step(5, 0), "norm_quantise", format!("5 of 6 rows, {experts:?}"), |r| {
             let (rows, d, sets, mut noise) = (6, 36, 2 * (k + shared), Noise(56));
-            let x = r.f32s("x", &[rows, d], Lead::Rows, &hard_rows(rows, d, &mut noise));
+            let x = r.f32s("x", &[rows, d], CountedBy::Rows, &hard_rows(rows, d, &mut noise));
             let norms = 2 * (n + shared);
             let w = r.weight("w", &[norms, d], Pack::F32, &noise.f32s(norms * d, 3.0));
-            let top = r.u32s("top", &[rows, k], Lead::Rows, &choices(rows));
+            let top = r.u32s("top", &[rows, k], CountedBy::Rows, &choices(rows));
             let norm = RmsNorm { eps: 1e-5, clamp: Some(CLAMP) };
             let [codes, meta] = r.p.norm_quantise_experts(x, w, top, experts, norm, EMBERNET);
             assert_eq!(r.p.spec(codes).shape, [rows, sets, d]);
@@ -229,9 +234,9 @@ fn counts_of_experts(cases: &mut Cases) {
             cases.at(step(10, 0), "ternary_matmul", format!("10 of 11 rows, {experts:?}, grouped {grouped}"), |r| {
                 let (rows, d, outs) = (11, 20, [3, 5]);
                 let sets = 2 * (k + shared);
-                let act = r.codes([rows, sets, d], Lead::Rows, &acts(rows * sets, d), 1.0);
+                let act = r.codes([rows, sets, d], CountedBy::Rows, &acts(rows * sets, d), 1.0);
                 let w = r.ternary("w", &parts(&outs.repeat(n + shared), d, &[true, false, true]));
-                let top = r.u32s("top", &[rows, k], Lead::Rows, &choices(rows));
+                let top = r.u32s("top", &[rows, k], CountedBy::Rows, &choices(rows));
                 let groups = grouped.then(|| r.p.group_rows(top, experts));
                 vec![(r.p.expert_matmul(act, w, top, groups, &outs, experts), Exact)]
             });
@@ -257,7 +262,7 @@ fn groups(cases: &mut Cases) {
                         top.extend((0..k).map(|i| (first + i) % n));
                     }
                     top[used * k as usize..].fill(u32::MAX);
-                    let top = r.u32s("top", &[rows, k as usize], Lead::Rows, &top);
+                    let top = r.u32s("top", &[rows, k as usize], CountedBy::Rows, &top);
                     vec![(r.p.group_rows(top, Experts { k: k as usize, n: n as usize, shared }), Exact)]
                 },
             );
@@ -271,10 +276,10 @@ fn scaled(cases: &mut Cases) {
         for residual in [false, true] {
             cases.full("ternary_matmul", format!("real scales, {rows} rows, residual {residual}"), |r| {
                 let (outs, d, mut noise) = ([70, 9], 96, Noise(54));
-                let act = r.codes([rows, 1, d], Lead::Rows, &acts(rows, d), 0.013);
+                let act = r.codes([rows, 1, d], CountedBy::Rows, &acts(rows, d), 0.013);
                 let w = r.ternary("w", &[noise.packed(70, d, true, 0.0371), noise.packed(9, d, false, 0.21)]);
                 let data = noise.f32s(rows * 79, 1.0);
-                let residual = residual.then(|| r.f32s("residual", &[rows, 79], Lead::Rows, &data));
+                let residual = residual.then(|| r.f32s("residual", &[rows, 79], CountedBy::Rows, &data));
                 vec![(r.p.ternary_matmul(act, w, &outs, residual), Close(1e-6))]
             });
         }

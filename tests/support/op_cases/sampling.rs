@@ -1,8 +1,8 @@
 //! Rows of the op that chooses tokens.
 
-use ternion::ops::{Draw, Sampled, Sampling, seen_words};
+use ternion::ops::{SampleParams, Sampled, Sampling, occurrence_words};
 use ternion::plan::Slot;
-use ternion::tensor::{DType, Lead};
+use ternion::tensor::{CountedBy, DType};
 
 use super::Tol::{self, Exact};
 use super::{Cases, row_words, step};
@@ -13,24 +13,24 @@ use crate::support::recording::Recording;
 const FIRST: u32 = 3;
 const POS: u32 = 7;
 
-/// Outputs in the rows 1, 0, 3, 2, …, each of its own sequence, with `draws[o]`; every third token occurred.
-fn sampled(r: &Recording, logits: &[f32], vocab: usize, draws: &[Draw]) -> Vec<(Slot, Tol)> {
-    let n = draws.len();
+/// Outputs in the rows 1, 0, 3, 2, …, each of its own sequence, with `params[o]`; every third token occurred.
+fn sampled(r: &Recording, logits: &[f32], vocab: usize, params: &[SampleParams]) -> Vec<(Slot, Tol)> {
+    let n = params.len();
     let rows: Vec<(u32, u32, u32)> = (0..n as u32 + 1).map(|i| (i, POS, 10 * i)).collect();
     let outputs: Vec<u32> = (0..n as u32).map(|i| if i + 1 < n as u32 || i % 2 == 1 { i ^ 1 } else { i }).collect();
-    let logits = r.f32s("logits", &[n, vocab], Lead::Outputs, logits);
-    let outputs = r.u32s("outputs", &[n, 1], Lead::Outputs, &outputs);
-    let draws = r.u32s("draws", &[n, 9], Lead::Outputs, bytemuck::cast_slice(draws));
-    let rows = r.u32s("rows", &[n + 1, 4], Lead::Rows, &row_words(&rows, n + 1));
+    let logits = r.f32s("logits", &[n, vocab], CountedBy::Outputs, logits);
+    let outputs = r.u32s("outputs", &[n, 1], CountedBy::Outputs, &outputs);
+    let params = r.u32s("params", &[n, 9], CountedBy::Outputs, bytemuck::cast_slice(params));
+    let rows = r.u32s("rows", &[n + 1, 4], CountedBy::Rows, &row_words(&rows, n + 1));
     let sampled = r.state("sampled", &[10 * n + 10, 1], DType::U32, vec![77; 10 * n + 10]);
-    let seen = vec![0x4924_9249; n * seen_words(vocab)];
-    let seen = r.state("seen", &[n, seen_words(vocab)], DType::U32, seen);
-    r.p.sample(logits, outputs, draws, rows, Sampled { sampled, seen });
-    vec![(rows, Exact), (sampled, Exact), (seen, Exact)]
+    let occurred = vec![0x4924_9249; n * occurrence_words(vocab)];
+    let occurrence_bits = r.state("occurrence_bits", &[n, occurrence_words(vocab)], DType::U32, occurred);
+    r.p.sample(logits, outputs, params, rows, Sampled { sampled, occurrence_bits });
+    vec![(rows, Exact), (sampled, Exact), (occurrence_bits, Exact)]
 }
 
-fn draw(sampling: &Sampling, seen: usize) -> Draw {
-    Draw::new(sampling, FIRST, seen as u32).expect("a sampling that the op draws")
+fn params(sampling: &Sampling, row: usize) -> SampleParams {
+    SampleParams::new(sampling, FIRST, row as u32).expect("a sampling that the op draws")
 }
 
 pub fn add(cases: &mut Cases) {
@@ -42,11 +42,11 @@ pub fn add(cases: &mut Cases) {
 fn greedy(cases: &mut Cases) {
     for vocab in [1, 2, 255, 256, 257, 1000] {
         cases.full("sample", format!("greedy, vocabulary {vocab}"), |r| {
-            sampled(r, &Noise(1).f32s(3 * vocab, 5.0), vocab, &[Draw::default(); 3])
+            sampled(r, &Noise(1).f32s(3 * vocab, 5.0), vocab, &[SampleParams::default(); 3])
         });
         let penalised = Sampling { repetition_penalty: 1.7, ..Sampling::greedy() };
         cases.full("sample", format!("greedy with a penalty, vocabulary {vocab}"), |r| {
-            sampled(r, &Noise(2).f32s(3 * vocab, 5.0), vocab, &[0, 2, 1].map(|s| draw(&penalised, s)))
+            sampled(r, &Noise(2).f32s(3 * vocab, 5.0), vocab, &[0, 2, 1].map(|s| params(&penalised, s)))
         });
     }
     cases.at(step(9, 7), "sample", "ties, NaN, infinity, 7 of 8 outputs", |r| {
@@ -58,7 +58,7 @@ fn greedy(cases: &mut Cases) {
         }
         x[4 * 300..5 * 300].fill(-3.0);
         x[5 * 300..6 * 300].iter_mut().enumerate().for_each(|(i, v)| *v = if i % 2 == 0 { -0.0 } else { 0.0 });
-        sampled(r, &x, 300, &[Draw::default(); 8])
+        sampled(r, &x, 300, &[SampleParams::default(); 8])
     });
 }
 
@@ -69,10 +69,10 @@ fn drawn(cases: &mut Cases) {
             let seed = |i: u64| 0x8765_4321_0FED_CBA9u64.wrapping_mul(i + 1) ^ (vocab * top_k) as u64;
             let one = |i: usize| {
                 let (temperature, repetition_penalty) = ([0.4, 1.0, 3.0][i % 3], [1.0, 1.3][i % 2]);
-                draw(&Sampling { temperature, top_k, top_p, repetition_penalty, seed: seed(i as u64) }, 11 - i)
+                params(&Sampling { temperature, top_k, top_p, repetition_penalty, seed: seed(i as u64) }, 11 - i)
             };
-            let draws: Vec<Draw> = (0..12).map(one).collect();
-            cases.at(step(13, 11), "sample", name, |r| sampled(r, &Noise(3).f32s(12 * vocab, 4.0), vocab, &draws));
+            let all: Vec<SampleParams> = (0..12).map(one).collect();
+            cases.at(step(13, 11), "sample", name, |r| sampled(r, &Noise(3).f32s(12 * vocab, 4.0), vocab, &all));
         }
     }
 }
@@ -82,12 +82,13 @@ fn crowded(cases: &mut Cases) {
     for (name, values) in [("all equal", &[1.5f32][..]), ("two values", &[2.0, 1.0]), ("zeros", &[0.0, -0.0, -1.0])] {
         for top_p in [1.0, 0.5] {
             let sampling = Sampling { temperature: 0.9, top_k: 40, top_p, ..Sampling::greedy() };
-            let draws: Vec<Draw> = (0..16).map(|seed| draw(&Sampling { seed, ..sampling.clone() }, 0)).collect();
+            let all: Vec<SampleParams> =
+                (0..16).map(|seed| params(&Sampling { seed, ..sampling.clone() }, 0)).collect();
             cases.full("sample", format!("{name}, top p {top_p}"), |r| {
                 let one = |o: usize, i: usize| if i % 97 == o { 3.0 } else { values[i % values.len()] };
                 let mut x: Vec<f32> = (0..16 * 3001).map(|i| one(i / 3001, i % 3001)).collect();
                 x[5 * 3001 + 2000] = f32::NAN;
-                sampled(r, &x, 3001, &draws)
+                sampled(r, &x, 3001, &all)
             });
         }
     }
