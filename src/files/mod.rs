@@ -5,6 +5,7 @@
 //! * [`ModelFiles`]: where the files of a model are, on disk or in memory.
 //! * [`Checkpoint`] (`checkpoint/`): a checkpoint of any format as a set of named tensors. Opening reads headers only; a
 //!   tensor is converted when it is read.
+//! * [`GgufMetadata`]: the keys of a GGUF file.
 //! * [`weights`]: from the tensors of a checkpoint to packed words, and Ternion's own packed format.
 //! * [`TensorSource`]: tensors that are asked for when they are read, instead of a file.
 //! * [`tokenizer`]: from text to tokens and back.
@@ -22,6 +23,8 @@ pub mod text;
 pub mod tokenizer;
 pub mod weights;
 
+pub use checkpoint::gguf::metadata::GgufMetadata;
+pub use checkpoint::gguf::value::{GgufArray, GgufValue};
 pub use checkpoint::storage_dtype::StorageDType;
 pub(crate) use checkpoint::write::{NewTensor, write_tensors, write_tensors_into};
 pub use checkpoint::{CONFIG_ENTRY, Checkpoint, TensorInfo};

@@ -1,10 +1,11 @@
 //! A checkpoint of any format as a set of named tensors.
 //!
 //! In reading order: this file ([`Checkpoint`]); `bytes` (mapped files, and which format a file has); `storage_dtype`
-//! (element types in files); `safetensors`; `torch` (zip archives, which hold a pickle: `pickle`, `pickle_objects`,
+//! (element types in files); `safetensors`; `gguf`; `torch` (zip archives, which hold a pickle: `pickle`, `pickle_objects`,
 //! `pickle_calls`); `sharded` (an index and its shards); `names` (prefixes that trainers add).
 
 pub(crate) mod bytes;
+pub(crate) mod gguf;
 pub(crate) mod names;
 pub(crate) mod pickle;
 pub(crate) mod pickle_calls;
@@ -324,17 +325,27 @@ pub(crate) fn sort_by_name(path: &Path, entries: &mut [Entry]) -> Result<()> {
     Ok(())
 }
 
-/// `path` itself if it is a file, else the first of [`FILE_NAMES`] in it.
-fn find_file(path: &Path) -> Result<PathBuf> {
+/// `path` itself if it is a file, else the first of [`FILE_NAMES`] in it, else its only GGUF file of a language model.
+pub(crate) fn find_file(path: &Path) -> Result<PathBuf> {
     if !std::fs::metadata(path).map_err(Error::io(path))?.is_dir() {
         return Ok(path.to_path_buf());
     }
-    let found = FILE_NAMES.iter().map(|name| path.join(name)).find(|file| file.exists());
-    found.ok_or_else(|| {
-        let others = weight_files(path);
-        let seen = if others.is_empty() { String::new() } else { format!("; what is there: {}", others.join(", ")) };
-        Error::format(path.display(), format!("holds no checkpoint; looked for {}{seen}", FILE_NAMES.join(", ")))
-    })
+    if let Some(file) = FILE_NAMES.iter().map(|name| path.join(name)).find(|file| file.exists()) {
+        return Ok(file);
+    }
+    let others = weight_files(path);
+    let models: Vec<&String> = others.iter().filter(|name| gguf::is_model(name)).collect();
+    if let [file] = models[..] {
+        return Ok(path.join(file));
+    }
+    let shown: Vec<&str> = others.iter().take(MAX_LISTED).map(String::as_str).collect();
+    let seen = if shown.is_empty() { String::new() } else { format!("; what is there: {}", shown.join(", ")) };
+    let problem = if models.is_empty() {
+        format!("holds no checkpoint; looked for {} and a GGUF file{seen}", FILE_NAMES.join(", "))
+    } else {
+        format!("holds several GGUF files; give one of them{seen}")
+    };
+    Err(Error::format(path.display(), problem))
 }
 
 /// Names of files in a directory that look as if they held weights.
@@ -347,7 +358,6 @@ fn weight_files(directory: &Path) -> Vec<String> {
     };
     let mut names: Vec<String> = entries.filter_map(name).collect();
     names.sort();
-    names.truncate(MAX_LISTED);
     names
 }
 
