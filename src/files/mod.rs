@@ -9,11 +9,13 @@
 //! * [`weights`]: from the tensors of a checkpoint to packed words, and Ternion's own packed format.
 //! * [`TensorSource`]: tensors that are asked for when they are read, instead of a file.
 //! * [`tokenizer`]: from text to tokens and back.
+//! * [`chat_template`]: from a conversation to text.
 //! * [`text`]: UTF-8 and JSON as other tools write them.
 //! * [`image`]: decoding and resizing pictures.
 //! * [`atomic`]: replacing a file atomically; [`Lock`]: one program at a time.
 
 pub mod atomic;
+pub mod chat_template;
 mod checkpoint;
 pub mod image;
 mod lock;
