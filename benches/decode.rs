@@ -17,7 +17,7 @@ use support::device::device;
 use ternion::cpu::Cpu;
 use ternion::engine::{DeviceChoice, DeviceOptions, choose_device};
 use ternion::gpu::{AdapterKind, Adapters};
-use ternion::ops::READ_CHUNK;
+use ternion::ops::PROBE_CHUNK;
 use ternion::plan::{Backend, PlanBuilder, Step};
 use ternion::tensor::{DType, Spec};
 use ternion::tools::check::{CheckOptions, check};
@@ -49,11 +49,11 @@ fn control(device: &DeviceChoice) -> Timed {
         other => choose_device(&usual(other)).expect("the device").0,
     };
     let p = PlanBuilder::new();
-    let x = p.input("x", Spec::fixed(&[CONTROL / (4 * READ_CHUNK), 32, READ_CHUNK / 32], DType::U32));
-    p.output("y", p.read_words(x));
+    let x = p.input("x", Spec::fixed(&[CONTROL / (4 * PROBE_CHUNK), 32, PROBE_CHUNK / 32], DType::U32));
+    p.output("y", p.bandwidth_probe(x));
     Timed::new(backend, p.finish().expect("a plan").into(), Step::FULL, |backend, program| {
-        let words = vec![0x5A5A_5A5A; READ_CHUNK];
-        let chunks = (0..CONTROL / 4).step_by(READ_CHUNK);
+        let words = vec![0x5A5A_5A5A; PROBE_CHUNK];
+        let chunks = (0..CONTROL / 4).step_by(PROBE_CHUNK);
         chunks.for_each(|at| backend.write(program, x, at, &words).expect("it fits"));
     })
 }

@@ -20,7 +20,7 @@ use support::device::{device, gpu};
 use support::numbers::{Noise, compare, f16_words, floats};
 use support::recording::Recording;
 use ternion::cpu::Cpu;
-use ternion::ops::{ActQuant, AttentionShape, Columns, Experts, READ_CHUNK, RmsNorm};
+use ternion::ops::{ActQuant, AttentionShape, Columns, Experts, PROBE_CHUNK, RmsNorm};
 use ternion::plan::{Backend, Plan, Slot, Step};
 use ternion::quant::Packed;
 use ternion::tensor::{CountedBy, DType, Pack};
@@ -30,7 +30,7 @@ use timing::{Timed, quick};
 const TOGETHER: usize = 64 << 20;
 /// Most copies.
 const COPIES: usize = 400;
-/// Most bytes of one piece of a head; adapters bind no more than 128 MiB as a rule.
+/// Maximum number of bytes of one piece of a head; adapters bind no more than 128 MiB as a rule.
 const PIECE: usize = 120 << 20;
 const TOLERANCE: f32 = 1e-4;
 
@@ -71,9 +71,9 @@ fn experts(name: &'static str, rows: usize) -> Case {
         let matrix = matrix.get_or_init(|| Noise(3).packed(2048, 768, false, 0.03));
         let w = r.ternary(&format!("w {copy}"), &vec![matrix.clone(); 18]);
         let chosen: Vec<u32> = (0..2 * rows as u32).map(|i| (5 * i + 3) % 8).collect();
-        let top = r.u32s("top", &[rows, 2], CountedBy::Fixed, &chosen);
-        let groups = (rows > 8).then(|| r.p.group_rows(top, experts));
-        r.p.expert_matmul(codes(r, rows, 6, 768), w, top, groups, &[2048, 2048], experts)
+        let expert_ids = r.u32s("expert_ids", &[rows, 2], CountedBy::Fixed, &chosen);
+        let groups = (rows > 8).then(|| r.p.group_rows(expert_ids, experts));
+        r.p.expert_matmul(codes(r, rows, 6, 768), w, expert_ids, groups, &[2048, 2048], experts)
     };
     // One row reads two experts of eight and the shared one; many rows read them all.
     let bytes = 2 * 2048 * 768 / 8 * if rows == 1 { 3 } else { 9 };
@@ -148,10 +148,10 @@ fn norm_quantise(name: &'static str) -> Case {
 fn control() -> Case {
     let bytes = 128 << 20;
     let record = move |r: &Recording, copy: usize| {
-        let chunks = bytes / (4 * READ_CHUNK);
+        let chunks = bytes / (4 * PROBE_CHUNK);
         let mut noise = Noise(10);
-        let words = (0..chunks * READ_CHUNK).map(|_| noise.word()).collect();
-        r.p.read_words(r.state(&format!("x {copy}"), &[chunks, 32, READ_CHUNK / 32], DType::U32, words))
+        let words = (0..chunks * PROBE_CHUNK).map(|_| noise.word()).collect();
+        r.p.bandwidth_probe(r.state(&format!("x {copy}"), &[chunks, 32, PROBE_CHUNK / 32], DType::U32, words))
     };
     Case { name: "control: memory is read", bytes, step: Step::FULL, record: Box::new(record) }
 }

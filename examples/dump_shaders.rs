@@ -28,7 +28,7 @@ use naga::back::{hlsl, msl, pipeline_constants::process_overrides, spv};
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
 use naga::valid::ModuleInfo;
 use naga::{AddressSpace, Module, ShaderStage, StorageAccess};
-use support::shader_variants::{Valid, mentioned, stems};
+use support::shader_variants::{Valid, mentioned, shared};
 use ternion::files::Weights;
 use ternion::gpu::shader::expand;
 use ternion::models;
@@ -71,7 +71,7 @@ fn plans() -> ternion::Result<Vec<Plan>> {
 
 /// The sets of overrides that some plans give each variant.
 fn overrides_of(plans: &[&Plan]) -> BTreeMap<Variant, BTreeSet<Overrides>> {
-    let (shared, mut asked) = (stems(support::shader_variants::root().join("shared")), HashMap::new());
+    let (shared, mut asked) = (shared(), HashMap::new());
     let mut all: BTreeMap<Variant, BTreeSet<Overrides>> = BTreeMap::new();
     for recorded in plans.iter().flat_map(|plan| support::shader_variants::kernels(plan)) {
         let kernel = recorded.kernel;
@@ -217,7 +217,7 @@ fn main() -> Done<()> {
         let of_row = || of_rows.get(&variant).and_then(|sets| sets.iter().max_by_key(size)).cloned();
         let of_model = of_models.get(&variant).map(|sets| sets.iter().cloned().collect::<Vec<_>>());
         for (i, overrides) in of_model.unwrap_or_else(|| vec![of_row().unwrap_or_default()]).iter().enumerate() {
-            let id = format!("{}__{}__{i}", source.name, variant.1.join("-"));
+            let id = format!("{}__{}__{i}", source.name.replace('/', "-"), variant.1.join("-"));
             index += &dump(dir, &id, &variant, source.text, overrides).map_err(|e| format!("{id}: {e}"))?;
             n += 1;
         }

@@ -1,22 +1,23 @@
-//! Memory for weights and caches, on large pages where the system offers them. What the system refuses is an error.
+//! Memory for weights and caches, on large pages where the system offers them. Failed allocations are errors.
 
 use crate::error::{Error, Result};
 
-/// A cache line, and the widest vector, in bytes: one that begins elsewhere lies in two lines, and reading it takes twice
+/// Bytes of a cache line, and of the widest vector: a vector that is not aligned lies in two lines, and reading it takes twice
 /// as long.
 pub const CACHE_LINE: usize = 64;
-/// Most words in front of the first one in a line.
+/// Maximum number of words in front of the first one in a line.
 pub const ALIGN_SLACK: usize = CACHE_LINE / size_of::<u32>() - 1;
 
-/// Words that a thread moves at once where all share the work.
+/// Words that a thread copies per task.
 pub const COPY_CHUNK: usize = 1 << 16;
 
 /// The size of a large page where there are any, in bytes.
 #[cfg(target_os = "linux")]
 const LARGE: usize = 2 << 20;
 
-/// `count` zeros, with room for [`ALIGN_SLACK`] more, on large pages as far as whole ones fit in: a step that reads 80 MB then needs 40 translations of
-/// addresses for 20,000. Linux gives such pages only to memory that asks for them, and only where it is not yet used.
+/// `count` zeros, with room for [`ALIGN_SLACK`] more, on large pages as far as whole ones fit in: a step that reads 80 MB
+/// then needs 40 address translations instead of 20,000. Linux gives large pages only on request, and only to memory that
+/// is not in use yet.
 ///
 /// # Errors
 /// [`Error::Limit`] for `what` if the system has no such memory.

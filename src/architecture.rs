@@ -8,7 +8,7 @@
 //! | 5 | `examples/generate.rs`, `examples/inspect_plan.rs` | the library from outside, and what a plan looks like |
 //! | 5 | [`tensor`](crate::tensor), [`error`](crate::error) | [`Spec`](crate::tensor::Spec): shape, dtype, and what counts the rows in use |
 //! | 10 | [`plan`](crate::plan): `op.rs`, `builder.rs`, `backend.rs` | the trait [`Op`](crate::plan::Op), recording, the trait [`Backend`](crate::plan::Backend) |
-//! | 10 | [`ops`](crate::ops): `rms_norm.rs` with `shaders/rms_norm.wgsl`, then `ternary_matmul.rs` | an op: shapes, definition, kernel |
+//! | 10 | [`ops`](crate::ops): `rms_norm.rs` with `shaders/norm/rms_norm.wgsl`, then `ternary_matmul.rs` | an op: shapes, definition, kernel |
 //! | 5 | [`cpu`](crate::cpu) `mod.rs`, [`gpu`](crate::gpu) `program.rs` | how a backend runs a plan without a list of ops |
 //! | 10 | [`models`](crate::models): `mod.rs`, `embernet/mod.rs`, `decoder/mod.rs` | a forward pass, in the order of the paper |
 //! | 10 | [`engine`](crate::engine): `mod.rs`, then the files in the order that it gives | sessions, queue, programs, sampling |

@@ -1,5 +1,5 @@
-//! Bounds and maxima that NaN comes through: `max` and `min` of floats drop it, and a number that is not finite must reach
-//! the logits, where it is seen. `clamp` keeps it.
+//! Bounds and maxima that propagate NaN: `max` and `min` of floats drop it, but a number that is not finite must
+//! reach the logits, where it is detected. `clamp` keeps NaN.
 
 /// The larger of `v` and `low`; NaN where `v` is NaN.
 #[inline(always)]
@@ -7,9 +7,9 @@ pub fn at_least<T: PartialOrd>(v: T, low: T) -> T {
     if v < low { low } else { v }
 }
 
-/// The largest magnitude, 0 of none; NaN where an element is NaN. As integers, in which NaN is above all.
+/// The largest magnitude, 0 of none; NaN where an element is NaN. Compared as integers, in whose order NaN is above all numbers.
 pub fn largest_magnitude(values: &[f32]) -> f32 {
-    f32::from_bits(values.iter().fold(0, |most, v| most.max(v.abs().to_bits())))
+    f32::from_bits(values.iter().fold(0, |max, v| max.max(v.abs().to_bits())))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Everything that files, devices and callers can do wrong. The engine stays usable, but after an [`Error::Device`] that
+/// Every error that files, devices and callers can cause. The engine stays usable, except after an [`Error::Device`] that
 /// says to open it again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -1,4 +1,4 @@
-//! Shapes and dtypes of what a plan's slots hold, and where a weight comes from. Nothing of plans or devices.
+//! Shapes and dtypes of a plan's slots, and where a weight comes from. Independent of plans and devices.
 
 use std::fmt;
 use std::ops::Range;
@@ -9,13 +9,13 @@ use crate::quant::int8;
 /// How the elements of a slot lie in its `u32` words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DType {
-    /// 32-bit floats, one a word.
+    /// 32-bit floats, one per word.
     F32,
-    /// 16-bit floats, two a word: rows of an odd width begin in the middle of one, every other time.
+    /// 16-bit floats, two per word: rows of an odd width begin in the middle of one, every other time.
     F16,
-    /// Unsigned integers, one a word.
+    /// Unsigned integers, one per word.
     U32,
-    /// Signed 8-bit activation codes, four a word; each row is padded to [`CODE_ALIGN`] codes with zeros.
+    /// Signed 8-bit activation codes, four per word; each row is padded to [`CODE_ALIGN`] codes with zeros.
     Codes,
     /// Rows of signed 8-bit integers with a scale each, in the form of [`crate::quant::int8`].
     Int8,
@@ -26,7 +26,7 @@ pub enum DType {
 /// Rows of [`DType::Codes`] are padded to a multiple of this many codes (the columns of a 1-bit weight word).
 pub const CODE_ALIGN: usize = 32;
 
-/// What decides how many of a slot's leading rows are used in a step.
+/// What counts the leading rows of a slot that are used in a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum CountedBy {
     /// All of them, always.
@@ -37,7 +37,7 @@ pub enum CountedBy {
     Outputs,
 }
 
-/// Shape, dtype and leading count of a slot. `shape[0]` is the most rows it can hold.
+/// Shape, dtype and leading count of a slot. `shape[0]` is the maximum number of its rows.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Spec {
     /// Dimensions, row-major.
@@ -151,7 +151,7 @@ pub enum Pack {
     F16,
     /// 8-bit integers with a scale for each row ([`crate::quant::int8`]).
     Int8,
-    /// Quantised by a rule and packed at 1 or 2 bits a weight, whichever loses nothing.
+    /// Quantised by a rule and packed losslessly at 1 or 2 bits per weight.
     Ternary(WeightQuant),
 }
 
@@ -168,8 +168,8 @@ impl Pack {
 }
 
 impl fmt::Display for WeightRef {
-    /// A text that is equal for equal weights only: all that [`WeightRef::eq`] compares, names in quotes, as they may hold
-    /// any of the characters that part them.
+    /// A text that is equal for equal weights only: all that [`WeightRef::eq`] compares, names in quotes, as they may contain
+    /// the separators.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, p) in self.parts.iter().enumerate() {
             let plus = if i > 0 { "+" } else { "" };

@@ -136,10 +136,10 @@ fn activation_codes_are_the_originals_ties_included() {
         // A row of zeros has no root mean square.
         let eps = if row.iter().all(|&v| v == 0.0) { 1e-5 } else { 0.0 };
         let x = rig.f32s("x", &[1, x.len()], CountedBy::Rows, &x);
-        let [act, meta] = rig.p.norm_quantise(x, w, RmsNorm::new(eps), ACT);
+        let [act, scale_and_sum] = rig.p.norm_quantise(x, w, RmsNorm::new(eps), ACT);
         let (plan, feed) = rig.finish();
         on_every_backend(|variant, backend| {
-            let found = run(backend, &plan, &feed, Step::FULL, &[act, meta]);
+            let found = run(backend, &plan, &feed, Step::FULL, &[act, scale_and_sum]);
             let k = 1.0 / f32::from_bits(found[1][0]);
             let scale = compare(&[k / scales[i]], &[1.0], 1e-6);
             scale.unwrap_or_else(|e| panic!("scale of row {i} on {variant}: {e}"));
@@ -328,16 +328,16 @@ fn moe(r: &Recording, golden: &Golden, times: f32) -> [Slot; 4] {
     let b = r.weight("router bias", &[8], Pack::F32, &golden.f32s("moe.router.bias"));
     let logits = r.p.matmul(x, w, Some(b), None);
     let log = r.state("log", &[24, 2], DType::U32, vec![UNWRITTEN; 48]);
-    let [top, weights] = r.p.router(logits, rows, log, 2);
+    let [expert_ids, weights] = r.p.router(logits, rows, log, 2);
     let norms = r.weight("norms", &[18, 64], Pack::F32, &norm_weights(golden, &gate_up));
-    let act = r.p.norm_quantise_experts(x, norms, top, experts, BIT_NORM, ACT);
-    let y = r.p.expert_matmul(act, stack("gate up", &gate_up, 1.0), top, None, &[96, 96], experts);
+    let act = r.p.norm_quantise_experts(x, norms, expert_ids, experts, BIT_NORM, ACT);
+    let y = r.p.expert_matmul(act, stack("gate up", &gate_up, 1.0), expert_ids, None, &[96, 96], experts);
     let h = r.p.swiglu(y, GATED);
     let norms = r.weight("down norms", &[9, 96], Pack::F32, &norm_weights(golden, &down));
-    let act = r.p.norm_quantise_experts(h, norms, top, experts, BIT_NORM, ACT);
-    let y = r.p.expert_matmul(act, stack("down", &down, times), top, None, &[64], experts);
+    let act = r.p.norm_quantise_experts(h, norms, expert_ids, experts, BIT_NORM, ACT);
+    let y = r.p.expert_matmul(act, stack("down", &down, times), expert_ids, None, &[64], experts);
     let zero = r.f32s("zero", &[24, 64], CountedBy::Rows, &[0.0; 24 * 64]);
-    [logits, top, weights, r.p.combine(zero, y, weights, 1e4)]
+    [logits, expert_ids, weights, r.p.combine(zero, y, weights, 1e4)]
 }
 
 #[test]

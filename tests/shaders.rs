@@ -16,7 +16,7 @@ use naga::back::{PipelineConstants, glsl, hlsl, msl, pipeline_constants::process
 use naga::valid::ModuleInfo;
 use naga::{AddressSpace, Module, ShaderStage, TypeInner};
 use support::shader_variants::{
-    Recorded, Valid, define_sets, mentioned, software, source, stems, validate, with_subgroups,
+    Recorded, Valid, define_sets, mentioned, shaders, shared, software, source, validate, with_subgroups,
 };
 use ternion::gpu::shader::expand;
 use ternion::plan::Source;
@@ -167,8 +167,8 @@ fn every_kernel_agrees_with_its_shader() {
 #[test]
 fn every_shader_is_reachable_from_an_op() {
     let used: BTreeSet<&str> = kernels().iter().map(|(_, k)| k.kernel.source.name).collect();
-    let shared = stems(support::shader_variants::root().join("shared"));
-    let files = stems(support::shader_variants::root());
+    let shared = shared();
+    let files = shaders();
     assert_eq!(files.keys().map(String::as_str).collect::<BTreeSet<_>>(), used);
     let imports: BTreeSet<&str> = files
         .values()
@@ -181,8 +181,8 @@ fn every_shader_is_reachable_from_an_op() {
 
 #[test]
 fn every_define_of_a_kernel_is_a_variant() {
-    let shared = stems(support::shader_variants::root().join("shared"));
-    let files = stems(support::shader_variants::root());
+    let shared = shared();
+    let files = shaders();
     for (label, Recorded { kernel, .. }) in kernels() {
         let text = &files[kernel.source.name];
         let asked = mentioned(text, &shared);
@@ -194,7 +194,7 @@ fn every_define_of_a_kernel_is_a_variant() {
 
 #[test]
 fn every_binding_ends_with_its_shape() {
-    for (name, text) in stems(support::shader_variants::root()) {
+    for (name, text) in shaders() {
         for line in text.lines().filter(|l| l.starts_with("#bind")) {
             let comment = line.split_once("; // ").map(|(_, c)| c);
             let shape = comment.is_some_and(|c| c.starts_with('[') || c.contains("stack"));

@@ -1,14 +1,14 @@
 // Parameters of the attentions (ops/attention.rs), and reading queries and keys. A kernel with CACHED binds `rows`; with
-// ODD heads have an odd width, or begin at odd places.
+// ODD heads have an odd width, or begin at odd columns.
 #import step
 
-const LEAST: f32 = -1e30; // finite, so that a difference of two is no NaN
+const MIN_SCORE: f32 = -1e30; // finite, so that a difference of two is not NaN
 
 struct Params {
     counted_by: u32,
     rows: u32,
     per_row: u32, // queries of a leading row
-    together: u32, // queries that read the same keys
+    rows_per_matrix: u32, // queries that read the same keys
     heads: u32,
     group: u32, // query heads for a kv head
     d: u32,
@@ -26,13 +26,13 @@ struct Params {
 #bind var<storage, read> q: array<f32>; // [rows, q_width]
 #bind var<storage, read> k: array<u32>; // [keys, k_width] f32, or f16 in pairs
 
-// The keys of a row: the first one, and how many. No more than there are, whatever the row says: loops end.
+// The keys of a row: first and count, limited to the existing keys so that loops end.
 fn span(row: u32) -> vec2<u32> {
 #ifdef CACHED
     let first = min(rows[row].z, params.n_keys);
     return vec2<u32>(first, min(rows[row].w, params.n_keys - first));
 #else
-    return vec2<u32>(row / params.together * params.n_keys, params.n_keys);
+    return vec2<u32>(row / params.rows_per_matrix * params.n_keys, params.n_keys);
 #endif
 }
 

@@ -1,4 +1,4 @@
-// What the kernels of ops/bit_linear.rs share: parameters, bindings, and what becomes of a product.
+// Shared by the kernels of ops/bit_linear.rs: parameters, bindings, and the epilogue of a product.
 #import step
 #import stack
 #import vectors
@@ -17,11 +17,11 @@ struct Params {
     max_code: f32,
     act_bound: f32,
     act_floor: f32,
-    pre_eps: f32,
-    pre_floor: f32,
-    pre_in_bound: f32,
-    pre_out_bound: f32,
-    mix_bound: f32,
+    pre_norm_eps: f32,
+    pre_norm_floor: f32,
+    pre_norm_in_bound: f32,
+    pre_norm_out_bound: f32,
+    sum_bound: f32,
     gate_bound: f32,
     product_bound: f32,
     counted_by: u32,
@@ -31,15 +31,15 @@ struct Params {
 #bind var<storage, read> x: array<vec4<f32>>; // [rows, width / 4], or [rows, slots, width / 4] with COMBINE
 #bind var<storage, read> norms: array<vec4<f32>>; // [matrices, width / 4]
 #bind var<storage, read> weights: array<vec4<u32>>; // a stack: header, table, words
-#ifdef PRE
-#bind var<storage, read> pre: array<vec4<f32>>; // [width / 4]
+#ifdef PRE_NORM
+#bind var<storage, read> pre_norm: array<vec4<f32>>; // [width / 4]
 #endif
 #ifdef SWIGLU
-#bind var<storage, read> top: array<u32>; // [rows, k]
+#bind var<storage, read> expert_ids: array<u32>; // [rows, k]
 #endif
 #ifdef COMBINE
-#bind var<storage, read> top: array<u32>; // [rows, k]
-#bind var<storage, read> mix: array<f32>; // [rows, k]
+#bind var<storage, read> expert_ids: array<u32>; // [rows, k]
+#bind var<storage, read> expert_weights: array<f32>; // [rows, k]
 #endif
 #ifdef RESIDUAL
 #bind var<storage, read> residual: array<f32>; // [rows, out_width]
@@ -50,13 +50,13 @@ struct Params {
 #else
 fn expert_of(row: u32, slot: u32) -> u32 {
     var expert = params.n_experts + slot - params.k;
-    if slot < params.k { expert = top[row * params.k + slot]; }
+    if slot < params.k { expert = expert_ids[row * params.k + slot]; }
     return expert;
 }
 #endif
 
-// An output with a further term.
-fn meet(before: vec4<f32>, v: vec4<f32>, row: u32, t: u32) -> vec4<f32> {
+// Adds a term to an output, or multiplies it by one.
+fn accumulate(before: vec4<f32>, v: vec4<f32>, row: u32, t: u32) -> vec4<f32> {
 #ifdef SWIGLU
     if t > 0u { return bounded4(before * v, params.product_bound); }
     let g = bounded4(v, params.gate_bound);
@@ -64,7 +64,7 @@ fn meet(before: vec4<f32>, v: vec4<f32>, row: u32, t: u32) -> vec4<f32> {
 #else
 #ifdef COMBINE
     var factor = 1.0;
-    if t < params.k { factor = mix[row * params.k + t]; }
+    if t < params.k { factor = expert_weights[row * params.k + t]; }
     return before + factor * v;
 #else
     return v;
@@ -75,7 +75,7 @@ fn meet(before: vec4<f32>, v: vec4<f32>, row: u32, t: u32) -> vec4<f32> {
 // Writes four outputs, `in_part` the first one's number in its matrix of `rows` outputs.
 fn write4(v: vec4<f32>, in_part: u32, rows: u32, out: u32) {
 #ifdef COMBINE
-    let last = bounded4(v, params.mix_bound);
+    let last = bounded4(v, params.sum_bound);
 #else
     let last = v;
 #endif

@@ -1,25 +1,25 @@
-// Bounds and maxima that NaN comes through. WGSL's clamp, min and max may drop it, and a compiler may take any float for a
+// Bounds and maxima that propagate NaN. WGSL's clamp, min and max may drop it, and a compiler may take any float for a
 // number, so that only its bits tell.
 
 fn is_nan(v: f32) -> bool {
     return (bitcast<u32>(v) & 0x7fffffffu) > 0x7f800000u;
 }
 
-// v within ±bound, which is no NaN. Bits of magnitudes are in the order of the magnitudes, NaN's behind infinity's, so that one
+// v clamped to ±bound; NaN stays, and the bound is not NaN. Bits of magnitudes are in the order of the magnitudes, NaN's behind infinity's, so that one
 // comparison without sign finds those above the bound and no NaN. A clamp and a test for NaN are more operations on adapters
 // whose clamp is several.
 fn bounded(v: f32, bound: f32) -> f32 {
     let bits = bitcast<u32>(v);
-    let most = bitcast<u32>(bound);
-    let is_above = (bits & 0x7fffffffu) - most - 1u < 0x7f800000u - most;
-    return select(v, bitcast<f32>((bits & 0x80000000u) | most), is_above);
+    let bound_bits = bitcast<u32>(bound);
+    let is_above = (bits & 0x7fffffffu) - bound_bits - 1u < 0x7f800000u - bound_bits;
+    return select(v, bitcast<f32>((bits & 0x80000000u) | bound_bits), is_above);
 }
 
 fn bounded4(v: vec4<f32>, bound: f32) -> vec4<f32> {
     let bits = bitcast<vec4<u32>>(v);
-    let most = vec4<u32>(bitcast<u32>(bound));
-    let is_above = (bits & vec4<u32>(0x7fffffffu)) - most - vec4<u32>(1u) < vec4<u32>(0x7f800000u) - most;
-    return select(v, bitcast<vec4<f32>>((bits & vec4<u32>(0x80000000u)) | most), is_above);
+    let bound_bits = vec4<u32>(bitcast<u32>(bound));
+    let is_above = (bits & vec4<u32>(0x7fffffffu)) - bound_bits - vec4<u32>(1u) < vec4<u32>(0x7f800000u) - bound_bits;
+    return select(v, bitcast<vec4<f32>>((bits & vec4<u32>(0x80000000u)) | bound_bits), is_above);
 }
 
 fn at_least(v: f32, low: f32) -> f32 {
@@ -51,12 +51,12 @@ fn of_order(order: i32) -> f32 {
     return bitcast<f32>(reordered(order));
 }
 
-// The magnitude's place in that order.
+// The magnitude in that order.
 fn magnitude(v: f32) -> i32 {
     return bitcast<i32>(v) & 0x7fffffff;
 }
 
-// The code of v. That of NaN is any: its row's scale is NaN too.
+// The code of v. The code of NaN is arbitrary: its row's scale is NaN too.
 fn code_of(v: f32, max_code: f32) -> f32 {
     return clamp(round(v), -max_code - 1.0, max_code);
 }

@@ -1,5 +1,5 @@
 // Sums of masked codes in the 16-bit halves of words, for 8 rows and 4 outputs: a mask and an addition for two codes,
-// where a dot product of four would be put together from shifts, multiplications and additions.
+// where a dot product of four would consist of shifts, multiplications and additions.
 #import ternary_blocks
 
 const HALVES: u32 = 0x00ff00ffu;

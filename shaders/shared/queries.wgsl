@@ -1,8 +1,8 @@
 // Blocks of queries of one kv head: query i of a kv head is row i / group, head i % group of its own. Queries of a block
-// that read the same sequence are taken together.
+// that read the same sequence are processed in one run.
 #import values
 
-// Where a run of queries of a block ends, and the most keys of any of them.
+// Where a run of queries of a block ends, and the maximum number of keys of any of them.
 struct Run {
     end: u32,
     first: u32,

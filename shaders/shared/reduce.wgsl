@@ -1,6 +1,6 @@
 // Sums and maxima over a workgroup of WG threads, every thread gets the result.
 // One pass over subgroups where there are any, else two barriers; no assumption about the subgroup size.
-// Maxima are of places in an order (shared/bounds.wgsl), so that NaN is above all.
+// Maxima are of integers in the order of floats (shared/bounds.wgsl), in which NaN is above all.
 // A shader that imports this writes `fn run(lane: Lane, group: vec3<u32>)` for its entry point.
 #import bounds
 
@@ -69,9 +69,9 @@ fn workgroup_max(lane: Lane, v: i32) -> i32 {
     let mine = subgroupMax(v);
     if lane.in_subgroup == 0u { reduce_orders[lane.subgroup] = mine; }
     workgroupBarrier();
-    var top = reduce_orders[0];
-    for (var i = 1u; i < lane.n_subgroups; i++) { top = max(top, reduce_orders[i]); }
-    return top;
+    var max_order = reduce_orders[0];
+    for (var i = 1u; i < lane.n_subgroups; i++) { max_order = max(max_order, reduce_orders[i]); }
+    return max_order;
 #else
     reduce_orders[lane.id] = v;
     workgroupBarrier();
@@ -81,8 +81,8 @@ fn workgroup_max(lane: Lane, v: i32) -> i32 {
         reduce_few_orders[lane.id] = few;
     }
     workgroupBarrier();
-    var top = reduce_few_orders[0];
-    for (var i = 1u; i < FEW; i++) { top = max(top, reduce_few_orders[i]); }
-    return top;
+    var max_order = reduce_few_orders[0];
+    for (var i = 1u; i < FEW; i++) { max_order = max(max_order, reduce_few_orders[i]); }
+    return max_order;
 #endif
 }

@@ -1,4 +1,4 @@
-// Reading a stack of ternary matrices (src/ternary/stack.rs) that is bound as `weights`, in vec4<u32>.
+// Reading a stack of ternary matrices (src/quant/stack.rs) that is bound as `weights`, in vec4<u32>.
 
 const TILE_LANES: u32 = 32u; // lanes of 4 rows in a tile
 

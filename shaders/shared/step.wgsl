@@ -9,9 +9,9 @@ struct Step {
 
 @group(0) @binding(0) var<uniform> this_step: Step;
 
-// Leading rows in use of at most `most`, counted by a tensor::CountedBy.
+// Leading rows in use of at most `max_rows`, counted by a tensor::CountedBy.
 // One return: FXC takes the value of a function with several for uninitialised, and refuses barriers in loops up to it.
-fn counted(counted_by: u32, most: u32) -> u32 {
-    let rows = select(most, min(most, this_step.rows), counted_by == 1u);
-    return select(rows, min(most, this_step.outputs), counted_by == 2u);
+fn counted(counted_by: u32, max_rows: u32) -> u32 {
+    let rows = select(max_rows, min(max_rows, this_step.rows), counted_by == 1u);
+    return select(rows, min(max_rows, this_step.outputs), counted_by == 2u);
 }

@@ -1,5 +1,5 @@
 // Parameters of the ternary products (ops/ternary_matmul.rs), their bindings behind the codes, reading a stack of matrices
-// (src/ternary), and the integer dot products.
+// (src/quant), and the integer dot products.
 #import step
 #import stack
 #import vectors
@@ -19,10 +19,10 @@ struct Params {
     out_width: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
-#bind var<storage, read> act_meta: array<vec2<f32>>; // [rows, sets]: 1/k, sum of codes
+#bind var<storage, read> act_scale_and_sum: array<vec2<f32>>; // [rows, sets]: 1/k, sum of codes
 #bind var<storage, read> weights: array<vec4<u32>>; // a stack: header, table, words
 #ifdef EXPERTS
-#bind var<storage, read> top: array<u32>; // [rows, k]
+#bind var<storage, read> expert_ids: array<u32>; // [rows, k]
 #endif
 #ifdef GROUPS
 #bind var<storage, read> groups: array<u32>; // [blocks, 9]: expert, and 8 places (row, slot)
@@ -60,10 +60,10 @@ fn code_mask(bits: u32) -> u32 {
     return 0x01010101u * ((1u << bits) - 1u);
 }
 
-// Writes four outputs, `in_part` the first one's number in its matrix and `out` its place in y, from sums over stored
-// codes and the activations' meta of set `which`.
+// Writes four outputs, `in_part` the first one's number in its matrix and `out` its index in y, from sums over stored
+// codes and the activations' scale and sum of set `which`.
 fn store4(stored: vec4<i32>, part: Part, which: u32, in_part: u32, out: u32) {
-    let m = act_meta[which];
+    let m = act_scale_and_sum[which];
     let exact = vec4<f32>(exact_sums(stored, i32(m.y), part.bits)) * (part.scale * m.x);
     for (var i = 0u; i < 4u; i++) {
         if in_part + i < part.rows {

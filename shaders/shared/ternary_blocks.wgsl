@@ -32,7 +32,7 @@ fn is_row(block: u32, r: u32) -> bool {
 #endif
 }
 
-// The number of the codes and meta that row `row` has for matrix `matrix` of its run.
+// The number of the codes, scale and sum that row `row` has for matrix `matrix` of its run.
 fn set_of(row: u32, matrix: u32) -> u32 {
 #ifdef GROUPS
     return row * params.matrices + params.first_matrix + matrix;

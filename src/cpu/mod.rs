@@ -1,4 +1,6 @@
-//! The CPU backend: words for every slot, and each op's own function in order.
+//! The CPU backend: memory for every slot, and each op's own function in order.
+//!
+//! In reading order: `words` (aligned memory of a slot), this file.
 
 mod words;
 
@@ -12,7 +14,7 @@ use crate::plan::{Backend, BufferId, Caps, Io, MemoryPlan, Plan, ProgramId, Slot
 use crate::threads::{self, ThreadPool};
 use words::Words;
 
-/// Runs plans on the CPU: by the plain definitions, or with SIMD and threads where an op has that.
+/// Runs plans on the CPU: by the plain definitions, or with SIMD and threads where an op has them.
 #[derive(Debug)]
 pub struct Cpu {
     plain: bool,
@@ -21,11 +23,11 @@ pub struct Cpu {
     own: Vec<Words>,
     by_name: HashMap<String, usize>,
     programs: Vec<Program>,
-    /// An op is running, or panicked while it ran: what it writes is then gone.
+    /// An op is running, or has panicked: its outputs are then lost.
     broken: bool,
 }
 
-/// A prepared plan; one that was given back has nothing.
+/// A prepared plan; a released one is empty.
 #[derive(Debug, Default)]
 struct Program {
     plan: Arc<Plan>,
@@ -174,8 +176,8 @@ impl Backend for Cpu {
         let some = plan.nodes.get(nodes.clone()).ok_or_else(outside)?;
         self.broken = true;
         for node in some {
-            // Outputs are taken out while the op runs; no node reads what it writes, as a plan's
-            // builder sees to.
+            // Outputs are taken out while the op runs; no node reads what it writes, which the plan's
+            // builder checks.
             let taken: Vec<Words> = node.outputs.iter().map(|&s| std::mem::take(self.words_mut(program, s))).collect();
             let p = &self.programs[program.0];
             let read = |slot: &Slot| {

@@ -1,11 +1,11 @@
-//! Words in memory that begin where a cache line does.
+//! Words in memory, aligned to cache lines.
 
 use std::ops::{Deref, DerefMut};
 
 use crate::alloc::{ALIGN_SLACK, CACHE_LINE, zeros};
 use crate::error::{Error, Result};
 
-/// Words of a slot, from a whole cache line on.
+/// Words of a slot, from the beginning of a cache line on.
 #[derive(Debug, Default)]
 pub(super) struct Words {
     all: Vec<u32>,
@@ -24,8 +24,8 @@ impl Words {
         Ok(Words { all, from, len })
     }
 
-    /// Moves the words of the slot `name` inside their own memory, which grows by less than a line where it has no room
-    /// for that.
+    /// Aligns words that were allocated elsewhere, by moving them inside their own memory, which grows by less than a line if it
+    /// has no room.
     ///
     /// # Errors
     /// As [`Words::zeros`].

@@ -23,7 +23,7 @@ pub fn storage(device: &Device, name: &str, words: usize) -> Result<wgpu::Buffer
         return Err(Error::Limit {
             what: name.to_owned(),
             wanted: format!("{bytes} bytes"),
-            available: format!("{} bytes a buffer on {}", device.caps.max_binding, device.label),
+            available: format!("{} bytes per buffer on {}", device.caps.max_binding, device.label),
             advice: "use a smaller context or fewer sessions, or `--device cpu`".into(),
         });
     }

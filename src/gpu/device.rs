@@ -38,7 +38,7 @@ pub enum AdapterKind {
     Software,
 }
 
-/// Every adapter, real GPUs first, one backend for each device before its second ones.
+/// Every adapter: real GPUs first, and each device with its first backend before any device with its second one.
 #[derive(Debug)]
 pub struct Adapters {
     list: Vec<wgpu::Adapter>,
@@ -109,13 +109,13 @@ fn kind(adapter: &wgpu::Adapter) -> AdapterKind {
     }
 }
 
-/// The driver and its version, as far as it names them.
+/// The driver and its version, as far as the adapter names them.
 fn driver(info: &wgpu::AdapterInfo) -> String {
     let parts = [info.driver.trim(), info.driver_info.trim()];
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// Bytes of a binding that a device of these limits takes, and that the 32-bit indices of shaders reach byte by byte.
+/// Maximum bytes of a binding: what a device of these limits takes, and what the 32-bit indices of shaders reach.
 fn max_binding(limits: &wgpu::Limits) -> u64 {
     limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(1 << 32)
 }
@@ -137,14 +137,14 @@ fn summary(index: usize, adapter: &wgpu::Adapter) -> AdapterSummary {
             ("buffer, bytes", limits.max_buffer_size),
             ("workgroup storage, bytes", u64::from(limits.max_compute_workgroup_storage_size)),
             ("workgroup invocations", u64::from(limits.max_compute_invocations_per_workgroup)),
-            ("least subgroup", u64::from(info.subgroup_min_size)),
+            ("smallest subgroup", u64::from(info.subgroup_min_size)),
             ("largest subgroup", u64::from(info.subgroup_max_size)),
         ],
         name: info.name,
     }
 }
 
-/// What went wrong outside of any call: kept until the next call can return it.
+/// Errors that wgpu reports outside of a call, kept until the next call can return them.
 #[derive(Debug, Default)]
 pub struct DeviceErrors {
     lost: AtomicBool,
@@ -210,7 +210,7 @@ impl Device {
         Ok(Device { device, queue, caps, label, trouble })
     }
 
-    /// The trouble since the last call, or that the device is lost: after a loss wgpu itself reports nothing.
+    /// Fails with the errors since the last call, or if the device is lost: after a loss wgpu itself reports nothing.
     ///
     /// # Errors
     /// [`Error::Device`].

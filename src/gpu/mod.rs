@@ -25,10 +25,11 @@ use crate::error::{Error, Result};
 use crate::plan::{Backend, BufferId, Caps, Choices, MemoryPlan, Plan, ProgramId, Slot, SlotKind, Step, state_fits};
 use crate::tensor::Spec;
 
-/// Runs of a program before the host looks again: so many make what it costs to look small beside them.
+/// Maximum number of decode steps per burst; at 16 the cost of a readback is negligible.
 const MAX_REPEATS: usize = 16;
 
-/// Runs that go in one submit: whoever asks for so few has steps beside which the time to encode them is nothing.
+/// Up to this many runs are encoded in one submit: a caller that asks for so few has slow steps, beside which the time for
+/// encoding is irrelevant.
 const MAX_RUNS_PER_SUBMIT: usize = 4;
 
 /// Runs plans on an adapter.
@@ -69,10 +70,10 @@ impl Gpu {
         })
     }
 
-    /// Runs nodes of a program, this many times over.
+    /// Runs nodes of a program, `times` times.
     ///
-    /// Of many, the first run is submitted alone, then as many as were before, so that the device works while the next ones
-    /// are encoded.
+    /// The first of many runs is submitted alone, then as many as have been submitted before, so that the device works while the
+    /// next ones are encoded.
     fn submit(&mut self, program: ProgramId, step: &Step, nodes: Range<usize>, times: usize) -> Result<()> {
         self.device.check()?;
         self.device.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(step));

@@ -11,7 +11,7 @@ use crate::plan::{Caps, Kernel, Source};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PipelineId(usize);
 
-/// What makes a pipeline different from another.
+/// The key of a pipeline.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Key {
     source: Source,

@@ -9,7 +9,7 @@ use crate::gpu::pipeline::Pipelines;
 use crate::gpu::program::Program;
 use crate::plan::Step;
 
-/// Launches whose times are taken in one submission: two queries each, and every device has 4096 in a set.
+/// Maximum number of launches that are timed in one submission: two queries each, and every device has 4096 in a set.
 const CHUNK: usize = 1024;
 
 /// Runs a program with a pass for each launch, and returns the time of each node.

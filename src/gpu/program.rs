@@ -17,7 +17,7 @@ struct Dispatch {
     grid: Grid,
 }
 
-/// A prepared plan: of each node its launches, mostly one. One that was given back has nothing.
+/// A prepared plan: the launches of each node, usually one. A released program is empty.
 #[derive(Debug, Default)]
 pub struct Program {
     /// The plan.
@@ -31,7 +31,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// Builds pipelines and bind groups for a plan whose slots have buffers, of each node's variants the chosen one.
+    /// Builds pipelines and bind groups for a plan whose slots have buffers, with the chosen variant of each node.
     ///
     /// # Errors
     /// [`Error::Device`] for a kernel that the device refuses, with the node's label.
@@ -52,7 +52,7 @@ impl Program {
             .collect();
         let words = variants.iter().filter_map(|v| Some(v.follow_up.as_ref()?.words)).max().unwrap_or(0);
         let params = ParamsBuffer::new(device, variants.iter().flat_map(Variant::kernels))?;
-        // Nodes run one after the other, so that one memory serves all that have two launches.
+        // Nodes run one after the other, so one buffer serves all nodes with two launches.
         let between = if words > 0 { Some(buffer::storage(device, "between two launches", words)?) } else { None };
         let mut binder = Binder { device, pipelines, step, params, bound: 0 };
         let mut dispatches = Vec::with_capacity(variants.len());
@@ -72,16 +72,15 @@ impl Program {
         Ok(Program { plan, buffers, pooled: 0, dispatches, max_groups })
     }
 
-    /// How many of the launches a step leaves in: those whose grid is not empty.
+    /// Number of launches of a step: those whose grid is not empty.
     pub fn launches(&self, step: &Step) -> usize {
         self.dispatches.iter().flatten().filter(|d| d.grid.0.iter().all(|e| e.resolve(step) > 0)).count()
     }
 
-    /// Records some nodes' launches, this many times over, into one compute pass, whose times are taken where that is
-    /// asked for.
+    /// Records the launches of some nodes, `times` times, into one compute pass, with timestamps if asked for.
     ///
     /// # Errors
-    /// [`Error::Limit`] if a step is larger than the device's largest grid, [`Error::Argument`] for nodes that are not there.
+    /// [`Error::Limit`] if a step is larger than the device's largest grid, [`Error::Argument`] for nodes that do not exist.
     pub fn encode(
         &self,
         encoder: &mut wgpu::CommandEncoder,
@@ -105,7 +104,7 @@ impl Program {
             if groups.iter().any(|&g| g > self.max_groups) {
                 let what = self.plan.nodes[i].label.clone();
                 let (wanted, available) = (format!("{groups:?} workgroups"), self.max_groups.to_string());
-                return Err(Error::Limit { what, wanted, available, advice: "use fewer rows a step".into() });
+                return Err(Error::Limit { what, wanted, available, advice: "use fewer rows per step".into() });
             }
             if last != Some(d.pipeline) {
                 pass.set_pipeline(pipelines.get(d.pipeline));

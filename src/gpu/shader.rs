@@ -1,6 +1,6 @@
 //! The shader preprocessor: `#import`, `#ifdef` / `#else` / `#endif`, `#bind`; everything else is WGSL.
 //!
-//! * `#import NAME` puts in `shaders/shared/NAME.wgsl`, once.
+//! * `#import NAME` inserts `shaders/shared/NAME.wgsl`, once.
 //! * `#ifdef NAME` keeps the lines up to `#else` or `#endif` where the define is set; blocks nest.
 //! * `#bind var<…> …` becomes `@group(0) @binding(n) var<…> …` with n counting from 2: 0 is the step, 1 the params.
 //!
@@ -9,32 +9,32 @@
 use crate::error::{Error, Result};
 use crate::plan::Source;
 
-/// What `#import` finds.
+/// The files that `#import` finds.
 const SHARED: &[(&str, &str)] = &[
     ("attention", include_str!("../../shaders/shared/attention.wgsl")),
-    ("bit_codes", include_str!("../../shaders/shared/bit_codes.wgsl")),
     ("bit_linear", include_str!("../../shaders/shared/bit_linear.wgsl")),
+    ("bit_linear_codes", include_str!("../../shaders/shared/bit_linear_codes.wgsl")),
     ("bounds", include_str!("../../shaders/shared/bounds.wgsl")),
-    ("cached", include_str!("../../shaders/shared/cached.wgsl")),
-    ("choose", include_str!("../../shaders/shared/choose.wgsl")),
-    ("dense", include_str!("../../shaders/shared/dense.wgsl")),
+    ("choose_experts", include_str!("../../shaders/shared/choose_experts.wgsl")),
     ("halves", include_str!("../../shaders/shared/halves.wgsl")),
-    ("lanes", include_str!("../../shaders/shared/lanes.wgsl")),
+    ("kv_chunks", include_str!("../../shaders/shared/kv_chunks.wgsl")),
+    ("lookup_tables", include_str!("../../shaders/shared/lookup_tables.wgsl")),
+    ("matmul", include_str!("../../shaders/shared/matmul.wgsl")),
+    ("matmul_factors", include_str!("../../shaders/shared/matmul_factors.wgsl")),
     ("queries", include_str!("../../shaders/shared/queries.wgsl")),
     ("reduce", include_str!("../../shaders/shared/reduce.wgsl")),
     ("stack", include_str!("../../shaders/shared/stack.wgsl")),
     ("step", include_str!("../../shaders/shared/step.wgsl")),
-    ("tables", include_str!("../../shaders/shared/tables.wgsl")),
+    ("subgroup_lanes", include_str!("../../shaders/shared/subgroup_lanes.wgsl")),
     ("ternary", include_str!("../../shaders/shared/ternary.wgsl")),
     ("ternary_blocks", include_str!("../../shaders/shared/ternary_blocks.wgsl")),
-    ("ternary_few", include_str!("../../shaders/shared/ternary_few.wgsl")),
+    ("ternary_matvec", include_str!("../../shaders/shared/ternary_matvec.wgsl")),
     ("values", include_str!("../../shaders/shared/values.wgsl")),
     ("vectors", include_str!("../../shaders/shared/vectors.wgsl")),
-    ("weight", include_str!("../../shaders/shared/weight.wgsl")),
 ];
 
-/// Defines that every kernel may get, whether it asks for them or not.
-const COMMON_DEFINES: &[&str] = &["SUBGROUPS", "DOT4", "SHUFFLES"];
+/// Defines that every kernel may get, whether it tests them or not.
+const COMMON_DEFINES: &[&str] = &["SUBGROUPS", "DOT4", "SOFTWARE_SUBGROUPS"];
 
 /// First number that `#bind` gives.
 const FIRST_BINDING: u32 = 2;
@@ -44,7 +44,7 @@ const FIRST_BINDING: u32 = 2;
 pub struct Expanded {
     /// Plain WGSL.
     pub wgsl: String,
-    /// For each line of it, the file (`rms_norm.wgsl`, `shared/step.wgsl`) and the line there, from 1.
+    /// For each line of it, the file (`norm/rms_norm.wgsl`, `shared/step.wgsl`) and the line there, from 1.
     pub origin: Vec<(String, usize)>,
 }
 
@@ -138,7 +138,7 @@ impl Expansion<'_> {
             return Ok(());
         }
         let Some((_, text)) = SHARED.iter().find(|(n, _)| *n == import) else {
-            return Err(Error::format(format!("{name}:{at}"), format!("there is no shared/{import}.wgsl")));
+            return Err(Error::format(format!("{name}:{at}"), format!("shared/{import}.wgsl does not exist")));
         };
         self.imported.push(import.to_owned());
         self.file(&format!("shared/{import}.wgsl"), text)
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn only_shaders_of_this_crate_run_without_bounds_on_their_loops() {
-        let own = crate::shader!("rms_norm");
+        let own = crate::shader!("norm/rms_norm");
         assert!(own.is_own());
         let copy = Source::new(own.name, own.text);
         assert!(!copy.is_own());

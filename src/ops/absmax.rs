@@ -43,6 +43,6 @@ impl Op for AbsMax {
         let per_row = (x.vectors_per_row() * x.width()) as u32;
         let params = AbsMaxParams { counted_by: x.counted_by as u32, rows: x.shape[0] as u32, per_row };
         let grid = Grid::x(Extent::Fixed(1));
-        Kernel { source: shader!("absmax"), defines: vec![], overrides: vec![], params: params.params(), grid }
+        Kernel { source: shader!("quantise/absmax"), defines: vec![], overrides: vec![], params: params.params(), grid }
     }
 }

@@ -102,7 +102,7 @@ impl Op for Affine {
             width: x.width() as u32,
         };
         Kernel {
-            source: shader!("affine"),
+            source: shader!("elements/affine"),
             defines: flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect(),
             overrides: vec![],
             params: params.params(),

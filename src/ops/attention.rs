@@ -36,11 +36,11 @@ impl AttentionShape {
             counted_by: inputs[0].counted_by as u32,
             rows: inputs[0].shape[0] as u32,
             per_row: inputs[0].vectors_per_row() as u32,
-            together: rows_together(inputs[0]) as u32,
+            rows_per_matrix: rows_per_matrix(inputs[0]) as u32,
             heads: self.heads as u32,
             group: (self.heads / self.kv_heads) as u32,
             d: self.d as u32,
-            n_keys: rows_together(inputs[1]) as u32,
+            n_keys: rows_per_matrix(inputs[1]) as u32,
             q_at: at[0] as u32,
             q_width: inputs[0].width() as u32,
             k_at: at[1] as u32,
@@ -81,12 +81,12 @@ impl AttentionShape {
     }
 }
 
-/// Rows of one sequence: all of a matrix, or those of each matrix of several.
-fn rows_together(x: &Spec) -> usize {
+/// Rows per matrix, of one matrix `[rows, ..]` or several `[m, rows, ..]`.
+fn rows_per_matrix(x: &Spec) -> usize {
     x.shape.iter().rev().nth(1).copied().unwrap_or(1)
 }
 
-/// Keys of a row, of `n_keys` that there are: first and count.
+/// Keys of a row, of `n_keys` keys in all: first and count.
 pub(super) fn row_span(row: &[u32], n_keys: usize) -> (usize, usize) {
     let first = n_keys.min(row[2] as usize);
     (first, (n_keys - first).min(row[3] as usize))
@@ -122,7 +122,7 @@ params!(AttentionParams {
     counted_by: u32,
     rows: u32,
     per_row: u32,
-    together: u32,
+    rows_per_matrix: u32,
     heads: u32,
     group: u32,
     d: u32,
@@ -137,15 +137,15 @@ params!(AttentionParams {
     scale: f32,
 });
 
-params!(AttentionFewParams { heads: u32, d: u32, scale: f32, piece: u32, pieces: u32, n_keys: u32 });
+params!(AttentionDecodeParams { heads: u32, d: u32, scale: f32, kv_chunk: u32, max_chunks: u32, n_keys: u32 });
 
-/// Threads of the kernel for rows that are decoded, which takes all query heads of a kv head.
+/// Threads of the decode kernel, which computes all query heads of a kv head.
 const DECODE_THREADS: usize = 64;
-/// Maximum number of chunks of a context, which become longer instead.
+/// Maximum number of chunks of a context; longer contexts have longer chunks.
 const MAX_CHUNKS: usize = 64;
-/// Head width of the kernel whose lanes pass weights on.
+/// Head width of the decode kernel for software subgroups.
 const KEYS_D: usize = 64;
-/// Queries of a workgroup of the kernel whose lanes pass words on: 4 blocks of 8.
+/// Queries of a workgroup of the kernel for software subgroups: 4 blocks of 8.
 const LANE_QUERIES: usize = 32;
 /// Queries of a workgroup of the kernel with workgroup memory (its `QUERIES`).
 const TILE_QUERIES: usize = 16;
@@ -158,11 +158,11 @@ struct DecodeForm {
     name: &'static str,
     /// Whether neighbouring threads take different keys, not neighbouring parts of one.
     keys_across_threads: bool,
-    /// Keys up to which a context is not cut into chunks.
+    /// Maximum number of keys of a context that is not cut into chunks.
     kv_chunk: usize,
 }
 
-/// The usual one of GPUs, that of drivers that compute on the CPU, and others.
+/// The default on GPUs, the default of drivers that compute on the CPU, and others.
 const DECODE_FORMS: [DecodeForm; 5] = [
     DecodeForm { name: "parts-128", keys_across_threads: false, kv_chunk: 128 },
     DecodeForm { name: "keys-512", keys_across_threads: true, kv_chunk: 512 },
@@ -171,11 +171,11 @@ const DECODE_FORMS: [DecodeForm; 5] = [
     DecodeForm { name: "keys-48", keys_across_threads: true, kv_chunk: 48 },
 ];
 
-/// Hides a key in a mask: finite, since shaders need not know infinity.
+/// Hides a key in a mask: finite, since shaders need not support infinity.
 pub const MASKED: f32 = -1e30;
 /// Widest head: one of a query fits into the workgroup memory that every adapter has.
 pub const MAX_HEAD: usize = 2048;
-/// Elements of a query that the kernels with one hold anyway (their `HEAD`).
+/// Minimum number of elements of a query that the kernels with a whole head hold (their `HEAD`).
 const HELD: usize = 256;
 /// Outputs of a workgroup of the kernel for one head of one row (its `SLICE`).
 const HEAD_SLICE: usize = 256;
@@ -228,10 +228,10 @@ impl Attention {
     /// Keys of query row `r`: first and count.
     fn span(&self, io: &Io, r: usize) -> (usize, usize) {
         if self.cached {
-            row_span(&io.u32s(3)[r * ROW_WORDS..], rows_together(io.spec(1)))
+            row_span(&io.u32s(3)[r * ROW_WORDS..], rows_per_matrix(io.spec(1)))
         } else {
-            let n = rows_together(io.spec(1));
-            (r / rows_together(io.spec(0)) * n, n)
+            let n = rows_per_matrix(io.spec(1));
+            (r / rows_per_matrix(io.spec(0)) * n, n)
         }
     }
 
@@ -263,8 +263,8 @@ impl Attention {
                 mask.get(key).map_or(score, |m| f64::from(score as f32 + m))
             };
             let scores: Vec<f64> = (0..n).map(score).collect();
-            let top = scores.iter().fold(f64::MIN, |a, &b| a.max(b));
-            let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
+            let max = scores.iter().fold(f64::MIN, |a, &b| a.max(b));
+            let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
             let total: f64 = weights.iter().sum();
             for i in 0..d {
                 let v = |key: usize| f64::from(head.v.get((first + key) * head.v_width + head.v_at + i));
@@ -285,7 +285,7 @@ impl Op for Attention {
         let AttentionShape { heads, d, .. } = self.shape;
         let (q, k, v) = (inputs[0], inputs[1], inputs[2]);
         self.shape.check(q, self.at[0], &[("k", k, self.at[1]), ("v", v, self.at[2])])?;
-        let like = v.rows() == k.rows() && rows_together(v) == rows_together(k) && v.dtype == k.dtype;
+        let like = v.rows() == k.rows() && rows_per_matrix(v) == rows_per_matrix(k) && v.dtype == k.dtype;
         require("v", v, like, "as many rows as k, of its dtype")?;
         let matrices = |x: &Spec| (x.shape.len(), if x.shape.len() == 3 { x.shape[0] } else { 1 });
         require("q", q, (2..=3).contains(&q.shape.len()), "[n, d], or [m, n, d] for several matrices")?;
@@ -330,7 +330,7 @@ impl Op for Attention {
             d,
             scale: self.shape.scale(),
             spans: &spans,
-            together: if self.cached { 1 } else { rows_together(io.spec(0)) },
+            rows_per_matrix: if self.cached { 1 } else { rows_per_matrix(io.spec(0)) },
         };
         attention.run(io.threads, io.out_f32s(0));
     }
@@ -369,11 +369,11 @@ impl Attention {
         let one_row = q.rows() <= MAX_MATVEC_ROWS || self.masked;
         let (name, source, grid) = if one_row {
             let columns = Extent::Fixed(d.div_ceil(HEAD_SLICE));
-            ("rows", shader!("attention"), Grid([Extent::Fixed(heads), Extent::rows(q, 1, 1), columns]))
+            ("rows", shader!("attention/attention_rows"), Grid([Extent::Fixed(heads), Extent::rows(q, 1, 1), columns]))
         } else if caps.software_subgroups && d.is_multiple_of(4) && self.shape.is_even(self.at, inputs) {
-            ("lanes", shader!("attention_lanes"), Grid::xy(slices, queries(LANE_QUERIES)))
+            ("lanes", shader!("attention/attention_lanes"), Grid::xy(slices, queries(LANE_QUERIES)))
         } else {
-            ("tiles", shader!("attention_tiles"), Grid::xy(slices, queries(TILE_QUERIES)))
+            ("tiles", shader!("attention/attention_tiles"), Grid::xy(slices, queries(TILE_QUERIES)))
         };
         let mut kernel = self.shape.kernel(source, grid, self.cached, self.at, inputs);
         kernel.defines.extend(self.masked.then_some("MASK"));
@@ -398,12 +398,12 @@ impl Attention {
         overrides: &[(&'static str, usize)],
         grid: Grid,
     ) -> Kernel {
-        let params = AttentionFewParams {
+        let params = AttentionDecodeParams {
             heads: self.shape.heads as u32,
             d: self.shape.d as u32,
             scale: self.shape.scale(),
-            piece: form.kv_chunk as u32,
-            pieces: MAX_CHUNKS as u32,
+            kv_chunk: form.kv_chunk as u32,
+            max_chunks: MAX_CHUNKS as u32,
             n_keys: inputs[1].shape[0] as u32,
         };
         Kernel {
@@ -423,16 +423,16 @@ impl Attention {
         let rows = Extent::rows(&inputs[0].leading_only(), 1, 1);
         let grid = Grid([Extent::Fixed(kv_heads), rows, chunks]);
         let kernel = if caps.software_subgroups && d == KEYS_D {
-            self.decode_kernel(form, inputs, shader!("attention_keys"), &[("GROUP", group)], grid)
+            self.decode_kernel(form, inputs, shader!("attention/attention_decode_lanes"), &[("GROUP", group)], grid)
         } else {
             let overrides = [("LANES", lanes), ("KEYS", keys), ("GROUP", group), ("TILE", 8 * keys)];
-            let mut kernel = self.decode_kernel(form, inputs, shader!("attention_few"), &overrides, grid);
-            kernel.defines.extend(form.keys_across_threads.then_some("SPREAD"));
+            let mut kernel = self.decode_kernel(form, inputs, shader!("attention/attention_decode"), &overrides, grid);
+            kernel.defines.extend(form.keys_across_threads.then_some("KEYS_ACROSS_THREADS"));
             kernel
         };
         let grid = Grid([Extent::Fixed(heads), rows, Extent::IfContextOver { keys: form.kv_chunk }]);
         let threads = [("THREADS", (d / 4).max(32))];
-        let merge = self.decode_kernel(form, inputs, shader!("attention_merge"), &threads, grid);
+        let merge = self.decode_kernel(form, inputs, shader!("attention/attention_decode_merge"), &threads, grid);
         let words = inputs[0].shape[0] * heads * MAX_CHUNKS * (d + 4);
         Variant::new(form.name, caps, kernel).followed_by(FollowUp { kernel: merge, words })
     }
@@ -444,10 +444,14 @@ mod tests {
 
     #[test]
     fn the_shaders_have_the_same_blocks() {
-        let (one, lanes, tiles) = (shader!("attention"), shader!("attention_lanes"), shader!("attention_tiles"));
+        let (one, lanes, tiles) = (
+            shader!("attention/attention_rows"),
+            shader!("attention/attention_lanes"),
+            shader!("attention/attention_tiles"),
+        );
         assert_eq!(["HEAD", "SLICE"].map(|n| one.number(n)), [Some(HELD), Some(HEAD_SLICE)]);
         assert_eq!(["QUERIES", "SLICE"].map(|n| lanes.number(n)), [Some(LANE_QUERIES / 4), Some(SLICE)]);
         assert_eq!(["QUERIES", "SLICE"].map(|n| tiles.number(n)), [Some(TILE_QUERIES), Some(SLICE)]);
-        assert_eq!(shader!("attention_few").number("THREADS"), Some(DECODE_THREADS));
+        assert_eq!(shader!("attention/attention_decode").number("THREADS"), Some(DECODE_THREADS));
     }
 }

@@ -1,4 +1,4 @@
-//! Where an attention looks: its softmax, which the fused kernel never writes down.
+//! The weights of an attention: its softmax, which the fused kernel never stores.
 
 use crate::error::Result;
 use crate::ops::attention::{AttentionShape, Columns, row_span};
@@ -66,8 +66,8 @@ impl Op for AttentionWeights {
                     dot * f64::from(self.shape.scale())
                 };
                 let scores: Vec<f64> = (0..n).map(score).collect();
-                let top = scores.iter().fold(f64::MIN, |a, &b| a.max(b));
-                let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
+                let max = scores.iter().fold(f64::MIN, |a, &b| a.max(b));
+                let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
                 let total: f64 = weights.iter().sum();
                 mean.iter_mut().zip(&weights).for_each(|(m, w)| *m += w / total / heads as f64);
             }
@@ -91,8 +91,8 @@ impl Op for AttentionWeights {
         threads.run(rows, |r| {
             // SAFETY: each row belongs to one task.
             let row = unsafe { y.slice(r * n_keys, n_keys) };
-            let top = row.iter().copied().fold(f32::MIN, f32::max);
-            row.iter_mut().for_each(|y| *y = (*y - top).exp());
+            let max = row.iter().copied().fold(f32::MIN, f32::max);
+            row.iter_mut().for_each(|y| *y = (*y - max).exp());
             let total: f64 = row.iter().map(|&y| f64::from(y)).sum();
             row.iter_mut().for_each(|y| *y = (f64::from(*y) / total) as f32);
         });
@@ -101,7 +101,8 @@ impl Op for AttentionWeights {
     fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
         let grid = Grid::x(Extent::rows(&inputs[0].leading_only(), 1, 1));
         let [q_at, k_at] = self.at;
-        let kernel = self.shape.kernel(shader!("attention_weights"), grid, self.cached, [q_at, k_at, 0], inputs);
+        let kernel =
+            self.shape.kernel(shader!("attention/attention_weights"), grid, self.cached, [q_at, k_at, 0], inputs);
         self.shape.holding_a_head(kernel)
     }
 }

@@ -6,7 +6,7 @@ use crate::ops::swiglu::Act;
 use crate::ops::{ActQuant, BitInput, Experts, RmsNorm, StackPiece};
 use crate::plan::{PlanBuilder, Slot};
 
-/// Rows up to which experts are applied row by row; of more rows, several use the same expert.
+/// Maximum number of rows for which experts are applied row by row; with more rows, several use the same expert.
 const MAX_UNGROUPED_ROWS: usize = 5;
 
 /// Ternary matrices that read the same input, each under its own norm: a layer's, or those of all experts.
@@ -14,14 +14,14 @@ const MAX_UNGROUPED_ROWS: usize = 5;
 pub struct BitStack<'a> {
     /// The norms' weights `[matrices, d_in]`.
     pub norms: Slot,
-    /// The matrices, cut where a device binds too little for all of them.
+    /// The matrices, cut into pieces where they exceed a device's binding limit.
     pub pieces: Vec<StackPiece<'a>>,
     /// Rows of each matrix, or of each of one expert's.
     pub outs: &'a [usize],
 }
 
 impl BitStack<'_> {
-    /// What a fused op reads; none where the matrices are cut.
+    /// The inputs of a fused op; none if the matrices are cut.
     fn whole(&self) -> Option<[Slot; 2]> {
         match &self.pieces[..] {
             [piece] => Some([self.norms, piece.weights]),
@@ -33,8 +33,8 @@ impl BitStack<'_> {
 /// A mixture of gated experts, as [`PlanBuilder::moe`] reads it.
 #[derive(Debug)]
 pub struct MoeInput<'a> {
-    /// The norm in front of router and experts, with its weight `[d]`.
-    pub pre: (RmsNorm, Slot),
+    /// The norm before router and experts, with its weight `[d]`.
+    pub pre_norm: (RmsNorm, Slot),
     /// The router's matrix `[experts, d]` and bias `[experts]`.
     pub router: [Slot; 2],
     /// How many experts there are, and how many a row uses.
@@ -62,7 +62,7 @@ pub struct MoeSlots {
     pub expert_ids: Slot,
     /// Their weights `[rows, k]`.
     pub expert_weights: Slot,
-    /// What the second matrices read, before their norm, `[rows, slots, d_ff]`.
+    /// The input of the second matrices, before their norm, `[rows, slots, d_ff]`.
     pub hidden: Slot,
     /// The router's logits `[rows, experts]` and the experts' outputs `[rows, slots, d]`, where they are computed apart.
     pub composed: Option<[Slot; 2]>,
@@ -76,7 +76,7 @@ impl PlanBuilder {
         if let Some(whole) = stack.whole().filter(|_| fits_fused(rows, d, 1)) {
             return self.bit_linear(x, input, whole, stack.outs, residual);
         }
-        let x = input.pre.map_or(x, |(norm, w)| self.rms_norm(x, w, norm));
+        let x = input.pre_norm.map_or(x, |(norm, w)| self.rms_norm(x, w, norm));
         let codes = self.norm_quantise(x, stack.norms, input.norm, input.act);
         self.ternary_pieces(codes, &stack.pieces, residual)
     }
@@ -92,7 +92,7 @@ impl PlanBuilder {
         {
             return self.fused_moe(x, moe, [gate_up, down], [rows, log]);
         }
-        let ((norm, w), [router, bias], experts) = (moe.pre, moe.router, moe.experts);
+        let ((norm, w), [router, bias], experts) = (moe.pre_norm, moe.router, moe.experts);
         let h = self.rms_norm(x, w, norm);
         let logits = self.matmul(h, router, Some(bias), None); // [rows, experts]
         let [ids, weights] = self.router(logits, rows, log, experts.k); // [rows, k]
@@ -110,9 +110,10 @@ impl PlanBuilder {
     /// [`PlanBuilder::moe`] in three launches.
     #[track_caller]
     fn fused_moe(&self, x: Slot, moe: &MoeInput, stacks: [[Slot; 2]; 2], [rows, log]: [Slot; 2]) -> MoeSlots {
-        let ((norm, w), [router, bias], experts) = (moe.pre, moe.router, moe.experts);
+        let ((norm, w), [router, bias], experts) = (moe.pre_norm, moe.router, moe.experts);
         let choice = self.route(x, norm, [w, router, bias], rows, log, experts.k);
-        let [first, second] = [Some(moe.pre), None].map(|pre| BitInput { pre, norm: moe.norm, act: moe.quant });
+        let [first, second] =
+            [Some(moe.pre_norm), None].map(|pre_norm| BitInput { pre_norm, norm: moe.norm, act: moe.quant });
         let hidden = self.bit_swiglu(x, first, stacks[0], moe.gate_up.outs[0], choice[0], (experts, moe.act));
         let out = self.bit_combine(hidden, second, stacks[1], choice, experts, (x, moe.bound));
         MoeSlots { out, expert_ids: choice[0], expert_weights: choice[1], hidden, composed: None }

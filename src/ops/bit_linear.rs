@@ -1,4 +1,4 @@
-//! The layers of few rows in one launch each: norm, absmax codes, ternary product, and what follows it.
+//! BitLinear layers for few rows in one launch each: norm, absmax codes, ternary product, and epilogue.
 
 use crate::error::Result;
 use crate::ops::combine::Combine;
@@ -16,23 +16,23 @@ use crate::shader;
 use crate::tensor::{DType, Spec, code_words};
 
 /// Codes of x under the norms of a stack, their product with it, and an epilogue; the composition of `rms_norm` (with a
-/// norm in front), `norm_quantise`, `ternary_matmul` and, by the kind, `swiglu` or `combine`.
+/// pre-norm), `norm_quantise`, `ternary_matmul` and, by the kind, `swiglu` or `combine`.
 ///
-/// Every workgroup makes the codes that it needs anew: worth a launch where rows are few. Where that is dear, from two
-/// rows on there are two launches.
+/// Every workgroup recomputes the codes that it needs, which is cheaper than a launch if there are few rows. Where it is not,
+/// two or more rows take two launches.
 #[derive(Debug)]
 struct BitLinear {
     /// Output rows of each matrix of the stack, or of one expert.
     outs: Vec<usize>,
-    /// A norm in front, with its weight among the inputs.
-    pre: Option<RmsNorm>,
+    /// A norm before the matrices' own, with its weight among the inputs.
+    pre_norm: Option<RmsNorm>,
     norm: RmsNorm,
     act: ActQuant,
     residual: bool,
     kind: Kind,
 }
 
-/// What a [`BitLinear`] is.
+/// The kinds of [`BitLinear`].
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
     /// x `[n, d]` → `[n, Σ outs]`, each matrix under its own norm.
@@ -56,30 +56,29 @@ params!(BitLinearParams {
     max_code: f32,
     act_bound: f32,
     act_floor: f32,
-    pre_eps: f32,
-    pre_floor: f32,
-    pre_in_bound: f32,
-    pre_out_bound: f32,
-    mix_bound: f32,
+    pre_norm_eps: f32,
+    pre_norm_floor: f32,
+    pre_norm_in_bound: f32,
+    pre_norm_out_bound: f32,
+    sum_bound: f32,
     gate_bound: f32,
     product_bound: f32,
     counted_by: u32,
     rows: u32,
 });
 
-/// Rows from which on workgroups are as large as can be.
+/// Minimum number of rows for which workgroups have the maximum size.
 const MANY_ROWS: usize = 4;
 /// Maximum number of shares of the columns and tiles of a workgroup, multiplied.
 const MAX_SHARES: usize = 8;
-/// What making the codes costs a workgroup, in tiles.
+/// The cost of computing the codes in a workgroup, in tiles.
 const CODES_COST: usize = 2;
-/// Most words of codes that a workgroup keeps.
+/// Maximum number of words of codes that a workgroup keeps.
 const MAX_CODE_WORDS: usize = 2560;
-/// Most threads of the launch that makes codes only.
+/// Maximum number of threads of the launch that makes codes only.
 const CODES_THREADS: usize = 64;
 
-/// Whether layers with `rows` rows at most and inputs of width `d` fuse into one launch each, `terms` of them meeting in
-/// an output.
+/// Whether layers with at most `rows` rows and inputs of width `d` fit into one launch each, with `terms` products per output.
 pub(super) fn fits_fused(rows: usize, d: usize, terms: usize) -> bool {
     rows <= MAX_DECODE_ROWS && d.is_multiple_of(4) && terms * code_words(d) <= MAX_CODE_WORDS
 }
@@ -88,7 +87,7 @@ pub(super) fn fits_fused(rows: usize, d: usize, terms: usize) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct BitInput {
     /// A norm before the matrices' own, and its weight `[d]`.
-    pub pre: Option<(RmsNorm, Slot)>,
+    pub pre_norm: Option<(RmsNorm, Slot)>,
     /// The form of the matrices' own norms.
     pub norm: RmsNorm,
     /// The rule of the codes.
@@ -108,7 +107,8 @@ impl PlanBuilder {
         residual: Option<Slot>,
     ) -> Slot {
         let op = BitLinear::new(input, outs, residual.is_some(), Kind::Plain);
-        let slots: Vec<Slot> = [x, norms, weights].into_iter().chain(input.pre.map(|p| p.1)).chain(residual).collect();
+        let slots: Vec<Slot> =
+            [x, norms, weights].into_iter().chain(input.pre_norm.map(|p| p.1)).chain(residual).collect();
         self.push(op, &slots)
     }
 
@@ -121,11 +121,12 @@ impl PlanBuilder {
         input: BitInput,
         [norms, weights]: [Slot; 2],
         d_ff: usize,
-        top: Slot,
+        expert_ids: Slot,
         (experts, act): (Experts, Act),
     ) -> Slot {
         let op = BitLinear::new(input, &[d_ff, d_ff], false, Kind::SwiGlu(experts, act));
-        let slots: Vec<Slot> = [x, norms, weights].into_iter().chain(input.pre.map(|p| p.1)).chain([top]).collect();
+        let slots: Vec<Slot> =
+            [x, norms, weights].into_iter().chain(input.pre_norm.map(|p| p.1)).chain([expert_ids]).collect();
         self.push(op, &slots)
     }
 
@@ -148,8 +149,8 @@ impl PlanBuilder {
 
 impl BitLinear {
     fn new(input: BitInput, outs: &[usize], residual: bool, kind: Kind) -> Self {
-        let BitInput { pre, norm, act } = input;
-        BitLinear { outs: outs.to_vec(), pre: pre.map(|p| p.0), norm, act, residual, kind }
+        let BitInput { pre_norm, norm, act } = input;
+        BitLinear { outs: outs.to_vec(), pre_norm: pre_norm.map(|p| p.0), norm, act, residual, kind }
     }
 
     fn experts(&self) -> Option<Experts> {
@@ -159,7 +160,7 @@ impl BitLinear {
         }
     }
 
-    /// Products that meet in an output.
+    /// Products that an output adds up or multiplies.
     fn terms(&self) -> usize {
         match self.kind {
             Kind::Plain => 1,
@@ -173,26 +174,26 @@ impl BitLinear {
         if self.kind == Kind::Plain { self.outs.iter().sum() } else { self.outs[0] }
     }
 
-    /// Number of the first input behind x, norms, weights and the norm in front.
+    /// Number of the first input after x, norms, weights and the pre-norm.
     fn rest(&self) -> usize {
-        3 + usize::from(self.pre.is_some())
+        3 + usize::from(self.pre_norm.is_some())
     }
 
     /// The unfused ops, one after the other.
     fn compose(&self, step: &Step, io: &mut Io, fast: bool) {
         let mut chain = Composed::new(step, fast, io);
         let rest = self.rest();
-        let x = match self.pre {
-            Some(pre) => chain.apply(&pre, &[0, 3])[0],
+        let x = match self.pre_norm {
+            Some(pre_norm) => chain.apply(&pre_norm, &[0, 3])[0],
             None => 0,
         };
         let experts = self.experts();
         let quantise = NormQuantise { norm: self.norm, act: self.act, experts };
-        let top = experts.map(|_| rest);
-        let codes = chain.apply(&quantise, &[&[x, 1][..], top.as_slice()].concat());
+        let expert_ids = experts.map(|_| rest);
+        let codes = chain.apply(&quantise, &[&[x, 1][..], expert_ids.as_slice()].concat());
         let residual = self.residual && experts.is_none();
         let product = TernaryMatmul::whole(&self.outs, experts, residual);
-        let last = if residual { Some(rest) } else { top };
+        let last = if residual { Some(rest) } else { expert_ids };
         let factors = [&[codes[0], codes[1], 2][..], last.as_slice()].concat();
         let (last, values): (&dyn Op, _) = match self.kind {
             Kind::Plain => return chain.finish(&product, &factors, io),
@@ -226,8 +227,8 @@ impl Op for BitLinear {
         expect("norm weights", inputs[1], &[matrices, d], &[DType::F32])?;
         let total = matrices / self.outs.len() * self.outs.iter().sum::<usize>();
         expect("weights", inputs[2], &[matrices, total, d], &[DType::Ternary])?;
-        if self.pre.is_some() {
-            expect("weight of the norm in front", inputs[3], &[d], &[DType::F32])?;
+        if self.pre_norm.is_some() {
+            expect("pre-norm weight", inputs[3], &[d], &[DType::F32])?;
         }
         if let Some(e) = experts {
             expect("chosen experts", rest[0], &[n, e.k], &[DType::U32])?;
@@ -267,7 +268,7 @@ impl Op for BitLinear {
     fn variants(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Variants {
         let counted_by = outputs[0].leading_only();
         FewRows::variants(caps, |form| {
-            // Of two rows or more, that form would make each row's codes many times over.
+            // With two rows or more, that form would recompute each row's codes too often.
             if form.lookup_tables && (2..=MAX_DECODE_ROWS).contains(&counted_by.shape[0]) {
                 let kernel = self.codes_kernel(inputs, &counted_by);
                 return Variant::new("two-launches", caps, kernel).followed_by(self.rows_kernel(inputs, &counted_by));
@@ -281,14 +282,14 @@ impl Op for BitLinear {
 impl BitLinear {
     fn fused(&self, caps: &Caps, form: FewRows, inputs: &[&Spec], counted_by: &Spec) -> Kernel {
         let slots = if let Kind::SwiGlu(e, _) = self.kind { e.slots() } else { 1 };
-        // The two matrices of SwiGLU meet in the same outputs.
+        // The two matrices of SwiGLU give the same outputs.
         let outs = if self.kind == Kind::Plain { &self.outs[..] } else { &self.outs[..1] };
         let FewRows { split_k, vec4s_per_thread, .. } = form;
         let groups = groups(form, outs, counted_by.shape[0]);
         let tiles = outs.iter().map(|o| o.div_ceil(TILE_ROWS * groups)).sum();
         let (units, shares) = (code_words(inputs[0].width()) / 4, split_k * groups);
         let overrides = [
-            ("SPLIT", split_k),
+            ("SPLIT_K", split_k),
             ("GROUPS", groups),
             ("TERMS", self.terms()),
             ("UNITS", units),
@@ -297,7 +298,7 @@ impl BitLinear {
             ("SHARES", TILE_ROWS / 4 * shares),
         ];
         Kernel {
-            source: shader!("bit_linear"),
+            source: shader!("ternary/bit_linear"),
             defines: [form.defines(caps), self.defines()].concat(),
             overrides: overrides.map(|(name, value)| (name, value as f64)).to_vec(),
             params: self.params(inputs[0].width(), counted_by).params(),
@@ -306,8 +307,8 @@ impl BitLinear {
     }
 }
 
-/// Tiles of a workgroup: as many as it may have, unless too many of the last workgroups' would be behind a matrix's end.
-/// A row's workgroups each make its codes, and with enough rows larger workgroups leave no core without one.
+/// Tiles of a workgroup: the maximum, unless too many tiles of the last workgroups would lie behind a matrix's end. Every
+/// workgroup of a row computes its codes, and with enough rows larger workgroups still occupy all cores.
 fn groups(form: FewRows, outs: &[usize], rows: usize) -> usize {
     let max = if rows >= MANY_ROWS { MAX_SHARES / form.split_k } else { form.tiles };
     let cost =
@@ -315,9 +316,9 @@ fn groups(form: FewRows, outs: &[usize], rows: usize) -> usize {
     (1..=max.max(1)).rev().min_by_key(|&g| cost(g)).unwrap_or(1)
 }
 
-/// In two launches: the codes of all rows, then products in which rows that meet the same matrix share its words.
+/// In two launches: the codes of all rows, then products in which rows of the same matrix share its words.
 impl BitLinear {
-    /// Sets of codes that a row has for one matrix, or for one of each expert's; and how many matrices that makes.
+    /// Sets of codes of a row for one matrix (or one matrix of each expert), and the number of such matrices.
     fn sets(&self) -> [usize; 2] {
         match self.kind {
             Kind::Plain => [1, self.outs.len()],
@@ -344,7 +345,7 @@ impl BitLinear {
 
     fn codes_kernel(&self, inputs: &[&Spec], counted_by: &Spec) -> Kernel {
         let ([times, terms], units) = (self.sets(), code_words(inputs[0].width()) / 4);
-        // The slots of a row that share its x share the norm of it.
+        // Slots of a row that share its x also share its norm.
         let (groups, terms) = if let Kind::SwiGlu(..) = self.kind { (1, times * terms) } else { (times, terms) };
         let held = units.div_ceil(CODES_THREADS);
         let threads = units.div_ceil(held).next_multiple_of(8);
@@ -355,7 +356,7 @@ impl BitLinear {
             ("THREADS", threads),
             ("SHARES", 2 * (terms + 1) * CODES_THREADS / 8),
         ];
-        let kernel = self.shared_kernel(shader!("bit_codes"), inputs, counted_by, &overrides);
+        let kernel = self.shared_kernel(shader!("ternary/bit_linear_codes"), inputs, counted_by, &overrides);
         Kernel { grid: Grid::x(Extent::rows(counted_by, groups, 1)), ..kernel }
     }
 
@@ -368,7 +369,7 @@ impl BitLinear {
             Kind::SwiGlu(..) => (terms, tiles(&self.outs[..1]), 0),
             Kind::Combine(..) => (times, tiles(&self.outs), rows * times * tiles(&self.outs) * TILE_ROWS),
         };
-        // Of few rows mostly at most two choose the same expert.
+        // Few rows rarely choose the same expert more than twice.
         let four = rows > 2 && self.kind == Kind::Plain;
         let blocks = match self.kind {
             Kind::Plain => Extent::rows(counted_by, 1, if four { 4 } else { 2 }),
@@ -376,8 +377,8 @@ impl BitLinear {
             Kind::Combine(..) => Extent::Fixed(1),
         };
         let overrides = [("TERMS", terms), ("UNITS", units), ("FIRST_PRODUCT", first_product), ("TILES", tiles)];
-        let mut kernel = self.shared_kernel(shader!("bit_rows"), inputs, counted_by, &overrides);
-        kernel.defines.extend(four.then_some("PAIRS2"));
+        let mut kernel = self.shared_kernel(shader!("ternary/bit_linear_rows"), inputs, counted_by, &overrides);
+        kernel.defines.extend(four.then_some("TWO_PAIRS"));
         kernel.grid = Grid::xy(Extent::Fixed(tiles), blocks);
         FollowUp { kernel, words: 4 * first_product + products }
     }
@@ -388,12 +389,12 @@ impl BitLinear {
             Kind::SwiGlu(..) => "SWIGLU",
             Kind::Combine(..) => "COMBINE",
         };
-        let flags = [(self.pre.is_some(), "PRE"), (self.residual, "RESIDUAL"), (true, kind)];
+        let flags = [(self.pre_norm.is_some(), "PRE_NORM"), (self.residual, "RESIDUAL"), (true, kind)];
         flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect()
     }
 
     fn params(&self, width: usize, counted_by: &Spec) -> BitLinearParams {
-        let (norm, pre) = (self.norm, self.pre.unwrap_or(self.norm));
+        let (norm, pre_norm) = (self.norm, self.pre_norm.unwrap_or(self.norm));
         let [gate_bound, product_bound] = if let Kind::SwiGlu(_, act) = self.kind { act.bounds() } else { [0.0; 2] };
         BitLinearParams {
             width: width as u32,
@@ -408,13 +409,13 @@ impl BitLinear {
             max_code: self.act.max_code,
             act_bound: self.act.bound,
             act_floor: self.act.floor,
-            pre_eps: pre.eps,
-            pre_floor: pre.floor(),
-            pre_in_bound: pre.in_bound(),
-            pre_out_bound: pre.out_bound(),
+            pre_norm_eps: pre_norm.eps,
+            pre_norm_floor: pre_norm.floor(),
+            pre_norm_in_bound: pre_norm.in_bound(),
+            pre_norm_out_bound: pre_norm.out_bound(),
             gate_bound,
             product_bound,
-            mix_bound: if let Kind::Combine(_, bound) = self.kind { bound } else { 0.0 },
+            sum_bound: if let Kind::Combine(_, bound) = self.kind { bound } else { 0.0 },
             counted_by: counted_by.counted_by as u32,
             rows: counted_by.shape[0] as u32,
         }

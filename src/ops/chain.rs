@@ -1,4 +1,4 @@
-//! Ops applied one after the other on the CPU: what a fused op means.
+//! Ops applied one after the other on the CPU: the definition of a fused op.
 
 use std::cell::RefCell;
 

@@ -82,6 +82,6 @@ impl Op for Combine {
             bound: self.bound,
         };
         let grid = Grid::x(Extent::rows(x, x.width(), 64));
-        Kernel { source: shader!("combine"), defines: vec![], overrides: vec![], params: params.params(), grid }
+        Kernel { source: shader!("moe/combine"), defines: vec![], overrides: vec![], params: params.params(), grid }
     }
 }

@@ -52,6 +52,6 @@ impl Op for Concat {
             width_b: b.width() as u32,
         };
         let grid = Grid::x(Extent::rows(y, y.width(), 64));
-        Kernel { source: shader!("concat"), defines: vec![], overrides: vec![], params: params.params(), grid }
+        Kernel { source: shader!("rows/concat"), defines: vec![], overrides: vec![], params: params.params(), grid }
     }
 }

@@ -131,6 +131,6 @@ impl Op for Embed {
         let flags = [(self.image, "IMAGE"), (inputs[1].dtype == DType::F16, "F16")];
         let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
         let grid = Grid::x(Extent::rows(&outputs[0].leading_only(), 1, 1));
-        Kernel { source: shader!("embed"), defines, overrides: vec![], params: params.params(), grid }
+        Kernel { source: shader!("rows/embed"), defines, overrides: vec![], params: params.params(), grid }
     }
 }

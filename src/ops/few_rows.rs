@@ -1,27 +1,27 @@
-//! What ops call few rows, and how kernels for few rows divide a ternary product among threads: the forms that
+//! How many rows count as few, and how kernels for few rows divide a ternary product among threads: the forms that
 //! `bit_linear` and `ternary_matmul` offer as variants, by name.
 
 use crate::plan::{Caps, Variant, Variants};
 
-/// Rows up to which kernels work on dot products, each row for itself; beyond, they share between rows what they read.
+/// Maximum number of rows for which kernels compute dot products row by row; with more rows, rows share what is read.
 pub(super) const MAX_MATVEC_ROWS: usize = 4;
-/// Rows of a step that decodes sessions, at most: attention over the cache takes each for itself.
+/// Maximum number of rows of a decode step: attention over the cache then handles each row separately.
 pub(super) const MAX_DECODE_ROWS: usize = 8;
 
-/// A form of the kernels that import `shared/ternary_few.wgsl`.
+/// A form of the kernels that import `shared/ternary_matvec.wgsl`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FewRows {
-    /// `k`: shares of the columns, `v`: vec4s of outputs, `t`: tiles; `i16`: packed integers.
+    /// `k`: `split_k`, `v`: `vec4s_per_thread`, `t`: `tiles`, `i16`: `packed_i16`.
     pub name: &'static str,
-    /// Shares of the columns in a workgroup; at most 8 with `tiles` multiplied.
+    /// Shares of the columns in a workgroup; `split_k · tiles` is at most 8.
     pub split_k: usize,
-    /// Consecutive vec4s of outputs of a thread: 1, 2 or 4.
+    /// vec4 outputs computed per thread: 1, 2 or 4, consecutive ones.
     pub vec4s_per_thread: usize,
     /// Maximum number of tiles in a workgroup of a fused layer, which share the work of making the codes.
     pub tiles: usize,
-    /// A product of 32 bits does two columns, rather than a dot product of bytes four. So it is without `dot4`, too.
+    /// One 32-bit product computes two columns, instead of a dot product of bytes four. Always so without `dot4`.
     packed_i16: bool,
-    /// Looks up sums that neighbouring lanes hold. Only with software subgroups.
+    /// Sums are looked up in tables that neighbouring lanes hold. Only with software subgroups.
     pub lookup_tables: bool,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct FewRows {
 const GPU: FewRows = form("k4-v1-t2", [4, 1, 2]);
 /// For drivers that compute on the CPU.
 const CPU_DRIVER: FewRows = FewRows { packed_i16: true, ..form("k1-v4-t4-i16", [1, 4, 4]) };
-/// For those of them with subgroups.
+/// For drivers that compute on the CPU and have subgroups.
 const TABLES: FewRows = FewRows { lookup_tables: true, ..form("tables", [1, 4, 4]) };
 const FORMS: [FewRows; 6] = [
     GPU,
@@ -45,7 +45,7 @@ const fn form(name: &'static str, [split_k, vec4s_per_thread, tiles]: [usize; 3]
 }
 
 impl FewRows {
-    /// The form that runs where nothing was timed.
+    /// The default form.
     fn usual(caps: &Caps) -> FewRows {
         match (caps.cpu_driver, caps.software_subgroups) {
             (false, _) => GPU,
@@ -55,11 +55,11 @@ impl FewRows {
     }
 
     fn is_possible(&self, caps: &Caps) -> bool {
-        // With software subgroups, tables take the place of the other forms of four vec4s.
+        // With software subgroups, tables replace the other forms with 4 vec4s per thread.
         if caps.software_subgroups { self.lookup_tables || self.vec4s_per_thread < 4 } else { !self.lookup_tables }
     }
 
-    /// A variant for each form that is possible, the usual one first.
+    /// A variant for each form that is possible, the default first.
     pub fn variants(caps: &Caps, variant: impl Fn(FewRows) -> Variant) -> Variants {
         let possible = FORMS.into_iter().filter(|form| form.is_possible(caps));
         possible.fold(Variants::usual(variant(Self::usual(caps))), |all, form| all.or(variant(form)))
@@ -71,7 +71,8 @@ impl FewRows {
             return vec!["TABLES"];
         }
         let packed = self.packed_i16 || !caps.dot4;
-        let flags = [(self.vec4s_per_thread == 2, "QUADS2"), (self.vec4s_per_thread == 4, "QUADS4"), (packed, "PAIRS")];
+        let flags =
+            [(self.vec4s_per_thread == 2, "VEC4S2"), (self.vec4s_per_thread == 4, "VEC4S4"), (packed, "PACKED_I16")];
         flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect()
     }
 }

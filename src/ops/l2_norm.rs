@@ -17,7 +17,7 @@ struct L2Norm {
 params!(L2NormParams { width: u32, floor: f32 });
 
 impl PlanBuilder {
-    /// The rows of x divided by their lengths, of which each is taken for at least `floor`.
+    /// The rows of x divided by their lengths, each length at least `floor`.
     #[track_caller]
     pub fn l2_norm(&self, x: Slot, floor: f32) -> Slot {
         self.push(L2Norm { floor }, &[x])
@@ -51,6 +51,6 @@ impl Op for L2Norm {
         let x = inputs[0];
         let params = L2NormParams { width: x.width() as u32, floor: self.floor };
         let grid = Grid::x(Extent::rows(x, 1, 1));
-        Kernel { source: shader!("l2_norm"), defines: vec![], overrides: vec![], params: params.params(), grid }
+        Kernel { source: shader!("norm/l2_norm"), defines: vec![], overrides: vec![], params: params.params(), grid }
     }
 }

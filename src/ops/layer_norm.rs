@@ -66,6 +66,6 @@ impl Op for LayerNorm {
         let x = inputs[0];
         let params = LayerNormParams { width: x.width() as u32, eps: self.eps };
         let grid = Grid::x(Extent::rows(x, 1, 1));
-        Kernel { source: shader!("layer_norm"), defines: vec![], overrides: vec![], params: params.params(), grid }
+        Kernel { source: shader!("norm/layer_norm"), defines: vec![], overrides: vec![], params: params.params(), grid }
     }
 }

@@ -59,6 +59,12 @@ impl Op for LstmCell {
             width: h.width() as u32,
         };
         let grid = Grid::x(Extent::rows(h, h.width(), 64));
-        Kernel { source: shader!("lstm_cell"), defines: vec![], overrides: vec![], params: params.params(), grid }
+        Kernel {
+            source: shader!("elements/lstm_cell"),
+            defines: vec![],
+            overrides: vec![],
+            params: params.params(),
+            grid,
+        }
     }
 }

@@ -30,12 +30,12 @@ params!(MatMulParams { counted_by: u32, rows: u32, per_row: u32, d_in: u32, d_ou
 
 /// Outputs of a lane of the matvec kernel (its `OUTS`).
 const MATVEC_OUTS: usize = 4;
-/// Outputs and rows of a workgroup of the kernel whose lanes pass words on (its `WORKERS` times 4, its `ROWS`).
+/// Outputs and rows of a workgroup of the kernel for software subgroups (its `WORKERS` times 4, its `ROWS`).
 const LANE_BLOCK: [usize; 2] = [128, 8];
 /// Outputs and rows of a workgroup of the kernel with workgroup memory (its `OUTS` and `ROWS`).
 const TILE_BLOCK: [usize; 2] = [64, 32];
 
-/// How the kernel for few rows divides its outputs: `groups` of `lanes` that share some, 32 to 128 threads in all.
+/// How the kernel for few rows divides its outputs: among `groups` of `lanes` threads, 32 to 128 threads in all.
 #[derive(Debug)]
 struct MatvecTile {
     name: &'static str,
@@ -43,7 +43,7 @@ struct MatvecTile {
     groups: usize,
 }
 
-/// The usual one of GPUs, that of drivers that compute on the CPU, and others.
+/// The default on GPUs, the default of drivers that compute on the CPU, and others.
 const MATVEC_TILES: [MatvecTile; 5] = [
     MatvecTile { name: "32x2", lanes: 32, groups: 2 },
     MatvecTile { name: "4x8", lanes: 4, groups: 8 },
@@ -173,22 +173,30 @@ impl MatMul {
     fn matvec(&self, tile: &MatvecTile, inputs: &[&Spec]) -> Kernel {
         let (x, w) = (inputs[0], inputs[1]);
         let grid = Grid::x(Extent::Fixed(w.shape[0].div_ceil(tile.groups * MATVEC_OUTS)));
-        let mut kernel = self.described(shader!("matvec"), inputs, grid);
+        let mut kernel = self.described(shader!("matmul/matmul_matvec"), inputs, grid);
         kernel.defines.extend((w.dtype != DType::F32 && x.width().is_multiple_of(8)).then_some("WIDE"));
         kernel.overrides = vec![("LANES", tile.lanes as f64), ("GROUPS", tile.groups as f64)];
         kernel
     }
 
-    /// Blocks of rows and outputs whose lanes pass words on.
+    /// Blocks of rows and outputs, for software subgroups.
     fn lanes(&self, inputs: &[&Spec]) -> Kernel {
         let outs = Extent::Fixed(inputs[1].shape[0].div_ceil(LANE_BLOCK[0]));
-        self.described(shader!("matmul_lanes"), inputs, Grid::xy(Extent::rows(inputs[0], 1, LANE_BLOCK[1]), outs))
+        self.described(
+            shader!("matmul/matmul_lanes"),
+            inputs,
+            Grid::xy(Extent::rows(inputs[0], 1, LANE_BLOCK[1]), outs),
+        )
     }
 
     /// Blocks of rows and outputs in workgroup memory.
     fn tiled(&self, inputs: &[&Spec]) -> Kernel {
         let outs = Extent::Fixed(inputs[1].shape[0].div_ceil(TILE_BLOCK[0]));
-        self.described(shader!("matmul"), inputs, Grid::xy(outs, Extent::rows(inputs[0], 1, TILE_BLOCK[1])))
+        self.described(
+            shader!("matmul/matmul_tiles"),
+            inputs,
+            Grid::xy(outs, Extent::rows(inputs[0], 1, TILE_BLOCK[1])),
+        )
     }
 }
 
@@ -245,8 +253,8 @@ mod tests {
 
     #[test]
     fn the_shaders_have_the_same_blocks() {
-        assert_eq!(shader!("matvec").number("OUTS"), Some(MATVEC_OUTS));
-        let (lanes, tiles) = (shader!("matmul_lanes"), shader!("matmul"));
+        assert_eq!(shader!("matmul/matmul_matvec").number("OUTS"), Some(MATVEC_OUTS));
+        let (lanes, tiles) = (shader!("matmul/matmul_lanes"), shader!("matmul/matmul_tiles"));
         assert_eq!(["WORKERS", "ROWS"].map(|n| lanes.number(n)), [Some(LANE_BLOCK[0] / 4), Some(LANE_BLOCK[1])]);
         assert_eq!(["OUTS", "ROWS"].map(|n| tiles.number(n)), TILE_BLOCK.map(Some));
     }

@@ -12,7 +12,7 @@ use crate::tensor::{DType, Spec};
 /// The `k` slots whose cosine with the query, times their quality, is largest: their sum, weighted by the softmax of those
 /// scores. Source: Das et al. 2024 (Larimar), as BitGen reads its memory.
 ///
-/// q `[rows, d]`, memory `[slots, d]`, quality `[slots]`, all F32 → read `[rows, d]` F32, top `[rows, k]` U32 in order of
+/// q `[rows, d]`, memory `[slots, d]`, quality `[slots]`, all F32 → read `[rows, d]` F32, slot_ids `[rows, k]` U32 in order of
 /// falling scores (equal ones: the lower slot first), weights `[rows, k]` F32. A vector shorter than 1e-12 is taken for
 /// one of that length. Error: ≤ 1e-5; slots whose scores are equal up to rounding may change places.
 #[derive(Debug)]
@@ -20,17 +20,17 @@ struct MemoryRead {
     k: usize,
 }
 
-/// Least length of a vector in a cosine.
+/// Minimum length of a vector in a cosine.
 const FLOOR: f32 = 1e-12;
-/// Most slots: their scores lie in workgroup memory (the shader's `MAX_SLOTS`).
+/// Maximum number of slots: their scores lie in workgroup memory (the shader's `MAX_SLOTS`).
 pub const MAX_MEMORY: usize = 2048;
-/// Most slots that are read (the shader's `MAX_K`).
+/// Maximum number of slots that are read (the shader's `MAX_K`).
 const MAX_K: usize = 16;
 
 params!(MemoryReadParams { width: u32, slots: u32, k: u32, floor: f32 });
 
 impl PlanBuilder {
-    /// `[read, top, weights]` of the `k` slots of `memory` that answer the queries q best.
+    /// `[read, slot_ids, weights]` of the `k` slots of `memory` that answer the queries q best.
     #[track_caller]
     pub fn memory_read(&self, q: Slot, memory: Slot, quality: Slot, k: usize) -> [Slot; 3] {
         self.push_all(MemoryRead { k }, &[q, memory, quality])
@@ -64,18 +64,18 @@ impl Op for MemoryRead {
                 dot / (size(q) * size(m)) * f64::from(quality)
             };
             let scores: Vec<f64> = memory.chunks_exact(width).zip(quality).map(score).collect();
-            let mut top: Vec<usize> = (0..scores.len()).collect();
+            let mut slot_ids: Vec<usize> = (0..scores.len()).collect();
             // NaN of either sign first.
             let key = |s: usize| if scores[s].is_nan() { f64::NAN } else { scores[s] };
-            top.sort_by(|&a, &b| key(b).total_cmp(&key(a)));
-            top.truncate(self.k);
-            let weights: Vec<f64> = top.iter().map(|&s| (scores[s] - scores[top[0]]).exp()).collect();
+            slot_ids.sort_by(|&a, &b| key(b).total_cmp(&key(a)));
+            slot_ids.truncate(self.k);
+            let weights: Vec<f64> = slot_ids.iter().map(|&s| (scores[s] - scores[slot_ids[0]]).exp()).collect();
             let total: f64 = weights.iter().sum();
             for i in 0..width {
                 let value = |(&s, w): (&usize, &f64)| f64::from(memory[s * width + i]) * w / total;
-                io.out_f32s(0)[r * width + i] = top.iter().zip(&weights).map(value).sum::<f64>() as f32;
+                io.out_f32s(0)[r * width + i] = slot_ids.iter().zip(&weights).map(value).sum::<f64>() as f32;
             }
-            for (j, (&s, w)) in top.iter().zip(&weights).enumerate() {
+            for (j, (&s, w)) in slot_ids.iter().zip(&weights).enumerate() {
                 io.out_u32s(1)[r * self.k + j] = s as u32;
                 io.out_f32s(2)[r * self.k + j] = (w / total) as f32;
             }
@@ -87,6 +87,12 @@ impl Op for MemoryRead {
         let params =
             MemoryReadParams { width: q.width() as u32, slots: memory.shape[0] as u32, k: self.k as u32, floor: FLOOR };
         let grid = Grid::x(Extent::rows(q, 1, 1));
-        Kernel { source: shader!("memory_read"), defines: vec![], overrides: vec![], params: params.params(), grid }
+        Kernel {
+            source: shader!("memory/memory_read"),
+            defines: vec![],
+            overrides: vec![],
+            params: params.params(),
+            grid,
+        }
     }
 }

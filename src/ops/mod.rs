@@ -2,11 +2,25 @@
 //!
 //! Order: `sampling`, `chain`, `few_rows`, `embed`, `rms_norm`, `layer_norm`, `l2_norm`, `absmax`, `affine`, `unary`,
 //! `swiglu`, `concat`, `select_rows`, `span_mean`, `quantise`, `patches`, `pixel_shuffle`, `pool`, `matmul`, `lstm_cell`,
-//! `memory_read`, `read_words`, `combine`, `norm_quantise`, `attention`, `attention_weights`, `rope_kv_write`,
+//! `memory_read`, `bandwidth_probe`, `combine`, `norm_quantise`, `attention`, `attention_weights`, `rope_kv_write`,
 //! `store_rows`, `router`, `route`, `group_rows`, `ternary_matmul`, `bit_linear`, `bit_layers`, `sample`.
 //!
+//! ## What is in it
+//! 1. Elements and rows: `rms_norm` (the shortest complete op), `layer_norm`, `l2_norm`, `affine`, `unary`, `swiglu`, `concat`;
+//!    `embed`, `select_rows`, `store_rows`, `span_mean`.
+//! 2. Full-precision products: `matmul`; `lstm_cell`. Images: `patches`, `pixel_shuffle`, `pool`.
+//! 3. Ternary products: `absmax` and `quantise`, or `norm_quantise` (activation codes), then `ternary_matmul`; `bit_linear`
+//!    fuses them for few rows.
+//! 4. Mixture of experts: `router`, `route` (the router with its norm, for few rows), `group_rows`, `combine`. Models ask for
+//!    whole BitLinear layers with `bit_layers`, which chooses the ops.
+//! 5. Attention: `rope_kv_write`, `attention`, `attention_weights`; `memory_read` (a BitGen's episodic memory).
+//! 6. Choosing a token: `sampling` (the arithmetic), `sample`.
+//! 7. Shared by ops: `chain` (an op as a composition of others), `few_rows` (how kernels for few rows divide their work),
+//!    `simd/` (the fast paths on the CPU). `bandwidth_probe` measures memory for the benchmark.
+//!
 //! ## Add an op
-//! 1. `shaders/foo.wgsl`: the kernel. Header with purpose, grid and source; `#bind` lines that end with shapes.
+//! 1. `shaders/KIND/foo.wgsl`: the kernel. Header with purpose, grid and source; `#bind` lines that end with shapes. An op with
+//!    several kernels has a file each, named after op and variant.
 //! 2. `src/ops/foo.rs`: the struct, a method on [`PlanBuilder`](crate::plan::PlanBuilder), and
 //!    [`Op`](crate::plan::Op) for it. `cpu` is the definition: plain loops. `cpu_fast` only where time goes.
 //!    An op whose kernel has several variants, all correct, names them in `variants`: autotuning times them.
@@ -14,13 +28,13 @@
 //! 4. `tests/support/op_cases/`: rows with nasty sizes. A test fails if a name has none.
 //!
 //! Nothing in `cpu/` or `engine/` changes, and in `gpu/` only the list of snippets in `shader.rs`, for a new one in
-//! `shaders/shared/`. `sampling`, `chain` and `few_rows` are what several ops share; `bit_layers` is how models ask for
-//! layers of BitLinears, and chooses which ops they are made of. `simd/` has the fast paths of the CPU.
+//! `shaders/shared/`.
 
 mod absmax;
 mod affine;
 mod attention;
 mod attention_weights;
+mod bandwidth_probe;
 mod bit_layers;
 mod bit_linear;
 mod chain;
@@ -39,7 +53,6 @@ mod patches;
 mod pixel_shuffle;
 mod pool;
 mod quantise;
-mod read_words;
 mod rms_norm;
 mod rope_kv_write;
 mod route;
@@ -55,6 +68,7 @@ mod ternary_matmul;
 mod unary;
 
 pub use attention::{AttentionShape, Columns, MASKED, MAX_HEAD};
+pub use bandwidth_probe::PROBE_CHUNK;
 pub use bit_layers::{BitStack, MoeInput, MoeSlots};
 pub use bit_linear::BitInput;
 pub use embed::{ROW_WORDS, Row, TOKEN_CLAMP, TOKEN_IMAGE};
@@ -62,7 +76,6 @@ pub use memory_read::MAX_MEMORY;
 pub use norm_quantise::{ActQuant, Experts};
 pub use patches::{Pixels, Window};
 pub use pool::PoolKind;
-pub use read_words::READ_CHUNK;
 pub use rms_norm::{NormClamp, RmsNorm};
 pub use rope_kv_write::Rope;
 pub use router::MAX_EXPERTS;
@@ -83,6 +96,7 @@ pub const NAMES: &[&str] = &[
     "affine",
     "attention",
     "attention_weights",
+    "bandwidth_probe",
     "bit_linear",
     "combine",
     "concat",
@@ -98,7 +112,6 @@ pub const NAMES: &[&str] = &[
     "pixel_shuffle",
     "pool",
     "quantise",
-    "read_words",
     "rms_norm",
     "rope_kv_write",
     "route",

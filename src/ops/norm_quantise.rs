@@ -16,7 +16,7 @@ pub struct ActQuant {
     pub max_code: f32,
     /// Bound on the magnitude before quantisation; `f32::INFINITY` for none.
     pub bound: f32,
-    /// Least magnitude that is mapped to the largest code.
+    /// Minimum magnitude that is mapped to the largest code.
     pub floor: f32,
 }
 
@@ -42,9 +42,9 @@ impl Experts {
         self.n + self.shared
     }
 
-    /// Expert of slot `s` of a row whose choices are `top`.
-    pub(super) fn pick(self, top: &[u32], s: usize) -> usize {
-        if s < self.k { top[s] as usize } else { self.n + s - self.k }
+    /// Expert of slot `s` of a row whose choices are `expert_ids`.
+    pub(super) fn pick(self, expert_ids: &[u32], s: usize) -> usize {
+        if s < self.k { expert_ids[s] as usize } else { self.n + s - self.k }
     }
 
     /// Of the bytes of all experts, those that `rows` rows read: the shared ones and the expected number of different
@@ -60,8 +60,8 @@ impl Experts {
 /// Codes of x under each of several norms.
 ///
 /// x `[rows, d]` or `[rows, sets, d]` F32 (one input for all sets, or one each), w `[n, d]` F32, and with experts
-/// top `[rows, k]` U32 → codes `[rows, sets, d]`, meta `[rows, sets, 2]` F32: `1/k` and the sum of the codes.
-/// Without experts `sets = n`. With experts w holds p norms an expert and `sets = slots · p`: the chosen experts'
+/// expert_ids `[rows, k]` U32 → codes `[rows, sets, d]`, scale_and_sum `[rows, sets, 2]` F32: `1/k` and the sum of the codes.
+/// Without experts `sets = n`. With experts w holds p norms per expert and `sets = slots · p`: the chosen experts'
 /// in order, then the shared ones'. Error: a code may differ by 1 from `cpu` where rounding is on an edge.
 #[derive(Debug)]
 pub(super) struct NormQuantise {
@@ -87,24 +87,24 @@ params!(NormQuantiseParams {
 });
 
 impl PlanBuilder {
-    /// `[codes, meta]` of x under each norm of w. See [`PlanBuilder::ternary_matmul`], which reads them.
+    /// `[codes, scale_and_sum]` of x under each norm of w. See [`PlanBuilder::ternary_matmul`], which reads them.
     #[track_caller]
     pub fn norm_quantise(&self, x: Slot, w: Slot, norm: RmsNorm, act: ActQuant) -> [Slot; 2] {
         self.push_all(NormQuantise { norm, act, experts: None }, &[x, w])
     }
 
-    /// `[codes, meta]` of x under the norms of each row's experts.
+    /// `[codes, scale_and_sum]` of x under the norms of each row's experts.
     #[track_caller]
     pub fn norm_quantise_experts(
         &self,
         x: Slot,
         w: Slot,
-        top: Slot,
+        expert_ids: Slot,
         experts: Experts,
         norm: RmsNorm,
         act: ActQuant,
     ) -> [Slot; 2] {
-        self.push_all(NormQuantise { norm, act, experts: Some(experts) }, &[x, w, top])
+        self.push_all(NormQuantise { norm, act, experts: Some(experts) }, &[x, w, expert_ids])
     }
 }
 
@@ -182,8 +182,8 @@ impl Op for NormQuantise {
         let stride = 4 * code_words(width);
         for (at, (from, norm)) in self.sources(step, io).into_iter().enumerate() {
             let (x, w) = (&x[from * width..][..width], &w[norm * width..][..width]);
-            let meta = self.quantise(x, w, &mut io.out_codes(0)[at * stride..][..stride]);
-            io.out_f32s(1)[2 * at..][..2].copy_from_slice(&meta);
+            let scale_and_sum = self.quantise(x, w, &mut io.out_codes(0)[at * stride..][..stride]);
+            io.out_f32s(1)[2 * at..][..2].copy_from_slice(&scale_and_sum);
         }
     }
 
@@ -193,9 +193,9 @@ impl Op for NormQuantise {
         let sources = self.sources(step, io);
         let stride = 4 * code_words(width);
         let threads = io.threads;
-        let [codes, meta] = &mut io.outputs[..] else { return };
+        let [codes, scale_and_sum] = &mut io.outputs[..] else { return };
         let codes = simd::Shared::new(bytemuck::cast_slice_mut::<u32, i8>(codes.1));
-        let meta = simd::Shared::new(bytemuck::cast_slice_mut::<u32, f32>(meta.1));
+        let scale_and_sum = simd::Shared::new(bytemuck::cast_slice_mut::<u32, f32>(scale_and_sum.1));
         threads.chunks(sources.len(), simd::rows_a_task(width).min(sets), |range| {
             let mut y = vec![0.0; width];
             let mut last = None;
@@ -207,13 +207,14 @@ impl Op for NormQuantise {
                     _ => self.norm.normed(x, self.act.bound),
                 };
                 last = Some((from, normed));
-                let top = simd::norm(x, &w[norm * width..][..width], normed, &mut y);
-                let k = self.act.max_code / at_least(top, self.act.floor);
+                let max = simd::norm(x, &w[norm * width..][..width], normed, &mut y);
+                let k = self.act.max_code / at_least(max, self.act.floor);
                 // SAFETY: each set of a row belongs to one task.
-                let (codes, meta) = unsafe { (codes.slice(at * stride, stride), meta.slice(2 * at, 2)) };
+                let (codes, scale_and_sum) =
+                    unsafe { (codes.slice(at * stride, stride), scale_and_sum.slice(2 * at, 2)) };
                 codes[width..].fill(0);
                 let sum = simd::quantise(&y, k, self.act.max_code, codes);
-                meta.copy_from_slice(&[1.0 / k, sum as f32]);
+                scale_and_sum.copy_from_slice(&[1.0 / k, sum as f32]);
             }
         });
     }
@@ -244,6 +245,6 @@ impl Op for NormQuantise {
         };
         let grid = Grid::xy(Extent::Fixed(self.sets(n)), Extent::rows(&outputs[0].leading_only(), 1, 1));
         let defines = if self.experts.is_some() { vec!["EXPERTS"] } else { vec![] };
-        Kernel { source: shader!("norm_quantise"), defines, overrides: vec![], params: params.params(), grid }
+        Kernel { source: shader!("quantise/norm_quantise"), defines, overrides: vec![], params: params.params(), grid }
     }
 }

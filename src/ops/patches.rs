@@ -10,7 +10,7 @@ use crate::tensor::{CountedBy, DType, Spec};
 /// Square windows over a square image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
-    /// Pixels a side.
+    /// Pixels per side.
     pub size: usize,
     /// Pixels from a window to the next.
     pub stride: usize,
@@ -24,7 +24,7 @@ impl Window {
         Window { size, stride: size, pad: 0 }
     }
 
-    /// Windows along a side of an image of `side` pixels; none if it is smaller than a window, or no window at all.
+    /// Windows along a side of an image of `side` pixels; none if it is smaller than a window, or if the window is empty.
     pub fn count(self, side: usize) -> Option<usize> {
         let room = (side + 2 * self.pad).checked_sub(self.size)?;
         (self.size > 0 && self.pad < self.size).then(|| room.checked_div(self.stride)).flatten().map(|n| n + 1)
@@ -48,7 +48,7 @@ pub enum Pixels {
 /// Square images.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Square {
-    /// Pixels a side.
+    /// Pixels per side.
     pub side: usize,
     /// Channels.
     pub channels: usize,
@@ -96,7 +96,7 @@ impl Square {
     }
 }
 
-/// x, an image or several ([`Pixels`]) F32 → `[front + g², w]` F32 of each, g the windows a side: `front` rows of zeros, then
+/// x, an image or several ([`Pixels`]) F32 → `[front + g², w]` F32 of each, g the windows per side: `front` rows of zeros, then
 /// row `(Y, X)`, column `(c, y, x)`, the order of a convolution's weight; zeros outside the image, and in columns
 /// behind `channels · size²`, for a weight whose rows are padded so. With the weight as a matrix this is a convolution, or a vision
 /// transformer's patch embedding (Dosovitskiy et al. 2020).
@@ -122,7 +122,7 @@ params!(PatchesParams {
 });
 
 impl PlanBuilder {
-    /// The windows of each image as rows of `width` columns, behind `front` rows of zeros for tokens that are no patch.
+    /// The windows of each image as rows of `width` columns, behind `front` rows of zeros for tokens that are not patches.
     #[track_caller]
     pub fn patches(&self, x: Slot, pixels: Pixels, window: Window, front: usize, width: usize) -> Slot {
         self.push(Patches { pixels, window, front, width }, &[x])
@@ -184,6 +184,6 @@ impl Op for Patches {
             step_pixel: step_pixel as u32,
         };
         let grid = Grid::x(Extent::rows(outputs[0], 1, 1));
-        Kernel { source: shader!("patches"), defines: vec![], overrides: vec![], params: params.params(), grid }
+        Kernel { source: shader!("vision/patches"), defines: vec![], overrides: vec![], params: params.params(), grid }
     }
 }

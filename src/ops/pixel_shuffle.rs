@@ -59,6 +59,12 @@ impl Op for PixelShuffle {
             width: inputs[0].width() as u32,
         };
         let grid = Grid::x(Extent::rows(outputs[0], 1, 1));
-        Kernel { source: shader!("pixel_shuffle"), defines: vec![], overrides: vec![], params: params.params(), grid }
+        Kernel {
+            source: shader!("vision/pixel_shuffle"),
+            defines: vec![],
+            overrides: vec![],
+            params: params.params(),
+            grid,
+        }
     }
 }

@@ -17,7 +17,7 @@ pub enum PoolKind {
     Mean,
 }
 
-/// Each channel's largest value, or mean, over each window; x `[s², channels]` F32 → `[g², channels]` F32 with g windows a
+/// Each channel's largest value, or mean, over each window; x `[s², channels]` F32 → `[g², channels]` F32 with g windows per
 /// side, or several of each. What lies outside the image is left out of both.
 #[derive(Debug)]
 struct Pool {
@@ -70,11 +70,11 @@ impl Op for Pool {
             let pixels = |n: usize| (0..window.size).filter_map(move |i| window.pixel(n, i, side));
             let rows = pixels(token / grid);
             let values = rows.flat_map(|row| pixels(token % grid).map(move |col| x[(row * side + col) * channels + c]));
-            let (top, sum, n) = values.fold((f32::NEG_INFINITY, 0.0, 0), |(top, sum, n), v| {
-                (if v > top || v.is_nan() { v } else { top }, sum + f64::from(v), n + 1)
+            let (max, sum, n) = values.fold((f32::NEG_INFINITY, 0.0, 0), |(max, sum, n), v| {
+                (if v > max || v.is_nan() { v } else { max }, sum + f64::from(v), n + 1)
             });
             *y = match self.kind {
-                PoolKind::Max => top,
+                PoolKind::Max => max,
                 PoolKind::Mean => (sum / f64::from(n)) as f32,
             };
         }
@@ -98,6 +98,12 @@ impl Op for Pool {
             PoolKind::Mean => "MEAN",
         };
         let grid = Grid::x(Extent::rows(outputs[0], channels, 64));
-        Kernel { source: shader!("pool"), defines: vec![define], overrides: vec![], params: params.params(), grid }
+        Kernel {
+            source: shader!("vision/pool"),
+            defines: vec![define],
+            overrides: vec![],
+            params: params.params(),
+            grid,
+        }
     }
 }

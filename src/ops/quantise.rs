@@ -8,10 +8,10 @@ use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, 
 use crate::shader;
 use crate::tensor::{DType, Spec, code_words};
 
-/// `a = max(top, floor) / 127`, code `clamp(round(x / a), −128, 127)`, ties to even.
+/// `a = max(absmax, floor) / 127`, code `clamp(round(x / a), −128, 127)`, ties to even.
 ///
-/// x `[rows, d]` F32, top `[1]` F32 (from `absmax`, of these rows or of more) → codes `[rows, 1, d]`, meta `[rows, 1, 2]`
-/// F32: a and the sum of the codes. Error: a code may differ by 1 from `cpu` where rounding is on an edge.
+/// x `[rows, d]` F32, absmax `[1]` F32 (of these rows or of more) → codes `[rows, 1, d]`, scale_and_sum
+/// `[rows, 1, 2]` F32: a and the sum of the codes. Error: a code may differ by 1 from `cpu` where rounding is on an edge.
 #[derive(Debug)]
 struct Quantise {
     floor: f32,
@@ -23,11 +23,11 @@ const MAX_CODE: f32 = 127.0;
 params!(QuantiseParams { width: u32, max_code: f32, floor: f32 });
 
 impl PlanBuilder {
-    /// `[codes, meta]` of x, whose largest magnitude, or that of a larger tensor, is `top`. See
+    /// `[codes, scale_and_sum]` of x, whose largest magnitude, or that of a larger tensor, is `absmax`. See
     /// [`PlanBuilder::ternary_matmul`], which reads them.
     #[track_caller]
-    pub fn quantise(&self, x: Slot, top: Slot, floor: f32) -> [Slot; 2] {
-        self.push_all(Quantise { floor }, &[x, top])
+    pub fn quantise(&self, x: Slot, absmax: Slot, floor: f32) -> [Slot; 2] {
+        self.push_all(Quantise { floor }, &[x, absmax])
     }
 }
 
@@ -39,7 +39,7 @@ impl Op for Quantise {
     fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>> {
         let x = inputs[0];
         require("x", x, x.dtype == DType::F32 && x.shape.len() == 2, "[rows, d] F32")?;
-        expect("top", inputs[1], &[1], &[DType::F32])?;
+        expect("absmax", inputs[1], &[1], &[DType::F32])?;
         let rows = x.shape[0];
         Ok(vec![
             Spec::counted(&[rows, 1, x.width()], DType::Codes, x.counted_by),
@@ -48,8 +48,8 @@ impl Op for Quantise {
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {
-        let (x, top, width, rows) = (io.f32s(0), io.f32s(1)[0], io.spec(0).width(), step.rows_in_use(io.spec(0)));
-        let (a, stride) = (at_least(top, self.floor) / MAX_CODE, 4 * code_words(width));
+        let (x, absmax, width, rows) = (io.f32s(0), io.f32s(1)[0], io.spec(0).width(), step.rows_in_use(io.spec(0)));
+        let (a, stride) = (at_least(absmax, self.floor) / MAX_CODE, 4 * code_words(width));
         for (r, x) in x.chunks_exact(width).enumerate().take(rows) {
             let codes = &mut io.out_codes(0)[r * stride..][..stride];
             codes.fill(0);
@@ -65,6 +65,12 @@ impl Op for Quantise {
         let x = inputs[0];
         let params = QuantiseParams { width: x.width() as u32, max_code: MAX_CODE, floor: self.floor };
         let grid = Grid::x(Extent::rows(x, 1, 1));
-        Kernel { source: shader!("quantise"), defines: vec![], overrides: vec![], params: params.params(), grid }
+        Kernel {
+            source: shader!("quantise/quantise"),
+            defines: vec![],
+            overrides: vec![],
+            params: params.params(),
+            grid,
+        }
     }
 }

@@ -72,7 +72,7 @@ impl RmsNorm {
         self.clamp.map_or(f32::INFINITY, |clamp| clamp.output)
     }
 
-    /// The least mean of squares.
+    /// Minimum of the mean of squares.
     pub(super) fn floor(&self) -> f32 {
         self.clamp.map_or(0.0, |_| self.eps)
     }
@@ -133,6 +133,6 @@ impl Op for RmsNorm {
             out_bound: self.out_bound(),
         };
         let grid = Grid::x(Extent::rows(x, 1, 1));
-        Kernel { source: shader!("rms_norm"), defines: vec![], overrides: vec![], params: params.params(), grid }
+        Kernel { source: shader!("norm/rms_norm"), defines: vec![], overrides: vec![], params: params.params(), grid }
     }
 }

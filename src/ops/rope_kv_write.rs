@@ -59,7 +59,7 @@ impl PlanBuilder {
     }
 }
 
-/// Elements from which on threads share the heads.
+/// Minimum number of elements for which threads share the heads.
 const SHARED_FROM: usize = 4096;
 
 /// A cache row in its stored dtype.
@@ -85,7 +85,7 @@ fn rotate(x: &[f32], table: &[f32], out: &mut [f32]) {
 type Put<T> = fn(&mut [T], &[f32]);
 
 impl RopeKvWrite {
-    /// The definition, heads among threads: whatever the rows are, no two heads write to the same place.
+    /// The definition, heads among threads: for any rows, no two heads write to the same elements.
     fn shared<T: bytemuck::Pod + Send>(&self, step: &Step, io: &mut Io, put: Put<T>) {
         let AttentionShape { heads, kv_heads, d } = self.shape;
         let (qkv, rows, table, threads) = (io.f32s(0), io.u32s(1), io.f32s(2), io.threads);
@@ -185,6 +185,6 @@ impl Op for RopeKvWrite {
         let flags = [(outputs[1].dtype == DType::F16, "F16"), (!d.is_multiple_of(4), "PAIRS")];
         let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
         let grid = Grid::x(Extent::rows(&inputs[0].leading_only(), 1, 1));
-        Kernel { source: shader!("rope_kv_write"), defines, overrides: vec![], params: params.params(), grid }
+        Kernel { source: shader!("attention/rope_kv_write"), defines, overrides: vec![], params: params.params(), grid }
     }
 }

@@ -11,7 +11,7 @@ use crate::shader;
 use crate::tensor::{DType, Spec};
 
 /// The composition of `rms_norm`, `matmul` and `router`: x `[n, d]` F32, norm weight `[d]`, w `[experts, d]`, bias
-/// `[experts]`, all F32, rows `[n, 4]` → top `[n, k]` U32, weights `[n, k]` F32, and the choices in the log.
+/// `[experts]`, all F32, rows `[n, 4]` → expert_ids `[n, k]` U32, expert_weights `[n, k]` F32, and the choices in the log.
 ///
 /// Of two experts whose logits differ only by rounding either may be chosen.
 #[derive(Debug)]
@@ -23,13 +23,17 @@ struct Route {
 params!(RouteParams { width: u32, experts: u32, k: u32, eps: f32, floor: f32, in_bound: f32, out_bound: f32 });
 
 impl PlanBuilder {
-    /// `[top, weights]` of each row of x, whose norm and router are `weights`: norm, matrix, bias.
+    /// `[expert_ids, expert_weights]` of each row of x, whose norm and router are `weights`: norm, matrix, bias.
     #[track_caller]
     pub fn route(&self, x: Slot, norm: RmsNorm, weights: [Slot; 3], rows: Slot, log: Slot, k: usize) -> [Slot; 2] {
         let spec = self.spec(x);
-        let [top, chosen] = [DType::U32, DType::F32].map(|dtype| self.temp(spec.with_last(k, dtype)));
-        self.push_into(Route { norm, k }, &[x, weights[0], weights[1], weights[2], rows], &[top, chosen, log]);
-        [top, chosen]
+        let [expert_ids, expert_weights] = [DType::U32, DType::F32].map(|dtype| self.temp(spec.with_last(k, dtype)));
+        self.push_into(
+            Route { norm, k },
+            &[x, weights[0], weights[1], weights[2], rows],
+            &[expert_ids, expert_weights, log],
+        );
+        [expert_ids, expert_weights]
     }
 }
 
@@ -64,8 +68,8 @@ impl Op for Route {
 
     fn check_outputs(&self, inputs: &[&Spec], outputs: &[&Spec]) -> Result<()> {
         let own = self.infer(inputs)?;
-        expect("top", outputs[0], &own[0].shape, &[DType::U32])?;
-        expect("weights", outputs[1], &own[1].shape, &[DType::F32])?;
+        expect("expert_ids", outputs[0], &own[0].shape, &[DType::U32])?;
+        expect("expert_weights", outputs[1], &own[1].shape, &[DType::F32])?;
         expect("log", outputs[2], &[outputs[2].shape[0], self.k], &[DType::U32])
     }
 
@@ -88,6 +92,6 @@ impl Op for Route {
             out_bound: self.norm.out_bound(),
         };
         let grid = Grid::x(Extent::rows(&outputs[0].leading_only(), 1, 1));
-        Kernel { source: shader!("route"), defines: vec![], overrides: vec![], params: params.params(), grid }
+        Kernel { source: shader!("moe/route"), defines: vec![], overrides: vec![], params: params.params(), grid }
     }
 }

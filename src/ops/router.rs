@@ -11,7 +11,7 @@ use crate::tensor::{DType, Spec};
 /// `p = softmax(logits)`; the k largest (ties to the lower number) with weights `p_i / (Σ p + 1e-8)`. NaN counts as above
 /// or below every number, by its sign, and makes all weights of its row NaN.
 ///
-/// logits `[n, experts]` F32, rows `[n, 4]` → top `[n, k]` U32, weights `[n, k]` F32, and the choices in the state
+/// logits `[n, experts]` F32, rows `[n, 4]` → expert_ids `[n, k]` U32, expert_weights `[n, k]` F32, and the choices in the state
 /// log `[capacity, k]` U32 at `seq_base + pos`, from which statistics are read when they are asked for.
 #[derive(Debug)]
 pub(super) struct Router {
@@ -20,22 +20,22 @@ pub(super) struct Router {
 
 params!(RouterParams { counted_by: u32, rows: u32, experts: u32, k: u32 });
 
-/// Most experts, as many as the fused kernel keeps the logits of.
+/// Maximum number of experts, as many as the fused kernel keeps the logits of.
 pub const MAX_EXPERTS: usize = 512;
 /// What the renormalisation adds to the sum of the chosen probabilities.
 const EPS: f32 = 1e-8;
-/// Threads of a workgroup, one a row.
+/// Threads of a workgroup, one per row.
 const THREADS: usize = 64;
 
 impl PlanBuilder {
-    /// `[top, weights]` of each row.
+    /// `[expert_ids, expert_weights]` of each row.
     #[track_caller]
     pub fn router(&self, logits: Slot, rows: Slot, log: Slot, k: usize) -> [Slot; 2] {
         let spec = self.spec(logits);
-        let top = self.temp(Spec::counted(&[spec.shape[0], k], DType::U32, spec.counted_by));
-        let weights = self.temp(Spec::counted(&[spec.shape[0], k], DType::F32, spec.counted_by));
-        self.push_into(Router { k }, &[logits, rows], &[top, weights, log]);
-        [top, weights]
+        let expert_ids = self.temp(Spec::counted(&[spec.shape[0], k], DType::U32, spec.counted_by));
+        let expert_weights = self.temp(Spec::counted(&[spec.shape[0], k], DType::F32, spec.counted_by));
+        self.push_into(Router { k }, &[logits, rows], &[expert_ids, expert_weights, log]);
+        [expert_ids, expert_weights]
     }
 }
 
@@ -55,8 +55,8 @@ impl Op for Router {
 
     fn check_outputs(&self, inputs: &[&Spec], outputs: &[&Spec]) -> Result<()> {
         let own = self.infer(inputs)?;
-        expect("top", outputs[0], &own[0].shape, &[DType::U32])?;
-        expect("weights", outputs[1], &own[1].shape, &[DType::F32])?;
+        expect("expert_ids", outputs[0], &own[0].shape, &[DType::U32])?;
+        expect("expert_weights", outputs[1], &own[1].shape, &[DType::F32])?;
         expect("log", outputs[2], &[outputs[2].shape[0], self.k], &[DType::U32])
     }
 
@@ -64,12 +64,12 @@ impl Op for Router {
         let (logits, rows, experts) = (io.f32s(0), io.u32s(1), io.spec(0).width());
         for r in 0..step.rows_in_use(io.spec(0)) {
             let logits = &logits[r * experts..][..experts];
-            let top = logits.iter().fold(f32::MIN, |a, &b| a.max(b));
-            let mut p: Vec<f32> = logits.iter().map(|l| (l - top).exp()).collect();
+            let max = logits.iter().fold(f32::MIN, |a, &b| a.max(b));
+            let mut p: Vec<f32> = logits.iter().map(|l| (l - max).exp()).collect();
             let total: f32 = p.iter().sum();
             p.iter_mut().for_each(|p| *p /= total);
             let mut order: Vec<usize> = (0..experts).collect();
-            // By logits: far apart ones have equal probabilities, 0. Adding 0 makes the two zeros equal.
+            // By logits: probabilities of far lower logits are all 0. Adding 0 makes the two zeros equal.
             order.sort_by(|&a, &b| (logits[b] + 0.0).total_cmp(&(logits[a] + 0.0)));
             let chosen: f32 = order[..self.k].iter().map(|&e| p[e]).sum();
             let at = (rows[r * ROW_WORDS + 1] + rows[r * ROW_WORDS + 2]) as usize;
@@ -90,6 +90,6 @@ impl Op for Router {
             k: self.k as u32,
         };
         let grid = Grid::x(Extent::rows(&outputs[0].leading_only(), 1, THREADS));
-        Kernel { source: shader!("router"), defines: vec![], overrides: vec![], params: params.params(), grid }
+        Kernel { source: shader!("moe/router"), defines: vec![], overrides: vec![], params: params.params(), grid }
     }
 }

@@ -70,7 +70,7 @@ impl SampleParams {
     }
 }
 
-/// Words of a row of occurrence bits, one bit a token.
+/// Words of a row of occurrence bits, one bit per token.
 pub fn occurrence_words(vocab: usize) -> usize {
     vocab.div_ceil(32)
 }
@@ -184,6 +184,6 @@ impl Op for Sample {
     fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
         let params = SampleUniform { vocab: inputs[0].width() as u32 };
         let grid = Grid::x(Extent::rows(inputs[0], 1, 1));
-        Kernel { source: shader!("sample"), defines: vec![], overrides: vec![], params: params.params(), grid }
+        Kernel { source: shader!("sample/sample"), defines: vec![], overrides: vec![], params: params.params(), grid }
     }
 }

@@ -26,7 +26,7 @@ impl Sampling {
         Self { temperature: 0.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 0 }
     }
 
-    /// What the original EmberNet's generate() samples with by default: temperature 0.7, top k 50, top p 0.9.
+    /// The defaults of the original EmberNet's generate(): temperature 0.7, top k 50, top p 0.9.
     ///
     /// There, arguments of 0 fall back to these values; here they mean greedy and no limit.
     pub fn original() -> Self {
@@ -108,7 +108,7 @@ impl Sampling {
         *order.select_nth_unstable_by(self.top_k - 1, |a, b| b.total_cmp(a)).1
     }
 
-    /// Draw number `index` (from 0) from logits that are finite and not empty, penalised already.
+    /// Draws token number `index` (from 0) from logits that are finite and not empty, penalised already.
     ///
     /// With u = [`uniform`] of the seed and the index, the token is the first, likeliest first and lower ids first among
     /// equals, at which the sum of the probabilities exceeds u.

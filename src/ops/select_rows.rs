@@ -51,6 +51,12 @@ impl Op for SelectRows {
         let params =
             SelectRowsParams { counted_by: y.counted_by as u32, rows: y.shape[0] as u32, width: y.width() as u32 };
         let grid = Grid::x(Extent::rows(y, y.width(), 64));
-        Kernel { source: shader!("select_rows"), defines: vec![], overrides: vec![], params: params.params(), grid }
+        Kernel {
+            source: shader!("rows/select_rows"),
+            defines: vec![],
+            overrides: vec![],
+            params: params.params(),
+            grid,
+        }
     }
 }

@@ -50,6 +50,6 @@ impl Op for SpanMean {
         let params =
             SpanMeanParams { counted_by: spans.counted_by as u32, spans: spans.shape[0] as u32, width: width as u32 };
         let grid = Grid::x(Extent::rows(outputs[0], width, 64));
-        Kernel { source: shader!("span_mean"), defines: vec![], overrides: vec![], params: params.params(), grid }
+        Kernel { source: shader!("rows/span_mean"), defines: vec![], overrides: vec![], params: params.params(), grid }
     }
 }

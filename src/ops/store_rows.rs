@@ -42,9 +42,9 @@ impl Op for StoreRows {
     }
 
     fn check_outputs(&self, inputs: &[&Spec], outputs: &[&Spec]) -> Result<()> {
-        let (most, state) = (self.infer(inputs)?[0].width(), outputs[0]);
+        let (max_width, state) = (self.infer(inputs)?[0].width(), outputs[0]);
         expect("state", state, &[state.shape[0], state.width()], &[DType::F32])?;
-        require("state", state, state.width() <= most, "at most as wide as x has columns")
+        require("state", state, state.width() <= max_width, "at most as wide as x has columns")
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {
@@ -76,6 +76,6 @@ impl Op for StoreRows {
             places: y.shape[0] as u32,
         };
         let grid = Grid::x(Extent::rows(x, y.width(), 64));
-        Kernel { source: shader!("store_rows"), defines: vec![], overrides: vec![], params: params.params(), grid }
+        Kernel { source: shader!("rows/store_rows"), defines: vec![], overrides: vec![], params: params.params(), grid }
     }
 }

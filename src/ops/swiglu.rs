@@ -100,6 +100,6 @@ impl Op for SwiGlu {
             out_bound,
         };
         let grid = Grid::x(Extent::rows(y, y.width(), 64));
-        Kernel { source: shader!("swiglu"), defines: vec![], overrides: vec![], params: params.params(), grid }
+        Kernel { source: shader!("elements/swiglu"), defines: vec![], overrides: vec![], params: params.params(), grid }
     }
 }

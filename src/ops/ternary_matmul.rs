@@ -13,11 +13,11 @@ use crate::tensor::{DType, Spec, code_words};
 
 /// `y = scale · (1/k) · Σ code · activation`, summed exactly in integers.
 ///
-/// codes `[rows, sets, d]`, meta `[rows, sets, 2]` F32 (from `norm_quantise`), weights Ternary.
+/// codes `[rows, sets, d]`, scale_and_sum `[rows, sets, 2]` F32 (from `norm_quantise`), weights Ternary.
 /// * Without experts: y `[rows, Σ out]` F32, the stack's matrices side by side; matrix p reads set p, or set 0 if there
 ///   is one set only. A residual of y's shape may be added.
-/// * With experts: the stack holds p matrices an expert (all experts of the same shapes, the shared ones last),
-///   top `[rows, k]` U32; y `[rows, slots, Σ out]` F32, for the chosen experts in order and then the shared ones;
+/// * With experts: the stack holds p matrices per expert (all experts of the same shapes, the shared ones last),
+///   expert_ids `[rows, k]` U32; y `[rows, slots, Σ out]` F32, for the chosen experts in order and then the shared ones;
 ///   set `s · p + i` belongs to matrix i of slot s. Groups `[blocks, 9]` U32 from `group_rows` may be added: the kernel
 ///   then reads an expert's weights once for 8 places.
 ///
@@ -30,19 +30,19 @@ pub(super) struct TernaryMatmul {
     residual: bool,
     grouped: bool,
     /// Where the stack is a piece of a larger one.
-    place: Place,
+    position: Position,
 }
 
-/// The place of a piece in the whole: its first matrix and column of y, of so many.
+/// The position of a piece in the whole: its first matrix, of `matrices`, and its first column of y, of `out_width`.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct Position {
     first: usize,
     matrices: usize,
     first_out: usize,
     out_width: usize,
 }
 
-/// A piece of a stack that is cut for devices that bind little: matrices `first..` of the whole, or of an expert, with
+/// A piece of a stack that is cut for a device's binding limit: matrices `first..` of the whole, or of an expert, with
 /// `outs` of their rows, which follow those of the pieces before it.
 #[derive(Debug, Clone)]
 pub struct StackPiece<'a> {
@@ -103,12 +103,12 @@ impl PlanBuilder {
         &self,
         act: [Slot; 2],
         weights: Slot,
-        top: Slot,
+        expert_ids: Slot,
         groups: Option<Slot>,
         outs: &[usize],
         experts: Experts,
     ) -> Slot {
-        self.expert_pieces(act, &[StackPiece { weights, first: 0, outs }], top, groups, experts)
+        self.expert_pieces(act, &[StackPiece { weights, first: 0, outs }], expert_ids, groups, experts)
     }
 
     /// [`PlanBuilder::expert_matmul`] with a stack that may be cut.
@@ -117,12 +117,12 @@ impl PlanBuilder {
         &self,
         act: [Slot; 2],
         pieces: &[StackPiece],
-        top: Slot,
+        expert_ids: Slot,
         groups: Option<Slot>,
         experts: Experts,
     ) -> Slot {
         let whole = TernaryMatmul { grouped: groups.is_some(), ..TernaryMatmul::whole(&[], Some(experts), false) };
-        let rest: Vec<Slot> = [top].into_iter().chain(groups).collect();
+        let rest: Vec<Slot> = [expert_ids].into_iter().chain(groups).collect();
         self.push_pieces(whole, act, pieces, &rest)
     }
 
@@ -133,8 +133,8 @@ impl PlanBuilder {
         let out_width = pieces.iter().flat_map(|piece| piece.outs).sum();
         let (mut y, mut first_out) = (None, 0);
         for piece in pieces {
-            let place = Place { first: piece.first, matrices, first_out, out_width };
-            let op = TernaryMatmul { outs: piece.outs.to_vec(), place, ..kind.clone() };
+            let position = Position { first: piece.first, matrices, first_out, out_width };
+            let op = TernaryMatmul { outs: piece.outs.to_vec(), position, ..kind.clone() };
             let inputs = [&[act[0], act[1], piece.weights], rest].concat();
             match y {
                 None => y = Some(self.push(op, &inputs)),
@@ -142,7 +142,7 @@ impl PlanBuilder {
             }
             first_out += piece.outs.iter().sum::<usize>();
         }
-        // Without a piece there is no product: what reads it refuses codes.
+        // Without a piece there is no product; the op that reads the result refuses codes.
         y.unwrap_or(act[0])
     }
 }
@@ -150,8 +150,8 @@ impl PlanBuilder {
 impl TernaryMatmul {
     /// The product with a stack that is not cut.
     pub(super) fn whole(outs: &[usize], experts: Option<Experts>, residual: bool) -> Self {
-        let place = Place { first: 0, matrices: outs.len(), first_out: 0, out_width: outs.iter().sum() };
-        TernaryMatmul { outs: outs.to_vec(), experts, residual, grouped: false, place }
+        let position = Position { first: 0, matrices: outs.len(), first_out: 0, out_width: outs.iter().sum() };
+        TernaryMatmul { outs: outs.to_vec(), experts, residual, grouped: false, position }
     }
 
     fn slots(&self) -> usize {
@@ -159,13 +159,13 @@ impl TernaryMatmul {
     }
 
     /// Calls `f(matrix, set, first output)` for each product of row `r`.
-    fn for_each(&self, r: usize, top: &[u32], sets: usize, mut f: impl FnMut(usize, usize, usize)) {
+    fn for_each(&self, r: usize, expert_ids: &[u32], sets: usize, mut f: impl FnMut(usize, usize, usize)) {
         let parts = self.outs.len();
         for slot in 0..self.slots() {
-            let expert = self.experts.map_or(0, |e| e.pick(&top[r * e.k..], slot));
-            let mut out = (r * self.slots() + slot) * self.place.out_width + self.place.first_out;
+            let expert = self.experts.map_or(0, |e| e.pick(&expert_ids[r * e.k..], slot));
+            let mut out = (r * self.slots() + slot) * self.position.out_width + self.position.first_out;
             for p in 0..parts {
-                let set = if sets == 1 { 0 } else { slot * self.place.matrices + self.place.first + p };
+                let set = if sets == 1 { 0 } else { slot * self.position.matrices + self.position.first + p };
                 f(expert * parts + p, r * sets + set, out);
                 out += self.outs[p];
             }
@@ -188,22 +188,23 @@ impl Op for TernaryMatmul {
         let (codes, d) = (inputs[0], inputs[0].width());
         require("codes", codes, codes.dtype == DType::Codes && codes.shape.len() == 3, "[rows, sets, d] Codes")?;
         let (rows, sets) = (codes.shape[0], codes.shape[1]);
-        expect("meta", inputs[1], &[rows, sets, 2], &[DType::F32])?;
+        expect("scale_and_sum", inputs[1], &[rows, sets, 2], &[DType::F32])?;
         let matrices = self.outs.len() * self.experts.map_or(1, Experts::all);
         let outs = self.outs.iter().sum::<usize>();
         let total = outs * self.experts.map_or(1, Experts::all);
         expect("weights", inputs[2], &[matrices, total, d], &[DType::Ternary])?;
-        let place = self.place;
-        let fits = place.first + self.outs.len() <= place.matrices && place.first_out + outs <= place.out_width;
+        let position = self.position;
+        let fits =
+            position.first + self.outs.len() <= position.matrices && position.first_out + outs <= position.out_width;
         require("weights", inputs[2], fits, "matrices and rows that fit the output")?;
-        let want = self.slots() * place.matrices;
+        let want = self.slots() * position.matrices;
         require("codes", codes, sets == want || (sets == 1 && self.experts.is_none()), "a set for each matrix")?;
         let shape = match self.experts {
             Some(e) => {
                 expect("chosen experts", inputs[3], &[rows, e.k], &[DType::U32])?;
-                vec![rows, e.slots(), place.out_width]
+                vec![rows, e.slots(), position.out_width]
             }
-            None => vec![rows, place.out_width],
+            None => vec![rows, position.out_width],
         };
         if self.grouped {
             let groups = inputs[4];
@@ -216,16 +217,16 @@ impl Op for TernaryMatmul {
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {
-        let (codes, meta, stack) = (io.codes(0), io.f32s(1), Stack(io.u32s(2)));
+        let (codes, scale_and_sum, stack) = (io.codes(0), io.f32s(1), Stack(io.u32s(2)));
         let (sets, stride) = (io.spec(0).shape[1], 4 * code_words(io.spec(0).width()));
-        let top = if self.experts.is_some() { io.u32s(3) } else { &[] };
+        let expert_ids = if self.experts.is_some() { io.u32s(3) } else { &[] };
         let residual = if self.residual { io.f32s(3) } else { &[] };
         let rows = step.rows_in_use(io.spec(0));
         let y = io.out_f32s(0);
         for r in 0..rows {
-            self.for_each(r, top, sets, |matrix, set, out| {
+            self.for_each(r, expert_ids, sets, |matrix, set, out| {
                 let part = stack.part(matrix);
-                let factor = part.scale * meta[2 * set];
+                let factor = part.scale * scale_and_sum[2 * set];
                 for row in 0..part.rows {
                     let sum = dot(&part, row, &codes[set * stride..]) as f32 * factor;
                     y[out + row] = if self.residual { sum + residual[out + row] } else { sum };
@@ -235,15 +236,16 @@ impl Op for TernaryMatmul {
     }
 
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
-        let (codes, meta, stack) = (io.codes(0), io.f32s(1), Stack(io.u32s(2)));
+        let (codes, scale_and_sum, stack) = (io.codes(0), io.f32s(1), Stack(io.u32s(2)));
         let (sets, stride) = (io.spec(0).shape[1], 4 * code_words(io.spec(0).width()));
-        let top = if self.experts.is_some() { io.u32s(3) } else { &[] };
+        let expert_ids = if self.experts.is_some() { io.u32s(3) } else { &[] };
         let residual = if self.residual { io.f32s(3) } else { &[] };
         let mut jobs = Vec::new();
         for r in 0..step.rows_in_use(io.spec(0)) {
-            self.for_each(r, top, sets, |matrix, set, out| {
-                let act = simd::Codes { codes: &codes[set * stride..][..stride], sum: meta[2 * set + 1] as i32 };
-                jobs.push(simd::Product { matrix, act, inv_k: meta[2 * set], out });
+            self.for_each(r, expert_ids, sets, |matrix, set, out| {
+                let act =
+                    simd::Codes { codes: &codes[set * stride..][..stride], sum: scale_and_sum[2 * set + 1] as i32 };
+                jobs.push(simd::MatVecJob { matrix, act, inv_k: scale_and_sum[2 * set], out });
             });
         }
         simd::ternary_products(stack, jobs, io.threads, residual, io.out_f32s(0));
@@ -299,10 +301,10 @@ impl TernaryMatmul {
             slots: self.slots() as u32,
             k: experts.k as u32,
             n_experts: experts.n as u32,
-            matrices: self.place.matrices as u32,
-            first_matrix: self.place.first as u32,
-            first_out: self.place.first_out as u32,
-            out_width: self.place.out_width as u32,
+            matrices: self.position.matrices as u32,
+            first_matrix: self.position.first as u32,
+            first_out: self.position.first_out as u32,
+            out_width: self.position.out_width as u32,
         };
         let tiles = Extent::Fixed(self.outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum());
         let in_blocks = match self.grouped {
@@ -310,9 +312,9 @@ impl TernaryMatmul {
             false => Extent::rows(counted_by, 1, BLOCK),
         };
         let (source, grid) = if caps.software_subgroups {
-            (shader!("ternary_lanes"), Grid::xy(in_blocks, tiles))
+            (shader!("ternary/ternary_matmul_lanes"), Grid::xy(in_blocks, tiles))
         } else {
-            (shader!("ternary_matmul"), Grid::xy(tiles, in_blocks))
+            (shader!("ternary/ternary_matmul_tiles"), Grid::xy(tiles, in_blocks))
         };
         Kernel { source, defines: self.defines(), overrides: vec![], params: params.params(), grid }
     }
@@ -327,16 +329,16 @@ impl TernaryMatmul {
             slots: self.slots() as u32,
             k: experts.k as u32,
             n_experts: experts.n as u32,
-            matrices: self.place.matrices as u32,
-            first_matrix: self.place.first as u32,
-            first_out: self.place.first_out as u32,
-            out_width: self.place.out_width as u32,
+            matrices: self.position.matrices as u32,
+            first_matrix: self.position.first as u32,
+            first_out: self.position.first_out as u32,
+            out_width: self.position.out_width as u32,
         };
         let tiles = self.outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum();
         Kernel {
-            source: shader!("ternary_matvec"),
+            source: shader!("ternary/ternary_matmul_matvec"),
             defines: [form.defines(caps), self.defines()].concat(),
-            overrides: vec![("SPLIT", form.split_k as f64)],
+            overrides: vec![("SPLIT_K", form.split_k as f64)],
             params: params.params(),
             grid: Grid::xy(Extent::Fixed(tiles), Extent::rows(counted_by, self.slots(), 1)),
         }

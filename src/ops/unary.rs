@@ -96,6 +96,12 @@ impl Op for Unary {
         let per_row = (x.vectors_per_row() * x.width()) as u32;
         let params = UnaryParams { counted_by: x.counted_by as u32, rows: x.shape[0] as u32, per_row, factor };
         let grid = Grid::x(Extent::rows(x, x.width(), 64));
-        Kernel { source: shader!("unary"), defines: vec![define], overrides: vec![], params: params.params(), grid }
+        Kernel {
+            source: shader!("elements/unary"),
+            defines: vec![define],
+            overrides: vec![],
+            params: params.params(),
+            grid,
+        }
     }
 }

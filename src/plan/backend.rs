@@ -35,11 +35,11 @@ pub trait Backend: Send {
     /// As [`Backend::load_weight`]; a weight that is not resident is an error.
     fn prepare(&mut self, plan: Arc<Plan>, keep_temporaries: bool) -> Result<ProgramId>;
 
-    /// Chooses variants of kernels for the programs that are prepared from now on. Nothing changes on the CPU.
+    /// Chooses kernel variants for the programs that are prepared from now on. On the CPU it does nothing.
     fn choose(&mut self, _choices: Choices) {}
 
-    /// Gives back what a program alone holds: its temporaries and bindings. Weights, constants and states stay. It must
-    /// not be used any more: it then has no nodes, and its slots cannot be read or written.
+    /// Frees what belongs to a program alone: its temporaries and bindings. Weights, constants and states stay. A released
+    /// program must not be used: it has no nodes, and its slots cannot be read or written.
     fn release(&mut self, program: ProgramId);
 
     /// The plan of a program.
@@ -57,16 +57,16 @@ pub trait Backend: Send {
     /// [`crate::Error::Device`] if the device was lost.
     fn run(&mut self, program: ProgramId, step: &Step, nodes: Range<usize>) -> Result<()>;
 
-    /// How many launches a step of a program is: dispatches of a GPU, nodes on the CPU.
+    /// Number of launches of a step of a program: dispatches on a GPU, nodes on the CPU.
     fn launches(&self, program: ProgramId, step: &Step) -> usize;
 
-    /// Whether [`Backend::run`] returns when the step has run, rather than when it is on its way to the device.
+    /// Whether [`Backend::run`] returns after the step has run, rather than after it was submitted.
     fn runs_at_once(&self) -> bool {
         false
     }
 
-    /// Runs some of a program's nodes this many times, each time on what the time before left in inputs and states, always
-    /// with the same step.
+    /// Runs some of a program's nodes this many times with the same step; each run reads what the one before left in inputs and
+    /// states.
     ///
     /// # Errors
     /// As [`Backend::run`].
@@ -74,18 +74,18 @@ pub trait Backend: Send {
         (0..times).try_for_each(|_| self.run(program, step, nodes.clone()))
     }
 
-    /// The most times that [`Backend::repeat`] gains by: 1 where the host itself computes.
+    /// Maximum number of repetitions from which [`Backend::repeat`] gains: 1 where the host itself computes.
     fn max_repeats(&self) -> usize {
         1
     }
 
-    /// Runs a whole program node by node and returns the time of each node; those that the step leaves out take none.
+    /// Runs a whole program node by node and returns the time of each node; nodes without work in this step take no time.
     ///
     /// # Errors
     /// As [`Backend::run`]; [`crate::Error::Unsupported`] on a GPU that cannot take times.
     fn profile(&mut self, program: ProgramId, step: &Step) -> Result<Vec<Duration>>;
 
-    /// Words of slots, read together after everything before has run.
+    /// Words of slots, in one read, after everything submitted before has run.
     ///
     /// # Errors
     /// [`crate::Error::Device`] if the device was lost.

@@ -1,4 +1,4 @@
-//! Recording: a forward pass calls one method an op, and errors wait for the end.
+//! Recording: a forward pass calls one method per op; errors are returned at the end.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -59,7 +59,7 @@ impl PlanBuilder {
         self.shared(format!("weight {weight} {shape:?}"), SlotKind::Weight(weight.clone()), spec)
     }
 
-    /// A table, shared by name between plans: each backend makes its words once, where it has none of that name.
+    /// A table, shared by name between plans: each backend makes its words once.
     pub fn constant(&self, name: &str, spec: Spec, words: impl Fn() -> Vec<u32> + Send + Sync + 'static) -> Slot {
         self.shared(format!("constant {name}"), SlotKind::Constant(name.to_owned(), Constant::new(words)), spec)
     }
@@ -69,7 +69,7 @@ impl PlanBuilder {
         self.shared(format!("state {name}"), SlotKind::State(name.to_owned()), spec)
     }
 
-    /// What the caller writes before a step.
+    /// An input that the caller writes before a step.
     pub fn input(&self, name: &str, spec: Spec) -> Slot {
         self.shared(format!("input {name}"), SlotKind::Input(name.to_owned()), spec)
     }
@@ -133,7 +133,7 @@ impl PlanBuilder {
         self.inner.borrow_mut().plan.outputs.insert(name.to_owned(), slot);
     }
 
-    /// An output of traced plans alone, to look at how a result came about; in other plans `record` is not called.
+    /// An output of traced plans only, which shows how a result is computed; in other plans `record` is not called.
     pub fn trace(&self, name: &str, record: impl FnOnce(&Self) -> Slot) {
         if self.traced {
             self.output(name, record(self));
@@ -165,7 +165,7 @@ impl Inner {
         Slot(self.plan.slots.len() - 1)
     }
 
-    /// Output shapes, or none after an error: what follows an error is not checked, since it only echoes it.
+    /// Output shapes, or none after an error: what follows an error is not checked, since it would only repeat it.
     fn infer(&mut self, op: &dyn Op, inputs: &[Slot], at: &'static Location<'static>) -> Option<Vec<Spec>> {
         if self.error.is_some() {
             return None;
@@ -186,7 +186,7 @@ impl Inner {
     }
 
     fn node(&mut self, op: Box<dyn Op>, inputs: &[Slot], outputs: &[Slot], at: &'static Location<'static>) {
-        // A device binds what is written for that alone.
+        // A device cannot bind a buffer for reading and for writing in one dispatch.
         let twice = |&(i, slot): &(usize, &Slot)| inputs.contains(slot) || outputs[..i].contains(slot);
         if let Some((i, slot)) = outputs.iter().enumerate().find(twice) {
             let found = format!(

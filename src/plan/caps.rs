@@ -15,7 +15,7 @@ pub struct Caps {
     /// Largest range of a buffer that a kernel can bind, in bytes; larger weights are split.
     pub max_binding: u64,
     /// The driver computes on the CPU: barriers are expensive, and loads are never coalesced. It decides which variant
-    /// of an op is the usual one, never which ones are possible.
+    /// of an op is the default, never which ones are possible.
     pub cpu_driver: bool,
 }
 
@@ -54,7 +54,8 @@ impl Caps {
 
     /// The defines that every kernel gets.
     pub fn defines(self) -> Vec<&'static str> {
-        let flags = [(self.subgroups, "SUBGROUPS"), (self.dot4, "DOT4"), (self.software_subgroups, "SHUFFLES")];
+        let flags =
+            [(self.subgroups, "SUBGROUPS"), (self.dot4, "DOT4"), (self.software_subgroups, "SOFTWARE_SUBGROUPS")];
         flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect()
     }
 }

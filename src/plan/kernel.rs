@@ -1,18 +1,19 @@
-//! What an op tells a GPU backend of a dispatch: shader, defines, overrides, parameters, grid.
+//! A dispatch as an op describes it to a GPU backend: shader, defines, overrides, parameters, grid.
 
 use bytemuck::Pod;
 
 use crate::plan::Step;
 use crate::tensor::{CountedBy, Spec};
 
-/// A shader's text, by the name of its file without `.wgsl`. Backends bound the loops of all but this crate's own.
+/// A shader's text, by the path of its file below `shaders/`, without `.wgsl`. Backends bound the loops
+/// of shaders from outside of this crate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Source {
-    /// File stem: `rms_norm` for `shaders/rms_norm.wgsl`.
+    /// Folder and file stem: `norm/rms_norm` for `shaders/norm/rms_norm.wgsl`.
     pub name: &'static str,
     /// WGSL with `#import` and `#ifdef` lines.
     pub text: &'static str,
-    /// One of this crate's: tests see to it that each of its loops ends.
+    /// Whether it belongs to this crate, whose tests check that every loop ends.
     own: bool,
 }
 
@@ -60,13 +61,13 @@ macro_rules! shader {
 pub struct Kernel {
     /// The shader.
     pub source: Source,
-    /// What changes the language of the shader: names that `#ifdef` asks for.
+    /// Names that `#ifdef` tests.
     pub defines: Vec<&'static str>,
-    /// What changes a number in it: WGSL `override` constants.
+    /// Values of WGSL `override` constants.
     pub overrides: Vec<(&'static str, f64)>,
     /// The uniform at binding 1.
     pub params: Params,
-    /// How many workgroups.
+    /// Numbers of workgroups.
     pub grid: Grid,
 }
 
@@ -75,7 +76,7 @@ pub struct Kernel {
 pub struct FollowUp {
     /// The kernel.
     pub kernel: Kernel,
-    /// 32-bit words of memory that both kernels bind behind the outputs, for what the first one leaves to the second.
+    /// 32-bit words of memory that both kernels bind behind the outputs, through which the first one passes data to the second.
     pub words: usize,
 }
 
@@ -116,24 +117,24 @@ macro_rules! params {
 /// Workgroups along one axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
-    /// Always as many.
+    /// A constant number.
     Fixed(usize),
     /// `ceil(count · times / per)`, where `count` is what the step uses of `max`.
     Count {
         /// What counts.
         counted_by: CountedBy,
-        /// The most.
+        /// Maximum.
         max: usize,
         /// Threads for each.
         times: usize,
-        /// Threads a workgroup.
+        /// Threads per workgroup.
         per: usize,
     },
-    /// `ceil(count · times / per) + more`, or none where nothing counts: blocks of groups of unknown sizes.
+    /// `ceil(count · times / per) + more`, or 0 where `count` is 0: blocks of groups of unknown sizes.
     Blocks {
         /// What counts.
         counted_by: CountedBy,
-        /// The most.
+        /// Maximum.
         max: usize,
         /// Members for each.
         times: usize,
@@ -142,11 +143,11 @@ pub enum Extent {
         /// Groups, each of which may leave a block half full.
         more: usize,
     },
-    /// `ceil(context / per)`, at most `max`: pieces of the step's longest context.
+    /// `ceil(context / per)`, at most `max`: chunks of the step's longest context.
     Context {
-        /// Keys of a piece.
+        /// Keys of a chunk.
         per: usize,
-        /// The most.
+        /// Maximum.
         max: usize,
     },
     /// 1 where the step's longest context is over `keys`, else none.
@@ -157,7 +158,7 @@ pub enum Extent {
 }
 
 impl Extent {
-    /// Enough workgroups of `per` threads for every row of the last dimension of `spec`, `times` threads a row.
+    /// Enough workgroups of `per` threads for every row of the last dimension of `spec`, `times` threads per row.
     pub fn rows(spec: &Spec, times: usize, per: usize) -> Self {
         let max = spec.shape.first().copied().unwrap_or(1);
         Extent::Count { counted_by: spec.counted_by, max, times: times * spec.vectors_per_row(), per }

@@ -5,9 +5,9 @@ use crate::plan::{Plan, Slot, SlotKind};
 /// Where a slot's words are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BufferId {
-    /// In shared memory number `n` of [`MemoryPlan::sizes`].
+    /// In shared buffer number `n` of [`MemoryPlan::sizes`].
     Pooled(usize),
-    /// Somewhere of its own: weights, constants, states.
+    /// In a buffer of its own: weights, constants, states.
     Own,
 }
 
@@ -66,7 +66,7 @@ impl MemoryPlan {
     }
 }
 
-/// The last node that uses each temporary, or none for what must outlive the step.
+/// The last node that uses each temporary, or none for slots that outlive the step.
 fn last_uses(plan: &Plan, keep_temporaries: bool) -> Vec<Option<usize>> {
     let mut last = vec![None; plan.slots.len()];
     if keep_temporaries {

@@ -4,7 +4,7 @@
 //! so neither knows the other.
 //!
 //! In reading order: this file, `op` (what an op is), `builder` (recording), `memory` (which temporaries share a buffer),
-//! `kernel` (a dispatch), `caps` (what a device has), `variant` (kernels by name, and which was chosen), `backend` (what
+//! `kernel` (a dispatch), `caps` (what a device can do), `variant` (kernels by name, and which was chosen), `backend` (what
 //! runs a plan).
 
 mod backend;
@@ -33,7 +33,7 @@ use crate::tensor::{Spec, WeightRef};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Slot(pub usize);
 
-/// What a slot's words are and how long they live.
+/// The origin and lifetime of a slot's words.
 #[derive(Debug, Clone)]
 pub enum SlotKind {
     /// A weight of the checkpoint: read-only, shared by all plans that ask for the same one.
@@ -42,13 +42,14 @@ pub enum SlotKind {
     Constant(String, Constant),
     /// Memory that outlives a step (a KV cache), zero at first, shared by name between plans.
     State(String),
-    /// What the caller writes before a step, by name.
+    /// An input that the caller writes before a step, by name.
     Input(String),
     /// A result, valid until its last use in the step.
     Temp,
 }
 
-/// How the words of a table are made: by the first backend that has none of its name. Plans hold no words.
+/// How the words of a table are made. A backend makes them once, for the first plan that has a table of this name; plans hold
+/// no words.
 #[derive(Clone)]
 pub struct Constant(Arc<dyn Fn() -> Vec<u32> + Send + Sync>);
 
@@ -141,7 +142,7 @@ impl Plan {
         })
     }
 
-    /// Bytes that each node reads in a step ([`Op::bytes_read`]); `weight` tells the bytes of a weight.
+    /// Bytes that each node reads in a step ([`Op::bytes_read`]); `weight` gives the bytes of a weight.
     pub fn bytes_read(&self, step: &Step, weight: impl Fn(&WeightRef) -> u64) -> Vec<u64> {
         let bytes = |slot: &Slot| match &self.slot(*slot).kind {
             SlotKind::Weight(w) => weight(w),

@@ -12,7 +12,7 @@ use crate::quant::int8;
 use crate::tensor::{CountedBy, DType, Spec};
 use crate::threads::ThreadPool;
 
-/// An operation on slots. One file of `ops/` each; backends know nothing more of it than this.
+/// An operation on slots. Each has one file in `ops/`; this trait is all that backends know of it.
 pub trait Op: Debug + Send + Sync {
     /// snake_case name, equal to the op's file and, where it has its own, its shader.
     fn name(&self) -> &'static str;
@@ -44,7 +44,7 @@ pub trait Op: Debug + Send + Sync {
         self.cpu(step, io);
     }
 
-    /// Bytes that a step reads from memory at least, each counted once, given the inputs with their sizes in bytes: by
+    /// Minimum number of bytes that a step reads from memory, each counted once, given the inputs with their sizes in bytes: by
     /// default the rows in use of every input. Ops that read a part of an input override this.
     fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {
         inputs.iter().map(|(spec, bytes)| step.used(spec, *bytes)).sum()
@@ -59,7 +59,7 @@ pub trait Op: Debug + Send + Sync {
     }
 }
 
-/// What changes from step to step. The same words are the uniform at binding 0 of every kernel.
+/// The numbers that change from step to step. The same words are the uniform at binding 0 of every kernel.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Step {
@@ -103,7 +103,7 @@ impl Step {
     }
 
     /// Of the bytes of a KV cache, those of the contexts of the step's sequences, as if each were as long as the longest.
-    /// A sequence has one output in a step, unless it is a piece of a prompt, which has none.
+    /// A sequence has one output in a step, unless it is a part of a prompt, which has none.
     pub fn contexts(&self, cache: &Spec, bytes: u64) -> u64 {
         let rows = cache.shape.first().copied().unwrap_or(1).max(1) as u64;
         let sequences = self.outputs.min(self.rows).max(1);
@@ -123,7 +123,7 @@ pub struct Io<'a> {
     pub inputs: Vec<(&'a Spec, &'a [u32])>,
     /// Outputs, in the order of the node. They hold what was there before the step.
     pub outputs: Vec<(&'a Spec, &'a mut [u32])>,
-    /// What [`Op::cpu_fast`] may share its work among.
+    /// The threads among which [`Op::cpu_fast`] shares its work.
     pub threads: &'a ThreadPool,
 }
 
@@ -158,7 +158,7 @@ impl<'a> Io<'a> {
         match self.inputs[i].0.dtype {
             DType::F16 => Floats::F16(bytemuck::cast_slice(self.inputs[i].1)),
             DType::Int8 => Floats::Int8(self.int8(i).0),
-            // Each dtype is named, so that a new one is decided on here.
+            // Every dtype is listed, so that a new one has to be handled here.
             DType::F32 | DType::U32 | DType::Codes | DType::Ternary => {
                 Floats::F32(bytemuck::cast_slice(self.inputs[i].1))
             }
@@ -204,7 +204,7 @@ pub enum Floats<'a> {
     F32(&'a [f32]),
     /// 16-bit.
     F16(&'a [f16]),
-    /// 8-bit integers; what they are multiplied by is kept apart.
+    /// 8-bit integers; their scales are stored separately.
     Int8(&'a [i8]),
 }
 

@@ -14,7 +14,7 @@ pub struct Variant {
     pub caps: Caps,
     /// The dispatch.
     pub kernel: Kernel,
-    /// A second dispatch that finishes what the first one leaves.
+    /// A second dispatch that completes the result of the first one.
     pub follow_up: Option<FollowUp>,
 }
 
@@ -40,7 +40,7 @@ impl Variant {
     }
 }
 
-/// The variants of a node that are possible on a device: the usual one, and others.
+/// The variants of a node that are possible on a device: the default, and others.
 #[derive(Debug, Clone)]
 pub struct Variants {
     usual: Variant,
@@ -48,12 +48,12 @@ pub struct Variants {
 }
 
 impl Variants {
-    /// The variant that runs where nothing was timed.
+    /// The default variant, which runs unless another one was chosen.
     pub fn usual(usual: Variant) -> Self {
         Variants { usual, others: Vec::new() }
     }
 
-    /// Adds a variant, unless one that launches the same is there.
+    /// Adds a variant, unless one with the same dispatches exists.
     #[must_use]
     pub fn or(mut self, other: Variant) -> Self {
         if !self.all().any(|v| v.does_the_same(&other)) {
@@ -62,7 +62,8 @@ impl Variants {
         self
     }
 
-    /// Adds the usual one of `lesser`, which uses fewer capabilities; `suffix` says in its name which ones it leaves.
+    /// Adds the default variant of `lesser`, which uses fewer capabilities; `suffix`, added to its name, says which ones it does not
+    /// use.
     #[must_use]
     pub fn or_lesser(self, suffix: &str, lesser: Variants) -> Self {
         let Variant { name, .. } = &lesser.usual;
@@ -70,20 +71,20 @@ impl Variants {
         self.or(Variant { name, ..lesser.usual })
     }
 
-    /// All of them, the usual one first.
+    /// All of them, the default first.
     pub fn all(&self) -> impl Iterator<Item = &Variant> {
         [&self.usual].into_iter().chain(&self.others)
     }
 
-    /// The one of this name, else the usual one.
+    /// The one of this name, else the default.
     pub fn take(self, name: Option<&str>) -> Variant {
         self.others.into_iter().find(|v| Some(v.name.as_str()) == name).unwrap_or(self.usual)
     }
 }
 
-/// A bucket of shapes: what the nodes have in common for which one variant is chosen.
+/// A bucket of shapes: nodes of the same bucket run the same variant.
 ///
-/// In words: the bucket of the rows (1, 2–8, 9–16, 17–64, more), then the dtypes and widths of the inputs and the widths
+/// The text consists of the bucket of the rows (1, 2–8, 9–16, 17–64, more), then the dtypes and widths of the inputs and the widths
 /// of the outputs, each rounded up to a power of two.
 pub fn shape_bucket(inputs: &[&Spec], outputs: &[&Spec]) -> String {
     let rows = match inputs.first().map_or(1, |x| x.rows()) {
@@ -99,7 +100,7 @@ pub fn shape_bucket(inputs: &[&Spec], outputs: &[&Spec]) -> String {
     format!("{rows}: {} -> {}", read.join(", "), written.join(", "))
 }
 
-/// Names of variants by op and [`shape_bucket`]. What has none runs the usual variant.
+/// Names of variants by op and [`shape_bucket`]. Without a choice, the default variant runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Choices(BTreeMap<(String, String), String>);
 

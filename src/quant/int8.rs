@@ -1,7 +1,7 @@
 //! Matrices of signed 8-bit integers with an f32 scale for each row.
 //!
 //! `w[o, i] ≈ scale[o] · q[o, i]` with `scale[o] = max_i |w[o, i]| / 127` and `q = round(w / scale)`, ties to even: an
-//! element is off by at most half its row's scale. The words are all integers, four a word, then all scales, padded so
+//! element is off by at most half its row's scale. The words are all integers, four per word, then all scales, padded so
 //! that kernels can read four words at a time.
 
 use crate::alloc::zeros;
@@ -9,10 +9,10 @@ use crate::error::Result;
 use crate::threads;
 
 /// Largest magnitude of an integer.
-const MOST: f32 = 127.0;
+const MAX: f32 = 127.0;
 /// Added to a number of at most 2^22, it leaves the nearest integer, ties to even, in the sum's low bits.
 const ROUND: f32 = 12_582_912.0; // 1.5 · 2^23
-/// The words of a matrix are a multiple of this many.
+/// The number of words of a matrix is a multiple of this.
 const ALIGN: usize = 4;
 /// Rows that one task packs.
 const TASK_ROWS: usize = 64;
@@ -42,10 +42,10 @@ pub fn pack(values: &[f32], cols: usize) -> Result<Vec<u32>> {
 
 /// The integers of one row; returns its scale.
 fn quantise(values: &[f32], integers: &mut [i8]) -> f32 {
-    let scale = values.iter().fold(0.0f32, |most, v| most.max(v.abs())) / MOST;
+    let scale = values.iter().fold(0.0f32, |max, v| max.max(v.abs())) / MAX;
     if scale > 0.0 {
         for (q, v) in integers.iter_mut().zip(values) {
-            *q = ((v / scale).clamp(-MOST, MOST) + ROUND).to_bits() as i8;
+            *q = ((v / scale).clamp(-MAX, MAX) + ROUND).to_bits() as i8;
         }
     }
     scale
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn an_element_is_off_by_half_a_scale_at_most() {
+    fn an_element_is_off_by_at_most_half_a_scale() {
         let values: Vec<f32> = (0..700).map(|i| ((i * 37 % 101) as f32 - 50.0) * 1e-3 * (1 + i / 70) as f32).collect();
         let words = pack(&values, 70).unwrap();
         let (integers, scales) = parts(&words, 10, 70);

@@ -1,12 +1,12 @@
-//! The ternary weight format: codes −1, 0, +1 with one scale a matrix, in words that feed integer dot products.
+//! The ternary weight format: codes −1, 0, +1 with one scale per matrix, in words for integer dot products.
 //!
 //! * [`quantise`] turns floats into codes and a scale, by one of the rules of [`WeightQuant`].
-//! * [`Packed`] holds one matrix: 2 bits a code, or 1 bit where no code is 0 ([`Bits`]). Nothing is lost.
+//! * [`Packed`] holds one matrix: 2 bits per code, or 1 bit where no code is 0 ([`Bits`]); lossless.
 //! * [`stack`] lays several matrices out as one buffer that a kernel can index by matrix ([`Stack`] reads it).
 //!
 //! ## Words
 //! A matrix `[rows, cols]` is cut into tiles of [`TILE_ROWS`] rows. Word `j` of row `r` lies at
-//! `(r / 128 · J + j) · 128 + r % 128`, `J` words a row: 32 neighbouring GPU lanes that read one `vec4<u32>` each
+//! `(r / 128 · J + j) · 128 + r % 128`, `J` words per row: 32 neighbouring GPU lanes that read one `vec4<u32>` each
 //! take the same words of 128 consecutive rows. A word holds 16 (2-bit) or 32 (1-bit) columns in groups of 4:
 //! column `4k + b` is at bit `8b + 2k` as code + 1, or at bit `8b + k` as 1 for +1 and 0 for −1. So
 //! `(word >> 2k) & 0x03030303`, or `(word >> k) & 0x01010101`, are four bytes that multiply four int8 activations:
@@ -77,16 +77,16 @@ pub struct Packed<'a> {
     pub rows: usize,
     /// Columns (inputs).
     pub cols: usize,
-    /// Bits a code.
+    /// Bits per code.
     pub bits: Bits,
-    /// What a code of 1 stands for.
+    /// The value of a code of 1.
     pub scale: f32,
     /// `bits.matrix_words(rows, cols)` words.
     pub words: Cow<'a, [u32]>,
 }
 
 impl Packed<'_> {
-    /// Packs row-major codes, at 1 bit each where none is 0.
+    /// Packs row-major codes, at 1 bit each if none is 0.
     ///
     /// # Panics
     /// If `codes.len() != rows * cols`.

@@ -49,13 +49,13 @@ pub struct Stack<'a>(pub &'a [u32]);
 /// One matrix of a stack.
 #[derive(Debug, Clone, Copy)]
 pub struct StackPart<'a> {
-    /// Bits a code.
+    /// Bits per code.
     pub bits: Bits,
     /// Rows (outputs).
     pub rows: usize,
     /// Columns (inputs).
     pub cols: usize,
-    /// What a code of 1 stands for.
+    /// The value of a code of 1.
     pub scale: f32,
     /// The matrix's words, as in [`Packed`].
     pub words: &'a [u32],
@@ -67,7 +67,7 @@ impl<'a> Stack<'a> {
         self.0[0] as usize
     }
 
-    /// Whether there is no matrix.
+    /// Whether the stack is empty.
     pub fn is_empty(self) -> bool {
         self.len() == 0
     }

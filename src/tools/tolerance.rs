@@ -48,7 +48,7 @@ pub(crate) fn judge(
         let before = i.checked_sub(1).and_then(|b| Some((plan.spec(*node.outputs.get(b)?), found.get(b)?)));
         let (worst, tolerance) = match (spec.dtype, before) {
             (DType::F32, Some((codes, words))) if codes.dtype == DType::Codes && spec.width() == 2 => {
-                (pair.meta(&numbers(codes, words)), tolerance)
+                (pair.scale_and_sum(&numbers(codes, words)), tolerance)
             }
             (DType::F32 | DType::Int8 | DType::Ternary, _) => (pair.floats(), tolerance),
             (DType::F16, _) => (pair.floats(), tolerance.max(F16_STEP)),
@@ -117,8 +117,8 @@ impl Compared {
         if worst.0 > 1.0 { worst } else { (share, worst.1) }
     }
 
-    /// Codes' meta, `(1/k, sum)` a row: the sum must be that of the backend's own codes, which may have flipped.
-    fn meta(&self, codes: &[f64]) -> Worst {
+    /// Scale and sum of codes, `(1/k, sum)` a row: the sum must be that of the backend's own codes, which may have flipped.
+    fn scale_and_sum(&self, codes: &[f64]) -> Worst {
         let width = codes.len() / (self.want.len() / 2).max(1);
         let scales = |v: &[f64]| v.iter().step_by(2).copied().collect::<Vec<f64>>();
         let (error, row) = Compared { want: scales(&self.want), found: scales(&self.found) }.floats();
@@ -183,9 +183,9 @@ mod tests {
     #[test]
     fn a_sum_must_be_that_of_the_backends_own_codes() {
         let codes = [1.0, 2.0, 3.0, 4.0];
-        assert_eq!(pair(&[0.5, 3.0, 0.5, 6.0], &[0.5, 3.0, 0.5, 7.0]).meta(&codes), (0.0, 0));
-        assert_eq!(pair(&[0.5, 3.0, 0.5, 7.0], &[0.5, 4.0, 0.5, 7.0]).meta(&codes), (1.0, 1));
-        assert_eq!(pair(&[0.5, 3.0, 0.5, 7.0], &[0.5, 3.0, 1.0, 7.0]).meta(&codes), (1.0, 2));
+        assert_eq!(pair(&[0.5, 3.0, 0.5, 6.0], &[0.5, 3.0, 0.5, 7.0]).scale_and_sum(&codes), (0.0, 0));
+        assert_eq!(pair(&[0.5, 3.0, 0.5, 7.0], &[0.5, 4.0, 0.5, 7.0]).scale_and_sum(&codes), (1.0, 1));
+        assert_eq!(pair(&[0.5, 3.0, 0.5, 7.0], &[0.5, 3.0, 1.0, 7.0]).scale_and_sum(&codes), (1.0, 2));
     }
 
     #[test]

@@ -76,18 +76,18 @@ impl Recording {
         self.fed(self.p.input(name, Spec::counted(shape, DType::U32, counted_by)), data.to_vec())
     }
 
-    /// An input of codes `[rows, sets, d]`, and its meta: `inv_k` and the sums.
+    /// An input of codes `[rows, sets, d]`, and their scale and sum: `inv_k` and the sums.
     pub fn codes(&self, shape: [usize; 3], counted_by: CountedBy, codes: &[i8], inv_k: f32) -> [Slot; 2] {
         let mut words = Vec::new();
-        let mut meta = Vec::new();
+        let mut scale_and_sum = Vec::new();
         for row in codes.chunks_exact(shape[2]) {
             let mut padded = row.to_vec();
             padded.resize(4 * code_words(shape[2]), 0);
             words.extend(bytemuck::pod_collect_to_vec::<i8, u32>(&padded));
-            meta.extend([inv_k, row.iter().map(|&c| f32::from(c)).sum()]);
+            scale_and_sum.extend([inv_k, row.iter().map(|&c| f32::from(c)).sum()]);
         }
         let slot = self.p.input("codes", Spec::counted(&shape, DType::Codes, counted_by));
-        [self.fed(slot, words), self.f32s("meta", &[shape[0], shape[1], 2], counted_by, &meta)]
+        [self.fed(slot, words), self.f32s("scale_and_sum", &[shape[0], shape[1], 2], counted_by, &scale_and_sum)]
     }
 
     /// A dense weight in F32, F16 or Int8.

@@ -11,42 +11,60 @@ use ternion::plan::{Caps, Kernel, Plan, Source};
 
 /// Shaders that need exactly one of some defines. All other sets are the subsets of what `#ifdef` lines mention.
 const ONE_OF: &[(&str, &[&str])] = &[
-    ("attention_keys", &["SHUFFLES"]),
-    ("attention_lanes", &["SHUFFLES"]),
-    ("bit_codes", &["COMBINE", "PLAIN", "SWIGLU"]),
-    ("bit_linear", &["COMBINE", "PLAIN", "SWIGLU"]),
-    ("bit_rows", &["COMBINE", "PLAIN", "SWIGLU"]),
-    ("matmul_lanes", &["SHUFFLES"]),
-    ("ternary_lanes", &["SHUFFLES"]),
-    ("pool", &["MAX", "MEAN"]),
-    ("unary", &["GELU_ERF", "GELU_TANH", "RELU", "SCALE", "TANH"]),
+    ("attention/attention_decode_lanes", &["SOFTWARE_SUBGROUPS"]),
+    ("attention/attention_lanes", &["SOFTWARE_SUBGROUPS"]),
+    ("ternary/bit_linear_codes", &["COMBINE", "PLAIN", "SWIGLU"]),
+    ("ternary/bit_linear", &["COMBINE", "PLAIN", "SWIGLU"]),
+    ("ternary/bit_linear_rows", &["COMBINE", "PLAIN", "SWIGLU"]),
+    ("matmul/matmul_lanes", &["SOFTWARE_SUBGROUPS"]),
+    ("ternary/ternary_matmul_lanes", &["SOFTWARE_SUBGROUPS"]),
+    ("vision/pool", &["MAX", "MEAN"]),
+    ("elements/unary", &["GELU_ERF", "GELU_TANH", "RELU", "SCALE", "TANH"]),
 ];
 /// Shaders that need subgroups whatever their defines are. Only drivers that compute on the CPU get them.
-const OF_SUBGROUPS: &[&str] = &["bit_codes", "bit_rows"];
+const OF_SUBGROUPS: &[&str] = &["ternary/bit_linear_codes", "ternary/bit_linear_rows"];
 
 /// Whether an op can ask for these defines together: the second half of experts has a residual and no norm in front, the
 /// first half no residual (`ops/bit_linear.rs`).
 fn asked_for(defines: &[&str]) -> bool {
     let has = |define| defines.contains(&define);
     match (has("COMBINE"), has("SWIGLU")) {
-        (true, _) => has("RESIDUAL") && !has("PRE"),
+        (true, _) => has("RESIDUAL") && !has("PRE_NORM"),
         (_, true) => !has("RESIDUAL"),
         _ => true,
     }
 }
 
 /// The folder of the shaders.
-pub fn root() -> PathBuf {
+fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("shaders")
 }
 
+/// The folder of what shaders import.
+const SHARED: &str = "shared";
+
 /// Stems and texts of the `.wgsl` files of a folder.
-pub fn stems(dir: PathBuf) -> BTreeMap<String, String> {
+fn stems(dir: PathBuf) -> BTreeMap<String, String> {
     let read = |path: PathBuf| {
         let stem = path.file_stem()?.to_str()?.to_owned();
         (path.extension()? == "wgsl").then(|| (stem, std::fs::read_to_string(path).expect("UTF-8")))
     };
     std::fs::read_dir(dir).expect("the shaders").filter_map(|e| read(e.ok()?.path())).collect()
+}
+
+/// Names (`norm/rms_norm`) and texts of the ops' shaders.
+pub fn shaders() -> BTreeMap<String, String> {
+    let folders = std::fs::read_dir(root()).expect("the shaders").map(|e| e.expect("a folder").file_name());
+    let folders = folders.map(|folder| folder.into_string().expect("UTF-8")).filter(|folder| folder != SHARED);
+    let of = |folder: String| {
+        stems(root().join(&folder)).into_iter().map(move |(stem, text)| (format!("{folder}/{stem}"), text))
+    };
+    folders.flat_map(of).collect()
+}
+
+/// Stems and texts of what shaders import.
+pub fn shared() -> BTreeMap<String, String> {
+    stems(root().join(SHARED))
 }
 
 /// Text that lives as long as the program, as a [`Source`] wants it.
@@ -87,9 +105,9 @@ pub fn define_sets(name: &str, text: &str, shared: &BTreeMap<String, String>) ->
 
 /// All variants: a shader and its defines.
 pub fn all() -> Vec<(Source, Vec<&'static str>)> {
-    let shared = stems(root().join("shared"));
+    let shared = shared();
     let mut all = Vec::new();
-    for (name, text) in stems(root()) {
+    for (name, text) in shaders() {
         let source = source(&name, &text);
         all.extend(define_sets(&name, &text, &shared).into_iter().map(|defines| (source, defines)));
     }
@@ -104,13 +122,14 @@ pub struct Valid {
 
 /// Whether a variant asks for subgroup operations.
 pub fn with_subgroups(source: Source, defines: &[&str]) -> bool {
-    OF_SUBGROUPS.contains(&source.name) || defines.iter().any(|d| ["SUBGROUPS", "SHUFFLES", "TABLES"].contains(d))
+    OF_SUBGROUPS.contains(&source.name)
+        || defines.iter().any(|d| ["SUBGROUPS", "SOFTWARE_SUBGROUPS", "TABLES"].contains(d))
 }
 
 /// Whether only drivers that compute on the CPU get a variant: its lanes pass words on to each other where they like, which
 /// WGSL allows in uniform control flow only.
 pub fn software(source: Source, defines: &[&str]) -> bool {
-    OF_SUBGROUPS.contains(&source.name) || defines.iter().any(|d| ["SHUFFLES", "TABLES"].contains(d))
+    OF_SUBGROUPS.contains(&source.name) || defines.iter().any(|d| ["SOFTWARE_SUBGROUPS", "TABLES"].contains(d))
 }
 
 /// Parses and validates a variant.
@@ -118,7 +137,7 @@ pub fn validate(source: Source, defines: &[&str]) -> Result<Valid, String> {
     let expanded = expand(source, defines).map_err(|e| e.to_string())?;
     let module = naga::front::wgsl::parse_str(&expanded.wgsl).map_err(|e| e.emit_to_string(&expanded.wgsl))?;
     let subgroups = with_subgroups(source, defines);
-    // The least that each define stands for; `F16` is about conversions, not about a native type.
+    // The minimum that each define stands for; `F16` is about conversions, not about a native type.
     let needs =
         [(subgroups, Capabilities::SUBGROUP), (defines.contains(&"F16"), Capabilities::SHADER_FLOAT16_IN_FLOAT32)];
     let caps = needs.into_iter().filter(|need| need.0).fold(Capabilities::empty(), |all, need| all | need.1);

@@ -70,9 +70,9 @@ impl BitLinearStack {
     }
 
     /// x `[rows, d_in]` → `[rows, Σ d_out]`, behind a norm and plus a residual if given.
-    pub fn record(&self, p: &PlanBuilder, x: Slot, pre: Option<&Norm>, residual: Option<Slot>) -> Slot {
-        let pre = pre.map(|norm| norm.input(p));
-        let input = BitInput { pre, norm: self.spec.norm, act: self.spec.quant };
+    pub fn record(&self, p: &PlanBuilder, x: Slot, pre_norm: Option<&Norm>, residual: Option<Slot>) -> Slot {
+        let pre_norm = pre_norm.map(|norm| norm.input(p));
+        let input = BitInput { pre_norm, norm: self.spec.norm, act: self.spec.quant };
         p.bit_linears(x, input, &self.slots(p), residual)
     }
 

@@ -46,7 +46,7 @@ impl Moe {
         let MoeSpec { experts, expert, bound } = self.spec;
         let log = p.state(&slots::routing(i), Spec::fixed(&[shape.kv_rows, experts.k], DType::U32));
         let moe = MoeInput {
-            pre: norm.input(p),
+            pre_norm: norm.input(p),
             router: self.router.each_ref().map(|tensor| tensor.slot(p)),
             experts,
             gate_up: self.gate_up.slots(p),

@@ -13,10 +13,9 @@ use crate::threads::ThreadPool;
 pub(super) const BLOCK: usize = 32;
 /// Queries that share a block's widened keys.
 const QUERIES: usize = 16;
-/// Keys that are seen together before they are merged, for any number of queries and threads: a query's result is the
-/// same in every batch.
+/// Keys of one partial result, for any number of queries and threads, so that a query's result is the same in every batch.
 const PIECE: usize = 8 * BLOCK;
-/// Queries over the same keys from which these are laid out anew for them.
+/// Minimum number of queries over the same keys for which keys and values are laid out anew.
 const WHOLE: usize = 32;
 
 /// Where queries, keys and values lie: a matrix, its width, and the first column of head 0.
@@ -71,8 +70,8 @@ pub struct Attention<'a> {
     pub scale: f32,
     /// Keys of each query: first and count.
     pub spans: &'a [(usize, usize)],
-    /// Queries, from the first one on, of which always so many read the same keys; 1 where nothing is known of them.
-    pub together: usize,
+    /// Every run of this many queries reads the same keys; 1 where nothing is known of them.
+    pub rows_per_matrix: usize,
 }
 
 /// An attention whose keys and values are f32.
@@ -123,30 +122,31 @@ impl Widened {
     }
 }
 
-/// What one query head has seen: the largest score, `Σ e^(score − top)`, and `Σ e^(score − top) · v` behind them.
-struct Seen<'a>(&'a mut [f32]);
+/// The partial result of one query head over some of its keys: the largest score `max`, `Σ e^(score − max)`, and
+/// `Σ e^(score − max) · v` behind them.
+struct Partial<'a>(&'a mut [f32]);
 
-/// Words in front of the sums of a [`Seen`].
+/// Words in front of the sums of a [`Partial`].
 pub(super) const HEAD: usize = 2;
 
-impl Seen<'_> {
+impl Partial<'_> {
     fn reset(&mut self) {
         self.0.fill(0.0);
         self.0[0] = f32::MIN;
     }
 
-    /// Joins what another thread has seen of other keys.
+    /// Merges the partial result over other keys, such as another thread's.
     fn merge(&mut self, other: &[f32]) {
-        let top = self.0[0].max(other[0]);
-        let (mine, theirs) = ((self.0[0] - top).exp(), (other[0] - top).exp());
-        self.0[0] = top;
+        let max = self.0[0].max(other[0]);
+        let (mine, theirs) = ((self.0[0] - max).exp(), (other[0] - max).exp());
+        self.0[0] = max;
         for (a, b) in self.0[1..].iter_mut().zip(&other[1..]) {
             *a = *a * mine + b * theirs;
         }
     }
 
     fn finish(&self, out: &mut [f32]) {
-        // With no score above the lowest number there is no sum: all are -∞, or there was none.
+        // No score is above the lowest number: all are -∞, or there was no key.
         let total = if self.0[0] > f32::MIN { self.0[1] } else { f32::NAN };
         out.iter_mut().zip(&self.0[HEAD..]).for_each(|(o, s)| *o = s / total);
     }
@@ -171,7 +171,7 @@ pub(super) struct Block<'a> {
     pub ahead: isize,
 }
 
-/// Adds a block to what its query heads have seen: `(q [heads, d], block, scale, seen [heads, 2 + d])`.
+/// Adds a block to the partial results of its query heads: `(q [heads, d], block, scale, partial [heads, 2 + d])`.
 pub(super) type Kernel = fn(&[f32], &Block, f32, &mut [f32]);
 
 /// A kernel of this processor for keys and values as they are stored.
@@ -183,32 +183,32 @@ fn stored_kernel(d: usize) -> Option<Kernel> {
 }
 
 /// The kernel for any processor and width, which takes f32 alone.
-fn any_kernel(q: &[f32], block: &Block, scale: f32, seen: &mut [f32]) {
+fn any_kernel(q: &[f32], block: &Block, scale: f32, partial: &mut [f32]) {
     let (Floats::F32(k), Floats::F32(v)) = (block.k, block.v) else {
         unreachable!("f16 is widened for this kernel");
     };
-    let heads = (seen.len() - q.len()) / HEAD;
+    let heads = (partial.len() - q.len()) / HEAD;
     let d = q.len() / heads;
-    for (head, (q, seen)) in q.chunks_exact(d).zip(seen.chunks_exact_mut(HEAD + d)).enumerate() {
+    for (head, (q, partial)) in q.chunks_exact(d).zip(partial.chunks_exact_mut(HEAD + d)).enumerate() {
         let at = head / block.group * d;
-        add_keys(q, (&k[at..], block.k_width), (&v[at..], block.v_width), block.n, scale, seen);
+        add_keys(q, (&k[at..], block.k_width), (&v[at..], block.v_width), block.n, scale, partial);
     }
 }
 
-/// Adds `n` keys and values, rows of a width, to what one head has seen.
+/// Adds `n` keys and values, rows of a width, to the partial result of one head.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn add_keys(q: &[f32], k: (&[f32], usize), v: (&[f32], usize), n: usize, scale: f32, seen: &mut [f32]) {
+fn add_keys(q: &[f32], k: (&[f32], usize), v: (&[f32], usize), n: usize, scale: f32, partial: &mut [f32]) {
     let mut scores = [0.0f32; BLOCK];
     let scores = &mut scores[..n];
-    let mut top = seen[0];
+    let mut max = partial[0];
     for (j, score) in scores.iter_mut().enumerate() {
         *score = maths::dot_inline(q, &k.0[j * k.1..][..q.len()]) * scale;
-        top = top.max(*score);
+        max = max.max(*score);
     }
-    let shrink = (seen[0] - top).exp();
-    seen[0] = top;
-    seen[1] = seen[1] * shrink + maths::exp_all_inline(scores, top);
-    let out = &mut seen[HEAD..];
+    let shrink = (partial[0] - max).exp();
+    partial[0] = max;
+    partial[1] = partial[1] * shrink + maths::exp_all_inline(scores, max);
+    let out = &mut partial[HEAD..];
     out.iter_mut().for_each(|a| *a *= shrink);
     for (j, &weight) in scores.iter().enumerate() {
         out.iter_mut().zip(&v.0[j * v.1..]).for_each(|(o, v)| *o += weight * v);
@@ -222,14 +222,21 @@ impl Attention<'_> {
         &self.q.data[row * self.q.width + self.q.at + kv.start * n..][..kv.len() * n]
     }
 
-    /// Words of a [`Seen`].
+    /// Words of a [`Partial`].
     fn words(&self) -> usize {
         HEAD + self.d
     }
 
-    /// What queries `rows` with key heads `kv` see of the keys `keys`, counted from each query's first, which is the
-    /// same for all; `seen` is by query and head. `after` is the key that will be read next, if it does not follow.
-    fn see(&self, rows: Range<usize>, kv: Range<usize>, keys: Range<usize>, after: Option<usize>, seen: &mut [f32]) {
+    /// Adds the keys `keys` to the partial results `[queries, heads]` of queries `rows` with key heads `kv`. Keys are counted from
+    /// the queries' first key, which is the same for all. `after` is the key that will be read next, if it does not follow.
+    fn attend(
+        &self,
+        rows: Range<usize>,
+        kv: Range<usize>,
+        keys: Range<usize>,
+        after: Option<usize>,
+        partial: &mut [f32],
+    ) {
         let first = self.spans[rows.start].0;
         let (at, n) = (kv.start * self.d, kv.len() * self.d);
         let stored = stored_kernel(self.d);
@@ -243,11 +250,11 @@ impl Attention<'_> {
             };
             let next = after.filter(|_| to == keys.end).unwrap_or(here.start + BLOCK);
             let ahead = (next as isize - here.start as isize) * k.1 as isize;
-            for (row, seen) in rows.clone().zip(seen.chunks_exact_mut(kv.len() * self.group * self.words())) {
+            for (row, partial) in rows.clone().zip(partial.chunks_exact_mut(kv.len() * self.group * self.words())) {
                 let n = self.spans[row].1.min(to).saturating_sub(from);
                 if n > 0 {
                     let block = Block { group: self.group, k: k.0, k_width: k.1, v: v.0, v_width: v.1, n, ahead };
-                    stored.unwrap_or(any_kernel)(self.queries(row, &kv), &block, self.scale, seen);
+                    stored.unwrap_or(any_kernel)(self.queries(row, &kv), &block, self.scale, partial);
                 }
             }
         }
@@ -256,7 +263,7 @@ impl Attention<'_> {
     /// All queries; y `[n, heads · d]`.
     pub fn run(&self, threads: &ThreadPool, y: &mut [f32]) {
         if let (Some(kernel), Some(k), Some(v)) = (whole_kernel(self.d), self.k.f32s(), self.v.f32s())
-            && self.together >= WHOLE
+            && self.rows_per_matrix >= WHOLE
         {
             return self.whole(kernel, &Whole { of: self, k, v }, threads, y);
         }
@@ -273,31 +280,31 @@ impl Attention<'_> {
             let n = rows.len() * self.group * words;
             let mut both = vec![0.0; 2 * n];
             let (all, piece) = both.split_at_mut(n);
-            all.chunks_exact_mut(words).for_each(|s| Seen(s).reset());
-            let most = rows.clone().map(|r| self.spans[r].1).max().unwrap_or(0);
-            for from in (0..most).step_by(PIECE) {
-                piece.chunks_exact_mut(words).for_each(|s| Seen(s).reset());
-                self.see(rows.clone(), kv..kv + 1, from..most.min(from + PIECE), None, piece);
-                all.chunks_exact_mut(words).zip(piece.chunks_exact(words)).for_each(|(a, p)| Seen(a).merge(p));
+            all.chunks_exact_mut(words).for_each(|s| Partial(s).reset());
+            let max_keys = rows.clone().map(|r| self.spans[r].1).max().unwrap_or(0);
+            for from in (0..max_keys).step_by(PIECE) {
+                piece.chunks_exact_mut(words).for_each(|s| Partial(s).reset());
+                self.attend(rows.clone(), kv..kv + 1, from..max_keys.min(from + PIECE), None, piece);
+                all.chunks_exact_mut(words).zip(piece.chunks_exact(words)).for_each(|(a, p)| Partial(a).merge(p));
             }
-            for (i, seen) in all.chunks_exact_mut(words).enumerate() {
+            for (i, partial) in all.chunks_exact_mut(words).enumerate() {
                 let (row, head) = (rows.start + i / self.group, kv * self.group + i % self.group);
                 // SAFETY: each (query, head) belongs to one task.
-                Seen(seen).finish(unsafe { y.slice((row * self.heads + head) * self.d, self.d) });
+                Partial(partial).finish(unsafe { y.slice((row * self.heads + head) * self.d, self.d) });
             }
         });
     }
 
     /// Many queries over the same keys, a head at a time, in pieces where there are more threads than heads.
     fn whole(&self, kernel: WholeKernel, whole: &Whole, threads: &ThreadPool, y: &mut [f32]) {
-        let (y, same) = (Shared::new(y), self.spans.len().div_ceil(self.together));
-        let pieces = threads.count().div_ceil(same * self.heads).min(self.together.div_ceil(WHOLE));
-        let height = self.together.div_ceil(pieces.max(1));
-        let pieces = self.together.div_ceil(height);
+        let (y, same) = (Shared::new(y), self.spans.len().div_ceil(self.rows_per_matrix));
+        let pieces = threads.count().div_ceil(same * self.heads).min(self.rows_per_matrix.div_ceil(WHOLE));
+        let height = self.rows_per_matrix.div_ceil(pieces.max(1));
+        let pieces = self.rows_per_matrix.div_ceil(height);
         threads.run(same * self.heads * pieces, |task| {
             let (head, part) = (task / pieces % self.heads, task % pieces * height);
-            let from = task / pieces / self.heads * self.together;
-            let end = self.spans.len().min(from + self.together);
+            let from = task / pieces / self.heads * self.rows_per_matrix;
+            let end = self.spans.len().min(from + self.rows_per_matrix);
             kernel(whole, end.min(from + part)..end.min(from + part + height), head, y);
         });
     }
@@ -314,26 +321,26 @@ impl Attention<'_> {
         blocks
     }
 
-    /// Few queries over many keys: the keys are cut, and what was seen of the pieces is merged.
+    /// Few queries over many keys: the keys are cut into pieces, and the partial results are merged.
     fn few(&self, threads: &ThreadPool, longest: usize, y: &mut [f32]) {
         let pieces = longest.div_ceil(PIECE);
         let words = self.heads * self.words();
-        let mut seen = vec![0.0; self.spans.len() * pieces * words];
-        seen.chunks_exact_mut(self.words()).for_each(|s| Seen(s).reset());
-        let shared = Shared::new(&mut seen);
+        let mut partial = vec![0.0; self.spans.len() * pieces * words];
+        partial.chunks_exact_mut(self.words()).for_each(|s| Partial(s).reset());
+        let shared = Shared::new(&mut partial);
         threads.run_ahead(self.spans.len() * pieces, |task, next| {
             let (row, piece) = (task / pieces, task % pieces);
             let keys = piece * PIECE..self.spans[row].1.min((piece + 1) * PIECE);
             let after = next.map(|next| self.spans[next / pieces].0 + next % pieces * PIECE);
             // SAFETY: each piece of a query belongs to one task.
-            let seen = unsafe { shared.slice(task * words, words) };
-            self.see(row..row + 1, 0..self.heads / self.group, keys, after, seen);
+            let partial = unsafe { shared.slice(task * words, words) };
+            self.attend(row..row + 1, 0..self.heads / self.group, keys, after, partial);
         });
-        for (seen, y) in seen.chunks_exact_mut(pieces * words).zip(y.chunks_exact_mut(self.heads * self.d)) {
-            let (first, rest) = seen.split_at_mut(words);
+        for (partial, y) in partial.chunks_exact_mut(pieces * words).zip(y.chunks_exact_mut(self.heads * self.d)) {
+            let (first, rest) = partial.split_at_mut(words);
             for (head, (first, y)) in first.chunks_exact_mut(self.words()).zip(y.chunks_exact_mut(self.d)).enumerate() {
                 // From nothing, as where one thread sees all pieces.
-                let mut all = Seen(first);
+                let mut all = Partial(first);
                 for other in rest.chunks_exact(words) {
                     all.merge(&other[head * self.words()..][..self.words()]);
                 }

@@ -19,9 +19,9 @@ pub fn kernel(d: usize) -> Option<Kernel> {
     }
     macro_rules! of {
         ($columns:literal) => {
-            |q, block, scale, seen| {
+            |q, block, scale, partial| {
                 // SAFETY: the processor has AVX-512F and VL.
-                unsafe { heads::<$columns>(q, block, scale, seen) }
+                unsafe { heads::<$columns>(q, block, scale, partial) }
             }
         };
     }
@@ -65,10 +65,10 @@ fn pair(head: usize, heads: usize, group: usize) -> usize {
 }
 
 #[target_feature(enable = "avx512f,avx512vl")]
-fn heads<const C: usize>(q: &[f32], block: &Block, scale: f32, seen: &mut [f32]) {
+fn heads<const C: usize>(q: &[f32], block: &Block, scale: f32, partial: &mut [f32]) {
     match (block.k, block.v) {
-        (Floats::F16(k), Floats::F16(v)) => f16_heads::<C>(q, (k, v), block, scale, seen),
-        (Floats::F32(k), Floats::F32(v)) => f32_heads::<C>(q, (k, v), block, scale, seen),
+        (Floats::F16(k), Floats::F16(v)) => f16_heads::<C>(q, (k, v), block, scale, partial),
+        (Floats::F32(k), Floats::F32(v)) => f32_heads::<C>(q, (k, v), block, scale, partial),
         _ => unreachable!("keys and values have one dtype"),
     }
 }
@@ -87,11 +87,11 @@ macro_rules! kernel {
             (k, v): (&[$element], &[$element]),
             block: &Block,
             scale: f32,
-            seen: &mut [f32],
+            partial: &mut [f32],
         ) {
             let (d, words) = (C * KEYS, HEAD + C * KEYS);
             let heads = q.len() / d;
-            assert!(q.len() == heads * d && seen.len() == heads * words, "a block's shapes");
+            assert!(q.len() == heads * d && partial.len() == heads * words, "a block's shapes");
             let mut weights = [[0.0; BLOCK]; HEADS];
             for from in (0..heads).step_by(HEADS) {
                 let to = heads.min(from + HEADS);
@@ -110,20 +110,21 @@ macro_rules! kernel {
                     head += n;
                 }
                 let mut shrinks = [0.0; HEADS];
-                let seen = &mut seen[from * words..to * words];
-                for ((weights, shrink), seen) in weights.iter_mut().zip(&mut shrinks).zip(seen.chunks_exact_mut(words))
+                let partial = &mut partial[from * words..to * words];
+                for ((weights, shrink), partial) in
+                    weights.iter_mut().zip(&mut shrinks).zip(partial.chunks_exact_mut(words))
                 {
-                    *shrink = weigh(weights, seen);
+                    *shrink = weigh(weights, partial);
                 }
                 head = from;
                 while head < to {
                     let (n, at) = (pair(head, to, block.group), head / block.group * d);
                     let (weights, shrinks) = (&weights[head - from..][..n], &shrinks[head - from..][..n]);
-                    let seen = &mut seen[(head - from) * words..][..n * words];
+                    let partial = &mut partial[(head - from) * words..][..n * words];
                     let later = later.wrapping_add(block.n * at);
                     match n {
-                        2 => $values::<C, 2>(&v[at..], later, block, (weights, shrinks), seen),
-                        _ => $values::<C, 1>(&v[at..], later, block, (weights, shrinks), seen),
+                        2 => $values::<C, 2>(&v[at..], later, block, (weights, shrinks), partial),
+                        _ => $values::<C, 1>(&v[at..], later, block, (weights, shrinks), partial),
                     }
                     head += n;
                 }
@@ -208,16 +209,16 @@ macro_rules! kernel {
             ahead: *const $element,
             block: &Block,
             (weights, shrinks): (&[[f32; BLOCK]], &[f32]),
-            seen: &mut [f32],
+            partial: &mut [f32],
         ) {
             let (n, words) = (block.n, HEAD + C * KEYS);
             assert!((1..=BLOCK).contains(&n) && weights.len() == G && shrinks.len() == G, "a block's shapes");
-            assert!(seen.len() == G * words && v.len() >= (n - 1) * block.v_width + C * KEYS, "a block's values");
+            assert!(partial.len() == G * words && v.len() >= (n - 1) * block.v_width + C * KEYS, "a block's values");
             let mut acc = [[_mm512_setzero_ps(); C]; G];
             for g in 0..G {
                 for c in 0..C {
-                    // SAFETY: inside `seen`, by the assertion.
-                    let old = unsafe { _mm512_loadu_ps(seen.as_ptr().add(g * words + HEAD + c * KEYS)) };
+                    // SAFETY: inside `partial`, by the assertion.
+                    let old = unsafe { _mm512_loadu_ps(partial.as_ptr().add(g * words + HEAD + c * KEYS)) };
                     acc[g][c] = _mm512_mul_ps(old, _mm512_set1_ps(shrinks[g]));
                 }
             }
@@ -235,8 +236,8 @@ macro_rules! kernel {
             }
             for g in 0..G {
                 for c in 0..C {
-                    // SAFETY: inside `seen`, by the assertion.
-                    unsafe { _mm512_storeu_ps(seen.as_mut_ptr().add(g * words + HEAD + c * KEYS), acc[g][c]) };
+                    // SAFETY: inside `partial`, by the assertion.
+                    unsafe { _mm512_storeu_ps(partial.as_mut_ptr().add(g * words + HEAD + c * KEYS), acc[g][c]) };
                 }
             }
         }
@@ -245,11 +246,11 @@ macro_rules! kernel {
 
 /// Scores become weights, of which those of the lowest number add nothing; returns what the sums so far shrink by.
 #[target_feature(enable = "avx512f,avx512vl")]
-fn weigh(scores: &mut [f32; BLOCK], seen: &mut [f32]) -> f32 {
-    let top = maths::max_inline(scores).max(seen[0]);
-    let shrink = maths::exp_inline(seen[0] - top);
-    seen[0] = top;
-    seen[1] = seen[1] * shrink + maths::exp_all_inline(scores, top);
+fn weigh(scores: &mut [f32; BLOCK], partial: &mut [f32]) -> f32 {
+    let max = maths::max_inline(scores).max(partial[0]);
+    let shrink = maths::exp_inline(partial[0] - max);
+    partial[0] = max;
+    partial[1] = partial[1] * shrink + maths::exp_all_inline(scores, max);
     shrink
 }
 

@@ -9,10 +9,10 @@ use crate::ops::simd::{Shared, maths};
 
 /// Floats of a vector.
 const LANES: usize = 16;
-/// Keys are padded to a multiple of this: two vectors, which are the least that scores are made of.
+/// Keys are padded to a multiple of this: two vectors, the smallest unit in which scores are computed.
 const PAD: usize = 2 * LANES;
 
-/// The kernel for heads of width `d`, if this processor can run it and there is one.
+/// The kernel for heads of width `d`, if there is one that this processor can run.
 pub fn kernel(d: usize) -> Option<WholeKernel> {
     if !is_x86_feature_detected!("avx512f") {
         return None;
@@ -65,7 +65,7 @@ fn queries<const A: usize, const C: usize>(whole: &Whole, rows: Range<usize>, he
             // SAFETY: each (query, head) belongs to one task.
             let y = unsafe { y.slice(((r + a) * of.heads + head) * d, d) };
             for (y, out) in y.chunks_exact_mut(LANES).zip(out[a]) {
-                // SAFETY: there is a place for each lane.
+                // SAFETY: the array has an element for each lane.
                 unsafe { _mm512_storeu_ps(y.as_mut_ptr(), _mm512_div_ps(out, _mm512_set1_ps(sums[a]))) };
             }
         }
@@ -110,14 +110,14 @@ fn scores<const A: usize, const V: usize>(q: [&[f32]; A], keys: &[f32], from: us
 #[target_feature(enable = "avx512f")]
 fn weigh(scores: &mut [f32], n: usize) -> f32 {
     scores[n..].fill(f32::MIN);
-    let mut top = _mm512_set1_ps(f32::MIN);
+    let mut max = _mm512_set1_ps(f32::MIN);
     for scores in scores.chunks_exact(LANES) {
         // SAFETY: there are 16.
-        top = _mm512_max_ps(top, unsafe { _mm512_loadu_ps(scores.as_ptr()) });
+        max = _mm512_max_ps(max, unsafe { _mm512_loadu_ps(scores.as_ptr()) });
     }
-    let top = _mm512_reduce_max_ps(top);
-    // All scores are -∞, or there is none.
-    maths::exp_all_inline(scores, if top > f32::MIN { top } else { f32::NAN })
+    let max = _mm512_reduce_max_ps(max);
+    // All scores are -∞, or there is no key.
+    maths::exp_all_inline(scores, if max > f32::MIN { max } else { f32::NAN })
 }
 
 /// The values, weighted for `A` queries.

@@ -1,5 +1,5 @@
-//! Matrix products with f32, f16 or 8-bit weights: dot products for few rows, tiles for many, by the `gemm` crate where
-//! there is no kernel of this processor.
+//! Matrix products with f32, f16 or 8-bit weights: dot products for few rows, tiles for many. The
+//! `gemm` crate computes the tiles where this processor has no kernel of its own.
 
 use std::ops::Range;
 
@@ -22,16 +22,16 @@ pub struct Dense {
     pub y_width: usize,
 }
 
-/// Rows of x from which the product is made in blocks, which keep several rows of both in registers.
+/// Minimum number of rows of x for which the product is computed in blocks, which keep several rows of both in registers.
 const BLOCK_ROWS: usize = 9;
-/// Rows of w of a block: they stay in a near cache while the rows of x pass by.
+/// Rows of w of a block: they stay in the L2 cache while the rows of x are read.
 const BLOCK_OUTS: usize = 128;
-/// Tasks a thread at least, if no block gets fewer rows of x than this.
+/// Minimum number of rows of x of a block; down to it, blocks are cut until every thread has enough tasks.
 const SHARES: usize = 2;
-const LEAST_ROWS: usize = 24;
+const MIN_ROWS: usize = 24;
 /// Weights of a task of dot products: a long run of memory for its thread, few enough to share evenly.
 const TASK: usize = 1 << 18;
-/// Rows of w whose sums a kernel makes together, at most.
+/// Maximum number of rows of w that a kernel sums at the same time.
 const GROUP: usize = 16;
 
 /// The product of some rows of w with all rows of x, by dot products: `(x, w, d_in, y)`, x `[rows, d_in]`, w of whole
@@ -64,7 +64,7 @@ fn dots(x: &[f32], w: Floats, d_in: usize, y: &mut [f32]) {
 }
 
 /// Some rows of a weight.
-fn some_rows(w: Floats, from: usize, n: usize, d_in: usize) -> Floats {
+fn weight_rows(w: Floats, from: usize, n: usize, d_in: usize) -> Floats {
     w.part(from * d_in..(from + n) * d_in)
 }
 
@@ -98,7 +98,7 @@ fn block_kernel() -> BlockKernel {
 impl Block<'_> {
     /// Writes neighbouring outputs of a row from number `o` on, or adds to them.
     #[inline(always)]
-    pub(super) fn put(&self, row: usize, o: usize, found: &[f32], add: bool) {
+    pub(super) fn store(&self, row: usize, o: usize, found: &[f32], add: bool) {
         // SAFETY: the block's outputs belong to one task, which makes no other slice of them meanwhile.
         let y = unsafe { self.y.slice(self.at + row * self.y_width + o, found.len()) };
         match add {
@@ -137,7 +137,7 @@ pub fn dense(
     let grain = (TASK / d.d_in.max(1)).next_multiple_of(GROUP);
     threads.chunks(d.d_out, grain, |outs| {
         let mut found = vec![0.0; outs.len() * d.rows];
-        kernel(x, some_rows(w, outs.start, outs.len(), d.d_in), d.d_in, &mut found);
+        kernel(x, weight_rows(w, outs.start, outs.len(), d.d_in), d.d_in, &mut found);
         for (r, found) in found.chunks_exact(outs.len()).enumerate() {
             // SAFETY: each column of y belongs to one task.
             unsafe { y.slice(r * d.y_width + d.col0 + outs.start, outs.len()) }.copy_from_slice(found);
@@ -156,14 +156,14 @@ fn blocks(
     end: impl Fn(Range<usize>, &Range<usize>) + Sync,
 ) {
     let (kernel, across) = (block_kernel(), d.d_out.div_ceil(BLOCK_OUTS));
-    let down = (SHARES * threads.count()).div_ceil(across).min(d.rows.div_ceil(LEAST_ROWS));
+    let down = (SHARES * threads.count()).div_ceil(across).min(d.rows.div_ceil(MIN_ROWS));
     let height = d.rows.div_ceil(down.max(1));
     threads.run(across * d.rows.div_ceil(height), |task| {
         let (o, r) = (task % across * BLOCK_OUTS, task / across * height);
         let (outs, rows) = (o..d.d_out.min(o + BLOCK_OUTS), r..d.rows.min(r + height));
         kernel(&Block {
             x: &x[rows.start * d.d_in..rows.end * d.d_in],
-            w: some_rows(w, outs.start, outs.len(), d.d_in),
+            w: weight_rows(w, outs.start, outs.len(), d.d_in),
             d_in: d.d_in,
             y,
             at: r * d.y_width + d.col0 + o,

@@ -33,15 +33,15 @@ pub fn kernels() -> Vec<DotKernel> {
 /// How far ahead weights are fetched, in bytes: a hardware prefetcher alone reaches about half of the memory's rate.
 const AHEAD: usize = 8192;
 
-/// Calls `$some::<A, O>` for blocks of `A` rows of x, at most `$most`. Several share their vectors among two rows of w; one
-/// takes `$single` rows of w at a time: one after the other is as fast as memory gives them, two are faster where weights
-/// are so small that loading x takes longer.
+/// Calls `$some::<A, O>` for blocks of `A` rows of x, at most `$max_rows`. Several rows of x share
+/// their vectors between two rows of w. A single row of x takes `$single` rows of w at a time: 1 is as fast as memory, 2 is
+/// faster where weights are so narrow that loading x takes longer.
 macro_rules! blocks {
-    ($some:ident, $most:literal, $single:literal, $x:ident, $w:ident, $d_in:ident, $y:ident) => {{
+    ($some:ident, $max_rows:literal, $single:literal, $x:ident, $w:ident, $d_in:ident, $y:ident) => {{
         let rows = $x.len() / $d_in;
         assert!($d_in > 0 && $x.len() == rows * $d_in, "shapes of a product");
-        for r in (0..rows).step_by($most) {
-            let x = &$x[r * $d_in..rows.min(r + $most) * $d_in];
+        for r in (0..rows).step_by($max_rows) {
+            let x = &$x[r * $d_in..rows.min(r + $max_rows) * $d_in];
             let y = &mut $y[r * ($w.len() / $d_in)..];
             match x.len() / $d_in {
                 1 => $some::<1, $single>(x, $w, $d_in, y),
@@ -113,7 +113,7 @@ macro_rules! kernel {
                 }
                 for (a, vectors) in vectors.iter().enumerate() {
                     let mut sums = [0.0; $lanes];
-                    // SAFETY: there is a place for each lane.
+                    // SAFETY: the array has an element for each lane.
                     unsafe { $store(sums.as_mut_ptr(), $sums(vectors)) };
                     for (w, sum) in w.chunks_exact(d_in).zip(&mut sums).take(if whole < d_in { rows } else { 0 }) {
                         *sum += (whole..d_in).map(|i| x[a * d_in + i] * $widen(w[i])).sum::<f32>();

@@ -2,7 +2,7 @@
 //! sums stay in registers.
 //!
 //! Both matrices are read as they lie, in vectors along their rows, and weights are widened on the way: nothing is copied
-//! into another order first. A tile's rows of x stay in the nearest cache while all rows of w of a block pass by.
+//! into another order first. A tile's rows of x stay in the L1 cache while all rows of w of a block are read.
 
 use std::arch::x86_64::*;
 
@@ -15,11 +15,11 @@ use crate::plan::Floats;
 
 /// Floats of a vector.
 const LANES: usize = 16;
-/// Rows of x of a tile, at most.
+/// Maximum number of rows of x of a tile.
 const ROWS: usize = 6;
 /// Rows of w of a tile: the sums of four rows of x are then as many as `sums` adds up at once.
 const OUTS: usize = 4;
-/// Columns that are taken together: so many of a tile's rows of x stay in the nearest cache.
+/// Columns of a pass: this many of each of a tile's rows of x stay in the L1 cache.
 const DEPTH: usize = 1024;
 
 /// The kernel, if this processor can run it.
@@ -104,10 +104,10 @@ macro_rules! tiles {
                     four[i * OUTS..][..OUTS].copy_from_slice(&acc[a + i]);
                 }
                 let mut found = [[0.0; OUTS]; 4];
-                // SAFETY: there is a place for each lane.
+                // SAFETY: the array has an element for each lane.
                 unsafe { _mm512_storeu_ps(found.as_mut_ptr().cast(), sums(&four)) };
                 for i in 0..4.min(A - a) {
-                    b.put(r + a + i, o, &found[i][..OUTS.min(outs - o)], from > 0);
+                    b.store(r + a + i, o, &found[i][..OUTS.min(outs - o)], from > 0);
                 }
             }
         }

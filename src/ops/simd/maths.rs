@@ -79,21 +79,21 @@ pub fn norm(x: &[f32], w: &[f32], n: Normed, y: &mut [f32]) -> f32 {
         let v = (x.clamp(-n.in_bound, n.in_bound) / n.rms).clamp(-n.out_bound, n.out_bound);
         (w * v).clamp(-n.act_bound, n.act_bound)
     };
-    let mut top = [0; LANES]; // bits: in their order NaN is above all
+    let mut lanes_max = [0; LANES]; // bits: in their order NaN is above all
     let (xs, ws, mut ys) = (x.chunks_exact(LANES), w.chunks_exact(LANES), y.chunks_exact_mut(LANES));
     let rest = (xs.remainder(), ws.remainder());
     for ((x, w), y) in xs.zip(ws).zip(&mut ys) {
         for i in 0..LANES {
             y[i] = one(x[i], w[i]);
-            top[i] = top[i].max(y[i].abs().to_bits());
+            lanes_max[i] = lanes_max[i].max(y[i].abs().to_bits());
         }
     }
-    let mut most = top.iter().fold(0, |a, &b| a.max(b));
+    let mut max = lanes_max.iter().fold(0, |a, &b| a.max(b));
     for ((x, w), y) in rest.0.iter().zip(rest.1).zip(ys.into_remainder()) {
         *y = one(*x, *w);
-        most = most.max(y.abs().to_bits());
+        max = max.max(y.abs().to_bits());
     }
-    f32::from_bits(most)
+    f32::from_bits(max)
 }
 
 /// `code = clamp(round(y · k), −max_code − 1, max_code)`, ties to even; returns the sum of the codes. That of NaN is any.
@@ -190,20 +190,20 @@ pub fn max_inline(x: &[f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// `x = e^(x − top)`; returns the sum.
+/// `x = e^(x − max)`; returns the sum.
 #[inline(always)]
-pub fn exp_all_inline(x: &mut [f32], top: f32) -> f32 {
+pub fn exp_all_inline(x: &mut [f32], max: f32) -> f32 {
     let mut acc = [0.0; LANES];
     let mut chunks = x.chunks_exact_mut(LANES);
     for x in &mut chunks {
         for i in 0..LANES {
-            x[i] = exp_inline(x[i] - top);
+            x[i] = exp_inline(x[i] - max);
             acc[i] += x[i];
         }
     }
     let mut sum = total(acc);
     for x in chunks.into_remainder() {
-        *x = exp_inline(*x - top);
+        *x = exp_inline(*x - max);
         sum += *x;
     }
     sum
@@ -273,19 +273,19 @@ pub fn scale_sums(sums: &[i32], times: i32, offset: i32, factor: f32, residual: 
 /// The number of the largest element, the lowest of equal ones; none unless all are finite.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn argmax(x: &[f32]) -> Option<usize> {
-    let (mut top, mut odd) = ([f32::MIN; LANES], [0.0f32; LANES]);
+    let (mut lanes_max, mut odd) = ([f32::MIN; LANES], [0.0f32; LANES]);
     let chunks = x.chunks_exact(LANES);
     let rest = chunks.remainder();
     for x in chunks {
         for i in 0..LANES {
-            top[i] = if x[i] > top[i] { x[i] } else { top[i] };
+            lanes_max[i] = if x[i] > lanes_max[i] { x[i] } else { lanes_max[i] };
             // 0, or NaN for what is not finite.
             odd[i] += x[i] * 0.0;
         }
     }
-    let most = top.iter().chain(rest).fold(f32::MIN, |a, &b| if b > a { b } else { a });
+    let max = lanes_max.iter().chain(rest).fold(f32::MIN, |a, &b| if b > a { b } else { a });
     let finite = total(odd) == 0.0 && rest.iter().all(|v| v.is_finite());
-    if finite { x.iter().position(|&v| v == most) } else { None }
+    if finite { x.iter().position(|&v| v == max) } else { None }
 }
 
 #[cfg(test)]

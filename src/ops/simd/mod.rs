@@ -1,4 +1,10 @@
 //! SIMD and threads on the CPU, for the few ops where time goes. Checked against the plain definitions.
+//!
+//! - `maths`: loops over rows of floats, vectorised by the compiler (norms, activations, softmax, argmax)
+//! - `ternary`: products of codes with ternary matrices, cut into tiles; kernels in `ternary_x86` and `ternary_portable`
+//! - `dense`: products with f32, f16 or 8-bit weights; `dense_rows_x86` (few rows), `dense_tiles_x86` (many rows)
+//! - `attention`: attention over blocks of keys; `attention_decode_x86` (few queries), `attention_prefill_x86` (many queries
+//!   over the same keys)
 
 mod attention;
 #[cfg(target_arch = "x86_64")]
@@ -23,7 +29,7 @@ pub(super) use dense::{Dense, dense};
 pub(super) use maths::{
     Normed, argmax, combine, gelu_erf, gelu_tanh, layer_norm, norm, quantise, sum_of_squares, swiglu,
 };
-pub(super) use ternary::{Codes, Product, ternary_products};
+pub(super) use ternary::{Codes, MatVecJob, ternary_products};
 
 /// Rows of `width` elements that make a task of a few microseconds.
 pub(super) fn rows_a_task(width: usize) -> usize {

@@ -15,7 +15,7 @@ pub struct Codes<'a> {
 
 /// One matrix times one row of codes.
 #[derive(Debug, Clone, Copy)]
-pub struct Product<'a> {
+pub struct MatVecJob<'a> {
     /// Which matrix of the stack.
     pub matrix: usize,
     /// The codes.
@@ -45,10 +45,10 @@ fn tile_kernel() -> TileKernel {
     ternary_portable::tile
 }
 
-/// Tasks a thread in one call: more share the work better, fewer cost less and read longer runs of memory.
+/// Tasks per thread in one call: more balance the work better, fewer cost less and read longer runs of memory.
 const TASKS: usize = 6;
 
-/// What reading a tile costs beside its products, in rows of codes.
+/// The cost of reading a tile, in units of the products of one row of codes.
 const READING: usize = 2;
 
 /// A tile of a matrix, and the products that it is part of.
@@ -56,7 +56,7 @@ const READING: usize = 2;
 struct Tile<'a> {
     part: StackPart<'a>,
     tile: usize,
-    jobs: &'a [Product<'a>],
+    jobs: &'a [MatVecJob<'a>],
 }
 
 impl<'a> Tile<'a> {
@@ -67,7 +67,7 @@ impl<'a> Tile<'a> {
 }
 
 /// The first product, by output, that would write what the one before it writes.
-fn overlap(stack: Stack, jobs: &[Product]) -> Option<usize> {
+fn overlap(stack: Stack, jobs: &[MatVecJob]) -> Option<usize> {
     let mut ranges: Vec<(usize, usize)> = jobs.iter().map(|j| (j.out, j.out + stack.part(j.matrix).rows)).collect();
     ranges.sort_unstable();
     ranges.windows(2).find(|pair| pair[1].0 < pair[0].1).map(|pair| pair[1].0)
@@ -75,11 +75,11 @@ fn overlap(stack: Stack, jobs: &[Product]) -> Option<usize> {
 
 /// All `jobs`: `y[out..] = scale · inv_k · Σ code · activation (+ residual[out..])`. Outputs must not overlap: tasks write
 /// them at the same time.
-pub fn ternary_products(stack: Stack, mut jobs: Vec<Product>, threads: &ThreadPool, residual: &[f32], y: &mut [f32]) {
+pub fn ternary_products(stack: Stack, mut jobs: Vec<MatVecJob>, threads: &ThreadPool, residual: &[f32], y: &mut [f32]) {
     debug_assert_eq!(overlap(stack, &jobs), None, "two products write this output");
     jobs.sort_by_key(|j| j.matrix);
     let kernel = tile_kernel();
-    let mut groups: Vec<&[Product]> = jobs.chunk_by(|a, b| a.matrix == b.matrix).collect();
+    let mut groups: Vec<&[MatVecJob]> = jobs.chunk_by(|a, b| a.matrix == b.matrix).collect();
     // The longest first, so that no thread is left with one of them.
     groups.sort_by_key(|g| std::cmp::Reverse(g.len()));
     let mut tiles: Vec<Tile> = Vec::new();
@@ -150,8 +150,8 @@ mod tests {
     fn products_that_write_the_same_outputs_are_found() {
         let parts = [Packed::new(3, 4, &[1; 12], 1.0), Packed::new(130, 4, &[1; 520], 1.0)];
         let words = stack(&parts);
-        let product = |matrix, out| Product { matrix, act: Codes { codes: &[], sum: 0 }, inv_k: 1.0, out };
-        let found = |jobs: &[Product]| overlap(Stack(&words), jobs);
+        let product = |matrix, out| MatVecJob { matrix, act: Codes { codes: &[], sum: 0 }, inv_k: 1.0, out };
+        let found = |jobs: &[MatVecJob]| overlap(Stack(&words), jobs);
         assert_eq!(found(&[product(1, 3), product(0, 0), product(0, 133)]), None);
         assert_eq!(found(&[product(1, 3), product(0, 1)]), Some(3));
         assert_eq!(found(&[product(0, 132), product(1, 3)]), Some(132));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::engine::device;
 use crate::engine::options::DeviceOptions;
 use crate::error::{Error, Result};
-use crate::ops::{READ_CHUNK, split_mix};
+use crate::ops::{PROBE_CHUNK, split_mix};
 use crate::plan::{Backend, Plan, PlanBuilder, ProgramId, Slot, Step};
 use crate::tensor::{DType, Spec};
 
@@ -15,7 +15,7 @@ const CHUNKS: usize = 2048;
 /// Times that all are read; the fastest counts.
 const ROUNDS: usize = 6;
 
-/// Read bandwidth of a device's memory in bytes per second: 256 MiB by the op `read_words`, on all threads of the CPU or in
+/// Read bandwidth of a device's memory in bytes per second: 256 MiB by the op `bandwidth_probe`, on all threads of the CPU or in
 /// one launch per buffer of a GPU; the fastest of six rounds. Timed by the device's clock if it has one.
 ///
 /// # Errors
@@ -24,19 +24,19 @@ pub fn bandwidth(options: &DeviceOptions) -> Result<f64> {
     // What is tuned reads no faster here.
     let (mut backend, _) = device::choose(&DeviceOptions { autotune: false, ..options.clone() })?;
     let backend = backend.as_mut();
-    let most = (backend.caps().max_binding / (4 * READ_CHUNK as u64)).max(1) as usize;
+    let most = (backend.caps().max_binding / (4 * PROBE_CHUNK as u64)).max(1) as usize;
     let (plan, buffers) = record(CHUNKS, most.min(CHUNKS))?;
     let program = backend.prepare(plan.clone(), false)?;
-    let words: Vec<u32> = (0..READ_CHUNK as u64).map(|i| split_mix(1, i) as u32).collect();
+    let words: Vec<u32> = (0..PROBE_CHUNK as u64).map(|i| split_mix(1, i) as u32).collect();
     for slot in buffers {
         let chunks = plan.spec(slot).shape[0];
-        (0..chunks).try_for_each(|chunk| backend.write(program, slot, chunk * READ_CHUNK, &words))?;
+        (0..chunks).try_for_each(|chunk| backend.write(program, slot, chunk * PROBE_CHUNK, &words))?;
     }
     let mut best = Duration::MAX;
     for _ in 0..ROUNDS {
         best = best.min(round(backend, program, &plan)?);
     }
-    Ok((4 * CHUNKS * READ_CHUNK) as f64 / best.as_secs_f64().max(1e-9))
+    Ok((4 * CHUNKS * PROBE_CHUNK) as f64 / best.as_secs_f64().max(1e-9))
 }
 
 /// Reads `chunks` chunks in buffers of at most `most`.
@@ -44,9 +44,9 @@ fn record(chunks: usize, most: usize) -> Result<(Arc<Plan>, Vec<Slot>)> {
     let p = PlanBuilder::new();
     let mut buffers = Vec::new();
     for first in (0..chunks).step_by(most) {
-        let shape = [most.min(chunks - first), 32, READ_CHUNK / 32];
+        let shape = [most.min(chunks - first), 32, PROBE_CHUNK / 32];
         let buffer = p.input(&format!("buffer {first}"), Spec::fixed(&shape, DType::U32));
-        p.output(&format!("sums {first}"), p.read_words(buffer));
+        p.output(&format!("sums {first}"), p.bandwidth_probe(buffer));
         buffers.push(buffer);
     }
     Ok((Arc::new(p.finish()?), buffers))

@@ -354,8 +354,8 @@ fn router(cases: &mut Cases) {
             let logits = r.f32s("logits", &[11, experts], CountedBy::Rows, &logits);
             let rows = r.u32s("rows", &[11, 4], CountedBy::Rows, &row_words(&rows, 11));
             let log = r.state("log", &[40, k], DType::U32, vec![77; 40 * k]);
-            let [top, weights] = r.p.router(logits, rows, log, k);
-            vec![(top, Exact), (weights, Close(1e-6)), (log, Exact)]
+            let [expert_ids, weights] = r.p.router(logits, rows, log, k);
+            vec![(expert_ids, Exact), (weights, Close(1e-6)), (log, Exact)]
         });
     } // Numbers that are none are chosen by their sign, never twice, and nothing beyond the experts is.
     cases.full("router", "not a number", |r| {

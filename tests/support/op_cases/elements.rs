@@ -2,7 +2,7 @@
 
 use std::f32::consts::SQRT_2;
 
-use ternion::ops::{Pixels, READ_CHUNK, RmsNorm, TOKEN_CLAMP, TOKEN_IMAGE, UnaryKind, Window};
+use ternion::ops::{PROBE_CHUNK, Pixels, RmsNorm, TOKEN_CLAMP, TOKEN_IMAGE, UnaryKind, Window};
 use ternion::tensor::{CountedBy, Pack};
 
 use super::Tol::{Close, Exact};
@@ -14,7 +14,7 @@ pub fn add(cases: &mut Cases) {
     embed(cases);
     positions(cases);
     norms(cases);
-    read_words(cases);
+    bandwidth_probe(cases);
     rearrangements(cases);
     swiglu(cases);
     unary(cases);
@@ -44,13 +44,13 @@ fn combine(cases: &mut Cases) {
     }
 }
 
-fn read_words(cases: &mut Cases) {
+fn bandwidth_probe(cases: &mut Cases) {
     for chunks in [1, 3] {
-        cases.full("read_words", format!("{chunks} chunks"), |r| {
+        cases.full("bandwidth_probe", format!("{chunks} chunks"), |r| {
             let mut noise = Noise(5);
-            let words: Vec<u32> = (0..chunks * READ_CHUNK).map(|_| noise.word()).collect();
-            let x = r.u32s("x", &[chunks, 32, READ_CHUNK / 32], CountedBy::Fixed, &words);
-            vec![(r.p.read_words(x), Exact)]
+            let words: Vec<u32> = (0..chunks * PROBE_CHUNK).map(|_| noise.word()).collect();
+            let x = r.u32s("x", &[chunks, 32, PROBE_CHUNK / 32], CountedBy::Fixed, &words);
+            vec![(r.p.bandwidth_probe(x), Exact)]
         });
     }
 }

@@ -37,7 +37,7 @@ fn stack(r: &Recording, outs: &[usize], d: usize) -> [Slot; 2] {
 
 fn input(r: &Recording, pre: bool, d: usize) -> BitInput {
     let slot = || r.weight("pre", &[d], Pack::F32, &Noise(92).f32s(d, 2.0));
-    BitInput { pre: pre.then(|| (PRE, slot())), norm: NORM, act: QUANT }
+    BitInput { pre_norm: pre.then(|| (PRE, slot())), norm: NORM, act: QUANT }
 }
 
 /// Bounds of the norms that are EmberNet's, none, and others.
@@ -51,7 +51,7 @@ fn clamps(cases: &mut Cases) {
                 let x = r.f32s("x", &[rows, 52], CountedBy::Rows, &Noise(93).f32s(rows * 52, 2.0));
                 let front = r.weight("pre", &[52], Pack::F32, &Noise(92).f32s(52, 2.0));
                 let norm = |clamp| RmsNorm { eps: 1e-5, clamp };
-                let input = BitInput { pre: Some((norm(pre), front)), norm: norm(own), act: QUANT };
+                let input = BitInput { pre_norm: Some((norm(pre), front)), norm: norm(own), act: QUANT };
                 vec![(r.p.bit_linear(x, input, stack(r, &[70], 52), &[70], None), Close(FLIP))]
             });
         }
@@ -81,10 +81,10 @@ fn plain(cases: &mut Cases) {
 const EXPERTS: Experts = Experts { k: 2, n: 4, shared: 1 };
 
 /// Two different experts a row.
-fn top(r: &Recording, rows: usize, used: usize) -> Slot {
-    let mut top: Vec<u32> = (0..rows as u32).flat_map(|i| [i % 4, (i + 1 + i / 4) % 4]).collect();
-    top[2 * used..].fill(u32::MAX);
-    r.u32s("top", &[rows, 2], CountedBy::Rows, &top)
+fn expert_ids(r: &Recording, rows: usize, used: usize) -> Slot {
+    let mut expert_ids: Vec<u32> = (0..rows as u32).flat_map(|i| [i % 4, (i + 1 + i / 4) % 4]).collect();
+    expert_ids[2 * used..].fill(u32::MAX);
+    r.u32s("expert_ids", &[rows, 2], CountedBy::Rows, &expert_ids)
 }
 
 fn swiglu(cases: &mut Cases) {
@@ -95,7 +95,7 @@ fn swiglu(cases: &mut Cases) {
             cases.at(step(used, 0), "bit_linear", name, |r| {
                 let x = r.f32s("x", &[rows, d], CountedBy::Rows, &Noise(95).f32s(rows * d, 2.0));
                 let (input, stack) = (input(r, pre, d), stack(r, &[d_ff; 10], d));
-                let y = r.p.bit_swiglu(x, input, stack, d_ff, top(r, rows, used), (EXPERTS, act));
+                let y = r.p.bit_swiglu(x, input, stack, d_ff, expert_ids(r, rows, used), (EXPERTS, act));
                 vec![(y, Close(3.0 * FLIP))]
             });
         }
@@ -110,7 +110,7 @@ fn combine(cases: &mut Cases) {
                 let h = r.f32s("h", &[rows, 3, d], CountedBy::Rows, &Noise(96).f32s(rows * 3 * d, 4.0));
                 let res = r.f32s("residual", &[rows, out], CountedBy::Rows, &Noise(97).f32s(rows * out, 1.0));
                 let weights = r.f32s("weights", &[rows, 2], CountedBy::Rows, &Noise(98).f32s(rows * 2, 1.0));
-                let choice = [top(r, rows, used), weights];
+                let choice = [expert_ids(r, rows, used), weights];
                 let (input, stack) = (input(r, false, d), stack(r, &[out; 5], d));
                 vec![(r.p.bit_combine(h, input, stack, choice, EXPERTS, (res, bound)), Close(2.0 * FLIP))]
             });
@@ -124,12 +124,12 @@ fn counts_of_experts(cases: &mut Cases) {
         let experts = Experts { k, n, shared };
         for (rows, used) in [(1, 1), (5, 4)] {
             let choices: Vec<u32> = (0..rows * k).map(|i| ((i / k * 7 + i % k * 61) % n) as u32).collect();
-            let top = |r: &Recording| r.u32s("top", &[rows, k], CountedBy::Rows, &choices);
+            let expert_ids = |r: &Recording| r.u32s("expert_ids", &[rows, k], CountedBy::Rows, &choices);
             cases.at(step(used, 0), "bit_linear", format!("swiglu, {used} of {rows} rows, {experts:?}"), |r| {
                 let (d, d_ff) = (16, 5);
                 let x = r.f32s("x", &[rows, d], CountedBy::Rows, &Noise(95).f32s(rows * d, 2.0));
                 let (input, stack) = (input(r, true, d), stack(r, &[d_ff].repeat(2 * (n + shared)), d));
-                vec![(r.p.bit_swiglu(x, input, stack, d_ff, top(r), (experts, ACT)), Close(3.0 * FLIP))]
+                vec![(r.p.bit_swiglu(x, input, stack, d_ff, expert_ids(r), (experts, ACT)), Close(3.0 * FLIP))]
             });
             cases.at(step(used, 0), "bit_linear", format!("combine, {used} of {rows} rows, {experts:?}"), |r| {
                 let (d, out, slots) = (20, 7, k + shared);
@@ -137,7 +137,7 @@ fn counts_of_experts(cases: &mut Cases) {
                 let res = r.f32s("residual", &[rows, out], CountedBy::Rows, &Noise(97).f32s(rows * out, 1.0));
                 let weights = r.f32s("weights", &[rows, k], CountedBy::Rows, &Noise(98).f32s(rows * k, 1.0));
                 let (input, stack) = (input(r, false, d), stack(r, &[out].repeat(n + shared), d));
-                let y = r.p.bit_combine(h, input, stack, [top(r), weights], experts, (res, 1e4));
+                let y = r.p.bit_combine(h, input, stack, [expert_ids(r), weights], experts, (res, 1e4));
                 vec![(y, Close(6.0 * FLIP))]
             });
         }
@@ -166,8 +166,8 @@ fn route(cases: &mut Cases) {
             ];
             let rows = r.u32s("rows", &[6, 4], CountedBy::Rows, &row_words(&rows, 6));
             let log = r.state("log", &[40, k], DType::U32, vec![77; 40 * k]);
-            let [top, chosen] = r.p.route(x, PRE, weights, rows, log, k);
-            vec![(top, Exact), (chosen, Close(1e-5)), (log, Exact)]
+            let [expert_ids, chosen] = r.p.route(x, PRE, weights, rows, log, k);
+            vec![(expert_ids, Exact), (chosen, Close(1e-5)), (log, Exact)]
         });
     }
 }

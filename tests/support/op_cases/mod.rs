@@ -33,8 +33,8 @@ pub enum Tol {
     Close(f32),
     /// Codes within 1, and at most 1 % of them different.
     Codes,
-    /// Meta of the codes that are the output before it: `1/k` within 1e-5, and the sum of that backend's own codes.
-    Meta,
+    /// Scale and sum of the codes that are the output before it: `1/k` within 1e-5, and the sum of that backend's own codes.
+    ScaleAndSum,
 }
 
 /// One row of the table.

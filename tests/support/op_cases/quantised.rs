@@ -5,7 +5,7 @@ use ternion::plan::Slot;
 use ternion::quant::Packed;
 use ternion::tensor::{CountedBy, Pack};
 
-use super::Tol::{Close, Codes, Exact, Meta};
+use super::Tol::{Close, Codes, Exact, ScaleAndSum};
 use super::elements::hard_rows;
 use super::{CLAMP, Cases, TIGHT_CLAMP, step};
 use crate::support::numbers::Noise;
@@ -39,8 +39,8 @@ fn norm_quantise(cases: &mut Cases) {
                     let shape = if own { vec![rows, sets, d] } else { vec![rows, d] };
                     let x = r.f32s("x", &shape, CountedBy::Rows, &hard_rows(vectors, d, &mut noise));
                     let w = r.weight("w", &[sets, d], Pack::F32, &noise.f32s(sets * d, 8.0));
-                    let [codes, meta] = r.p.norm_quantise(x, w, RmsNorm { eps: 1e-5, clamp }, act);
-                    vec![(codes, Codes), (meta, Meta)]
+                    let [codes, scale_and_sum] = r.p.norm_quantise(x, w, RmsNorm { eps: 1e-5, clamp }, act);
+                    vec![(codes, Codes), (scale_and_sum, ScaleAndSum)]
                 });
             }
         }
@@ -70,10 +70,10 @@ fn norm_quantise_of_experts(cases: &mut Cases) {
                     &hard_rows(shape.iter().product::<usize>() / d, d, &mut noise),
                 );
                 let w = r.weight("w", &[5 * norms, d], Pack::F32, &noise.f32s(5 * norms * d, 3.0));
-                let top = r.u32s("top", &[rows, 2], CountedBy::Rows, &pairs(4));
+                let expert_ids = r.u32s("expert_ids", &[rows, 2], CountedBy::Rows, &pairs(4));
                 let norm = RmsNorm { eps: 1e-5, clamp: Some(CLAMP) };
-                let [codes, meta] = r.p.norm_quantise_experts(x, w, top, experts, norm, EMBERNET);
-                vec![(codes, Codes), (meta, Meta)]
+                let [codes, scale_and_sum] = r.p.norm_quantise_experts(x, w, expert_ids, experts, norm, EMBERNET);
+                vec![(codes, Codes), (scale_and_sum, ScaleAndSum)]
             },
         );
     }
@@ -152,11 +152,11 @@ fn experts(cases: &mut Cases) {
                     let (d, sets) = (52, 3 * outs.len());
                     let act = r.codes([rows, sets, d], CountedBy::Rows, &acts(rows * sets, d), 1.0);
                     let w = r.ternary("w", &parts(&outs.repeat(5), d, zeros));
-                    let mut top = pairs(4)[..2 * rows].to_vec();
-                    top[2 * used..].fill(u32::MAX);
-                    let top = r.u32s("top", &[rows, 2], CountedBy::Rows, &top);
-                    let groups = grouped.then(|| r.p.group_rows(top, experts));
-                    vec![(r.p.expert_matmul(act, w, top, groups, outs, experts), Exact)]
+                    let mut expert_ids = pairs(4)[..2 * rows].to_vec();
+                    expert_ids[2 * used..].fill(u32::MAX);
+                    let expert_ids = r.u32s("expert_ids", &[rows, 2], CountedBy::Rows, &expert_ids);
+                    let groups = grouped.then(|| r.p.group_rows(expert_ids, experts));
+                    vec![(r.p.expert_matmul(act, w, expert_ids, groups, outs, experts), Exact)]
                 });
             }
         }
@@ -167,10 +167,10 @@ fn experts(cases: &mut Cases) {
             let (d, rows, experts) = (1060, 40, Experts { k: 1, n: 3, shared: 1 });
             let act = r.codes([rows, 2, d], CountedBy::Rows, &acts(2 * rows, d), 1.0);
             let w = r.ternary("w", &parts(&[9; 4], d, zeros));
-            let top: Vec<u32> = (0..rows as u32).map(|r| u32::from(r % 5 == 0) * 2).collect();
-            let top = r.u32s("top", &[rows, 1], CountedBy::Rows, &top);
-            let groups = Some(r.p.group_rows(top, experts));
-            vec![(r.p.expert_matmul(act, w, top, groups, &[9], experts), Exact)]
+            let expert_ids: Vec<u32> = (0..rows as u32).map(|r| u32::from(r % 5 == 0) * 2).collect();
+            let expert_ids = r.u32s("expert_ids", &[rows, 1], CountedBy::Rows, &expert_ids);
+            let groups = Some(r.p.group_rows(expert_ids, experts));
+            vec![(r.p.expert_matmul(act, w, expert_ids, groups, &[9], experts), Exact)]
         });
     }
 }
@@ -205,10 +205,10 @@ fn pieces_of_stacks(cases: &mut Cases) {
     for (rows, grouped) in [(3, false), (12, true)] {
         cases.full("ternary_matmul", format!("{rows} rows, experts in two pieces, grouped {grouped}"), |r| {
             let act = r.codes([rows, 6, d], CountedBy::Rows, &acts(rows * 6, d), 1.0);
-            let top = r.u32s("top", &[rows, 2], CountedBy::Rows, &pairs(4)[..2 * rows]);
-            let groups = grouped.then(|| r.p.group_rows(top, experts));
+            let expert_ids = r.u32s("expert_ids", &[rows, 2], CountedBy::Rows, &pairs(4)[..2 * rows]);
+            let groups = grouped.then(|| r.p.group_rows(expert_ids, experts));
             let weights = cut_stacks(r, experts.all());
-            vec![(r.p.expert_pieces(act, &pieces(&weights), top, groups, experts), Exact)]
+            vec![(r.p.expert_pieces(act, &pieces(&weights), expert_ids, groups, experts), Exact)]
         });
     }
 }
@@ -224,11 +224,11 @@ fn counts_of_experts(cases: &mut Cases) {
             let x = r.f32s("x", &[rows, d], CountedBy::Rows, &hard_rows(rows, d, &mut noise));
             let norms = 2 * (n + shared);
             let w = r.weight("w", &[norms, d], Pack::F32, &noise.f32s(norms * d, 3.0));
-            let top = r.u32s("top", &[rows, k], CountedBy::Rows, &choices(rows));
+            let expert_ids = r.u32s("expert_ids", &[rows, k], CountedBy::Rows, &choices(rows));
             let norm = RmsNorm { eps: 1e-5, clamp: Some(CLAMP) };
-            let [codes, meta] = r.p.norm_quantise_experts(x, w, top, experts, norm, EMBERNET);
+            let [codes, scale_and_sum] = r.p.norm_quantise_experts(x, w, expert_ids, experts, norm, EMBERNET);
             assert_eq!(r.p.spec(codes).shape, [rows, sets, d]);
-            vec![(codes, Codes), (meta, Meta)]
+            vec![(codes, Codes), (scale_and_sum, ScaleAndSum)]
         });
         for grouped in [false, true] {
             cases.at(step(10, 0), "ternary_matmul", format!("10 of 11 rows, {experts:?}, grouped {grouped}"), |r| {
@@ -236,9 +236,9 @@ fn counts_of_experts(cases: &mut Cases) {
                 let sets = 2 * (k + shared);
                 let act = r.codes([rows, sets, d], CountedBy::Rows, &acts(rows * sets, d), 1.0);
                 let w = r.ternary("w", &parts(&outs.repeat(n + shared), d, &[true, false, true]));
-                let top = r.u32s("top", &[rows, k], CountedBy::Rows, &choices(rows));
-                let groups = grouped.then(|| r.p.group_rows(top, experts));
-                vec![(r.p.expert_matmul(act, w, top, groups, &outs, experts), Exact)]
+                let expert_ids = r.u32s("expert_ids", &[rows, k], CountedBy::Rows, &choices(rows));
+                let groups = grouped.then(|| r.p.group_rows(expert_ids, experts));
+                vec![(r.p.expert_matmul(act, w, expert_ids, groups, &outs, experts), Exact)]
             });
         }
     }
@@ -256,14 +256,14 @@ fn groups(cases: &mut Cases) {
                 format!("{used} of {rows} rows, {k} of {n} experts, {shared} shared"),
                 |r| {
                     let mut noise = Noise(55);
-                    let mut top: Vec<u32> = Vec::new();
+                    let mut expert_ids: Vec<u32> = Vec::new();
                     for _ in 0..rows {
                         let first = noise.word() % n * (noise.word() % 2);
-                        top.extend((0..k).map(|i| (first + i) % n));
+                        expert_ids.extend((0..k).map(|i| (first + i) % n));
                     }
-                    top[used * k as usize..].fill(u32::MAX);
-                    let top = r.u32s("top", &[rows, k as usize], CountedBy::Rows, &top);
-                    vec![(r.p.group_rows(top, Experts { k: k as usize, n: n as usize, shared }), Exact)]
+                    expert_ids[used * k as usize..].fill(u32::MAX);
+                    let expert_ids = r.u32s("expert_ids", &[rows, k as usize], CountedBy::Rows, &expert_ids);
+                    vec![(r.p.group_rows(expert_ids, Experts { k: k as usize, n: n as usize, shared }), Exact)]
                 },
             );
         }

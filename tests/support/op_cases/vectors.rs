@@ -3,7 +3,7 @@
 use ternion::ops::{Columns, MAX_MEMORY, PoolKind, Window};
 use ternion::tensor::{CountedBy, DType, Pack};
 
-use super::Tol::{Close, Codes, Exact, Meta};
+use super::Tol::{Close, Codes, Exact, ScaleAndSum};
 use super::elements::hard_rows;
 use super::{Cases, step};
 use crate::support::numbers::{Noise, bits};
@@ -103,8 +103,8 @@ fn whole_tensor_codes(cases: &mut Cases) {
             });
             cases.at(step(used, 0), "quantise", format!("{used} of {rows} rows, d {d}, times {scale}"), |r| {
                 let x = r.f32s("x", &[rows, d], CountedBy::Rows, &x());
-                let [codes, meta] = r.p.quantise(x, r.p.absmax(x), 1e-8);
-                vec![(codes, Codes), (meta, Meta)]
+                let [codes, scale_and_sum] = r.p.quantise(x, r.p.absmax(x), 1e-8);
+                vec![(codes, Codes), (scale_and_sum, ScaleAndSum)]
             });
         }
     }
@@ -125,8 +125,8 @@ fn memory_read(cases: &mut Cases) {
             }
             let memory = r.f32s("memory", &[slots, width], CountedBy::Fixed, &memory);
             let quality = r.f32s("quality", &[slots], CountedBy::Fixed, &noise.f32s(slots, 1.0));
-            let [read, top, weights] = r.p.memory_read(q, memory, quality, k);
-            vec![(read, Close(1e-5)), (top, Exact), (weights, Close(1e-5))]
+            let [read, slot_ids, weights] = r.p.memory_read(q, memory, quality, k);
+            vec![(read, Close(1e-5)), (slot_ids, Exact), (weights, Close(1e-5))]
         });
     }
     cases.at(step(2, 0), "memory_read", "equal slots and a query of zeros", |r| {
@@ -135,8 +135,8 @@ fn memory_read(cases: &mut Cases) {
         let q = r.f32s("q", &[2, 8], CountedBy::Rows, &q);
         let memory = r.f32s("memory", &[6, 8], CountedBy::Fixed, &Noise(89).f32s(8, 1.0).repeat(6));
         let quality = r.f32s("quality", &[6], CountedBy::Fixed, &[1.0; 6]);
-        let [read, top, weights] = r.p.memory_read(q, memory, quality, 3);
-        vec![(read, Close(1e-5)), (top, Exact), (weights, Close(1e-5))]
+        let [read, slot_ids, weights] = r.p.memory_read(q, memory, quality, 3);
+        vec![(read, Close(1e-5)), (slot_ids, Exact), (weights, Close(1e-5))]
     });
 }
 

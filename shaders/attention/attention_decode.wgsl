@@ -1,0 +1,155 @@
+// softmax(q · kᵀ · scale) · v over the KV cache for few rows (ops/attention.rs): a workgroup takes one kv head of a row
+// with all query heads that read it, so that keys and values are loaded once. Grid: x = kv heads, y = rows, z = chunks of
+// a row's keys.
+// LANES lanes share a key, 8 elements each; KEYS keys are read at a time, TILE between two updates of the running
+// maximum. With KEYS_ACROSS_THREADS neighbouring threads take different keys, not neighbouring parts of one.
+// Source: Milakov & Gimelshein 2018; Dao et al. 2023 (Flash-Decoding).
+
+#import kv_chunks
+#import vectors
+
+override LANES: u32 = 8u; // d / 8
+override KEYS: u32 = 8u; // THREADS / LANES
+override GROUP: u32 = 2u; // query heads of a kv head, at most 4: one component of a vec4 each
+override TILE: u32 = 64u; // 8 · KEYS, at most 256
+const THREADS: u32 = 64u;
+const PER: u32 = 8u; // keys of a tile that a thread reads
+const FEW: u32 = 8u;
+
+var<workgroup> shares: array<vec4<f32>, 512>; // TILE · LANES, later THREADS · GROUP · 2
+var<workgroup> scores: array<vec4<f32>, TILE>;
+var<workgroup> partial: array<vec4<f32>, THREADS>;
+var<workgroup> few: array<vec4<f32>, FEW>;
+
+// A head's score of a key, as far as these eight elements of both go: 0 for heads beyond GROUP. All four heads are taken at
+// once, since FXC writes no component at a computed place.
+fn score(query: Eight, key: Eight) -> f32 {
+    return dot(query.a, key.a) + dot(query.b, key.b);
+}
+
+fn scaled(v: Eight, by: f32) -> Eight {
+    return Eight(v.a * by, v.b * by);
+}
+
+fn max_all(id: u32, mine: vec4<f32>) -> vec4<f32> {
+    partial[id] = mine;
+    workgroupBarrier();
+    if id < FEW {
+        var max_score = partial[id];
+        for (var i = id + FEW; i < THREADS; i += FEW) { max_score = max(max_score, partial[i]); }
+        few[id] = max_score;
+    }
+    workgroupBarrier();
+    if id == 0u {
+        var max_score = few[0];
+        for (var i = 1u; i < FEW; i++) { max_score = max(max_score, few[i]); }
+        few[0] = max_score;
+    }
+    workgroupBarrier();
+    return few[0];
+}
+
+// Scores of a tile's keys become weights below the new maximum, which is returned.
+fn weigh(id: u32, here: u32, max_score: vec4<f32>, total: ptr<function, vec4<f32>>) -> vec4<f32> {
+    var mine = vec4<f32>(MIN_SCORE);
+    for (var key = id; key < TILE; key += THREADS) {
+        var score = vec4<f32>(MIN_SCORE);
+        if key < here {
+            score = vec4<f32>();
+            for (var lane = 0u; lane < LANES; lane++) { score += shares[key * LANES + lane]; }
+            score *= params.scale;
+        }
+        scores[key] = score;
+        mine = max(mine, score);
+    }
+    let new_max = max(max_score, max_all(id, mine));
+    *total *= exp(max_score - new_max);
+    for (var key = id; key < min(here, TILE); key += THREADS) {
+        let weight = exp(scores[key] - new_max);
+        scores[key] = weight;
+        *total += weight;
+    }
+    workgroupBarrier();
+    return new_max;
+}
+
+// Adds up the keys' shares of the outputs, and writes them.
+fn write_all(id: u32, max_score: vec4<f32>, total: vec4<f32>, group: vec3<u32>, chunks: u32) {
+    partial[id] = total;
+    workgroupBarrier();
+    var sum = vec4<f32>();
+    for (var i = 0u; i < THREADS; i++) { sum += partial[i]; }
+    let fours = LANES * 2u; // of a head
+    for (var o = id; o < GROUP * fours; o += THREADS) {
+        var value = vec4<f32>();
+        for (var key = 0u; key < KEYS; key++) { value += shares[key * GROUP * fours + o]; }
+        let h = o / fours;
+        store_output(group.y, group.x * GROUP + h, group.z, chunks, o % fours, value, component(max_score, h), component(sum, h));
+    }
+}
+
+#ifdef KEYS_ACROSS_THREADS
+@compute @workgroup_size(KEYS, LANES)
+#else
+@compute @workgroup_size(LANES, KEYS)
+#endif
+fn main(
+    @builtin(local_invocation_id) local: vec3<u32>,
+    @builtin(local_invocation_index) id: u32,
+    @builtin(workgroup_id) group: vec3<u32>,
+) {
+#ifdef KEYS_ACROSS_THREADS
+    let lane = local.y;
+    let nth = local.x; // of the keys that are read at a time
+#else
+    let lane = local.x;
+    let nth = local.y; // of the keys that are read at a time
+#endif
+    let width = params.heads / GROUP * LANES; // eights of a row of the cache
+    let chunk = chunk_at(group.y, group.z);
+    if group.z >= chunk.chunks { return; }
+    let n = chunk.end - chunk.begin;
+    let out = (group.y * params.heads + group.x * GROUP) * LANES * 2u; // first four of the heads in q
+    var query = array<Eight, 4>();
+    for (var h = 0u; h < GROUP; h++) {
+        query[h] = Eight(q[out + (h * LANES + lane) * 2u], q[out + (h * LANES + lane) * 2u + 1u]);
+    }
+    var sum = array<Eight, 4>();
+    var max_score = vec4<f32>(MIN_SCORE);
+    var total = vec4<f32>();
+    for (var tile = 0u; tile < n; tile += TILE) {
+        let here = n - tile;
+        let base = (chunk.begin + tile) * width + group.x * LANES + lane;
+        for (var m = 0u; m < PER; m++) {
+            let key = m * KEYS + nth;
+            if key < here {
+                let x = k_at(base + key * width);
+                shares[key * LANES + lane] = vec4<f32>(
+                    score(query[0], x), score(query[1], x), score(query[2], x), score(query[3], x));
+            }
+        }
+        workgroupBarrier();
+        let new_max = weigh(id, here, max_score, &total);
+        let shrink = exp(max_score - new_max);
+        max_score = new_max;
+        for (var h = 0u; h < GROUP; h++) { sum[h] = scaled(sum[h], component(shrink, h)); }
+        for (var m = 0u; m < PER; m++) {
+            let key = m * KEYS + nth;
+            if key < here {
+                let weight = scores[key];
+                let x = v_at(base + key * width);
+                for (var h = 0u; h < GROUP; h++) {
+                    let value = scaled(x, component(weight, h));
+                    sum[h] = Eight(sum[h].a + value.a, sum[h].b + value.b);
+                }
+            }
+        }
+        workgroupBarrier();
+    }
+    for (var h = 0u; h < GROUP; h++) {
+        let at = nth * GROUP * LANES * 2u + (h * LANES + lane) * 2u;
+        shares[at] = sum[h].a;
+        shares[at + 1u] = sum[h].b;
+    }
+    write_all(id, max_score, total, group, chunk.chunks);
+}

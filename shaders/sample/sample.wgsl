@@ -1,0 +1,270 @@
+// Chooses each output's next token and writes the row that reads it (ops/sample.rs). Grid: one workgroup per output.
+//
+// Values are compared as keys, integers in the same order. The largest of each thread's values bound the top k from
+// below; the few values above the bound are ranked, and one thread draws. Where too many values are equal, the k-th is
+// searched bit by bit. The random number is SplitMix64's (Steele, Lea and Flood 2014) in pairs of words.
+
+const THREADS: u32 = 256u;
+const GROUP: u32 = 16u; // threads whose largest values one thread compares
+const ROOM: u32 = 512u; // values that are ranked
+const MAX_TOP_K: u32 = 64u;
+const NONE: u32 = 0xffffffffu; // no token: a logit is NaN or infinite; as a key above all others
+const LARGEST: f32 = 3.40282346638528859812e38; // rounded up, it would not be an f32
+const EXPONENT: u32 = 0x7f800000u;
+const SIGN: u32 = 0x80000000u;
+
+struct Params {
+    vocab: u32,
+}
+struct SampleParams {
+    temperature: f32,
+    top_k: u32,
+    top_p: f32,
+    penalty: f32,
+    reciprocal: f32,
+    seed_low: u32,
+    seed_high: u32,
+    first: u32,
+    occurrence_row: u32,
+}
+@group(0) @binding(1) var<uniform> params: Params;
+#bind var<storage, read> logits: array<u32>; // [outputs, vocab], f32 bits
+#bind var<storage, read> outputs: array<u32>; // [outputs]: their rows
+#bind var<storage, read> sample_params: array<SampleParams>; // [outputs]
+#bind var<storage, read_write> rows: array<vec4<u32>>; // [rows]: token, pos, seq_base, seq_len
+#bind var<storage, read_write> sampled: array<u32>; // [capacity]
+#bind var<storage, read_write> occurrence_bits: array<u32>; // [sequences, ceil(vocab / 32)]
+
+var<workgroup> best: array<vec2<u32>, THREADS>; // key and id of each thread's largest value
+var<workgroup> best_of: array<vec2<u32>, GROUP>;
+var<workgroup> largest_logit: vec2<u32>;
+var<workgroup> bound: u32;
+var<workgroup> counter: atomic<u32>;
+var<workgroup> counted: u32;
+var<workgroup> found: array<vec2<u32>, ROOM>;
+var<workgroup> ranked: array<vec2<u32>, ROOM>;
+var<workgroup> weights: array<f32, MAX_TOP_K>;
+var<workgroup> choice: vec2<u32>; // the token, or NONE and the number of the one among those that equal the k-th
+
+var<private> sampling: SampleParams;
+var<private> base: u32; // of the logits
+var<private> bits_base: u32;
+
+// A logit after the penalty, as a key: larger for larger values, equal for both zeros, never 0.
+fn key_at(i: u32) -> u32 {
+    var bits = logits[base + i];
+    if (bits & EXPONENT) == EXPONENT { return NONE; }
+    if sampling.occurrence_row != 0u && ((occurrence_bits[bits_base + i / 32u] >> (i % 32u)) & 1u) == 1u {
+        let v = bitcast<f32>(bits);
+        bits = bitcast<u32>(clamp(v * select(sampling.penalty, sampling.reciprocal, v > 0.0), -LARGEST, LARGEST));
+    }
+    if (bits & ~SIGN) == 0u { return SIGN; }
+    return select(bits | SIGN, ~bits, bits >= SIGN);
+}
+
+// exp of the difference to the largest value over the temperature.
+fn weight_of(key: u32) -> f32 {
+    let v = bitcast<f32>(select(~key, key & ~SIGN, key >= SIGN));
+    let peak = bitcast<f32>(select(~largest_logit.x, largest_logit.x & ~SIGN, largest_logit.x >= SIGN));
+    return exp(max((v - peak) / sampling.temperature, -100.0));
+}
+
+// Whether a comes before b: the larger value, the lower id among equals.
+fn before(a: vec2<u32>, b: vec2<u32>) -> bool {
+    return a.x > b.x || (a.x == b.x && a.y < b.y);
+}
+
+// Every thread's largest value, and the largest of all.
+fn find_top(id: u32) {
+    var mine = vec2(0u, NONE);
+    for (var i = id; i < params.vocab; i += THREADS) {
+        let key = key_at(i);
+        if key > mine.x { mine = vec2(key, i); }
+    }
+    best[id] = mine;
+    workgroupBarrier();
+    if id < GROUP {
+        var largest = best[id * GROUP];
+        for (var t = 1u; t < GROUP; t++) {
+            let other = best[id * GROUP + t];
+            if before(other, largest) { largest = other; }
+        }
+        best_of[id] = largest;
+    }
+    workgroupBarrier();
+    if id == 0u {
+        var largest = best_of[0];
+        for (var t = 1u; t < GROUP; t++) {
+            if before(best_of[t], largest) { largest = best_of[t]; }
+        }
+        largest_logit = largest;
+    }
+}
+
+// How many values have a key from low to high and an id below end. The same for all threads.
+fn count(id: u32, low: u32, high: u32, end: u32) -> u32 {
+    if id == 0u { atomicStore(&counter, 0u); }
+    workgroupBarrier();
+    var n = 0u;
+    for (var i = id; i < min(end, params.vocab); i += THREADS) {
+        let key = key_at(i);
+        n += u32(key >= low && key <= high);
+    }
+    atomicAdd(&counter, n);
+    workgroupBarrier();
+    if id == 0u { counted = atomicLoad(&counter); }
+    return workgroupUniformLoad(&counted);
+}
+
+// Ranks the values of at least this key, as far as there is room; returns how many there are.
+fn rank(id: u32, low: u32) -> u32 {
+    if id == 0u { atomicStore(&counter, 0u); }
+    workgroupBarrier();
+    for (var i = id; i < params.vocab; i += THREADS) {
+        let key = key_at(i);
+        if key >= low {
+            let at = atomicAdd(&counter, 1u);
+            if at < ROOM { found[at] = vec2(key, i); }
+        }
+    }
+    workgroupBarrier();
+    if id == 0u { counted = atomicLoad(&counter); }
+    let n = workgroupUniformLoad(&counted);
+    if n <= ROOM {
+        for (var e = id; e < n; e += THREADS) {
+            var place = 0u;
+            for (var o = 0u; o < n; o++) { place += u32(before(found[o], found[e])); }
+            ranked[place] = found[e];
+        }
+    }
+    workgroupBarrier();
+    return n;
+}
+
+// The k-th largest of the threads' largest values: at least k values are not below it.
+fn find_bound(id: u32, k: u32) -> u32 {
+    let mine = best[id];
+    var place = 0u;
+    for (var t = 0u; t < THREADS; t++) {
+        place += u32(best[t].x > mine.x || (best[t].x == mine.x && t < id));
+    }
+    if place == k - 1u { bound = mine.x; }
+    return workgroupUniformLoad(&bound);
+}
+
+// A product of two words.
+fn wide(a: u32, b: u32) -> vec2<u32> {
+    let low = (a & 0xffffu) * (b & 0xffffu);
+    let middle = (a & 0xffffu) * (b >> 16u) + (low >> 16u);
+    let cross = (a >> 16u) * (b & 0xffffu) + (middle & 0xffffu);
+    return vec2((cross << 16u) | (low & 0xffffu), (a >> 16u) * (b >> 16u) + (middle >> 16u) + (cross >> 16u));
+}
+
+// A product of 64-bit numbers, low words first, without its high half.
+fn product(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
+    return wide(a.x, b.x) + vec2(0u, a.x * b.y + a.y * b.x);
+}
+
+// z ^ (z >> n)
+fn fold(z: vec2<u32>, n: u32) -> vec2<u32> {
+    return z ^ vec2((z.x >> n) | (z.y << (32u - n)), z.y >> n);
+}
+
+// The random number in [0, 1) of draw `index` (ops/sampling.rs).
+fn uniform_at(index: u32) -> f32 {
+    let steps = vec2(index + 1u, u32(index == NONE));
+    let step = product(steps, vec2(0x7f4a7c15u, 0x9e3779b9u));
+    var z = vec2(sampling.seed_low + step.x, sampling.seed_high + step.y);
+    z.y += u32(z.x < step.x);
+    z = product(fold(z, 30u), vec2(0x1ce4e5b9u, 0xbf58476du));
+    z = product(fold(z, 27u), vec2(0x133111ebu, 0x94d049bbu));
+    z = fold(z, 31u);
+    return f32(z.y >> 8u) / 16777216.0;
+}
+
+// Draws among `above` ranked values and `ties` more of key `floor`.
+fn pick(above: u32, ties: u32, floor: u32, u: f32) -> vec2<u32> {
+    let tie_weight = weight_of(floor);
+    var total = f32(ties) * tie_weight;
+    for (var i = 0u; i < above; i++) { total += weights[i]; }
+    var kept = above;
+    var kept_ties = ties;
+    if sampling.top_p < 1.0 {
+        // A token goes when those before it already hold more than top p.
+        let limit = sampling.top_p * total;
+        var sum = 0.0;
+        kept = 0u;
+        while kept < above && sum <= limit {
+            sum += weights[kept];
+            kept++;
+        }
+        kept_ties = 0u;
+        if kept == above && sum <= limit {
+            // A weight of 0 keeps all of its ties.
+            kept_ties = u32(min(f32(ties), 1.0 + (limit - sum) / max(tie_weight, 1e-38)));
+        }
+        total = sum + f32(kept_ties) * tie_weight;
+    }
+    let goal = u * total;
+    var sum = 0.0;
+    for (var i = 0u; i < kept; i++) {
+        sum += weights[i];
+        if sum > goal { return vec2(ranked[i].y, 0u); }
+    }
+    if kept_ties == 0u { return vec2(largest_logit.y, 0u); }
+    return vec2(NONE, min(kept_ties - 1u, u32((goal - sum) / max(tie_weight, 1e-38))));
+}
+
+// The token among the top k that the random number falls on.
+fn sample(id: u32, u: f32) -> u32 {
+    let k = min(sampling.top_k, params.vocab);
+    var n = rank(id, find_bound(id, k));
+    var floor = ranked[k - 1u].x;
+    var ties = 0u;
+    let crowded = n > ROOM;
+    if crowded {
+        // Too many equal values: the k-th largest key from its highest bit on, then those above it.
+        floor = 0u;
+        for (var bit = SIGN; bit != 0u; bit >>= 1u) {
+            if count(id, floor | bit, NONE, NONE) >= k { floor |= bit; }
+        }
+        ties = count(id, floor, floor, NONE);
+        n = rank(id, floor + 1u);
+    }
+    if id < min(n, MAX_TOP_K) { weights[id] = weight_of(ranked[id].x); }
+    workgroupBarrier();
+    if id == 0u {
+        var above = 0u;
+        while above < n && ranked[above].x > floor { above++; }
+        if !crowded {
+            while above + ties < n && ranked[above + ties].x == floor { ties++; }
+        }
+        choice = pick(above, ties, floor, u);
+        if !crowded && choice.x == NONE { choice.x = ranked[above + choice.y].y; }
+    }
+    let chosen = workgroupUniformLoad(&choice);
+    if !crowded || chosen.x != NONE { return chosen.x; }
+    // The id of tie number chosen.y: the largest end with as many ties in front.
+    var end = 0u;
+    for (var bit = SIGN; bit != 0u; bit >>= 1u) {
+        if count(id, floor, floor, end | bit) <= chosen.y { end |= bit; }
+    }
+    return end;
+}
+
+@compute @workgroup_size(256)
+fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: vec3<u32>) {
+    sampling = sample_params[group.x];
+    base = group.x * params.vocab;
+    bits_base = (max(sampling.occurrence_row, 1u) - 1u) * ((params.vocab + 31u) / 32u);
+    let at = outputs[group.x];
+    let row = rows[at];
+    find_top(id);
+    let first = workgroupUniformLoad(&largest_logit);
+    var token = select(first.y, NONE, first.x == NONE);
+    if first.x != NONE && sample_params[group.x].temperature > 0.0 { token = sample(id, uniform_at(row.y - sampling.first)); }
+    if id != 0u { return; }
+    sampled[row.z + row.y] = token;
+    rows[at] = vec4(token, row.y + 1u, row.z, row.w + 1u);
+    if sampling.occurrence_row != 0u && token != NONE { occurrence_bits[bits_base + token / 32u] |= 1u << (token % 32u); }
+}

@@ -1,0 +1,47 @@
+// Norms and absmax codes of four elements, as ops/norm_quantise.rs defines them (ops/bit_linear.rs).
+#import bit_linear
+
+fn root_mean_square(squares: f32, floor: f32, eps: f32) -> f32 {
+    return sqrt(at_least(squares / f32(params.width), floor) + eps);
+}
+
+#ifdef PRE_NORM
+// The input of the pre-norm.
+fn front(v: vec4<f32>) -> vec4<f32> {
+    return bounded4(v, params.pre_norm_in_bound);
+}
+#endif
+
+// The input of the norm: elements 4i.. of x, or of the pre-normed x.
+fn input(v: vec4<f32>, i: u32, pre_norm_rms: f32) -> vec4<f32> {
+#ifdef PRE_NORM
+    return bounded4(pre_norm[i] * bounded4(front(v) / pre_norm_rms, params.pre_norm_out_bound), params.in_bound);
+#else
+    return bounded4(v, params.in_bound);
+#endif
+}
+
+// Those under the norm, before its weights.
+fn scaled(v: vec4<f32>, rms: f32) -> vec4<f32> {
+    return bounded4(v / rms, params.out_bound);
+}
+
+fn weighted(v: vec4<f32>, norm: vec4<f32>) -> vec4<f32> {
+    return bounded4(norm * v, params.act_bound);
+}
+
+// The largest magnitude, as an integer in the order of floats.
+fn largest(v: vec4<f32>) -> i32 {
+    let size = bitcast<vec4<i32>>(v) & vec4<i32>(0x7fffffff);
+    return max(max(size.x, size.y), max(size.z, size.w));
+}
+
+// The code of NaN is arbitrary: its row's scale is NaN too.
+fn codes_of(v: vec4<f32>, k: f32) -> vec4<f32> {
+    return clamp(round(v * k), vec4<f32>(-params.max_code - 1.0), vec4<f32>(params.max_code));
+}
+
+fn word_of(code: vec4<f32>) -> u32 {
+    let byte = (bitcast<vec4<u32>>(vec4<i32>(code)) & vec4<u32>(0xffu)) << vec4<u32>(0u, 8u, 16u, 24u);
+    return byte.x | byte.y | byte.z | byte.w;
+}

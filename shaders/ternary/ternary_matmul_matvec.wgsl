@@ -1,0 +1,86 @@
+// Codes × ternary matrices for few rows, and for experts chosen per row (ops/ternary_matmul.rs).
+// Grid: x = tiles of 128 outputs of one row's matrices, y = rows · slots. A workgroup is LANES lanes, each with VEC4S
+// times 4 outputs, times SPLIT_K shares of the columns that are added up at the end behind one barrier.
+#import step
+#import stack
+#import ternary_matvec
+#import vectors
+
+struct Params {
+    sets: u32,
+    set_words: u32,
+    parts: u32, // matrices of the stack, or of one expert
+    slots: u32, // of a row with experts, else 1
+    k: u32,
+    n_experts: u32,
+    matrices: u32, // of the whole, of which the stack may be a piece, or of one expert
+    first_matrix: u32,
+    first_out: u32,
+    out_width: u32,
+}
+@group(0) @binding(1) var<uniform> params: Params;
+#bind var<storage, read> codes: array<vec4<u32>>; // [rows, sets, set_words / 4]
+#bind var<storage, read> act_scale_and_sum: array<vec2<f32>>; // [rows, sets]: 1/k, sum of codes
+#bind var<storage, read> weights: array<vec4<u32>>; // a stack: header, table, words
+#ifdef EXPERTS
+#bind var<storage, read> expert_ids: array<u32>; // [rows, k]
+#endif
+#ifdef RESIDUAL
+#bind var<storage, read> residual: array<f32>; // [rows, out_width]
+#endif
+#bind var<storage, read_write> y: array<f32>; // [rows, slots, out_width]
+
+override SPLIT_K: u32 = 4u;
+
+var<workgroup> shares: array<vec4<i32>, SPLIT_K * TILE_LANES>;
+
+@compute @workgroup_size(LANES * SPLIT_K)
+fn main(
+    @builtin(local_invocation_index) id: u32,
+    @builtin(workgroup_id) group: vec3<u32>,
+#ifdef TABLES
+    @builtin(subgroup_invocation_id) in_subgroup: u32,
+#endif
+) {
+#ifdef TABLES
+    begin_tables(in_subgroup);
+#endif
+    let local = vec2<u32>(id % LANES, id / LANES);
+    let row = group.y / params.slots;
+    let slot = group.y % params.slots;
+    var first = 0u;
+#ifdef EXPERTS
+    var expert = params.n_experts + slot - params.k;
+    if slot < params.k { expert = expert_ids[row * params.k + slot]; }
+    first = expert * params.parts;
+#endif
+    let tile = find_tile(first, group.x);
+    let part = part_at(first + tile.part);
+    let of_whole = slot * params.matrices + params.first_matrix + tile.part;
+    let which = row * params.sets + select(of_whole, 0u, params.sets == 1u);
+    var sum = tile_sums(part, tile.tile, local.x, local.y, which * (params.set_words / 4u));
+    if SPLIT_K > 1u {
+        for (var q = 0u; q < VEC4S; q++) { shares[(local.y * VEC4S + q) * LANES + local.x] = sum[q]; }
+        workgroupBarrier();
+        if local.y != 0u { return; }
+        for (var s = 1u; s < SPLIT_K; s++) {
+            for (var q = 0u; q < VEC4S; q++) { sum[q] += shares[(s * VEC4S + q) * LANES + local.x]; }
+        }
+    }
+
+    let m = act_scale_and_sum[which];
+    for (var q = 0u; q < VEC4S; q++) {
+        let exact = vec4<f32>(exact_sums(sum[q], i32(m.y), part.bits)) * (part.scale * m.x);
+        let in_part = ((tile.tile * LANES + local.x) * VEC4S + q) * 4u;
+        let out = group.y * params.out_width + params.first_out + tile.out + in_part;
+        for (var i = 0u; i < 4u; i++) {
+            if in_part + i < part.rows {
+                var v = component(exact, i);
+#ifdef RESIDUAL
+                v += residual[out + i];
+#endif
+                y[out + i] = v;
+            }
+        }
+    }
+}
