@@ -2,6 +2,7 @@
 //!
 //! * [`quantise`] turns floats into codes and a scale, by one of the rules of [`WeightQuant`].
 //! * [`Packed`] holds one matrix: 2 bits per code, or 1 bit where no code is 0 ([`Bits`]); lossless.
+//! * [`formats`]: those of files, in blocks with one scale per block.
 //! * [`stack`] lays several matrices out as one buffer that a kernel can index by matrix ([`Stack`] reads it).
 //!
 //! ## Words
@@ -16,6 +17,7 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+pub mod formats;
 pub mod int8;
 mod quantise;
 mod stack;

@@ -1,0 +1,67 @@
+//! I2_S of Microsoft's BitNet: two bits an element, one scale a tensor. A run of 128 elements is 32 bytes, and its element
+//! `32 l + m` is in byte `m`, the first 32 in the top bits. Codes 0, 1 and 2 are −1, 0 and +1. Behind all runs are the
+//! scale, which multiplies, and 28 bytes of fill.
+//!
+//! A quantiser that was built on ARM wrote runs of 64 elements instead. Nothing in a file tells; published files have
+//! runs of 128.
+
+use half::f16;
+use multiversion::multiversion;
+
+use crate::quant::Bits;
+use crate::quant::formats::tq2_0::interleaved;
+use crate::quant::formats::{BlockFormat, CodeFormat, Content};
+
+/// I2_S.
+#[derive(Debug)]
+pub(crate) struct I2S;
+
+/// Bytes of a run.
+const BYTES: usize = 128 / 4;
+
+impl BlockFormat for I2S {
+    fn name(&self) -> &'static str {
+        "I2_S"
+    }
+
+    fn type_id(&self) -> u32 {
+        36
+    }
+
+    fn elements(&self) -> usize {
+        128
+    }
+
+    fn bytes(&self) -> usize {
+        BYTES
+    }
+
+    fn tail_bytes(&self) -> usize {
+        32
+    }
+
+    fn content(&self) -> Content<'_> {
+        Content::Codes(self)
+    }
+}
+
+impl CodeFormat for I2S {
+    fn bits(&self) -> Bits {
+        Bits::Two
+    }
+
+    fn tensor_scale(&self, tail: &[u8]) -> Option<f32> {
+        tail.first_chunk().map(|&bytes| f32::from_le_bytes(bytes))
+    }
+
+    fn unpack(&self, blocks: &[u8], codes: &mut [u8], _: &mut [f16]) {
+        unpack(blocks, codes);
+    }
+}
+
+#[multiversion(targets("x86_64+avx2"))]
+fn unpack(blocks: &[u8], codes: &mut [u8]) {
+    for (block, codes) in blocks.as_chunks::<BYTES>().0.iter().zip(codes.as_chunks_mut::<BYTES>().0) {
+        *codes = interleaved(block, [6, 4, 2, 0]);
+    }
+}

@@ -1,0 +1,61 @@
+//! Two bits an element, in the order of the elements: a block is `d` and a quarter of a byte for each. Codes 0 to 3 are
+//! −d, 0, +d and +2d; quantisers write no 3, as they take the largest magnitude for `d`.
+//!
+//! * Q2_0: groups of 64.
+//! * The same type number stood for groups of 128 before, in files of the Prism fork.
+//! * PQ2_0: those groups of 128 under a number of their own.
+
+use half::f16;
+
+use crate::quant::Bits;
+use crate::quant::formats::{BlockFormat, CodeFormat, Content, half_at};
+
+/// A format with blocks of `BYTES` bytes.
+#[derive(Debug)]
+pub(crate) struct TwoBits<const BYTES: usize> {
+    name: &'static str,
+    type_id: u32,
+}
+
+/// Q2_0, groups of 64.
+pub(crate) static Q2_0: TwoBits<18> = TwoBits { name: "Q2_0", type_id: 42 };
+/// The older form, groups of 128.
+pub(crate) static Q2_0_G128: TwoBits<34> = TwoBits { name: "Q2_0_g128", type_id: 42 };
+/// PQ2_0.
+pub(crate) static PQ2_0: TwoBits<34> = TwoBits { name: "PQ2_0", type_id: 142 };
+
+impl<const BYTES: usize> BlockFormat for TwoBits<BYTES> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn type_id(&self) -> u32 {
+        self.type_id
+    }
+
+    fn elements(&self) -> usize {
+        4 * (BYTES - 2)
+    }
+
+    fn bytes(&self) -> usize {
+        BYTES
+    }
+
+    fn content(&self) -> Content<'_> {
+        Content::Codes(self)
+    }
+}
+
+impl<const BYTES: usize> CodeFormat for TwoBits<BYTES> {
+    fn bits(&self) -> Bits {
+        Bits::Two
+    }
+
+    fn unpack(&self, blocks: &[u8], codes: &mut [u8], scales: &mut [f16]) {
+        let blocks = blocks.as_chunks::<BYTES>().0.iter().zip(codes.chunks_exact_mut(BYTES - 2));
+        for ((block, codes), scale) in blocks.zip(scales) {
+            *scale = half_at(block, 0);
+            codes.copy_from_slice(&block[2..]);
+        }
+    }
+}

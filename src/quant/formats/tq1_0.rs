@@ -1,0 +1,83 @@
+//! TQ1_0: five ternary digits a byte. A block is 48 bytes of five digits, 4 bytes of four, and `d`. Digits 0, 1 and 2 are
+//! −d, 0 and +d.
+//!
+//! A byte holds the number `v` of its digits, the first one most significant, as the fraction `ceil(256 v / 243)` of 256:
+//! digit `n` is the whole part of 3 times the fractional part of `byte · 3ⁿ / 256`. Four digits are stored as if a fifth,
+//! 0, followed. Digit `n` of byte `m` of a run of `M` bytes is element `M n + m` of the run; the runs are 32, 16 and 4
+//! bytes.
+
+use half::f16;
+use multiversion::multiversion;
+
+use crate::quant::Bits;
+use crate::quant::formats::{BlockFormat, CodeFormat, Content, half_at, pack_fields};
+
+/// TQ1_0.
+#[derive(Debug)]
+pub(crate) struct TQ1_0;
+
+/// Bytes of the runs, and of a block.
+const LONG: usize = 32;
+const SHORT: usize = 16;
+const LAST: usize = 4;
+const BYTES: usize = LONG + SHORT + LAST + 2;
+/// Elements in front of the second and the third run.
+const SECOND: usize = 5 * LONG;
+const THIRD: usize = SECOND + 5 * SHORT;
+
+impl BlockFormat for TQ1_0 {
+    fn name(&self) -> &'static str {
+        "TQ1_0"
+    }
+
+    fn type_id(&self) -> u32 {
+        34
+    }
+
+    fn elements(&self) -> usize {
+        256
+    }
+
+    fn bytes(&self) -> usize {
+        BYTES
+    }
+
+    fn content(&self) -> Content<'_> {
+        Content::Codes(self)
+    }
+}
+
+impl CodeFormat for TQ1_0 {
+    fn bits(&self) -> Bits {
+        Bits::Two
+    }
+
+    fn unpack(&self, blocks: &[u8], codes: &mut [u8], scales: &mut [f16]) {
+        unpack(blocks, codes, scales);
+    }
+}
+
+#[multiversion(targets("x86_64+avx2"))]
+fn unpack(blocks: &[u8], codes: &mut [u8], scales: &mut [f16]) {
+    let blocks = blocks.as_chunks::<BYTES>().0.iter().zip(codes.as_chunks_mut::<64>().0);
+    for ((block, codes), scale) in blocks.zip(scales) {
+        *scale = half_at(block, BYTES - 2);
+        let mut fields = [0; 256];
+        digits::<LONG>(&block[..LONG], &mut fields[..SECOND]);
+        digits::<SHORT>(&block[LONG..LONG + SHORT], &mut fields[SECOND..THIRD]);
+        digits::<LAST>(&block[LONG + SHORT..LONG + SHORT + LAST], &mut fields[THIRD..]);
+        pack_fields(&fields, codes);
+    }
+}
+
+/// The digits of a run of `M` bytes, a byte each: as many for every byte as `to` has room for.
+#[inline(always)]
+pub(crate) fn digits<const M: usize>(bytes: &[u8], to: &mut [u8]) {
+    let mut power = 1u8;
+    for to in to.as_chunks_mut::<M>().0 {
+        for (to, &byte) in to.iter_mut().zip(bytes) {
+            *to = (u16::from(byte.wrapping_mul(power)) * 3 >> 8) as u8;
+        }
+        power = power.wrapping_mul(3);
+    }
+}
