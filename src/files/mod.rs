@@ -10,6 +10,7 @@
 //! * [`TensorSource`]: tensors that are asked for when they are read, instead of a file.
 //! * [`tokenizer`]: from text to tokens and back.
 //! * [`chat_template`]: from a conversation to text.
+//! * [`SamplingDefaults`]: how a model's publisher recommends to sample.
 //! * [`text`]: UTF-8 and JSON as other tools write them.
 //! * [`image`]: decoding and resizing pictures.
 //! * [`atomic`]: replacing a file atomically; [`Lock`]: one program at a time.
@@ -20,6 +21,7 @@ mod checkpoint;
 pub mod image;
 mod lock;
 mod model_files;
+mod sampling_defaults;
 mod source;
 pub mod text;
 pub mod tokenizer;
@@ -34,7 +36,8 @@ pub use image::Image;
 pub use lock::Lock;
 pub use model_files::ModelFiles;
 pub(crate) use model_files::{absolute, read_at_most};
+pub use sampling_defaults::SamplingDefaults;
 pub use source::TensorSource;
 pub use tokenizer::pieces::Piece;
-pub use tokenizer::{DecodeStream, Tokenizer};
+pub use tokenizer::{DecodeStream, SpecialTokens, Tokenizer};
 pub use weights::Weights;

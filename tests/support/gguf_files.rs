@@ -1,4 +1,5 @@
 //! GGUF files, written field by field.
+#![allow(dead_code)] // Each test uses a part.
 
 /// Values of keys: the type's number and the bytes behind it.
 pub mod value {

@@ -6,11 +6,15 @@
 //! * this file: [`ChatTemplate`], what it renders, and its errors;
 //! * `environment`: functions, filters and methods that templates find in `transformers`;
 //! * `python_json`: the filter `tojson`, as Python writes JSON;
+//! * [`source`]: where model files have their templates;
+//! * [`thoughts`]: telling a thought from an answer;
 //! * [`builtin`]: templates for files that have none, or one that does not work.
 
 pub mod builtin;
 mod environment;
 mod python_json;
+pub mod source;
+pub mod thoughts;
 
 use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};

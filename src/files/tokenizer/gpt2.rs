@@ -34,7 +34,7 @@ pub(crate) fn tokenizer_json(names: [&str; 2], vocab: &[u8], merges: &[u8]) -> R
     Ok(file.to_string().into_bytes())
 }
 
-/// Tokens with their ids: one for each byte at least, else text would be dropped in silence.
+/// Tokens with their ids: one for each byte at least.
 fn vocabulary(name: &str, json: &[u8]) -> Result<Map<String, Value>> {
     let vocab: Map<String, Value> = text::json(name, json, "a JSON object of tokens")?;
     let mut tokens = BTreeMap::new();
@@ -46,8 +46,14 @@ fn vocabulary(name: &str, json: &[u8]) -> Result<Map<String, Value>> {
             return Err(Error::format(name, format!("the id {number} is that of {other:?} and of {token:?}")));
         }
     }
+    check_bytes(name, &vocab)?;
+    Ok(vocab)
+}
+
+/// Refuses a vocabulary without a token for each byte: text would be dropped in silence.
+pub(crate) fn check_bytes(name: &str, vocab: &Map<String, Value>) -> Result<()> {
     match (0..=255).find(|&byte| !vocab.contains_key(byte_char(byte).encode_utf8(&mut [0; 4]) as &str)) {
-        None => Ok(vocab),
+        None => Ok(()),
         Some(byte) => {
             Err(Error::format(name, format!("has no token for the byte {byte:#04x}; it is not GPT-2's form")))
         }

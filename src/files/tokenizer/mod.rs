@@ -1,16 +1,24 @@
-//! Text to token ids and back, for every `tokenizer.json` and for GPT-2's two files.
+//! Text to token ids and back, for every `tokenizer.json`, for GPT-2's two files, and for the keys of GGUF files.
 //!
-//! In reading order: this file ([`Tokenizer`], and [`DecodeStream`] for ids that arrive one at a time); `gpt2` (its two
-//! files as a tokenizer.json); `pieces` (which bytes of a text a token stands for, and unknown words).
+//! In reading order: this file ([`Tokenizer`]); `decode_stream` (ids that arrive one at a time); `gpt2` (its two files as a
+//! tokenizer.json); `gguf` (keys as a tokenizer.json, with `pre_tokenizer`: how words are split); `special` (tokens that
+//! begin and end texts); `pieces` (which bytes of a text a token stands for, and unknown words).
 
+mod decode_stream;
+mod gguf;
 pub(crate) mod gpt2;
 pub(crate) mod pieces;
+mod pre_tokenizer;
+pub(crate) mod special;
+
+pub use decode_stream::DecodeStream;
+pub use special::SpecialTokens;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::files::{ModelFiles, read_at_most, text};
+use crate::files::{GgufMetadata, ModelFiles, read_at_most, text};
 
 /// The longest text that [`Tokenizer::encode`] takes: 64 MiB of UTF-8.
 pub const MAX_TEXT_BYTES: usize = 64 << 20;
@@ -29,6 +37,8 @@ pub struct Tokenizer {
     pub(crate) inner: tokenizers::Tokenizer,
     json: Vec<u8>,
     pub(crate) name: String,
+    /// The token that is put in front of every text.
+    begins_with: Option<u32>,
 }
 
 impl Tokenizer {
@@ -47,20 +57,40 @@ impl Tokenizer {
         Self::from_bytes(&file.display().to_string(), read_at_most(&file, MAX_FILE_BYTES)?)
     }
 
-    /// The tokenizer among a model's files: tokenizer.json, or GPT-2's vocab.json and merges.txt; none where there is
-    /// neither.
+    /// The tokenizer among a model's files: the keys of a GGUF file, tokenizer.json, or GPT-2's vocab.json and merges.txt;
+    /// none where there is none of them.
     ///
     /// # Errors
-    /// [`Error::Format`] for a vocab.json or merges.txt without the other, and those of [`Tokenizer::from_bytes`].
+    /// [`Error::Format`] for a vocab.json or merges.txt without the other, and those of [`Tokenizer::from_gguf`] and
+    /// [`Tokenizer::from_bytes`].
     pub fn beside(files: &ModelFiles) -> Result<Option<Self>> {
+        // A folder need not hold a checkpoint, and whoever opens the checkpoint reports what is wrong with it.
+        if let Ok(Some(keys)) = GgufMetadata::of(files)
+            && let Some((tokenizer, note)) = Self::from_gguf(&keys, files)?
+        {
+            note.into_iter().for_each(|note| log::warn!("{note}"));
+            return Ok(Some(tokenizer));
+        }
+        match Self::in_tokenizer_json(files)? {
+            Some(tokenizer) => Ok(Some(tokenizer)),
+            None => Self::in_gpt2_files(files),
+        }
+    }
+
+    fn in_tokenizer_json(files: &ModelFiles) -> Result<Option<Self>> {
+        if !files.has(FILE_NAME) {
+            return Ok(None);
+        }
+        let name = files.path(FILE_NAME).display().to_string();
+        Self::from_bytes(&name, files.read(FILE_NAME, MAX_FILE_BYTES)?.into_owned()).map(Some)
+    }
+
+    fn in_gpt2_files(files: &ModelFiles) -> Result<Option<Self>> {
         let name = |file: &str| files.path(file).display().to_string();
         let read = |file: &str| -> Result<Vec<u8>> {
             let bytes = files.read(file, MAX_FILE_BYTES)?;
             check_size(&name(file), &bytes).map(|()| bytes.into_owned())
         };
-        if files.has(FILE_NAME) {
-            return Self::from_bytes(&name(FILE_NAME), read(FILE_NAME)?).map(Some);
-        }
         let (vocab, merges) = (name(gpt2::VOCAB), name(gpt2::MERGES));
         let alone = |file: &str, other: &str| Error::format(file, format!("cannot be used without {other} beside it"));
         match (files.has(gpt2::VOCAB), files.has(gpt2::MERGES)) {
@@ -89,7 +119,9 @@ impl Tokenizer {
         })?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| Error::format(name, e))?;
-        Ok(Self { inner, json, name: name.to_string() })
+        let around = contained(name, "cannot encode an empty text", || inner.encode_fast("", true))?;
+        let begins_with = around.get_ids().first().copied();
+        Ok(Self { inner, json, name: name.to_string(), begins_with })
     }
 
     /// Checks that every id that this tokenizer can give, added and special tokens included, is below `vocab_size`,
@@ -117,14 +149,24 @@ impl Tokenizer {
     }
 
     /// The ids of `text`; with `add_special`, those that the file's template puts around a text as well (a
-    /// beginning-of-text token mostly). Special tokens written out in `text`, such as `<image>`, become their ids.
+    /// beginning-of-text token mostly, which is not put in front of a text that begins with it). Special tokens written out
+    /// in `text`, such as `<image>`, become their ids.
     ///
     /// # Errors
     /// [`Error::Limit`] above [`MAX_TEXT_BYTES`], [`Error::Format`] when the tokenizer has no way to write the text.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
         check_length(text)?;
         let encoding = contained(&self.name, "cannot encode the text", || self.inner.encode_fast(text, add_special))?;
-        Ok(encoding.get_ids().to_vec())
+        let ids = encoding.get_ids();
+        Ok(ids.get(self.doubled(ids, add_special)..).unwrap_or_default().to_vec())
+    }
+
+    /// How many of the first ids are one too many: the token for the beginning of a text stands there once.
+    pub(crate) fn doubled(&self, ids: &[u32], add_special: bool) -> usize {
+        match ids {
+            [added, own, ..] if add_special && added == own && self.begins_with == Some(*added) => 1,
+            _ => 0,
+        }
     }
 
     /// The text of `ids`; ids that the tokenizer lacks, and with `skip_special` special tokens, give nothing, and
@@ -163,7 +205,7 @@ impl Tokenizer {
     }
 
     /// Whether `id` never gives text: it is unknown, or special and those are skipped.
-    fn is_silent(&self, id: u32, skip_special: bool) -> bool {
+    pub(crate) fn is_silent(&self, id: u32, skip_special: bool) -> bool {
         match self.inner.id_to_token(id) {
             None => true,
             Some(token) => skip_special && self.inner.get_added_vocabulary().is_special_token(&token),
@@ -203,105 +245,6 @@ pub(crate) fn contained<T>(name: &str, what: &str, work: impl FnOnce() -> tokeni
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(|e| Error::format(name, format!("{what}: {e}"))),
         Err(_) => Err(Error::format(name, format!("{what}: the file is inconsistent"))),
-    }
-}
-
-/// Turns ids that arrive one at a time into text, giving each piece as soon as it is certain.
-///
-/// It decodes a short window of the last ids and gives what the newest one added, so that decoders which treat the
-/// first token of a text differently (a leading space dropped) see a text going on. While the window ends in U+FFFD,
-/// a character may be incomplete, and that end is held back.
-#[derive(Clone, Debug)]
-pub struct DecodeStream {
-    skip_special: bool,
-    /// The last ids: some whose text is out, for context, then those since.
-    ids: Vec<u32>,
-    /// How many of `ids` had arrived when text last came out with nothing held back.
-    settled: usize,
-    /// What of the text of `ids` is out.
-    shown: String,
-    /// What of the text of `ids` is held back.
-    held: String,
-    /// How many ids in a row have left something held back.
-    waiting: usize,
-}
-
-impl DecodeStream {
-    /// Ids that may wait for the rest of a character. One has at most four bytes, and a token at least one, so after
-    /// more than this the bytes are broken for good.
-    const MAX_WAITING: usize = 8;
-
-    /// Ids of an incomplete character: three bytes of four.
-    const MAX_INCOMPLETE: usize = 3;
-
-    /// Ids kept at most, whatever they decode to.
-    const MAX_WINDOW: usize = 64;
-
-    /// Ids kept when the window is full: more than the U+FFFD held back can stand for, up to three bytes each.
-    const CONTEXT: usize = 4 * Self::MAX_INCOMPLETE;
-
-    /// A stream at the beginning of a text; with `skip_special`, special tokens give nothing.
-    pub fn new(skip_special: bool) -> Self {
-        Self { skip_special, ids: Vec::new(), settled: 0, shown: String::new(), held: String::new(), waiting: 0 }
-    }
-
-    /// Takes the next id and gives the text that became certain with it, which may be empty. The pieces of a stream,
-    /// with that of [`DecodeStream::finish`], are the text of all its ids.
-    ///
-    /// # Errors
-    /// Those of [`Tokenizer::decode`].
-    pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<String> {
-        if tokenizer.is_silent(id, self.skip_special) {
-            return Ok(String::new());
-        }
-        self.ids.push(id);
-        let text = tokenizer.decode(&self.ids, self.skip_special)?;
-        let mut fresh = match text.strip_prefix(self.shown.as_str()) {
-            Some(fresh) => fresh.to_string(),
-            // The decoder has changed its mind about text that is out (a run of byte tokens that is broken at its
-            // end loses its whole characters too): the new ids are read by themselves.
-            None => tokenizer.decode(self.ids.get(self.settled..).unwrap_or_default(), self.skip_special)?,
-        };
-        self.waiting = if fresh.ends_with(REPLACEMENT) { self.waiting + 1 } else { 0 };
-        self.held = fresh.split_off(self.certain_len(&fresh));
-        if text.starts_with(self.shown.as_str()) {
-            self.shown.push_str(&fresh);
-        } else if self.held.is_empty() {
-            self.shown = text;
-        }
-        self.forget(tokenizer, !fresh.is_empty() && self.held.is_empty())?;
-        Ok(fresh)
-    }
-
-    /// Gives what is still held back, U+FFFD for a character that stayed incomplete, and begins a new text.
-    pub fn finish(&mut self) -> String {
-        let rest = std::mem::take(&mut self.held);
-        *self = Self::new(self.skip_special);
-        rest
-    }
-
-    /// How much of `fresh`, in bytes, later ids cannot change.
-    fn certain_len(&self, fresh: &str) -> usize {
-        let max = if self.waiting > Self::MAX_WAITING { Self::MAX_INCOMPLETE } else { usize::MAX };
-        let uncertain = fresh.chars().rev().take_while(|&c| c == REPLACEMENT).take(max).count();
-        fresh.len() - uncertain * REPLACEMENT.len_utf8()
-    }
-
-    /// Drops the ids that are no longer needed as context, so that each step costs the same.
-    fn forget(&mut self, tokenizer: &Tokenizer, all_out: bool) -> Result<()> {
-        let drop = if all_out {
-            std::mem::replace(&mut self.settled, self.ids.len())
-        } else if self.ids.len() > Self::MAX_WINDOW {
-            self.ids.len() - Self::CONTEXT
-        } else {
-            return Ok(());
-        };
-        self.ids.drain(..drop.min(self.ids.len()));
-        self.settled = self.settled.saturating_sub(drop);
-        self.shown = tokenizer.decode(&self.ids, self.skip_special)?;
-        let certain = self.shown.strip_suffix(self.held.as_str()).map_or(self.shown.len(), str::len);
-        self.shown.truncate(certain);
-        Ok(())
     }
 }
 

@@ -25,7 +25,8 @@ impl Tokenizer {
         check_length(text)?;
         let encoding = contained(&self.name, "cannot encode the text", || self.inner.encode(text, add_special))?;
         let both = encoding.get_ids().iter().zip(encoding.get_offsets());
-        Ok(both.map(|(&id, &(from, to))| Piece { id, span: from..to.max(from) }).collect())
+        let doubled = self.doubled(encoding.get_ids(), add_special);
+        Ok(both.skip(doubled).map(|(&id, &(from, to))| Piece { id, span: from..to.max(from) }).collect())
     }
 
     /// The words of `text` that become the unknown token, or a part of which does, in order and each once. A tokenizer
