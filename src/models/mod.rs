@@ -4,7 +4,7 @@
 //! In reading order:
 //! * this file: the traits [`Model`] and [`ChatModel`], [`ModelInfo`], and the names of the [`slots`] of a text plan;
 //! * `registry`: the families, and [`open`];
-//! * `load`: tensors by name and shape ([`TensorScope`], [`load_model`]), and JSON configurations;
+//! * `load`: tensors by name and shape ([`TensorScope`], [`load_model`]), and JSON configurations; `section`: their objects;
 //! * `decoder/`: decoders described by data ([`DecoderSpec`]), with one forward pass for all;
 //! * `vision/`: image encoders;
 //! * `embernet/`, `bitgen/`, `robot/`: a folder for each family;
@@ -39,6 +39,7 @@ mod embernet;
 pub(crate) mod load;
 mod registry;
 mod robot;
+pub(crate) mod section;
 mod vision;
 
 pub use bitgen::config::{BitGenConfig, BitGenSizes, BitGenVision};

@@ -1,12 +1,11 @@
 //! EmberNet's configuration, in the nested form that is pushed and in the flat one.
 
-use std::ops::RangeInclusive;
-
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
 use crate::models::load::{dims, read_json};
+use crate::models::section::Section;
 use crate::ops::MAX_EXPERTS;
 use crate::quant::WeightQuant;
 
@@ -74,70 +73,18 @@ pub struct VisionConfig {
     pub patch_size: usize,
 }
 
-/// A configuration object with the file that it is in, and its place there.
-struct Section<'a> {
-    file: &'a str,
-    name: &'a str,
-    map: &'a Map<String, Value>,
-}
-
-impl<'a> Section<'a> {
-    /// The key with its file, for messages.
-    fn key(&self, key: &str) -> String {
-        let dot = if self.name.is_empty() { "" } else { "." };
-        format!("{}: {}{dot}{key}", self.file, self.name)
-    }
-
-    /// The object `key` in this one, if there is one; `name` is its whole place in the file.
-    fn inner(&self, key: &str, name: &'a str) -> Option<Section<'a>> {
-        let map = self.map.get(key).and_then(Value::as_object)?;
-        Some(Section { file: self.file, name, map })
-    }
-
-    /// An integer in 1..=most.
-    fn size(&self, key: &str, most: usize) -> Result<usize> {
-        let value = self.map.get(key).ok_or_else(|| Error::config(self.key(key), "is missing"))?;
-        self.integer(key, value, 1..=most)
-    }
-
-    fn integer(&self, key: &str, value: &Value, within: RangeInclusive<usize>) -> Result<usize> {
-        let n = value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| within.contains(n));
-        n.ok_or_else(|| Error::config(self.key(key), format!("is {value}, expected an integer in {within:?}")))
-    }
-
-    /// How many experts all tokens share: `num_shared_experts`, which published files lack, else one unless
-    /// `use_shared_expert` says that there is none.
-    fn shared_experts(&self) -> Result<usize> {
-        let used = match self.map.get("use_shared_expert") {
-            None | Some(Value::Null) => None,
-            Some(&Value::Bool(used)) => Some(used),
-            Some(value) => {
-                let problem = format!("is {value}, expected true or false");
-                return Err(Error::config(self.key("use_shared_expert"), problem));
-            }
-        };
-        let key = "num_shared_experts";
-        let n = match self.map.get(key) {
-            None | Some(Value::Null) => return Ok(usize::from(used != Some(false))),
-            Some(value) => self.integer(key, value, 0..=MAX_SHARED)?,
-        };
-        match used {
-            Some(used) if used != (n > 0) => {
-                Err(Error::config(self.key(key), format!("is {n}, but use_shared_expert is {used}")))
-            }
-            _ => Ok(n),
+/// How many experts all tokens share: `num_shared_experts`, which published files lack, else one unless
+/// `use_shared_expert` says that there is none.
+fn shared_experts(of: &Section) -> Result<usize> {
+    let used = of.truth("use_shared_expert")?;
+    let key = "num_shared_experts";
+    let Some(value) = of.value(key) else { return Ok(usize::from(used != Some(false))) };
+    let n = of.integer(key, value, 0..=MAX_SHARED)?;
+    match used {
+        Some(used) if used != (n > 0) => {
+            Err(Error::config(of.key(key), format!("is {n}, but use_shared_expert is {used}")))
         }
-    }
-
-    /// A token number, or the default of the model's code.
-    fn token(&self, key: &str, default: u32) -> Result<u32> {
-        match self.map.get(key) {
-            None | Some(Value::Null) => Ok(default),
-            Some(value) => {
-                let problem = || Error::config(self.key(key), format!("is {value}, expected a token number"));
-                value.as_u64().and_then(|n| u32::try_from(n).ok()).filter(|&n| n < 1 << 30).ok_or_else(problem)
-            }
-        }
+        _ => Ok(n),
     }
 }
 
@@ -180,7 +127,7 @@ impl EmberNetConfig {
             max_position_embeddings: decoder.size("max_position_embeddings", 1 << 20)?,
             num_experts,
             num_experts_per_tok: decoder.size("num_experts_per_tok", num_experts)?,
-            num_shared_experts: decoder.shared_experts()?,
+            num_shared_experts: shared_experts(&decoder)?,
             expert_domains: expert_names(decoder.map, num_experts),
             num_image_tokens: encoder.size("num_image_tokens", 1 << 16)?,
             pad_token_id: special.token("pad_token_id", 0)?,
