@@ -13,7 +13,7 @@ use support::device::backends;
 use support::recording::{Recording, run};
 use ternion::files::Weights;
 use ternion::models;
-use ternion::models::{EmberNetConfig, LoadOptions, TextShape, VisionConfig};
+use ternion::models::{EmberNetConfig, LoadOptions, SigLipConfig, TextShape};
 use ternion::ops::UnaryKind;
 use ternion::plan::{SlotKind, Step};
 use ternion::tensor::{DType, Pack, Spec};
@@ -43,7 +43,7 @@ fn a_table_is_made_once_by_each_backend() {
 fn the_table_of_angles_does_not_grow_with_the_sessions() {
     let config = EmberNetConfig {
         num_layers: 1,
-        vision: VisionConfig { num_hidden_layers: 1, ..EmberNetConfig::published().vision },
+        vision: SigLipConfig { num_hidden_layers: 1, ..EmberNetConfig::published().vision },
         ..EmberNetConfig::published()
     };
     let files = synthetic::embernet_of(config).expect("a model");

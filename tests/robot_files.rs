@@ -36,20 +36,20 @@ fn open(dir: &Path) -> Result<RobotModel> {
 }
 
 #[test]
-fn a_converted_model_thinks_alike() {
-    [TINY, NARROW].iter().for_each(|name| convert_and_think(&golden_root().join(name)));
+fn a_converted_model_decides_alike() {
+    [TINY, NARROW].iter().for_each(|name| convert_and_compare(&golden_root().join(name)));
 }
 
-fn convert_and_think(input: &Path) {
+fn convert_and_compare(input: &Path) {
     let (dir, again) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let report = convert(input, dir.path(), None, Precision::F16, |_| {}).unwrap_or_else(|e| panic!("{e}"));
     assert!(report.ternary > 20, "{report:?}");
     let image = Image::open(input.join("image0.png")).unwrap();
-    let think = |dir: &Path| {
+    let decide = |dir: &Path| {
         let model = open(dir).unwrap_or_else(|e| panic!("{e}"));
         (model.sizes().clone(), model.choose(&[5, 7, 9], Some(&image)).unwrap_or_else(|e| panic!("{e}")))
     };
-    assert_eq!(think(input), think(dir.path()));
+    assert_eq!(decide(input), decide(dir.path()));
     convert(dir.path(), again.path(), None, Precision::F16, |_| {}).unwrap_or_else(|e| panic!("{e}"));
     let file = |dir: &TempDir| std::fs::read(dir.path().join("model.safetensors")).unwrap();
     assert!(file(&dir) == file(&again), "what is packed can be packed again");

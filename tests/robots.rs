@@ -113,7 +113,7 @@ fn check_free(model: &RobotModel, golden: &Golden, json: &Value, prefix: &str, d
 }
 
 #[test]
-fn the_library_thinks_and_chooses_as_the_original() {
+fn the_library_reasons_and_chooses_as_the_original() {
     for dir in robots() {
         let (golden, json) = opened(&dir);
         let (ids, n) = (ids_of(&golden, "input_ids"), golden.shape("input_ids")[1]);
@@ -129,15 +129,15 @@ fn the_library_thinks_and_chooses_as_the_original() {
             ];
             for (prefix, tasks) in cases {
                 let mut cache = model.cache(2);
-                let decisions = model.think(&tasks, Some(&mut cache)).unwrap();
+                let decisions = model.forward(&tasks, Some(&mut cache)).unwrap();
                 check_free(&model, &golden, &json, prefix, &decisions);
                 check_cache(&model, &golden, &format!("{prefix}.cache"), &cache);
             }
-            let last = model.think(&Tasks { logits: Wanted::Last, ..plain }, None).unwrap();
+            let last = model.forward(&Tasks { logits: Wanted::Last, ..plain }, None).unwrap();
             let vocab = model.sizes().vocab;
             let want = golden.f32s("text.logits");
             near("the last logits", &last[1].logits, &want[want.len() - vocab..]);
-            assert!(model.think(&Tasks { texts: &texts, ..Tasks::default() }, None).unwrap()[0].logits.is_empty());
+            assert!(model.forward(&Tasks { texts: &texts, ..Tasks::default() }, None).unwrap()[0].logits.is_empty());
         }
     }
 }
@@ -169,20 +169,20 @@ fn calls_behind_a_cache_match() {
         let (steps, chunk) = (ids_of(&golden, "cache_steps.ids"), ids_of(&golden, "cache_chunk.ids"));
         for model in models(&dir, RobotAttention::Original, 1) {
             let mut cache = model.cache(1);
-            let mut think = |ids: &[u32]| {
+            let mut forward = |ids: &[u32]| {
                 let tasks = Tasks { texts: &[ids], logits: Wanted::All, ..Tasks::default() };
-                let logits = model.think(&tasks, Some(&mut cache)).unwrap().remove(0).logits;
+                let logits = model.forward(&tasks, Some(&mut cache)).unwrap().remove(0).logits;
                 (logits, cache.clone())
             };
-            let (logits, cache) = think(&prefill);
+            let (logits, cache) = forward(&prefill);
             near("cache_prefill.logits", &logits, &golden.f32s("cache_prefill.logits"));
             check_cache(&model, &golden, "cache_prefill.cache", &cache);
             let mut logits = Vec::new();
             for id in &steps {
-                logits.extend(think(&[*id]).0);
+                logits.extend(forward(&[*id]).0);
             }
             near("cache_steps.logits", &logits, &golden.f32s("cache_steps.logits"));
-            let (logits, cache) = think(&chunk);
+            let (logits, cache) = forward(&chunk);
             near("cache_chunk.logits", &logits, &golden.f32s("cache_chunk.logits"));
             check_cache(&model, &golden, "cache_chunk.cache", &cache);
             assert_eq!(cache.tokens(), n + steps.len() + chunk.len());
@@ -216,7 +216,7 @@ fn reasoning_stops_where_the_original_does() {
             let copy = with_gate(&dir, bias);
             for model in models(copy.path(), RobotAttention::Original, 2) {
                 let tasks = Tasks { texts: &texts, logits: Wanted::All, ..Tasks::default() };
-                check_free(&model, &golden, &json, prefix, &model.think(&tasks, None).unwrap());
+                check_free(&model, &golden, &json, prefix, &model.forward(&tasks, None).unwrap());
             }
         }
     }
@@ -253,7 +253,7 @@ fn a_stream_in_pieces_matches_the_plain_definition() {
             let mut definition = Definition::open(&dir);
             let mut from = 0;
             for &n in pieces {
-                want.push(definition.think(&ids[from..from + n]));
+                want.push(definition.forward(&ids[from..from + n]));
                 from += n;
             }
             for attention in [RobotAttention::Streaming, RobotAttention::Original] {
@@ -262,7 +262,7 @@ fn a_stream_in_pieces_matches_the_plain_definition() {
                     for (want, &n) in want.iter().zip(pieces) {
                         let texts = [&ids[from..from + n]];
                         let tasks = Tasks { texts: &texts, logits: Wanted::All, ..Tasks::default() };
-                        let decision = model.think(&tasks, Some(&mut cache)).unwrap().remove(0);
+                        let decision = model.forward(&tasks, Some(&mut cache)).unwrap().remove(0);
                         worst = worst.max(rms(&decision.logits, &want.logits));
                         if attention == RobotAttention::Streaming {
                             near("streamed scores", &decision.scores, &want.scores);
@@ -286,7 +286,7 @@ fn what_callers_do_wrong_is_said() {
     let image = images(&dir).remove(0);
     let long = vec![0; model.max_tokens() + 1];
     let refused = |tasks: &Tasks, cache: Option<&mut RobotCache>| {
-        assert!(matches!(model.think(tasks, cache), Err(ternion::Error::Argument { .. })), "{tasks:?}");
+        assert!(matches!(model.forward(tasks, cache), Err(ternion::Error::Argument { .. })), "{tasks:?}");
     };
     let unknown = [model.sizes().vocab as u32];
     let texts: [&[&[u32]]; 6] = [&[], &[&[]], &[&long], &[&unknown], &[&[1], &[1, 2]], &[&[1], &[1], &[1]]];

@@ -12,7 +12,7 @@ use support::broken_checkpoints::Parts;
 use support::device::device;
 use ternion::ModelFiles;
 use ternion::engine::{DeviceChoice, DeviceOptions, LmHead, Precision};
-use ternion::models::{EmberNetConfig, VisionConfig};
+use ternion::models::{EmberNetConfig, SigLipConfig};
 use ternion::tools::check::{CheckOptions, check};
 use ternion::tools::synthetic;
 
@@ -44,7 +44,7 @@ fn embernet([d, heads, kv_heads, d_ff]: [usize; 4], [dv, dv_ff, v_heads, grid, p
         num_experts_per_tok: 2,
         expert_domains: (0..3).map(|i| i.to_string()).collect(),
         num_image_tokens: 5,
-        vision: VisionConfig {
+        vision: SigLipConfig {
             hidden_size: dv,
             intermediate_size: dv_ff,
             num_hidden_layers: 1,

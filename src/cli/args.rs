@@ -4,12 +4,13 @@ use std::fs::File;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{Read, stdin};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use ternion::apps::bitgen::{BitGen, BitGenOptions, EpisodicMemory, MemoryNoise};
-use ternion::engine::{DeviceChoice, DeviceOptions, Engine, GenerateOptions, LmHead, Options, Precision, Sampling};
+use ternion::engine::{
+    DeviceChoice, DeviceOptions, Engine, GenerateOptions, LmHead, NamedValues, Options, Precision, Sampling,
+};
 use ternion::files::tokenizer::MAX_TEXT_BYTES;
 use ternion::files::{Image, Lock, ModelFiles, Weights, text};
 use ternion::models::Family;
@@ -44,10 +45,10 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "DEVICE", allow_hyphen_values = true, default_value = "auto")]
     pub device: DeviceChoice,
     /// How full-precision weights and the KV cache are kept.
-    #[arg(long, default_value = "f16", value_parser = one_of::<Precision>(PRECISIONS))]
+    #[arg(long, default_value = "f16", value_parser = one_of::<Precision>())]
     pub precision: Precision,
     /// How the matrix that gives the logits is kept: like other full-precision weights, or in 8 bits.
-    #[arg(long, default_value = "f16", value_parser = one_of::<LmHead>(HEADS))]
+    #[arg(long, default_value = "f16", value_parser = one_of::<LmHead>())]
     pub head: LmHead,
     /// Do not time a GPU's kernel variants when its adapter is used for the first time (the fastest are kept in the user's
     /// folder for caches, or in the one that TERNION_CACHE names), but take those that suit its kind: equal on each
@@ -67,22 +68,10 @@ impl DeviceArgs {
     }
 }
 
-/// The values of `--precision`, each with what it is.
-pub const PRECISIONS: [(&str, &str); 2] =
-    [("f16", "16 bits: half the memory"), ("f32", "32 bits: the original's own numbers")];
-/// The values of `--head`, each with what it is.
-const HEADS: [(&str, &str); 2] = [
-    ("f16", "Like other full-precision weights"),
-    ("int8", "8 bits and a scale for each row: half the bytes of the largest weight that every token reads"),
-];
-
-/// A parser of one of these names, which `--help` lists.
-pub fn one_of<T>(names: [(&'static str, &'static str); 2]) -> impl TypedValueParser<Value = T>
-where
-    T: FromStr<Err = Error> + Clone + Send + Sync + 'static,
-{
-    let values = names.map(|(name, help)| PossibleValue::new(name).help(help));
-    PossibleValuesParser::new(values).try_map(|name| name.parse::<T>())
+/// A parser of the names of an option's values, which `--help` lists.
+pub fn one_of<T: NamedValues + Send + Sync>() -> impl TypedValueParser<Value = T> {
+    let values = T::VALUES.iter().map(|&(name, _, help)| PossibleValue::new(name).help(help));
+    PossibleValuesParser::new(values).try_map(|name| T::named(&name))
 }
 
 impl ModelArgs {

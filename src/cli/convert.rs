@@ -7,7 +7,7 @@ use ternion::engine::Precision;
 use ternion::tools::convert::convert;
 
 use crate::cli::Outcome;
-use crate::cli::args::{PRECISIONS, one_of};
+use crate::cli::args::one_of;
 use crate::cli::messages::say;
 use crate::cli::output::{Bar, bytes, ms};
 
@@ -27,7 +27,7 @@ pub struct Convert {
     #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
     tokenizer: Option<PathBuf>,
     /// How full-precision weights are written.
-    #[arg(long, default_value = "f16", value_parser = one_of::<Precision>(PRECISIONS))]
+    #[arg(long, default_value = "f16", value_parser = one_of::<Precision>())]
     precision: Precision,
 }
 

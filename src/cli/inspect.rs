@@ -7,7 +7,7 @@ use clap::Args;
 use ternion::engine::Precision;
 use ternion::tools::inspect::{Inspection, TensorLine, inspect};
 
-use crate::cli::args::{PRECISIONS, model_files, one_of};
+use crate::cli::args::{model_files, one_of};
 use crate::cli::output::{Bar, bytes, table};
 use crate::cli::terminal_text::printable;
 use crate::cli::{Failure, Outcome};
@@ -23,7 +23,7 @@ pub struct Inspect {
     #[arg(long)]
     json: bool,
     /// How full-precision weights would be kept.
-    #[arg(long, default_value = "f16", value_parser = one_of::<Precision>(PRECISIONS))]
+    #[arg(long, default_value = "f16", value_parser = one_of::<Precision>())]
     precision: Precision,
 }
 

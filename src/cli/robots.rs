@@ -5,15 +5,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
-use ternion::apps::robots::RobotDecision;
-use ternion::apps::robots::{RobotAttention, RobotModel, RobotOptions};
+use ternion::apps::robots::{RobotAttention, RobotDecision, RobotModel, RobotOptions};
+use ternion::engine::NamedValues;
 use ternion::files::Image;
 
 use crate::cli::Outcome;
 use crate::cli::args::{DeviceArgs, one_of, read_prompt};
 use crate::cli::messages::say;
-use crate::cli::output::Bar;
-use crate::cli::output::table;
+use crate::cli::output::{Bar, table};
 use crate::cli::text_warnings::warn_of_words;
 
 /// Choose robots for a task, with a BitGenModel (BitGen's full robot model), and show its steps of reasoning.
@@ -39,7 +38,7 @@ pub struct Robots {
     image: Option<PathBuf>,
     /// Which keys attention sees: as the original's code does, or with sinks that stay and a window that slides. They
     /// differ where a text goes on in a further call, or is longer than sinks and window.
-    #[arg(long, default_value = "original", value_parser = one_of::<RobotAttention>(ATTENTIONS))]
+    #[arg(long, default_value = "original", value_parser = one_of::<RobotAttention>())]
     attention: RobotAttention,
     #[command(flatten)]
     device: DeviceArgs,
@@ -50,12 +49,6 @@ pub struct Robots {
     #[arg(long)]
     json: bool,
 }
-
-/// The values of `--attention`, each with what it is.
-const ATTENTIONS: [(&str, &str); 2] = [
-    ("original", "As the original's code does"),
-    ("streaming", "The text's first tokens are kept, and a window slides"),
-];
 
 impl Robots {
     /// Runs the command.
@@ -114,10 +107,7 @@ fn json_of(decision: &RobotDecision, model: &RobotModel, tokens: usize) -> Value
         .map(|s| json!({ "confidence": s.confidence, "gate": s.gate, "norm": norm(&s.state), "state": s.state }));
     json!({
         "tokens": tokens,
-        "attention": match model.attention() {
-            RobotAttention::Original => "original",
-            RobotAttention::Streaming => "streaming",
-        },
+        "attention": model.attention().name(),
         "robots": robots.collect::<Vec<_>>(),
         "scores": all.collect::<Vec<_>>(),
         "steps": steps.collect::<Vec<_>>(),

@@ -56,7 +56,7 @@ pub use generate::{Stats, Stream, Token};
 pub use generation::StopReason;
 pub use hook::LogitsHook;
 pub use open::{LoadReport, Progress};
-pub use options::{DeviceChoice, DeviceOptions, GenerateOptions, LmHead, Options, Precision};
+pub use options::{DeviceChoice, DeviceOptions, GenerateOptions, LmHead, NamedValues, Options, Precision};
 pub use routing::Routing;
 pub use sampler::Sampling;
 pub use session::Session;

@@ -65,6 +65,14 @@ pub(crate) struct Loaded {
 }
 
 impl Opening {
+    /// [`open_tokenizer`] of the opened model.
+    ///
+    /// # Errors
+    /// As [`open_tokenizer`].
+    pub fn tokenizer(&self, path: Option<&Path>, vocab: usize, family: &Family) -> Result<Option<Tokenizer>> {
+        open_tokenizer(&self.files, path, vocab, family)
+    }
+
     /// Reads the checkpoint's header and opens the device.
     ///
     /// # Errors
@@ -142,11 +150,16 @@ pub(crate) fn open_tokenizer(
     Ok(tokenizer)
 }
 
-/// The error of a call that needs a tokenizer where there is none.
-pub(crate) fn no_tokenizer() -> Error {
-    let problem =
-        "there is none beside the model (tokenizer.json, or vocab.json and merges.txt); give one with --tokenizer";
-    Error::argument("tokenizer", problem)
+/// The tokenizer, for a call that needs one.
+///
+/// # Errors
+/// [`Error::Argument`] if there is none.
+pub(crate) fn required_tokenizer(tokenizer: Option<&Tokenizer>) -> Result<&Tokenizer> {
+    tokenizer.ok_or_else(|| {
+        let problem =
+            "there is none beside the model (tokenizer.json, or vocab.json and merges.txt); give one with --tokenizer";
+        Error::argument("tokenizer", problem)
+    })
 }
 
 /// Hands every weight of the plans to `put` once, with its name; returns their bytes.

@@ -123,6 +123,29 @@ impl FromStr for DeviceChoice {
     }
 }
 
+/// An option with a few values, each with a name: [`FromStr`] reads them, and a command line can list them.
+pub trait NamedValues: Copy + PartialEq + Sized + 'static {
+    /// The option's name, for messages.
+    const OPTION: &'static str;
+    /// Each value with its name and what it means.
+    const VALUES: &'static [(&'static str, Self, &'static str)];
+
+    /// The value of this name.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] with the names that there are.
+    fn named(name: &str) -> Result<Self> {
+        let found = Self::VALUES.iter().find(|(n, ..)| *n == name).map(|&(_, value, _)| value);
+        let names = || Self::VALUES.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(" or ");
+        found.ok_or_else(|| Error::argument(Self::OPTION, format!("is {name:?}, expected {}", names())))
+    }
+
+    /// The name of this value.
+    fn name(self) -> &'static str {
+        Self::VALUES.iter().find(|(_, value, _)| *value == self).map_or("", |(name, ..)| name)
+    }
+}
+
 /// How full-precision weights and the KV cache are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
@@ -148,16 +171,20 @@ impl Precision {
     }
 }
 
+impl NamedValues for Precision {
+    const OPTION: &'static str = "precision";
+    const VALUES: &'static [(&'static str, Self, &'static str)] = &[
+        ("f16", Precision::F16, "16 bits: half the memory"),
+        ("f32", Precision::F32, "32 bits: the original's own numbers"),
+    ];
+}
+
 impl FromStr for Precision {
     type Err = Error;
 
     /// `f16` or `f32`.
     fn from_str(s: &str) -> Result<Self> {
-        match s {
-            "f16" => Ok(Precision::F16),
-            "f32" => Ok(Precision::F32),
-            _ => Err(Error::argument("precision", format!("is {s:?}, expected f16 or f32"))),
-        }
+        Self::named(s)
     }
 }
 
@@ -182,16 +209,24 @@ impl LmHead {
     }
 }
 
+impl NamedValues for LmHead {
+    const OPTION: &'static str = "head";
+    const VALUES: &'static [(&'static str, Self, &'static str)] = &[
+        ("f16", LmHead::Dense, "Like other full-precision weights"),
+        (
+            "int8",
+            LmHead::Int8,
+            "8 bits and a scale for each row: half the bytes of the largest weight that every token reads",
+        ),
+    ];
+}
+
 impl FromStr for LmHead {
     type Err = Error;
 
     /// `f16` (as other weights) or `int8`.
     fn from_str(s: &str) -> Result<Self> {
-        match s {
-            "f16" => Ok(LmHead::Dense),
-            "int8" => Ok(LmHead::Int8),
-            _ => Err(Error::argument("head", format!("is {s:?}, expected f16 or int8"))),
-        }
+        Self::named(s)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::engine::cache::StatePool;
 use crate::engine::jobs::{ImageJob, JobOutput, Turn, Work};
 use crate::engine::ladder::Ladder;
-use crate::engine::open::{LoadReport, Opening, Progress, no_tokenizer, open_tokenizer};
+use crate::engine::open::{LoadReport, Opening, Progress, required_tokenizer};
 use crate::engine::options::Options;
 use crate::engine::programs::Program;
 use crate::engine::queue::Queue;
@@ -76,10 +76,9 @@ impl Resident {
         check_options(options)?;
         let opening = Opening::new(files, &options.device_options(), options.precision, options.head)?;
         let model = models::open_chat(&opening.files, &opening.weights, opening.load)?;
-        let path = options.tokenizer.as_deref();
-        let tokenizer = open_tokenizer(&opening.files, path, model.vocab(), model.family())?;
-        if tokenizer.is_none() && options.needs_tokenizer {
-            return Err(no_tokenizer());
+        let tokenizer = opening.tokenizer(options.tokenizer.as_deref(), model.vocab(), model.family())?;
+        if options.needs_tokenizer {
+            required_tokenizer(tokenizer.as_ref())?;
         }
         let states = StatePool::new(context(options, model.info())?, options.sessions);
         let whole = TextShape {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::cache::SessionState;
 use crate::engine::jobs::{Job, JobOutput, Work};
-use crate::engine::open::no_tokenizer;
+use crate::engine::open::required_tokenizer;
 use crate::engine::resident::Resident;
 use crate::error::{Error, Result};
 use crate::files::Image;
@@ -112,7 +112,7 @@ impl Session {
     /// # Errors
     /// [`Error::Argument`] without a tokenizer, [`Error::Limit`] if the context is full.
     pub fn push_text(&mut self, text: &str) -> Result<()> {
-        let tokenizer = self.engine.tokenizer.as_ref().ok_or_else(no_tokenizer)?;
+        let tokenizer = required_tokenizer(self.engine.tokenizer.as_ref())?;
         let ids = tokenizer.encode(text, self.tokens.is_empty())?;
         self.push_tokens(&ids)
     }

@@ -21,12 +21,12 @@ pub struct CheckStep {
 
 /// Rows of the KV cache that each of the two sequences of [`chat_steps`] has.
 const CONTEXT: usize = 160;
-/// Most rows of the prefill, a few more than it uses.
+/// Maximum number of rows of the prefill, a few more than it uses.
 const PREFILL_ROWS: usize = 16;
-/// Most rows of the decode step, and most outputs of both.
+/// Maximum number of rows of the decode step, and of outputs of both.
 const DECODE_ROWS: usize = 4;
 
-/// A token of a vocabulary, by chance that is equal in every run.
+/// A pseudo-random token of a vocabulary, equal in every run.
 pub fn test_token(vocab: usize, i: usize) -> u32 {
     (uniform(1, i as u64) * vocab as f32) as u32
 }

@@ -89,7 +89,7 @@ impl ComputedTensor {
         p.constant(&self.name, Spec::fixed(&self.shape, DType::F32), move || words.to_vec())
     }
 
-    /// The table `n` times over, once for each of so many leading rows of a step.
+    /// The table `n` times over, once for each leading row of a step.
     pub fn for_rows(&self, p: &PlanBuilder, n: usize) -> Slot {
         let spec = Spec::counted(&[&[n], &self.shape[..]].concat(), DType::F32, CountedBy::Rows);
         let words = self.words.clone();
@@ -162,7 +162,7 @@ struct Misshapen {
     found: String,
 }
 
-/// The most tensors of another shape that a message lists.
+/// Maximum number of tensors of another shape that a message lists.
 const MAX_LISTED: usize = 8;
 
 impl LoadErrors {
@@ -208,7 +208,7 @@ const MAX_CONFIG_BYTES: u64 = 16 << 20;
 pub(crate) fn read_json(files: &ModelFiles, name: &str) -> Result<Map<String, Value>> {
     let (bytes, path) = (files.read(name, MAX_CONFIG_BYTES)?, files.path(name));
     if bytes.len() as u64 > MAX_CONFIG_BYTES {
-        return Err(Error::format(path.display(), format!("has more than {MAX_CONFIG_BYTES} bytes, the most allowed")));
+        return Err(Error::format(path.display(), format!("has more than the {MAX_CONFIG_BYTES} bytes allowed")));
     }
     text::json(&path.display().to_string(), &bytes, "a JSON object")
 }

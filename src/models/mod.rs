@@ -6,8 +6,9 @@
 //! * `registry`: the families, and [`open`];
 //! * `load`: tensors by name and shape ([`TensorScope`], [`load_model`]), and JSON configurations; `section`: their objects;
 //! * `decoder/`: decoders described by data ([`DecoderSpec`]), with one forward pass for all;
+//! * `layers`: linear layers, norms and encoder layers in full precision;
 //! * `vision/`: image encoders;
-//! * `embernet/`, `bitgen/`, `robot/`: a folder for each family;
+//! * `embernet/`, `bitgen_stage1/`, `robot/`: a folder for each family; `bitgen/`: what the last two share;
 //! * `check_steps`: steps by which `ternion check` compares devices.
 //!
 //! ## Add a model with a decoder
@@ -25,7 +26,7 @@
 //! 5. A tiny checkpoint with golden outputs in `tests/golden/`, and a test as `tests/models.rs` is for EmberNet.
 //!
 //! A layer of a new kind is a file in `decoder/` and a variant of [`Mixer`] or [`Ffn`]. A model that is not a decoder
-//! records its forward pass on a [`PlanBuilder`] itself, as `bitgen/` does: shapes in comments, stages tagged, attention
+//! records its forward pass on a [`PlanBuilder`] itself, as `bitgen_stage1/` does: shapes in comments, stages tagged, attention
 //! to look at in [`PlanBuilder::trace`].
 //!
 //! ## Add a weight format
@@ -33,31 +34,34 @@
 //! [`architecture`](crate::architecture), "A weight format".
 
 mod bitgen;
+mod bitgen_stage1;
 pub(crate) mod check_steps;
 pub(crate) mod decoder;
 mod embernet;
+mod layers;
 pub(crate) mod load;
 mod registry;
 mod robot;
 pub(crate) mod section;
 mod vision;
 
-pub use bitgen::config::{BitGenConfig, BitGenSizes, BitGenVision};
-pub use bitgen::file::BITGEN;
-pub use bitgen::{BitGenStage1, EncoderShape, bitgen_slots};
+pub use bitgen_stage1::config::{BitGenConfig, BitGenSizes, BitGenVision};
+pub use bitgen_stage1::file::BITGEN;
+pub use bitgen_stage1::{BitGenStage1, EncoderShape, bitgen_slots};
 pub use check_steps::CheckStep;
 pub use decoder::Decoder;
 pub use decoder::linear::BitLinearSpec;
 pub use decoder::spec::{AttentionSpec, DecoderSpec, Ffn, GatedSpec, LayerSpec, Mixer, MoeSpec, Names};
 pub use embernet::EMBERNET;
 pub(crate) use embernet::EmberNet;
-pub use embernet::config::{EmberNetConfig, VisionConfig};
+pub use embernet::config::EmberNetConfig;
 pub use load::{LoadOptions, Reads, Tensor, TensorRequest, TensorScope, load_model, requests};
 pub use registry::{FAMILIES, Family, open, open_chat};
 pub use robot::config::RobotSizes;
 pub use robot::file::ROBOTS;
 pub use robot::{BitGenModel, ForwardShape, robot_slots};
 pub use vision::dinov2::DinoConfig;
+pub use vision::siglip::SigLipConfig;
 
 use crate::error::{Error, Result};
 use crate::plan::{Plan, PlanBuilder};
@@ -66,9 +70,9 @@ use crate::tensor::DType;
 /// How text is recorded: the bounds of a step, and the memory that it shares with other plans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TextShape {
-    /// Most rows of a step.
+    /// Maximum number of rows of a step.
     pub max_rows: usize,
-    /// Most rows of a step whose logits are wanted.
+    /// Maximum number of rows of a step whose logits are wanted.
     pub max_outputs: usize,
     /// Rows of the KV cache, for all sessions together.
     pub kv_rows: usize,
@@ -132,14 +136,14 @@ pub mod slots {
     }
 }
 
-/// What a model says of itself to the engine.
+/// Model metadata for the engine.
 #[derive(Debug, Clone)]
 pub struct ModelInfo {
     /// "EmberNet".
     pub family: &'static str,
     /// Tokens of the vocabulary.
     pub vocab: usize,
-    /// Most positions of a sequence.
+    /// Maximum number of positions of a sequence.
     pub max_positions: usize,
     /// Decoder layers.
     pub layers: usize,
@@ -149,14 +153,14 @@ pub struct ModelInfo {
     pub image: Option<ImageInfo>,
     /// Names of the experts that rows are routed to; empty without a mixture.
     pub experts: Vec<String>,
-    /// Experts chosen a row.
+    /// Experts chosen for each row.
     pub experts_per_token: usize,
 }
 
 /// How a model reads images.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ImageInfo {
-    /// Pixels a side.
+    /// Pixels per side.
     pub size: usize,
     /// Tokens that an image becomes.
     pub tokens: usize,
@@ -180,29 +184,29 @@ pub struct ImageTrace {
     /// things. The first stage's n is the image's tokens, the last one's m the cells, row by row. Without stages, each
     /// image token is a cell.
     pub stages: Vec<Vec<String>>,
-    /// Patches a side of the picture.
+    /// Patches per side of the picture.
     pub grid: usize,
-    /// Patches a side of a cell; at the right and at the bottom a cell may have fewer.
+    /// Patches per side of a cell; at the right and at the bottom a cell may have fewer.
     pub block: usize,
 }
 
-/// A component of a model and its tensors' prefix, for counting parameters. One of several prefixes is there several
-/// times, in a row.
+/// A component of a model and a prefix of its tensors' names, for counting parameters. A component with several prefixes is
+/// listed once for each, one after the other.
 pub type Component = (&'static str, &'static str);
 
-/// A model of any family, loaded as far as names and shapes: what the tools around files need.
+/// A model of any family, of which names and shapes are loaded: what the tools around files need.
 pub trait Model: Send + Sync + std::fmt::Debug {
-    /// The family, with how its files are recognised and what opens them.
+    /// The family: how its files are recognised, and what opens them.
     fn family(&self) -> &'static Family;
 
     /// Tokens of the vocabulary.
     fn vocab(&self) -> usize;
 
-    /// The tensors that it reads.
+    /// The tensors that the model reads.
     fn reads(&self) -> &Reads;
 
-    /// Tensors that running it does not need and evaluation reads, where they are: a converted model keeps them if they
-    /// are a small part of it.
+    /// Tensors that only evaluation reads, if the checkpoint has them; a converted model keeps them if they are a small part
+    /// of it.
     fn extras(&self) -> &'static [&'static str] {
         &[]
     }
@@ -216,7 +220,7 @@ pub trait Model: Send + Sync + std::fmt::Debug {
     /// Whether a tensor holds parameters of its own: it is neither a buffer nor tied to another.
     fn counts(&self, name: &str) -> bool;
 
-    /// The configuration as JSON, for a converted model.
+    /// The configuration of a converted model, as JSON.
     fn config(&self) -> serde_json::Value;
 
     /// Steps that run every op of the model, for comparing devices.
@@ -225,7 +229,7 @@ pub trait Model: Send + Sync + std::fmt::Debug {
     /// [`crate::Error::Plan`] if operands do not fit.
     fn check_steps(&self, kv_dtype: DType) -> Result<Vec<CheckStep>>;
 
-    /// The model as one that goes on with a text, if it does.
+    /// The model as a chat model, if it is one.
     fn into_chat(self: Box<Self>) -> Option<Box<dyn ChatModel>> {
         None
     }
@@ -236,7 +240,7 @@ fn no_images(info: &ModelInfo) -> Error {
     Error::Unsupported { object: info.family.to_owned(), problem: "the model reads no images".to_owned() }
 }
 
-/// A model that goes on with a text, and may read images in it: what the engine runs.
+/// A model that generates text, and may read images: what the engine runs.
 pub trait ChatModel: Model {
     /// Sizes and special tokens.
     fn info(&self) -> &ModelInfo;

@@ -1,8 +1,8 @@
-//! The families of models: how their files are told, and what opens them.
+//! The families of models: how their files are recognised, and what opens them.
 
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
-use crate::models::bitgen::file::BITGEN;
+use crate::models::bitgen_stage1::file::BITGEN;
 use crate::models::embernet::EMBERNET;
 use crate::models::load::{LoadOptions, read_json};
 use crate::models::robot::file::ROBOTS;
@@ -59,6 +59,17 @@ impl Family {
             object: format!("{}: model_type {found:?}", files.path("config.json").display()),
             problem: format!("the families are {known}{wrapped}"),
         })
+    }
+
+    /// Checks that files are of this family.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for another one, with what opens it, and those of [`Family::of`].
+    pub(crate) fn check(&self, files: &ModelFiles, weights: &Weights) -> Result<()> {
+        if (self.recognises)(files, weights)? {
+            return Ok(());
+        }
+        Err(Family::of(files, weights)?.wrong_family(&format!("a {}", self.name), weights))
     }
 
     /// The error of opening a model of this family as `wanted`.

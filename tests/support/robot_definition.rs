@@ -124,7 +124,7 @@ impl Definition {
 
     /// Tokens that go on where the last call ended. Keys leave one by one: the first that is no sink, when there are more
     /// than sinks and window.
-    pub fn think(&mut self, ids: &[u32]) -> Said {
+    pub fn forward(&mut self, ids: &[u32]) -> Said {
         let (d, before) = (self.sizes.d, self.seen.len());
         let (sinks, window) = (self.sizes.sinks, self.sizes.window);
         let mut places = Vec::new();

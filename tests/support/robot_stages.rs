@@ -116,7 +116,7 @@ impl LoadedRobot {
         Step::new(rows, self.samples, self.length)
     }
 
-    /// Writes what a thinking plan reads on texts without a cache.
+    /// Writes what a forward plan reads on texts without a cache.
     fn feed(&mut self, program: &PreparedPlan, shape: &ForwardShape) {
         let (n, ids) = (self.length, self.golden.i32s("input_ids"));
         let each =

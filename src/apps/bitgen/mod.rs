@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::apps::bitgen::fingerprint::fingerprint;
-use crate::engine::open::{LoadReport, Opening, Progress, no_tokenizer, open_tokenizer};
+use crate::engine::open::{LoadReport, Opening, Progress, required_tokenizer};
 use crate::engine::options::{DeviceOptions, LmHead, Precision};
 use crate::engine::programs::{Program, check_text, floats, text_rows};
 use crate::error::Result;
@@ -142,8 +142,7 @@ impl BitGen {
     ) -> Result<Self> {
         let opening = Opening::new(files.into(), &options.device, options.precision, LmHead::Dense)?;
         let model = BitGenStage1::open(&opening.files, &opening.weights, opening.load)?;
-        let (path, vocab) = (options.tokenizer.as_deref(), model.sizes().vocab);
-        let tokenizer = open_tokenizer(&opening.files, path, vocab, &BITGEN)?;
+        let tokenizer = opening.tokenizer(options.tokenizer.as_deref(), model.sizes().vocab, &BITGEN)?;
         let n = model.sizes().positions;
         let encoder = |images| model.record_encoder(&EncoderShape { max_rows: n, max_samples: 1, images });
         let plans = [
@@ -244,7 +243,7 @@ impl BitGen {
     }
 
     pub(crate) fn required_tokenizer(&self) -> Result<&Tokenizer> {
-        self.tokenizer.as_ref().ok_or_else(no_tokenizer)
+        required_tokenizer(self.tokenizer())
     }
 
     /// Features of images: vectors `[d]` of length 1. Several are encoded in one step, while the next ones are resized.

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use crate::engine::options::NamedValues;
 use crate::error::{Error, Result};
 
 /// Which keys attention sees and keeps, call by call.
@@ -30,16 +31,20 @@ pub enum RobotAttention {
     Streaming,
 }
 
+impl NamedValues for RobotAttention {
+    const OPTION: &'static str = "attention";
+    const VALUES: &'static [(&'static str, Self, &'static str)] = &[
+        ("original", RobotAttention::Original, "As the original's code does"),
+        ("streaming", RobotAttention::Streaming, "The text's first tokens are kept, and a window slides"),
+    ];
+}
+
 impl FromStr for RobotAttention {
     type Err = Error;
 
     /// `original` or `streaming`.
     fn from_str(s: &str) -> Result<Self> {
-        match s {
-            "original" => Ok(RobotAttention::Original),
-            "streaming" => Ok(RobotAttention::Streaming),
-            _ => Err(Error::argument("attention", format!("is {s:?}, expected original or streaming"))),
-        }
+        Self::named(s)
     }
 }
 

@@ -72,10 +72,10 @@ impl Call<'_> {
         self.span.sees.iter().map(first).collect()
     }
 
-    /// Thinks, beside the images in the device's states whose features are given.
+    /// Runs all parts of the plan, with the images in the device's states whose features are given.
     pub fn run(&self, programs: &mut Programs, images: Option<Vec<f32>>) -> Result<Vec<RobotDecision>> {
         let (spans, backend) = (self.spans(), programs.backend.as_mut());
-        let program = &programs.think[2 * usize::from(images.is_some()) + usize::from(spans.is_none())];
+        let program = &programs.forward[2 * usize::from(images.is_some()) + usize::from(spans.is_none())];
         self.write(program, backend, spans, images.is_some())?;
         let (first, second) = (program.behind(robot_slots::SIGNS)?, program.behind(robot_slots::SCORES)?);
         program.run_nodes(backend, &self.step(), 0..first)?;
@@ -267,7 +267,7 @@ impl Call<'_> {
 
     /// The cache behind this call, from an empty one.
     pub fn read_keys(&self, programs: &mut Programs, mut next: RobotCache) -> Result<RobotCache> {
-        let (program, width, all) = (&programs.think[0], self.sizes.kv_width(), self.span.keys.len());
+        let (program, width, all) = (&programs.forward[0], self.sizes.kv_width(), self.span.keys.len());
         let place = |key: &usize| self.span.keys.iter().position(|k| k == key);
         let places: Vec<usize> = self.span.next.iter().filter_map(place).collect();
         for (i, layer) in next.layers.iter_mut().enumerate() {

@@ -1,4 +1,4 @@
-//! A BitGenModel on a device: it thinks about a task, beside an image or not, and chooses robots for it.
+//! A BitGenModel on a device: it reads a task, with an image or without, and chooses robots for it.
 //!
 //! * here: [`RobotModel`], how it is opened, and what a call is given.
 //! * `forward`: one call on the device.
@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::apps::robots::attention_window::WindowSizes;
 use crate::apps::robots::forward::{Call, LOGIT_ROWS};
-use crate::engine::open::{LoadReport, Opening, Progress, no_tokenizer, open_tokenizer};
+use crate::engine::open::{LoadReport, Opening, Progress, required_tokenizer};
 use crate::engine::options::{DeviceOptions, LmHead, Precision};
 use crate::engine::programs::{Program, check_text, floats};
 use crate::error::{Error, Result};
@@ -74,7 +74,7 @@ pub enum Wanted {
     All,
 }
 
-/// What a model thinks about. Samples of one call share the scales of activations and stop reasoning together, as in the
+/// The inputs of a call. Samples of one call share the scales of activations and stop reasoning together, as in the
 /// original: each result depends on the others.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tasks<'a> {
@@ -145,7 +145,7 @@ pub(crate) struct Programs {
     pub patches: Program,
     pub images: Program,
     /// Without images and with, each without a mask and with one.
-    pub think: [Program; 4],
+    pub forward: [Program; 4],
     pub decoder: Program,
 }
 
@@ -186,14 +186,13 @@ impl RobotModel {
         }
         let opening = Opening::new(files.into(), &options.device, options.precision, LmHead::Dense)?;
         let model = BitGenModel::open(&opening.files, &opening.weights, opening.load)?;
-        let (path, vocab) = (options.tokenizer.as_deref(), model.sizes().vocab);
-        let tokenizer = open_tokenizer(&opening.files, path, vocab, &ROBOTS)?;
+        let tokenizer = opening.tokenizer(options.tokenizer.as_deref(), model.sizes().vocab, &ROBOTS)?;
         let plans = Self::record(&model, options.samples)?;
         let mut loaded = opening.load(&plans, DType::Ternary, |_, _| Ok(()), progress)?;
         let [a, b, c, d, e, f, g] = plans.each_ref().map(|plan| loaded.program(plan));
         let [patches, images, plain, masked, fused, both, decoder] = [a?, b?, c?, d?, e?, f?, g?];
         let (backend, report) = loaded.finish();
-        let programs = Programs { backend, patches, images, think: [plain, masked, fused, both], decoder };
+        let programs = Programs { backend, patches, images, forward: [plain, masked, fused, both], decoder };
         let (info, options) = (model.image_info(), options.clone());
         Ok(RobotModel { model, info, options, report, tokenizer, programs: Mutex::new(programs) })
     }
@@ -201,16 +200,16 @@ impl RobotModel {
     fn record(model: &BitGenModel, samples: usize) -> Result<[Arc<Plan>; 7]> {
         let (tokens, keys) = (max_tokens(model.sizes()), max_keys(model.sizes()));
         let rows = samples * tokens;
-        let think = |images, masked| {
+        let forward = |images, masked| {
             model.record_forward(&ForwardShape { samples, rows, keys, outputs: LOGIT_ROWS, images, masked })
         };
         Ok([
             model.record_patches(samples)?,
             model.record_images(samples)?,
-            think(false, false)?,
-            think(false, true)?,
-            think(true, false)?,
-            think(true, true)?,
+            forward(false, false)?,
+            forward(false, true)?,
+            forward(true, false)?,
+            forward(true, true)?,
             model.record_decoder(tokens, 1)?,
         ]
         .map(Arc::new))
@@ -251,10 +250,10 @@ impl RobotModel {
     /// # Errors
     /// [`Error::Argument`] without a tokenizer, those of [`Tokenizer::encode`].
     pub fn tokens(&self, text: &str) -> Result<Vec<u32>> {
-        self.tokenizer.as_ref().ok_or_else(no_tokenizer)?.encode(text, true)
+        required_tokenizer(self.tokenizer())?.encode(text, true)
     }
 
-    /// An empty cache for [`RobotModel::think`] of `samples` samples.
+    /// An empty cache for [`RobotModel::forward`] of `samples` samples.
     pub fn cache(&self, samples: usize) -> RobotCache {
         RobotCache::new(self.options.attention, self.sizes(), samples)
     }
@@ -262,22 +261,22 @@ impl RobotModel {
     /// Chooses robots for a task, beside an image or not.
     ///
     /// # Errors
-    /// As [`RobotModel::think`].
+    /// As [`RobotModel::forward`].
     pub fn choose(&self, task: &[u32], image: Option<&Image>) -> Result<RobotDecision> {
         let images: Vec<Image> = image.cloned().into_iter().collect();
         let tasks = Tasks { texts: &[task], images: &images, ..Tasks::default() };
-        let decisions = self.think(&tasks, None)?;
+        let decisions = self.forward(&tasks, None)?;
         decisions.into_iter().next().ok_or_else(|| Error::argument("texts", "are none, expected at least 1"))
     }
 
-    /// Thinks about some samples. With a cache the texts go on where its last call ended, and it is brought up to date;
-    /// without one, and with an empty one, they begin.
+    /// Runs the model on some samples. With a cache the texts continue those of its last call, and the cache is updated;
+    /// without one, or with an empty one, they begin.
     ///
     /// # Errors
     /// [`Error::Argument`] for texts that are empty, too long, of several lengths or of unknown tokens, for numbers of
     /// images or of `keep` that do not fit, and for a cache of other samples, sizes or attention;
     /// [`Error::NonFiniteLogits`] for broken weights; [`Error::Device`] if the device was lost. A cache stays as it was.
-    pub fn think(&self, tasks: &Tasks, cache: Option<&mut RobotCache>) -> Result<Vec<RobotDecision>> {
+    pub fn forward(&self, tasks: &Tasks, cache: Option<&mut RobotCache>) -> Result<Vec<RobotDecision>> {
         self.check(tasks, cache.as_deref())?;
         let (samples, n) = (tasks.texts.len(), tasks.texts[0].len());
         let empty = self.cache(samples);
@@ -328,9 +327,9 @@ impl RobotModel {
     }
 
     fn check(&self, tasks: &Tasks, cache: Option<&RobotCache>) -> Result<()> {
-        let (n, most) = (tasks.texts.len(), self.options.samples);
-        if !(1..=most).contains(&n) {
-            let problem = format!("are {n}, expected 1..={most}, the samples that the model was opened for");
+        let (n, max) = (tasks.texts.len(), self.options.samples);
+        if !(1..=max).contains(&n) {
+            let problem = format!("are {n}, expected 1..={max}, the samples that the model was opened for");
             return Err(Error::argument("texts", problem));
         }
         for text in tasks.texts {

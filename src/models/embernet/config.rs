@@ -1,4 +1,4 @@
-//! EmberNet's configuration, in the nested form that is pushed and in the flat one.
+//! EmberNet's configuration, in the nested form that is published and in the flat one.
 
 use serde_json::{Map, Value, json};
 
@@ -6,13 +6,14 @@ use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
 use crate::models::load::{dims, read_json};
 use crate::models::section::Section;
+use crate::models::vision::siglip::SigLipConfig;
 use crate::ops::MAX_EXPERTS;
 use crate::quant::WeightQuant;
 
-/// Most experts that all rows share.
+/// Maximum number of experts that all rows share.
 const MAX_SHARED: usize = 4;
 
-/// Sizes of an EmberNet. Source: the model's code; `config.json` for what it says rightly.
+/// Sizes of an EmberNet. Taken from the model's code; from `config.json` only where the two agree.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EmberNetConfig {
     /// Tokens of the vocabulary.
@@ -27,7 +28,7 @@ pub struct EmberNetConfig {
     pub num_attention_heads: usize,
     /// Key and value heads.
     pub num_kv_heads: usize,
-    /// Most positions.
+    /// Maximum number of positions.
     pub max_position_embeddings: usize,
     /// Experts to choose from.
     pub num_experts: usize,
@@ -53,24 +54,7 @@ pub struct EmberNetConfig {
     /// 8, or 4 where the configuration overrides it.
     pub activation_bits: usize,
     /// The image encoder.
-    pub vision: VisionConfig,
-}
-
-/// Sizes of a SigLIP encoder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct VisionConfig {
-    /// Width of a patch's vector.
-    pub hidden_size: usize,
-    /// Width inside the feed-forward part.
-    pub intermediate_size: usize,
-    /// Layers.
-    pub num_hidden_layers: usize,
-    /// Heads.
-    pub num_attention_heads: usize,
-    /// Pixels a side.
-    pub image_size: usize,
-    /// Pixels of a patch's side.
-    pub patch_size: usize,
+    pub vision: SigLipConfig,
 }
 
 /// How many experts all tokens share: `num_shared_experts`, which published files lack, else one unless
@@ -97,7 +81,7 @@ impl EmberNetConfig {
     }
 
     /// Reads the sizes: from `config.json`, from `embernet_config.json` and `siglip_vision_config.json` beside it where
-    /// they exist (the pushed file lacks the special tokens and SigLIP's heads), the rest from the tensors' shapes.
+    /// they exist (the published file lacks the special tokens and SigLIP's heads), the rest from the tensors' shapes.
     ///
     /// # Errors
     /// [`Error::Config`] with the file and the key, [`Error::MissingTensors`] and [`Error::Shape`] for tensors from which
@@ -136,7 +120,7 @@ impl EmberNetConfig {
             image_token_id: special.token("image_token_id", 32000)?,
             weight_quant: weight_quant(&root())?,
             activation_bits: activation_bits(&root())?,
-            vision: VisionConfig::read(&vision, &root(), weights)?,
+            vision: siglip_config(&vision, &root(), weights)?,
         };
         this.validate(&decoder)?;
         Ok(this)
@@ -173,7 +157,7 @@ impl EmberNetConfig {
             image_token_id: 32000,
             weight_quant: WeightQuant::SignMean,
             activation_bits: 8,
-            vision: VisionConfig {
+            vision: SigLipConfig {
                 hidden_size: 768,
                 intermediate_size: 3072,
                 num_hidden_layers: 12,
@@ -256,7 +240,7 @@ fn weight_quant(config: &Section) -> Result<WeightQuant> {
     serde_json::from_value(value.clone()).map_err(problem)
 }
 
-/// The pushed file's `activation_bits: 4` is wrong: the model's code computes with 8. Only the override counts.
+/// The published file's `activation_bits: 4` is wrong: the model's code computes with 8. Only the override counts.
 fn activation_bits(config: &Section) -> Result<usize> {
     const KEY: &str = "activation_bits_override";
     match config.map.get(KEY) {
@@ -272,51 +256,48 @@ const MAX_IMAGE_SIDE: usize = 4096;
 /// Where the encoder's tensors begin.
 pub(crate) const SIGLIP: &str = "vision_encoder.encoder.vision_model";
 
-impl VisionConfig {
-    /// From the tensors' shapes; the heads, which no shape shows, from `config` or from SigLIP's published widths. `main`
-    /// is where heads may be put that are nowhere.
-    fn read(config: &Section, main: &Section, weights: &Weights) -> Result<Self> {
-        let place = |name: &str| format!("{SIGLIP}.{name}");
-        let dims = |name: &str, rank| dims(weights, &place(name), rank);
-        let (patches, positions) = ("embeddings.patch_embedding.weight", "embeddings.position_embedding.weight");
-        let misfit = |name: &str, expected: String, found: &[usize]| {
-            let object = format!("{}: tensor {}", weights.path().display(), place(name));
-            Err(Error::shape(object, expected, format!("{found:?}")))
-        };
-        let (patch, learned) = (dims(patches, 4)?, dims(positions, 2)?);
-        let (hidden_size, patch_size, grid) = (patch[0], patch[2], learned[0].isqrt());
-        if grid * grid != learned[0] {
-            return misfit(positions, format!("[n², {hidden_size}]"), &learned);
-        }
-        if grid * patch_size > MAX_IMAGE_SIDE {
-            let expected = format!("patches of which {grid} are {MAX_IMAGE_SIDE} pixels at most");
-            return misfit(patches, expected, &patch);
-        }
-        let layer = |i: usize| format!("encoder.layers.{i}.layer_norm1.weight");
-        dims(&layer(0), 1)?;
-        let layers = (0..1024).take_while(|&i| weights.shape(&place(&layer(i))).is_some()).count();
-        let key = "num_attention_heads";
-        let heads = match (config.map.is_empty(), hidden_size) {
-            (false, _) => config.size(key, 1024)?,
-            (true, 768) => 12,
-            (true, 1024 | 1152) => 16,
-            (true, other) => {
-                let problem =
-                    format!("is missing; SigLIP of width {other} is not known, put it into \"vision_config\"");
-                return Err(Error::config(main.key(&format!("vision_config.{key}")), problem));
-            }
-        };
-        if !hidden_size.is_multiple_of(heads) {
-            let problem = format!("is {heads}, which does not divide the encoder's width {hidden_size}");
-            return Err(Error::config(config.key(key), problem));
-        }
-        Ok(VisionConfig {
-            hidden_size,
-            intermediate_size: dims("encoder.layers.0.mlp.fc1.weight", 2)?[0],
-            num_hidden_layers: layers,
-            num_attention_heads: heads,
-            image_size: grid * patch_size,
-            patch_size,
-        })
+/// Sizes of the image encoder, from the tensors' shapes; the heads, which no shape shows, from `config` or from SigLIP's
+/// published widths. `main` is where missing heads may be put.
+fn siglip_config(config: &Section, main: &Section, weights: &Weights) -> Result<SigLipConfig> {
+    let place = |name: &str| format!("{SIGLIP}.{name}");
+    let dims = |name: &str, rank| dims(weights, &place(name), rank);
+    let (patches, positions) = ("embeddings.patch_embedding.weight", "embeddings.position_embedding.weight");
+    let misfit = |name: &str, expected: String, found: &[usize]| {
+        let object = format!("{}: tensor {}", weights.path().display(), place(name));
+        Err(Error::shape(object, expected, format!("{found:?}")))
+    };
+    let (patch, learned) = (dims(patches, 4)?, dims(positions, 2)?);
+    let (hidden_size, patch_size, grid) = (patch[0], patch[2], learned[0].isqrt());
+    if grid * grid != learned[0] {
+        return misfit(positions, format!("[n², {hidden_size}]"), &learned);
     }
+    if grid * patch_size > MAX_IMAGE_SIDE {
+        let expected = format!("patches of which {grid} are at most {MAX_IMAGE_SIDE} pixels");
+        return misfit(patches, expected, &patch);
+    }
+    let layer = |i: usize| format!("encoder.layers.{i}.layer_norm1.weight");
+    dims(&layer(0), 1)?;
+    let layers = (0..1024).take_while(|&i| weights.shape(&place(&layer(i))).is_some()).count();
+    let key = "num_attention_heads";
+    let heads = match (config.map.is_empty(), hidden_size) {
+        (false, _) => config.size(key, 1024)?,
+        (true, 768) => 12,
+        (true, 1024 | 1152) => 16,
+        (true, other) => {
+            let problem = format!("is missing; SigLIP of width {other} is not known, put it into \"vision_config\"");
+            return Err(Error::config(main.key(&format!("vision_config.{key}")), problem));
+        }
+    };
+    if !hidden_size.is_multiple_of(heads) {
+        let problem = format!("is {heads}, which does not divide the encoder's width {hidden_size}");
+        return Err(Error::config(config.key(key), problem));
+    }
+    Ok(SigLipConfig {
+        hidden_size,
+        intermediate_size: dims("encoder.layers.0.mlp.fc1.weight", 2)?[0],
+        num_hidden_layers: layers,
+        num_attention_heads: heads,
+        image_size: grid * patch_size,
+        patch_size,
+    })
 }

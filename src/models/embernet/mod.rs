@@ -1,4 +1,7 @@
 //! EmberNet: SigLIP → compressor → pooler → projector → ternary decoder with a mixture of experts.
+//!
+//! In reading order: this file (the family, and the model of these parts); `config` (sizes); `spec` (the decoder as data);
+//! `vision` (from patches to image tokens); `prompt` (the text around a question).
 
 pub(crate) mod config;
 pub(crate) mod prompt;
@@ -23,7 +26,7 @@ pub static EMBERNET: Family = Family {
     name: "EmberNet",
     identified_by: "model_type embernet_vlm in config.json",
     open_with: "Engine::open, on the command line with `ternion run` and `ternion chat`",
-    tokenizer_note: "EmberNet was trained with TinyLlama's tokenizer, although phi-2's files are pushed beside it: give \
+    tokenizer_note: "EmberNet was trained with TinyLlama's tokenizer, although phi-2's files are published beside it: give \
                      TinyLlama's tokenizer.json with --tokenizer",
     recognises: |files, _| Ok(EmberNetConfig::recognises(&read_json(files, "config.json")?)),
     open: |files, weights, options| Ok(Box::new(EmberNet::open(files, weights, options)?)),

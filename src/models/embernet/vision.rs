@@ -4,8 +4,8 @@ use crate::models::ImageTrace;
 use crate::models::decoder::linear::{BitLinearSpec, BitLinearStack};
 use crate::models::embernet::config::{EmberNetConfig, SIGLIP};
 use crate::models::embernet::spec;
+use crate::models::layers::Linear;
 use crate::models::load::{Tensor, TensorScope};
-use crate::models::vision::layers::Linear;
 use crate::models::vision::siglip::SigLip;
 use crate::ops::{AttentionShape, Columns, RmsNorm, UnaryKind};
 use crate::plan::{Plan, PlanBuilder, Slot};
@@ -104,7 +104,7 @@ struct CrossAttention {
 impl CrossAttention {
     /// PyTorch's `MultiheadAttention`: q, k and v stacked in `in_proj`.
     fn load(w: &TensorScope, d: usize) -> Self {
-        let (weight, bias) = (w.dense("in_proj_weight", &[3 * d, d]), w.vector("in_proj_bias", 3 * d));
+        let Linear { weight, bias } = Linear::in_proj(w, d);
         let part = |rows: std::ops::Range<usize>| Linear { weight: weight.rows(rows.clone()), bias: bias.rows(rows) };
         CrossAttention { q: part(0..d), kv: part(d..3 * d), out: Linear::load(&w.at("out_proj"), d, d), d }
     }

@@ -1,20 +1,20 @@
-//! BitGenModel's sizes: what no tensor tells from `config.json`, everything else from the tensors' shapes.
+//! BitGenModel's sizes: from the tensors' shapes, and from `config.json` what no shape shows.
 
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
-use crate::models::bitgen::config::{DECODER_QUERIES, IMAGE_SIZE, Source, count, dino, head_width};
+use crate::models::bitgen::config::{DECODER_QUERIES, IMAGE_SIZE, Source, check, count, dino, head_width};
 use crate::models::bitgen::decoder::DecoderSizes;
 use crate::models::load::dims;
 use crate::models::vision::dinov2::DinoConfig;
 use crate::ops::{AttentionShape, MAX_HEAD};
 
-/// Most of what is counted in nodes of a plan: reasoning steps, robots, fusion and attention layers.
-const MOST_STEPS: usize = 64;
-/// Most sinks, longest window, and most slots of the memory: each row scores them all.
-const MOST_KEYS: usize = 8192;
-/// The tensors by which a BitGenModel is told from other models.
+/// Maximum number of what adds nodes to a plan: reasoning steps, robots, fusion and attention layers.
+const MAX_STEPS: usize = 64;
+/// Maximum number of sinks, of the window's keys, and of the memory's slots: each row scores them all.
+const MAX_KEYS: usize = 8192;
+/// The tensors by which a BitGenModel is recognised.
 const MARKS: [&str; 2] = ["reasoning_module.reasoning_encoder.weight", "robot_selector.robot_embeddings"];
 const MEMORY_KEYS: &str = "episodic_memory.memory_keys";
 
@@ -29,7 +29,7 @@ pub struct RobotSizes {
     pub head: [usize; 2],
     /// Tokens of the vocabulary.
     pub vocab: usize,
-    /// Most positions of a text.
+    /// Maximum number of positions of a text.
     pub positions: usize,
     /// Attention layers.
     pub layers: usize,
@@ -45,7 +45,7 @@ pub struct RobotSizes {
     pub window: usize,
     /// Width of reasoning.
     pub reasoning: usize,
-    /// Most steps of reasoning.
+    /// Maximum number of steps of reasoning.
     pub reasoning_steps: usize,
     /// Names of the robots.
     pub robots: Vec<String>,
@@ -115,10 +115,10 @@ impl RobotSizes {
             fusion_layers: count(weights, "cross_modal_fusion.cross_modal_att_layers"),
             fusion_ff: shape("cross_modal_fusion.fusion_mlp.0.weight", 2)?[0],
             memory: [keys[0], keys[1]],
-            sinks: key("attention_sinks", 0..=MOST_KEYS)?,
-            window: key("window_size", 1..=MOST_KEYS)?,
+            sinks: key("attention_sinks", 0..=MAX_KEYS)?,
+            window: key("window_size", 1..=MAX_KEYS)?,
             reasoning: shape(MARKS[0], 2)?[0],
-            reasoning_steps: key("max_reasoning_steps", 1..=MOST_STEPS)?,
+            reasoning_steps: key("max_reasoning_steps", 1..=MAX_STEPS)?,
             robots: names(config.json.get("robot_types"), robots[0], config.key("robot_types"))?,
             robot_d: robots[1],
             top_robots: key("top_k_robots", 1..=robots[0])?,
@@ -133,11 +133,8 @@ impl RobotSizes {
     }
 
     fn validate(&self, weights: &Weights) -> Result<()> {
-        let fits = |name: &str, holds: bool, expected: &str, found: String| {
-            let object = format!("{}: {name}", weights.path().display());
-            if holds { Ok(()) } else { Err(Error::shape(object, expected, found)) }
-        };
-        let (d, most) = (self.d, MOST_STEPS);
+        let fits = |name, holds, expected, found| check(weights, name, holds, expected, found);
+        let (d, max) = (self.d, MAX_STEPS);
         fits(
             "token_embedding.weight",
             // Fusion attends with one head of this width, and lays two halves side by side.
@@ -146,26 +143,26 @@ impl RobotSizes {
             d.to_string(),
         )?;
         let [slots, width] = self.memory;
-        fits(MEMORY_KEYS, slots <= MOST_KEYS, "1 to 8192 slots", slots.to_string())?;
+        fits(MEMORY_KEYS, slots <= MAX_KEYS, "1 to 8192 slots", slots.to_string())?;
         fits(MEMORY_KEYS, width <= MAX_HEAD, "1 to 2048 columns", width.to_string())?;
         for (name, layers) in [
             ("attention_layers", self.layers),
             ("text_decoder.decoder_layers", self.decoder_layers),
             ("robot_selector.robot_embeddings", self.robots.len()),
         ] {
-            fits(name, (1..=most).contains(&layers), "1 to 64", layers.to_string())?;
+            fits(name, (1..=max).contains(&layers), "1 to 64", layers.to_string())?;
         }
         let layers = self.fusion_layers;
-        fits("cross_modal_fusion.cross_modal_att_layers", layers <= most, "at most 64", layers.to_string())
+        fits("cross_modal_fusion.cross_modal_att_layers", layers <= max, "at most 64", layers.to_string())
     }
 }
 
-/// The names of so many robots.
+/// The names of `n` robots.
 fn names(value: Option<&Value>, n: usize, key: String) -> Result<Vec<String>> {
     let list = value.and_then(Value::as_array).map(Vec::as_slice);
     let names: Option<Vec<String>> = list.and_then(|v| v.iter().map(|v| v.as_str().map(str::to_owned)).collect());
     names.filter(|names| names.len() == n).ok_or_else(|| {
-        let found = list.map_or("no list".to_owned(), |v| format!("a list of {}", v.len()));
+        let found = list.map_or("not a list".to_owned(), |v| format!("a list of {}", v.len()));
         Error::config(key, format!("is {found}, expected a list of {n} names, one for each robot of the checkpoint"))
     })
 }

@@ -1,6 +1,7 @@
-//! What BitGenModel's files hold, for the tools around them.
+//! The family of BitGenModels, and what the tools around files ask of one.
 
 use crate::error::Result;
+use crate::models::bitgen::unread::{is_buffer, is_unread};
 use crate::models::check_steps::{CheckStep, test_token};
 use crate::models::load::Reads;
 use crate::models::robot::config::RobotSizes;
@@ -53,28 +54,26 @@ impl Model for BitGenModel {
     }
 
     fn ignores(&self, name: &str) -> bool {
-        let ends = ["dinov2_model.embeddings.mask_token", "_queue", "queue_ptr", ".weight_scale", ".input_scale"];
-        let unused = ["cross_modal_text_pooler.", "cross_modal_image_pooler.", ".ln2."];
         // The memory is written in training only.
-        let written = ["episodic_memory.value_proj.", "episodic_memory.update_gate.", "cross_modal_fusion.temperature"];
-        ends.iter().any(|end| name.ends_with(end)) || unused.iter().chain(&written).any(|part| name.contains(part))
+        let training =
+            ["episodic_memory.value_proj.", "episodic_memory.update_gate.", "cross_modal_fusion.temperature"];
+        is_unread(name) || training.iter().any(|part| name.contains(part))
     }
 
     fn counts(&self, name: &str) -> bool {
-        let buffers = ["_queue", "queue_ptr", ".weight_scale", ".input_scale"];
-        !buffers.iter().any(|end| name.ends_with(end))
+        !is_buffer(name)
     }
 
     fn config(&self) -> serde_json::Value {
         serde_json::Value::Object(self.config.clone())
     }
 
-    /// An image's patches, what text is fused with, thinking with it under a mask and without either, and a step of the
+    /// An image's patches, what text is fused with, a forward step without image and mask and one with both, and a step of the
     /// decoder.
     fn check_steps(&self, _: DType) -> Result<Vec<CheckStep>> {
         let (c, n) = (self.sizes(), TOKENS.min(self.sizes().positions));
         let patches = c.patches();
-        // The class token comes first, and is stored nowhere.
+        // The class token comes first, and is not stored.
         let places = [u32::MAX].into_iter().chain(0..patches as u32).collect();
         let mut all = vec![
             CheckStep {
@@ -90,10 +89,9 @@ impl Model for BitGenModel {
                 inputs: Vec::new(),
             },
         ];
-        for (name, images) in [("thinking", false), ("thinking with an image", true)] {
+        for (name, images) in [("forward", false), ("forward with an image", true)] {
             let shape = ForwardShape { samples: 1, rows: n, keys: n, outputs: 1, images, masked: images };
-            let context = if images { n.max(patches) } else { n };
-            let step = Step::new(n, 1, context);
+            let step = Step::new(n, 1, if images { n.max(patches) } else { n });
             all.push(CheckStep { name, plan: self.record_forward(&shape)?, step, inputs: self.task(n, images) });
         }
         all.push(CheckStep {
@@ -118,7 +116,7 @@ impl BitGenModel {
         bytemuck::cast_slice(&(0..n).map(row).collect::<Vec<Row>>()).to_vec()
     }
 
-    /// What a thinking step reads of a task of `n` tokens.
+    /// What a forward step reads of a task of `n` tokens.
     fn task(&self, n: usize, image: bool) -> Vec<(&'static str, Vec<u32>)> {
         let (patches, steps) = (self.sizes().patches() as u32, self.sizes().reasoning_steps as u32);
         let mut inputs = vec![

@@ -24,7 +24,7 @@ pub struct Fusion {
     mlp: [BitNet; 2],
 }
 
-/// One side's way into the space of fusion, and into that of features.
+/// The projections of one modality into the space of fusion and into that of features.
 #[derive(Debug)]
 struct Modality {
     transform: BitNet,

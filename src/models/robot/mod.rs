@@ -1,5 +1,9 @@
 //! BitGenModel, the full robot model: text and images fused, an episodic memory, attention with a cache of keys, steps of
 //! reasoning, and the choice of robots for a task. All projections but the LSTM's are BitNetLinears.
+//!
+//! In reading order: this file (the forward pass, and the memory), `fusion` (of text and images), `reasoning` (its steps,
+//! and the choice of robots), `config` (sizes), `file` (the family, and what the tools around files ask). The text decoder
+//! is in [`bitgen`](crate::models::bitgen).
 
 pub(crate) mod config;
 pub(crate) mod file;
@@ -11,14 +15,15 @@ use serde_json::{Map, Value};
 use crate::error::Result;
 use crate::files::{ModelFiles, Weights};
 use crate::models::bitgen::config::IMAGE_SIZE;
-use crate::models::bitgen::decoder::{BitNet, TextDecoder, embed, norm, rows};
+use crate::models::bitgen::decoder::{BitNet, EPS, Embedding, TextDecoder, rows};
+use crate::models::layers::LayerNorm;
 use crate::models::load::{ComputedTensor, LoadOptions, Reads, Tensor, TensorScope, load_model};
 use crate::models::robot::config::RobotSizes;
+use crate::models::robot::file::ROBOTS;
 use crate::models::robot::fusion::{Fusion, whole};
 use crate::models::robot::reasoning::{Reasoning, Selector};
 use crate::models::vision::dinov2::{IMAGENET_MEAN, IMAGENET_STD};
-use crate::models::vision::layers::NormWeights;
-use crate::models::{Family, ImageInfo, slots};
+use crate::models::{ImageInfo, slots};
 use crate::ops::{AttentionShape, Columns};
 use crate::plan::{Plan, PlanBuilder, Slot};
 use crate::quant::WeightQuant;
@@ -54,9 +59,9 @@ pub mod robot_slots {
     pub const SCORES: &str = "robot.scores";
     /// Output `[rows, d]`: text behind the last norm.
     pub const EMBEDDINGS: &str = "embeddings";
-    /// Output `[samples, d]` of a thinking plan: the mean of each sample's embeddings. Input `[rows, d]` of a decoder plan:
+    /// Output `[samples, d]` of a forward plan: the mean of each sample's embeddings. Input `[rows, d]` of a decoder plan:
     /// that of each row's sample.
-    pub const CONTEXT: &str = "context";
+    pub const CONTEXT: &str = crate::models::bitgen::decoder::CONTEXT;
 
     /// States `[samples · keys, inner]`: keys and values of attention layer `i`, its heads side by side, a sample's keys
     /// behind one another.
@@ -65,16 +70,16 @@ pub mod robot_slots {
     }
 }
 
-/// Bounds of a thinking step.
+/// Bounds of a forward step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ForwardShape {
-    /// Most samples.
+    /// Maximum number of samples.
     pub samples: usize,
-    /// Most rows of all samples together.
+    /// Maximum number of rows of all samples together.
     pub rows: usize,
-    /// Most keys of a sample.
+    /// Maximum number of keys of a sample.
     pub keys: usize,
-    /// Most rows whose logits are wanted at once.
+    /// Maximum number of rows whose logits are wanted at once.
     pub outputs: usize,
     /// Whether text is fused with images.
     pub images: bool,
@@ -88,13 +93,12 @@ pub struct BitGenModel {
     sizes: RobotSizes,
     pub(crate) config: Map<String, Value>,
     pub(crate) reads: Reads,
-    tokens: Vec<Tensor>,
-    positions: Tensor,
+    embedding: Embedding,
     fusion: Fusion,
     memory: Memory,
     layers: Vec<Layer>,
     reasoning: Reasoning,
-    norm: NormWeights,
+    norm: LayerNorm,
     output: BitNet,
     selector: Selector,
     decoder: TextDecoder,
@@ -126,9 +130,7 @@ impl BitGenModel {
     /// As [`crate::models::open`]; [`crate::Error::Unsupported`] for another family.
     pub fn open(files: impl Into<ModelFiles>, weights: &Weights, options: LoadOptions) -> Result<Self> {
         let files = files.into();
-        if !RobotSizes::recognises(weights) {
-            return Err(Family::of(&files, weights)?.wrong_family("a BitGenModel", weights));
-        }
+        ROBOTS.check(&files, weights)?;
         let (sizes, config) = RobotSizes::read(&files, weights)?;
         let (model, reads) = load_model(weights, options, WeightQuant::Absmean, |w| Self::load(w, sizes, config))?;
         Ok(Self { reads, ..model })
@@ -141,13 +143,12 @@ impl BitGenModel {
             out: BitNet::load(w, &["out_proj"], d, inner),
         };
         BitGenModel {
-            tokens: w.sharded("token_embedding.weight", [c.vocab, d]),
-            positions: w.dense("pos_embedding.weight", &[c.positions, d]),
+            embedding: Embedding::load(w, c.vocab, c.positions, d),
             fusion: Fusion::load(&w.at("cross_modal_fusion"), &c),
             memory: Memory::load(&w.at("episodic_memory"), &c),
             layers: (0..c.layers).map(|i| layer(&w.at("attention_layers").at(i))).collect(),
             reasoning: Reasoning::load(&w.at("reasoning_module"), &c),
-            norm: NormWeights::load(&w.at("layer_norm"), d),
+            norm: LayerNorm::load(&w.at("layer_norm"), d, EPS),
             output: BitNet::load(w, &["output_projection"], c.vocab, d),
             selector: Selector::load(&w.at("robot_selector"), &c),
             decoder: TextDecoder::load(&w.at("text_decoder"), &c.decoder()),
@@ -189,9 +190,9 @@ impl BitGenModel {
         p.finish()
     }
 
-    /// Records a thinking step, in three parts: up to the last step of reasoning, from which the caller sees how many count;
-    /// to the robots' scores; and the logits, as often as there are rows to know them of. Outputs are samples in the first
-    /// two parts, and rows in the last.
+    /// Records a forward step, in three parts: up to the last step of reasoning, after which the caller decides how many
+    /// count; up to the robots' scores; and the logits, which may run several times. Outputs are samples in the first two
+    /// parts, and rows in the last.
     ///
     /// # Errors
     /// [`crate::Error::Plan`] if operands do not fit.
@@ -200,7 +201,7 @@ impl BitGenModel {
         let rows = rows(&p, shape.rows);
         let of_sample = p.input(robot_slots::OF_SAMPLE, Spec::counted(&[shape.rows, 1], DType::U32, CountedBy::Rows));
         let spans = p.input(robot_slots::SPANS, Spec::counted(&[shape.samples, 2], DType::U32, CountedBy::Outputs));
-        let mut x = embed(&p, rows, &self.tokens, &self.positions); // [rows, d]
+        let mut x = self.embedding.record(&p, rows); // [rows, d]
         if shape.images {
             let _scope = p.scope("fusion");
             x = self.fusion.apply(&p, x, of_sample, c, shape.samples);
@@ -212,7 +213,7 @@ impl BitGenModel {
         }
         let said = self.reasoning.record(&p, p.span_mean(x, spans), c, shape.samples);
         x = p.affine(x, None, None, Some(p.select_rows(said, of_sample)));
-        x = norm(&p, p.tag("reasoning.out", x), &self.norm);
+        x = self.norm.apply(&p, p.tag("reasoning.out", x));
         p.output(robot_slots::EMBEDDINGS, p.tag("final_ln.out", x));
         let means = p.span_mean(x, spans);
         p.output(robot_slots::CONTEXT, means);
@@ -222,19 +223,12 @@ impl BitGenModel {
         p.finish()
     }
 
-    /// Records a step of the decoder over all tokens so far, as stage 1's.
+    /// Records a step of the decoder over all tokens so far.
     ///
     /// # Errors
     /// [`crate::Error::Plan`] if operands do not fit.
     pub fn record_decoder(&self, max_rows: usize, max_outputs: usize) -> Result<Plan> {
-        let p = PlanBuilder::new();
-        let rows = rows(&p, max_rows);
-        let outputs = p.input(slots::OUTPUTS, Spec::counted(&[max_outputs, 1], DType::U32, CountedBy::Outputs));
-        let contexts = Spec::counted(&[max_rows, self.sizes.d], DType::F32, CountedBy::Rows);
-        let contexts = p.input(robot_slots::CONTEXT, contexts);
-        let y = embed(&p, rows, &self.tokens, &self.positions);
-        p.output(slots::LOGITS, self.decoder.record(&p, y, contexts, rows, outputs)); // [outputs, vocab]
-        p.finish()
+        self.decoder.plan(&self.embedding, max_rows, max_outputs)
     }
 
     /// x `[rows, d]` with what the memory answers.

@@ -1,16 +1,16 @@
 //! BitGenModel's reasoning, a recurrent network that runs on what it says itself, and its choice of robots.
 
 use crate::models::bitgen::decoder::BitNet;
+use crate::models::layers::Linear;
 use crate::models::load::{ComputedTensor, Tensor, TensorScope};
 use crate::models::robot::config::RobotSizes;
 use crate::models::robot::fusion::whole;
 use crate::models::robot::robot_slots;
-use crate::models::vision::layers::Linear;
 use crate::ops::UnaryKind;
 use crate::plan::{PlanBuilder, Slot};
 use crate::tensor::{CountedBy, DType, Spec};
 
-/// Least length that a task's and a robot's vectors are divided by.
+/// Minimum of the length that a task's and a robot's vectors are divided by.
 const FLOOR: f32 = 1e-12;
 
 /// The reasoning module.

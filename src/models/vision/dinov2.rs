@@ -1,10 +1,12 @@
 //! DINOv2's vision transformer. Source: Oquab et al. 2023; Hugging Face `Dinov2Model`.
 
+use crate::models::layers::{EncoderLayer, LayerNorm, Linear};
 use crate::models::load::{ComputedTensor, Tensor, TensorScope};
-use crate::models::vision::layers::{Linear, NormWeights};
-use crate::ops::{AttentionShape, Columns, Pixels, UnaryKind, Window};
+use crate::ops::{AttentionShape, Pixels, UnaryKind, Window};
 use crate::plan::{PlanBuilder, Slot};
 
+/// Epsilon of all norms.
+const EPS: f32 = 1e-6;
 /// Mean and deviation of ImageNet's colours, by which images are normalised.
 pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
 pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
@@ -34,27 +36,15 @@ pub struct DinoV2 {
     /// What is added to the patches' products `[1 + g², d]`: in row 0 the class token with its position, in each other row
     /// the projection's bias with the position interpolated from the learned grid.
     table: ComputedTensor,
-    layers: Vec<Layer>,
-    norm: NormWeights,
-}
-
-#[derive(Debug)]
-struct Layer {
-    norm1: NormWeights,
-    qkv: Linear,
-    out: Linear,
-    scale1: Tensor,
-    norm2: NormWeights,
-    fc1: Linear,
-    fc2: Linear,
-    scale2: Tensor,
+    layers: Vec<EncoderLayer>,
+    norm: LayerNorm,
 }
 
 impl DinoV2 {
     /// Takes the tensors below `w`, for pictures of `size` pixels a side.
     pub fn load(w: &TensorScope, config: DinoConfig, size: usize) -> Self {
         let DinoConfig { d, patch, grid, .. } = config;
-        let (embeddings, layer) = (w.at("embeddings"), w.at("encoder.layer"));
+        let embeddings = w.at("embeddings");
         let projection = embeddings.at("patch_embeddings.projection");
         let (class, bias) = (embeddings.values("cls_token", &[1, 1, d]), projection.values("bias", &[d]));
         let learned = embeddings.values("position_embeddings", &[1, grid * grid + 1, d]);
@@ -66,8 +56,8 @@ impl DinoV2 {
             config,
             patches: projection.dense("weight", &[d, 3, patch, patch]),
             table: ComputedTensor::new("dinov2.positions", &[table.len() / d, d], table),
-            layers: (0..config.layers).map(|i| Layer::load(&layer.at(i), config)).collect(),
-            norm: NormWeights::load(&w.at("layernorm"), d),
+            layers: (0..config.layers).map(|i| layer(&w.at("encoder.layer").at(i), config)).collect(),
+            norm: LayerNorm::load(&w.at("layernorm"), d, EPS),
         }
     }
 
@@ -80,39 +70,23 @@ impl DinoV2 {
         let mut x = p.tag("dinov2.embeddings", x);
         for (i, layer) in self.layers.iter().enumerate() {
             let _scope = p.scope(format!("dinov2.{i}"));
-            x = p.tag(format!("dinov2.layer.{i}.out"), layer.record(p, x, self.config));
+            x = p.tag(format!("dinov2.layer.{i}.out"), layer.record(p, x, None));
         }
-        p.tag("dinov2.last_hidden_state", self.norm.layer_norm(p, x))
+        p.tag("dinov2.last_hidden_state", self.norm.apply(p, x))
     }
 }
 
-impl Layer {
-    fn load(w: &TensorScope, DinoConfig { d, d_ff, .. }: DinoConfig) -> Self {
-        let attention = w.at("attention.attention");
-        Layer {
-            norm1: NormWeights::load(&w.at("norm1"), d),
-            qkv: Linear::side_by_side(&attention, &["query", "key", "value"], d, d),
-            out: Linear::load(&w.at("attention.output.dense"), d, d),
-            scale1: w.vector("layer_scale1.lambda1", d),
-            norm2: NormWeights::load(&w.at("norm2"), d),
-            fc1: Linear::load(&w.at("mlp.fc1"), d_ff, d),
-            fc2: Linear::load(&w.at("mlp.fc2"), d, d_ff),
-            scale2: w.vector("layer_scale2.lambda1", d),
-        }
-    }
-
-    fn record(&self, p: &PlanBuilder, x: Slot, DinoConfig { d, heads, .. }: DinoConfig) -> Slot {
-        let h = self.norm1.layer_norm(p, x);
-        let qkv = self.qkv.apply(p, h, None); // [n, 1 + g², 3·d]
-        let columns = |at| Columns { slot: qkv, at };
-        let shape = AttentionShape { heads, kv_heads: heads, d: d / heads };
-        let a = p.attention(columns(0), columns(d), columns(2 * d), shape); // [n, 1 + g², d]
-        let a = self.out.apply(p, a, None);
-        let x = p.affine(a, Some(self.scale1.slot(p)), None, Some(x));
-        let h = self.norm2.layer_norm(p, x);
-        let h = p.unary(self.fc1.apply(p, h, None), UnaryKind::GeluErf); // [n, 1 + g², d_ff]
-        let h = self.fc2.apply(p, h, None);
-        p.affine(h, Some(self.scale2.slot(p)), None, Some(x))
+/// A layer, its norms in front, its two parts scaled before they are added.
+fn layer(w: &TensorScope, DinoConfig { d, d_ff, heads, .. }: DinoConfig) -> EncoderLayer {
+    EncoderLayer {
+        heads: AttentionShape { heads, kv_heads: heads, d: d / heads },
+        qkv: Linear::side_by_side(&w.at("attention.attention"), &["query", "key", "value"], d, d),
+        out: Linear::load(&w.at("attention.output.dense"), d, d),
+        ff: [Linear::load(&w.at("mlp.fc1"), d_ff, d), Linear::load(&w.at("mlp.fc2"), d, d_ff)],
+        activation: UnaryKind::GeluErf,
+        norms: ["norm1", "norm2"].map(|name| LayerNorm::load(&w.at(name), d, EPS)),
+        norm_first: true,
+        scales: Some(["layer_scale1.lambda1", "layer_scale2.lambda1"].map(|name| w.vector(name, d))),
     }
 }
 

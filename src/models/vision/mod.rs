@@ -1,6 +1,5 @@
-//! Image encoders: `layers` that they share, `siglip` (EmberNet's), `dinov2` and `cnn` (BitGen's).
+//! Image encoders. In reading order: `siglip` (EmberNet's), `dinov2` (of both BitGens), `cnn` (BitGen's small one).
 
 pub(crate) mod cnn;
 pub(crate) mod dinov2;
-pub(crate) mod layers;
 pub(crate) mod siglip;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::engine::open::no_tokenizer;
+use crate::engine::open::required_tokenizer;
 use crate::engine::options::GenerateOptions;
 use crate::engine::session::Session;
 use crate::engine::{Engine, Progress};
@@ -148,7 +148,7 @@ fn ask(
 fn right_answer(engine: &Engine, answer: &str) -> Result<Vec<u32>> {
     let mut tokens = match answer.trim() {
         "" => Vec::new(),
-        text => engine.tokenizer().ok_or_else(no_tokenizer)?.encode(&format!(" {text}"), false)?,
+        text => required_tokenizer(engine.tokenizer())?.encode(&format!(" {text}"), false)?,
     };
     tokens.extend(engine.info().eos.first());
     Ok(tokens)

@@ -1,8 +1,9 @@
-//! What BitGen's files hold, for the tools around them.
+//! The family of BitGens of stage 1, and what the tools around files ask of one.
 
 use crate::error::Result;
-use crate::models::bitgen::config::BitGenSizes;
-use crate::models::bitgen::{BitGenStage1, EncoderShape, bitgen_slots};
+use crate::models::bitgen::unread::{is_buffer, is_unread};
+use crate::models::bitgen_stage1::config::BitGenSizes;
+use crate::models::bitgen_stage1::{BitGenStage1, EncoderShape, bitgen_slots};
 use crate::models::check_steps::{CheckStep, test_token};
 use crate::models::load::Reads;
 use crate::models::{Component, Family, Model, slots};
@@ -59,24 +60,12 @@ impl Model for BitGenStage1 {
     }
 
     fn ignores(&self, name: &str) -> bool {
-        let unused = ["dinov2_model.embeddings.mask_token", "_queue", "queue_ptr", ".num_batches_tracked"];
-        let inside = ["cross_modal_text_pooler.", "cross_modal_image_pooler.", ".ln2."];
-        let scales = [".weight_scale", ".input_scale"];
-        unused.iter().chain(&scales).any(|end| name.ends_with(end)) || inside.iter().any(|part| name.contains(part))
+        is_unread(name)
     }
 
     fn counts(&self, name: &str) -> bool {
-        let buffers = [
-            "_queue",
-            "queue_ptr",
-            ".weight_scale",
-            ".input_scale",
-            ".running_mean",
-            ".running_var",
-            ".num_batches_tracked",
-        ];
         let memory = |buffer: &&str| name == format!("episodic_memory.gpm.{buffer}");
-        !buffers.iter().any(|end| name.ends_with(end)) && !MEMORY_BUFFERS.iter().any(memory)
+        !is_buffer(name) && !MEMORY_BUFFERS.iter().any(memory)
     }
 
     fn config(&self) -> serde_json::Value {
