@@ -52,7 +52,8 @@
 //!
 //! **A model.** [`models`](crate::models) has the recipe: a file or folder in `src/models/`, a [`Family`](crate::models::Family) in the
 //! registry, golden numbers in `tests/golden/` and a test. A model records ops and reads names. It never sees a device, a
-//! number of rows at which kernels change, or another family (but for the robots, which are made of BitGen's parts).
+//! number of rows at which kernels change, or another family: what two families share is in a folder of its own, as
+//! `models/bitgen/` is.
 //!
 //! **A command.** A file in `src/cli/` with a `clap` struct and `main`, and in `src/cli/mod.rs` its module, its place in
 //! the order, a variant of `Command` and its arm in `main`. It uses the library

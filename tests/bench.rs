@@ -43,7 +43,7 @@ fn rows(json: &str) -> Vec<Value> {
 }
 
 fn number(row: &Value, key: &str) -> f64 {
-    row[key].as_f64().unwrap_or_else(|| panic!("{key} is no number: {row}"))
+    row[key].as_f64().unwrap_or_else(|| panic!("{key} is not a number: {row}"))
 }
 
 const TESTS: [&str; 8] =

@@ -88,7 +88,7 @@ fn a_picture_that_does_not_fit_leaves_the_conversation() {
 fn lines_of_every_kind_are_read() {
     let want = piped(&[], "What is it?\nAnd now?\n").out;
     assert_eq!(piped(&[], "What is it?\r\nAnd now?").out, want);
-    assert_eq!(piped(&[], "\u{feff}What is it?\nAnd now?\n").out, want, "a byte order mark is no part of a question");
+    assert_eq!(piped(&[], "\u{feff}What is it?\nAnd now?\n").out, want, "a byte order mark is not part of a question");
     let ran = piped(&[], b"a\0b\n\n\xff\xfe\xff\nWhat is it?\n");
     assert_fails(&ran, &["chat"], &["stdin"]);
     assert_eq!(ran.out.lines().count(), 2, "{:?}", ran.out);

@@ -133,9 +133,11 @@ fn broken_data_sets_are_refused_before_the_model_is_opened() {
     }
     let empty = TempDir::new().expect("a directory");
     let file = demo_data().join("questions.json");
-    for (data, says) in
-        [(text(empty.path()), "holds no questions.json"), (text(&file), "is no folder"), ("nowhere".into(), "nowhere")]
-    {
+    for (data, says) in [
+        (text(empty.path()), "holds no questions.json"),
+        (text(&file), "is not a folder"),
+        ("nowhere".into(), "nowhere"),
+    ] {
         let args = ["eval", "-m", "no such model", "--data", &data];
         assert_fails(&ternion(&args), &args, &[says]);
     }

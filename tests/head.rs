@@ -52,7 +52,7 @@ fn logits_are_off_by_half_a_scale_for_each_element_at_most() {
                 let (rows, program) = (rows(rig), rig.text(24, 24));
                 logits.push(rig.logits(&program, &rows, &[]));
                 let SlotKind::Weight(weight) = &program.plan.slot(head(&program.plan)[0]).kind else {
-                    panic!("the head is no weight");
+                    panic!("the head is not a weight");
                 };
                 if weight.pack == Pack::Int8 {
                     let vocab = rig.model.info().vocab;

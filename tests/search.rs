@@ -227,7 +227,7 @@ fn folders_in_folders_are_there_once_and_folders_can_be_forgotten() {
     assert!(index.add(&[rig.at("none")], |_| {}).is_err());
     let file = rig.at("all/p00.png");
     let error = index.add(std::slice::from_ref(&file), |_| {}).expect_err("a file").to_string();
-    assert!(error.contains("p00.png") && error.contains("no folder"), "{error}");
+    assert!(error.contains("p00.png") && error.contains("not a folder"), "{error}");
     assert_eq!(counts(&index.refresh(|_| {}).expect("it stays usable")), [0, 0, 4, 0, 0]);
 }
 

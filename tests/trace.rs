@@ -15,7 +15,7 @@ use support::device::{backends, device};
 use support::model_stages::{LoadedModel, PreparedPlan, devices, embernets, golden, rms};
 use support::numbers::floats;
 use support::recording::{Recording, run};
-use ternion::apps::attention_rollout::{Attention, AttentionRollout};
+use ternion::apps::attention_rollout::{AttentionRollout, TokenAttention};
 use ternion::engine::{DeviceChoice, Engine, GenerateOptions, Options, Precision, Session};
 use ternion::files::Image;
 use ternion::models::{TextShape, slots};
@@ -238,8 +238,8 @@ fn generate(session: &mut Session, n: usize) -> Vec<u32> {
 }
 
 /// The largest difference of two attentions, everything in them.
-fn difference(a: &Attention, b: &Attention) -> f32 {
-    let all = |x: &Attention| -> Vec<f32> {
+fn difference(a: &TokenAttention, b: &TokenAttention) -> f32 {
+    let all = |x: &TokenAttention| -> Vec<f32> {
         let images = x.images.iter().flat_map(|i| i.patches.iter().copied().chain([i.share]));
         x.layers.iter().flatten().copied().chain(images).collect()
     };
@@ -283,7 +283,7 @@ fn a_sessions_attention_is_that_of_the_whole_prompt_led_back_to_patches() {
 }
 
 /// Leads a token's attention back to patches once more, one number at a time.
-fn check_patches(rig: &mut LoadedModel, image: &PreparedPlan, dir: &Path, found: &Attention, tokens: usize) {
+fn check_patches(rig: &mut LoadedModel, image: &PreparedPlan, dir: &Path, found: &TokenAttention, tokens: usize) {
     let (grid, side) = (patches(dir), cells(dir));
     let mut matrix = |name: &str| {
         let slot = image.plan.outputs[name];
@@ -318,7 +318,7 @@ fn check_patches(rig: &mut LoadedModel, image: &PreparedPlan, dir: &Path, found:
 #[test]
 fn devices_see_the_same_attention_and_it_stays_as_text_goes_on() {
     for dir in embernets() {
-        let mut first: Option<Vec<Attention>> = None;
+        let mut first: Option<Vec<TokenAttention>> = None;
         for choice in choices() {
             let engine = open(&dir, choice.clone());
             let images = [picture(&dir)];

@@ -1,7 +1,7 @@
-//! Where a token's attention goes, to look at.
+//! Where a token's attention goes: attention rollout, for inspection.
 //!
-//! A fused kernel never writes its attention down. So a row is run once more by a plan that has it as outputs; other runs
-//! pay nothing.
+//! Fused kernels do not store attention weights. A row is therefore run again by a plan that has them as outputs; other
+//! runs cost nothing more.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::plan::{Plan, Step};
 
 /// Where the attention of one text token goes. See [`AttentionRollout::attention`].
 #[derive(Debug, Clone, PartialEq)]
-pub struct Attention {
+pub struct TokenAttention {
     /// The token's number among the session's text tokens.
     pub token: usize,
     /// By layer: its attention to every row up to itself, those of pictures first; the mean over heads. Each adds up
@@ -32,11 +32,11 @@ pub struct Attention {
 pub struct ImageAttention {
     /// The share of the token's attention that goes to this picture's rows, the mean over layers: 0 to 1.
     pub share: f32,
-    /// Which rows of [`Attention::layers`] are the picture's.
+    /// Which rows of [`TokenAttention::layers`] are the picture's.
     pub rows: Range<usize>,
-    /// Patches a side.
+    /// Patches per side.
     pub grid: usize,
-    /// Patches a side of the blocks that the model joins: attention does not tell the patches of a block apart.
+    /// Patches per side of the blocks that the model joins: attention does not distinguish the patches of a block.
     pub block: usize,
     /// `[grid, grid]`, row by row from the top left: how that attention spreads over the patches; adds up to 1.
     pub patches: Vec<f32>,
@@ -81,7 +81,7 @@ impl AttentionRollout {
     /// # Errors
     /// [`Error::Argument`] with the range if there is no such token, and for a session of another engine;
     /// [`Error::Limit`] if the traced plan does not fit on the device, [`Error::Device`] if the device was lost.
-    pub fn attention(&mut self, session: &mut Session, token: usize) -> Result<Attention> {
+    pub fn attention(&mut self, session: &mut Session, token: usize) -> Result<TokenAttention> {
         if !Arc::ptr_eq(&self.engine, &session.engine) {
             return Err(Error::argument("session", "belongs to another engine"));
         }
@@ -97,7 +97,7 @@ impl AttentionRollout {
             Ok(self.origin(picture)?.attention(&layers, i * per_image..(i + 1) * per_image))
         };
         let images = session.pictures().iter().enumerate().map(part).collect::<Result<_>>()?;
-        Ok(Attention { token, layers, images })
+        Ok(TokenAttention { token, layers, images })
     }
 
     /// Runs one row of text again, whose sequence is in the cache up to it: by layer, what it attends to.

@@ -112,7 +112,7 @@ impl ModelArgs {
     /// Opens a BitGen, with a progress bar on a terminal, and says where it runs.
     ///
     /// # Errors
-    /// As [`BitGen::open`]; [`Error::Argument`] for options that it has no use for.
+    /// As [`BitGen::open`]; [`Error::Argument`] for options that do not apply to it.
     pub fn open_bitgen(&self, files: ModelFiles) -> Result<BitGen> {
         if self.context.is_some() {
             let problem = "is for a model that chats; a BitGen has as many positions as it was trained with";
@@ -125,9 +125,9 @@ impl ModelArgs {
 /// The family of a model, by its files.
 ///
 /// # Errors
-/// As [`Family::of`], and those of opening the checkpoint.
+/// As [`Family::recognise`], and those of opening the checkpoint.
 pub fn family(files: &ModelFiles) -> Result<&'static Family> {
-    Family::of(files, &Weights::open(files)?)
+    Family::recognise(files, &Weights::open(files)?)
 }
 
 /// How a BitGen's episodic memory is used.
@@ -172,7 +172,7 @@ impl MemoryArgs {
         self.memory.as_ref().map_or(Ok(()), |file| model.save_memory(file))
     }
 
-    /// Refuses the options with a model that has no memory.
+    /// Refuses the options with a model that does not have a memory.
     ///
     /// # Errors
     /// [`Error::Argument`].
@@ -185,7 +185,7 @@ impl MemoryArgs {
     }
 }
 
-/// The files of the model at `path`; without one those of the demo model, which is said.
+/// The files of the model at `path`; without one those of the demo model, with a note on stderr.
 ///
 /// # Errors
 /// Those of [`ModelFiles::demo`].
@@ -340,7 +340,7 @@ impl BitGenArgs {
 /// Opens a BitGen, with a progress bar on a terminal, and says where it runs.
 ///
 /// # Errors
-/// As [`BitGen::open`]; [`Error::Argument`] for a form of the logits' matrix, which is ternary.
+/// As [`BitGen::open`]; [`Error::Argument`] for `--head`: a BitGen's LM head is ternary.
 pub fn open_bitgen(files: ModelFiles, device: &DeviceArgs, tokenizer: Option<&Path>) -> Result<BitGen> {
     if matches!(device.head, LmHead::Int8) {
         return Err(Error::argument("head", "is for a model that chats; a BitGen's is ternary"));

@@ -1,4 +1,4 @@
-//! `ternion bench`: how fast a model is here.
+//! `ternion bench`: how fast a model runs on this machine.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use ternion::Error;
 use ternion::files::ModelFiles;
-use ternion::tools::bench::{BenchOptions, OpTime, Row, bench};
+use ternion::tools::bench::{BenchOptions, BenchRow, OpTime, bench};
 use ternion::tools::synthetic;
 
 use crate::cli::Outcome;
@@ -16,14 +16,13 @@ use crate::cli::plot::{BarsFigure, Font, PlotFile};
 
 /// Measure how fast a model reads prompts and writes text.
 ///
-/// Tests: ppN reads a prompt of N tokens, to the first token of the answer; tgN generates N tokens, `@ dD` behind D tokens
-/// in the cache, `× S sessions` in S sessions at once, whose tokens are added up; image encodes a picture, image+ppN reads
-/// one and a prompt. A run that does not count comes before each test. Prompts are random, and an end of text does not
-/// end it. A BitGen is measured by features instead: image is one picture, image × 8 are eight asked for together, text ×
-/// 64 as many texts, a token each.
+/// Tests: ppN reads a prompt of N tokens, to the first token of the answer; tgN generates N tokens, with `@ dD` after D
+/// tokens in the cache, with `× S sessions` in S sessions at once, whose tokens are added up; image encodes a picture;
+/// image+ppN reads one and a prompt. Each test has a warm-up run. Prompts are random, and an end-of-text token does not
+/// end a generation. For a BitGen, features are measured instead: image is one picture, image × 8 are eight at once,
+/// text × 64 are 64 texts of one token each.
 ///
-/// %BW is how near a test comes to reading its weights and cache as fast as the device reads memory, measured in the same
-/// run.
+/// %BW is the share of the device's memory bandwidth, measured in the same run, at which a test reads weights and cache.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: ternion bench --device cpu\n\
                         Example: ternion bench -m models/embernet -p 96 -n 64 -d 0,2048 -s 1,8 -o json > rows.json")]
@@ -46,10 +45,10 @@ pub struct Bench {
     /// Numbers of sessions that generate together.
     #[arg(short, long, value_name = "SESSIONS", value_delimiter = ',', default_value = "1")]
     sessions: Vec<usize>,
-    /// How often each test is measured.
+    /// Repetitions of each test.
     #[arg(short, long, value_name = "TIMES", default_value_t = 5)]
     repetitions: usize,
-    /// Encode a picture, too, and read it with a prompt of 32 tokens.
+    /// Also encode a picture, and read it with a prompt of 32 tokens.
     #[arg(long)]
     image: bool,
     /// Add a table of times by op for a step of each test.
@@ -58,12 +57,12 @@ pub struct Bench {
     /// How the rows are printed.
     #[arg(short, long, value_enum, default_value_t = Format::Md)]
     output: Format,
-    /// Draw tokens a second by test into an .svg or .png file.
+    /// Draw tokens per second by test into an .svg or .png file.
     #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     plot: Option<PathBuf>,
 }
 
-/// How rows are printed.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Format {
     /// A table of Markdown.
@@ -72,7 +71,7 @@ enum Format {
     Json,
     /// Comma-separated values under a header.
     Csv,
-    /// An object a line.
+    /// One object per line.
     Jsonl,
 }
 
@@ -130,7 +129,7 @@ fn json(value: &(impl serde::Serialize + ?Sized), pretty: bool) -> ternion::Resu
     text.map_err(|e| Error::format("the rows as JSON", e))
 }
 
-fn write_csv(out: &mut impl Write, rows: &[Row]) -> Outcome {
+fn write_csv(out: &mut impl Write, rows: &[BenchRow]) -> Outcome {
     let mut writer = csv::Writer::from_writer(out);
     let failed = |e: csv::Error| match e.into_kind() {
         csv::ErrorKind::Io(e) => super::Failure::from(e),
@@ -141,7 +140,7 @@ fn write_csv(out: &mut impl Write, rows: &[Row]) -> Outcome {
 }
 
 /// A table with a line for each test, and one for each profile.
-fn write_markdown(out: &mut impl Write, rows: &[Row]) -> Outcome {
+fn write_markdown(out: &mut impl Write, rows: &[BenchRow]) -> Outcome {
     const HEADER: [&str; 14] = [
         "model",
         "size",
@@ -158,7 +157,7 @@ fn write_markdown(out: &mut impl Write, rows: &[Row]) -> Outcome {
         "host memory",
         "device memory",
     ];
-    let cells = |row: &Row| {
+    let cells = |row: &BenchRow| {
         vec![
             row.model.clone(),
             bytes(row.weight_bytes),

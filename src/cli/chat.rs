@@ -33,7 +33,7 @@ const PROMPT: &str = "> ";
 
 /// Talk with a model: each line of stdin is a question.
 ///
-/// Pictures are encoded once and stay. Type /help for the commands, Ctrl-D to end. Piped lines work too; then the exit
+/// Pictures are encoded once and stay in the conversation. Type /help for the commands, Ctrl-D to end. Piped lines work too; then the exit
 /// code is 2 if any of them failed.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: ternion chat --image examples/shapes/samples/spatial_scene_100000.png\n\
@@ -95,7 +95,7 @@ impl Chat {
         let terminal = io::stdin().is_terminal();
         if terminal {
             chat.interrupt.watch()?;
-            say!("/help shows the commands, Ctrl-D ends.");
+            say!("/help lists the commands, Ctrl-D ends.");
         }
         let (mut failed, mut warned) = (false, false);
         loop {
@@ -133,8 +133,8 @@ impl Chat {
     }
 }
 
-/// The next line of stdin where there is no editor; an error inside for a line that is not text or is too long, which is passed
-/// over as a whole.
+/// The next line of stdin where there is no editor; an error inside for a line that is not text or is too long, which is
+/// skipped.
 fn next_line(terminal: bool) -> Outcome<Result<Input>> {
     if terminal {
         super::messages::write(format_args!("{PROMPT}"));
@@ -238,7 +238,7 @@ impl ChatLoop {
             Line::Nothing => {}
             Line::Quit => return Ok(false),
             Line::Help => say!("{HELP}"),
-            Line::Unknown(word) => return Err(Error::argument(word, "is no command; /help shows them").into()),
+            Line::Unknown(word) => return Err(Error::argument(word, "is not a command; /help lists them").into()),
             Line::Reset => self.session.reset(false),
             Line::Stats => match &self.last {
                 Some(last) => statistics(&self.engine, &self.session, self.images, last)?,

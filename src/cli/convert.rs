@@ -13,7 +13,7 @@ use crate::cli::output::{Bar, bytes, ms};
 
 /// Write a model in its packed form, which is smaller and opens faster.
 ///
-/// Ternary matrices are quantised once, to 1 or 2 bits a weight, and give the same results as the original. Tensors that
+/// Ternary matrices are quantised once, to 1 or 2 bits per weight, and give the same results as the original. Tensors that
 /// the model does not read are left out.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: ternion convert models/embernet models/embernet-packed")]

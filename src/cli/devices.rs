@@ -1,4 +1,4 @@
-//! `ternion devices`: where a model can run.
+//! `ternion devices`: the adapters on which a model can run.
 
 use std::io::{self, Write};
 

@@ -23,15 +23,15 @@ use crate::cli::output::{Bar, ms, table};
 /// Answer a folder of questions about pictures and count the right answers; measure a BitGen on captions.
 ///
 /// The folder holds the pictures and questions.json, a list of {"image", "family", "question", "answer"}; other fields
-/// are passed over. The most likely token is taken at each step. An answer is right if it is the expected one, but for
-/// case and for space around it. "own expert" is how often the expert with the family's name was chosen: the share of
-/// all layers and all text tokens, of prompts and answers, in which it is among the experts that a token is routed to.
-/// "perplexity" is that of the expected answers with the end of text, behind their questions.
+/// are passed over. The most likely token is taken at each step. An answer is right if it equals the expected one; case and
+/// surrounding space are ignored. "own expert" is the share of layers and text tokens (of prompts and answers) in which
+/// the expert with the family's name is among those that a token is routed to. "perplexity" is that of the expected
+/// answers and the end of text, given their questions.
 ///
-/// For a BitGen the folder holds captions.json, a list of {"image", "caption"}, and where the decoder is to say another
-/// text, "description". Measured are: the contrastive loss (ITC) with the queues of the checkpoint; the matching loss
-/// (ITM), the cosine as logit, of each pair, and of its text and its picture with the most similar wrong one; how well
-/// the decoder says the texts; the divergence of the memory; and the share of texts whose picture is the most similar,
+/// For a BitGen the folder holds captions.json, a list of {"image", "caption"}, and if the decoder's text is another one,
+/// "description". Measured are: the contrastive loss (ITC) with the queues of the checkpoint; the matching loss
+/// (ITM), the cosine as logit, of each pair, and of its text and its picture with the most similar wrong one; the
+/// cross-entropy of the decoder's texts; the divergence of the memory; and the share of texts whose picture is the most similar,
 /// among the 5 and the 10 most similar, and the same for pictures.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: ternion eval --data examples/shapes/samples\n\
@@ -46,14 +46,14 @@ pub struct Eval {
     /// Maximum number of tokens of an answer.
     #[arg(short = 'n', long, value_name = "TOKENS", default_value_t = 64)]
     max_tokens: usize,
-    /// Write the list of questions to this file, with what the model answered as "got".
+    /// Write the list of questions to this file, with the model's answers as "got".
     #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     answers: Option<PathBuf>,
-    /// With a BitGen: what its encoder reads beside a picture before the decoder says the text; default: the caption, or
-    /// the start of a text where the decoder says the next token.
+    /// With a BitGen: the text that its encoder reads with each picture; default: the caption, or the start of a text for
+    /// a decoder that predicts the next token.
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
-    /// With a BitGen: pairs of a batch of the contrastive loss; default: 128, as it is trained.
+    /// With a BitGen: pairs per batch of the contrastive loss; default: 128, as in training.
     #[arg(long, value_name = "N")]
     batch: Option<usize>,
     #[command(flatten)]
@@ -154,7 +154,7 @@ fn json_of_pairs(found: &PairEvaluation, batch: usize, next_token: bool) -> Valu
     let recall =
         |[at_1, at_5, at_10]: [f64; 3]| json!({ "recall_at_1": at_1, "recall_at_5": at_5, "recall_at_10": at_10 });
     let [pairs, pictures, captions] = found.counts;
-    let said = &found.reconstruction;
+    let texts = &found.reconstruction;
     json!({
         "pairs": pairs,
         "pictures": pictures,
@@ -164,10 +164,10 @@ fn json_of_pairs(found: &PairEvaluation, batch: usize, next_token: bool) -> Valu
         "queued": found.queued,
         "matching_loss": found.matching,
         "reconstruction": {
-            "tokens": said.tokens,
-            "cross_entropy": said.cross_entropy(),
-            "perplexity": said.perplexity(),
-            "accuracy": said.accuracy(),
+            "tokens": texts.tokens,
+            "cross_entropy": texts.cross_entropy(),
+            "perplexity": texts.perplexity(),
+            "accuracy": texts.accuracy(),
             "next_token": next_token,
         },
         "memory_kl": found.memory_kl,
@@ -178,7 +178,7 @@ fn json_of_pairs(found: &PairEvaluation, batch: usize, next_token: bool) -> Valu
 
 fn print_pairs(out: &mut impl Write, found: &PairEvaluation, batch: usize) -> io::Result<()> {
     let [pairs, pictures, captions] = found.counts;
-    let said = &found.reconstruction;
+    let texts = &found.reconstruction;
     let against = match found.queued {
         0 => "no queues".into(),
         n => format!("{n} of each queued"),
@@ -192,8 +192,8 @@ fn print_pairs(out: &mut impl Write, found: &PairEvaluation, batch: usize) -> io
             format!("{pairs} pairs in batches of {}, {against}", batch.min(pairs)),
         ),
         row("matching loss (ITM)", format!("{:.4}", found.matching), "with the most similar wrong ones".into()),
-        row("perplexity of texts", format!("{:.4}", said.perplexity()), format!("{} tokens", said.tokens)),
-        row("token accuracy", percent(said.accuracy()), format!("{} right", said.correct)),
+        row("perplexity of texts", format!("{:.4}", texts.perplexity()), format!("{} tokens", texts.tokens)),
+        row("token accuracy", percent(texts.accuracy()), format!("{} right", texts.correct)),
         row("memory divergence (KL)", format!("{:.4}", found.memory_kl), "nats a value".into()),
         row(
             "text -> picture @1/5/10",
@@ -240,7 +240,7 @@ fn print(out: &mut impl Write, found: &Evaluation) -> io::Result<()> {
 /// not the list of the folder `data`.
 fn check_answers(file: &Path, data: &Path) -> ternion::Result<()> {
     let answered = |entry: &Value| entry.get("got").is_some();
-    // Read as it comes: what is no list ends at once, however long it is.
+    // Read as it comes: what is not a list ends at once, however long it is.
     let earlier = |file: File| match serde_json::from_reader(BufReader::new(file)) {
         Ok(Value::Array(entries)) => entries.iter().all(answered),
         _ => false,

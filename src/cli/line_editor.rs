@@ -82,7 +82,7 @@ impl LineEditor {
                 if shown == self.history.len() {
                     new = line.text();
                 }
-                line = Line::of(self.history.get(to).unwrap_or(&new));
+                line = Line::new(self.history.get(to).unwrap_or(&new));
                 shown = to;
             }
         }
@@ -165,7 +165,7 @@ struct Line {
 }
 
 impl Line {
-    fn of(text: &str) -> Self {
+    fn new(text: &str) -> Self {
         let chars: Vec<char> = text.chars().collect();
         Line { at: chars.len(), chars, first: 0 }
     }
@@ -248,7 +248,7 @@ mod tests {
 
     /// A line after some keys: its text, with a bar where the cursor is.
     fn after(text: &str, keys: &[Key]) -> String {
-        let mut line = Line::of(text);
+        let mut line = Line::new(text);
         keys.iter().for_each(|key| line.press(key));
         let (before, behind) = line.chars.split_at(line.at);
         [before, &['|'], behind].concat().iter().collect()
@@ -269,14 +269,14 @@ mod tests {
 
     #[test]
     fn a_long_line_moves_under_the_cursor() {
-        let mut line = Line::of("0123456789");
+        let mut line = Line::new("0123456789");
         assert_eq!(line.visible(20), ("0123456789".into(), 0));
         assert_eq!(line.visible(4), ("6789".into(), 0));
         line.press(&Key::ArrowLeft);
         assert_eq!(line.visible(4), ("6789".into(), 1));
         line.press(&Key::Home);
         assert_eq!(line.visible(4), ("0123".into(), 4));
-        let mut wide = Line::of("緑の四角形");
+        let mut wide = Line::new("緑の四角形");
         assert_eq!(wide.visible(5), ("角形".into(), 0));
         wide.press(&Key::Home);
         assert_eq!(wide.visible(5), ("緑の".into(), 4));

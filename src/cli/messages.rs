@@ -1,7 +1,7 @@
 //! Lines for people on stderr: notes, warnings, statistics, errors.
 //!
-//! Whoever reads stderr may be gone, or its disk full. The result of a command is on stdout, so a line that cannot be
-//! written there is left out, and ends nothing.
+//! Stderr may be closed, or its disk full. The result of a command goes to stdout, so a line that cannot be written to
+//! stderr is dropped, and the command continues.
 
 use std::fmt::Arguments;
 use std::io::{self, Write};

@@ -48,7 +48,7 @@ use terminal_text::message;
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Print statistics and what is going on to stderr.
+    /// Print statistics and progress to stderr.
     #[arg(short, long, global = true, action = ArgAction::SetTrue)]
     verbose: bool,
 }
@@ -75,7 +75,7 @@ pub enum Failure {
     Error(ternion::Error),
     /// Stdout cannot be written.
     Output(io::Error),
-    /// A check found a divergence, and has said so.
+    /// A check found a divergence and has reported it.
     Diverged,
     /// Errors that were printed when they happened.
     Reported,

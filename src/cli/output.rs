@@ -104,15 +104,15 @@ pub fn ms(time: Duration) -> String {
     format!("{:.1} ms", 1e3 * time.as_secs_f64())
 }
 
-/// What came of an answer.
+/// The result of an answer.
 pub struct Answer {
     /// Counts and times, and why the text ended.
     pub stats: (Stats, Option<StopReason>),
-    /// Whether stdout took the text. Whatever else the command writes comes before this is reported.
+    /// Whether stdout took the text. It is reported after all other output of the command.
     pub written: io::Result<()>,
 }
 
-/// Text that a model writes, on stdout as it comes.
+/// Generated text, streamed to stdout.
 pub struct StreamedText {
     out: io::StdoutLock<'static>,
     /// Whether anything but space has come.
@@ -147,8 +147,8 @@ impl StreamedText {
     }
 }
 
-/// Generates an answer to stdout as it comes, without space in front, until `interrupted` says that it is to end. If stdout
-/// cannot be written, the answer goes on to its end where `whole` asks for that, and else ends there.
+/// Generates an answer to stdout as it comes, without leading space, until `interrupted` returns true. If stdout
+/// cannot be written, the answer is completed if `whole` asks for that, and ends there otherwise.
 ///
 /// # Errors
 /// Those of the engine.
@@ -164,7 +164,7 @@ pub fn stream(
         let token = match token {
             Ok(token) => token,
             Err(error) => {
-                // What was said so far ends with its line; that it cannot be written is less than this error.
+                // The text so far ends its line; that stdout cannot be written matters less than this error.
                 let _ = text.end();
                 return Err(error);
             }

@@ -1,4 +1,4 @@
-//! `ternion robots`: which robots suit a task, and how the model came to it.
+//! `ternion robots`: which robots suit a task, with the steps of reasoning.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -17,8 +17,8 @@ use crate::cli::text_warnings::warn_of_words;
 
 /// Choose robots for a task, with a BitGenModel (BitGen's full robot model), and show its steps of reasoning.
 ///
-/// The first table has the robots with their probabilities, each for itself; the second one what each step of reasoning
-/// came to: how sure it is, whether it wants to go on (below 0.5 it does not), and the length of its state.
+/// The first table has the chosen robots with their independent probabilities; the second one has the confidence of each
+/// step of reasoning, its gate (reasoning stops below 0.5), and the norm of its state.
 ///
 /// In this architecture a robot's score is linear in the task's vector beside the robot's own, so that a task moves the
 /// scores of all robots alike: their order is the same for every task and picture, but for rounding.
@@ -37,7 +37,7 @@ pub struct Robots {
     #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     image: Option<PathBuf>,
     /// Which keys attention sees: as the original's code does, or with sinks that stay and a window that slides. They
-    /// differ where a text goes on in a further call, or is longer than sinks and window.
+    /// differ if a text continues in a further call, or is longer than sinks and window.
     #[arg(long, default_value = "original", value_parser = one_of::<RobotAttention>())]
     attention: RobotAttention,
     #[command(flatten)]

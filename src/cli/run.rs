@@ -20,8 +20,8 @@ use crate::cli::text_warnings::warn_of_words;
 ///
 /// The answer goes to stdout as it is generated. The most likely token is taken at each step unless --temp is given.
 ///
-/// A BitGen writes the caption of one picture. Its prompt is what its text encoder reads beside the picture, and its
-/// decoder starts from the prompt's first token; without a prompt, from the start of a text.
+/// A BitGen writes a caption of one picture. Its text encoder reads the prompt with the picture, and its decoder starts
+/// from the prompt's first token, or without a prompt from the start-of-text token.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example: ternion run --image examples/shapes/samples/spatial_scene_100000.png -p 'What color is the circle?'\n\
@@ -34,7 +34,7 @@ pub struct Run {
     /// A picture to ask about (PNG, JPEG, WebP, BMP, GIF); can be given several times.
     #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     image: Vec<PathBuf>,
-    /// The question; `-` reads it from stdin, `@FILE` from a file. A BitGen needs none.
+    /// The question; `-` reads it from stdin, `@FILE` from a file. Optional for a BitGen.
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
     #[command(flatten)]
@@ -87,13 +87,13 @@ impl Run {
             session.push_image(image)?;
         }
         session.push_question(prompt)?;
-        let answer = session.tokens().len();
-        let said = stream(&mut session, options, plots.any(), || false)?;
+        let first = session.tokens().len();
+        let answer = stream(&mut session, options, plots.any(), || false)?;
         if verbose {
-            statistics(&engine, &session, images.len(), &said.stats)?;
+            statistics(&engine, &session, images.len(), &answer.stats)?;
         }
-        plots.draw(&engine, &mut session, images, answer)?;
-        Ok(said.written?)
+        plots.draw(&engine, &mut session, images, first)?;
+        Ok(answer.written?)
     }
 
     fn describe(
@@ -121,9 +121,9 @@ impl Run {
         }
         let _lock = self.memory.open(&model)?;
         let mut text = StreamedText::new();
-        let said = |piece: &str| text.push(piece);
-        let caption = model.describe(prompt, images.first(), options, &self.memory.noise(), said);
-        // What was said before an error ends with its line.
+        let on_text = |piece: &str| text.push(piece);
+        let caption = model.describe(prompt, images.first(), options, &self.memory.noise(), on_text);
+        // The text before an error ends its line.
         let written = if text.begun || caption.is_ok() { text.end() } else { Ok(()) };
         let caption = caption?;
         if let Some(prompt) = remembered {

@@ -22,26 +22,26 @@ use crate::cli::text_warnings::warn_of_features;
 
 /// Find pictures by a text or by another picture.
 ///
-/// The pictures of folders are embedded once, into the file picture-index.safetensors in the index's folder. A run that
-/// was ended goes on where it was when the folder is added again. A picture is embedded again only if its content has
-/// changed, however it was renamed; files that cannot be read are named and left out. The index's folder may be the
-/// pictures' own, and can then be moved with them.
+/// The pictures of folders are embedded once, into the file picture-index.safetensors in the index's folder. An
+/// interrupted run continues when the folder is added again. A picture is embedded again only if its content has changed,
+/// not if it was renamed; files that cannot be read are listed and left out. The index may lie in the pictures' own
+/// folder, and can then be moved with them.
 ///
-/// A BitGen compares a text by its first token alone. A warning says when that is unknown to the tokenizer, and when words
-/// behind it do not count.
+/// A BitGen compares a text by its first token alone. A warning names words that the tokenizer does not know, and words that
+/// are ignored.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: ternion search -m models/bitgen --index photos --add photos 'a dog on a beach'\n\
                         Example: ternion search -m models/bitgen --index photos --image dog.jpg -k 5 --json")]
 pub struct Search {
     #[command(flatten)]
     model: BitGenArgs,
-    /// The folder with the index; it is made if there is none.
+    /// The folder of the index; it is created if it does not exist.
     #[arg(long, value_name = "DIR", allow_hyphen_values = true)]
     index: PathBuf,
-    /// Embed the pictures of this folder and of those in it, or what changed there; can be given several times.
+    /// Add the pictures of this folder and its subfolders, or update them; can be given several times.
     #[arg(long, value_name = "FOLDER", allow_hyphen_values = true)]
     add: Vec<PathBuf>,
-    /// Look through all folders of the index again.
+    /// Scan all folders of the index again.
     #[arg(long)]
     update: bool,
     /// Drop this folder and its pictures from the index; can be given several times.
@@ -53,7 +53,7 @@ pub struct Search {
     /// Find pictures like this one.
     #[arg(short, long, value_name = "FILE", allow_hyphen_values = true, conflicts_with = "query")]
     image: Option<PathBuf>,
-    /// How many are found at most.
+    /// Maximum number of results.
     #[arg(short, value_name = "K", default_value_t = 10)]
     k: usize,
     /// Print JSON instead of a table.
@@ -120,7 +120,7 @@ impl Search {
         }
     }
 
-    /// Does to the index what is asked for, and says on stderr what that was.
+    /// Changes the index as asked, and reports on stderr what was done.
     fn change(&self, index: &mut PictureIndex) -> Result<Option<Update>> {
         for folder in &self.forget {
             index.forget(folder)?;
@@ -133,7 +133,7 @@ impl Search {
         if self.update || self.rebuild {
             let rest = index.refresh(|p| bar.show(&p))?;
             all = Some(match all {
-                // Both have looked at what was added: what the first has embedded is unchanged to the second.
+                // Both scan what was added: what the first has embedded is unchanged for the second.
                 Some(first) => Update {
                     embedded: first.embedded + rest.embedded,
                     known: first.known + rest.known,
@@ -157,7 +157,7 @@ impl Search {
         }
         for folder in index.folders().iter().filter(|f| !f.complete) {
             let path = message(&self.shown(&folder.path).display().to_string());
-            say!("{path} is not embedded to its end; --update goes on");
+            say!("{path} is embedded only in part; --update continues");
         }
         Ok(all)
     }

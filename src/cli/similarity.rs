@@ -1,4 +1,4 @@
-//! `ternion similarity`: how near texts and pictures are.
+//! `ternion similarity`: cosines of texts and pictures.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -26,13 +26,13 @@ const MAX_COLUMNS: usize = 8;
 /// Maximum number of rows and columns, and of cells, of a picture.
 const MAX_DRAWN: [usize; 2] = [1000, 100_000];
 
-/// Compare texts with pictures, each with each.
+/// Compare each text with each picture.
 ///
 /// The table has a line for each text and a column for each picture, or the other way round where there are more than
 /// 8 pictures. JSON has all that --show names.
 ///
-/// A BitGen compares a text by its first token alone. A warning says when that is unknown to the tokenizer, and when words
-/// behind it do not count.
+/// A BitGen compares a text by its first token alone. A warning names words that the tokenizer does not know, and words that
+/// are ignored.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: ternion similarity -m models/bitgen --image a.png b.jpg --text 'a cat' 'a dog'\n\
                         Example: ternion similarity -m models/bitgen --image *.jpg --text @labels.txt --plot heat.png")]
@@ -42,7 +42,7 @@ pub struct Similarity {
     /// Pictures, several in a row or each with its own option. The first may begin with a dash.
     #[arg(short, long, value_name = "FILE", allow_hyphen_values = true, required = true)]
     image: Vec<PathBuf>,
-    /// Texts; `-` takes one a line from stdin, @FILE from a file.
+    /// Texts; `-` reads them from stdin, @FILE from a file, one per line.
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true, required = true)]
     text: Vec<String>,
     /// What the table and the heat map show.
@@ -97,9 +97,9 @@ pub enum Show {
     Cosine,
     /// The cosine divided by the model's temperature.
     Scaled,
-    /// How likely the text is for the picture, if it is one of these texts.
+    /// The probability of the text for the picture, if one of these texts is right.
     TextForImage,
-    /// How likely the picture is for the text, if it is one of these pictures.
+    /// The probability of the picture for the text, if one of these pictures is right.
     ImageForText,
 }
 

@@ -1,5 +1,5 @@
-//! Text of files and of users as a terminal can show it: no control characters, no endless messages, and aligned by what
-//! characters take on a screen.
+//! Text from files and users made fit for a terminal: without control characters, of limited length, and aligned by display
+//! width.
 
 use unicode_width::UnicodeWidthStr;
 

@@ -1,4 +1,4 @@
-//! Warnings about texts of which a model reads less than was written.
+//! Warnings about texts that a model reads only in part.
 
 use ternion::Result;
 use ternion::apps::bitgen::BitGen;
@@ -6,8 +6,8 @@ use ternion::files::Tokenizer;
 
 use crate::cli::messages::say;
 
-/// Maximum number of warnings of a command; of more texts only the number is said.
-const MOST: usize = 5;
+/// Maximum number of warnings of a command; of the others only the number is printed.
+const MAX_SHOWN: usize = 5;
 
 /// Warns of texts whose features say less than they do: a BitGen makes them of the first token alone, which may be unknown.
 ///
@@ -36,9 +36,9 @@ pub fn warn_of_features(model: &BitGen, texts: &[String]) -> Result<()> {
             ));
         }
     }
-    warnings.iter().take(MOST).for_each(|warning| warn(warning));
-    if warnings.len() > MOST {
-        warn(&format!("the same goes for {} more texts", warnings.len() - MOST));
+    warnings.iter().take(MAX_SHOWN).for_each(|warning| warn(warning));
+    if warnings.len() > MAX_SHOWN {
+        warn(&format!("the same goes for {} more texts", warnings.len() - MAX_SHOWN));
     }
     Ok(())
 }
@@ -58,8 +58,8 @@ pub fn warn_of_words(tokenizer: Option<&Tokenizer>, text: &str) -> Result<()> {
 /// The unknown words of a text, quoted, in a row.
 fn unknown_words(tokenizer: Option<&Tokenizer>, text: &str) -> Result<String> {
     let words = tokenizer.map(|tokenizer| tokenizer.unknown_words(text)).transpose()?.unwrap_or_default();
-    let quoted: Vec<String> = words.iter().take(MOST).map(|word| format!("{word:?}")).collect();
-    let more = if words.len() > MOST { format!(" and {} more", words.len() - MOST) } else { String::new() };
+    let quoted: Vec<String> = words.iter().take(MAX_SHOWN).map(|word| format!("{word:?}")).collect();
+    let more = if words.len() > MAX_SHOWN { format!(" and {} more", words.len() - MAX_SHOWN) } else { String::new() };
     Ok(quoted.join(", ") + &more)
 }
 

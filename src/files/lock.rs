@@ -93,7 +93,7 @@ mod tests {
         let other = Lock::of(&folder.path().join("b")).unwrap();
         drop((lock, other));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-        // One that a killed program has left is no lock.
+        // One that a killed program has left is not a lock.
         fs::write(folder.path().join(".a.lock"), "").unwrap();
         drop(Lock::of(&file).unwrap());
         assert!(Lock::of(&folder.path().join("none/a")).is_err());

@@ -74,7 +74,7 @@ impl ModelFiles {
         }
     }
 
-    /// The content of the file `name` beside the checkpoint, or the first `most + 1` bytes of a longer one.
+    /// The content of the file `name` beside the checkpoint, or the first `max + 1` bytes of a longer one.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -161,7 +161,7 @@ pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(Error::io(path))
 }
 
-/// The content of a file, or the first `most + 1` bytes of a longer one, so that an endless file is told from one that
+/// The content of a file, or the first `max + 1` bytes of a longer one, so that an endless file is told from one that
 /// just fits.
 ///
 /// # Errors

@@ -50,7 +50,7 @@ impl Weights {
         let file = checkpoint.path().display().to_string();
         let packed: BTreeMap<String, PackedInfo> = match checkpoint.metadata().get(PACKED_KEY) {
             Some(json) => serde_json::from_str(json)
-                .map_err(|e| Error::format(&file, format!("its metadata {PACKED_KEY} is no table: {e}")))?,
+                .map_err(|e| Error::format(&file, format!("its metadata {PACKED_KEY} is not a table: {e}")))?,
             None => BTreeMap::new(),
         };
         for (name, info) in &packed {

@@ -55,7 +55,7 @@ pub fn chat_steps(model: &dyn ChatModel, kv_dtype: DType) -> Result<Vec<CheckSte
         seq_base: (sequence * CONTEXT) as u32,
         seq_len: pos as u32 + 1,
     };
-    // The first sequence begins with an image, the second goes on in the middle of a text.
+    // The first sequence begins with an image, the second continues in the middle of a text.
     let first = (0..7).map(|i| match i {
         0..3 if images => row(0, i, TOKEN_IMAGE),
         _ => row(0, i, model.prompt_token(test_token(vocab, i), images)),

@@ -41,7 +41,7 @@ impl Family {
     ///
     /// # Errors
     /// [`Error::Unsupported`] for none of them, and those of reading `config.json`.
-    pub fn of(files: &ModelFiles, weights: &Weights) -> Result<&'static Family> {
+    pub fn recognise(files: &ModelFiles, weights: &Weights) -> Result<&'static Family> {
         for family in FAMILIES {
             if (family.recognises)(files, weights)? {
                 return Ok(family);
@@ -64,12 +64,12 @@ impl Family {
     /// Checks that files are of this family.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for another one, with what opens it, and those of [`Family::of`].
+    /// [`Error::Unsupported`] for another one, with what opens it, and those of [`Family::recognise`].
     pub(crate) fn check(&self, files: &ModelFiles, weights: &Weights) -> Result<()> {
         if (self.recognises)(files, weights)? {
             return Ok(());
         }
-        Err(Family::of(files, weights)?.wrong_family(&format!("a {}", self.name), weights))
+        Err(Family::recognise(files, weights)?.wrong_family(&format!("a {}", self.name), weights))
     }
 
     /// The error of opening a model of this family as `wanted`.
@@ -89,7 +89,7 @@ impl Family {
 /// [`Error::MissingTensors`] and [`Error::Shape`] for a checkpoint that does not fit.
 pub fn open(files: impl Into<ModelFiles>, weights: &Weights, options: LoadOptions) -> Result<Box<dyn Model>> {
     let files = files.into();
-    let model = (Family::of(&files, weights)?.open)(&files, weights, options)?;
+    let model = (Family::recognise(&files, weights)?.open)(&files, weights, options)?;
     let all = weights.checkpoint().tensors().map(|t| t.name.as_str());
     let unread: Vec<&str> = all.filter(|name| !model.reads().contains_key(*name) && !model.ignores(name)).collect();
     if let Some(first) = unread.first() {
@@ -99,7 +99,7 @@ pub fn open(files: impl Into<ModelFiles>, weights: &Weights, options: LoadOption
     Ok(model)
 }
 
-/// Opens a model that goes on with a text.
+/// Opens a chat model.
 ///
 /// # Errors
 /// As [`open`]; [`Error::Unsupported`] for one that does not, with what opens it.

@@ -76,7 +76,7 @@ pub struct OpReport {
     pub divergences: usize,
 }
 
-/// Runs a model on the plain CPU and on a device and compares every node of its trial steps ([`models::Model::check_steps`]).
+/// Runs a model on the plain CPU and on a device and compares every node of its check steps ([`models::Model::check_steps`]).
 /// Inputs that these leave open and the KV cache are noise that is equal in every run.
 ///
 /// # Errors
@@ -119,7 +119,7 @@ pub fn check(
     Ok(CheckReport { device: report.device, why: report.why, ops, nodes: total, divergences, first: pair.first })
 }
 
-/// A trial whose plan backends can share.
+/// A check step whose plan backends can share.
 struct Stage {
     name: &'static str,
     plan: Arc<Plan>,

@@ -20,7 +20,7 @@ use crate::threads;
 const MODEL_FILE: &str = ModelFiles::CHECKPOINT;
 const CONFIG_FILE: &str = "config.json";
 const TOKENIZER_FILE: &str = "tokenizer.json";
-/// What part of the file tensors may be that running the model does not need: a tenth.
+/// Maximum share of the file for tensors that running the model does not need.
 const EXTRAS_SHARE: u64 = 10;
 
 /// What a conversion wrote.
@@ -49,7 +49,7 @@ pub struct ConvertReport {
 /// Writes the model `input` into the directory `out_dir` in the packed form: `model.safetensors`, `config.json`, and
 /// the tokenizer given or beside the input.
 ///
-/// Files are written under other names and renamed when they are whole. The packed model is held in memory, besides the
+/// Files are written under other names and renamed when they are complete. The packed model is held in memory, besides the
 /// few tensors that are being quantised.
 ///
 /// # Errors
@@ -254,7 +254,7 @@ fn check_target(input: &ModelFiles, weights: &Weights, reads: &Reads, out_dir: &
         // A conversion that is killed leaves such files behind.
         let own = [MODEL_FILE, CONFIG_FILE, TOKENIZER_FILE].contains(&name.as_ref());
         if !own && !name.starts_with(TEMPORARY) {
-            return refused(format!("holds {name:?}, which is no part of a packed model; give an empty directory"));
+            return refused(format!("holds {name:?}, which is not part of a packed model; give an empty directory"));
         }
     }
     Ok(())
@@ -268,13 +268,13 @@ fn check_replaced(weights: &Path, reads: &Reads) -> Result<()> {
     }
     let refused = |problem: &str| Err(Error::argument(weights.display(), format!("{problem}; give another directory")));
     if fs::symlink_metadata(weights).is_ok_and(|m| !m.is_file()) {
-        return refused("is no file of its own, and what it leads to would be replaced");
+        return refused("is a link, and the file that it leads to would be replaced");
     }
     match Checkpoint::open(weights) {
         Ok(old) if old.metadata().contains_key(PACKED_KEY) => match reads.keys().all(|name| old.get(name).is_some()) {
             true => Ok(()),
             false => refused("is a conversion of another model and would be replaced"),
         },
-        _ => refused("is no packed model of an earlier conversion and would be replaced"),
+        _ => refused("is not a packed model of an earlier conversion, and would be replaced"),
     }
 }

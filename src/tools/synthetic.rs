@@ -16,7 +16,7 @@ use crate::quant::Bits;
 use crate::tensor::Pack;
 use crate::threads;
 
-/// About the size of the elements of weights.
+/// Standard deviation of the elements of weights.
 const SIZE: f32 = 0.02;
 /// Elements that one task computes.
 const PIECE: usize = 1 << 14;
@@ -58,7 +58,7 @@ impl Synthetic {
         let by_name: BTreeMap<&str, &TensorRequest> = wanted.iter().rev().map(|w| (w.name.as_str(), w)).collect();
         let (mut table, mut tensors) = (BTreeMap::new(), Vec::new());
         for (tensor, TensorRequest { shape, .. }) in &by_name {
-            let (fill, mut shape) = (Fill::of(by_name[tensor]), shape.clone());
+            let (fill, mut shape) = (Fill::for_request(by_name[tensor]), shape.clone());
             if fill == Fill::Ternary {
                 let [rows, cols] = *shape.as_slice() else {
                     let object = format!("{name}: tensor {tensor}");
@@ -115,7 +115,7 @@ enum Fill {
 }
 
 impl Fill {
-    fn of(wanted: &TensorRequest) -> Self {
+    fn for_request(wanted: &TensorRequest) -> Self {
         match wanted.pack {
             Pack::Ternary(_) => Fill::Ternary,
             Pack::F16 | Pack::Int8 => Fill::Half,

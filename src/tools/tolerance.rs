@@ -1,4 +1,4 @@
-//! How far one node's outputs are from the reference's, by what they mean.
+//! Errors of a node's outputs against the reference, by the kind of output.
 
 use crate::plan::{Node, Plan};
 use crate::tensor::{DType, Spec};
@@ -117,7 +117,7 @@ impl Compared {
         if worst.0 > 1.0 { worst } else { (share, worst.1) }
     }
 
-    /// Scale and sum of codes, `(1/k, sum)` a row: the sum must be that of the backend's own codes, which may have flipped.
+    /// Scale and sum of codes, `(1/k, sum)` for each row: the sum must be that of the backend's own codes, which may have flipped.
     fn scale_and_sum(&self, codes: &[f64]) -> Worst {
         let width = codes.len() / (self.want.len() / 2).max(1);
         let scales = |v: &[f64]| v.iter().step_by(2).copied().collect::<Vec<f64>>();

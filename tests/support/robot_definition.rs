@@ -122,7 +122,7 @@ impl Definition {
         Rows::new(x.width, x.iter().flat_map(row).collect())
     }
 
-    /// Tokens that go on where the last call ended. Keys leave one by one: the first that is no sink, when there are more
+    /// Tokens that go on where the last call ended. Keys leave one by one: the first that is not a sink, when there are more
     /// than sinks and window.
     pub fn forward(&mut self, ids: &[u32]) -> Said {
         let (d, before) = (self.sizes.d, self.seen.len());

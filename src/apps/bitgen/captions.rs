@@ -1,4 +1,4 @@
-//! What a BitGen writes: tokens, and captions as text.
+//! Captions: generating their tokens, and their text.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ pub struct CaptionOptions {
     pub max_tokens: usize,
     /// How a token is chosen.
     pub sampling: Sampling,
-    /// Ends the caption; it is part of it. None: nothing does.
+    /// Token that ends the caption, and is part of it; none: only `max_tokens` ends it.
     pub eos: Option<u32>,
     /// Noise on the memory.
     pub noise: MemoryNoise,
@@ -34,7 +34,7 @@ impl Default for CaptionOptions {
     }
 }
 
-/// A caption, and what it took.
+/// A caption, with counts and times.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Caption {
     /// The text.
@@ -60,9 +60,9 @@ impl BitGen {
     /// # Errors
     /// As [`BitGen::encode`] and [`Sampler::new`]; [`Error::NonFiniteLogits`] for broken weights.
     pub fn caption(&self, text: &[u32], image: Option<&Image>, options: &CaptionOptions) -> Result<Vec<u32>> {
-        let most = self.sizes().positions;
-        if !(1..=most).contains(&options.max_tokens) {
-            return Err(Error::argument("max_tokens", format!("is {}, expected 1..={most}", options.max_tokens)));
+        let max = self.sizes().positions;
+        if !(1..=max).contains(&options.max_tokens) {
+            return Err(Error::argument("max_tokens", format!("is {}, expected 1..={max}", options.max_tokens)));
         }
         let sampler = Sampler::new(options.sampling.clone())?;
         let context = self.encode(text, image, &options.noise)?.context;
@@ -70,11 +70,11 @@ impl BitGen {
         self.write(text.first().copied().unwrap_or_default(), &context, sampler, &mut caption, |_| {})
     }
 
-    /// Describes an image, or goes on from a text alone; `on_text` gets the text as it becomes certain.
+    /// Describes an image, or continues a text alone; `on_text` gets the text as it becomes certain.
     ///
     /// The prompt is what the encoder reads, without one the tokenizer's start of a text alone, and the prompt's first
     /// token is what the decoder starts from. It is the caption's first word for a decoder that was trained to say the
-    /// present token, as the original's is, and no part of it for one that says the next ([`BitGenConfig::next_token`]).
+    /// present token, as the original's is, and not part of it for one that says the next ([`BitGenConfig::next_token`]).
     /// The caption ends at the end of text that `options`, the configuration or the tokenizer name, at a stop string, or
     /// after `max_tokens` tokens; none: 32, or as many as the model has positions.
     ///
@@ -149,14 +149,13 @@ impl BitGen {
 
     /// Maximum number of tokens of a caption's text, if `asked` are asked for.
     fn max_tokens(&self, asked: Option<usize>) -> Result<usize> {
-        // A start that is no part of the caption takes a position too.
+        // A start that is not part of the caption takes a position too.
         let room = self.sizes().positions - usize::from(self.config().next_token);
         match asked {
             None => Ok(room.min(DEFAULT_TOKENS)),
             Some(n) if (1..=room).contains(&n) => Ok(n),
             Some(n) => {
-                let problem =
-                    format!("is {n}, expected 1..={room}: so many positions does the model have for a caption");
+                let problem = format!("is {n}, expected 1..={room}, the positions that the model has for a caption");
                 Err(Error::argument("max_tokens", problem))
             }
         }

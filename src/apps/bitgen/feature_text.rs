@@ -1,23 +1,23 @@
-//! What of a text a BitGen's features are made of: its first token, and nothing behind it.
+//! Which part of a text a BitGen's features depend on: the first token only.
 
 use crate::apps::bitgen::BitGen;
 use crate::error::Result;
 
-/// What of a text the features of [`BitGen::text_features`] are made of.
+/// Which part of a text [`BitGen::text_features`] depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FeatureText {
     /// What the first token stands for, as it was written; empty for a token that the tokenizer puts in front of every
     /// text, so that the features of all texts are alike.
     pub read: String,
-    /// What the tokens behind it stand for, which nothing is made of; mostly empty.
+    /// The text of the other tokens, on which nothing depends; usually empty.
     pub ignored: String,
-    /// Whether the tokenizer does not know what the first token stands for: then features are those of any unknown word,
-    /// and tell nothing of the text.
+    /// Whether the first token is the unknown token: then the features are those of any unknown word, and say nothing
+    /// about the text.
     pub unknown: bool,
 }
 
 impl BitGen {
-    /// What of a text features are made of.
+    /// Which part of a text its features depend on.
     ///
     /// # Errors
     /// As [`BitGen::tokens`].

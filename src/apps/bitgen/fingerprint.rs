@@ -1,4 +1,4 @@
-//! Telling one model's weights from another's.
+//! A hash by which models with equal weights are recognised.
 
 use std::collections::BTreeSet;
 
@@ -29,7 +29,7 @@ pub(crate) fn from_hex(text: &str) -> Option<[u8; HASH]> {
     bytes.try_into().ok().filter(|_| whole)
 }
 
-/// A hash of tensors' names, dtypes, shapes and bytes, whatever kind of file they lie in; it is read for that.
+/// A hash of tensors' names, dtypes, shapes and bytes, independent of the kind of file; the file is read for it.
 ///
 /// # Errors
 /// Those of [`Checkpoint::open`], and [`crate::Error::MissingTensors`].

@@ -1,8 +1,8 @@
 //! BitGen on a device: features of images and texts in one space, their similarities, and captions.
 //!
 //! * here: [`BitGen`], how it is opened, and one call of each of its programs.
-//! * `similarity`: cosines of features, and what a temperature makes of them.
-//! * [`captions`]: texts that it writes.
+//! * `similarity`: cosines of features, and probabilities at a temperature.
+//! * [`captions`]: the texts that it generates.
 //! * [`memory`]: the episodic memory that its encoder reads, how it changes, its file; `remember`: writing to it.
 //! * `feature_text`: features as text; `fingerprint`: which models have equal features.
 
@@ -39,7 +39,7 @@ use crate::threads;
 pub(crate) const FEATURE_ROWS: usize = 64;
 /// Rows of the decoder whose logits are read after one step.
 const DECODER_OUTPUTS: usize = 16;
-/// Images that are encoded in one step: of more, some kernels would be more workgroups than adapters launch at once.
+/// Images that are encoded in one step: with more, some kernels would need more workgroups than adapters launch at once.
 pub(crate) const IMAGES: usize = 4;
 /// Bounds on the temperature that divides similarities, as in the original's loss.
 const TEMPERATURE: [f32; 2] = [0.001, 1.0];
@@ -206,9 +206,8 @@ impl BitGen {
         self.temperature
     }
 
-    /// Equal for models that make equal features of images and texts: a hash, in hexadecimal digits, of the tensors that
-    /// these are made of. The checkpoint is read for it. A file in another form (packed, or of another precision) has
-    /// another one.
+    /// A hash, in hexadecimal digits, of the tensors on which features depend: equal for models with equal features. The
+    /// checkpoint is read for it. A file in another form (packed, or of another precision) has another hash.
     ///
     /// # Errors
     /// As [`Weights::open`](crate::files::Weights::open) if the file has changed since the model was opened.
@@ -254,7 +253,7 @@ impl BitGen {
         Ok(self.all_image_features(images)?.into_iter().map(|seen| seen.features).collect())
     }
 
-    /// What becomes of images.
+    /// The encoder's outputs for images.
     pub(crate) fn all_image_features(&self, images: &[Image]) -> Result<Vec<ImageFeatures>> {
         let mut steps = images.chunks(IMAGES);
         let (mut all, mut pixels) = (Vec::with_capacity(images.len()), self.pixels(steps.next().unwrap_or(&[])));
@@ -361,7 +360,7 @@ impl BitGen {
         decoder.decoder_logits(backend.as_mut(), tokens, (bitgen_slots::CONTEXT, context), rows)
     }
 
-    /// What the encoder reads of images, those of one step.
+    /// Pixels of the images of one step, as the encoder reads them.
     fn pixels(&self, images: &[Image]) -> Vec<Vec<f32>> {
         let ImageInfo { size, mean, std, .. } = self.info;
         threads::shared().map(images, |image| image.bilinear_values(size, mean, std))

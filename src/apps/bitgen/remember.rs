@@ -1,4 +1,4 @@
-//! A BitGen that remembers: what it reads goes into its memory, and the memory into a file.
+//! Writing to the episodic memory, and the memory to a file.
 
 use std::path::Path;
 
@@ -9,9 +9,9 @@ use crate::error::{Error, Result};
 use crate::files::Image;
 
 impl BitGen {
-    /// Reads a text, beside an image or not, as [`BitGen::encode`] without noise, and writes what each of its tokens asked
-    /// the memory with, the longest vectors first ([`EpisodicMemory::write`]; alpha is the configuration's
-    /// `memory_alpha`), as the original does while it is trained. The next pass reads the memory so changed.
+    /// Reads a text, beside an image or not, as [`BitGen::encode`] without noise, and writes the memory query of
+    /// each token, the longest vectors first ([`EpisodicMemory::write`]; alpha is the configuration's
+    /// `memory_alpha`), as the original does while it is trained. The next pass reads the changed memory.
     ///
     /// # Errors
     /// As [`BitGen::encode`]; [`Error::Unsupported`] for a model whose configuration says `"direct_writing": false`.

@@ -1,4 +1,4 @@
-//! How near texts and images are: cosines, and what a temperature makes of them.
+//! Similarity of texts and images: cosines, and probabilities at a temperature.
 
 use crate::error::{Error, Result};
 
@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 pub struct Similarities {
     /// `[texts][images]`, in -1..=1.
     pub cosine: Vec<Vec<f32>>,
-    /// What cosines are divided by before a softmax.
+    /// Divides the cosines before a softmax.
     pub temperature: f32,
 }
 
@@ -31,7 +31,7 @@ impl Similarities {
         self.cosine.iter().map(|row| row.iter().map(|c| c / self.temperature).collect()).collect()
     }
 
-    /// `[texts][images]`: how likely each text is for an image, if one of them is: a softmax over the texts.
+    /// `[texts][images]`: the probability of each text for an image, if one of them is right: a softmax over the texts.
     pub fn text_for_image(&self) -> Vec<Vec<f32>> {
         let (scaled, images) = (self.scaled(), self.cosine.first().map_or(0, Vec::len));
         let column = |i: usize| softmax(&scaled.iter().filter_map(|row| row.get(i).copied()).collect::<Vec<f32>>());
@@ -39,7 +39,7 @@ impl Similarities {
         (0..scaled.len()).map(|t| columns.iter().filter_map(|c| c.get(t).copied()).collect()).collect()
     }
 
-    /// `[texts][images]`: how likely each image is for a text, if one of them is: a softmax over the images.
+    /// `[texts][images]`: the probability of each image for a text, if one of them is right: a softmax over the images.
     pub fn image_for_text(&self) -> Vec<Vec<f32>> {
         self.scaled().iter().map(|row| softmax(row)).collect()
     }
@@ -66,8 +66,8 @@ pub(crate) fn not_finite(object: impl ToString) -> Error {
 }
 
 fn softmax(x: &[f32]) -> Vec<f32> {
-    let most = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let powers: Vec<f64> = x.iter().map(|v| f64::from(v - most).exp()).collect();
+    let max = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let powers: Vec<f64> = x.iter().map(|v| f64::from(v - max).exp()).collect();
     let sum: f64 = powers.iter().sum();
     powers.iter().map(|p| (p / sum) as f32).collect()
 }

@@ -15,12 +15,12 @@ use crate::apps::picture_index::{Folder, Picture, Table};
 use crate::error::{Error, Result};
 use crate::files::{Checkpoint, NewTensor, StorageDType, write_tensors};
 
-/// The metadata entry that tells an index, with its version.
+/// The metadata entry of an index: its version.
 const KEY: &str = "ternion.pictures";
 const VERSION: &str = "1";
 const FEATURES: &str = "features";
 const PICTURES: &str = "pictures";
-/// How far from 1 the length of features may be.
+/// Tolerance of the length of features, which is 1.
 const LENGTH_ERROR: f32 = 0.01;
 /// What to do about a broken file.
 const ADVICE: &str = "embed the pictures again with --rebuild";
@@ -65,7 +65,7 @@ pub(crate) fn read(path: &Path) -> Result<(String, Table)> {
     let broken = |problem: String| Error::format(path.display(), format!("{problem}; {ADVICE}"));
     match checkpoint.metadata().get(KEY).map(String::as_str) {
         Some(VERSION) => {}
-        None => return Err(broken("is no index of pictures".into())),
+        None => return Err(broken("is not an index of pictures".into())),
         Some(other) => {
             let object = format!("{}: version {other:?} of the index", path.display());
             return Err(Error::Unsupported { object, problem: format!("version {VERSION} is read; {ADVICE}") });
@@ -106,7 +106,7 @@ fn check_features(features: &[f32], width: usize) -> Result<(), String> {
 
 /// Checks what the JSON says against the number of rows.
 fn table(json: &Json, width: usize, features: Vec<f32>) -> Result<Table, String> {
-    let hash = |text: &String| from_hex(text).ok_or_else(|| format!("{text:?} is no SHA-256"));
+    let hash = |text: &String| from_hex(text).ok_or_else(|| format!("{text:?} is not a SHA-256"));
     let hashes: Vec<[u8; HASH]> = json.sha256.iter().map(hash).collect::<Result<_, _>>()?;
     if hashes.iter().collect::<HashSet<_>>().len() != hashes.len() {
         return Err("two of its rows have the same hash".into());

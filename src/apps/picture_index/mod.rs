@@ -1,4 +1,4 @@
-//! Pictures of folders with their features, kept in a file: embedded once, found by text or by picture.
+//! An index of the pictures in folders: each is embedded once, and found by text or by picture.
 //!
 //! * here: [`PictureIndex`], what it holds, and finding pictures.
 //! * `walk`: which files of a folder are pictures.
@@ -27,13 +27,13 @@ pub use walk::{ENDINGS, Skipped};
 
 /// Pictures that one task compares.
 const TASK_ROWS: usize = 1024;
-/// How long pictures are embedded before the file is written, unless it takes long to write.
+/// Time between writes of the file, unless writing takes long.
 const SAVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// The features of the pictures in some folders, kept in one file, and the model that they are found with.
 ///
-/// A picture is known by what its file holds (SHA-256): one that was renamed, copied or only touched is not embedded
-/// again, nor one whose size and time of change are as they were, which is not even read.
+/// A picture is identified by the SHA-256 of its file: one that was renamed, copied or only touched is not embedded again.
+/// A file whose size and modification time are unchanged is not read.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -66,7 +66,7 @@ pub struct IndexedFolder {
     pub path: PathBuf,
     /// Pictures of it in the index.
     pub pictures: usize,
-    /// Whether all that it held when it was looked through are; an interrupted run leaves others behind.
+    /// Whether the index has all pictures that the folder had at the last scan; an interrupted run leaves some out.
     pub complete: bool,
 }
 
@@ -148,8 +148,8 @@ impl PictureIndex {
         Ok(index)
     }
 
-    /// Sets how long pictures are embedded before the file is written, 15 s at first: as much is lost at most if the
-    /// program is ended. It is longer where writing takes more than a twentieth of it.
+    /// Sets the time between writes of the file, 15 s by default: at most that much work is lost if the program is
+    /// killed. The time is longer if writing would take more than a twentieth of it.
     pub fn save_every(&mut self, interval: Duration) {
         self.interval = interval;
     }
@@ -238,12 +238,12 @@ impl PictureIndex {
         Ok(found.map(|(cosine, folder, path)| Found { path: self.real(folder).join(path), cosine }).collect())
     }
 
-    /// Where a folder is.
+    /// The path of a folder.
     fn real(&self, folder: &str) -> PathBuf {
         if folder == "." { self.dir.clone() } else { self.dir.join(folder) }
     }
 
-    /// Takes over what the file holds.
+    /// Loads the file.
     fn read(&mut self) -> Result<()> {
         let path = self.path();
         let (fingerprint, table) = file::read(&path)?;

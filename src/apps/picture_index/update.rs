@@ -1,4 +1,4 @@
-//! Looking through folders: what is new is embedded, what is gone is dropped.
+//! Scanning folders: new pictures are embedded, missing ones are dropped.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -34,7 +34,7 @@ pub struct Update {
     pub known: usize,
     /// Files with the size and the time of change that they had.
     pub unchanged: usize,
-    /// Places where there is no picture any more, renamed ones included.
+    /// Paths without a picture now, renamed ones included.
     pub removed: usize,
     /// What could not be read.
     pub skipped: Vec<Skipped>,
@@ -80,11 +80,11 @@ impl<'a> Batch<'a> {
 }
 
 impl PictureIndex {
-    /// Looks through folders and the folders in them for pictures, known by the ends of their names ([`crate::apps::picture_index::ENDINGS`]),
-    /// and embeds those that the index lacks; pictures that are gone are dropped. Then the file is written, and before
-    /// that now and then, so that a run that was ended goes on where it was. What cannot be read is left out and told.
+    /// Scans folders and their subfolders for pictures, recognised by their extensions ([`crate::apps::picture_index::ENDINGS`]),
+    /// and embeds those that the index does not have; missing pictures are dropped. The file is written at the end and
+    /// now and then before, so that an interrupted run can be continued. What cannot be read is left out and reported.
     ///
-    /// A folder below one of the index is looked through with that one; one above takes its place. Links to files are
+    /// A folder below one of the index is scanned as part of that one; a folder above one takes its place. Links to files are
     /// followed, links to folders and names that begin with a dot are not.
     ///
     /// # Errors
@@ -105,10 +105,10 @@ impl PictureIndex {
         self.update(&all, progress)
     }
 
-    /// Looks through all folders of the index again, as [`PictureIndex::add`] does.
+    /// Scans all folders of the index again, as [`PictureIndex::add`] does.
     ///
     /// # Errors
-    /// As [`PictureIndex::add`]; a folder that is no longer there is one, see [`PictureIndex::forget`].
+    /// As [`PictureIndex::add`]; a folder that does not exist any more is one, see [`PictureIndex::forget`].
     pub fn refresh(&mut self, progress: impl FnMut(Progress)) -> Result<Update> {
         let _lock = self.lock()?;
         let all = self.table.folders.keys().cloned().collect();
@@ -177,7 +177,7 @@ impl PictureIndex {
         name
     }
 
-    /// Looks through folders of the index.
+    /// Scans folders of the index.
     fn update(&mut self, names: &BTreeSet<String>, progress: impl FnMut(Progress)) -> Result<Update> {
         let (mut update, mut tasks, mut there) = (Update::default(), Vec::new(), BTreeMap::new());
         let mut walked = Vec::new();

@@ -8,7 +8,7 @@ use walkdir::{DirEntry, WalkDir};
 
 use crate::error::{Error, Result};
 
-/// Ends of the names of files that are taken for pictures, in any case.
+/// File name extensions of pictures, in upper or lower case.
 pub const ENDINGS: [&str; 8] = ["png", "jpg", "jpeg", "jpe", "jfif", "webp", "bmp", "gif"];
 
 /// What could not be read, and why.
@@ -30,13 +30,13 @@ pub(crate) struct File {
     pub modified: i64,
 }
 
-/// The pictures below a folder, sorted by path, and what could not be looked at.
+/// The pictures below a folder, sorted by path, and what could not be read.
 ///
 /// Links to files are followed and links to folders are not, so there are no loops. Names that begin with a dot are
 /// passed over, as other programs' own.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::Format`] if the folder itself cannot be looked at, or is none.
+/// [`Error::Io`], [`Error::Format`] if the folder itself cannot be read, or is not a folder.
 pub(crate) fn walk(folder: &Path) -> Result<(Vec<File>, Vec<Skipped>)> {
     if !fs::metadata(folder).map_err(Error::io(folder))?.is_dir() {
         return Err(no_folder(folder));
@@ -68,7 +68,7 @@ pub(crate) fn walk(folder: &Path) -> Result<(Vec<File>, Vec<Skipped>)> {
 }
 
 pub(crate) fn no_folder(path: &Path) -> Error {
-    Error::format(path.display(), "is no folder; give one with pictures")
+    Error::format(path.display(), "is not a folder; give one with pictures")
 }
 
 fn is_picture(path: &Path) -> bool {

@@ -1,10 +1,12 @@
-//! EmberNet's "VA refiner": it estimates at each step how little the next token owes to the image, and makes a token
-//! that owes little less likely.
+//! EmberNet's "VA refiner": it estimates at each step how little the next token depends on the image, and makes a
+//! token that depends little on it less likely.
 //!
 //! The score of a step lies between 0 (seen) and 1 (made up). It comes from two estimates:
 //! * the neuron score, `σ(L2 · gelu(L1 · f + b1) + b2)`, a classifier on values f inside the shared experts;
 //! * the logit score, `1 − tanh(mean|logits − baseline| / logit_scale)`, where the baseline is the logits of the prompt
-//!   with the first image's rows zero: logits that do not care about the image score high.
+//!   with the first image's rows zero: logits that do not depend on the image score high.
+//!
+//! In reading order: this file; `words` (words and digits that mark a visually sensitive token).
 //!
 //! Nothing here knows a device: [`Refiner`] sees numbers and texts. In an engine it is the hook of a generation:
 //! [`Session::generate_with`](crate::engine::Session::generate_with).
@@ -21,7 +23,7 @@ use crate::ops::{argmax, check_logits};
 
 /// Units of the classifier's middle layer.
 pub const CLASSIFIER_UNITS: usize = 64;
-/// What an estimate says when it has nothing to go by.
+/// The value of an estimate without data.
 const UNKNOWN: f32 = 0.5;
 /// The value of [`RefinerOptions::p_threshold`] that changes nothing.
 const NEUTRAL_P_THRESHOLD: f32 = 0.70;
@@ -60,9 +62,9 @@ impl Classifier {
 pub struct RefinerOptions {
     /// Share of the neuron score in `alpha · neuron + (1 − alpha) · logit`.
     pub alpha: f32,
-    /// A visually sensitive token is made less likely from this score on.
+    /// Minimum score from which a visually sensitive token is penalised.
     pub tau_visual: f32,
-    /// Any other token from this score on.
+    /// Minimum score from which any other token is penalised.
     pub tau_non_visual: f32,
     /// Other than 0.70, it sets both thresholds: `tau_visual = 0.85 · p_threshold`, `tau_non_visual = p_threshold`.
     pub p_threshold: f32,
@@ -71,9 +73,9 @@ pub struct RefinerOptions {
     pub layers: Vec<usize>,
     /// Values watched in all layers together, at most 2^20: `max(1, neuron_k / layers)` of each.
     pub neuron_k: usize,
-    /// Steps whose mean score tells a burst.
+    /// Number of steps over whose mean score a burst is detected.
     pub window: usize,
-    /// From this mean score on it is a burst.
+    /// Minimum of the mean score of a burst.
     pub burst_threshold: f32,
     /// Subtracted from the most likely token's logit outside bursts.
     pub soft_penalty: f32,
@@ -86,8 +88,8 @@ pub struct RefinerOptions {
     /// Whether the logit score counts. Then a generation about an image begins with one more pass over the prompt, in
     /// rows of the KV cache that one more session would take: one must be free at that time.
     pub use_logit: bool,
-    /// The classifier. There is none to be had from an EmberNet checkpoint: the original's is random at every start
-    /// and never trained, so that its score says nothing; without one of your own leave `use_neuron` off.
+    /// The classifier. EmberNet checkpoints do not have one: the original's is random at every start and never
+    /// trained, so that its score is meaningless. Without a classifier of your own leave `use_neuron` off.
     pub classifier: Option<Classifier>,
 }
 
@@ -195,7 +197,7 @@ pub fn is_visually_sensitive(text: &str) -> bool {
     text.chars().any(is_digit) || VISUAL_WORDS.iter().any(|word| text.contains(word))
 }
 
-/// What is said before an answer whose steps had these scores, possibly nothing. `tokens` are the texts of the
+/// The text in front of an answer whose steps had these scores; may be empty. `tokens` are the texts of the
 /// answer's tokens, if they are known; then the scores of visually sensitive ones count alone, if there are any.
 pub fn answer_prefix(scores: &[f32], tokens: Option<&[String]>) -> &'static str {
     let mean = |scores: &[f32]| scores.iter().map(|&s| f64::from(s)).sum::<f64>() as f32 / scores.len() as f32;
@@ -211,7 +213,7 @@ pub fn answer_prefix(scores: &[f32], tokens: Option<&[String]>) -> &'static str 
     }
 }
 
-/// An answer with what is said before it ([`answer_prefix`]). The original takes spaces off both ends of it first.
+/// An answer with the text in front of it ([`answer_prefix`]). The original takes spaces off both ends of it first.
 ///
 /// # Errors
 /// Those of [`Tokenizer::encode`] and [`Tokenizer::decode`].
@@ -223,7 +225,7 @@ pub fn calibrated_answer(answer: &str, scores: &[f32], tokenizer: Option<&Tokeni
     Ok(answer_prefix(scores, tokens.as_deref()).to_owned() + answer)
 }
 
-/// What the refiner made of a step.
+/// The result of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Refinement {
     /// The neuron score, 0.5 if it does not count.

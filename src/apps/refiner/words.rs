@@ -1,4 +1,4 @@
-//! Words and digits by which the refiner knows a token that names something seen.
+//! Words and digits that mark a visually sensitive token.
 
 /// A token whose text contains one of these is visually sensitive. The original's list.
 pub(crate) const VISUAL_WORDS: &[&str] = &[

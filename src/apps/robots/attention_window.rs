@@ -27,7 +27,7 @@ pub enum RobotAttention {
     /// As the original's code does.
     #[default]
     Original,
-    /// As sinks with a sliding window are meant: the text's first tokens are kept for good.
+    /// Attention sinks with a sliding window as published: the text's first tokens are kept for good.
     Streaming,
 }
 
@@ -48,7 +48,7 @@ impl FromStr for RobotAttention {
     }
 }
 
-/// How far attention reaches.
+/// Sizes of the sinks and of the window.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct WindowSizes {
     pub sinks: usize,

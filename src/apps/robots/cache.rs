@@ -6,7 +6,7 @@ use crate::apps::robots::attention_window::RobotAttention;
 use crate::error::{Error, Result};
 use crate::models::RobotSizes;
 
-/// Keys and values of the texts so far, on the host: a value like any other, which can be copied to go on twice. Made by
+/// Keys and values of the texts so far, on the host: it can be cloned to continue a text in two ways. Made by
 /// [`crate::apps::robots::RobotModel::cache`].
 #[derive(Clone, PartialEq)]
 pub struct RobotCache {
@@ -50,7 +50,7 @@ impl RobotCache {
         self.len() == 0
     }
 
-    /// Keys and values `[keys, heads · width of a head]` of a sample in an attention layer; none for numbers that there are not.
+    /// Keys and values `[keys, heads · width of a head]` of a sample in an attention layer; none if there is no such layer or sample.
     pub fn layer(&self, layer: usize, sample: usize) -> Option<[&[f32]; 2]> {
         let [k, v] = self.layers.get(layer)?;
         Some([k.get(sample)?, v.get(sample)?])

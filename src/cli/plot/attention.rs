@@ -2,7 +2,7 @@
 
 use plotters::prelude::DrawingBackend;
 use ternion::Result;
-use ternion::apps::attention_rollout::{Attention, ImageAttention};
+use ternion::apps::attention_rollout::{ImageAttention, TokenAttention};
 use ternion::files::Image;
 
 use crate::cli::plot::heat::{Scale, percent};
@@ -11,8 +11,8 @@ use crate::cli::plot::{Drawn, Figure, GREY, INK, Paper, fitted};
 
 /// Room around everything.
 const MARGIN: i32 = 28;
-/// Width of the longest token that is shown whole.
-const LONGEST: f64 = 300.0;
+/// Maximum width of a token's text; a longer one is cut.
+const MAX_TEXT_WIDTH: f64 = 300.0;
 /// Room between a picture and its heat.
 const BETWEEN: i32 = 24;
 /// Largest sides of a picture as it is drawn.
@@ -50,7 +50,7 @@ impl AttentionFigure {
     ///
     /// # Errors
     /// [`Error::Argument`] if a picture's sides are zero.
-    pub fn new(font: &Font, attention: &Attention, pictures: &[Image], texts: &[String]) -> Result<Self> {
+    pub fn new(font: &Font, attention: &TokenAttention, pictures: &[Image], texts: &[String]) -> Result<Self> {
         let (layers, mut parts, mut y, mut widest) = (attention.layers.len(), Vec::new(), TOP, 0);
         for (n, (picture, part)) in pictures.iter().zip(&attention.images).enumerate() {
             let picture = fitted(picture, SIDE)?;
@@ -72,7 +72,7 @@ impl AttentionFigure {
                 format!("{side} x {side} blocks of {block} x {block} patches. Colours: the part of this on each block")
             }
         };
-        let quoted = |token: usize| texts.get(token).map(|t| font.cut(&font.token(t), SIZES[0], LONGEST));
+        let quoted = |token: usize| texts.get(token).map(|t| font.cut(&font.token(t), SIZES[0], MAX_TEXT_WIDTH));
         let mut title = format!("Attention of text token {}", attention.token);
         title += &quoted(attention.token).map_or(String::new(), |text| format!(" “{text}”"));
         let next = attention.token + 1;
@@ -99,7 +99,7 @@ fn blocks(part: &ImageAttention) -> Vec<f32> {
     blocks
 }
 
-/// The picture in the colours of its blocks' numbers; `grid` patches a side, of which blocks join `block` a side.
+/// The picture in the colours of its blocks' numbers; `grid` patches per side, of which blocks join `block` per side.
 fn heat(picture: &Image, blocks: &[f32], [grid, block]: [usize; 2], scale: Scale) -> Image {
     let (mut heat, side) = (picture.clone(), grid.div_ceil(block));
     for (i, pixel) in heat.rgb.chunks_exact_mut(3).enumerate() {

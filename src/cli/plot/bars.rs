@@ -1,7 +1,7 @@
-//! Tokens a second by test.
+//! Tokens per second by test.
 
 use plotters::prelude::DrawingBackend;
-use ternion::tools::bench::Row;
+use ternion::tools::bench::BenchRow;
 
 use crate::cli::plot::heat::Scale;
 use crate::cli::plot::text::{Align, Font};
@@ -42,9 +42,9 @@ pub struct BarsFigure {
 
 impl BarsFigure {
     /// Lays out a bar for each row.
-    pub fn new(font: &Font, rows: &[Row]) -> Self {
-        let bar = |row: &Row| Bar {
-            // The font has no ×.
+    pub fn new(font: &Font, rows: &[BenchRow]) -> Self {
+        let bar = |row: &BenchRow| Bar {
+            // The font does not have ×.
             name: font.shown(&row.test.replace('×', "x")),
             rate: row.tokens_per_s,
             deviation: row.stddev,
@@ -62,7 +62,7 @@ impl BarsFigure {
             .map(|text| bars.iter().map(|b| wide(&text(b), SIZES[1])).max().unwrap_or(0));
         let ends = bars.iter().map(|b| b.rate + b.deviation).fold(0.0, f64::max);
         let first = rows.first();
-        let title = first.map_or(String::new(), |r| font.shown(&format!("{}: tokens a second", r.model)));
+        let title = first.map_or(String::new(), |r| font.shown(&format!("{}: tokens per second", r.model)));
         let device = first.map_or(String::new(), |r| font.shown(&format!("on {}", r.device)));
         let left = MARGIN + names + 12;
         let texts = [wide(&title, SIZES[0]), wide(&device, SIZES[1])].map(|w| w + 2 * MARGIN);

@@ -13,7 +13,7 @@ const BAR: i32 = 18;
 /// Steps of a colour bar.
 const STEPS: i32 = 128;
 
-/// Numbers from `least` to `most` and their colours, which are even to the eye.
+/// Numbers from `min` to `max` and their colours, which are perceptually uniform.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scale {
     /// The smallest number.
@@ -33,7 +33,7 @@ impl Scale {
         Scale { min: 0.0, max, digits: None }
     }
 
-    /// A scale of numbers of any sign that begins and ends with a round one and holds `least` to `most`.
+    /// A scale of numbers of any sign that begins and ends with a round one and holds `min` to `max`.
     pub fn between(min: f32, max: f32) -> Self {
         let range = (max - min).max(1e-3);
         let power = range.log10().floor() as i32;

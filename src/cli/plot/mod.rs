@@ -1,7 +1,9 @@
-//! Pictures of what a model did, as SVG or PNG.
+//! Plots of what a model did, as SVG or PNG.
 //!
-//! A [`Figure`] knows its size and draws itself on a [`Paper`]; [`PlotFile`] makes a file of it. [`heat`] has colours and
-//! cells, [`text`] the font, which is built in: a machine that runs models may have none.
+//! In reading order: `options` (`--routing` and `--attention` of a command); this file ([`Figure`] knows its size and draws
+//! itself on a [`Paper`]; [`PlotFile`] writes it); the figures: `routing` (experts by layer and token), `attention` (over
+//! pictures), `similarity` (texts and pictures), `bars` (rates of a benchmark); what they are drawn with: [`heat`] (colours
+//! and cells) and [`text`] (the font, which is built in, since a machine that runs models may have none).
 
 mod attention;
 mod bars;
@@ -42,10 +44,10 @@ const GREY: RGBColor = RGBColor(110, 110, 110);
 /// Colour of what belongs to the answer.
 const ANSWER: RGBColor = RGBColor(24, 90, 188);
 
-/// What tells a plot from other pictures, near the beginning of its file: a text of PNG, a comment of SVG.
+/// What marks a plot, near the beginning of its file: a text of PNG, a comment of SVG.
 const SOFTWARE: (&str, &str) = ("Software", "ternion");
 const COMMENT: &str = "<!-- drawn by ternion -->";
-/// Bytes of the beginning.
+/// Bytes of the beginning that are searched for it.
 const HEAD: u64 = 1024;
 
 /// What drawing on a backend gives.
@@ -74,7 +76,7 @@ pub trait Figure {
     }
 }
 
-/// The picture at the size at which it is drawn: its longer side is `most` pixels.
+/// The picture at the size at which it is drawn: its longer side is `max` pixels.
 ///
 /// # Errors
 /// [`Error::Argument`] if its bytes are not those of its size.
@@ -114,14 +116,13 @@ impl PlotFile {
             Some("svg") => Format::Svg,
             Some("png") => Format::Png,
             _ => {
-                let problem =
-                    format!("{} is no picture's name, expected one that ends in .svg or .png", path.display());
+                let problem = format!("{} does not end in .svg or .png", path.display());
                 return Err(Error::argument(option, problem));
             }
         };
         if !is_replaceable(&path).map_err(Error::io(&path))? {
             let problem =
-                "is no plot that this program has drawn, and would be overwritten; give the name of a new file";
+                "is not a plot that this program has drawn, and would be overwritten; give the name of a new file";
             return Err(Error::argument(path.display(), problem));
         }
         atomic::check_writable(&path)?;
@@ -156,7 +157,7 @@ impl PlotFile {
     }
 }
 
-/// Whether there is no file, an empty one, one that was drawn here, or what is not an ordinary file.
+/// Whether the file is missing, empty, drawn here, or not an ordinary file.
 fn is_replaceable(path: &Path) -> io::Result<bool> {
     match fs::metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),

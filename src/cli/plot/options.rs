@@ -60,8 +60,11 @@ impl PlotArgs {
             return Err(Error::argument("attention", "needs a picture to look at; give one with --image"));
         }
         let number = |n: &OsString| {
-            let problem =
-                || format!("{n:?} is no number; a text token's is expected, from 0 or, from the end, from -1");
+            let problem = || {
+                format!(
+                    "{n:?} is not a number; expected that of a text token: from 0 or, counted from the end, from -1"
+                )
+            };
             n.to_str().and_then(|n| n.parse().ok()).ok_or_else(|| Error::argument("attention", problem()))
         };
         let routing = self.routing.as_ref().map(|file| PlotFile::new("routing", file.as_os_str())).transpose()?;

@@ -9,19 +9,19 @@ use crate::cli::plot::text::{Align, Font};
 use crate::cli::plot::{ANSWER, Drawn, Figure, GREY, INK, Paper};
 
 /// Maximum number of tokens that are drawn: those at the end.
-const MOST_TOKENS: usize = 360;
+const MAX_TOKENS: usize = 360;
 /// Maximum number of tokens side by side.
-const MOST_IN_LINE: usize = 45;
+const MAX_PER_LINE: usize = 45;
 /// Room around everything.
 const MARGIN: i32 = 28;
 /// Room between the panels.
 const BETWEEN: i32 = 44;
-/// Width of the longest expert's name that is shown whole, and of a token's text.
-const LONGEST: [f64; 2] = [240.0, 120.0];
+/// Maximum width of an expert's name and of a token's text; longer ones are cut.
+const MAX_TEXT_WIDTH: [f64; 2] = [240.0, 120.0];
 /// Room for a colour bar and its numbers, from the right edge of the cells.
 const BAR_ROOM: i32 = 150;
-/// Widest panel of cells.
-const WIDEST: usize = 1180;
+/// Maximum width of a panel of cells.
+const MAX_WIDTH: usize = 1180;
 /// Sizes of the title, of a panel's title, and of all else.
 const SIZES: [f64; 3] = [26.0, 19.0, 16.0];
 /// Heights of lines of these sizes.
@@ -48,9 +48,9 @@ impl<'a> RoutingFigure<'a> {
     /// Lays out the picture of text tokens with these texts, whose answer begins with number `answer`.
     pub fn new(font: &Font, routing: &'a Routing, info: &ModelInfo, texts: &[String], answer: usize) -> Self {
         let names: Vec<String> =
-            info.experts.iter().map(|name| font.cut(&font.shown(name), SIZES[2], LONGEST[0])).collect();
-        let first = texts.len().saturating_sub(MOST_TOKENS);
-        let text = |text: &String| font.cut(&font.token(text), SIZES[2], LONGEST[1]);
+            info.experts.iter().map(|name| font.cut(&font.shown(name), SIZES[2], MAX_TEXT_WIDTH[0])).collect();
+        let first = texts.len().saturating_sub(MAX_TOKENS);
+        let text = |text: &String| font.cut(&font.token(text), SIZES[2], MAX_TEXT_WIDTH[1]);
         let tokens: Vec<String> = texts.iter().skip(first).map(text).collect();
         let widest = |texts: &[String]| texts.iter().map(|t| font.width(t, SIZES[2]).ceil() as i32).max().unwrap_or(0);
         // A viewer without the font may have a wider one.
@@ -59,12 +59,12 @@ impl<'a> RoutingFigure<'a> {
 
         let height = (560 / routing.experts.max(1)).clamp(10, 28) as i32;
         let cells = |columns: usize, y: i32, [min, max]: [usize; 2]| {
-            let width = (WIDEST / columns.max(1)).clamp(min, max) as i32;
+            let width = (MAX_WIDTH / columns.max(1)).clamp(min, max) as i32;
             Cells { x: left, y, width, height, columns, rows: routing.experts }
         };
         let by_layer = cells(routing.layers(), MARGIN + LINES[0] + 2 * LINES[1] + 14, [4, 60]);
         let mut y = by_layer.bottom() + 2 * LINES[2] + BETWEEN + 2 * LINES[1];
-        let in_line = tokens.len().div_ceil(tokens.len().div_ceil(MOST_IN_LINE).max(1)).max(1);
+        let in_line = tokens.len().div_ceil(tokens.len().div_ceil(MAX_PER_LINE).max(1)).max(1);
         let mut lines = Vec::new();
         for line in tokens.chunks(in_line) {
             let width = cells(in_line, y, [26, 44]).width;
@@ -218,7 +218,7 @@ mod tests {
             let routing = routing(experts, layers, tokens);
             let texts: Vec<String> = (0..tokens).map(|t| format!(" word{t}")).collect();
             let figure = RoutingFigure::new(&font, &routing, &info(experts), &texts, tokens / 2);
-            assert_eq!(figure.tokens.len(), tokens.min(MOST_TOKENS));
+            assert_eq!(figure.tokens.len(), tokens.min(MAX_TOKENS));
             assert_eq!(figure.lines.iter().map(|l| l.columns).sum::<usize>(), figure.tokens.len());
             let panels: Vec<&Cells> = [&figure.by_layer].into_iter().chain(&figure.lines).collect();
             for pair in panels.windows(2) {
@@ -226,13 +226,13 @@ mod tests {
             }
             for cells in panels {
                 assert!(cells.x > 150 && cells.right() + BAR_ROOM <= figure.size.0);
-                assert!(cells.bottom() + 60 < figure.size.1 && cells.columns <= MOST_IN_LINE.max(layers));
+                assert!(cells.bottom() + 60 < figure.size.1 && cells.columns <= MAX_PER_LINE.max(layers));
             }
         }
         let many = routing(8, 4, 1000);
         let texts = vec!["x".to_owned(); 1000];
         let figure = RoutingFigure::new(&font, &many, &info(8), &texts, 500);
-        assert_eq!(figure.first, 1000 - MOST_TOKENS);
+        assert_eq!(figure.first, 1000 - MAX_TOKENS);
         assert!(figure.captions[1].contains("last 360 of 1000"), "{}", figure.captions[1]);
     }
 }

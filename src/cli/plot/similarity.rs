@@ -1,4 +1,4 @@
-//! How near texts and pictures are: a cell for each two of them.
+//! Similarities of texts and pictures: a cell for each pair.
 
 use plotters::prelude::DrawingBackend;
 use ternion::Result;
@@ -11,16 +11,16 @@ use crate::cli::plot::{Drawn, Figure, GREY, INK, Paper, fitted};
 /// Room around everything.
 const MARGIN: i32 = 28;
 /// Widths of the longest text and of the longest name of a picture that are shown whole.
-const LONGEST: [f64; 2] = [420.0, 180.0];
+const MAX_TEXT_WIDTH: [f64; 2] = [420.0, 180.0];
 /// Room for the colour bar and its numbers.
 const BAR_ROOM: i32 = 130;
 /// Widest and highest panel of cells, while they are not too small.
 const PANEL: [usize; 2] = [1120, 900];
 /// Smallest and largest widths and heights of a cell.
 const CELL: [[usize; 2]; 2] = [[6, 104], [6, 40]];
-/// Cells at least so wide have small pictures above them, and numbers in them.
+/// Minimum width of cells with small pictures above them and numbers in them.
 const WIDE: i32 = 44;
-/// Cells at least so high have numbers in them; lines of text are as high.
+/// Minimum height of cells with numbers in them, and the height of lines of text.
 const HIGH: i32 = 20;
 /// Sizes of the title and of all else.
 const SIZES: [f64; 2] = [26.0, 16.0];
@@ -56,7 +56,7 @@ impl<'a> SimilarityFigure<'a> {
         let cut = |all: &[String], max: f64| -> Vec<String> {
             all.iter().map(|text| font.cut(&font.shown(text), SIZES[1], max)).collect()
         };
-        let (texts, names) = (cut(texts, LONGEST[0]), cut(names, LONGEST[1]));
+        let (texts, names) = (cut(texts, MAX_TEXT_WIDTH[0]), cut(names, MAX_TEXT_WIDTH[1]));
         // A viewer without the font may have a wider one.
         let widest =
             |all: &[String]| all.iter().map(|t| font.width(t, SIZES[1]).ceil() as i32).max().unwrap_or(0) * 11 / 10;
@@ -74,7 +74,7 @@ impl<'a> SimilarityFigure<'a> {
         SimilarityFigure { note, texts, names, thumbs, values, scale, cells, size: (width, below + MARGIN) }
     }
 
-    /// A picture as it is drawn above its column, one of so many; none if there is no room for it.
+    /// A picture as it is drawn above its column of `n`; none if there is no room for it.
     ///
     /// # Errors
     /// [`ternion::Error::Argument`] if its bytes are not those of its size.

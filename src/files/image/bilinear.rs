@@ -22,7 +22,7 @@ fn taps(from: usize, to: usize) -> Vec<Tap> {
 }
 
 impl Image {
-    /// What a vision encoder reads, `[3, size, size]`: the picture in 0..1 made `size` pixels a side, bilinear, the aspect
+    /// What a vision encoder reads, `[3, size, size]`: the picture in 0..1 made `size` pixels per side, bilinear, the aspect
     /// ratio ignored and shrinking without smoothing (`align_corners=False, antialias=False`), then `(x − mean) / std`
     /// for each channel. A picture that has the size already is not resampled.
     pub fn bilinear_values(&self, size: usize, mean: [f32; 3], std: [f32; 3]) -> Vec<f32> {

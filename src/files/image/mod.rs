@@ -1,4 +1,7 @@
 //! Pictures: decoding under limits, the bicubic resize of Pillow, and the pixel values a vision encoder reads.
+//!
+//! In reading order: this file ([`Image`]), `gif` (the first frame of an animation), `bilinear` (the resize of PyTorch that
+//! BitGens read).
 
 pub(crate) mod bilinear;
 pub(crate) mod gif;
@@ -38,7 +41,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// Reads and decodes the picture at `path`; the format is told from its content, never from its name.
+    /// Reads and decodes the picture at `path`; the format is recognised by its content, never by its name.
     ///
     /// # Errors
     /// [`Error::Io`], and those of [`Image::decode`].
@@ -50,8 +53,8 @@ impl Image {
     /// Decodes a PNG, JPEG, WebP, BMP or GIF held in `bytes`; `name` stands for it in messages.
     ///
     /// Palette and grey pictures become RGB, 16-bit samples are rounded to 8 bits, an alpha channel is dropped
-    /// (the colours under it are kept as they are, as Pillow's `convert("RGB")` does), and of an animation the first
-    /// frame is taken, on its background where it does not cover the picture, as Pillow does. The orientation that a camera wrote into the EXIF data is applied.
+    /// (the colours under it are kept, as Pillow's `convert("RGB")` does). Of an animation the first frame is taken, on its
+    /// background where it does not cover the picture, as Pillow does. The EXIF orientation is applied.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for another format, [`Error::Limit`] for a picture beyond [`MAX_SIDE`] or

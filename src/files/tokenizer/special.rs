@@ -149,5 +149,5 @@ pub(crate) fn read(files: &ModelFiles, file: &str) -> Result<Option<Map<String, 
     if bytes.len() as u64 > MAX_CONFIG {
         return Err(Error::format(name, format!("has more than {MAX_CONFIG} bytes; it is not a configuration")));
     }
-    text::json(&name, &bytes, "JSON object").map(Some)
+    text::json(&name, &bytes, "a JSON object").map(Some)
 }

@@ -10,7 +10,7 @@ use crate::models::load::{dims, read_json};
 use crate::models::vision::dinov2::DinoConfig;
 use crate::ops::MAX_HEAD;
 
-/// Pixels a side of the images that BitGen reads.
+/// Pixels per side of the images that BitGen reads.
 pub const IMAGE_SIZE: usize = 224;
 /// Width of a head in every published DINOv2.
 const DINO_HEAD: usize = 64;

@@ -1,4 +1,4 @@
-//! What BitGen's two models share. Which models there are is said in `bitgen_stage1/` and `robot/`.
+//! What BitGen's two models share, which are in `bitgen_stage1/` and `robot/`.
 //!
 //! In reading order: `config` (where a configuration is, heads, DINOv2's sizes), `decoder` (BitNetLinears, embeddings, and
 //! the text decoder), `unread` (which tensors of a checkpoint are not read, or are not parameters).

@@ -33,8 +33,8 @@ pub enum BitGenVision {
 /// How a BitGen of stage 1 is used, beside its weights and sizes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BitGenConfig {
-    /// Whether the decoder was trained to say the token that follows, as this project's models are. The original's says
-    /// the present one, and so a caption begins with its first token.
+    /// Whether the decoder predicts the next token, as this project's models do. The original's predicts the present one,
+    /// so that a caption begins with its first token.
     pub next_token: bool,
     /// Ends a caption; none: the tokenizer's end of text does.
     pub eos: Option<u32>,

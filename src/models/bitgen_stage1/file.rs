@@ -25,7 +25,7 @@ pub static BITGEN: Family = Family {
 pub const MEMORY_BUFFERS: [&str; 4] = ["memory_quality", "memory_read_count", "memory_write_count", "memory_age"];
 /// Features of the last images and texts of training, `[d, queue]`, to which the contrastive loss compares.
 const QUEUES: [&str; 2] = ["cross_modal_fusion.image_queue", "cross_modal_fusion.text_queue"];
-/// Tokens of the texts that are compared, and of what the decoder said so far.
+/// Tokens of the two texts that the encoders and the decoder read.
 const TEXTS: [usize; 2] = [7, 5];
 
 impl Model for BitGenStage1 {

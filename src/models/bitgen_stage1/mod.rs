@@ -27,7 +27,7 @@ use crate::tensor::{CountedBy, DType, Spec};
 
 /// Minimum of the length that a feature is divided by.
 const FEATURE_FLOOR: f32 = 1e-8;
-/// What a memory's answer is multiplied by before it is added to the query.
+/// Factor of what the memory returns before it is added to the query.
 const READ_SCALE: f32 = 0.5;
 
 /// Names of the slots of BitGen's plans, beside [`slots::ROWS`], [`slots::OUTPUTS`], [`slots::PIXELS`] and
@@ -45,7 +45,7 @@ pub mod bitgen_slots {
     pub const MEMORY: &str = "memory";
     /// Input `[slots]`: what each slot's cosine is multiplied by.
     pub const QUALITY: &str = "quality";
-    /// Output `[max_rows, d_memory]`: what each row asks the memory with, and what is written when it is remembered.
+    /// Output `[max_rows, d_memory]`: the memory query of each row, which is also what a write stores.
     pub const QUERY: &str = "query";
     /// Output `[max_rows, 5]`: the slots that each row has read.
     pub const READ: &str = "read";
@@ -272,7 +272,7 @@ impl BitGenStage1 {
         self.decoder.plan(&self.embedding, max_rows, max_outputs)
     }
 
-    /// x `[rows, d]` with what the memory answers.
+    /// x `[rows, d]` with what the memory returns.
     fn read_memory(&self, p: &PlanBuilder, x: Slot) -> Slot {
         let [n, d_memory] = self.sizes.memory;
         let memory = p.input(bitgen_slots::MEMORY, Spec::fixed(&[n, d_memory], DType::F32));

@@ -125,7 +125,7 @@ impl TernaryStack {
 }
 
 /// Which rows of which matrices lie in each piece: neighbours, as many as fit `max_binding` bytes with those of all
-/// `experts`, at 2 bits a weight, and at least a tile.
+/// `experts`, at 2 bits per weight, and at least a tile.
 fn cut(outs: &[usize], experts: usize, d_in: usize, max_binding: u64) -> Vec<Vec<(usize, Range<usize>)>> {
     let bytes = |words: usize| 4 * experts as u64 * words as u64;
     let (entry, tile) = (bytes(PART_WORDS), bytes(Bits::Two.matrix_words(TILE_ROWS, d_in)).max(1));
@@ -165,7 +165,7 @@ mod tests {
         let two = 16 + 2 * (entry + tile);
         assert_eq!(cut(&[300, 7], 2, 64, two), [vec![(0, 0..256)], vec![(0, 256..300), (1, 0..7)]]);
         assert_eq!(cut(&[300, 7], 2, 64, two - 1), [vec![(0, 0..256)], vec![(0, 256..300)], vec![(1, 0..7)]]);
-        let least = cut(&[129, 128], 2, 64, 1);
-        assert_eq!(least, [vec![(0, 0..128)], vec![(0, 128..129)], vec![(1, 0..128)]]);
+        let smallest = cut(&[129, 128], 2, 64, 1);
+        assert_eq!(smallest, [vec![(0, 0..128)], vec![(0, 128..129)], vec![(1, 0..128)]]);
     }
 }

@@ -14,7 +14,7 @@ pub fn embernet_prompt(question: &str, with_image: bool) -> String {
     format!("User: {mark}\n{question}\nAssistant:")
 }
 
-/// What follows an answer when a chat goes on: a new line, `User: ` with the next question, and `Assistant:`.
+/// What follows an answer in a conversation: a new line, `User: ` with the next question, and `Assistant:`.
 ///
 /// The original answers single questions only; this continues its layout, and is to be encoded without special tokens.
 pub fn embernet_follow_up(question: &str) -> String {

@@ -18,7 +18,7 @@ const HEADS: usize = 8;
 const CROSS: usize = 2;
 /// The pooler's attention in a trace.
 const POOLER: &str = "pooler";
-/// What image tokens are multiplied by before they meet text.
+/// Factor of image tokens before they are merged with text.
 const IMAGE_SCALE: f32 = 0.1;
 const NORM: RmsNorm = spec::norm(1e-5);
 

@@ -21,7 +21,7 @@ pub static ROBOTS: Family = Family {
     open: |files, weights, options| Ok(Box::new(BitGenModel::open(files, weights, options)?)),
 };
 
-/// Tokens of the task, and of what the decoder said so far.
+/// Tokens of the task, and of the decoder's text.
 const TOKENS: usize = 5;
 
 impl Model for BitGenModel {

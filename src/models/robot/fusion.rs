@@ -10,8 +10,8 @@ use crate::ops::{AttentionShape, Columns, ROW_WORDS, UnaryKind};
 use crate::plan::{PlanBuilder, Slot};
 use crate::tensor::{CountedBy, DType, Spec};
 
-/// What a fusion layer's attention is multiplied by before it is added.
-const FUSED: f32 = 0.1;
+/// Factor of a fusion layer's attention before it is added.
+const FUSION_SCALE: f32 = 0.1;
 
 /// The image encoder, and all that stands between images and text.
 #[derive(Debug)]
@@ -110,7 +110,7 @@ impl Fusion {
         for j in 0..self.layers.len() {
             let keys = whole(image_keys(p, j, c, samples));
             let a = p.row_attention(whole(t), keys, keys, spans, AttentionShape { heads: 1, kv_heads: 1, d: c.d });
-            t = p.affine(p.unary(a, UnaryKind::Scale(FUSED)), None, None, Some(t));
+            t = p.affine(p.unary(a, UnaryKind::Scale(FUSION_SCALE)), None, None, Some(t));
         }
         let i = p.select_rows(image_mean(p, c.d, samples), of_sample); // [rows, d]
         let h = p.unary(self.mlp[0].apply(p, p.concat(t, i), None), UnaryKind::Relu); // [rows, d_ff]

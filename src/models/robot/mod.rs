@@ -49,7 +49,7 @@ pub mod robot_slots {
     pub const COUNTED: &str = "counted";
     /// Output `[samples, d]`: of an image plan the images' features, of a plan with images the texts'.
     pub const FEATURES: &str = "features";
-    /// State `[samples · steps, h]`: what each step of reasoning says, a sample's steps in order.
+    /// State `[samples · steps, h]`: the output of each step of reasoning, a sample's steps in order.
     pub const STATES: &str = "reasoning.states";
     /// State `[samples · steps, 2]`: logits of each step's confidence and of its gate. The node that writes it last ends the
     /// first part of a plan.
@@ -211,8 +211,8 @@ impl BitGenModel {
             let _scope = p.scope(format!("attention.{i}"));
             x = p.tag(format!("attn.{i}.out"), layer.record(&p, x, rows, i, c.heads(), shape));
         }
-        let said = self.reasoning.record(&p, p.span_mean(x, spans), c, shape.samples);
-        x = p.affine(x, None, None, Some(p.select_rows(said, of_sample)));
+        let reasoned = self.reasoning.record(&p, p.span_mean(x, spans), c, shape.samples);
+        x = p.affine(x, None, None, Some(p.select_rows(reasoned, of_sample)));
         x = self.norm.apply(&p, p.tag("reasoning.out", x));
         p.output(robot_slots::EMBEDDINGS, p.tag("final_ln.out", x));
         let means = p.span_mean(x, spans);
@@ -231,7 +231,7 @@ impl BitGenModel {
         self.decoder.plan(&self.embedding, max_rows, max_outputs)
     }
 
-    /// x `[rows, d]` with what the memory answers.
+    /// x `[rows, d]` with what the memory returns.
     fn read_memory(&self, p: &PlanBuilder, x: Slot) -> Slot {
         let _scope = p.scope("memory");
         let one_head = AttentionShape { heads: 1, kv_heads: 1, d: self.sizes.memory[1] };

@@ -1,4 +1,4 @@
-//! BitGenModel's reasoning, a recurrent network that runs on what it says itself, and its choice of robots.
+//! BitGenModel's reasoning, an LSTM that reads its own output, and its choice of robots.
 
 use crate::models::bitgen::decoder::BitNet;
 use crate::models::layers::Linear;
@@ -41,21 +41,21 @@ impl Reasoning {
         }
     }
 
-    /// All steps of reasoning about the samples' means `[samples, d]`, their states and signs stored, and then what the
-    /// mean of the states that count says, `[samples, d]`.
+    /// All steps of reasoning about the samples' means `[samples, d]`, their states and signs stored, and then the
+    /// output for the mean of the states that count, `[samples, d]`.
     pub fn record(&self, p: &PlanBuilder, means: Slot, c: &RobotSizes, samples: usize) -> Slot {
         let (h, steps) = (c.reasoning, c.reasoning_steps);
         let state = |name: &str, width| p.state(name, Spec::fixed(&[samples * steps, width], DType::F32));
         let (states, signs) = (state(robot_slots::STATES, h), state(robot_slots::SIGNS, 2));
         let nothing = Spec::counted(&[samples, h], DType::F32, CountedBy::Outputs);
         let nothing = p.constant("reasoning.nothing", nothing, move || vec![0; samples * h]);
-        let mut said = self.encoder.apply(p, means, None); // [samples, h]
+        let mut output = self.encoder.apply(p, means, None); // [samples, h]
         let (mut hidden, mut cell) = (nothing, nothing);
         for step in 0..steps {
             let _scope = p.scope(format!("reasoning.{step}"));
-            let gates = self.hidden.apply(p, hidden, Some(self.input.apply(p, said, None))); // [samples, 4·h]
+            let gates = self.hidden.apply(p, hidden, Some(self.input.apply(p, output, None))); // [samples, 4·h]
             [hidden, cell] = p.lstm_cell(gates, cell);
-            said = hidden;
+            output = hidden;
             let places = strided(p, &format!("reasoning.{step}"), samples, steps, step);
             p.store_rows(whole(hidden), places, states);
             p.store_rows(whole(self.signs.apply(p, hidden, None)), places, signs);

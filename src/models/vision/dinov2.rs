@@ -22,9 +22,9 @@ pub struct DinoConfig {
     pub heads: usize,
     /// Layers.
     pub layers: usize,
-    /// Pixels a side of a patch.
+    /// Pixels per side of a patch.
     pub patch: usize,
-    /// Positions a side of the learned grid.
+    /// Positions per side of the learned grid.
     pub grid: usize,
 }
 
@@ -41,7 +41,7 @@ pub struct DinoV2 {
 }
 
 impl DinoV2 {
-    /// Takes the tensors below `w`, for pictures of `size` pixels a side.
+    /// Takes the tensors below `w`, for pictures of `size` pixels per side.
     pub fn load(w: &TensorScope, config: DinoConfig, size: usize) -> Self {
         let DinoConfig { d, patch, grid, .. } = config;
         let embeddings = w.at("embeddings");

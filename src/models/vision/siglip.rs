@@ -19,9 +19,9 @@ pub struct SigLipConfig {
     pub num_hidden_layers: usize,
     /// Heads.
     pub num_attention_heads: usize,
-    /// Pixels a side.
+    /// Pixels per side.
     pub image_size: usize,
-    /// Pixels of a patch's side.
+    /// Pixels per side of a patch.
     pub patch_size: usize,
 }
 

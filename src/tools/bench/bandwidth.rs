@@ -24,8 +24,8 @@ pub fn bandwidth(options: &DeviceOptions) -> Result<f64> {
     // What is tuned reads no faster here.
     let (mut backend, _) = device::choose(&DeviceOptions { autotune: false, ..options.clone() })?;
     let backend = backend.as_mut();
-    let most = (backend.caps().max_binding / (4 * PROBE_CHUNK as u64)).max(1) as usize;
-    let (plan, buffers) = record(CHUNKS, most.min(CHUNKS))?;
+    let max = (backend.caps().max_binding / (4 * PROBE_CHUNK as u64)).max(1) as usize;
+    let (plan, buffers) = record(CHUNKS, max.min(CHUNKS))?;
     let program = backend.prepare(plan.clone(), false)?;
     let words: Vec<u32> = (0..PROBE_CHUNK as u64).map(|i| split_mix(1, i) as u32).collect();
     for slot in buffers {
@@ -39,12 +39,12 @@ pub fn bandwidth(options: &DeviceOptions) -> Result<f64> {
     Ok((4 * CHUNKS * PROBE_CHUNK) as f64 / best.as_secs_f64().max(1e-9))
 }
 
-/// Reads `chunks` chunks in buffers of at most `most`.
-fn record(chunks: usize, most: usize) -> Result<(Arc<Plan>, Vec<Slot>)> {
+/// Reads `chunks` chunks in buffers of at most `max`.
+fn record(chunks: usize, max: usize) -> Result<(Arc<Plan>, Vec<Slot>)> {
     let p = PlanBuilder::new();
     let mut buffers = Vec::new();
-    for first in (0..chunks).step_by(most) {
-        let shape = [most.min(chunks - first), 32, PROBE_CHUNK / 32];
+    for first in (0..chunks).step_by(max) {
+        let shape = [max.min(chunks - first), 32, PROBE_CHUNK / 32];
         let buffer = p.input(&format!("buffer {first}"), Spec::fixed(&shape, DType::U32));
         p.output(&format!("sums {first}"), p.bandwidth_probe(buffer));
         buffers.push(buffer);

@@ -1,4 +1,4 @@
-//! Measuring a BitGen: how many images and texts a second become features.
+//! Benchmarks of a BitGen: features of images and texts per second.
 
 use std::fmt;
 use std::time::{Duration, Instant};

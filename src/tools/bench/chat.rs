@@ -1,4 +1,4 @@
-//! Measuring a model that goes on with a text.
+//! Benchmarks of chat models.
 
 use std::collections::BTreeMap;
 

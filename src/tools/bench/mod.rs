@@ -1,10 +1,10 @@
-//! Measuring a model: how fast it reads prompts and images and writes text, and how near that is to what the device's
-//! memory gives.
+//! Benchmarks: how fast a model reads prompts and images and generates text, and which share of the memory's bandwidth
+//! that takes.
 //!
 //! * `test`: what a test does, by its numbers.
 //! * `sessions`: running one through sessions, as a caller of the library would.
 //! * `probe`: single steps of a program, looked at: bytes, launches, the host's time, times by op.
-//! * `chat`, `bitgen`: the tests of models that go on with a text, and of BitGens.
+//! * `chat`, `bitgen`: the tests of chat models, and of BitGens.
 //! * `bandwidth`: how fast the device reads its memory.
 
 mod bandwidth;
@@ -81,7 +81,7 @@ impl Default for BenchOptions {
 
 /// The result of one test.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Row {
+pub struct BenchRow {
     /// The model.
     pub model: String,
     /// Bytes of its weights on the device.
@@ -134,10 +134,10 @@ impl BenchOptions {
     /// generations.
     pub fn tests(&self, max_positions: usize) -> Vec<Test> {
         // Each test takes one position for the token that follows what it reads.
-        let most = max_positions.saturating_sub(1);
+        let max = max_positions.saturating_sub(1);
         let deepest = self.depths.iter().copied().max().unwrap_or(0);
-        let prompts = lengths(self.prompts.as_deref(), &DEFAULT_PROMPTS, most);
-        let generated = lengths(self.generated.as_deref(), &DEFAULT_GENERATED, most.saturating_sub(deepest));
+        let prompts = lengths(self.prompts.as_deref(), &DEFAULT_PROMPTS, max);
+        let generated = lengths(self.generated.as_deref(), &DEFAULT_GENERATED, max.saturating_sub(deepest));
         let mut tests: Vec<Test> = prompts.into_iter().map(|tokens| Test::Prompt { tokens }).collect();
         if self.image {
             tests.extend([Test::Image, Test::ImagePrompt { tokens: 32 }]);
@@ -157,9 +157,9 @@ impl BenchOptions {
     /// # Errors
     /// [`Error::Argument`] with the range.
     pub fn validate(&self) -> Result<()> {
-        let within = |name: &str, n: usize, least: usize, most: usize| {
-            let problem = || Error::argument(name, format!("is {n}, expected {least}..={most}"));
-            if (least..=most).contains(&n) { Ok(()) } else { Err(problem()) }
+        let within = |name: &str, n: usize, min: usize, max: usize| {
+            let problem = || Error::argument(name, format!("is {n}, expected {min}..={max}"));
+            if (min..=max).contains(&n) { Ok(()) } else { Err(problem()) }
         };
         within("repetitions", self.repetitions, 1, MAX_REPETITIONS)?;
         let positions = 1 << 20;
@@ -181,9 +181,9 @@ impl BenchOptions {
             log::warn!("the model has {} positions, which the usual tests are cut to", info.max_positions);
         }
         for test in &tests {
-            let (needs, most) = (test.context(info)?, info.max_positions);
-            if needs > most {
-                let problem = format!("needs a context of {needs} tokens; the model has {most} positions");
+            let (needs, max) = (test.context(info)?, info.max_positions);
+            if needs > max {
+                let problem = format!("needs a context of {needs} tokens; the model has {max} positions");
                 return Err(Error::argument(test, problem));
             }
         }
@@ -206,11 +206,11 @@ impl BenchOptions {
     }
 }
 
-/// The lengths that are given, without zeros; where none are, the usual ones, at most `most`. If that is 0 they are not
-/// cut: the tests are then refused with what they need.
-fn lengths(given: Option<&[usize]>, usual: &[usize], most: usize) -> Vec<usize> {
-    let most = if most == 0 { usize::MAX } else { most };
-    let mut lengths = given.map_or_else(|| usual.iter().map(|&n| n.min(most)).collect(), <[usize]>::to_vec);
+/// The given lengths without zeros; if none are given the usual ones, each at most `max`. If `max` is 0 they stay as they
+/// are: the tests are then refused with what they need.
+fn lengths(given: Option<&[usize]>, usual: &[usize], max: usize) -> Vec<usize> {
+    let max = if max == 0 { usize::MAX } else { max };
+    let mut lengths = given.map_or_else(|| usual.iter().map(|&n| n.min(max)).collect(), <[usize]>::to_vec);
     lengths.retain(|&n| n > 0);
     if given.is_none() {
         lengths.dedup();
@@ -232,11 +232,11 @@ pub fn bench(
     files: impl Into<ModelFiles>,
     options: &BenchOptions,
     mut progress: impl FnMut(Progress),
-) -> Result<Vec<Row>> {
+) -> Result<Vec<BenchRow>> {
     options.validate()?;
     let files = files.into();
     let (weights, load) = (Weights::open(&files)?, LoadOptions::anywhere(Precision::F16.pack()));
-    let (measured, parameters) = if Family::of(&files, &weights)? == &BITGEN {
+    let (measured, parameters) = if Family::recognise(&files, &weights)? == &BITGEN {
         let parameters = parameters(models::open(&files, &weights, load)?.as_ref(), &weights);
         (bitgen::measure(&files, options, &mut progress)?, parameters)
     } else {
@@ -244,7 +244,7 @@ pub fn bench(
         (chat::measure(&files, model.info(), options, &mut progress)?, parameters(model.as_ref(), &weights))
     };
     let bandwidth = bandwidth(&options.device)?;
-    let row = |measured: Measured| Row::new(files.to_string(), parameters, measured, bandwidth);
+    let row = |measured: Measured| BenchRow::new(files.to_string(), parameters, measured, bandwidth);
     Ok(measured.into_iter().map(row).collect())
 }
 
@@ -280,7 +280,7 @@ struct Measured {
     peak_host_bytes: Option<u64>,
 }
 
-impl Row {
+impl BenchRow {
     fn new(model: String, parameters: u64, measured: Measured, bandwidth: f64) -> Self {
         let Measured { test, times, report, cost, .. } = measured;
         let tokens = measured.tokens as f64;
@@ -288,7 +288,7 @@ impl Row {
         let seconds = mean(&times).0;
         let per_s = |n: usize| n as f64 / seconds;
         let bytes_per_token = cost.bytes / tokens;
-        Row {
+        BenchRow {
             model,
             weight_bytes: report.weight_bytes,
             head: format!("{:?}", report.head).to_lowercase(),

@@ -1,4 +1,4 @@
-//! Folders of pictures with a list of what there is to say about them.
+//! Data sets: folders of pictures with a list of questions or captions.
 
 use std::fs;
 use std::path::{Component, Path, PathBuf};
@@ -47,7 +47,7 @@ pub struct Pair {
     pub image: PathBuf,
     /// The text that finds it.
     pub caption: String,
-    /// What is to be said of it, where that is another text.
+    /// The decoder's text, if it is another one.
     pub description: Option<String>,
 }
 
@@ -95,7 +95,7 @@ impl CaptionSet {
     pub const LIST: &str = "captions.json";
 
     /// Reads `captions.json` in the folder `dir`: a list of objects with the texts `image` (a file in the folder),
-    /// `caption`, and where the decoder is to say another text, `description`. Other fields are passed over.
+    /// `caption`, and `description` if the decoder's text is another one. Other fields are ignored.
     ///
     /// # Errors
     /// As [`DataSet::open`].
@@ -120,16 +120,16 @@ impl CaptionSet {
 }
 
 /// An entry of a list; what is wrong with it is the problem alone.
-struct Entry<'a> {
+struct ListEntry<'a> {
     dir: &'a Path,
     map: &'a Map<String, Value>,
 }
 
-impl Entry<'_> {
+impl ListEntry<'_> {
     fn text(&self, key: &str) -> Result<String, String> {
         match self.map.get(key) {
             Some(Value::String(text)) => Ok(text.clone()),
-            Some(other) => Err(format!("its {key:?} is {}, expected a text", kind(other))),
+            Some(other) => Err(format!("its {key:?} is {}, expected a string", kind(other))),
             None => Err(format!("has no {key:?}")),
         }
     }
@@ -147,15 +147,15 @@ impl Entry<'_> {
             return Err(format!("its \"image\" {name:?} leads out of the folder; pictures lie in it"));
         }
         let image = self.dir.join(&name);
-        if image.is_file() { Ok(image) } else { Err(format!("its \"image\" {name:?} is no file in the folder")) }
+        if image.is_file() { Ok(image) } else { Err(format!("its \"image\" {name:?} is not a file in the folder")) }
     }
 }
 
 /// Reads a folder's list: its path, and what `read` makes of each entry.
-fn read_list<T>(dir: &Path, form: Form, read: impl Fn(&Entry) -> Result<T, String>) -> Result<(PathBuf, Vec<T>)> {
+fn read_list<T>(dir: &Path, form: Form, read: impl Fn(&ListEntry) -> Result<T, String>) -> Result<(PathBuf, Vec<T>)> {
     let Form { list: name, entries: expected } = form;
     if !fs::metadata(dir).map_err(Error::io(dir))?.is_dir() {
-        return Err(Error::format(dir.display(), format!("is no folder; give one with {name} and its pictures")));
+        return Err(Error::format(dir.display(), format!("is not a folder; give one with {name} and its pictures")));
     }
     // The pictures are read later.
     let dir = &absolute(dir)?;
@@ -166,7 +166,7 @@ fn read_list<T>(dir: &Path, form: Form, read: impl Fn(&Entry) -> Result<T, Strin
     }
     let json = read_at_most(&list, MAX_LIST_BYTES)?;
     if json.len() as u64 > MAX_LIST_BYTES {
-        return broken(format!("has more than {MAX_LIST_BYTES} bytes, the most allowed"));
+        return broken(format!("has more than the {MAX_LIST_BYTES} bytes allowed"));
     }
     let entries = match text::json(&list.display().to_string(), &json, "JSON")? {
         Value::Array(entries) => entries,
@@ -178,7 +178,7 @@ fn read_list<T>(dir: &Path, form: Form, read: impl Fn(&Entry) -> Result<T, Strin
     let mut all = Vec::with_capacity(entries.len());
     for (i, entry) in entries.iter().enumerate() {
         let found = match entry {
-            Value::Object(map) => read(&Entry { dir, map }),
+            Value::Object(map) => read(&ListEntry { dir, map }),
             other => Err(format!("is {}, expected an object as in {expected}", kind(other))),
         };
         all.push(found.map_err(|problem| Error::format(place(&list, i), problem))?);
@@ -197,7 +197,7 @@ fn kind(value: &Value) -> &'static str {
         Value::Null => "null",
         Value::Bool(_) => "true or false",
         Value::Number(_) => "a number",
-        Value::String(_) => "a text",
+        Value::String(_) => "a string",
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
     }

@@ -84,7 +84,7 @@ pub fn rank(queries: &[Vec<f32>], candidates: &[Vec<f32>], right: &[Vec<usize>])
         let cosines: Vec<f32> = candidates.iter().map(|c| cosine(query, c)).collect();
         let best = right.iter().filter_map(|&i| cosines.get(i).copied()).fold(f32::NEG_INFINITY, f32::max);
         let wrong = || cosines.iter().enumerate().filter(|(i, _)| !right.contains(i)).map(|(_, &cosine)| cosine);
-        let hardest = wrong().fold(None, |most: Option<f32>, c| Some(most.map_or(c, |m| m.max(c))));
+        let hardest = wrong().fold(None, |max: Option<f32>, c| Some(max.map_or(c, |m| m.max(c))));
         Ranked { rank: wrong().filter(|&c| c >= best).count(), hardest }
     };
     threads::shared().map(queries.iter().zip(right), one)
@@ -95,7 +95,7 @@ pub fn recall(ranked: &[Ranked], k: usize) -> f64 {
     ranked.iter().filter(|r| r.rank < k).count() as f64 / ranked.len().max(1) as f64
 }
 
-/// The matching loss (ITM), in nats: BitGen has no head for it, the plain cosine is the logit of "these match", and the
+/// The matching loss (ITM), in nats. BitGen does not have a head for it: the cosine is the logit of "these match", and the
 /// loss is the mean binary cross-entropy over three cosines a pair: its own (a match), its text's with the most similar
 /// picture that does not match it, and its picture's with the most similar text that does not (no matches). Where all
 /// match, there is no such term. As a cosine is at most 1, the loss is at least `ln(1 + 1/e)` = 0.313 for matches.

@@ -25,8 +25,8 @@ const RANKS: [usize; 3] = [1, 5, 10];
 pub struct PairOptions {
     /// Pairs of a batch of the contrastive loss, which is the larger the more there are.
     pub batch: usize,
-    /// What the encoder reads beside each picture for reconstruction; none: the caption itself, or where the decoder says
-    /// the next token, the token that begins a text.
+    /// The text that the encoder reads with each picture for reconstruction; none: the caption, or for a decoder that
+    /// predicts the next token the start-of-text token.
     pub prompt: Option<String>,
     /// Noise on the memory.
     pub noise: MemoryNoise,
@@ -39,14 +39,14 @@ impl Default for PairOptions {
     }
 }
 
-/// How well the decoder says texts.
+/// How well the decoder predicts texts.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Reconstruction {
-    /// Tokens to say.
+    /// Target tokens.
     pub tokens: usize,
-    /// Those of them that were the most likely.
+    /// Target tokens that were the most likely ones.
     pub correct: usize,
-    /// The sum of `−ln p` of the tokens to say.
+    /// The sum of `−ln p` of the target tokens.
     pub nats: f64,
 }
 
@@ -61,7 +61,7 @@ pub struct PairEvaluation {
     pub queued: usize,
     /// The matching loss ([`matching_loss`]).
     pub matching: f64,
-    /// What the decoder says.
+    /// Reconstruction by the decoder.
     pub reconstruction: Reconstruction,
     /// The memory's divergence ([`crate::apps::bitgen::EpisodicMemory::divergence`]).
     pub memory_kl: f64,
@@ -70,7 +70,7 @@ pub struct PairEvaluation {
 }
 
 impl Reconstruction {
-    /// Nats a token.
+    /// Nats per token.
     pub fn cross_entropy(&self) -> f64 {
         self.nats / self.tokens.max(1) as f64
     }
@@ -86,7 +86,7 @@ impl Reconstruction {
     }
 }
 
-/// What is different in a list, in the order in which it first occurs, and which of it each entry is.
+/// The distinct values of a list in order of first occurrence, and the index of each entry's value.
 struct Different<T> {
     all: Vec<T>,
     of: Vec<usize>,
@@ -106,11 +106,11 @@ impl<T: Copy + Eq + Hash> Different<T> {
     }
 }
 
-/// What is computed of texts and pictures, each once.
+/// Features of texts and pictures, each computed once.
 struct Features {
     texts: Vec<Vec<f32>>,
     images: Vec<Vec<f32>>,
-    /// What texts are fused with, by picture.
+    /// By picture, what texts are fused with.
     common: Vec<Vec<f32>>,
 }
 
@@ -118,10 +118,10 @@ struct Features {
 ///
 /// Retrieval and both losses compare the captions' features with the pictures'. Reconstruction encodes a text beside each
 /// pair's picture and lets the decoder read the pair's description (or else its caption), one pair by itself, since one
-/// scale of the decoder's activations spans all its rows. In the original each of its tokens is to be said at its own
-/// place: the decoder reads the very token that it says. A model whose configuration says `"next_token": true` reads the
-/// first token of the encoder's text and then the description, and at each place the next token is to be said, at last
-/// the one that ends a text, if the tokenizer has one. The memory's slots that are read are counted.
+/// scale of the decoder's activations spans all its rows. In the original the target at
+/// each position is the token that the decoder reads there. A model whose configuration has `"next_token": true` reads the
+/// first token of the encoder's text and then the description, and the target is the next token, at the end the
+/// end-of-text token if the tokenizer has one. The memory's slots that are read are counted.
 ///
 /// # Errors
 /// [`Error::Argument`] without a tokenizer, for a batch of 0, and with the number of the entry for a text of more tokens
@@ -143,16 +143,16 @@ pub fn evaluate_pairs(
     let total = images.all.len() + pairs.len();
     let mut step = |done, what: &Path| progress(Progress { done, total, what: what.display().to_string() });
     let features = features(model, &images.all, &tokens, &mut step)?;
-    let mut said = Reconstruction::default();
+    let mut total = Reconstruction::default();
     for (i, pair) in pairs.iter().enumerate() {
         step(images.all.len() + i, &pair.image);
         let common = &features.common[images.of[i]];
         let one =
             reconstruct(model, pair, &tokens[captions.of[i]], common, options).map_err(|e| at(data.place(i), e))?;
-        said = Reconstruction {
-            tokens: said.tokens + one.tokens,
-            correct: said.correct + one.correct,
-            nats: said.nats + one.nats,
+        total = Reconstruction {
+            tokens: total.tokens + one.tokens,
+            correct: total.correct + one.correct,
+            nats: total.nats + one.nats,
         };
     }
     let numbers: Vec<[usize; 2]> = captions.of.iter().zip(&images.of).map(|(&c, &i)| [c, i]).collect();
@@ -162,7 +162,7 @@ pub fn evaluate_pairs(
         contrastive: contrastive(model, &features, &numbers, queues, options.batch),
         queued: queues.map_or(0, |q| q.columns),
         matching: matching_loss(&features.texts, &features.images, &numbers, [&ranked[0], &ranked[1]]),
-        reconstruction: said,
+        reconstruction: total,
         memory_kl: model.memory().divergence(),
         recall: ranked.each_ref().map(|ranked| RANKS.map(|k| recall(ranked, k))),
     })
@@ -198,7 +198,7 @@ fn features(
     Ok(all)
 }
 
-/// How the decoder says a pair's text.
+/// Reconstruction of a pair's text.
 fn reconstruct(
     model: &BitGen,
     pair: &Pair,
@@ -224,12 +224,12 @@ fn reconstruct(
     };
     let logits = model.logits_behind(&read, &context, 0..read.len())?;
     check_logits(&logits)?;
-    let mut said = Reconstruction { tokens: wanted.len(), ..Default::default() };
+    let mut result = Reconstruction { tokens: wanted.len(), ..Default::default() };
     for (logits, &token) in logits.chunks(model.sizes().vocab).zip(&wanted) {
-        said.nats -= f64::from(log_probability(logits, token as usize));
-        said.correct += usize::from(argmax(logits) == token);
+        result.nats -= f64::from(log_probability(logits, token as usize));
+        result.correct += usize::from(argmax(logits) == token);
     }
-    Ok(said)
+    Ok(result)
 }
 
 /// Ranks pictures for each text, and texts for each picture.

@@ -53,7 +53,7 @@ impl Score {
         self.own_expert.map(|[places, chosen]| chosen as f64 / places.max(1) as f64)
     }
 
-    /// The cross-entropy of the right answers, in nats a token.
+    /// The cross-entropy of the right answers, in nats per token.
     pub fn cross_entropy(&self) -> f64 {
         self.nats / self.tokens.max(1) as f64
     }

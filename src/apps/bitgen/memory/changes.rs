@@ -46,17 +46,17 @@ pub struct MemoryStatistics {
 }
 
 impl EpisodicMemory {
-    /// Writes items `[n, width]`, the most important ones first: the i-th of them to the slot that has been written the
-    /// i-th least, each slot at most once, so that of more items than slots the least important are left out. Of items
-    /// and of slots that are equal, the first comes first; without `importance` `[n]`, all items are.
+    /// Writes items `[n, width]`, the most important ones first: the i-th of them to the slot with the i-th fewest
+    /// writes, each slot at most once. If there are more items than slots, the least important ones are left out. Ties
+    /// go to the first item and the first slot; without `importance` `[n]`, all items are equal.
     ///
     /// ```text
     /// mean[slot]        ← (1 − alpha) · mean[slot] + alpha · item
     /// write_count[slot] ← write_count[slot] + 1
     /// ```
     ///
-    /// Quality and age stay as they are, as in the original; [`EpisodicMemory::renew`] makes them new. Returns what went
-    /// where.
+    /// Quality and age stay as they are, as in the original; [`EpisodicMemory::renew`] makes them new. Returns which
+    /// item went to which slot.
     ///
     /// # Errors
     /// [`Error::Argument`] for items of another width, values that are not finite, an importance for another number of
@@ -90,7 +90,7 @@ impl EpisodicMemory {
         Ok(written)
     }
 
-    /// Notes how well what was read in `slots` did, 0 to 1: `quality ← (1 − rate) · quality + rate · success`, once for
+    /// Records how useful what was read from `slots` was, 0 to 1: `quality ← (1 − rate) · quality + rate · success`, once for
     /// each slot, however often it is there. The original's rate is [`QUALITY_RATE`]; a slot's quality multiplies its
     /// cosine when it is looked for.
     ///
@@ -122,8 +122,8 @@ impl EpisodicMemory {
         Ok(())
     }
 
-    /// Sets the age of slots to 0 and their quality to 1, what a memory begins with. The original has no such step, and
-    /// its slots fade for good, those just written too.
+    /// Sets the age of slots to 0 and their quality to 1, what a memory begins with. The original does not have this step:
+    /// its slots fade for good, even those just written.
     ///
     /// # Errors
     /// [`Error::Argument`] for a slot that is not there.

@@ -51,7 +51,7 @@ impl EpisodicMemory {
         };
         if file.exists() && !Checkpoint::open(file).is_ok_and(|memory| own(&memory)) {
             let problem =
-                "is no memory that this program has written, and would be replaced; give the name of a new file";
+                "is not a memory that this program has written, and would be overwritten; give the name of a new file";
             return Err(Error::argument(file.display(), problem));
         }
         atomic::check_writable(file)
@@ -90,7 +90,7 @@ impl EpisodicMemory {
     /// The memory of `[slots, width]` whose tensors' names begin with `prefix`.
     pub(crate) fn read(checkpoint: &Checkpoint, prefix: &str, [slots, width]: [usize; 2]) -> Result<Self> {
         let file = || checkpoint.path().display().to_string();
-        let read = |name: &str, shape: &[usize], least: f32| -> Result<Vec<f32>> {
+        let read = |name: &str, shape: &[usize], min: f32| -> Result<Vec<f32>> {
             let name = format!("{prefix}{name}");
             let missing = || Error::MissingTensors { file: file(), names: vec![name.clone()] };
             let found = &checkpoint.get(&name).ok_or_else(missing)?.shape;
@@ -99,8 +99,8 @@ impl EpisodicMemory {
                 return Err(Error::shape(object(), format!("{shape:?}"), format!("{found:?}")));
             }
             let values = checkpoint.read_f32(&name, 0..shape.iter().product())?;
-            match values.iter().position(|v| !v.is_finite() || *v < least) {
-                Some(i) if least == 0.0 => {
+            match values.iter().position(|v| !v.is_finite() || *v < min) {
+                Some(i) if min == 0.0 => {
                     Err(Error::format(object(), format!("element {i} is {}, expected 0 or more", values[i])))
                 }
                 Some(i) => {
