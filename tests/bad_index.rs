@@ -123,7 +123,7 @@ fn files_of_another_kind_are_no_index() {
     rig.refuses(b"", &[]);
     rig.refuses(b"<html></html>", &["HTML"]);
     rig.refuses(&fs::read(model_dir("cnn").join("pytorch_model.bin")).expect("read"), &["no index of pictures"]);
-    rig.refuses(&rig.changed(|p| p.version = None), &["no index of pictures", "--rebuild"]);
+    rig.refuses(&rig.changed(|p| p.version = None), &["not an index of pictures", "--rebuild"]);
     rig.refuses(&rig.changed(|p| p.version = Some("2")), &["version", "\"2\"", "--rebuild"]);
     fs::remove_file(rig.file()).expect("removed");
     fs::create_dir(rig.file()).expect("made");

@@ -122,8 +122,8 @@ fn broken_data_sets_are_refused_before_the_model_is_opened() {
         (entry("question", json!(" ")), &["entry 2", "\"question\" is empty"]),
         (entry("image", json!("../x.png")), &["entry 2", "../x.png", "out of the folder"]),
         (entry("image", json!("/etc/hostname")), &["entry 2", "/etc/hostname", "out of the folder"]),
-        (entry("image", json!("none.png")), &["entry 2", "none.png", "no file"]),
-        (entry("image", json!(".")), &["entry 2", "no file"]),
+        (entry("image", json!("none.png")), &["entry 2", "none.png", "not a file"]),
+        (entry("image", json!(".")), &["entry 2", "not a file"]),
     ];
     for (list, says) in cases {
         let dir = folder(list);
