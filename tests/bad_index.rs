@@ -122,7 +122,7 @@ fn files_of_another_kind_are_no_index() {
     let rig = SavedIndex::new();
     rig.refuses(b"", &[]);
     rig.refuses(b"<html></html>", &["HTML"]);
-    rig.refuses(&fs::read(model_dir("cnn").join("pytorch_model.bin")).expect("read"), &["no index of pictures"]);
+    rig.refuses(&fs::read(model_dir("cnn").join("pytorch_model.bin")).expect("read"), &["not an index of pictures"]);
     rig.refuses(&rig.changed(|p| p.version = None), &["not an index of pictures", "--rebuild"]);
     rig.refuses(&rig.changed(|p| p.version = Some("2")), &["version", "\"2\"", "--rebuild"]);
     fs::remove_file(rig.file()).expect("removed");
