@@ -123,9 +123,9 @@ fn a_directory_without_a_checkpoint_lists_what_was_looked_for() {
     let error = Checkpoint::open(dir.path()).unwrap_err();
     let safetensors = "model.safetensors, model.safetensors.index.json";
     assert_says(error, &[safetensors, "pytorch_model.bin, pytorch_model.bin.index.json, model.pt, final_model.pt"]);
-    put(dir.path(), "model.gguf", "x");
+    put(dir.path(), "model.onnx", "x");
     put(dir.path(), "config.json", "x");
-    assert_says(Checkpoint::open(dir.path()).unwrap_err(), &["what is there: model.gguf"]);
+    assert_says(Checkpoint::open(dir.path()).unwrap_err(), &["what is there: model.onnx"]);
     assert!(matches!(Checkpoint::open(dir.path().join("none")), Err(Error::Io { .. })));
 }
 

@@ -17,7 +17,7 @@ use crate::cli::{Failure, Outcome};
 #[command(after_help = "Example: ternion inspect\n\
                         Example: ternion inspect models/embernet --json > embernet.json")]
 pub struct Inspect {
-    /// The model: a directory, a safetensors file or index, or a torch checkpoint; default: the demo model.
+    /// The model: a directory, a safetensors file or index, a torch checkpoint, or a GGUF file; default: the demo model.
     model: Option<PathBuf>,
     /// Print JSON instead of tables.
     #[arg(long)]
@@ -64,8 +64,13 @@ fn print(out: &mut impl Write, found: &Inspection) -> io::Result<()> {
     let (stored, packed) = (bytes(found.stored_bytes), bytes(found.packed_bytes));
     let (file, n) = (printable(&found.file), found.tensors.len());
     writeln!(out, "{file}: {}, {n} tensors, {stored} stored, {packed} packed", found.family)?;
+    for problem in &found.problems {
+        writeln!(out, "problem: {}", printable(problem))?;
+    }
     match found.unreadable.first_key_value() {
         None => Ok(()),
+        // Among the problems.
+        Some(_) if !found.problems.is_empty() => Ok(()),
         Some((name, why)) => {
             let (n, why) = (found.unreadable.len(), printable(why));
             writeln!(out, "{n} entries cannot be read and are not needed, {name:?} for one: {why}")

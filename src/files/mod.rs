@@ -6,6 +6,7 @@
 //! * [`Checkpoint`] (`checkpoint/`): a checkpoint of any format as a set of named tensors. Opening reads headers only; a
 //!   tensor is converted when it is read.
 //! * [`GgufMetadata`]: the keys of a GGUF file.
+//! * [`config`]: a model's configuration, from whichever of its files holds it.
 //! * [`weights`]: from the tensors of a checkpoint to packed words, and Ternion's own packed format.
 //! * [`TensorSource`]: tensors that are asked for when they are read, instead of a file.
 //! * [`tokenizer`]: from text to tokens and back.
@@ -18,6 +19,7 @@
 pub mod atomic;
 pub mod chat_template;
 mod checkpoint;
+pub mod config;
 pub mod image;
 mod lock;
 mod model_files;
@@ -31,7 +33,7 @@ pub use checkpoint::gguf::metadata::GgufMetadata;
 pub use checkpoint::gguf::value::{GgufArray, GgufValue};
 pub use checkpoint::storage_dtype::StorageDType;
 pub(crate) use checkpoint::write::{NewTensor, write_tensors, write_tensors_into};
-pub use checkpoint::{CONFIG_ENTRY, Checkpoint, TensorInfo};
+pub use checkpoint::{Blocks, CONFIG_ENTRY, Checkpoint, TensorInfo};
 pub use image::Image;
 pub use lock::Lock;
 pub use model_files::ModelFiles;

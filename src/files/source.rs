@@ -42,13 +42,18 @@ pub(crate) fn contents(source: &Arc<dyn TensorSource>) -> Result<Contents> {
     let entry = |info| Entry { info, backing: 0, bytes: 0..0, strides: None };
     let mut entries: Vec<Entry> = source.tensors().into_iter().map(entry).collect();
     for TensorInfo { name, stored, shape } in entries.iter().map(|e| &e.info) {
-        let bytes = shape.iter().try_fold(stored.size(), |n, &d| n.checked_mul(d));
+        let bytes = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).and_then(|n| stored.bytes(n));
         let object = || format!("{}: tensor {name:?}", path.display());
-        bytes.ok_or_else(|| Error::format(object(), format!("its shape {shape:?} overflows")))?;
+        bytes.ok_or_else(|| {
+            Error::format(object(), format!("its shape {shape:?} of {stored} overflows, or ends within a block"))
+        })?;
+        if stored.tail_bytes() > 0 {
+            return Err(Error::format(object(), format!("is of {stored}, which only files have")));
+        }
     }
     sort_by_name(path, &mut entries)?;
     let backings = vec![Bytes::Source(source.clone())];
-    Ok(Contents { entries, unreadable: BTreeMap::new(), backings, metadata: source.metadata() })
+    Ok(Contents { entries, backings, metadata: source.metadata(), ..Contents::default() })
 }
 
 #[cfg(test)]

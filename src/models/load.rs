@@ -5,10 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
-
 use crate::error::{Error, Result};
-use crate::files::{ModelFiles, Weights, text};
+use crate::files::Weights;
 use crate::plan::{PlanBuilder, Slot};
 use crate::quant::WeightQuant;
 use crate::tensor::{CountedBy, DType, Pack, Spec, WeightPart, WeightRef};
@@ -196,21 +194,6 @@ fn misshapen(file: &str, mut all: Vec<Misshapen>) -> Option<Error> {
     };
     let object = format!("{file}: {kind} {}{and}", list(names.collect()));
     Some(Error::shape(object, list(expected.collect()), list(found.collect())))
-}
-
-/// Largest configuration file.
-const MAX_CONFIG_BYTES: u64 = 16 << 20;
-
-/// Reads the JSON object in the file `name` of a model.
-///
-/// # Errors
-/// [`Error::Io`], or [`Error::Format`] for what is not a JSON object.
-pub(crate) fn read_json(files: &ModelFiles, name: &str) -> Result<Map<String, Value>> {
-    let (bytes, path) = (files.read(name, MAX_CONFIG_BYTES)?, files.path(name));
-    if bytes.len() as u64 > MAX_CONFIG_BYTES {
-        return Err(Error::format(path.display(), format!("has more than the {MAX_CONFIG_BYTES} bytes allowed")));
-    }
-    text::json(&path.display().to_string(), &bytes, "a JSON object")
 }
 
 /// The largest dimension of a tensor from whose shape sizes are read: the largest vocabularies have 2^18 tokens.

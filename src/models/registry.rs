@@ -1,10 +1,11 @@
 //! The families of models: how their files are recognised, and what opens them.
 
 use crate::error::{Error, Result};
+use crate::files::config::ModelConfig;
 use crate::files::{ModelFiles, Weights};
 use crate::models::bitgen_stage1::file::BITGEN;
 use crate::models::embernet::EMBERNET;
-use crate::models::load::{LoadOptions, read_json};
+use crate::models::load::LoadOptions;
 use crate::models::robot::file::ROBOTS;
 use crate::models::{ChatModel, Model};
 
@@ -47,8 +48,8 @@ impl Family {
                 return Ok(family);
             }
         }
-        let config = read_json(files, "config.json")?;
-        let found = config.get("model_type").and_then(|v| v.as_str()).unwrap_or("none");
+        let config = ModelConfig::of(files, weights.checkpoint())?;
+        let found = config.keys.get("model_type").and_then(|v| v.as_str()).unwrap_or("none");
         let known = FAMILIES.map(|f| format!("{} ({})", f.name, f.identified_by)).join(", ");
         let prefix = weights.checkpoint().common_prefix();
         let wrapped = match prefix {
@@ -56,7 +57,7 @@ impl Family {
             prefix => format!("; all names in {} begin with {prefix:?}", weights.path().display()),
         };
         Err(Error::Unsupported {
-            object: format!("{}: model_type {found:?}", files.path("config.json").display()),
+            object: format!("{}: model_type {found:?}", config.file),
             problem: format!("the families are {known}{wrapped}"),
         })
     }

@@ -93,7 +93,7 @@ pub fn convert(
         left_out_extras,
         left_out: weights.checkpoint().tensors().count().saturating_sub(packed.len()),
         tokenizer: tokenizer.is_some(),
-        input_bytes: all.map(|t| (t.elements() * t.stored.size()) as u64).sum(),
+        input_bytes: all.map(|t| t.bytes() as u64).sum(),
         output_bytes: fs::metadata(&file).map_err(Error::io(&file))?.len(),
         file,
         time: start.elapsed(),

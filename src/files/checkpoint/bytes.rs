@@ -9,6 +9,7 @@ use memmap2::Mmap;
 
 use crate::error::{Error, Result};
 use crate::files::TensorSource;
+use crate::files::checkpoint::gguf::MAGIC;
 
 /// The bytes behind tensors: a mapped file, what the program holds, what was inflated from a compressed archive entry, or
 /// what a source gives on demand.
@@ -71,6 +72,7 @@ pub(crate) fn map_file(path: &Path) -> Result<Bytes> {
 /// The forms of a single checkpoint file.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum FileFormat {
+    Gguf,
     Safetensors,
     TorchZip,
 }
@@ -78,6 +80,10 @@ pub(crate) enum FileFormat {
 /// What `bytes`, the content of `path`, is; an error for the known things that are not a checkpoint.
 pub(crate) fn recognise(path: &Path, bytes: &[u8]) -> Result<FileFormat> {
     let file = path.display();
+    // Its ninth byte may be any.
+    if bytes.starts_with(MAGIC) {
+        return Ok(FileFormat::Gguf);
+    }
     if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06") {
         return Ok(FileFormat::TorchZip);
     }
@@ -90,9 +96,6 @@ pub(crate) fn recognise(path: &Path, bytes: &[u8]) -> Result<FileFormat> {
     }
     if bytes.trim_ascii_start().starts_with(b"<") {
         return Err(Error::format(file, "is an HTML or XML page, not a model file; the download went wrong"));
-    }
-    if bytes.starts_with(b"GGUF") {
-        return unsupported(path, "it is a GGUF file; give a safetensors or torch checkpoint");
     }
     let tar = bytes.get(257..262) == Some(b"ustar");
     let bare_pickle = matches!(bytes, [0x80, 2..=5, ..]);
@@ -124,6 +127,7 @@ mod tests {
     fn a_file_is_known_by_its_first_bytes() {
         let form = |bytes| recognise(Path::new("m"), bytes).unwrap();
         assert_eq!(form(b"PK\x03\x04..."), FileFormat::TorchZip);
+        assert_eq!(form(b"GGUF\x03\0\0\0{"), FileFormat::Gguf, "123 tensors");
         assert_eq!(
             form(b"\x80\x02\0\0\0\0\0\0{\"a\":1}"),
             FileFormat::Safetensors,
@@ -135,7 +139,6 @@ mod tests {
     fn things_that_are_not_checkpoints_are_named() {
         assert!(refusal(b"version https://git-lfs.github.com/spec/v1\noid sha256:0").contains("git lfs pull"));
         assert!(refusal(b"\n<!DOCTYPE html><html>").contains("HTML"));
-        assert!(refusal(b"GGUF\x03\0\0\0").contains("GGUF"));
         assert!(refusal(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.").contains("torch.save"));
         assert!(refusal(b"abc").contains("3 bytes"));
         let mut tar = vec![0u8; 512];

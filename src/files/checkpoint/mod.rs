@@ -24,7 +24,9 @@ use std::path::{Path, PathBuf};
 use crate::alloc::room;
 use crate::error::{Error, Result};
 use crate::files::checkpoint::bytes::{Bytes, FileFormat, map_file, recognise};
+use crate::files::checkpoint::gguf::metadata::GgufMetadata;
 use crate::files::{ModelFiles, StorageDType, source};
+use crate::quant::formats::Format;
 
 /// The names looked for in a directory, first match wins: a single file before an index of several, as on the hub.
 const FILE_NAMES: [&str; 6] = [
@@ -60,6 +62,22 @@ impl TensorInfo {
     pub fn elements(&self) -> usize {
         self.shape.iter().product()
     }
+
+    /// The number of bytes in the file; it does not overflow for the tensors of an open checkpoint.
+    pub fn bytes(&self) -> usize {
+        self.stored.bytes(self.elements()).unwrap_or(usize::MAX)
+    }
+}
+
+/// Whole blocks of a tensor, as a file has them.
+#[derive(Clone, Debug)]
+pub struct Blocks<'a> {
+    /// How they come apart.
+    pub format: Format,
+    /// The blocks.
+    pub bytes: Cow<'a, [u8]>,
+    /// The bytes behind the tensor's last block, which may hold its scale.
+    pub tail: Cow<'a, [u8]>,
 }
 
 /// A tensor and where its elements lie. Readers make only entries whose bytes lie within their backing.
@@ -78,12 +96,14 @@ pub(crate) struct Entry {
 pub(crate) type Unreadable = BTreeMap<String, String>;
 
 /// What a reader of one file form finds; `entries` are sorted by name and the names are unique.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Contents {
     pub(crate) entries: Vec<Entry>,
     pub(crate) unreadable: Unreadable,
     pub(crate) backings: Vec<Bytes>,
     pub(crate) metadata: BTreeMap<String, String>,
+    /// The keys of a GGUF file.
+    pub(crate) gguf: Option<GgufMetadata>,
 }
 
 /// The named tensors of a model file, mapped into memory or held there: opening reads headers only, tensors are read on demand.
@@ -97,8 +117,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint: a safetensors file, a torch zip file, an `.index.json` with its shards of either form, or a
-    /// directory with one of them under its usual name; in memory, a single file.
+    /// Opens a checkpoint: a safetensors file, a torch zip file, an `.index.json` with its shards of either form, a GGUF
+    /// file (of several, the first), or a directory with one of them under its usual name; in memory, a single file.
     ///
     /// What a file holds and this reader does not know is refused when it is read, not before
     /// ([`Checkpoint::unreadable`]).
@@ -124,6 +144,7 @@ impl Checkpoint {
         let mut contents = match file {
             None => sharded::read(&path)?,
             Some(file) => match recognise(&path, file.bytes())? {
+                FileFormat::Gguf => gguf::shards::read(&path, file)?,
                 FileFormat::Safetensors => safetensors::read(&path, file)?,
                 FileFormat::TorchZip => torch::read(&path, file)?,
             },
@@ -185,7 +206,13 @@ impl Checkpoint {
         &self.contents.metadata
     }
 
-    /// A range of a tensor's elements, counted row-major, converted to f32 from f64, f32, f16 or bf16.
+    /// The keys of a GGUF file; none of other forms.
+    pub fn gguf(&self) -> Option<&GgufMetadata> {
+        self.contents.gguf.as_ref()
+    }
+
+    /// A range of a tensor's elements, counted row-major, converted to f32 from f64, f32, f16, bf16 or blocks, of which a
+    /// range has whole ones.
     ///
     /// # Errors
     /// [`Error::MissingTensors`] if there is no such tensor, [`Error::Unsupported`] if its format is another,
@@ -197,8 +224,8 @@ impl Checkpoint {
             return Err(self.wrong_format(&entry.info, "f64, f32, f16 or bf16"));
         }
         let bytes = self.element_bytes(entry, elements)?;
-        let mut values = room(name, bytes.len() / stored.size())?;
-        stored.decode(&bytes, &mut values);
+        let mut values = room(name, bytes.len() / stored.size() * stored.block_elements())?;
+        stored.decode(&bytes, &self.tail(entry)?, &mut values);
         Ok(values)
     }
 
@@ -222,13 +249,49 @@ impl Checkpoint {
         Ok(Cow::Owned(words))
     }
 
-    /// The bytes of all elements in the file's format, row-major; borrowed from the map where they are contiguous.
+    /// The bytes of all elements in the file's format, row-major, and what is behind the last block; borrowed from the map
+    /// where they are contiguous.
     ///
     /// # Errors
     /// [`Error::MissingTensors`] if there is no such tensor.
     pub fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>> {
         let entry = self.entry(name)?;
-        self.element_bytes(entry, 0..entry.info.elements())
+        match (entry.info.stored.tail_bytes(), self.contents.backings.get(entry.backing)) {
+            (1.., Some(backing)) => {
+                backing.bytes().get(entry.bytes.clone()).map(Cow::Borrowed).ok_or_else(|| self.not_there(entry))
+            }
+            _ => self.element_bytes(entry, 0..entry.info.elements()),
+        }
+    }
+
+    /// Whole blocks of a tensor, as the file has them, for a range of its elements.
+    ///
+    /// # Errors
+    /// [`Error::MissingTensors`] if there is no such tensor, [`Error::Unsupported`] if it is not in blocks,
+    /// [`Error::Argument`] if the range is not within the tensor, or cuts a block.
+    pub fn blocks(&self, name: &str, elements: Range<usize>) -> Result<Blocks<'_>> {
+        let entry = self.entry(name)?;
+        let StorageDType::Blocks(format) = entry.info.stored else {
+            return Err(self.wrong_format(&entry.info, "blocks"));
+        };
+        Ok(Blocks { format, bytes: self.element_bytes(entry, elements)?, tail: self.tail(entry)? })
+    }
+
+    /// The bytes behind a tensor's last block.
+    fn tail(&self, entry: &Entry) -> Result<Cow<'_, [u8]>> {
+        let n = entry.info.stored.tail_bytes();
+        if n == 0 {
+            return Ok(Cow::Borrowed(&[]));
+        }
+        let bytes = self.contents.backings.get(entry.backing).and_then(|b| b.bytes().get(entry.bytes.clone()));
+        let tail = bytes.and_then(|bytes| bytes.get(bytes.len().checked_sub(n)?..));
+        tail.map(Cow::Borrowed).ok_or_else(|| self.not_there(entry))
+    }
+
+    /// Readers make no entry whose bytes are not there; if one did, zeros would be weights in silence.
+    fn not_there(&self, entry: &Entry) -> Error {
+        let object = format!("{}: tensor {:?}", self.path.display(), entry.info.name);
+        Error::format(object, "its bytes are not there")
     }
 
     /// [`Checkpoint::bytes`] of a range of the elements, which is an [`Error::Argument`] if it is not within the tensor.
@@ -260,11 +323,14 @@ impl Checkpoint {
             return Err(Error::argument(format!("elements of {name:?}"), problem));
         }
         let backing = self.contents.backings.get(entry.backing);
-        // Readers make no entry whose bytes are not there; if one did, zeros would be weights in silence.
-        let broken = || Error::format(format!("{}: tensor {name:?}", self.path.display()), "its bytes are not there");
-        let size = stored.size();
+        let broken = || self.not_there(entry);
+        let (size, block) = (stored.size(), stored.block_elements());
+        if !elements.start.is_multiple_of(block) || !elements.end.is_multiple_of(block) {
+            let problem = format!("{elements:?} cuts blocks of {block} elements");
+            return Err(Error::argument(format!("elements of {name:?}"), problem));
+        }
         if let Some(Bytes::Source(source)) = backing {
-            let len = size * elements.len();
+            let len = elements.len() / block * size;
             let bytes = source.read(name, elements)?;
             return if bytes.len() == len { Ok(Cow::Owned(bytes)) } else { Err(broken()) };
         }
@@ -275,7 +341,7 @@ impl Checkpoint {
                 gather(bytes, size, (shape, strides), elements, &mut out).map(|()| Cow::Owned(out)).ok_or_else(broken)
             }
             None => {
-                let range = elements.start * size..elements.end * size;
+                let range = elements.start / block * size..elements.end / block * size;
                 bytes.get(range).map(Cow::Borrowed).ok_or_else(broken)
             }
         }

@@ -25,7 +25,13 @@ pub(crate) fn unwrap(path: &Path, contents: &mut Contents) -> Result<()> {
     }
     let mut aside: Vec<(String, String)> =
         std::mem::take(&mut contents.unreadable).into_iter().map(|(name, why)| (bare(&name), why)).collect();
-    while let Some(prefix) = PREFIXES.into_iter().find(|prefix| all_begin_with(&contents.entries, prefix)) {
+    let is_table = |entry: &Entry| entry.info.name.strip_prefix("model.") == Some(TABLE);
+    let wraps = |entries: &[Entry], prefix: &str| {
+        // Hugging Face's decoders have this prefix of their own: in front of all names where the table gives the logits.
+        let own = prefix == "model." && entries.iter().any(is_table);
+        all_begin_with(entries, prefix) && !own
+    };
+    while let Some(prefix) = PREFIXES.into_iter().find(|prefix| wraps(&contents.entries, prefix)) {
         contents.entries.iter_mut().for_each(|entry| drop(entry.info.name.drain(..prefix.len())));
         for (name, _) in aside.iter_mut().filter(|(name, _)| name.starts_with(prefix)) {
             name.drain(..prefix.len());
@@ -85,7 +91,7 @@ mod tests {
         };
         let entries: Vec<Entry> = names.iter().map(entry).collect();
         let unreadable = BTreeMap::from([("module.model.extra".to_string(), String::new())]);
-        let mut contents = Contents { entries, unreadable, backings: Vec::new(), metadata: BTreeMap::new() };
+        let mut contents = Contents { entries, unreadable, ..Contents::default() };
         unwrap(Path::new("m"), &mut contents).unwrap();
         contents.entries.into_iter().map(|entry| entry.info.name).collect()
     }
@@ -97,6 +103,9 @@ mod tests {
             assert_eq!(unwrapped(&names.each_ref().map(String::as_str)), ["a", "b.w"], "{wrapper}");
         }
         assert_eq!(unwrapped(&["a._checkpoint_wrapped_module.b", "a._orig_module"]), ["a._orig_module", "a.b"]);
+        let own = ["model.embed_tokens.weight", "model.norm.weight"];
+        assert_eq!(unwrapped(&own), own, "a Hugging Face decoder without a head of its own");
+        assert_eq!(unwrapped(&own.map(|name| format!("module.model.{name}")).each_ref().map(String::as_str)), own);
         assert_eq!(unwrapped(&["module.a", "other.b"]), ["module.a", "other.b"]);
         assert_eq!(unwrapped(&["module.", "_orig_mod"]), ["_orig_mod", "module."]);
     }

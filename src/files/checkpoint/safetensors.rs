@@ -50,7 +50,7 @@ type Parsed = (Vec<Entry>, Unreadable, BTreeMap<String, String>);
 /// Reads the header of the safetensors file `path`, whose content is `file`.
 pub(crate) fn read(path: &Path, file: Bytes) -> Result<Contents> {
     let (entries, unreadable, metadata) = parse(path, file.bytes())?;
-    Ok(Contents { entries, unreadable, backings: vec![file], metadata })
+    Ok(Contents { entries, unreadable, backings: vec![file], metadata, gguf: None })
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Parsed> {

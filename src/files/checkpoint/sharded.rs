@@ -24,8 +24,7 @@ pub(crate) fn read(path: &Path) -> Result<Contents> {
     for (tensor, shard) in read_index(path)?.weight_map.pairs {
         wanted.entry(shard).or_default().push(tensor);
     }
-    let mut contents =
-        Contents { entries: Vec::new(), unreadable: BTreeMap::new(), backings: Vec::new(), metadata: BTreeMap::new() };
+    let mut contents = Contents::default();
     let mut files = Vec::with_capacity(wanted.len());
     for (shard, tensors) in &mut wanted {
         tensors.sort();
@@ -77,6 +76,9 @@ fn add_shard(contents: &mut Contents, file: &Path, tensors: &[String]) -> Result
     let mut shard = match recognise(file, map.bytes())? {
         FileFormat::Safetensors => safetensors::read(file, map)?,
         FileFormat::TorchZip => torch::read(file, map)?,
+        FileFormat::Gguf => {
+            return Err(Error::format(file.display(), "is a GGUF file, which no index names; give it alone"));
+        }
     };
     let held = |name: &String| {
         let found = shard.entries.binary_search_by(|entry| entry.info.name.cmp(name));

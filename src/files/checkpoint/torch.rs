@@ -35,7 +35,7 @@ pub(crate) fn read(path: &Path, file: Bytes) -> Result<Contents> {
     let Parsed { entries, unreadable, inflated, metadata } = parse(path, file.bytes())?;
     let mut backings = vec![file];
     backings.extend(inflated.into_iter().map(Bytes::Inflated));
-    Ok(Contents { entries, unreadable, backings, metadata })
+    Ok(Contents { entries, unreadable, backings, metadata, gguf: None })
 }
 
 /// What an archive holds.

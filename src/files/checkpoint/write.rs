@@ -35,7 +35,8 @@ impl View for NewTensor<'_> {
             StorageDType::U64 => Dtype::U64,
             StorageDType::U32 => Dtype::U32,
             StorageDType::U16 => Dtype::U16,
-            StorageDType::U8 => Dtype::U8,
+            // Blocks are refused before anything is written.
+            StorageDType::U8 | StorageDType::Blocks(_) => Dtype::U8,
             StorageDType::Bool => Dtype::BOOL,
         }
     }
@@ -79,6 +80,10 @@ pub(crate) fn write_tensors_into<'a>(
     let file = new.target();
     let tensors: Vec<(&str, NewTensor)> = tensors.into_iter().collect();
     for (name, tensor) in &tensors {
+        if matches!(tensor.stored, StorageDType::Blocks(_)) {
+            let object = format!("{}: tensor {name} of {}", file.display(), tensor.stored);
+            return Err(Error::format(object, "safetensors files have no blocks"));
+        }
         let size = tensor.shape.iter().product::<usize>() * tensor.stored.size();
         if tensor.bytes.len() != size {
             let object = format!("{}: tensor {name}", file.display());

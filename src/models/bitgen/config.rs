@@ -5,8 +5,9 @@ use std::ops::RangeInclusive;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
+use crate::files::config::read_json;
 use crate::files::{CONFIG_ENTRY, ModelFiles, Weights, text};
-use crate::models::load::{dims, read_json};
+use crate::models::load::dims;
 use crate::models::vision::dinov2::DinoConfig;
 use crate::ops::MAX_HEAD;
 

@@ -3,8 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
+use crate::files::config::read_json;
 use crate::files::{ModelFiles, Weights};
-use crate::models::load::{dims, read_json};
+use crate::models::load::dims;
 use crate::models::section::Section;
 use crate::models::vision::siglip::SigLipConfig;
 use crate::ops::MAX_EXPERTS;

@@ -9,13 +9,14 @@ pub(crate) mod spec;
 pub(crate) mod vision;
 
 use crate::error::Result;
+use crate::files::config::ModelConfig;
 use crate::files::{ModelFiles, Weights};
 use crate::models::check_steps;
 use crate::models::check_steps::CheckStep;
 use crate::models::decoder::Decoder;
 use crate::models::embernet::config::EmberNetConfig;
 use crate::models::embernet::vision::Vision;
-use crate::models::load::{LoadOptions, Reads, TensorRequest, TensorScope, load_model, read_json, requests};
+use crate::models::load::{LoadOptions, Reads, TensorRequest, TensorScope, load_model, requests};
 use crate::models::{ChatModel, Component, Family, ImageInfo, ImageTrace, Model, ModelInfo, TextShape, slots};
 use crate::ops::TOKEN_CLAMP;
 use crate::plan::{Plan, PlanBuilder};
@@ -28,7 +29,7 @@ pub static EMBERNET: Family = Family {
     open_with: "Engine::open, on the command line with `ternion run` and `ternion chat`",
     tokenizer_note: "EmberNet was trained with TinyLlama's tokenizer, although phi-2's files are published beside it: give \
                      TinyLlama's tokenizer.json with --tokenizer",
-    recognises: |files, _| Ok(EmberNetConfig::recognises(&read_json(files, "config.json")?)),
+    recognises: |files, w| Ok(EmberNetConfig::recognises(&ModelConfig::of(files, w.checkpoint())?.keys)),
     open: |files, weights, options| Ok(Box::new(EmberNet::open(files, weights, options)?)),
 };
 
@@ -44,7 +45,7 @@ pub struct EmberNet {
 
 impl EmberNet {
     fn open(files: &ModelFiles, weights: &Weights, options: LoadOptions) -> Result<Self> {
-        let config = EmberNetConfig::read(files, &read_json(files, "config.json")?, weights)?;
+        let config = EmberNetConfig::read(files, &ModelConfig::of(files, weights.checkpoint())?.keys, weights)?;
         let ((vision, decoder), reads) =
             load_model(weights, options, config.weight_quant, |w| Self::parts(w, &config))?;
         Ok(EmberNet { info: info(&config), config, reads, vision, decoder })

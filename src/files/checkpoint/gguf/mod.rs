@@ -5,10 +5,15 @@
 //! the tensors' names, dimensions, type numbers and offsets; fill up to the alignment; the tensors' bytes.
 //!
 //! In reading order: `reader` (numbers and texts, none beyond the end of the file); `value` (one value); `metadata` (all
-//! keys); this file (the header as a whole).
+//! keys); this file (the header as a whole); `layout` (where the tensors lie, in which form); `names` (by which models
+//! know them); `shards` (one file or several); `config` (a model's configuration from its keys).
 
+pub(crate) mod config;
+mod layout;
 pub(crate) mod metadata;
+mod names;
 mod reader;
+pub(crate) mod shards;
 pub(crate) mod value;
 
 use std::collections::HashSet;
@@ -57,7 +62,6 @@ pub(crate) fn shard_numbers(stem: &str) -> Option<(&str, usize, usize)> {
 
 /// The header of a file.
 #[derive(Debug)]
-#[allow(dead_code)] // until checkpoints are opened from it
 pub(crate) struct GgufHeader {
     /// All keys with their values.
     pub(crate) metadata: GgufMetadata,

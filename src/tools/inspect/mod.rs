@@ -1,4 +1,7 @@
-//! What a model file holds: its tensors, how they are packed, and how many parameters each component has.
+//! What a model file holds: its tensors, how they are packed, and how many parameters each component has; `gguf`: what is
+//! wrong with a GGUF file, and what its tensors would become.
+
+mod gguf;
 
 use std::collections::BTreeMap;
 
@@ -9,7 +12,7 @@ use crate::engine::options::Precision;
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, TensorInfo, Weights};
 use crate::models;
-use crate::models::{LoadOptions, Model};
+use crate::models::{Family, LoadOptions, Model};
 use crate::tensor::Pack;
 use crate::tools::convert::whole;
 
@@ -20,6 +23,8 @@ pub struct Inspection {
     pub file: String,
     /// The model's family.
     pub family: String,
+    /// What is wrong with the file, or unclear in it; empty where nothing is.
+    pub problems: Vec<String>,
     /// All tensors of the checkpoint, by name.
     pub tensors: Vec<TensorLine>,
     /// Entries that cannot be read and that the model does not need, by name, with the reason.
@@ -45,7 +50,7 @@ pub struct TensorLine {
     pub shape: Vec<usize>,
     /// Number format in the file.
     pub stored: String,
-    /// "1 bit", "2 bits", "f16", "f32", or "not read".
+    /// "1 bit", "2 bits", "f16", "f32", "int8", or "not read", with what shares a scale.
     pub packed: String,
     /// Bytes as stored on a device; 0 if the model does not read it.
     pub packed_bytes: u64,
@@ -67,7 +72,8 @@ pub struct ComponentLine {
 /// The component of tensors that no other component claims.
 const OTHER: &str = "other";
 
-/// Describes a model, quantising its ternary matrices to tell their codes.
+/// Describes a model, quantising its ternary matrices to tell their codes. A GGUF file is described even if no family runs
+/// it.
 ///
 /// # Errors
 /// As [`crate::engine::Engine::open`].
@@ -78,6 +84,15 @@ pub fn inspect(
 ) -> Result<Inspection> {
     let files = files.into();
     let weights = Weights::open(&files)?;
+    let is_gguf = weights.checkpoint().gguf().is_some();
+    match Family::recognise(&files, &weights) {
+        Err(error @ (Error::Unsupported { .. } | Error::Config { .. })) if is_gguf => {
+            return gguf::describe(&files, &weights, precision, error.to_string(), &mut progress);
+        }
+        Err(error) => return Err(error),
+        Ok(_) => {}
+    }
+    let problems = gguf::problems(&files, weights.checkpoint());
     let model = models::open(files, &weights, LoadOptions::anywhere(precision.pack()))?;
     let all: Vec<&TensorInfo> = weights.checkpoint().tensors().collect();
     let mut tensors = Vec::with_capacity(all.len());
@@ -91,11 +106,12 @@ pub fn inspect(
     Ok(Inspection {
         file: weights.path().display().to_string(),
         family: model.family().name.to_owned(),
+        problems,
         unreadable: weights.checkpoint().unreadable().clone(),
         components: components(model.as_ref(), counted())?,
         parameters: counted().map(TensorLine::elements).sum(),
         ternary_parameters: ternary.map(TensorLine::elements).sum(),
-        stored_bytes: all.iter().map(|t| (t.elements() * t.stored.size()) as u64).sum(),
+        stored_bytes: all.iter().map(|t| t.bytes() as u64).sum(),
         packed_bytes: tensors.iter().map(|t| t.packed_bytes).sum(),
         tensors,
     })
