@@ -36,7 +36,7 @@ fn weight_elements(plan: &Plan) -> (usize, usize) {
         let n: usize = weight.parts.iter().map(|p| p.rows.len() * p.cols).sum();
         match weight.pack {
             Pack::Ternary(_) => (ternary + n, dense),
-            Pack::F16 | Pack::F32 | Pack::Int8 => (ternary, dense + n),
+            Pack::F16 | Pack::F32 | Pack::Int8 | Pack::Groups { .. } => (ternary, dense + n),
         }
     })
 }

@@ -21,6 +21,12 @@ pub enum DType {
     Int8,
     /// A stack of ternary matrices in the form of [`crate::quant::stack`].
     Ternary,
+    /// A stack of matrices of low-bit codes with a scale for each row and group of `group` columns, in the form of
+    /// [`crate::quant::groups`].
+    Groups {
+        /// Columns of a group.
+        group: u32,
+    },
 }
 
 /// Rows of [`DType::Codes`] are padded to a multiple of this many codes (the columns of a 1-bit weight word).
@@ -98,14 +104,14 @@ impl Spec {
         self.rows() / self.shape.first().copied().unwrap_or(1).max(1)
     }
 
-    /// `u32` words that the slot occupies. A ternary stack's size is known only when it is packed: 0 here.
+    /// `u32` words that the slot occupies. A stack's size is known only when it is packed: 0 here.
     pub fn words(&self) -> usize {
         match self.dtype {
             DType::F32 | DType::U32 => self.len(),
             DType::F16 => self.len().div_ceil(2),
             DType::Codes => self.rows() * code_words(self.width()),
             DType::Int8 => int8::words(self.rows(), self.width()),
-            DType::Ternary => 0,
+            DType::Ternary | DType::Groups { .. } => 0,
         }
     }
 }
@@ -153,6 +159,22 @@ pub enum Pack {
     Int8,
     /// Quantised by a rule and packed losslessly at 1 or 2 bits per weight.
     Ternary(WeightQuant),
+    /// Codes of 1, 2 or 8 bits with a scale for each row and group of `group` columns ([`crate::quant::groups`]).
+    Groups {
+        /// Columns of a group.
+        group: u32,
+        /// Where the codes come from.
+        codes: GroupCodes,
+    },
+}
+
+/// Where the codes of a matrix with scales by group come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum GroupCodes {
+    /// The file holds them, with these scales.
+    Stored,
+    /// 8-bit integers, made of the file's numbers.
+    Int8,
 }
 
 impl Pack {
@@ -163,6 +185,7 @@ impl Pack {
             Pack::F16 => DType::F16,
             Pack::Int8 => DType::Int8,
             Pack::Ternary(_) => DType::Ternary,
+            Pack::Groups { group, .. } => DType::Groups { group },
         }
     }
 }

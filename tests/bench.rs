@@ -240,6 +240,7 @@ fn packed_bytes(weight: &WeightRef) -> u64 {
         Pack::F16 => 2 * elements as u64,
         Pack::Int8 => (elements + 4 * weight.parts.iter().map(|p| p.rows.len()).sum::<usize>()) as u64,
         Pack::Ternary(_) => elements as u64 / 8,
+        Pack::Groups { group, .. } => (elements / 8 + 2 * elements / group as usize) as u64,
     }
 }
 

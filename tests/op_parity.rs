@@ -14,7 +14,7 @@ use support::recording::{Feed, UNWRITTEN, run};
 use ternion::cpu::Cpu;
 use ternion::ops::NAMES;
 use ternion::plan::{Backend, Choices, Slot, Step};
-use ternion::tensor::{DType, Spec};
+use ternion::tensor::{DType, Spec, code_words};
 
 /// Words of one output as numbers to compare: F16 words hold two.
 fn numbers(spec: &Spec, words: &[u32]) -> Vec<f32> {
@@ -51,20 +51,28 @@ fn check(spec: &Spec, tol: Tol, found: &[u32], want: &[u32], before: Option<&Vec
             let (f, w) = (found[worst], want[worst]);
             Err(format!("{flips} of {} codes differ, at {worst}: found {f}, expected {w}", want.len()))
         }
-        Tol::ScaleAndSum => check_scale_and_sum(&floats(found), &floats(want), before.expect("the codes")),
+        Tol::ScaleAndSum => {
+            let codes = codes(before.expect("the codes"));
+            let sets = want.len() / 2;
+            check_scale_and_sum(&floats(found), &floats(want), codes.chunks_exact(codes.len() / sets))
+        }
+        Tol::GroupScaleAndSum { width, group } => {
+            let codes = codes(before.expect("the codes"));
+            let rows = codes.chunks_exact(4 * code_words(width));
+            check_scale_and_sum(&floats(found), &floats(want), rows.flat_map(|row| row[..width].chunks(group)))
+        }
     }
 }
 
-fn check_scale_and_sum(found: &[f32], want: &[f32], codes_words: &[u32]) -> Result<(), String> {
-    let codes = codes(codes_words);
-    let stride = codes.len() / (want.len() / 2);
+/// `sets` are the codes of each entry.
+fn check_scale_and_sum<'a>(found: &[f32], want: &[f32], sets: impl Iterator<Item = &'a [i8]>) -> Result<(), String> {
     let inv_k = |scale_and_sum: &[f32]| scale_and_sum.iter().step_by(2).map(|v| v * 127.0).collect::<Vec<f32>>();
     compare(&inv_k(found), &inv_k(want), 1e-5).map_err(|e| format!("1/k: {e}"))?;
-    for (row, codes) in codes.chunks_exact(stride).enumerate() {
+    for (set, codes) in sets.enumerate() {
         let sum: i32 = codes.iter().map(|&c| i32::from(c)).sum();
-        let unwritten = found[2 * row].to_bits() == UNWRITTEN;
-        if !unwritten && found[2 * row + 1] != sum as f32 {
-            return Err(format!("row {row} : the sum is {}, the codes add up to {sum}", found[2 * row + 1]));
+        let unwritten = found[2 * set].to_bits() == UNWRITTEN;
+        if !unwritten && found[2 * set + 1] != sum as f32 {
+            return Err(format!("set {set}: the sum is {}, the codes add up to {sum}", found[2 * set + 1]));
         }
     }
     Ok(())

@@ -29,19 +29,3 @@ fn scaled(v: vec4<f32>, rms: f32) -> vec4<f32> {
 fn weighted(v: vec4<f32>, norm: vec4<f32>) -> vec4<f32> {
     return bounded4(norm * v, params.act_bound);
 }
-
-// The largest magnitude, as an integer in the order of floats.
-fn largest(v: vec4<f32>) -> i32 {
-    let size = bitcast<vec4<i32>>(v) & vec4<i32>(0x7fffffff);
-    return max(max(size.x, size.y), max(size.z, size.w));
-}
-
-// The code of NaN is arbitrary: its row's scale is NaN too.
-fn codes_of(v: vec4<f32>, k: f32) -> vec4<f32> {
-    return clamp(round(v * k), vec4<f32>(-params.max_code - 1.0), vec4<f32>(params.max_code));
-}
-
-fn word_of(code: vec4<f32>) -> u32 {
-    let byte = (bitcast<vec4<u32>>(vec4<i32>(code)) & vec4<u32>(0xffu)) << vec4<u32>(0u, 8u, 16u, 24u);
-    return byte.x | byte.y | byte.z | byte.w;
-}

@@ -60,3 +60,20 @@ fn magnitude(v: f32) -> i32 {
 fn code_of(v: f32, max_code: f32) -> f32 {
     return clamp(round(v), -max_code - 1.0, max_code);
 }
+
+// The codes of four.
+fn codes_of(v: vec4<f32>, max_code: f32) -> vec4<f32> {
+    return clamp(round(v), vec4<f32>(-max_code - 1.0), vec4<f32>(max_code));
+}
+
+// The largest magnitude of four, as an integer in the order of floats.
+fn largest(v: vec4<f32>) -> i32 {
+    let size = bitcast<vec4<i32>>(v) & vec4<i32>(0x7fffffff);
+    return max(max(size.x, size.y), max(size.z, size.w));
+}
+
+// Four codes as a word.
+fn word_of(code: vec4<f32>) -> u32 {
+    let byte = (bitcast<vec4<u32>>(vec4<i32>(code)) & vec4<u32>(0xffu)) << vec4<u32>(0u, 8u, 16u, 24u);
+    return byte.x | byte.y | byte.z | byte.w;
+}

@@ -83,7 +83,7 @@ fn normed(at: u32, norm: u32, i: u32, pre_norm_rms: f32, rms: f32) -> vec4<f32> 
 fn codes_at(at: u32, norm: u32, i: u32, pre_norm_rms: f32, rms: f32, k: f32) -> vec4<f32> {
     let quarter = params.width / 4u;
     let v = normed(at, norm, min(i, quarter - 1u), pre_norm_rms, rms);
-    return select(vec4<f32>(), codes_of(v, k), i < quarter);
+    return select(vec4<f32>(), codes_of(v * k, params.max_code), i < quarter);
 }
 
 // Makes the codes of a term.

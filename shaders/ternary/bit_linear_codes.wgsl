@@ -100,10 +100,10 @@ fn largest_of(id: u32, norm: u32) -> f32 {
 fn write_codes(id: u32, norm: u32, set_at: u32, k: f32) -> f32 {
     var sum = 0.0;
     for (var h = 0u; h < HELD; h++) {
-        let a = codes_of(element(id, norm, h, 0u), k);
-        let b = codes_of(element(id, norm, h, 1u), k);
-        let c = codes_of(element(id, norm, h, 2u), k);
-        let d = codes_of(element(id, norm, h, 3u), k);
+        let a = codes_of(element(id, norm, h, 0u) * k, params.max_code);
+        let b = codes_of(element(id, norm, h, 1u) * k, params.max_code);
+        let c = codes_of(element(id, norm, h, 2u) * k, params.max_code);
+        let d = codes_of(element(id, norm, h, 3u) * k, params.max_code);
         sum += dot(a + b + c + d, vec4<f32>(1.0));
         let unit = id + h * THREADS;
         if unit < UNITS {

@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use crate::alloc::{COPY_CHUNK, room, zeros};
 use crate::error::{Error, Result};
 use crate::files::{Checkpoint, ModelFiles, StorageDType, TensorInfo};
+use crate::quant::groups::{self, GroupPacked};
 use crate::quant::int8;
 use crate::quant::{Bits, Packed, TILE_ROWS, WeightQuant, fill_stack, quantise, stack_words};
-use crate::tensor::{Pack, WeightPart, WeightRef};
+use crate::tensor::{GroupCodes, Pack, WeightPart, WeightRef};
 use crate::threads;
 
 /// The metadata entry of a packed checkpoint: JSON, a [`PackedInfo`] for each ternary tensor.
@@ -101,6 +102,11 @@ impl Weights {
                 }
             }
             Pack::Int8 => int8::pack(&self.floats(weight)?, weight.parts.first().map_or(1, |p| p.cols))?,
+            Pack::Groups { group, codes } => {
+                let parts: Result<Vec<GroupPacked>> =
+                    weight.parts.iter().map(|part| self.groups(part, group as usize, codes)).collect();
+                groups::stack(&parts?)?
+            }
             Pack::Ternary(rule) => {
                 let parts: Result<Vec<Packed>> =
                     threads::shared().map(&weight.parts, |p| self.ternary(p, rule)).into_iter().collect();
@@ -195,7 +201,7 @@ impl Weights {
             drop(values);
             return self.rows_of(Packed::new(rows, part.cols, &codes, scale), part);
         };
-        let (Some(bits), scale) = (Bits::from_count(info.bits), f32::from_bits(info.scale_bits)) else {
+        let (Some(bits), scale) = (Bits::of_ternary(info.bits), f32::from_bits(info.scale_bits)) else {
             return Err(self.broken(&part.name, format!("{} bits a code, expected 1 or 2", info.bits)));
         };
         if part.cols != info.cols {
@@ -207,6 +213,29 @@ impl Weights {
             return Err(self.broken(&part.name, "a code of 3, expected 0, 1 or 2".into()));
         }
         self.rows_of(Packed { rows: info.rows, cols: info.cols, bits, scale, words }, part)
+    }
+
+    /// One matrix of codes with scales by group.
+    ///
+    /// # Errors
+    /// As [`Weights::load`]; [`Error::Unsupported`] for a tensor without stored codes where those are asked for.
+    pub fn groups(&self, part: &WeightPart, group: usize, codes: GroupCodes) -> Result<GroupPacked<'static>> {
+        match codes {
+            GroupCodes::Stored => Err(Error::Unsupported {
+                object: format!("{}: tensor {}", self.path().display(), part.name),
+                problem: "types that hold low-bit codes with scales by group are; this one holds none".into(),
+            }),
+            GroupCodes::Int8 => GroupPacked::from_floats(part.rows.len(), part.cols, group, |row, values| {
+                let row = part.rows.start + row;
+                let read = self.checkpoint.read_f32(&part.name, row * part.cols..(row + 1) * part.cols)?;
+                if read.len() != values.len() {
+                    return Err(self.broken(&part.name, format!("{} elements in row {row}", read.len())));
+                }
+                values.copy_from_slice(&read);
+                Ok(())
+            })
+            .map_err(|e| self.broken(&part.name, e.to_string())),
+        }
     }
 
     fn rows_of<'a>(&self, whole: Packed<'a>, part: &WeightPart) -> Result<Packed<'a>> {
@@ -229,7 +258,7 @@ fn name_of(weight: &WeightRef) -> &str {
 fn check_packed(file: &str, name: &str, info: &PackedInfo, tensor: Option<&TensorInfo>) -> Result<()> {
     let broken = |problem: String| Err(Error::format(format!("{file}: tensor {name}"), problem));
     let Some(tensor) = tensor else { return broken("is in the packed table but not in the file".into()) };
-    let Some(bits) = Bits::from_count(info.bits) else {
+    let Some(bits) = Bits::of_ternary(info.bits) else {
         return broken(format!("{} bits a code, expected 1 or 2", info.bits));
     };
     let scale = f32::from_bits(info.scale_bits);

@@ -16,6 +16,8 @@ const SHARED: &[(&str, &str)] = &[
     ("bit_linear_codes", include_str!("../../shaders/shared/bit_linear_codes.wgsl")),
     ("bounds", include_str!("../../shaders/shared/bounds.wgsl")),
     ("choose_experts", include_str!("../../shaders/shared/choose_experts.wgsl")),
+    ("column_blocks", include_str!("../../shaders/shared/column_blocks.wgsl")),
+    ("group_matmul", include_str!("../../shaders/shared/group_matmul.wgsl")),
     ("halves", include_str!("../../shaders/shared/halves.wgsl")),
     ("kv_chunks", include_str!("../../shaders/shared/kv_chunks.wgsl")),
     ("lookup_tables", include_str!("../../shaders/shared/lookup_tables.wgsl")),

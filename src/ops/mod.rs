@@ -3,14 +3,15 @@
 //! Order: `sampling`, `chain`, `few_rows`, `embed`, `rms_norm`, `layer_norm`, `l2_norm`, `absmax`, `affine`, `unary`,
 //! `swiglu`, `concat`, `select_rows`, `span_mean`, `quantise`, `patches`, `pixel_shuffle`, `pool`, `matmul`, `lstm_cell`,
 //! `memory_read`, `bandwidth_probe`, `combine`, `norm_quantise`, `attention`, `attention_weights`, `rope_kv_write`,
-//! `store_rows`, `router`, `route`, `group_rows`, `ternary_matmul`, `bit_linear`, `bit_layers`, `sample`.
+//! `store_rows`, `router`, `route`, `group_rows`, `ternary_matmul`, `quantise_groups`, `group_matmul`, `bit_linear`,
+//! `bit_layers`, `sample`.
 //!
 //! ## What is in it
 //! 1. Elements and rows: `rms_norm` (the shortest complete op), `layer_norm`, `l2_norm`, `affine`, `unary`, `swiglu`, `concat`;
 //!    `embed`, `select_rows`, `store_rows`, `span_mean`.
 //! 2. Full-precision products: `matmul`; `lstm_cell`. Images: `patches`, `pixel_shuffle`, `pool`.
 //! 3. Ternary products: `absmax` and `quantise`, or `norm_quantise` (activation codes), then `ternary_matmul`; `bit_linear`
-//!    fuses them for few rows.
+//!    fuses them for few rows. With scales by row and group of columns: `quantise_groups`, then `group_matmul`.
 //! 4. Mixture of experts: `router`, `route` (the router with its norm, for few rows), `group_rows`, `combine`. Models ask for
 //!    whole BitLinear layers with `bit_layers`, which chooses the ops.
 //! 5. Attention: `rope_kv_write`, `attention`, `attention_weights`; `memory_read` (a BitGen's episodic memory).
@@ -42,6 +43,7 @@ mod combine;
 mod concat;
 mod embed;
 mod few_rows;
+mod group_matmul;
 mod group_rows;
 mod l2_norm;
 mod layer_norm;
@@ -53,6 +55,7 @@ mod patches;
 mod pixel_shuffle;
 mod pool;
 mod quantise;
+mod quantise_groups;
 mod rms_norm;
 mod rope_kv_write;
 mod route;
@@ -72,10 +75,12 @@ pub use bandwidth_probe::PROBE_CHUNK;
 pub use bit_layers::{BitStack, MoeInput, MoeSlots};
 pub use bit_linear::BitInput;
 pub use embed::{ROW_WORDS, Row, TOKEN_CLAMP, TOKEN_IMAGE};
+pub use group_matmul::GroupFactor;
 pub use memory_read::MAX_MEMORY;
 pub use norm_quantise::{ActQuant, Experts};
 pub use patches::{Pixels, Window};
 pub use pool::PoolKind;
+pub use quantise_groups::{CodeScale, GroupQuant};
 pub use rms_norm::{NormClamp, RmsNorm};
 pub use rope_kv_write::Rope;
 pub use router::MAX_EXPERTS;
@@ -101,6 +106,7 @@ pub const NAMES: &[&str] = &[
     "combine",
     "concat",
     "embed",
+    "group_matmul",
     "group_rows",
     "l2_norm",
     "layer_norm",
@@ -112,6 +118,7 @@ pub const NAMES: &[&str] = &[
     "pixel_shuffle",
     "pool",
     "quantise",
+    "quantise_groups",
     "rms_norm",
     "rope_kv_write",
     "route",

@@ -159,7 +159,7 @@ impl<'a> Io<'a> {
             DType::F16 => Floats::F16(bytemuck::cast_slice(self.inputs[i].1)),
             DType::Int8 => Floats::Int8(self.int8(i).0),
             // Every dtype is listed, so that a new one has to be handled here.
-            DType::F32 | DType::U32 | DType::Codes | DType::Ternary => {
+            DType::F32 | DType::U32 | DType::Codes | DType::Ternary | DType::Groups { .. } => {
                 Floats::F32(bytemuck::cast_slice(self.inputs[i].1))
             }
         }

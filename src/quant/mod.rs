@@ -1,23 +1,26 @@
-//! The ternary weight format: codes −1, 0, +1 with one scale per matrix, in words for integer dot products.
+//! The weight formats of low-bit codes, in words that feed integer dot products: ternary matrices with one scale each, and
+//! matrices with scales by row and group of columns ([`groups`]).
 //!
 //! * [`quantise`] turns floats into codes and a scale, by one of the rules of [`WeightQuant`].
-//! * [`Packed`] holds one matrix: 2 bits per code, or 1 bit where no code is 0 ([`Bits`]); lossless.
+//! * [`Packed`] holds one ternary matrix: 2 bits per code, or 1 bit where no code is 0 ([`Bits`]); lossless.
 //! * [`formats`]: those of files, in blocks with one scale per block.
 //! * [`stack`] lays several matrices out as one buffer that a kernel can index by matrix ([`Stack`] reads it).
 //!
 //! ## Words
 //! A matrix `[rows, cols]` is cut into tiles of [`TILE_ROWS`] rows. Word `j` of row `r` lies at
 //! `(r / 128 · J + j) · 128 + r % 128`, `J` words per row: 32 neighbouring GPU lanes that read one `vec4<u32>` each
-//! take the same words of 128 consecutive rows. A word holds 16 (2-bit) or 32 (1-bit) columns in groups of 4:
-//! column `4k + b` is at bit `8b + 2k` as code + 1, or at bit `8b + k` as 1 for +1 and 0 for −1. So
-//! `(word >> 2k) & 0x03030303`, or `(word >> k) & 0x01010101`, are four bytes that multiply four int8 activations:
-//! `Σ code·x = Σ (code + 1)·x − Σ x`, or `2 Σ bit·x − Σ x`. Missing columns and rows are code 0, or −1 at 1 bit:
-//! activations are zero there.
+//! take the same words of 128 consecutive rows. A word holds 32 (1-bit), 16 (2-bit) or 4 (8-bit) columns in groups of 4:
+//! column `4k + b` is at bit `8b + k` as 1 for +1 and 0 for −1, at bit `8b + 2k` as code + 1, or in byte `b` as
+//! code + 128. So `(word >> k) & 0x01010101`, `(word >> 2k) & 0x03030303`, or the word itself, are four bytes that multiply
+//! four int8 activations: `Σ code·x = 2 Σ bit·x − Σ x`, `Σ (code + 1)·x − Σ x`, or `Σ (code + 128)·x − 128 Σ x`. Missing
+//! columns and rows are code 0, or −1 at 1 bit: activations are zero there. Only matrices with scales by group have 8 bits
+//! a code, or the code +2.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 pub mod formats;
+pub mod groups;
 pub mod int8;
 mod quantise;
 mod stack;
@@ -34,16 +37,36 @@ pub const TILE_ROWS: usize = 128;
 pub enum Bits {
     /// Codes −1 and +1 only.
     One,
-    /// Codes −1, 0 and +1.
+    /// Codes −1, 0, +1 and +2.
     Two,
+    /// Codes −128 to 127.
+    Eight,
 }
 
 impl Bits {
-    /// 1 or 2.
+    /// 1, 2 or 8.
     pub fn count(self) -> usize {
         match self {
             Bits::One => 1,
             Bits::Two => 2,
+            Bits::Eight => 8,
+        }
+    }
+
+    /// What `times · stored − offset` is the code of.
+    pub fn times_and_offset(self) -> [i32; 2] {
+        match self {
+            Bits::One => [2, 1],
+            Bits::Two => [1, 1],
+            Bits::Eight => [1, 128],
+        }
+    }
+
+    fn stored(self, code: i8) -> u8 {
+        match self {
+            Bits::One => u8::from(code > 0),
+            Bits::Two => (code + 1) as u8,
+            Bits::Eight => code as u8 ^ 0x80,
         }
     }
 
@@ -62,13 +85,14 @@ impl Bits {
         rows.div_ceil(TILE_ROWS) * TILE_ROWS * self.row_words(cols)
     }
 
-    /// From 1 or 2.
+    /// From 1, 2 or 8.
     pub fn from_count(n: usize) -> Option<Self> {
-        match n {
-            1 => Some(Bits::One),
-            2 => Some(Bits::Two),
-            _ => None,
-        }
+        [Bits::One, Bits::Two, Bits::Eight].into_iter().find(|bits| bits.count() == n)
+    }
+
+    /// Those of a ternary matrix: from 1 or 2.
+    pub fn of_ternary(n: usize) -> Option<Self> {
+        Self::from_count(n).filter(|&bits| bits != Bits::Eight)
     }
 }
 
@@ -79,7 +103,7 @@ pub struct Packed<'a> {
     pub rows: usize,
     /// Columns (inputs).
     pub cols: usize,
-    /// Bits per code.
+    /// Bits per code: 1 or 2.
     pub bits: Bits,
     /// The value of a code of 1.
     pub scale: f32,
@@ -149,21 +173,18 @@ impl Packed<'_> {
         let padding = ((self.words.len() * self.bits.cols_per_word()) as u64).saturating_sub(all);
         let (plus, zero) = match self.bits {
             Bits::One => (set(u32::MAX), 0),
-            Bits::Two => (set(0xAAAA_AAAA), set(0x5555_5555).saturating_sub(padding)),
+            Bits::Two | Bits::Eight => (set(0xAAAA_AAAA), set(0x5555_5555).saturating_sub(padding)),
         };
         [all.saturating_sub(plus + zero), zero, plus]
     }
 }
 
-/// The word of up to 16 or 32 codes of one row; missing ones are padding.
+/// The word of up to [`Bits::cols_per_word`] codes of one row; missing ones are padding.
 fn pack_word(bits: Bits, codes: &[i8]) -> u32 {
-    match bits {
-        Bits::One => codes.iter().enumerate().fold(0, |w, (c, &code)| w | u32::from(code > 0) << (8 * (c % 4) + c / 4)),
-        Bits::Two => (0..16).fold(0, |w, c| {
-            let code = codes.get(c).copied().unwrap_or(0);
-            w | ((code + 1) as u32) << (8 * (c % 4) + 2 * (c / 4))
-        }),
-    }
+    let mut stored = [bits.stored(if bits == Bits::One { -1 } else { 0 }); 32];
+    stored.iter_mut().zip(codes).for_each(|(stored, &code)| *stored = bits.stored(code));
+    let fours = stored.as_chunks().0.iter().take(bits.cols_per_word() / 4).enumerate();
+    fours.fold(0, |word, (k, &four)| word | u32::from_le_bytes(four) << (bits.count() * k))
 }
 
 /// The code at `(row, col)` of a packed matrix. Plain and slow: the definition that kernels are checked against.
@@ -172,10 +193,9 @@ pub fn code_at(words: &[u32], bits: Bits, cols: usize, row: usize, col: usize) -
     let j = col / bits.cols_per_word();
     let c = col % bits.cols_per_word();
     let word = words[(tile * bits.row_words(cols) + j) * TILE_ROWS + in_tile];
-    match bits {
-        Bits::One => 2 * (word >> (8 * (c % 4) + c / 4) & 1) as i8 - 1,
-        Bits::Two => (word >> (8 * (c % 4) + 2 * (c / 4)) & 3) as i8 - 1,
-    }
+    let [times, offset] = bits.times_and_offset();
+    let stored = word >> (8 * (c % 4) + bits.count() * (c / 4)) & ((1 << bits.count()) - 1);
+    (times * stored as i32 - offset) as i8
 }
 
 #[cfg(test)]

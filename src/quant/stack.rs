@@ -80,7 +80,7 @@ impl<'a> Stack<'a> {
     /// Matrix `i`.
     pub fn part(self, i: usize) -> StackPart<'a> {
         let entry = &self.0[HEADER_WORDS + i * PART_WORDS..][..PART_WORDS];
-        let bits = Bits::from_count(entry[1] as usize).expect("a stack is written by `stack`");
+        let bits = Bits::of_ternary(entry[1] as usize).expect("a stack is written by `stack`");
         let (rows, cols) = (entry[2] as usize, self.cols());
         let words = &self.0[4 * entry[0] as usize..][..bits.matrix_words(rows, cols)];
         StackPart { bits, rows, cols, scale: f32::from_bits(entry[5]), words }

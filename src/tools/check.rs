@@ -152,7 +152,7 @@ fn noise(spec: &Spec, seed: u64) -> Option<Vec<u32>> {
     match spec.dtype {
         DType::F32 => Some((0..spec.words()).map(|i| value(i).to_bits()).collect()),
         DType::F16 => Some((0..spec.words()).map(|i| half(2 * i) | half(2 * i + 1) << 16).collect()),
-        DType::U32 | DType::Codes | DType::Int8 | DType::Ternary => None,
+        DType::U32 | DType::Codes | DType::Int8 | DType::Ternary | DType::Groups { .. } => None,
     }
 }
 

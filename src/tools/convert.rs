@@ -216,7 +216,7 @@ fn pack_one(weights: &Weights, name: &str, pack: Pack) -> Result<(OwnedTensor, O
         Pack::F32 => Ok((dense(StorageDType::F32)?, None)),
         Pack::F16 => Ok((dense(StorageDType::F16)?, None)),
         // Made when a model is opened: a file keeps what it is made from.
-        Pack::Int8 => pack_one(weights, name, Pack::F32),
+        Pack::Int8 | Pack::Groups { .. } => pack_one(weights, name, Pack::F32),
         Pack::Ternary(rule) => {
             let matrix = weights.ternary(&part, rule)?;
             let (bits, scale_bits) = (matrix.bits.count(), matrix.scale.to_bits());

@@ -118,7 +118,7 @@ impl Fill {
     fn for_request(wanted: &TensorRequest) -> Self {
         match wanted.pack {
             Pack::Ternary(_) => Fill::Ternary,
-            Pack::F16 | Pack::Int8 => Fill::Half,
+            Pack::F16 | Pack::Int8 | Pack::Groups { .. } => Fill::Half,
             Pack::F32 if wanted.shape.len() == 1 && wanted.name.ends_with(".weight") => Fill::Norm,
             Pack::F32 => Fill::Exact,
         }

@@ -50,7 +50,7 @@ pub(crate) fn judge(
             (DType::F32, Some((codes, words))) if codes.dtype == DType::Codes && spec.width() == 2 => {
                 (pair.scale_and_sum(&numbers(codes, words)), tolerance)
             }
-            (DType::F32 | DType::Int8 | DType::Ternary, _) => (pair.floats(), tolerance),
+            (DType::F32 | DType::Int8 | DType::Ternary | DType::Groups { .. }, _) => (pair.floats(), tolerance),
             (DType::F16, _) => (pair.floats(), tolerance.max(F16_STEP)),
             (DType::Codes, _) => (pair.codes(), FLIPS),
             (DType::U32, _) => (pair.choices(spec, logits, tolerance), 0.0),
@@ -70,7 +70,9 @@ fn numbers(spec: &Spec, words: &[u32]) -> Vec<f64> {
         DType::F32 => words.iter().map(|&w| f64::from(f32::from_bits(w))).collect(),
         DType::F16 => bytemuck::cast_slice::<u32, half::f16>(words).iter().map(|v| v.to_f64()).collect(),
         DType::Codes => bytemuck::cast_slice::<u32, i8>(words).iter().map(|&v| f64::from(v)).collect(),
-        DType::U32 | DType::Int8 | DType::Ternary => words.iter().map(|&w| f64::from(w)).collect(),
+        DType::U32 | DType::Int8 | DType::Ternary | DType::Groups { .. } => {
+            words.iter().map(|&w| f64::from(w)).collect()
+        }
     }
 }
 

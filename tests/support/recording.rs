@@ -5,8 +5,9 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use ternion::plan::{Backend, Plan, PlanBuilder, Slot, Step};
+use ternion::quant::groups::{self, GroupPacked};
 use ternion::quant::{Packed, WeightQuant, stack};
-use ternion::tensor::{CountedBy, DType, Pack, Spec, WeightPart, WeightRef, code_words};
+use ternion::tensor::{CountedBy, DType, GroupCodes, Pack, Spec, WeightPart, WeightRef, code_words};
 
 use crate::support::numbers::{bits, f16_words};
 
@@ -104,6 +105,13 @@ impl Recording {
     pub fn ternary(&self, name: &str, parts: &[Packed]) -> Slot {
         let shape = [parts.len(), parts.iter().map(|p| p.rows).sum(), parts[0].cols];
         self.add_weight(name, &shape, Pack::Ternary(WeightQuant::SignMean), stack(parts))
+    }
+
+    /// A stack of matrices with scales by group.
+    pub fn groups(&self, name: &str, parts: &[GroupPacked]) -> Slot {
+        let shape = [parts.len(), parts.iter().map(|p| p.shape.rows).sum(), parts[0].shape.cols];
+        let pack = Pack::Groups { group: parts[0].shape.group as u32, codes: GroupCodes::Stored };
+        self.add_weight(name, &shape, pack, groups::stack(parts).unwrap())
     }
 
     fn add_weight(&self, name: &str, shape: &[usize], pack: Pack, words: Vec<u32>) -> Slot {

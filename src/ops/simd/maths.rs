@@ -96,6 +96,17 @@ pub fn norm(x: &[f32], w: &[f32], n: Normed, y: &mut [f32]) -> f32 {
     f32::from_bits(max)
 }
 
+/// `y = clamp(x, ±bound)`; returns `max |y|`, NaN if one is.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn bounded(x: &[f32], bound: f32, y: &mut [f32]) -> f32 {
+    let mut most = 0;
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = x.clamp(-bound, bound);
+        most = most.max(y.abs().to_bits());
+    }
+    f32::from_bits(most)
+}
+
 /// `code = clamp(round(y · k), −max_code − 1, max_code)`, ties to even; returns the sum of the codes. That of NaN is any.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn quantise(y: &[f32], k: f32, max_code: f32, codes: &mut [i8]) -> i32 {

@@ -2,6 +2,7 @@
 //!
 //! - `maths`: loops over rows of floats, vectorised by the compiler (norms, activations, softmax, argmax)
 //! - `ternary`: products of codes with ternary matrices, cut into tiles; kernels in `ternary_x86` and `ternary_portable`
+//! - `groups`: products with low-bit codes that have scales by group; kernels in `groups_x86`
 //! - `dense`: products with f32, f16 or 8-bit weights; `dense_rows_x86` (few rows), `dense_tiles_x86` (many rows)
 //! - `attention`: attention over blocks of keys; `attention_decode_x86` (few queries), `attention_prefill_x86` (many queries
 //!   over the same keys)
@@ -16,6 +17,9 @@ mod dense;
 mod dense_rows_x86;
 #[cfg(target_arch = "x86_64")]
 mod dense_tiles_x86;
+mod groups;
+#[cfg(target_arch = "x86_64")]
+mod groups_x86;
 mod maths;
 mod ternary;
 mod ternary_portable;
@@ -26,8 +30,9 @@ use std::marker::PhantomData;
 
 pub(super) use attention::{Attention, Matrix};
 pub(super) use dense::{Dense, dense};
+pub(super) use groups::{GroupActs, GroupInput, GroupPlace, group_products};
 pub(super) use maths::{
-    Normed, argmax, combine, gelu_erf, gelu_tanh, layer_norm, norm, quantise, sum_of_squares, swiglu,
+    Normed, argmax, bounded, combine, gelu_erf, gelu_tanh, layer_norm, norm, quantise, sum_of_squares, swiglu,
 };
 pub(super) use ternary::{Codes, MatVecJob, ternary_products};
 

@@ -99,7 +99,8 @@ fn blocks_vnni<const B: usize, const A: usize>(
         let ahead = &ahead[ahead_from..ahead_to];
         let acc = match bits {
             Bits::One => block_vnni::<B, A, 8>(&words[from..], acts, ahead),
-            Bits::Two => block_vnni::<B, A, 4>(&words[from..], acts, ahead),
+            // A ternary matrix has no more.
+            Bits::Two | Bits::Eight => block_vnni::<B, A, 4>(&words[from..], acts, ahead),
         };
         for (acc, sums) in acc.iter().zip(sums.iter_mut()) {
             for (acc, sums) in acc.iter().zip(sums[from..].chunks_exact_mut(16)) {

@@ -196,6 +196,7 @@ pub fn codes(bits: Bits, packed: &[u8], to: &mut [i8]) {
     match bits {
         Bits::One => spread(packed, to, &const { one_bit_table([-1, 1]) }),
         Bits::Two => spread(packed, to, &const { two_bit_table([-1, 0, 1, 2]) }),
+        Bits::Eight => to.iter_mut().zip(packed).for_each(|(to, &byte)| *to = (byte ^ 0x80) as i8),
     }
 }
 
@@ -213,6 +214,7 @@ fn scale_codes(bits: Bits, packed: &[u8], scale: f32, to: &mut [f32]) {
             let bytes = to.as_chunks_mut::<4>().0.iter_mut().zip(packed);
             bytes.for_each(|(to, byte)| (0..4).for_each(|i| to[i] = values[usize::from(byte >> (2 * i) & 3)]));
         }
+        Bits::Eight => to.iter_mut().zip(packed).for_each(|(to, &byte)| *to = value((byte ^ 0x80) as i8)),
     }
 }
 

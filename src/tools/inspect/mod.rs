@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 use crate::files::{ModelFiles, TensorInfo, Weights};
 use crate::models;
 use crate::models::{Family, LoadOptions, Model};
-use crate::tensor::Pack;
+use crate::quant::groups::GroupStack;
+use crate::tensor::{Pack, WeightRef};
 use crate::tools::convert::whole;
 
 /// A description of a model file.
@@ -140,6 +141,12 @@ fn line(weights: &Weights, info: &TensorInfo, pack: Option<Pack>) -> Result<Tens
         Some(Pack::F32) => (line.packed, line.packed_bytes) = ("f32".into(), 4 * elements),
         Some(Pack::F16) => (line.packed, line.packed_bytes) = ("f16".into(), 2 * elements),
         Some(Pack::Int8) => (line.packed, line.packed_bytes) = ("int8".into(), elements + 4 * part.rows.len() as u64),
+        Some(pack @ Pack::Groups { group, .. }) => {
+            let words = weights.load(&WeightRef { parts: vec![part.clone()], pack })?;
+            let bits = GroupStack(&words).part(0).shape.bits.count();
+            line.packed = format!("{bits} bit{}, scales by {group}", if bits == 1 { "" } else { "s" });
+            line.packed_bytes = 4 * words.len() as u64;
+        }
         Some(Pack::Ternary(rule)) => {
             let matrix = weights.ternary(&part, rule)?;
             let bits = matrix.bits.count();

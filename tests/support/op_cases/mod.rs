@@ -3,6 +3,7 @@
 mod attention;
 mod elements;
 mod fused;
+mod groups;
 mod products;
 mod quantised;
 mod sampling;
@@ -35,6 +36,13 @@ pub enum Tol {
     Codes,
     /// Scale and sum of the codes that are the output before it: `1/k` within 1e-5, and the sum of that backend's own codes.
     ScaleAndSum,
+    /// The same for groups of columns of rows that wide.
+    GroupScaleAndSum {
+        /// Columns of a row.
+        width: usize,
+        /// Those of a group.
+        group: usize,
+    },
 }
 
 /// One row of the table.
@@ -86,6 +94,7 @@ pub fn all() -> Vec<Case> {
     elements::add(&mut cases);
     attention::add(&mut cases);
     fused::add(&mut cases);
+    groups::add(&mut cases);
     products::add(&mut cases);
     quantised::add(&mut cases);
     sampling::add(&mut cases);

@@ -1,0 +1,186 @@
+// Codes or floats × low-bit matrices with scales by group, for many rows (ops/group_matmul.rs): a lane keeps 4 outputs of 8
+// rows, so that a word of weights is unpacked once for 8 rows. A workgroup is 32 lanes times SPLIT shares of the columns, a
+// block of 32 each at a time; what they are multiplied by goes through workgroup memory, and the shares meet at the end.
+// Grid: x = tiles of 128 outputs, y = blocks of 8 rows.
+#import group_matmul
+
+const ROWS: u32 = 8u;
+const SPLIT: u32 = 4u;
+const RUN: u32 = 8u * SPLIT; // words of codes, or vec4s of x, that all shares take at a time
+
+#ifdef FLOATS
+var<workgroup> tile_x: array<vec4<f32>, ROWS * RUN>;
+#else
+#ifdef DOT4
+var<workgroup> tile_codes: array<u32, ROWS * RUN>;
+#else
+// One 32-bit product does two columns (shared/column_blocks.wgsl): codes 0 and 2 of a word, codes 1 and 3, and all of them.
+var<workgroup> tile_codes: array<vec3<u32>, ROWS * RUN>;
+#endif
+#endif
+var<workgroup> shares: array<vec4<f32>, SPLIT * SPLIT * TILE_LANES>;
+
+var<private> totals: array<vec4<f32>, ROWS>;
+
+fn row_at(block: u32, r: u32) -> u32 {
+    return min(block * ROWS + r, counted(params.counted_by, params.rows) - 1u);
+}
+
+#ifdef FLOATS
+var<private> sums: array<vec4<f32>, ROWS>;
+
+// Loads what all rows have for blocks of 32 columns from `first` on.
+fn load(id: u32, block: u32, first: u32) {
+    for (var i = id; i < ROWS * RUN; i += TILE_LANES * SPLIT) {
+        let at = min(8u * first + i % RUN, params.vectors - 1u);
+        tile_x[i] = x[row_at(block, i / RUN) * params.vectors + at];
+    }
+}
+
+// Adds the columns of a word; `at` is their first vec4 of a row of the run, of which `left` exist.
+fn add_word(w: vec4<u32>, bits: u32, at: u32, left: u32) {
+    for (var i = 0u; i < min(8u / bits, left); i++) {
+        let a = codes_at(w, i * bits, bits);
+        let b = codes_at(w, i * bits + 8u, bits);
+        let c = codes_at(w, i * bits + 16u, bits);
+        let d = codes_at(w, i * bits + 24u, bits);
+        for (var r = 0u; r < ROWS; r++) {
+            let v = tile_x[r * RUN + at + i];
+            sums[r] += v.x * a + v.y * b + v.z * c + v.w * d;
+        }
+    }
+}
+
+fn settle(block: u32, g: u32, is_first: bool, scale: vec4<f32>, bits: u32) {
+    for (var r = 0u; r < ROWS; r++) {
+        totals[r] += sums[r] * scale;
+        sums[r] = vec4<f32>();
+    }
+}
+#else
+#ifdef DOT4
+var<private> sums: array<vec4<i32>, ROWS>;
+
+fn form_of(act: u32) -> u32 {
+    return act;
+}
+
+fn add_word(w: vec4<u32>, bits: u32, at: u32, left: u32) {
+    if bits == 8u {
+        for (var r = 0u; r < ROWS; r++) { sums[r] += dot_bytes(w, tile_codes[r * RUN + at]); }
+        return;
+    }
+    let mask = vec4<u32>(0x01010101u * ((1u << bits) - 1u));
+    for (var i = 0u; i < 8u / bits; i++) {
+        let t = (w >> vec4<u32>(i * bits)) & mask;
+        for (var r = 0u; r < ROWS; r++) {
+            let act = tile_codes[r * RUN + at + i];
+            sums[r] += vec4<i32>(dot4I8Packed(t.x, act), dot4I8Packed(t.y, act), dot4I8Packed(t.z, act),
+                dot4I8Packed(t.w, act));
+        }
+    }
+}
+
+fn sum_of(r: u32, bits: u32) -> vec4<i32> {
+    return sums[r];
+}
+#else
+var<private> sums: array<vec4<u32>, ROWS>;
+
+// x · 2^16 + y of signed bytes that lie in the uppermost bits of x and y.
+fn pair(x: u32, y: u32) -> u32 {
+    return bitcast<u32>((bitcast<i32>(x) >> 8u) + (bitcast<i32>(y) >> 24u));
+}
+
+fn form_of(act: u32) -> vec3<u32> {
+    return vec3<u32>(pair(act << 24u, act << 8u), pair((act & 0xff00u) << 16u, act), act);
+}
+
+fn add_word(w: vec4<u32>, bits: u32, at: u32, left: u32) {
+    if bits == 8u {
+        for (var r = 0u; r < ROWS; r++) { sums[r] += bitcast<vec4<u32>>(dot_bytes(w, tile_codes[r * RUN + at].z)); }
+        return;
+    }
+    let mask = vec4<u32>(0x00010001u * ((1u << bits) - 1u));
+    for (var i = 0u; i < 8u / bits; i++) {
+        let even = (w >> vec4<u32>(i * bits)) & mask;
+        let odd = (w >> vec4<u32>(i * bits + 8u)) & mask;
+        for (var r = 0u; r < ROWS; r++) {
+            let act = tile_codes[r * RUN + at + i];
+            sums[r] += even * act.x + odd * act.y;
+        }
+    }
+}
+
+// Over 32 columns the low part stays within 2^15, so that adding 2^15 before the shift rounds it away exactly.
+fn sum_of(r: u32, bits: u32) -> vec4<i32> {
+    let all = bitcast<vec4<i32>>(sums[r]);
+    return select(bitcast<vec4<i32>>(sums[r] + vec4<u32>(0x8000u)) >> vec4<u32>(16u), all, bits == 8u);
+}
+#endif
+
+fn load(id: u32, block: u32, first: u32) {
+    for (var i = id; i < ROWS * RUN; i += TILE_LANES * SPLIT) {
+        // Blocks behind the last one are not read.
+        let at = min(8u * first + i % RUN, 4u * params.vectors - 1u);
+        let four = codes[row_at(block, i / RUN) * params.vectors + at / 4u];
+        let two = select(four.xy, four.zw, (at & 2u) != 0u);
+        tile_codes[i] = form_of(select(two.x, two.y, (at & 1u) != 0u));
+    }
+}
+
+fn settle(block: u32, g: u32, is_first: bool, scale: vec4<f32>, bits: u32) {
+    for (var r = 0u; r < ROWS; r++) {
+        let m = act_scale_and_sum[row_at(block, r) * params.groups + g];
+        totals[r] += exact(sum_of(r, bits), select(0.0, m.y, is_first), bits) * (scale * m.x);
+#ifdef DOT4
+        sums[r] = vec4<i32>();
+#else
+        sums[r] = vec4<u32>();
+#endif
+    }
+}
+#endif
+
+@compute @workgroup_size(TILE_LANES, SPLIT)
+fn main(
+    @builtin(local_invocation_id) local: vec3<u32>,
+    @builtin(local_invocation_index) id: u32,
+    @builtin(workgroup_id) group: vec3<u32>,
+) {
+    let block = group.y;
+    let tile = find_tile(0u, group.x);
+    let part = part_at(tile.part);
+    let scale0 = first_scale(tile.part);
+    let words = row_words(part.bits);
+    let at = part.first + tile.tile * words * TILE_LANES + local.x;
+    let columns = group_columns();
+    let blocks = (weights[0].y + 31u) / 32u;
+    for (var first = 0u; first < blocks; first += SPLIT) {
+        workgroupBarrier();
+        load(id, block, first);
+        workgroupBarrier();
+        let b = first + local.y;
+        if b < blocks {
+            for (var j = b * part.bits; j < min((b + 1u) * part.bits, words); j++) {
+                let column = j * (32u / part.bits);
+                add_word(weights[at + j * TILE_LANES], part.bits, (column - 32u * first) / 4u,
+                    (weights[0].y - column) / 4u);
+            }
+            let g = 32u * b / columns;
+            settle(block, g, 32u * b % columns == 0u, scales_at(scale0, tile.tile, g, local.x), part.bits);
+        }
+    }
+    let in_part = (tile.tile * TILE_LANES + local.x) * 4u;
+    for (var r0 = 0u; r0 < ROWS; r0 += SPLIT) {
+        workgroupBarrier();
+        for (var r = 0u; r < SPLIT; r++) { shares[(local.y * SPLIT + r) * TILE_LANES + local.x] = totals[r0 + r]; }
+        workgroupBarrier();
+        var total = vec4<f32>();
+        for (var s = 0u; s < SPLIT; s++) { total += shares[(s * SPLIT + local.y) * TILE_LANES + local.x]; }
+        let row = block * ROWS + r0 + local.y;
+        if row < counted(params.counted_by, params.rows) {
+            store4(row, total, in_part, part.rows, tile.out + in_part);
+        }
+    }
+}

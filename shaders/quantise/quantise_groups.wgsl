@@ -1,0 +1,98 @@
+// RMSNorm, if there is one, and absmax quantisation of each group of columns or of the whole row (ops/quantise_groups.rs).
+// Grid: a workgroup a row. A run of 64 threads with 4 columns each is whole groups, of up to 256 columns; a group of more is
+// the row. Source: Ma et al. 2024 (BitNet b1.58), section 2.
+#import reduce
+
+struct Params {
+    width: u32,
+    group: u32,
+    groups: u32,
+    eps: f32,
+    rms_floor: f32,
+    in_bound: f32,
+    out_bound: f32,
+    max_code: f32,
+    act_bound: f32,
+    act_floor: f32,
+}
+@group(0) @binding(1) var<uniform> params: Params;
+#bind var<storage, read> x: array<vec4<f32>>; // [rows, width / 4]
+#ifdef NORM
+#bind var<storage, read> w: array<vec4<f32>>; // [width / 4]
+#endif
+#bind var<storage, read_write> codes: array<u32>; // [rows, width / 4 padded to 8]
+#bind var<storage, read_write> act_scale_and_sum: array<vec2<f32>>; // [rows, groups]: 1/k, sum of codes
+
+var<workgroup> tops: array<i32, WG>;
+var<workgroup> sums: array<f32, WG>;
+
+// Elements 4i.. of the row that begins at x0, under the norm.
+fn value(x0: u32, i: u32, rms: f32) -> vec4<f32> {
+    let v = x[x0 + i];
+#ifdef NORM
+    let normed = w[i] * bounded4(bounded4(v, params.in_bound) / rms, params.out_bound);
+    return bounded4(normed, params.act_bound);
+#else
+    return bounded4(v, params.act_bound);
+#endif
+}
+
+fn run(lane: Lane, group: vec3<u32>) {
+    let row = group.x;
+    let vectors = params.width / 4u;
+    let x0 = row * vectors;
+    var rms = 1.0;
+#ifdef NORM
+    var squares = 0.0;
+    for (var i = lane.id; i < vectors; i += WG) {
+        let v = bounded4(x[x0 + i], params.in_bound);
+        squares += dot(v, v);
+    }
+    rms = sqrt(at_least(workgroup_sum(lane, squares) / f32(params.width), params.rms_floor) + params.eps);
+#endif
+#ifdef WHOLE_ROW
+    var most = magnitude(params.act_floor);
+    for (var i = lane.id; i < vectors; i += WG) { most = max(most, largest(value(x0, i, rms))); }
+    let row_top = workgroup_max(lane, most);
+#endif
+
+    let words = (params.width + 31u) / 32u * 8u;
+    let span = min(params.group / 4u, WG); // lanes of a group
+    let begin = lane.id / span * span;
+    var row_sum = 0.0;
+    for (var first = 0u; first < words; first += WG) {
+        let i = first + lane.id;
+        var v = vec4<f32>();
+        if i < vectors { v = value(x0, i, rms); }
+#ifdef WHOLE_ROW
+        let top = row_top;
+#else
+        workgroupBarrier();
+        tops[lane.id] = largest(v);
+        workgroupBarrier();
+        var top = magnitude(params.act_floor);
+        for (var l = begin; l < begin + span; l++) { top = max(top, tops[l]); }
+#endif
+        let k = params.max_code / of_order(top);
+        let code = codes_of(v * k, params.max_code);
+        if i < words { codes[row * words + i] = word_of(code); }
+        let sum = code.x + code.y + code.z + code.w;
+        if params.group <= 4u * WG {
+            workgroupBarrier();
+            sums[lane.id] = sum;
+            workgroupBarrier();
+            if lane.id == begin && i < vectors {
+                var total = 0.0;
+                for (var l = begin; l < begin + span; l++) { total += sums[l]; }
+                act_scale_and_sum[row * params.groups + i / span] = vec2<f32>(1.0 / k, total);
+            }
+        }
+        row_sum += sum;
+    }
+#ifdef WHOLE_ROW
+    if params.group > 4u * WG {
+        let total = workgroup_sum(lane, row_sum);
+        if lane.id == 0u { act_scale_and_sum[row] = vec2<f32>(of_order(row_top) / params.max_code, total); }
+    }
+#endif
+}

@@ -1,0 +1,81 @@
+// Blocks of 32 columns of four rows of low-bit codes against 32 activation codes, for products with few rows. Stored codes
+// are code + 1 at 2 bits, and 0 or 1 at 1 bit.
+
+#ifdef PACKED_I16
+// One 32-bit product does two columns: with stored codes s and t, and activations a and b,
+// (s + 2^16 t)(2^16 a + b) = 2^16 (s a + t b) + s b modulo 2^32. Over 32 columns the low part stays within 2^15, so
+// that adding 2^15 before the shift rounds it away exactly.
+
+struct Acts {
+    even: vec4<u32>, // activations 0 and 2 of each word of four
+    odd: vec4<u32>, // 1 and 3
+}
+
+// x · 2^16 + y of signed bytes that lie in the uppermost bits of x and y.
+fn pair(x: vec4<u32>, y: vec4<u32>) -> vec4<u32> {
+    return bitcast<vec4<u32>>((bitcast<vec4<i32>>(x) >> vec4<u32>(8u)) + (bitcast<vec4<i32>>(y) >> vec4<u32>(24u)));
+}
+
+fn pairs(act: vec4<u32>) -> Acts {
+    return Acts(pair(act << vec4<u32>(24u), act << vec4<u32>(8u)),
+        pair((act & vec4<u32>(0xff00u)) << vec4<u32>(16u), act));
+}
+
+fn group1(w: vec4<u32>, shift: u32, even: u32, odd: u32) -> vec4<u32> {
+    let mask = vec4<u32>(0x00010001u);
+    return ((w >> vec4<u32>(shift)) & mask) * even + ((w >> vec4<u32>(shift + 8u)) & mask) * odd;
+}
+
+fn group2(w: vec4<u32>, shift: u32, even: u32, odd: u32) -> vec4<u32> {
+    let mask = vec4<u32>(0x00030003u);
+    return ((w >> vec4<u32>(shift)) & mask) * even + ((w >> vec4<u32>(shift + 8u)) & mask) * odd;
+}
+
+fn high(sum: vec4<u32>) -> vec4<i32> {
+    return bitcast<vec4<i32>>(sum + vec4<u32>(0x8000u)) >> vec4<u32>(16u);
+}
+
+// One word of 1-bit codes of each row.
+fn block1(w: vec4<u32>, a: Acts, b: Acts) -> vec4<i32> {
+    return high(group1(w, 0u, a.even.x, a.odd.x) + group1(w, 1u, a.even.y, a.odd.y)
+        + group1(w, 2u, a.even.z, a.odd.z) + group1(w, 3u, a.even.w, a.odd.w)
+        + group1(w, 4u, b.even.x, b.odd.x) + group1(w, 5u, b.even.y, b.odd.y)
+        + group1(w, 6u, b.even.z, b.odd.z) + group1(w, 7u, b.even.w, b.odd.w));
+}
+
+// Two words of 2-bit codes of each row.
+fn block2(v: vec4<u32>, w: vec4<u32>, a: Acts, b: Acts) -> vec4<i32> {
+    return high(group2(v, 0u, a.even.x, a.odd.x) + group2(v, 2u, a.even.y, a.odd.y)
+        + group2(v, 4u, a.even.z, a.odd.z) + group2(v, 6u, a.even.w, a.odd.w)
+        + group2(w, 0u, b.even.x, b.odd.x) + group2(w, 2u, b.even.y, b.odd.y)
+        + group2(w, 4u, b.even.z, b.odd.z) + group2(w, 6u, b.even.w, b.odd.w));
+}
+#else
+alias Acts = vec4<u32>;
+
+fn pairs(act: vec4<u32>) -> Acts {
+    return act;
+}
+
+fn group1(w: vec4<u32>, shift: u32, act: u32) -> vec4<i32> {
+    let t = (w >> vec4<u32>(shift)) & vec4<u32>(0x01010101u);
+    return vec4<i32>(dot4I8Packed(t.x, act), dot4I8Packed(t.y, act), dot4I8Packed(t.z, act), dot4I8Packed(t.w, act));
+}
+
+fn group2(w: vec4<u32>, shift: u32, act: u32) -> vec4<i32> {
+    let t = (w >> vec4<u32>(shift)) & vec4<u32>(0x03030303u);
+    return vec4<i32>(dot4I8Packed(t.x, act), dot4I8Packed(t.y, act), dot4I8Packed(t.z, act), dot4I8Packed(t.w, act));
+}
+
+// One word of 1-bit codes of each row.
+fn block1(w: vec4<u32>, a: Acts, b: Acts) -> vec4<i32> {
+    return group1(w, 0u, a.x) + group1(w, 1u, a.y) + group1(w, 2u, a.z) + group1(w, 3u, a.w)
+        + group1(w, 4u, b.x) + group1(w, 5u, b.y) + group1(w, 6u, b.z) + group1(w, 7u, b.w);
+}
+
+// Two words of 2-bit codes of each row.
+fn block2(v: vec4<u32>, w: vec4<u32>, a: Acts, b: Acts) -> vec4<i32> {
+    return group2(v, 0u, a.x) + group2(v, 2u, a.y) + group2(v, 4u, a.z) + group2(v, 6u, a.w)
+        + group2(w, 0u, b.x) + group2(w, 2u, b.y) + group2(w, 4u, b.z) + group2(w, 6u, b.w);
+}
+#endif

@@ -1,0 +1,93 @@
+// Parameters of the products with scales by group (ops/group_matmul.rs), their bindings, and reading a stack of low-bit codes
+// (src/quant/groups.rs).
+#import step
+#import stack
+#import vectors
+
+struct Params {
+    counted_by: u32,
+    rows: u32,
+    vectors: u32, // vec4s of a row of codes or of x
+    groups: u32,
+    first_out: u32,
+    out_width: u32,
+}
+@group(0) @binding(1) var<uniform> params: Params;
+#ifdef FLOATS
+#bind var<storage, read> x: array<vec4<f32>>; // [rows, width / 4]
+#else
+#bind var<storage, read> codes: array<vec4<u32>>; // [rows, width / 16 padded to 2]
+#bind var<storage, read> act_scale_and_sum: array<vec2<f32>>; // [rows, groups]: 1/k, sum of codes
+#endif
+#bind var<storage, read> weights: array<vec4<u32>>; // a stack: header, table, words and scales
+#ifdef RESIDUAL
+#bind var<storage, read> residual: array<f32>; // [rows, out_width]
+#endif
+#bind var<storage, read_write> y: array<f32>; // [rows, out_width]
+
+// Columns of a group.
+fn group_columns() -> u32 {
+    return weights[0].z;
+}
+
+// The float of a half, which is finite. Subnormal ones are normal floats.
+fn float_of(half: u32) -> f32 {
+    let normal = bitcast<f32>(((half & 0x7fffu) << 13u) + 0x38000000u);
+    let size = select(normal, f32(half & 0x3ffu) * 5.9604645e-8, (half & 0x7c00u) == 0u);
+    return select(size, -size, (half & 0x8000u) != 0u);
+}
+
+// Scales of group `g` of rows 4 · lane.. of a tile; `first` is the first vec4 of the matrix's scales.
+fn scales_at(first: u32, tile: u32, g: u32, lane: u32) -> vec4<f32> {
+    let eight = weights[first + (tile * params.groups + g) * (TILE_LANES / 2u) + lane / 2u];
+    let pair = select(eight.xy, eight.zw, (lane & 1u) == 1u);
+    return vec4<f32>(float_of(pair.x & 0xffffu), float_of(pair.x >> 16u), float_of(pair.y & 0xffffu),
+        float_of(pair.y >> 16u));
+}
+
+// The first vec4 of a matrix's scales.
+fn first_scale(matrix: u32) -> u32 {
+    return weights[2u + 2u * matrix].y;
+}
+
+// Sums of codes and activations from those of stored codes, `less` the activations' sum. 8-bit codes are made signed on the
+// way.
+fn exact(stored: vec4<i32>, less: f32, bits: u32) -> vec4<f32> {
+    let sum = vec4<f32>(select(stored, 2 * stored, bits == 1u));
+    return sum - vec4<f32>(select(less, 0.0, bits == 8u));
+}
+
+// The codes of one column of four rows, which begin at bit `shift` of their words.
+fn codes_at(w: vec4<u32>, shift: u32, bits: u32) -> vec4<f32> {
+    let stored = vec4<f32>((w >> vec4<u32>(shift)) & vec4<u32>((1u << bits) - 1u));
+    if bits == 1u { return 2.0 * stored - vec4<f32>(1.0); }
+    return stored - vec4<f32>(select(1.0, 128.0, bits == 8u));
+}
+
+// Σ byte · activation of one word of four rows of 8-bit codes.
+fn dot_bytes(stored: vec4<u32>, act: u32) -> vec4<i32> {
+    let w = stored ^ vec4<u32>(0x80808080u);
+#ifdef DOT4
+    return vec4<i32>(dot4I8Packed(w.x, act), dot4I8Packed(w.y, act), dot4I8Packed(w.z, act), dot4I8Packed(w.w, act));
+#else
+    let v = bitcast<vec4<i32>>(w);
+    let a = bitcast<i32>(act);
+    return ((v << vec4<u32>(24u)) >> vec4<u32>(24u)) * ((a << 24u) >> 24u)
+        + ((v << vec4<u32>(16u)) >> vec4<u32>(24u)) * ((a << 16u) >> 24u)
+        + ((v << vec4<u32>(8u)) >> vec4<u32>(24u)) * ((a << 8u) >> 24u) + (v >> vec4<u32>(24u)) * (a >> 24u);
+#endif
+}
+
+// Writes four outputs of a row, `in_part` the first one's number in its matrix and `out` its column of y.
+fn store4(row: u32, v: vec4<f32>, in_part: u32, rows: u32, out: u32) {
+    let at = row * params.out_width + params.first_out + out;
+    for (var i = 0u; i < 4u; i++) {
+        if in_part + i < rows {
+#ifdef RESIDUAL
+            y[at + i] = component(v, i) + residual[at + i];
+#else
+            y[at + i] = component(v, i);
+#endif
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The product with matrices of low-bit codes that have scales by row and group of columns.
+
+use crate::error::Result;
+use crate::ops::few_rows::{FewRows, MAX_DECODE_ROWS};
+use crate::ops::ternary_matmul::StackPiece;
+use crate::ops::{expect, require, simd};
+use crate::params;
+use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step, Variant, Variants};
+use crate::quant::TILE_ROWS;
+use crate::quant::groups::{GroupStack, MAX_COLS};
+use crate::shader;
+use crate::tensor::{DType, Spec, code_words};
+
+/// What a product with scales by group reads.
+#[derive(Debug, Clone, Copy)]
+pub enum GroupFactor {
+    /// Codes with their scale and sum, from [`PlanBuilder::quantise_groups`] with the matrices' groups.
+    Codes([Slot; 2]),
+    /// Numbers `[rows, d]` F32.
+    Floats(Slot),
+}
+
+/// `y[r, o] = Σ_g scale[o, g] · 1/k[r, g] · Σ_c code(o, c) · activation(r, c) (+ residual)`, or with x of floats
+/// `Σ_g scale[o, g] · Σ_c code(o, c) · x[r, c]`.
+///
+/// codes `[rows, 1, d]` and scale_and_sum `[rows, groups, 2]` F32, or x `[rows, d]` F32; d a multiple of 4; weights Groups, whose
+/// matrices are side by side in y `[rows, Σ out]` F32; a residual of y's shape may be added. Sums inside a group of codes are
+/// exact integers. Error: ≤ 1e-5 of the largest product sum; only the order of the sums of floats differs.
+#[derive(Debug, Clone)]
+struct GroupMatmul {
+    /// Rows of each matrix.
+    outs: Vec<usize>,
+    floats: bool,
+    residual: bool,
+    /// First column of y, of so many, where the stack is a piece of a larger one.
+    first_out: usize,
+    out_width: usize,
+}
+
+params!(GroupMatmulParams { counted_by: u32, rows: u32, vectors: u32, groups: u32, first_out: u32, out_width: u32 });
+
+/// Rows of a workgroup of the kernel for few rows, where there is more than one.
+const FEW_BLOCK: usize = 4;
+/// Rows of a workgroup of the kernel for many rows (its `ROWS`).
+const MANY_BLOCK: usize = 8;
+
+impl PlanBuilder {
+    /// Product of codes or floats with a stack of matrices with scales by group, which may be cut by rows; `[rows, Σ outs]`,
+    /// plus `residual` if given.
+    #[track_caller]
+    pub fn group_matmul(&self, factor: GroupFactor, pieces: &[StackPiece], residual: Option<Slot>) -> Slot {
+        let out_width = pieces.iter().flat_map(|piece| piece.outs).sum();
+        let (first, floats) = match factor {
+            GroupFactor::Codes(act) => (act.to_vec(), false),
+            GroupFactor::Floats(x) => (vec![x], true),
+        };
+        let (mut y, mut first_out) = (None, 0);
+        for piece in pieces {
+            let outs = piece.outs.to_vec();
+            let op = GroupMatmul { outs, floats, residual: residual.is_some(), first_out, out_width };
+            let inputs = [&first[..], &[piece.weights], residual.as_slice()].concat();
+            match y {
+                None => y = Some(self.push(op, &inputs)),
+                Some(y) => self.push_into(op, &inputs, &[y]),
+            }
+            first_out += piece.outs.iter().sum::<usize>();
+        }
+        // Without a piece there is no product.
+        y.unwrap_or(first[0])
+    }
+}
+
+/// Columns of a stack's groups; 0 for what is not one.
+fn group_of(weights: &Spec) -> usize {
+    if let DType::Groups { group } = weights.dtype { group as usize } else { 0 }
+}
+
+impl GroupMatmul {
+    /// Number of the input that is the weights.
+    fn weights(&self) -> usize {
+        if self.floats { 1 } else { 2 }
+    }
+
+    fn residual<'a>(&self, io: &Io<'a>) -> &'a [f32] {
+        if self.residual { io.f32s(self.weights() + 1) } else { &[] }
+    }
+}
+
+impl Op for GroupMatmul {
+    fn name(&self) -> &'static str {
+        "group_matmul"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>> {
+        let (x, d) = (inputs[0], inputs[0].width());
+        let (rows, weights) = (x.shape[0], inputs[self.weights()]);
+        let group = group_of(weights);
+        require("weights", weights, group > 0, "a stack of codes with scales by group")?;
+        require("x", x, d.is_multiple_of(4) && d <= MAX_COLS, "a multiple of 4 columns, 65536 at most")?;
+        if self.floats {
+            expect("x", x, &[rows, d], &[DType::F32])?;
+        } else {
+            expect("codes", x, &[rows, 1, d], &[DType::Codes])?;
+            expect("scale_and_sum", inputs[1], &[rows, d.div_ceil(group), 2], &[DType::F32])?;
+        }
+        let outs = self.outs.iter().sum::<usize>();
+        expect("weights", weights, &[self.outs.len(), outs, d], &[weights.dtype])?;
+        require("weights", weights, self.first_out + outs <= self.out_width, "rows that fit the output")?;
+        let shape = [rows, self.out_width];
+        if self.residual {
+            expect("residual", inputs[self.weights() + 1], &shape, &[DType::F32])?;
+        }
+        Ok(vec![Spec::counted(&shape, DType::F32, x.counted_by)])
+    }
+
+    fn cpu(&self, step: &Step, io: &mut Io) {
+        let (x, d, stack) = (io.spec(0), io.spec(0).width(), GroupStack(io.u32s(self.weights())));
+        let residual = self.residual(io);
+        let stride = if self.floats { d } else { 4 * code_words(d) };
+        for r in 0..step.rows_in_use(x) {
+            let mut out = r * self.out_width + self.first_out;
+            for part in (0..stack.len()).map(|i| stack.part(i)) {
+                for o in 0..part.shape.rows {
+                    let mut sum = 0.0;
+                    for g in 0..part.shape.groups() {
+                        let columns = g * part.shape.group..d.min((g + 1) * part.shape.group);
+                        let scale = part.scale(o, g).to_f32();
+                        if self.floats {
+                            let x = &io.f32s(0)[r * stride..];
+                            sum += scale * columns.map(|c| f32::from(part.code(o, c)) * x[c]).sum::<f32>();
+                        } else {
+                            let codes = &io.codes(0)[r * stride..];
+                            let exact: i32 = columns.map(|c| i32::from(part.code(o, c)) * i32::from(codes[c])).sum();
+                            sum += exact as f32 * (scale * io.f32s(1)[2 * (r * part.shape.groups() + g)]);
+                        }
+                    }
+                    io.out_f32s(0)[out] = if self.residual { sum + residual[out] } else { sum };
+                    out += 1;
+                }
+            }
+        }
+    }
+
+    fn cpu_fast(&self, step: &Step, io: &mut Io) {
+        let (d, stack, residual) = (io.spec(0).width(), GroupStack(io.u32s(self.weights())), self.residual(io));
+        let (rows, threads) = (step.rows_in_use(io.spec(0)), io.threads);
+        let place = simd::GroupPlace { first_out: self.first_out, width: self.out_width };
+        if self.floats {
+            let x: Vec<&[f32]> = io.f32s(0).chunks_exact(d).take(rows).collect();
+            simd::group_products(stack, simd::GroupInput::Floats(&x), place, threads, residual, io.out_f32s(0));
+            return;
+        }
+        let (words, scale_and_sum) = (io.u32s(0).chunks_exact(code_words(d)), io.f32s(1));
+        let scale_and_sum = scale_and_sum.chunks_exact(2 * io.spec(1).shape[1]);
+        let acts: Vec<_> = words
+            .zip(scale_and_sum)
+            .take(rows)
+            .map(|(words, scale_and_sum)| simd::GroupActs { words, scale_and_sum })
+            .collect();
+        simd::group_products(stack, simd::GroupInput::Codes(&acts), place, threads, residual, io.out_f32s(0));
+    }
+
+    fn kernel(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
+        self.variants(caps, inputs, outputs).take(None).kernel
+    }
+
+    fn variants(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Variants {
+        let few = outputs[0].shape[0] <= MAX_DECODE_ROWS;
+        // Nothing here uses subgroups.
+        let caps = &caps.without_subgroups();
+        if few {
+            return FewRows::variants(caps, |form| {
+                Variant::new(form.name, caps, self.few(caps, form, inputs, outputs[0]))
+            });
+        }
+        let tiles = |caps: &Caps| Variants::usual(Variant::new("tiles", caps, self.many(inputs, outputs[0])));
+        let all = tiles(caps);
+        if caps.dot4 && !self.floats { all.or_lesser("no-dot4", tiles(&Caps { dot4: false, ..*caps })) } else { all }
+    }
+}
+
+impl GroupMatmul {
+    fn params(&self, inputs: &[&Spec], y: &Spec) -> GroupMatmulParams {
+        let (x, d) = (inputs[0], inputs[0].width());
+        GroupMatmulParams {
+            counted_by: x.counted_by as u32,
+            rows: y.shape[0] as u32,
+            vectors: (if self.floats { d } else { code_words(d) } / 4) as u32,
+            groups: d.div_ceil(group_of(inputs[self.weights()])) as u32,
+            first_out: self.first_out as u32,
+            out_width: self.out_width as u32,
+        }
+    }
+
+    fn tiles(&self) -> Extent {
+        Extent::Fixed(self.outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum())
+    }
+
+    fn defines(&self) -> Vec<&'static str> {
+        let flags = [(self.floats, "FLOATS"), (self.residual, "RESIDUAL")];
+        flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect()
+    }
+
+    /// The kernel for few rows, which reads the weights once for [`FEW_BLOCK`] of them.
+    fn few(&self, caps: &Caps, form: FewRows, inputs: &[&Spec], y: &Spec) -> Kernel {
+        let several = y.shape[0] > 1;
+        let mut defines = [form.defines(caps), self.defines()].concat();
+        defines.retain(|define| !(self.floats && *define == "PACKED_I16"));
+        defines.extend(several.then_some("ROWS4"));
+        Kernel {
+            source: shader!("groups/group_matmul_matvec"),
+            defines,
+            overrides: vec![("SPLIT_K", form.split_k as f64)],
+            params: self.params(inputs, y).params(),
+            grid: Grid::xy(self.tiles(), Extent::rows(&y.leading_only(), 1, if several { FEW_BLOCK } else { 1 })),
+        }
+    }
+
+    /// The kernel for many rows, which share the weights that a workgroup reads.
+    fn many(&self, inputs: &[&Spec], y: &Spec) -> Kernel {
+        Kernel {
+            source: shader!("groups/group_matmul_tiles"),
+            defines: self.defines(),
+            overrides: vec![],
+            params: self.params(inputs, y).params(),
+            grid: Grid::xy(self.tiles(), Extent::rows(&y.leading_only(), 1, MANY_BLOCK)),
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! From floats to 8-bit activation codes for matrices with scales by group: an RMSNorm, if there is one, and absmax
+//! quantisation of each group of columns or of whole rows.
+
+use crate::bounds::{at_least, largest_magnitude};
+use crate::error::Result;
+use crate::ops::{ActQuant, RmsNorm, expect, require, simd};
+use crate::params;
+use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
+use crate::quant::groups::{MAX_COLS, is_group};
+use crate::shader;
+use crate::tensor::{DType, Spec, code_words};
+
+/// What shares a factor `1/k` of codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CodeScale {
+    /// A row: BitNet's rule.
+    Row,
+    /// A group of a row: for models that were trained with activations of floats.
+    Group,
+}
+
+/// The rule of codes for matrices with scales by group.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GroupQuant {
+    /// Bounds and codes.
+    pub act: ActQuant,
+    /// Columns of a group: those of the matrices ([`is_group`]).
+    pub group: usize,
+    /// What shares a factor.
+    pub scale: CodeScale,
+}
+
+/// Codes of x, or of x under a norm.
+///
+/// x `[rows, d]` F32, d a multiple of 4, and w `[d]` F32 with a norm → codes `[rows, 1, d]`, scale_and_sum `[rows, groups, 2]` F32:
+/// `1/k` and the sum of the codes, of each group. Error: a code may differ by 1 from `cpu` where rounding is on an edge.
+#[derive(Debug)]
+struct QuantiseGroups {
+    norm: Option<RmsNorm>,
+    rule: GroupQuant,
+}
+
+params!(QuantiseGroupsParams {
+    width: u32,
+    group: u32,
+    groups: u32,
+    eps: f32,
+    rms_floor: f32,
+    in_bound: f32,
+    out_bound: f32,
+    max_code: f32,
+    act_bound: f32,
+    act_floor: f32,
+});
+
+impl PlanBuilder {
+    /// `[codes, scale_and_sum]` of x, or of x under a norm with its weight. See [`PlanBuilder::group_matmul`], which reads them.
+    #[track_caller]
+    pub fn quantise_groups(&self, x: Slot, norm: Option<(RmsNorm, Slot)>, rule: GroupQuant) -> [Slot; 2] {
+        let inputs: Vec<Slot> = [x].into_iter().chain(norm.map(|n| n.1)).collect();
+        self.push_all(QuantiseGroups { norm: norm.map(|n| n.0), rule }, &inputs)
+    }
+}
+
+impl QuantiseGroups {
+    fn groups(&self, width: usize) -> usize {
+        width.div_ceil(self.rule.group)
+    }
+
+    /// Codes of `y` with `k` of its groups, and their scales and sums.
+    fn codes(&self, y: &[f32], tops: &[f32], codes: &mut [i8], scale_and_sum: &mut [f32]) {
+        let ActQuant { max_code, floor, .. } = self.rule.act;
+        let row = largest_magnitude(tops);
+        codes[y.len()..].fill(0);
+        let groups = y.chunks(self.rule.group).zip(codes.chunks_mut(self.rule.group)).zip(tops);
+        for (((y, codes), &top), scale_and_sum) in groups.zip(scale_and_sum.chunks_exact_mut(2)) {
+            let top = if self.rule.scale == CodeScale::Row { row } else { top };
+            let k = max_code / at_least(top, floor);
+            let sum = simd::quantise(y, k, max_code, codes);
+            scale_and_sum.copy_from_slice(&[1.0 / k, sum as f32]);
+        }
+    }
+}
+
+impl Op for QuantiseGroups {
+    fn name(&self) -> &'static str {
+        "quantise_groups"
+    }
+
+    fn infer(&self, inputs: &[&Spec]) -> Result<Vec<Spec>> {
+        let (x, d) = (inputs[0], inputs[0].width());
+        require("x", x, x.dtype == DType::F32 && x.shape.len() == 2, "[rows, d] F32")?;
+        require("x", x, d.is_multiple_of(4) && d <= MAX_COLS, "a multiple of 4 columns, 65536 at most")?;
+        require("x", x, is_group(d, self.rule.group), "columns for groups of 32, 64, 128, 256 or all of them")?;
+        if self.norm.is_some() {
+            expect("norm weight", inputs[1], &[d], &[DType::F32])?;
+        }
+        let rows = x.shape[0];
+        Ok(vec![
+            Spec::counted(&[rows, 1, d], DType::Codes, x.counted_by),
+            Spec::counted(&[rows, self.groups(d), 2], DType::F32, x.counted_by),
+        ])
+    }
+
+    fn cpu(&self, step: &Step, io: &mut Io) {
+        let (x, width) = (io.f32s(0), io.spec(0).width());
+        let ActQuant { max_code, bound, floor } = self.rule.act;
+        let (groups, stride) = (self.groups(width), 4 * code_words(width));
+        let w = if self.norm.is_some() { io.f32s(1) } else { &[] };
+        for (r, x) in x.chunks_exact(width).enumerate().take(step.rows_in_use(io.spec(0))) {
+            let rms = self.norm.map_or(1.0, |norm| norm.rms(x));
+            let value = |i: usize| self.norm.map_or(x[i], |norm| norm.apply(x[i], rms, w[i])).clamp(-bound, bound);
+            let y: Vec<f32> = (0..width).map(value).collect();
+            let codes = &mut io.out_codes(0)[r * stride..][..stride];
+            codes.fill(0);
+            let mut scale_and_sum = vec![0.0; 2 * groups];
+            for (g, y_group) in y.chunks(self.rule.group).enumerate() {
+                let top = largest_magnitude(if self.rule.scale == CodeScale::Row { &y } else { y_group });
+                let k = max_code / at_least(top, floor);
+                let mut sum = 0;
+                for (code, v) in codes[g * self.rule.group..].iter_mut().zip(y_group) {
+                    *code = (v * k).round_ties_even().clamp(-max_code - 1.0, max_code) as i8;
+                    sum += i32::from(*code);
+                }
+                scale_and_sum[2 * g..][..2].copy_from_slice(&[1.0 / k, sum as f32]);
+            }
+            io.out_f32s(1)[2 * r * groups..][..2 * groups].copy_from_slice(&scale_and_sum);
+        }
+    }
+
+    fn cpu_fast(&self, step: &Step, io: &mut Io) {
+        let (x, width, rows) = (io.f32s(0), io.spec(0).width(), step.rows_in_use(io.spec(0)));
+        let w = if self.norm.is_some() { io.f32s(1) } else { &[] };
+        let (groups, group, bound) = (self.groups(width), self.rule.group, self.rule.act.bound);
+        let (stride, threads) = (4 * code_words(width), io.threads);
+        let [codes, scale_and_sum] = &mut io.outputs[..] else { return };
+        let codes = simd::Shared::new(bytemuck::cast_slice_mut::<u32, i8>(codes.1));
+        let scale_and_sum = simd::Shared::new(bytemuck::cast_slice_mut::<u32, f32>(scale_and_sum.1));
+        threads.chunks(rows, simd::rows_a_task(width), |range| {
+            let (mut y, mut tops) = (vec![0.0; width], vec![0.0; groups]);
+            for r in range {
+                let x = &x[r * width..][..width];
+                let normed = self.norm.map(|norm| norm.normed(x, bound));
+                for (g, (y, top)) in y.chunks_mut(group).zip(&mut tops).enumerate() {
+                    let columns = g * group..g * group + y.len();
+                    *top = match normed {
+                        Some(normed) => simd::norm(&x[columns.clone()], &w[columns], normed, y),
+                        None => simd::bounded(&x[columns], bound, y),
+                    };
+                }
+                // SAFETY: each row belongs to one task.
+                let (codes, scale_and_sum) =
+                    unsafe { (codes.slice(r * stride, stride), scale_and_sum.slice(2 * r * groups, 2 * groups)) };
+                self.codes(&y, &tops, codes, scale_and_sum);
+            }
+        });
+    }
+
+    fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
+        let x = inputs[0];
+        let (norm, groups) = (self.norm.unwrap_or(RmsNorm::new(0.0)), self.groups(x.width()));
+        let params = QuantiseGroupsParams {
+            width: x.width() as u32,
+            group: self.rule.group as u32,
+            groups: groups as u32,
+            eps: norm.eps,
+            rms_floor: norm.floor(),
+            in_bound: norm.in_bound(),
+            out_bound: norm.out_bound(),
+            max_code: self.rule.act.max_code,
+            act_bound: self.rule.act.bound,
+            act_floor: self.rule.act.floor,
+        };
+        let whole_row = self.rule.scale == CodeScale::Row || groups == 1;
+        let flags = [(self.norm.is_some(), "NORM"), (whole_row, "WHOLE_ROW")];
+        let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
+        let grid = Grid::x(Extent::rows(x, 1, 1));
+        Kernel {
+            source: shader!("quantise/quantise_groups"),
+            defines,
+            overrides: vec![],
+            params: params.params(),
+            grid,
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! Products with low-bit codes that have scales by row and group: the work cut into tiles, each by the best kernel of this
+//! processor.
+
+use half::f16;
+use multiversion::multiversion;
+
+use crate::ops::simd::Shared;
+use crate::quant::groups::{GroupPart, GroupStack};
+use crate::quant::{Bits, TILE_ROWS};
+use crate::threads::ThreadPool;
+
+/// One row of activation codes.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupActs<'a> {
+    /// The codes, four a word, padded to a multiple of 32.
+    pub words: &'a [u32],
+    /// `1/k` and the sum of the codes, of each group.
+    pub scale_and_sum: &'a [f32],
+}
+
+/// What each row of y is made of.
+#[derive(Debug, Clone, Copy)]
+pub enum GroupInput<'a> {
+    /// Codes.
+    Codes(&'a [GroupActs<'a>]),
+    /// Numbers, a row each.
+    Floats(&'a [&'a [f32]]),
+}
+
+impl<'a> GroupInput<'a> {
+    fn rows(self) -> usize {
+        match self {
+            GroupInput::Codes(rows) => rows.len(),
+            GroupInput::Floats(rows) => rows.len(),
+        }
+    }
+
+    fn part(self, from: usize, n: usize) -> Self {
+        match self {
+            GroupInput::Codes(rows) => GroupInput::Codes(&rows[from..from + n]),
+            GroupInput::Floats(rows) => GroupInput::Floats(&rows[from..from + n]),
+        }
+    }
+}
+
+/// Where the outputs of a stack are in y: its first column, of so many.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupPlace {
+    /// The first column.
+    pub first_out: usize,
+    /// Columns of y.
+    pub width: usize,
+}
+
+/// Rows of y that share one pass over a tile.
+pub(super) const BATCH: usize = 4;
+
+/// Outputs of one tile, for up to [`BATCH`] rows.
+pub(super) type TileOuts = [[f32; TILE_ROWS]; BATCH];
+
+/// A tile of a matrix.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct GroupTile<'a> {
+    /// Its words.
+    pub words: &'a [u32],
+    /// Its scales, of 128 rows for each group.
+    pub scales: &'a [f16],
+    /// Words of a group in a row.
+    pub group_words: usize,
+}
+
+/// Adds the products of a tile with rows of codes to outputs.
+pub(super) type GroupKernel = fn(&GroupTile, Bits, &[GroupActs], &mut TileOuts);
+
+/// The best kernel for this processor.
+fn group_kernel() -> GroupKernel {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(kernel) = super::groups_x86::kernels().pop() {
+        return kernel;
+    }
+    portable_tile
+}
+
+/// Tasks a thread in one call: more share the work better, fewer read longer runs of memory.
+const TASKS: usize = 6;
+
+/// A tile, and the column of y that its first row is.
+#[derive(Clone, Copy)]
+struct Work<'a> {
+    part: GroupPart<'a>,
+    tile: usize,
+    out: usize,
+}
+
+impl<'a> Work<'a> {
+    fn tile(&self) -> GroupTile<'a> {
+        let (part, shape) = (&self.part, self.part.shape);
+        let [words, scales] = [shape.row_words(), shape.groups()].map(|n| n * TILE_ROWS);
+        GroupTile {
+            words: &part.words[self.tile * words..][..words],
+            scales: &part.scales[self.tile * scales..][..scales],
+            group_words: shape.group / shape.bits.cols_per_word(),
+        }
+    }
+}
+
+/// The products of all rows with all matrices of the stack, side by side: `y[r, first_out + o] = Σ … (+ residual)`.
+pub fn group_products(
+    stack: GroupStack,
+    input: GroupInput,
+    place: GroupPlace,
+    threads: &ThreadPool,
+    residual: &[f32],
+    y: &mut [f32],
+) {
+    let kernel = group_kernel();
+    let mut work: Vec<Work> = Vec::new();
+    let mut out = place.first_out;
+    for part in (0..stack.len()).map(|i| stack.part(i)) {
+        let tiles = part.shape.rows.div_ceil(TILE_ROWS);
+        work.extend((0..tiles).map(|tile| Work { part, tile, out: out + tile * TILE_ROWS }));
+        out += part.shape.rows;
+    }
+    let tasks: Vec<&[Work]> = work.chunks(work.len().div_ceil(TASKS * threads.count()).max(1)).collect();
+    let (rows, y) = (input.rows(), Shared::new(y));
+    let passes = rows.div_ceil(BATCH).max(1);
+    threads.run(tasks.len(), |i| {
+        for work in tasks[i] {
+            let tile = work.tile();
+            for pass in 0..passes {
+                // Passes of about the same size.
+                let (from, to) = (rows * pass / passes, rows * (pass + 1) / passes);
+                let mut outs = [[0.0; TILE_ROWS]; BATCH];
+                match input.part(from, to - from) {
+                    GroupInput::Codes(acts) => kernel(&tile, work.part.shape.bits, acts, &mut outs),
+                    GroupInput::Floats(x) => float_tile(&tile, work.part.shape.bits, x, &mut outs),
+                }
+                let used = TILE_ROWS.min(work.part.shape.rows - work.tile * TILE_ROWS);
+                for (r, outs) in (from..to).zip(&outs) {
+                    let at = r * place.width + work.out;
+                    // SAFETY: each row's outputs of a tile belong to one task.
+                    let y = unsafe { y.slice(at, used) };
+                    y.copy_from_slice(&outs[..used]);
+                    if !residual.is_empty() {
+                        y.iter_mut().zip(&residual[at..at + used]).for_each(|(y, r)| *y += r);
+                    }
+                }
+            }
+        }
+    });
+}
+
+/// The kernel in plain Rust, written so that the compiler vectorises it over the tile's rows.
+fn portable_tile(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOuts) {
+    let (fours, count, [times, offset]) = (bits.cols_per_word() / 4, bits.count(), bits.times_and_offset());
+    let mask = (1u32 << count) - 1;
+    let n = tile.words.len() / TILE_ROWS;
+    for (g, first) in (0..n).step_by(tile.group_words.max(1)).enumerate() {
+        for (act, outs) in acts.iter().zip(outs.iter_mut()) {
+            let mut sums = [0i32; TILE_ROWS];
+            for i in first * fours..(first + tile.group_words).min(n) * fours {
+                let bytes = act.words[i].to_le_bytes().map(|b| i32::from(b as i8));
+                let shift = (i % fours * count) as u32;
+                let words = &tile.words[i / fours * TILE_ROWS..][..TILE_ROWS];
+                for (sum, &word) in sums.iter_mut().zip(words) {
+                    let code = |b: u32| (word >> (shift + 8 * b) & mask) as i32;
+                    *sum += code(0) * bytes[0] + code(1) * bytes[1] + code(2) * bytes[2] + code(3) * bytes[3];
+                }
+            }
+            let (inv_k, less) = (act.scale_and_sum[2 * g], offset * act.scale_and_sum[2 * g + 1] as i32);
+            let scales = &tile.scales[g * TILE_ROWS..][..TILE_ROWS];
+            for ((out, sum), scale) in outs.iter_mut().zip(sums).zip(scales) {
+                *out += (times * sum - less) as f32 * (scale.to_f32() * inv_k);
+            }
+        }
+    }
+}
+
+/// Adds the products of a tile with up to [`BATCH`] rows of floats.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn float_tile(tile: &GroupTile, bits: Bits, x: &[&[f32]], outs: &mut TileOuts) {
+    match *x {
+        [a] => float_rows(tile, bits, [a], outs),
+        [a, b] => float_rows(tile, bits, [a, b], outs),
+        [a, b, c] => float_rows(tile, bits, [a, b, c], outs),
+        [a, b, c, d, ..] => float_rows(tile, bits, [a, b, c, d], outs),
+        [] => {}
+    }
+}
+
+/// Rows of a tile whose sums stay in registers.
+const BLOCK: usize = 32;
+
+#[inline(always)]
+fn float_rows<const A: usize>(tile: &GroupTile, bits: Bits, x: [&[f32]; A], outs: &mut TileOuts) {
+    let (per_word, count, [times, offset]) = (bits.cols_per_word(), bits.count(), bits.times_and_offset());
+    let mask = (1u32 << count) - 1;
+    let n = tile.words.len() / TILE_ROWS;
+    for block in (0..TILE_ROWS).step_by(BLOCK) {
+        for (g, first) in (0..n).step_by(tile.group_words.max(1)).enumerate() {
+            let mut sums = [[0f32; BLOCK]; A];
+            let from = first * per_word;
+            for c in from..x[0].len().min((first + tile.group_words).min(n) * per_word) {
+                let words = &tile.words[c / per_word * TILE_ROWS + block..][..BLOCK];
+                let shift = (8 * (c % 4) + count * (c % per_word / 4)) as u32;
+                let mut codes = [0f32; BLOCK];
+                for i in 0..BLOCK {
+                    codes[i] = (times * ((words[i] >> shift) & mask) as i32 - offset) as f32;
+                }
+                for a in 0..A {
+                    let x = x[a][c];
+                    for i in 0..BLOCK {
+                        sums[a][i] += codes[i] * x;
+                    }
+                }
+            }
+            let scales = &tile.scales[g * TILE_ROWS + block..][..BLOCK];
+            for (sums, outs) in sums.iter().zip(outs.iter_mut()) {
+                for ((out, sum), scale) in outs[block..block + BLOCK].iter_mut().zip(sums).zip(scales) {
+                    *out += sum * scale.to_f32();
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::groups::{GroupPacked, GroupShape, stack};
+
+    /// Every kernel that this processor can run.
+    fn kernels() -> Vec<GroupKernel> {
+        let mut all: Vec<GroupKernel> = vec![portable_tile];
+        #[cfg(target_arch = "x86_64")]
+        all.extend(super::super::groups_x86::kernels());
+        all
+    }
+
+    /// A tile of the extremes of each form: all codes that it has.
+    fn matrix(cols: usize, bits: Bits, group: usize) -> GroupPacked<'static> {
+        let codes: &[i8] = match bits {
+            Bits::One => &[-1, 1, 1],
+            Bits::Two => &[-1, 0, 1, 2, 2, 2],
+            Bits::Eight => &[-128, 127, -128, 3, 0, -128],
+        };
+        GroupPacked::from_codes(GroupShape { rows: TILE_ROWS, cols, bits, group }, |row, to, scales| {
+            to.iter_mut().enumerate().for_each(|(c, code)| *code = codes[(row * 7 + c * (1 + row % 5)) % codes.len()]);
+            scales.iter_mut().enumerate().for_each(|(g, s)| *s = f16::from_f32((row + 3 * g) as f32 * 0.25 - 9.0));
+            Ok(())
+        })
+        .unwrap()
+    }
+
+    /// Rows of codes of all 8 bits with their scales and sums, and the numbers that they stand for.
+    struct Rows {
+        words: Vec<Vec<u32>>,
+        scale_and_sum: Vec<Vec<f32>>,
+        floats: Vec<Vec<f32>>,
+    }
+
+    fn rows(cols: usize, group: usize) -> Rows {
+        let act = |a: usize, c: usize| if a == 3 { -128 } else { (c * 37 + a * 91) as u8 as i8 };
+        let codes: Vec<Vec<i8>> = (0..BATCH).map(|a| (0..cols).map(|c| act(a, c)).collect()).collect();
+        let words = |codes: &Vec<i8>| {
+            let mut codes = codes.clone();
+            codes.resize(cols.next_multiple_of(32), 0);
+            bytemuck::pod_collect_to_vec(&codes)
+        };
+        let sum = |codes: &[i8]| codes.iter().map(|&c| f32::from(c)).sum::<f32>();
+        let inv_k = |g: usize| (g + 1) as f32 * 0.5;
+        let of_groups = |codes: &Vec<i8>| {
+            codes.chunks(group).enumerate().flat_map(|(g, codes)| [inv_k(g), sum(codes)]).collect::<Vec<f32>>()
+        };
+        let floats =
+            |codes: &Vec<i8>| codes.iter().enumerate().map(|(c, &v)| f32::from(v) * inv_k(c / group)).collect();
+        Rows {
+            words: codes.iter().map(words).collect(),
+            scale_and_sum: codes.iter().map(of_groups).collect(),
+            floats: codes.iter().map(floats).collect(),
+        }
+    }
+
+    /// The outputs of each kernel, and of that for floats, for the first `n` rows.
+    fn found(tile: &GroupTile, bits: Bits, rows: &Rows, n: usize) -> Vec<TileOuts> {
+        let both = rows.words.iter().zip(&rows.scale_and_sum);
+        let acts: Vec<GroupActs> =
+            both.map(|(words, scale_and_sum)| GroupActs { words, scale_and_sum }).take(n).collect();
+        let mut all: Vec<TileOuts> = Vec::new();
+        for kernel in kernels() {
+            let mut outs = [[0.0; TILE_ROWS]; BATCH];
+            kernel(tile, bits, &acts, &mut outs);
+            all.push(outs);
+        }
+        let x: Vec<&[f32]> = rows.floats[..n].iter().map(|x| &x[..]).collect();
+        all.push([[0.0; TILE_ROWS]; BATCH]);
+        float_tile(tile, bits, &x, all.last_mut().unwrap());
+        all
+    }
+
+    #[test]
+    fn every_kernel_adds_up_the_products_of_each_group() {
+        let whole = crate::quant::groups::whole_row;
+        for (cols, group) in [(4, 32), (96, 32), (100, 64), (300, 128), (520, 256), (520, whole(520)), (31, whole(31))]
+        {
+            let rows = rows(cols, group);
+            for bits in [Bits::One, Bits::Two, Bits::Eight] {
+                let words = stack(&[matrix(cols, bits, group)]).unwrap();
+                let part = GroupStack(&words).part(0);
+                let tile = Work { part, tile: 0, out: 0 }.tile();
+                let sum = |a: usize, r: usize| -> [f64; 2] {
+                    let term = |c: usize| f64::from(part.value(r, c)) * f64::from(rows.floats[a][c]);
+                    (0..cols).map(term).fold([0.0; 2], |[sum, size], term| [sum + term, size + term.abs()])
+                };
+                let wanted: Vec<Vec<[f64; 2]>> =
+                    (0..BATCH).map(|a| (0..TILE_ROWS).map(|r| sum(a, r)).collect()).collect();
+                for (n, (k, outs)) in
+                    (1..=BATCH).flat_map(|n| found(&tile, bits, &rows, n).into_iter().enumerate().map(move |f| (n, f)))
+                {
+                    for (a, r) in (0..n).flat_map(|a| (0..TILE_ROWS).map(move |r| (a, r))) {
+                        let ([want, size], found) = (wanted[a][r], f64::from(outs[a][r]));
+                        assert!(
+                            (found - want).abs() <= 1e-6 * size,
+                            "kernel {k}, {bits:?}, {cols} columns by {group}, row {r}: {found}, expected {want}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}

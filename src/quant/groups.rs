@@ -1,0 +1,441 @@
+//! Matrices of low-bit codes with a scale for each row and group of columns: `W[r, c] = scale[r, c / group] · code(r, c)`.
+//!
+//! Codes lie in words as [`crate::quant`] says, at 1 (−1, +1), 2 (−1, 0, +1, +2) or 8 bits (signed integers). A group has
+//! 32, 64, 128 or 256 columns, or all of them; the last one of a row may be short. Scales are f16: the halves of 128 rows
+//! lie together, those of group `g` of tile `t` from `(t · groups + g) · 128` on.
+//!
+//! [`stack`] lays several matrices of one width out as one buffer, from a whole cache line on each:
+//! `[n, cols, group, 0]`, then for each matrix
+//! `[first word / 4, bits, rows, tiles before it, rows before it, first word of its scales / 4, tiles, 0]`, then each matrix's
+//! words and scales.
+
+use std::borrow::Cow;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use half::f16;
+
+use crate::alloc::{CACHE_LINE, COPY_CHUNK, zeros};
+use crate::error::{Error, Result};
+use crate::quant::{Bits, PART_WORDS, TILE_ROWS, code_at, pack_word};
+use crate::threads;
+
+/// Maximum number of columns, for which a sum of products of two 8-bit codes fits in 32 bits.
+pub const MAX_COLS: usize = 1 << 16;
+/// Words of the halves of one group of a tile.
+pub(crate) const SCALE_WORDS: usize = TILE_ROWS / 2;
+/// Words in front of a stack's table.
+const HEADER_WORDS: usize = 4;
+/// Largest magnitude of an integer that is made of a float.
+const MAX_CODE: f32 = 127.0;
+
+/// Whether a matrix of `cols` columns may have groups of `group`.
+pub fn is_group(cols: usize, group: usize) -> bool {
+    matches!(group, 32 | 64 | 128 | 256) || (group.is_multiple_of(32) && group >= cols)
+}
+
+/// The group that is a whole row of `cols` columns.
+pub fn whole_row(cols: usize) -> usize {
+    cols.next_multiple_of(32)
+}
+
+/// Rows, columns, bits a code, and columns that share a scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupShape {
+    /// Rows (outputs).
+    pub rows: usize,
+    /// Columns (inputs), at most [`MAX_COLS`].
+    pub cols: usize,
+    /// Bits a code.
+    pub bits: Bits,
+    /// Columns of a group ([`is_group`]).
+    pub group: usize,
+}
+
+impl GroupShape {
+    /// Groups of a row.
+    pub fn groups(self) -> usize {
+        self.cols.div_ceil(self.group)
+    }
+
+    /// Words of a row's codes.
+    pub fn row_words(self) -> usize {
+        self.bits.row_words(self.cols)
+    }
+
+    fn tiles(self) -> usize {
+        self.rows.div_ceil(TILE_ROWS)
+    }
+
+    fn words(self) -> usize {
+        self.bits.matrix_words(self.rows, self.cols)
+    }
+
+    fn scale_words(self) -> usize {
+        self.tiles() * self.groups() * SCALE_WORDS
+    }
+
+    fn check(self) -> Result<()> {
+        let GroupShape { rows, cols, group, .. } = self;
+        if rows > 0 && (1..=MAX_COLS).contains(&cols) && is_group(cols, group) {
+            return Ok(());
+        }
+        Err(Error::Unsupported {
+            object: format!("a matrix of {rows} x {cols} codes with a scale for {group} columns"),
+            problem: format!("up to {MAX_COLS} columns in groups of 32, 64, 128, 256 or all of them are"),
+        })
+    }
+}
+
+/// One matrix of low-bit codes with scales by row and group.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupPacked<'a> {
+    /// Its shape.
+    pub shape: GroupShape,
+    /// `bits.matrix_words(rows, cols)` words of codes.
+    pub words: Cow<'a, [u32]>,
+    /// The halves, two a word.
+    pub scales: Cow<'a, [u32]>,
+}
+
+impl GroupPacked<'static> {
+    /// From the words of each row's codes, in the order of columns, and the scales of its groups: `fill(row, words, scales)`
+    /// writes them into zeros, on any thread and in any order of rows. What it writes for columns that are not there, and
+    /// for groups without a scale, has no effect.
+    ///
+    /// # Errors
+    /// Those of `fill`; [`Error::Unsupported`] for another shape than [`GroupShape`] says, [`Error::Format`] for a scale
+    /// that is not finite, [`Error::Limit`] if the system has no memory.
+    pub fn from_words(
+        shape: GroupShape,
+        fill: impl Fn(usize, &mut [u32], &mut [f16]) -> Result<()> + Sync,
+    ) -> Result<Self> {
+        shape.check()?;
+        let (n_words, n_groups) = (shape.row_words(), shape.groups());
+        let mut words = zeros("low-bit codes", shape.words())?;
+        let mut scales = zeros("scales of low-bit codes", shape.scale_words())?;
+        let tiles = words.chunks_mut(n_words * TILE_ROWS).zip(scales.chunks_mut(n_groups * SCALE_WORDS)).enumerate();
+        let filled = threads::shared().map(tiles, |(tile, (words, scales))| -> Result<()> {
+            let scales: &mut [f16] = bytemuck::cast_slice_mut(scales);
+            let (mut row_words, mut row_scales) = (vec![0; n_words], vec![f16::ZERO; n_groups]);
+            for in_tile in 0..TILE_ROWS.min(shape.rows - tile * TILE_ROWS) {
+                row_words.fill(0);
+                row_scales.fill(f16::ZERO);
+                let row = tile * TILE_ROWS + in_tile;
+                fill(row, &mut row_words, &mut row_scales)?;
+                if let Some(g) = row_scales.iter().position(|scale| !scale.is_finite()) {
+                    let problem = format!("scale {g} of row {row} is {}, expected a finite number", row_scales[g]);
+                    return Err(Error::format("low-bit codes", problem));
+                }
+                let at = |i: usize| i * TILE_ROWS + in_tile;
+                row_words.iter().enumerate().for_each(|(j, &word)| words[at(j)] = word);
+                row_scales.iter().enumerate().for_each(|(g, &scale)| scales[at(g)] = scale);
+            }
+            Ok(())
+        });
+        filled.into_iter().collect::<Result<()>>()?;
+        Ok(GroupPacked { shape, words: words.into(), scales: scales.into() })
+    }
+
+    /// From each row's codes and the scales of its groups, as [`GroupPacked::from_words`]. Codes at 2 bits become 1 bit
+    /// where none is 0 or +2.
+    ///
+    /// # Errors
+    /// As [`GroupPacked::from_words`]; [`Error::Format`] for a code that these bits do not have.
+    pub fn from_codes(
+        shape: GroupShape,
+        fill: impl Fn(usize, &mut [i8], &mut [f16]) -> Result<()> + Sync,
+    ) -> Result<Self> {
+        let (bits, any_even) = (shape.bits, AtomicBool::new(false));
+        let all = Self::from_words(shape, |row, words, scales| {
+            let mut codes = vec![0i8; shape.cols];
+            fill(row, &mut codes, scales)?;
+            let wrong = match bits {
+                Bits::One => codes.iter().find(|&&c| c != 1 && c != -1),
+                Bits::Two => codes.iter().find(|&&c| !(-1..=2).contains(&c)),
+                Bits::Eight => None,
+            };
+            if let Some(code) = wrong {
+                let problem = format!("a code of row {row} is {code}, which {} bits do not hold", bits.count());
+                return Err(Error::format("low-bit codes", problem));
+            }
+            if codes.iter().any(|c| c & 1 == 0) {
+                any_even.store(true, Ordering::Relaxed);
+            }
+            let of_words = codes.chunks(bits.cols_per_word());
+            words.iter_mut().zip(of_words).for_each(|(word, codes)| *word = pack_word(bits, codes));
+            Ok(())
+        })?;
+        if bits == Bits::Two && !any_even.into_inner() { all.narrow() } else { Ok(all) }
+    }
+
+    /// 8-bit integers of rows of floats, which `fill(row, values)` writes: `scale = max |w| / 127` of each group, rounded
+    /// to the next f16 that is not less, and `code = round(w / scale)`, ties to even. An element is off by at most half
+    /// its scale.
+    ///
+    /// # Errors
+    /// As [`GroupPacked::from_words`]; [`Error::Format`] for an element that is not finite, or above 127 times the largest
+    /// f16.
+    pub fn from_floats(
+        rows: usize,
+        cols: usize,
+        group: usize,
+        fill: impl Fn(usize, &mut [f32]) -> Result<()> + Sync,
+    ) -> Result<Self> {
+        Self::from_words(GroupShape { rows, cols, bits: Bits::Eight, group }, |row, words, scales| {
+            let mut values = vec![0f32; cols];
+            fill(row, &mut values)?;
+            let bytes: &mut [u8] = bytemuck::cast_slice_mut(words);
+            for ((values, bytes), scale) in values.chunks(group).zip(bytes.chunks_mut(group)).zip(scales) {
+                let most =
+                    values.iter().fold(0f32, |most, v| if v.abs() > most || v.is_nan() { v.abs() } else { most });
+                *scale = scale_of(most);
+                if !(most.is_finite() && scale.is_finite()) {
+                    let problem =
+                        format!("row {row} has an element of magnitude {most}, which has no scale in 16 bits");
+                    return Err(Error::format("floats for 8-bit codes", problem));
+                }
+                let by = if *scale > f16::ZERO { 1.0 / f64::from(*scale) } else { 0.0 };
+                for (byte, v) in bytes.iter_mut().zip(values) {
+                    let code = (f64::from(*v) * by).round_ties_even().clamp(-127.0, 127.0);
+                    *byte = (code as i32 + 128) as u8;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The same codes at 1 bit each; all are −1 or +1, and stored at 2 bits as 0 and 2.
+    fn narrow(self) -> Result<Self> {
+        let shape = GroupShape { bits: Bits::One, ..self.shape };
+        let mut words = zeros("low-bit codes", shape.words())?;
+        let [from, to] = [self.shape, shape].map(|shape| shape.row_words() * TILE_ROWS);
+        threads::shared().map(words.chunks_mut(to).zip(self.words.chunks(from)), |(to, from)| {
+            let pairs = to.chunks_mut(TILE_ROWS).zip(from.chunks(2 * TILE_ROWS));
+            for (to, from) in pairs {
+                for (r, word) in to.iter_mut().enumerate() {
+                    let second = from.get(TILE_ROWS + r).map_or(0, |&word| upper_bits(word));
+                    *word = upper_bits(from[r]) | second << 4;
+                }
+            }
+        });
+        Ok(GroupPacked { shape, words: words.into(), scales: self.scales })
+    }
+}
+
+/// The upper bits of a word's 2-bit codes, in the lower half of each byte.
+fn upper_bits(word: u32) -> u32 {
+    let odd = (word >> 1) & 0x5555_5555;
+    let pairs = (odd | odd >> 1) & 0x3333_3333;
+    (pairs | pairs >> 2) & 0x0f0f_0f0f
+}
+
+/// The least f16 of which 127 times is at least `most`.
+fn scale_of(most: f32) -> f16 {
+    let near = f16::from_f32(most / MAX_CODE);
+    if near.to_f32() * MAX_CODE < most { f16::from_bits(near.to_bits() + 1) } else { near }
+}
+
+impl GroupPacked<'_> {
+    fn part(&self) -> GroupPart<'_> {
+        GroupPart { shape: self.shape, words: &self.words, scales: bytemuck::cast_slice(&self.scales) }
+    }
+
+    /// The codes, row-major.
+    pub fn codes(&self) -> Vec<i8> {
+        let part = self.part();
+        (0..self.shape.rows).flat_map(|r| (0..self.shape.cols).map(move |c| part.code(r, c))).collect()
+    }
+
+    /// The scale of a row's group.
+    pub fn scale(&self, row: usize, group: usize) -> f16 {
+        self.part().scale(row, group)
+    }
+}
+
+/// Words of a stack's buffer.
+pub fn stack_words(parts: &[GroupPacked]) -> usize {
+    table_words(parts.len()) + parts.iter().map(|p| p.words.len() + p.scales.len()).sum::<usize>()
+}
+
+fn table_words(parts: usize) -> usize {
+    (HEADER_WORDS + PART_WORDS * parts).next_multiple_of(CACHE_LINE / size_of::<u32>())
+}
+
+/// The buffer of a stack of matrices that have the columns and groups of the first.
+///
+/// # Errors
+/// [`Error::Shape`] for one with others, [`Error::Limit`] if the system has no memory.
+pub fn stack(parts: &[GroupPacked]) -> Result<Vec<u32>> {
+    let of = |p: &GroupPacked| [p.shape.cols, p.shape.group];
+    let first = parts.first().map_or([0; 2], of);
+    if let Some(other) = parts.iter().map(of).find(|&other| other != first) {
+        let said = |[cols, group]: [usize; 2]| format!("{cols} columns in groups of {group}");
+        return Err(Error::shape("a matrix of a stack", said(first), said(other)));
+    }
+    let mut out = zeros("a stack of low-bit codes", stack_words(parts))?;
+    let table = table_words(parts.len());
+    let (head, mut rest) = out.split_at_mut(table);
+    head[..3].copy_from_slice(&[parts.len() as u32, first[0] as u32, first[1] as u32]);
+    let (mut at, mut tiles, mut rows) = (table, 0, 0);
+    for (p, entry) in parts.iter().zip(head[HEADER_WORDS..].chunks_exact_mut(PART_WORDS)) {
+        let (n_tiles, scales) = (p.shape.tiles(), at + p.words.len());
+        let values = [at / 4, p.shape.bits.count(), p.shape.rows, tiles, rows, scales / 4, n_tiles, 0];
+        entry.copy_from_slice(&values.map(|v| v as u32));
+        for from in [&p.words, &p.scales] {
+            let to = rest.split_off_mut(..from.len()).unwrap_or_default();
+            let pieces = to.chunks_mut(COPY_CHUNK).zip(from.chunks(COPY_CHUNK));
+            threads::shared().map(pieces, |(to, from)| to.copy_from_slice(from));
+            at += from.len();
+        }
+        tiles += n_tiles;
+        rows += p.shape.rows;
+    }
+    Ok(out)
+}
+
+/// A stack as read from its words.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupStack<'a>(pub &'a [u32]);
+
+/// One matrix of a stack.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupPart<'a> {
+    /// Its shape.
+    pub shape: GroupShape,
+    /// The words of its codes.
+    pub words: &'a [u32],
+    /// Its scales, by tile, group and row of the tile.
+    pub scales: &'a [f16],
+}
+
+impl<'a> GroupStack<'a> {
+    /// Number of matrices.
+    pub fn len(self) -> usize {
+        self.0[0] as usize
+    }
+
+    /// Whether there is no matrix.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// Matrix `i`.
+    pub fn part(self, i: usize) -> GroupPart<'a> {
+        let entry = &self.0[HEADER_WORDS + i * PART_WORDS..][..PART_WORDS];
+        let bits = Bits::from_count(entry[1] as usize).expect("a stack is written by `stack`");
+        let [cols, group, rows] = [self.0[1], self.0[2], entry[2]].map(|v| v as usize);
+        let shape = GroupShape { rows, cols, bits, group };
+        let words = &self.0[4 * entry[0] as usize..][..shape.words()];
+        let scales = &self.0[4 * entry[5] as usize..][..shape.scale_words()];
+        GroupPart { shape, words, scales: bytemuck::cast_slice(scales) }
+    }
+}
+
+impl GroupPart<'_> {
+    /// The code at `(row, col)`. Plain and slow, as all of this: the definition that kernels are checked against.
+    pub fn code(&self, row: usize, col: usize) -> i8 {
+        code_at(self.words, self.shape.bits, self.shape.cols, row, col)
+    }
+
+    /// The scale of a row's group.
+    pub fn scale(&self, row: usize, group: usize) -> f16 {
+        self.scales[(row / TILE_ROWS * self.shape.groups() + group) * TILE_ROWS + row % TILE_ROWS]
+    }
+
+    /// The element at `(row, col)`.
+    pub fn value(&self, row: usize, col: usize) -> f32 {
+        self.scale(row, col / self.shape.group).to_f32() * f32::from(self.code(row, col))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn random(seed: u64, i: usize) -> u32 {
+        ((i as u64 + 1).wrapping_mul(seed | 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 33) as u32
+    }
+
+    fn made(shape: GroupShape, codes: &[i8], scales: &[f16]) -> Result<GroupPacked<'static>> {
+        GroupPacked::from_codes(shape, |row, to, to_scales| {
+            to.copy_from_slice(&codes[row * shape.cols..][..shape.cols]);
+            to_scales.copy_from_slice(&scales[row * shape.groups()..][..shape.groups()]);
+            Ok(())
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn packing_loses_nothing(rows in 1usize..140, cols in 1usize..200, form in 0usize..4, g in 0usize..5, seed: u64) {
+            let bits = [Bits::One, Bits::Two, Bits::Two, Bits::Eight][form];
+            let group = [32, 64, 128, 256, whole_row(cols)][g];
+            let shape = GroupShape { rows, cols, bits, group };
+            // Form 1 has no 0 and no +2: it becomes 1 bit.
+            let code = |i: usize| match form {
+                0 | 1 => (random(seed, i) % 2) as i8 * 2 - 1,
+                2 => (random(seed, i) % 4) as i8 - 1,
+                _ => random(seed, i) as i8,
+            };
+            let codes: Vec<i8> = (0..rows * cols).map(code).collect();
+            let scales: Vec<f16> =
+                (0..rows * shape.groups()).map(|i| f16::from_f32(random(!seed, i) as f32 * 1e-9 - 1.0)).collect();
+            let packed = made(shape, &codes, &scales).unwrap();
+            let even = codes.iter().any(|c| c % 2 == 0);
+            prop_assert_eq!(packed.shape.bits, if form == 1 || (form == 2 && !even) { Bits::One } else { bits });
+            prop_assert_eq!(packed.codes(), &codes[..]);
+            let words = stack(&[packed.clone(), packed]).unwrap();
+            let part = GroupStack(&words).part(1);
+            for (r, c) in [(0, 0), (rows - 1, cols - 1), (rows / 2, cols / 3)] {
+                let want = scales[r * shape.groups() + c / group].to_f32() * f32::from(codes[r * cols + c]);
+                prop_assert_eq!(part.value(r, c), want);
+            }
+        }
+
+        #[test]
+        fn an_element_of_floats_is_off_by_half_a_scale_at_most(cols in 1usize..200, exponent in -30i32..20, seed: u64) {
+            let value = |r: usize, c: usize| {
+                (f64::from(random(seed, r * cols + c)) / f64::from(1u32 << 30) - 1.0) as f32 * (2f32).powi(exponent)
+            };
+            let packed = GroupPacked::from_floats(3, cols, 64, |row, values| {
+                values.iter_mut().enumerate().for_each(|(c, v)| *v = value(row, c));
+                Ok(())
+            }).unwrap();
+            let words = stack(&[packed]).unwrap();
+            let part = GroupStack(&words).part(0);
+            for (r, c) in (0..3).flat_map(|r| (0..cols).map(move |c| (r, c))) {
+                let scale = part.scale(r, c / 64).to_f32();
+                let off = (part.value(r, c) - value(r, c)).abs();
+                prop_assert!(off <= 0.500_01 * scale && part.code(r, c) != -128, "{} became {}", value(r, c), part.value(r, c));
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error() {
+        let shape = |cols, bits, group| GroupShape { rows: 2, cols, bits, group };
+        let one = [f16::ONE; 2];
+        for (shape, codes, scales, said) in [
+            (shape(MAX_COLS + 1, Bits::One, 32), vec![1; 2 * MAX_COLS + 2], &one, "65537"),
+            (shape(64, Bits::One, 48), vec![1; 128], &one, "48"),
+            (shape(64, Bits::Two, 0), vec![1; 128], &one, "0 columns"),
+            (shape(4, Bits::One, 32), vec![0; 8], &one, "a code of row 0 is 0"),
+            (shape(4, Bits::Two, 32), vec![3; 8], &one, "a code of row 0 is 3"),
+            (shape(4, Bits::Two, 32), vec![1; 8], &[f16::ONE, f16::NAN], "scale 0 of row 1 is NaN"),
+            (shape(4, Bits::Eight, 32), vec![1; 8], &[f16::ONE, f16::INFINITY], "scale 0 of row 1 is inf"),
+        ] {
+            let error = made(shape, &codes, scales).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+        for (value, said) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (1e7, "10000000")] {
+            let floats = GroupPacked::from_floats(1, 4, 32, |_, values| {
+                values[1] = value;
+                Ok(())
+            });
+            let error = floats.unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
+        let made = |group| made(shape(64, Bits::One, group), &[1; 128], &[f16::ONE; 4]).unwrap();
+        assert!(stack(&[made(32), made(64)]).unwrap_err().to_string().contains("groups of 64"));
+    }
+}

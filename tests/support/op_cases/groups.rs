@@ -1,0 +1,159 @@
+//! Rows of the products with scales by group, and of the codes that they read.
+
+use half::f16;
+use ternion::ops::{ActQuant, CodeScale, GroupFactor, GroupQuant, RmsNorm, StackPiece};
+use ternion::quant::Bits;
+use ternion::quant::groups::{GroupPacked, GroupShape, whole_row};
+use ternion::tensor::CountedBy;
+
+use super::Tol::{Close, Codes, GroupScaleAndSum};
+use super::elements::hard_rows;
+use super::{CLAMP, Cases, step};
+use crate::support::numbers::Noise;
+use crate::support::recording::Recording;
+
+const ACT: ActQuant = ActQuant { max_code: 127.0, bound: f32::INFINITY, floor: 1e-5 };
+const BOUNDED: ActQuant = ActQuant { max_code: 7.0, bound: 1.5, floor: 1e-4 };
+/// Of results of size 1.
+const TOL: f32 = 1e-5;
+
+pub fn add(cases: &mut Cases) {
+    codes(cases);
+    shapes(cases);
+    rows(cases);
+    pieces(cases);
+}
+
+fn codes(cases: &mut Cases) {
+    let sizes = [(1, 1, 32, 32), (3, 2, 100, 64), (2, 2, 260, 256), (6, 6, 1024, 128), (2, 2, 4, 32), (2, 1, 772, 32)];
+    let whole = [(3, 3, 300, whole_row(300)), (2, 2, 36, whole_row(36)), (2, 2, 1028, whole_row(1028))];
+    for (rows, used, d, group) in sizes.into_iter().chain(whole) {
+        for (norm, act, scale) in [
+            (None, ACT, CodeScale::Group),
+            (Some(RmsNorm::new(1e-5)), ACT, CodeScale::Row),
+            (Some(RmsNorm { eps: 1e-5, clamp: Some(CLAMP) }), BOUNDED, CodeScale::Group),
+            (None, BOUNDED, CodeScale::Row),
+        ] {
+            let name = format!("{used} of {rows} rows, {d} by {group}, {norm:?}, {act:?}, {scale:?}");
+            cases.at(step(used, 0), "quantise_groups", name, |r| {
+                let mut noise = Noise(90);
+                let x = r.f32s("x", &[rows, d], CountedBy::Rows, &hard_rows(rows, d, &mut noise));
+                let norm =
+                    norm.map(|norm| (norm, r.weight("w", &[d], ternion::tensor::Pack::F32, &noise.f32s(d, 8.0))));
+                let [codes, meta] = r.p.quantise_groups(x, norm, GroupQuant { act, group, scale });
+                vec![(codes, Codes), (meta, GroupScaleAndSum { width: d, group })]
+            });
+        }
+    }
+}
+
+/// A matrix of all codes that its bits hold, with scales of both signs, tiny and zero ones too, that give results of size 1.
+fn matrix(noise: &mut Noise, rows: usize, cols: usize, bits: Bits, group: usize) -> GroupPacked<'static> {
+    let shape = GroupShape { rows, cols, bits, group };
+    let most = match bits {
+        Bits::One => 1.0,
+        Bits::Two => 2.0,
+        Bits::Eight => 128.0,
+    };
+    let code = |w: u32| match bits {
+        Bits::One => (w % 2) as i8 * 2 - 1,
+        Bits::Two => (w % 4) as i8 - 1,
+        Bits::Eight => w as i8,
+    };
+    let codes: Vec<i8> = (0..rows * cols).map(|_| code(noise.word())).collect();
+    let scales = noise.f32s(rows * shape.groups(), 1.0 / (most * (cols as f32).sqrt()));
+    let scales: Vec<f16> = scales
+        .into_iter()
+        .enumerate()
+        .map(|(i, s)| match i % 7 {
+            5 => f16::from_bits(1 + (i % 900) as u16),
+            6 => f16::ZERO,
+            _ => f16::from_f32(s),
+        })
+        .collect();
+    GroupPacked::from_codes(shape, |row, to, to_scales| {
+        to.copy_from_slice(&codes[row * cols..][..cols]);
+        to_scales.copy_from_slice(&scales[row * shape.groups()..][..shape.groups()]);
+        Ok(())
+    })
+    .unwrap()
+}
+
+/// Codes of rows with values in ±1, or those values.
+fn factor(r: &Recording, rows: usize, d: usize, group: usize, floats: bool) -> GroupFactor {
+    let x = r.f32s("x", &[rows, d], CountedBy::Rows, &Noise(91).f32s(rows * d, 1.0));
+    if floats {
+        return GroupFactor::Floats(x);
+    }
+    // Rounded alike by every backend: the factor is a power of two.
+    let act = ActQuant { max_code: 127.0, bound: 0.992_187_5, floor: 0.992_187_5 };
+    GroupFactor::Codes(r.p.quantise_groups(x, None, GroupQuant { act, group, scale: CodeScale::Group }))
+}
+
+/// Bits of a stack's matrices, by turns.
+const BITS: [&[Bits]; 4] = [&[Bits::One], &[Bits::Two], &[Bits::Eight], &[Bits::Two, Bits::Eight, Bits::One]];
+
+fn shapes(cases: &mut Cases) {
+    let shapes: [(&[usize], usize, usize); 7] = [
+        (&[1], 4, 32),
+        (&[128], 32, 32),
+        (&[130, 2], 100, 64),
+        (&[4, 127, 257], 260, 128),
+        (&[64, 5], 512, 256),
+        (&[33], 1028, 128),
+        (&[131], 1000, whole_row(1000)),
+    ];
+    for (outs, d, group) in shapes {
+        for bits in BITS {
+            for (rows, floats) in [(1, false), (1, true), (11, false), (11, true)] {
+                let name = format!("{rows} rows, {d} by {group} to {outs:?}, {bits:?}, floats {floats}");
+                cases.full("group_matmul", name, |r| {
+                    let mut noise = Noise(92);
+                    let parts = outs.iter().enumerate();
+                    let parts: Vec<_> =
+                        parts.map(|(i, &n)| matrix(&mut noise, n, d, bits[i % bits.len()], group)).collect();
+                    let weights = r.groups("w", &parts);
+                    let factor = factor(r, rows, d, group, floats);
+                    vec![(r.p.group_matmul(factor, &[StackPiece { weights, first: 0, outs }], None), Close(TOL))]
+                });
+            }
+        }
+    }
+}
+
+/// Counts of rows around the kernels' blocks, some of them unused, with and without a residual.
+fn rows(cases: &mut Cases) {
+    for (rows, used) in [(2, 2), (3, 1), (4, 4), (5, 5), (8, 7), (9, 9), (16, 13), (26, 25)] {
+        for (residual, floats) in [(false, true), (true, false), (true, true)] {
+            let name = format!("{used} of {rows} rows, residual {residual}, floats {floats}");
+            cases.at(step(used, 0), "group_matmul", name, |r| {
+                let (d, outs, mut noise) = (256, [70, 130], Noise(93));
+                let parts = [Bits::One, Bits::Two].iter().zip(outs);
+                let parts: Vec<_> = parts.map(|(&bits, n)| matrix(&mut noise, n, d, bits, 64)).collect();
+                let weights = r.groups("w", &parts);
+                let y = noise.f32s(rows * 200, 1.0);
+                let residual = residual.then(|| r.f32s("residual", &[rows, 200], CountedBy::Rows, &y));
+                let factor = factor(r, rows, d, 64, floats);
+                let piece = StackPiece { weights, first: 0, outs: &outs };
+                vec![(r.p.group_matmul(factor, &[piece], residual), Close(TOL))]
+            });
+        }
+    }
+}
+
+/// A stack that is cut for devices that bind little.
+fn pieces(cases: &mut Cases) {
+    for rows in [1, 12] {
+        cases.full("group_matmul", format!("pieces of 128, 3 and 130 rows, {rows} rows"), |r| {
+            let (d, mut noise) = (96, Noise(94));
+            let outs = [128, 3, 130];
+            let weights: Vec<_> = (outs.iter())
+                .map(|&n| r.groups(&format!("w {n}"), &[matrix(&mut noise, n, d, Bits::Two, 32)]))
+                .collect();
+            let pieces: Vec<StackPiece> = (weights.iter().zip(&outs))
+                .map(|(&weights, out)| StackPiece { weights, first: 0, outs: std::slice::from_ref(out) })
+                .collect();
+            vec![(r.p.group_matmul(factor(r, rows, d, 32, false), &pieces, None), Close(TOL))]
+        });
+    }
+}
