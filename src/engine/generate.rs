@@ -130,7 +130,7 @@ impl<'a> Stream<'a> {
         }
         options.sampling.validate()?;
         let max_tokens = max_tokens(session, options.max_tokens)?;
-        let eos = options.eos.map_or_else(|| session.engine.model.info().eos.clone(), |eos| vec![eos]);
+        let eos = options.eos.map_or_else(|| session.engine.stop_tokens(), |eos| vec![eos]);
         Ok(Stream {
             chooser: chooser(session, options.sampling, hook.is_some())?,
             probed_layers: hook.as_ref().map_or(Ok(Vec::new()), |h| session.engine.probed_layers(&h.layers()))?,

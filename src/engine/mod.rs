@@ -2,7 +2,7 @@
 //! cache, the queue that batches their rows, sampling.
 //!
 //! Order: `sampler`, `generation`, `options`, `device`, `programs`, `open`, `cache`, `jobs`, `queue`, `text_program`,
-//! `ladder`, `runner`, `hook`, `resident`, `session`, `generate`, `routing`, `log_probs`, `batch`.
+//! `ladder`, `runner`, `hook`, `conversation`, `resident`, `session`, `generate`, `routing`, `log_probs`, `batch`.
 //!
 //! `autotune/` chooses kernel variants by timing them. `open` is the way of every model onto a device, whatever its family; the
 //! applications use it too. What follows is for models that go on with a text.
@@ -32,6 +32,7 @@
 pub(crate) mod autotune;
 mod batch;
 pub(crate) mod cache;
+pub(crate) mod conversation;
 pub(crate) mod device;
 pub(crate) mod generate;
 pub(crate) mod generation;
@@ -64,8 +65,9 @@ pub use session::Session;
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::files::chat_template::ChatTemplate;
 use crate::files::{ModelFiles, Tokenizer};
-use crate::models::ModelInfo;
+use crate::models::{ModelInfo, Prompt};
 use resident::Resident;
 
 /// A model on a device. Cheap to clone; clones share everything.
@@ -115,6 +117,19 @@ impl Engine {
     /// The tokenizer, if there is one.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
         self.0.tokenizer.as_ref()
+    }
+
+    /// A sentence for the user where the model's files have no chat template that works, and a built-in one stands in.
+    pub fn prompt_note(&self) -> Option<&str> {
+        self.0.prompt.as_ref().and_then(|opened| opened.note.as_deref())
+    }
+
+    /// The chat template by which conversations become text; none for a family with a form of its own.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        match &self.0.prompt.as_ref()?.prompt {
+            Prompt::Template(template) => Some(template),
+            Prompt::Turns(_) => None,
+        }
     }
 
     /// Maximum number of tokens of a session.

@@ -13,7 +13,7 @@ use crate::engine::queue::Queue;
 use crate::engine::runner::Runner;
 use crate::error::{Error, Result};
 use crate::files::{Image, ModelFiles, Tokenizer};
-use crate::models::{self, ChatModel, ImageInfo, ModelInfo, TextShape, slots};
+use crate::models::{self, ChatModel, ImageInfo, ModelInfo, OpenedPrompt, TextShape, slots};
 use crate::plan::Plan;
 
 /// Maximum number of tokens of a session unless the caller asks for more.
@@ -26,6 +26,8 @@ const MAX_PREFILL_ROWS: usize = 1024;
 pub(crate) struct Resident {
     pub model: Box<dyn ChatModel>,
     pub tokenizer: Option<Tokenizer>,
+    /// How conversations become text; none for a template without a tokenizer.
+    pub prompt: Option<OpenedPrompt>,
     pub states: Arc<StatePool>,
     pub report: LoadReport,
     /// The program that encodes an image, if the model reads any.
@@ -80,6 +82,7 @@ impl Resident {
         if options.needs_tokenizer {
             required_tokenizer(tokenizer.as_ref())?;
         }
+        let prompt = model.prompt().open(&opening.files, tokenizer.as_ref())?;
         let states = StatePool::new(context(options, model.info())?, options.sessions);
         let whole = TextShape {
             max_rows: options.prefill_rows.max(options.sessions),
@@ -101,7 +104,13 @@ impl Resident {
         let runner = Runner::new(backend, ladder)?;
         let limits = (whole.max_rows, whole.max_outputs);
         let (runner, queue) = (Mutex::new(runner), Queue::default());
-        Ok(Resident { model, tokenizer, states, report, image, runner, queue, limits })
+        Ok(Resident { model, tokenizer, prompt, states, report, image, runner, queue, limits })
+    }
+
+    /// The tokens that end an answer: the model's, and those that its files tell for conversations.
+    pub fn stop_tokens(&self) -> Vec<u32> {
+        let of_prompt = self.prompt.iter().flat_map(|opened| &opened.stop);
+        self.model.info().eos.iter().chain(of_prompt).copied().collect()
     }
 
     /// The device with its programs. A batch that runs holds it.

@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::engine::cache::SessionState;
+use crate::engine::conversation::{Advance, Conversation};
 use crate::engine::jobs::{Job, JobOutput, Work};
 use crate::engine::open::required_tokenizer;
 use crate::engine::resident::Resident;
 use crate::error::{Error, Result};
 use crate::files::Image;
+use crate::files::chat_template::Message;
+use crate::files::chat_template::thoughts::ThoughtSplitter;
 use crate::ops::{Row, TOKEN_IMAGE};
 
 /// A conversation with a model. Dropping it frees its part of the KV cache.
@@ -31,6 +34,8 @@ pub struct Session {
     /// How each of them goes into a row: prompt tokens beside an image are clamped.
     row_tokens: Vec<u32>,
     image_time: Duration,
+    /// What was said in messages.
+    conversation: Conversation,
 }
 
 /// An image as the model reads it, before it belongs to a session.
@@ -56,6 +61,7 @@ impl Session {
             tokens: Vec::new(),
             row_tokens: Vec::new(),
             image_time: Duration::ZERO,
+            conversation: Conversation::default(),
         })
     }
 
@@ -117,15 +123,47 @@ impl Session {
         self.push_tokens(&ids)
     }
 
-    /// Pushes a question in the model's own prompt, or as a further turn of the conversation.
+    /// Pushes a question, as a message of the user.
     ///
     /// # Errors
-    /// As [`Session::push_text`].
+    /// As [`Session::push_message`].
     pub fn push_question(&mut self, question: &str) -> Result<()> {
-        let model = &self.engine.model;
-        let first = self.tokens.is_empty();
-        let text = if first { model.prompt(question, !self.pictures.is_empty()) } else { model.follow_up(question) };
-        self.push_text(&text)
+        self.push_message("user", question)
+    }
+
+    /// Pushes a message of the conversation, in the form that the model was trained with: its chat template, or the
+    /// family's own. Roles are `user`, `system`, `assistant` and those that the template knows.
+    ///
+    /// What was generated since the last message is the answer to it. A template may write earlier messages in another way
+    /// once more follow (without the thoughts of an answer): tokens from the first that differs on run again. With an error
+    /// the session stays as it was.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] without a tokenizer, for a role or an order of roles that the form refuses, and behind text that
+    /// was pushed as it is; [`Error::Format`] for a template that fails; [`Error::Limit`] if the context is full.
+    pub fn push_message(&mut self, role: &str, text: &str) -> Result<()> {
+        let engine = self.engine.clone();
+        let tokenizer = required_tokenizer(engine.tokenizer.as_ref())?;
+        let no_form = || Error::argument("message", "has no form without the model's own tokenizer");
+        let opened = engine.prompt.as_ref().ok_or_else(no_form)?;
+        let (message, with_image) = (Message::new(role, text), !self.pictures.is_empty());
+        let advance = self.conversation.with(message, &self.tokens, with_image, &opened.prompt, tokenizer)?;
+        let Advance { conversation, keep, ids } = advance;
+        self.check_tokens(&ids)?;
+        self.check_room(self.image_rows + keep, ids.len())?;
+        self.truncate(keep);
+        self.conversation = conversation;
+        self.push_tokens(&ids)
+    }
+
+    /// Whether a model that can think before it answers is to do so; none, as at first, leaves it to its template.
+    pub fn enable_thinking(&mut self, enable: Option<bool>) {
+        self.conversation.enable_thinking = enable;
+    }
+
+    /// What tells a thought from an answer in the text that is generated next; none for a model without thoughts.
+    pub fn thought_splitter(&self) -> Option<ThoughtSplitter> {
+        self.conversation.thought_splitter(&self.engine.prompt.as_ref()?.prompt)
     }
 
     /// Pushes tokens by number.
@@ -133,15 +171,21 @@ impl Session {
     /// # Errors
     /// [`Error::Argument`] for a token outside the vocabulary, [`Error::Limit`] if the context is full.
     pub fn push_tokens(&mut self, ids: &[u32]) -> Result<()> {
-        let vocab = self.engine.model.info().vocab;
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
-            return Err(Error::argument("token", format!("{id} is outside the vocabulary of {vocab}")));
-        }
+        self.check_tokens(ids)?;
         self.check_room(self.len(), ids.len())?;
         let with_image = !self.pictures.is_empty();
         self.tokens.extend(ids);
         self.row_tokens.extend(ids.iter().map(|&id| self.engine.model.prompt_token(id, with_image)));
         Ok(())
+    }
+
+    /// Refuses tokens that the model does not have.
+    fn check_tokens(&self, ids: &[u32]) -> Result<()> {
+        let vocab = self.engine.model.info().vocab;
+        match ids.iter().find(|&&id| id as usize >= vocab) {
+            None => Ok(()),
+            Some(id) => Err(Error::argument("token", format!("{id} is outside the vocabulary of {vocab}"))),
+        }
     }
 
     /// Whether `n` tokens fit behind `used` ones.
@@ -187,6 +231,7 @@ impl Session {
     pub fn reset(&mut self, images_too: bool) {
         self.tokens.clear();
         self.row_tokens.clear();
+        self.conversation.clear();
         // Nothing before them changes the keys and values of the images.
         self.cached = self.cached.min(self.image_rows);
         if images_too {
@@ -197,8 +242,9 @@ impl Session {
         }
     }
 
-    /// Forgets the text behind its first `tokens` tokens; what stays is not run again.
+    /// Forgets the text behind its first `tokens` tokens, with the messages that ended there; what stays is not run again.
     pub fn truncate(&mut self, tokens: usize) {
+        self.conversation.truncate(tokens);
         self.tokens.truncate(tokens);
         self.row_tokens.truncate(tokens);
         self.cached = self.cached.min(self.len());

@@ -3,6 +3,7 @@
 //!
 //! In reading order:
 //! * this file: the traits [`Model`] and [`ChatModel`], [`ModelInfo`], and the names of the [`slots`] of a text plan;
+//! * `prompt`: how a conversation becomes text ([`FamilyPrompt`]);
 //! * `registry`: the families, and [`open`];
 //! * `load`: tensors by name and shape ([`TensorScope`], [`load_model`]), and JSON configurations; `section`: their objects;
 //! * `decoder/`: decoders described by data ([`DecoderSpec`]), with one forward pass for all;
@@ -40,6 +41,7 @@ pub(crate) mod decoder;
 mod embernet;
 mod layers;
 pub(crate) mod load;
+mod prompt;
 mod registry;
 mod robot;
 pub(crate) mod section;
@@ -56,6 +58,7 @@ pub use embernet::EMBERNET;
 pub(crate) use embernet::EmberNet;
 pub use embernet::config::EmberNetConfig;
 pub use load::{LoadOptions, Reads, Tensor, TensorRequest, TensorScope, load_model, requests};
+pub use prompt::{FamilyPrompt, OpenedPrompt, Prompt, TurnPrompt};
 pub use registry::{FAMILIES, Family, open, open_chat};
 pub use robot::config::RobotSizes;
 pub use robot::file::ROBOTS;
@@ -296,9 +299,8 @@ pub trait ChatModel: Model {
         id
     }
 
-    /// The prompt for a question.
-    fn prompt(&self, question: &str, with_image: bool) -> String;
-
-    /// The text of a further question in the same conversation.
-    fn follow_up(&self, question: &str) -> String;
+    /// How a conversation becomes text: by the chat template of the model's files, unless the family says otherwise.
+    fn prompt(&self) -> FamilyPrompt {
+        FamilyPrompt::Template(None)
+    }
 }

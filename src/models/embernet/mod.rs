@@ -17,7 +17,9 @@ use crate::models::decoder::Decoder;
 use crate::models::embernet::config::EmberNetConfig;
 use crate::models::embernet::vision::Vision;
 use crate::models::load::{LoadOptions, Reads, TensorRequest, TensorScope, load_model, requests};
-use crate::models::{ChatModel, Component, Family, ImageInfo, ImageTrace, Model, ModelInfo, TextShape, slots};
+use crate::models::{
+    ChatModel, Component, Family, FamilyPrompt, ImageInfo, ImageTrace, Model, ModelInfo, TextShape, slots,
+};
 use crate::ops::TOKEN_CLAMP;
 use crate::plan::{Plan, PlanBuilder};
 use crate::tensor::{DType, Spec};
@@ -155,11 +157,7 @@ impl ChatModel for EmberNet {
         id | TOKEN_CLAMP
     }
 
-    fn prompt(&self, question: &str, with_image: bool) -> String {
-        prompt::embernet_prompt(question, with_image)
-    }
-
-    fn follow_up(&self, question: &str) -> String {
-        prompt::embernet_follow_up(question)
+    fn prompt(&self) -> FamilyPrompt {
+        FamilyPrompt::Own(&prompt::EmberNetPrompt)
     }
 }
