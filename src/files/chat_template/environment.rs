@@ -6,27 +6,17 @@ use std::time::SystemTime;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, fmt::strtime};
 use minijinja::{Environment, Error, ErrorKind};
-use minijinja_contrib::pycompat::unknown_method_callback;
 
+use crate::files::chat_template::bounds::{Budget, bind};
 use crate::files::chat_template::python_json::to_json;
 
-/// Steps that a rendering may take; a conversation of a thousand messages needs some hundred thousand.
-pub const FUEL: u64 = 4_000_000;
-
-/// Filters that no chat template needs and whose results have any size that an argument asks for.
-const UNBOUNDED: [&str; 4] = ["batch", "slice", "format", "pprint"];
-
-/// An environment whose templates see the time `now`. Numbers, truth values and none print as in Python; texts in a list or
+/// An environment for one rendering, which sees the time `now` and may take `steps`. Numbers, truth values and none print as in Python; texts in a list or
 /// a map that is printed whole stand in double quotes, where Python has single ones.
-pub fn new(now: SystemTime) -> Environment<'static> {
+pub fn new(now: SystemTime, steps: u64) -> Environment<'static> {
     let mut environment = Environment::new();
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_unknown_method_callback(unknown_method_callback);
-    environment.set_fuel(Some(FUEL));
-    UNBOUNDED.iter().for_each(|name| environment.remove_filter(name));
+    environment.set_fuel(Some(steps));
     environment.remove_global("debug");
+    bind(&mut environment, &Budget::new());
     environment.add_filter("tojson", to_json);
     environment.add_function("raise_exception", |words: String| Err::<(), _>(Refusal(words).into_error()));
     environment.add_function("strftime_now", move |format: &str| local_time(now, format));

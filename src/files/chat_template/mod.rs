@@ -4,28 +4,32 @@
 //! may do, make and write is bounded, and a template has no access to anything but the conversation.
 //!
 //! * this file: [`ChatTemplate`], what it renders, and its errors;
+//! * `bounds`: what a rendering may make, with `operators`;
 //! * `environment`: functions, filters and methods that templates find in `transformers`;
 //! * `python_json`: the filter `tojson`, as Python writes JSON;
 //! * [`source`]: where model files have their templates;
 //! * [`thoughts`]: telling a thought from an answer;
 //! * [`builtin`]: templates for files that have none, or one that does not work.
 
+mod bounds;
 pub mod builtin;
 mod environment;
+mod operators;
 mod python_json;
 pub mod source;
 pub mod thoughts;
 
-use std::io::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::SystemTime;
 
-use minijinja::{ErrorKind, Value};
+use minijinja::machinery::{Vm, make_string_output};
+use minijinja::{AutoEscape, ErrorKind, Value};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::files::tokenizer::MAX_TEXT_BYTES;
-use environment::{FUEL, Refusal};
+use bounds::{Exhausted, MAX_MADE, MAX_STEPS};
+use environment::Refusal;
 
 /// The longest template that is read: 1 MiB of UTF-8, thirty times the longest in use.
 pub const MAX_TEMPLATE_BYTES: usize = 1 << 20;
@@ -107,7 +111,7 @@ impl ChatTemplate {
         let [bos_token, eos_token] = special.map(str::to_owned);
         let template = ChatTemplate { name, source, bos_token, eos_token };
         template.contained("is not a Jinja template that can be used", || {
-            environment::new(SystemTime::now()).template_from_str(&template.source).map(|_| ())
+            bounds::compile(&template.name, &template.source).map(|_| ())
         })?;
         Ok(template)
     }
@@ -115,6 +119,11 @@ impl ChatTemplate {
     /// What messages call it.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether it asks for [`TemplateOptions::enable_thinking`].
+    pub fn can_switch_thinking(&self) -> bool {
+        self.source.contains("enable_thinking")
     }
 
     /// The text of a conversation.
@@ -143,13 +152,15 @@ impl ChatTemplate {
     /// As [`ChatTemplate::render`].
     pub fn render_with(&self, variables: impl Serialize, now: SystemTime) -> Result<String> {
         let variables = Value::from_serialize(&variables);
-        let mut text = BoundedText::default();
-        let rendered = self.contained("cannot be rendered", || {
-            let environment = environment::new(now);
-            let template = environment.template_from_str(&self.source)?;
-            template.render_captured_to(variables, &mut text).map(|_| ())
-        });
-        if text.full {
+        let mut text = String::new();
+        self.contained("cannot be rendered", || {
+            let (template, steps) = bounds::compile(&self.name, &self.source)?;
+            let environment = environment::new(now, steps);
+            let mut out = make_string_output(&mut text);
+            let vm = Vm::new(&environment);
+            vm.eval(&template.instructions, variables, &template.blocks, &mut out, AutoEscape::None).map(|_| ())
+        })?;
+        if text.len() > MAX_TEXT_BYTES {
             return Err(Error::Limit {
                 what: format!("{}: the text of the chat template", self.name),
                 wanted: format!("more than {MAX_TEXT_BYTES} bytes"),
@@ -157,8 +168,7 @@ impl ChatTemplate {
                 advice: "shorten the conversation, or check the template".into(),
             });
         }
-        rendered?;
-        String::from_utf8(text.bytes).map_err(|_| Error::format(&self.name, "wrote what is not UTF-8"))
+        Ok(text)
     }
 
     /// Runs `work` of the template library. A panic in there becomes an error as well.
@@ -174,11 +184,16 @@ impl ChatTemplate {
             let problem = format!("are refused by the chat template of {}: {words}", self.name);
             return Err(Error::argument("messages", problem));
         }
-        if failure.kind() == ErrorKind::OutOfFuel {
+        let exhausted = std::error::Error::source(&failure).is_some_and(|cause| cause.is::<Exhausted>());
+        let most = match failure.kind() {
+            ErrorKind::OutOfFuel => Some(format!("{MAX_STEPS} steps")),
+            _ => exhausted.then(|| format!("{MAX_MADE} bytes of texts and lists")),
+        };
+        if let Some(most) = most {
             return Err(Error::Limit {
                 what: format!("{}: the chat template", self.name),
-                wanted: format!("more than {FUEL} steps"),
-                available: format!("{FUEL} are"),
+                wanted: format!("more than {most}"),
+                available: "no more are".into(),
                 advice: "shorten the conversation, or check that the template ends".into(),
             });
         }
@@ -218,28 +233,6 @@ fn without_generation_blocks(source: &str) -> String {
     }
     out.push_str(rest);
     out
-}
-
-/// A text that takes no more than [`MAX_TEXT_BYTES`].
-#[derive(Default)]
-struct BoundedText {
-    bytes: Vec<u8>,
-    full: bool,
-}
-
-impl Write for BoundedText {
-    fn write(&mut self, piece: &[u8]) -> io::Result<usize> {
-        self.full |= self.bytes.len() + piece.len() > MAX_TEXT_BYTES;
-        if self.full {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        self.bytes.extend_from_slice(piece);
-        Ok(piece.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]
@@ -316,6 +309,91 @@ mod tests {
         assert!(matches!(error, Error::Limit { .. }) && error.to_string().contains("67108864 bytes"), "{error}");
         let error = failure(&"x".repeat(MAX_TEMPLATE_BYTES + 1));
         assert!(matches!(error, Error::Limit { .. }) && error.to_string().contains("1048577"), "{error}");
+    }
+
+    #[test]
+    fn texts_and_lists_that_double_stop_at_the_bound() {
+        for step in [
+            "{% set ns.s = ns.s ~ ns.s %}",
+            "{% set ns.s = ns.s + ns.s %}",
+            "{% set ns.s = ns.s * 9 %}",
+            "{% set s %}{{ ns.s }}{{ ns.s }}{% endset %}{% set ns.s = s %}",
+            "{% set ns.s = ns.s | replace('a', 'aa') %}",
+            "{% set ns.s = ns.s.replace('a', 'aa') %}",
+            "{% set ns.s = [ns.s, ns.s] | join %}",
+            "{% set ns.s = ns.s.join([ns.s, ns.s]) %}",
+            "{% set ns.s = ns.s | indent(99999, true) %}",
+            "{% set ns.l = ns.l + ns.l %}",
+            "{% set ns.l = ns.l + [ns.s.upper() ~ 'aaaaaaaaaaaaaaaa'[1:] * 99999] %}",
+        ] {
+            let source =
+                format!("{{% set ns = namespace(s='a', l=[1]) %}}{{% for i in range(9999) %}}{step}{{% endfor %}}");
+            let error = failure(&source);
+            assert!(
+                matches!(error, Error::Limit { .. })
+                    && error.to_string().contains("134217728 bytes of texts and lists"),
+                "{step}: {error}"
+            );
+        }
+        let error = failure(&format!("{{{{ 'a' {} }}}}", "* 99999".repeat(9)));
+        assert!(error.to_string().contains("more than 8 products"), "{error}");
+    }
+
+    #[test]
+    fn lists_that_grow_deep_or_hold_themselves_are_errors() {
+        for source in [
+            "{% set ns = namespace(l=[]) %}{% for i in range(99999) %}{% set ns.l = [ns.l] %}{% endfor %}",
+            "{% set ns = namespace(l={}) %}{% for i in range(99999) %}{% set ns.l = {'a': ns.l} %}{% endfor %}",
+            "{% set ns = namespace() %}{% set ns.a = ns %}{{ ns }}",
+            "{% set ns = namespace() %}{% set ns.a = ns %}{{ ns == ns }}",
+            "{% set ns = namespace() %}{% set ns.a = ns %}{{ ns | string }}",
+        ] {
+            let error = failure(source);
+            assert!(error.to_string().contains("more than 64 levels"), "{source}: {error}");
+        }
+        let doubled = "{% set ns = namespace(l=[]) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}";
+        assert!(matches!(failure(doubled), Error::Limit { .. }));
+    }
+
+    #[test]
+    fn operators_are_pythons() {
+        for (expression, value) in [
+            (
+                "1 + 2, 1.5 + 1, 'a' + 'b', [1] + [2], 2 * 3, 'ab' * 2, 2 * 0.5, 1 ~ 'a' ~ none",
+                "3 2.5 ab [1, 2] 6 abab 1.0 1aNone",
+            ),
+            (
+                "[1,2,3,4][::-1], [1,2,3,4][1:], [1,2,3,4][:-1], [1,2,3,4][-2:], [1,2,3,4][3:0:-2]",
+                "[4, 3, 2, 1] [2, 3, 4] [1, 2, 3] [3, 4] [4, 2]",
+            ),
+            ("'h\u{e9}llo'[1:3], 'abc'[::-1], 'abc'[5:], 'abc'[:99]", "\u{e9}l cba  abc"),
+            (
+                "1 == 1.0, 1 != 1, 'a' < 'b', 2 >= 2, 1 in [1], 'x' not in 'abc', {'a': 1} == {'a': 1}",
+                "True False True True True True True",
+            ),
+            (
+                "1 is eq 1, 2 is gt 1, 1 is in [2], ('a b' | title), ([1, 2] | join('-')), ('ab' | replace('a', 'c'))",
+                "True True False A B 1-2 cb",
+            ),
+            (
+                "('a\nb' | indent(2)), ('a\nb' | indent(width=1, first=true)), {'b': 1}['b'], ({'k': 2} | items | list)[0][1]",
+                "a\n  b  a\n b 1 2",
+            ),
+        ] {
+            let source: Vec<String> = split_top(expression).iter().map(|e| format!("{{{{ {e} }}}}")).collect();
+            assert_eq!(text(&source.join(" ")), value, "{expression}");
+        }
+    }
+
+    /// The parts of a list of expressions.
+    fn split_top(list: &str) -> Vec<&str> {
+        let (mut depth, mut quoted) = (0, false);
+        let outside = |c: char| {
+            quoted ^= c == '\'';
+            depth += i32::from(matches!(c, '[' | '(' | '{')) - i32::from(matches!(c, ']' | ')' | '}'));
+            c == ',' && depth == 0 && !quoted
+        };
+        list.split(outside).map(str::trim).collect()
     }
 
     #[test]

@@ -174,7 +174,7 @@ fn write_text(out: &mut String, text: &str, ensure_ascii: bool) -> Result<(), Er
         return Ok(());
     }
     for c in quoted.chars() {
-        if c.is_ascii() && c != '\u{7f}' || c == '\u{7f}' {
+        if c.is_ascii() {
             out.push(c);
         } else {
             for unit in c.encode_utf16(&mut [0; 2]) {

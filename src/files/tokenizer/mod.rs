@@ -119,8 +119,10 @@ impl Tokenizer {
         })?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| Error::format(name, e))?;
-        let around = contained(name, "cannot encode an empty text", || inner.encode_fast("", true))?;
-        let begins_with = around.get_ids().first().copied();
+        // What stands in front of any text, here of a letter.
+        let letter = |special| contained(name, "cannot encode a text", || inner.encode_fast("a", special));
+        let (around, bare) = (letter(true)?, letter(false)?);
+        let begins_with = around.get_ids().first().copied().filter(|id| bare.get_ids().first() != Some(id));
         Ok(Self { inner, json, name: name.to_string(), begins_with })
     }
 
@@ -159,6 +161,19 @@ impl Tokenizer {
         let encoding = contained(&self.name, "cannot encode the text", || self.inner.encode_fast(text, add_special))?;
         let ids = encoding.get_ids();
         Ok(ids.get(self.doubled(ids, add_special)..).unwrap_or_default().to_vec())
+    }
+
+    /// The ids of a text that a model goes on with: the token for the beginning of a text in front, once, where the file
+    /// puts one there, and nothing behind.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::encode`].
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = self.encode(text, false)?;
+        if let Some(begins_with) = self.begins_with.filter(|bos| ids.first() != Some(bos)) {
+            ids.insert(0, begins_with);
+        }
+        Ok(ids)
     }
 
     /// How many of the first ids are one too many: the token for the beginning of a text stands there once.
