@@ -281,6 +281,38 @@ fn values_out_of_range_are_refused_with_the_range() {
 }
 
 #[test]
+fn run_writes_a_conversation_as_it_is_told() {
+    let usual = answers(&tiny(), &["--device", "cpu"]);
+    assert_eq!(answers(&tiny(), &["--device", "cpu", "--hide-thoughts"]), usual);
+    assert_ne!(answers(&tiny(), &["--device", "cpu", "--no-template"]), usual);
+    run_fails(&["-p", "x", "--system", "Be brief."], &["role", "\"system\"", "EmberNet"]);
+    run_fails(&["-p", "x", "--system", "a", "--no-template"], &["--system", "--no-template"]);
+    let ran = ternion(&borrowed(&run_on(&tiny(), &["--device", "cpu", "--no-think"])));
+    assert_eq!((ran.code, ran.out), (Some(0), usual));
+    assert!(ran.err.contains("--no-think change nothing"), "{}", ran.err);
+}
+
+#[test]
+fn a_model_samples_as_its_files_recommend() {
+    let dir = TempDir::new().expect("a directory");
+    for name in ["model.safetensors", "siglip_vision_config.json", "config.json"] {
+        fs::copy(tiny().join(name), dir.path().join(name)).expect("copied");
+    }
+    let recommends = |json: &str| fs::write(dir.path().join("generation_config.json"), json).expect("written");
+    let run = |more: &[&str]| ternion(&borrowed(&run_on(dir.path(), &[&["--device", "cpu", "-v"], more].concat())));
+    recommends(r#"{"do_sample": true, "temperature": 0.5, "top_k": 7, "min_p": 0.1}"#);
+    let err = run(&["--seed", "3"]).err;
+    for part in ["recommend temperature 0.5, min p 0.1, top k 7", "min p, presence and frequency", "seed:      3"] {
+        assert!(err.contains(part), "{part:?} is not in {err}");
+    }
+    assert!(!run(&["--temp", "0"]).err.contains("seed:"));
+    recommends(r#"{"top_k": "many"}"#);
+    let (model, tokenizer) = (text(dir.path()), text(tokenizer()));
+    let args = ["run", "-m", &model, "--device", "cpu", "--tokenizer", &tokenizer, "-p", "x"];
+    assert_fails(&ternion(&args), &args, &["generation_config.json", "top_k"]);
+}
+
+#[test]
 fn a_tokenizer_beyond_the_vocabulary_names_the_right_one() {
     let dir = TempDir::new().expect("a directory");
     let mut json: Value = serde_json::from_slice(&fs::read(tokenizer()).expect("read")).expect("JSON");

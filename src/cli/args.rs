@@ -12,7 +12,7 @@ use ternion::engine::{
     DeviceChoice, DeviceOptions, Engine, GenerateOptions, LmHead, NamedValues, Options, Precision, Sampling,
 };
 use ternion::files::tokenizer::MAX_TEXT_BYTES;
-use ternion::files::{Image, Lock, ModelFiles, Weights, text};
+use ternion::files::{Image, Lock, ModelFiles, SamplingDefaults, Weights, text};
 use ternion::models::Family;
 use ternion::threads::size_pool;
 use ternion::{Error, Result};
@@ -75,15 +75,7 @@ pub fn one_of<T: NamedValues + Send + Sync>() -> impl TypedValueParser<Value = T
 }
 
 impl ModelArgs {
-    /// Opens the model for one conversation, with a progress bar on a terminal, and says where it runs.
-    ///
-    /// # Errors
-    /// As [`Engine::open`], and [`model_files`].
-    pub fn open(&self) -> Result<Engine> {
-        self.open_chat(model_files(self.model.as_deref())?)
-    }
-
-    /// [`ModelArgs::open`] of a model whose files are known.
+    /// Opens a model whose files are known for one conversation, with a progress bar on a terminal, and says where it runs.
     ///
     /// # Errors
     /// As [`Engine::open`].
@@ -207,20 +199,22 @@ pub struct GenerateArgs {
     /// Maximum number of tokens of an answer; default: as many as the context holds, at most 512, of a caption at most 32.
     #[arg(short = 'n', long, value_name = "TOKENS")]
     pub max_tokens: Option<usize>,
-    /// Draw tokens at this temperature; without it, or with 0, the most likely token is taken, and --top-k, --top-p and
-    /// --seed do nothing.
+    /// Draw tokens at this temperature; with 0, the most likely token is taken, and --top-k, --top-p and --seed do nothing;
+    /// default: what the model's files recommend (-v says it), else 0.
     #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub temp: Option<f32>,
-    /// With --temp: draw from this many of the likeliest tokens; 0 means all; default: 50.
+    /// Draw from this many of the likeliest tokens; 0 means all; default: what the model's files recommend, else 50.
     #[arg(long, value_name = "K")]
     pub top_k: Option<usize>,
-    /// With --temp: draw from the likeliest tokens that make up this probability; 1 means all; default: 0.9.
+    /// Draw from the likeliest tokens that make up this probability; 1 means all; default: what the model's files recommend,
+    /// else 0.9.
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub top_p: Option<f32>,
-    /// Make tokens that occurred less likely, by this factor; 1 means no penalty.
-    #[arg(long, value_name = "R", default_value_t = 1.0, allow_negative_numbers = true)]
-    pub repeat_penalty: f32,
-    /// With --temp: equal seeds give equal text; default: a random one, which -v prints.
+    /// Make tokens that occurred less likely, by this factor; 1 means no penalty; default: what the model's files recommend,
+    /// else 1.
+    #[arg(long, value_name = "R", allow_negative_numbers = true)]
+    pub repeat_penalty: Option<f32>,
+    /// Above temperature 0: equal seeds give equal text; default: a random one, which -v prints.
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
     /// End the answer in front of this text; can be given several times.
@@ -229,21 +223,45 @@ pub struct GenerateArgs {
 }
 
 impl GenerateArgs {
-    /// The options, checked; says which of them do nothing, and with `verbose` the seed.
+    /// Checks what was given, before anything is opened.
     ///
     /// # Errors
     /// [`Error::Argument`] for values out of range.
-    pub fn options(&self, verbose: bool) -> Result<GenerateOptions> {
+    pub fn check(&self) -> Result<()> {
+        if self.max_tokens == Some(0) {
+            return Err(Error::argument("max-tokens", "is 0, expected at least 1"));
+        }
+        self.sampling(&SamplingDefaults::default()).validate()
+    }
+
+    /// How tokens are chosen, as far as it was not given by the recommendation of the model's files.
+    fn sampling(&self, files: &SamplingDefaults) -> Sampling {
         let usual = Sampling::original();
-        let sampling = Sampling {
-            temperature: self.temp.unwrap_or(0.0),
-            top_k: self.top_k.unwrap_or(usual.top_k),
-            top_p: self.top_p.unwrap_or(usual.top_p),
-            repetition_penalty: self.repeat_penalty,
+        Sampling {
+            temperature: self.temp.or(files.temperature).unwrap_or(0.0),
+            top_k: self.top_k.or(files.top_k).unwrap_or(usual.top_k),
+            top_p: self.top_p.or(files.top_p).unwrap_or(usual.top_p),
+            repetition_penalty: self.repeat_penalty.or(files.repetition_penalty).unwrap_or(1.0),
             // The standard library's hash keys are random: enough for text that differs from run to run.
             seed: self.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
-        };
+        }
+    }
+
+    /// The options, for a model whose files recommend `files`; says which of them do nothing, and with `verbose` what is
+    /// recommended, and the seed.
+    ///
+    /// # Errors
+    /// As [`GenerateArgs::check`].
+    pub fn options(&self, verbose: bool, files: &SamplingDefaults) -> Result<GenerateOptions> {
+        let sampling = self.sampling(files);
         sampling.validate()?;
+        if verbose && !files.is_empty() {
+            say!("sampling:  the model's files recommend {files}");
+        }
+        let ignored = files.min_p.or(files.presence_penalty).or(files.frequency_penalty).is_some();
+        if verbose && ignored {
+            say!("note: of these, min p, presence and frequency penalties are not applied");
+        }
         if sampling.temperature > 0.0 {
             if verbose {
                 say!("seed:      {}", sampling.seed);
@@ -256,9 +274,6 @@ impl GenerateArgs {
                 let names = idle.join(" and ");
                 say!("note: {names} without a --temp above 0 change nothing: the most likely token is taken");
             }
-        }
-        if self.max_tokens == Some(0) {
-            return Err(Error::argument("max-tokens", "is 0, expected at least 1"));
         }
         let stop = self.stop.clone();
         Ok(GenerateOptions { max_tokens: self.max_tokens, sampling, stop, ..GenerateOptions::default() })

@@ -10,11 +10,12 @@ use clap::Args;
 use percent_encoding::percent_decode_str;
 use signal_hook::flag;
 use ternion::engine::{Engine, GenerateOptions, Session, Stats, StopReason};
-use ternion::files::Image;
 use ternion::files::tokenizer::MAX_TEXT_BYTES;
+use ternion::files::{Image, SamplingDefaults};
 use ternion::{Error, Result};
 
-use crate::cli::args::{GenerateArgs, ModelArgs, open_images, utf8};
+use crate::cli::args::{GenerateArgs, ModelArgs, model_files, open_images, utf8};
+use crate::cli::conversation::ConversationArgs;
 use crate::cli::line_editor::{Input, LineEditor};
 use crate::cli::messages::say;
 use crate::cli::output::{Answer, statistics, stream};
@@ -46,6 +47,8 @@ pub struct Chat {
     image: Vec<PathBuf>,
     #[command(flatten)]
     generate: GenerateArgs,
+    #[command(flatten)]
+    conversation: ConversationArgs,
 }
 
 /// What a line asks for.
@@ -82,16 +85,21 @@ impl Chat {
     /// # Errors
     /// Those of the engine, and of writing to stdout.
     pub fn main(&self, verbose: bool) -> Outcome {
-        let options = self.generate.options(verbose)?;
+        self.generate.check()?;
         let images = open_images(&self.image)?;
-        let engine = self.model.open()?;
+        let files = model_files(self.model.model.as_deref())?;
+        let options = self.generate.options(verbose, &SamplingDefaults::of(&files)?)?;
+        let engine = self.model.open_chat(files)?;
+        self.conversation.check(&engine, verbose);
         let mut editor = LineEditor::new();
         let (session, interrupt) = (engine.session()?, Interrupt::new(editor.is_none()));
-        let mut chat = ChatLoop { session, engine, options, images: 0, last: None, verbose, interrupt };
+        let form = &self.conversation;
+        let mut chat = ChatLoop { session, engine, options, form, images: 0, last: None, verbose, interrupt };
         for image in &images {
             chat.session.push_image(image)?;
             chat.images += 1;
         }
+        form.begin(&mut chat.session)?;
         let terminal = io::stdin().is_terminal();
         if terminal {
             chat.interrupt.watch()?;
@@ -221,17 +229,19 @@ impl Interrupt {
 }
 
 /// A conversation in progress.
-struct ChatLoop {
+struct ChatLoop<'a> {
     session: Session,
     engine: Engine,
     options: GenerateOptions,
+    /// How questions are written.
+    form: &'a ConversationArgs,
     images: usize,
     last: Option<(Stats, Option<StopReason>)>,
     verbose: bool,
     interrupt: Interrupt,
 }
 
-impl ChatLoop {
+impl ChatLoop<'_> {
     /// Does what a line asks for; false ends the conversation.
     fn answer(&mut self, line: &str) -> Outcome<bool> {
         match parse(line) {
@@ -239,7 +249,10 @@ impl ChatLoop {
             Line::Quit => return Ok(false),
             Line::Help => say!("{HELP}"),
             Line::Unknown(word) => return Err(Error::argument(word, "is not a command; /help lists them").into()),
-            Line::Reset => self.session.reset(false),
+            Line::Reset => {
+                self.session.reset(false);
+                self.form.begin(&mut self.session)?;
+            }
             Line::Stats => match &self.last {
                 Some(last) => statistics(&self.engine, &self.session, self.images, last)?,
                 None => say!("no answer yet"),
@@ -254,7 +267,7 @@ impl ChatLoop {
     fn show(&mut self, file: &Path) -> Result<()> {
         self.session.reset_to_image(&Image::open(file)?)?;
         self.images = 1;
-        Ok(())
+        self.form.begin(&mut self.session)
     }
 
     /// Answers a question; one that cannot be answered leaves the conversation as it is.
@@ -266,7 +279,7 @@ impl ChatLoop {
             let max_tokens = options.max_tokens.map(|n| n.min(self.session.room()));
             let options = GenerateOptions { max_tokens, ..options };
             self.interrupt
-                .during(|interrupted| stream(&mut self.session, options, false, interrupted))
+                .during(|interrupted| stream(&mut self.session, options, false, self.form.hide_thoughts, interrupted))
                 .map_err(Failure::Error)
         });
         if answered.is_err() {
@@ -283,7 +296,7 @@ impl ChatLoop {
     /// Pushes a question, with room for an answer.
     fn push(&mut self, question: &str) -> Result<()> {
         let goes_on = !self.session.tokens().is_empty();
-        let pushed = self.session.push_question(question);
+        let pushed = self.form.ask(&mut self.session, question);
         let room = self.session.room();
         let advice = if goes_on {
             "/reset begins a new conversation, --context makes room for a longer one"

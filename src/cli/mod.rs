@@ -1,6 +1,6 @@
 //! The command line: one file a command, and what they share.
 //!
-//! Order: `messages`, `terminal_text`, `text_warnings`, `line_editor`, `output`, `args`, `plot`, `devices`, `run`, `chat`,
+//! Order: `messages`, `terminal_text`, `text_warnings`, `line_editor`, `output`, `args`, `conversation`, `plot`, `devices`, `run`, `chat`,
 //! `robots`, `similarity`, `search`, `eval`, `check`, `bench`, `inspect`, `convert`.
 //!
 //! Text that a model writes and tables go to stdout, everything else to stderr. Exit codes: 0, 1 where a check found a
@@ -10,6 +10,7 @@ mod args;
 mod bench;
 mod chat;
 mod check;
+mod conversation;
 mod convert;
 mod devices;
 mod eval;

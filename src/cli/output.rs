@@ -3,10 +3,12 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
+use console::Style;
 use indicatif::{ProgressBar, ProgressStyle};
 use ternion::engine::{Engine, GenerateOptions, Progress, Session, Stats, StopReason};
+use ternion::files::chat_template::thoughts::{Part, ThoughtSplitter};
 
-use crate::cli::messages::say;
+use crate::cli::messages::{say, write};
 use crate::cli::terminal_text::{columns, padded, padded_left, printable};
 
 /// A progress bar on stderr; nothing where stderr is not a terminal.
@@ -147,8 +149,60 @@ impl StreamedText {
     }
 }
 
-/// Generates an answer to stdout as it comes, without leading space, until `interrupted` returns true. If stdout
-/// cannot be written, the answer is completed if `whole` asks for that, and ends there otherwise.
+/// What a model writes, its thoughts on stderr and its answer on stdout.
+struct AnswerText {
+    answer: StreamedText,
+    /// None for a model without thoughts.
+    splitter: Option<ThoughtSplitter>,
+    hides_thoughts: bool,
+    /// Whether a thought is shown whose line has not ended.
+    thinks: bool,
+}
+
+impl AnswerText {
+    fn push(&mut self, piece: &str) {
+        match &mut self.splitter {
+            Some(splitter) => {
+                let parts = splitter.push(piece);
+                self.show(parts);
+            }
+            None => self.answer.push(piece),
+        }
+    }
+
+    fn show(&mut self, parts: Vec<(Part, String)>) {
+        for (part, text) in parts {
+            match part {
+                Part::Thought if self.hides_thoughts => {}
+                Part::Thought => {
+                    write(format_args!("{}", Style::new().for_stderr().dim().apply_to(&text)));
+                    self.thinks = true;
+                }
+                Part::Answer => {
+                    self.end_thought();
+                    self.answer.push(&text);
+                }
+            }
+        }
+    }
+
+    fn end_thought(&mut self) {
+        if std::mem::take(&mut self.thinks) {
+            say!("");
+        }
+    }
+
+    fn end(mut self) -> io::Result<()> {
+        let rest = self.splitter.as_mut().map_or_else(Vec::new, ThoughtSplitter::finish);
+        self.show(rest);
+        self.end_thought();
+        self.answer.end()
+    }
+}
+
+/// Generates an answer to stdout as it comes, without leading space, and what the model thinks to stderr, until
+/// `interrupted` returns true. If stdout cannot be written, the answer is completed if `whole` asks for that, and ends there
+/// otherwise.
 ///
 /// # Errors
 /// Those of the engine.
@@ -156,9 +210,11 @@ pub fn stream(
     session: &mut Session,
     options: GenerateOptions,
     whole: bool,
+    hides_thoughts: bool,
     interrupted: impl Fn() -> bool,
 ) -> ternion::Result<Answer> {
-    let mut text = StreamedText::new();
+    let splitter = session.thought_splitter();
+    let mut text = AnswerText { answer: StreamedText::new(), splitter, hides_thoughts, thinks: false };
     let mut stream = session.generate(options)?;
     for token in stream.by_ref() {
         let token = match token {
@@ -170,7 +226,7 @@ pub fn stream(
             }
         };
         text.push(&token.text);
-        if interrupted() || (text.written.is_err() && !whole) {
+        if interrupted() || (text.answer.written.is_err() && !whole) {
             break;
         }
     }

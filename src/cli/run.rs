@@ -6,11 +6,12 @@ use clap::Args;
 use ternion::Error;
 use ternion::apps::bitgen::{BitGen, Caption};
 use ternion::engine::GenerateOptions;
-use ternion::files::{Image, ModelFiles};
+use ternion::files::{Image, ModelFiles, SamplingDefaults};
 use ternion::models::BITGEN;
 
 use crate::cli::Outcome;
 use crate::cli::args::{GenerateArgs, MemoryArgs, ModelArgs, family, model_files, open_images, read_prompt};
+use crate::cli::conversation::ConversationArgs;
 use crate::cli::messages::say;
 use crate::cli::output::{StreamedText, bytes, ending, ms, statistics, stream};
 use crate::cli::plot::PlotArgs;
@@ -40,6 +41,8 @@ pub struct Run {
     #[command(flatten)]
     generate: GenerateArgs,
     #[command(flatten)]
+    conversation: ConversationArgs,
+    #[command(flatten)]
     memory: MemoryArgs,
     /// With a BitGen: write the prompt beside the picture into its memory, which the file of --memory keeps.
     #[arg(long, requires = "memory")]
@@ -55,10 +58,11 @@ impl Run {
     /// Those of the engine, and of writing to stdout.
     pub fn main(&self, verbose: bool) -> Outcome {
         // What is cheap to check comes before loading.
-        let options = self.generate.options(verbose)?;
+        self.generate.check()?;
         let prompt = self.prompt.as_deref().map(read_prompt).transpose()?;
         let images = open_images(&self.image)?;
         let files = model_files(self.model.model.as_deref())?;
+        let options = self.generate.options(verbose, &SamplingDefaults::of(&files)?)?;
         if family(&files)? == &BITGEN {
             self.describe(files, prompt.as_deref(), &images, &options, verbose)
         } else {
@@ -82,13 +86,15 @@ impl Run {
         let plots = self.plot.plots(&self.image)?;
         let engine = self.model.open_chat(files)?;
         plots.check(engine.info())?;
+        self.conversation.check(&engine, verbose);
         let mut session = engine.session()?;
         for image in images {
             session.push_image(image)?;
         }
-        session.push_question(prompt)?;
+        self.conversation.begin(&mut session)?;
+        self.conversation.ask(&mut session, prompt)?;
         let first = session.tokens().len();
-        let answer = stream(&mut session, options, plots.any(), || false)?;
+        let answer = stream(&mut session, options, plots.any(), self.conversation.hide_thoughts, || false)?;
         if verbose {
             statistics(&engine, &session, images.len(), &answer.stats)?;
         }
@@ -105,6 +111,7 @@ impl Run {
         verbose: bool,
     ) -> Outcome {
         self.plot.reject("a BitGen")?;
+        self.conversation.reject()?;
         if images.len() > 1 {
             let problem = format!("{} pictures are given; a BitGen describes one", images.len());
             return Err(Error::argument("image", problem).into());

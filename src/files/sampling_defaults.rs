@@ -11,7 +11,7 @@ use crate::files::{GgufMetadata, ModelFiles};
 /// What the files recommend; none where they say nothing. Values are as they stand there: whoever samples checks them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SamplingDefaults {
-    /// Divides the logits; 0 takes the likeliest token, as `do_sample: false` does.
+    /// Divides the logits; 0 takes the likeliest token, as `do_sample: false` does, and 1 is what `do_sample: true` means.
     pub temperature: Option<f32>,
     /// How many of the likeliest tokens stay; 0 means all.
     pub top_k: Option<usize>,
@@ -68,9 +68,13 @@ impl SamplingDefaults {
         };
         let top_k =
             given("top_k").map(|v| v.as_u64().ok_or_else(|| wrong("top_k", "a number of tokens"))).transpose()?;
-        let greedy = given("do_sample").is_some_and(|sample| sample == &Value::Bool(false));
+        let temperature = match given("do_sample") {
+            Some(Value::Bool(false)) => Some(0.0),
+            Some(Value::Bool(true)) => number("temperature")?.or(Some(1.0)),
+            _ => number("temperature")?,
+        };
         Ok(SamplingDefaults {
-            temperature: if greedy { Some(0.0) } else { number("temperature")? },
+            temperature,
             top_k: top_k.map(|k| usize::try_from(k).unwrap_or(usize::MAX)),
             top_p: number("top_p")?,
             min_p: number("min_p")?,
@@ -121,6 +125,7 @@ mod tests {
         assert_eq!((found.temperature, found.top_k, found.top_p, found.min_p), (Some(0.6), Some(20), Some(0.95), None));
         assert_eq!(found.to_string(), "temperature 0.6, top p 0.95, top k 20");
         assert_eq!(of(r#"{"do_sample": false, "temperature": 0.6}"#).unwrap().temperature, Some(0.0));
+        assert_eq!(of(r#"{"do_sample": true}"#).unwrap().temperature, Some(1.0));
         assert!(of("{}").unwrap().is_empty() && SamplingDefaults::default().to_string() == "nothing");
     }
 
