@@ -10,8 +10,11 @@ use std::path::Path;
 
 use support::gguf_files::{GgufFile, value};
 use support::golden::golden_root;
+use ternion::files::chat_template::builtin::BITNET;
 use ternion::files::chat_template::source::TemplateSource;
+use ternion::files::chat_template::{ChatTemplate, Message, TemplateOptions};
 use ternion::files::{GgufMetadata, ModelFiles, SamplingDefaults, SpecialTokens, Tokenizer};
+use ternion::models::{FamilyPrompt, OpenedPrompt, Prompt};
 use ternion::{Error, Result};
 
 /// A key with its value.
@@ -239,6 +242,36 @@ fn templates_are_found_where_files_have_them() {
     std::fs::create_dir(dir.path().join("additional_chat_templates")).expect("a folder");
     write("additional_chat_templates/rag.jinja", "h");
     assert_eq!([None, Some("rag")].map(|which| source(&files, which)), [Some("g".into()), Some("h".into())]);
+}
+
+#[test]
+fn a_familys_conversations_follow_its_files_or_a_named_stand_in() {
+    let open = |keys: &[Key], family: FamilyPrompt| -> (OpenedPrompt, ChatTemplate) {
+        let (_dir, files) = folder(keys);
+        let (tokenizer, _) = tokenizer(&files).expect("a tokenizer");
+        let opened = family.open(&files, Some(&tokenizer)).expect("no error").expect("a form");
+        let Prompt::Template(template) = opened.prompt.clone() else { panic!("{opened:?} is no template") };
+        (opened, template)
+    };
+    let hello = |template: &ChatTemplate| {
+        template.render(&[Message::new("user", "hello")], &TemplateOptions::default()).expect("text")
+    };
+    let own =
+        with("tokenizer.chat_template", Some(value::text("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}")));
+    let (opened, template) = open(&own, FamilyPrompt::Template(None));
+    assert_eq!((opened.note, hello(&template).as_str()), (None, "<s>helloh"));
+    assert_eq!(opened.stop, [104, 259, 260]);
+    for keys in [byte_level(), with("tokenizer.chat_template", Some(value::text("{% if %}")))] {
+        let (opened, template) = open(&keys, FamilyPrompt::Template(None));
+        assert!(opened.note.is_some_and(|note| note.contains("m.gguf") && note.contains("\"plain\"")));
+        assert_eq!(hello(&template), "User: hello\nAssistant:");
+        let (_, template) = open(&keys, FamilyPrompt::Template(Some(BITNET)));
+        assert_eq!(hello(&template), "<s>User: hello<|eot_id|>Assistant: ");
+    }
+    let (opened, template) = open(&own, FamilyPrompt::Builtin(BITNET));
+    assert_eq!((opened.note, hello(&template).as_str()), (None, "<s>User: hello<|eot_id|>Assistant: "));
+    let (_dir, files) = folder(&own);
+    assert!(FamilyPrompt::Template(None).open(&files, None).expect("no error").is_none());
 }
 
 #[test]

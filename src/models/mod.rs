@@ -21,6 +21,7 @@
 //! 2. Write the [`Names`] of the tensors.
 //! 3. Load it with [`load_model`] and [`Decoder::load`]; implement [`Model`] for the tools around files, and [`ChatModel`]
 //!    for the engine, whose [`ChatModel::text_plan`] calls [`Decoder::record`].
+//!    A conversation is written by the chat template of the model's files, unless [`ChatModel::prompt`] says otherwise.
 //!    [`Model::check_steps`] calls `check_steps::chat_steps`, and [`Model::into_chat`] gives the model itself.
 //! 4. Here: `mod foo;`. In `registry.rs`: a [`Family`] that recognises its files, in [`FAMILIES`]; those that are recognised
 //!    by their tensors come before those recognised by `config.json`.
