@@ -47,7 +47,8 @@
 //! in the shader, rows in `tests/support/op_cases/`. `quant/int8.rs` is the smallest example: look for
 //! `Int8` ([`Io::floats`](crate::plan::Io::floats), the method of `TensorScope` in `src/models/load.rs`, and the tools that
 //! list dtypes); where a match lacks the new dtype, the compiler says so. A packing with several scales a matrix needs a
-//! place for them in [`Packed`](crate::quant::Packed) as well. A new *file* format is a reader in `src/files/checkpoint/`
+//! place for them in [`Packed`](crate::quant::Packed) as well. A format of *blocks* in files is a file in
+//! `src/quant/formats/` and a line of its list; what reads codes or integers from blocks needs no change. A new *file* format is a reader in `src/files/checkpoint/`
 //! that fills `Contents`, with its line in `FileFormat` and `recognise` (`bytes.rs`) and in `mod.rs` and `sharded.rs` there.
 //!
 //! **A model.** [`models`](crate::models) has the recipe: a file or folder in `src/models/`, a [`Family`](crate::models::Family) in the

@@ -291,6 +291,7 @@ fn defaults_are_those_of_the_format() {
 #[test]
 fn inspect_says_what_each_tensor_becomes_and_what_is_wrong() {
     let found = inspect(tiny("qwen3_q2_0_g128_legacy"), Precision::F16, |_| {}).unwrap();
+    assert_eq!(found.tensors.len(), 3 + 2 * 11, "no tensor is there under two names");
     let line = |name: &str| found.tensors.iter().find(|t| t.name == name).unwrap();
     let q = line("model.layers.0.self_attn.q_proj.weight");
     assert_eq!((q.stored.as_str(), q.packed.as_str()), ("Q2_0_g128", "2 bits, scales of 128"));

@@ -3,7 +3,7 @@
 //!
 //! * [`quantise`] turns floats into codes and a scale, by one of the rules of [`WeightQuant`].
 //! * [`Packed`] holds one ternary matrix: 2 bits per code, or 1 bit where no code is 0 ([`Bits`]); lossless.
-//! * [`formats`]: those of files, in blocks with one scale per block.
+//! * [`formats`]: those of files, in blocks with one scale per block; [`row_words`] makes words of their codes.
 //! * [`stack`] lays several matrices out as one buffer that a kernel can index by matrix ([`Stack`] reads it).
 //!
 //! ## Words
@@ -23,9 +23,11 @@ pub mod formats;
 pub mod groups;
 pub mod int8;
 mod quantise;
+mod reorder;
 mod stack;
 
 pub use quantise::{WeightQuant, quantise};
+pub use reorder::row_words;
 pub(crate) use stack::fill_stack;
 pub use stack::{PART_WORDS, Stack, StackPart, stack, stack_words};
 

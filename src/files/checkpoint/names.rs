@@ -8,11 +8,13 @@ use crate::files::checkpoint::{Contents, Entry, sort_by_name};
 /// Parts that wrappers put anywhere into a name, and that no model uses.
 const WRAPPERS: [&str; 3] = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
 /// Prefixes that wrappers put in front of all names.
-const PREFIXES: [&str; 2] = ["module.", "model."];
+const PREFIXES: [&str; 2] = ["module.", MODEL];
 /// The ends of the names of the two tensors that are tied where a model's embedding gives its logits as well. A file may
 /// hold either.
 const TABLE: &str = "embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
+/// What Hugging Face's decoders have in front of all names but the head's.
+const MODEL: &str = "model.";
 
 /// Removes what wrappers put around the names. Where only the LM head of a tied embedding is stored, the embedding is listed
 /// as well.
@@ -25,10 +27,10 @@ pub(crate) fn unwrap(path: &Path, contents: &mut Contents) -> Result<()> {
     }
     let mut aside: Vec<(String, String)> =
         std::mem::take(&mut contents.unreadable).into_iter().map(|(name, why)| (bare(&name), why)).collect();
-    let is_table = |entry: &Entry| entry.info.name.strip_prefix("model.") == Some(TABLE);
+    let is_table = |entry: &Entry| entry.info.name.strip_prefix(MODEL) == Some(TABLE);
     let wraps = |entries: &[Entry], prefix: &str| {
         // Hugging Face's decoders have this prefix of their own: in front of all names where the table gives the logits.
-        let own = prefix == "model." && entries.iter().any(is_table);
+        let own = prefix == MODEL && entries.iter().any(is_table);
         all_begin_with(entries, prefix) && !own
     };
     while let Some(prefix) = PREFIXES.into_iter().find(|prefix| wraps(&contents.entries, prefix)) {
@@ -54,15 +56,18 @@ fn all_begin_with(entries: &[Entry], prefix: &str) -> bool {
     !entries.is_empty() && entries.iter().all(wrapped)
 }
 
-/// The embedding that `entry`, the matrix that gives the logits, is tied to, if it is not there under its own name.
+/// The embedding that `entry`, the matrix that gives the logits, is tied to, if it is not there under its own name: beside
+/// the head, or inside of the `model` that Hugging Face's decoders have beside it.
 fn tied(entries: &[Entry], entry: &Entry) -> Option<Entry> {
     let place = entry.info.name.strip_suffix(HEAD).filter(|place| place.is_empty() || place.ends_with('.'))?;
-    let name = format!("{place}{TABLE}");
-    if entries.iter().any(|other| other.info.name == name) {
+    let (beside, inside) = (format!("{place}{TABLE}"), format!("{place}{MODEL}"));
+    let table = format!("{inside}{TABLE}");
+    if entries.iter().any(|other| [&beside, &table].contains(&&other.info.name)) {
         return None;
     }
     let mut tied = entry.clone();
-    tied.info.name = name;
+    let has_model = entries.iter().any(|other| other.info.name.starts_with(&inside));
+    tied.info.name = if has_model { table } else { beside };
     Some(tied)
 }
 
@@ -114,8 +119,15 @@ mod tests {
     fn a_tied_tensor_has_both_names() {
         assert_eq!(unwrapped(&["d.lm_head.weight"]), ["d.embed_tokens.weight", "d.lm_head.weight"]);
         assert_eq!(unwrapped(&["d.xlm_head.weight"]), ["d.xlm_head.weight"]);
-        let both = ["d.embed_tokens.weight", "d.lm_head.weight"];
-        assert_eq!(unwrapped(&both), both);
+        for all in [
+            ["d.embed_tokens.weight", "d.lm_head.weight"],
+            ["lm_head.weight", "model.embed_tokens.weight"],
+            ["d.lm_head.weight", "d.model.embed_tokens.weight"],
+        ] {
+            assert_eq!(unwrapped(&all), all);
+        }
+        let inside = ["lm_head.weight", "model.embed_tokens.weight", "model.norm.weight"];
+        assert_eq!(unwrapped(&["lm_head.weight", "model.norm.weight"]), inside);
     }
 
     #[test]
