@@ -76,7 +76,7 @@ pub(crate) fn digits<const M: usize>(bytes: &[u8], to: &mut [u8]) {
     let mut power = 1u8;
     for to in to.as_chunks_mut::<M>().0 {
         for (to, &byte) in to.iter_mut().zip(bytes) {
-            *to = (u16::from(byte.wrapping_mul(power)) * 3 >> 8) as u8;
+            *to = ((u16::from(byte.wrapping_mul(power)) * 3) >> 8) as u8;
         }
         power = power.wrapping_mul(3);
     }
