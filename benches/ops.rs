@@ -1,4 +1,4 @@
-//! Ops on the shapes of EmberNet, BitNet-2B-4T and DINOv2-base, on the CPU and on the best adapter: `cargo bench --bench ops`.
+//! Ops on the shapes of EmberNet, BitNet-2B-4T, Bonsai-1.7B and DINOv2-base, on the CPU and on the best adapter: `cargo bench --bench ops`.
 //!
 //! Each is compared with its plain definition first. Then copies of it with weights or caches of their own run one after
 //! the other, 64 MiB or more together, so that they come from memory as they do in a model. Times are the device's own.
@@ -16,13 +16,17 @@ use std::cell::OnceCell;
 use std::sync::Arc;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use half::f16;
 use support::device::{device, gpu};
 use support::numbers::{Noise, compare, f16_words, floats};
 use support::recording::Recording;
 use ternion::cpu::Cpu;
-use ternion::ops::{ActQuant, AttentionShape, Columns, Experts, PROBE_CHUNK, RmsNorm};
+use ternion::ops::{
+    ActQuant, AttentionShape, CodeScale, Columns, Experts, GroupFactor, GroupQuant, PROBE_CHUNK, RmsNorm, StackPiece,
+};
 use ternion::plan::{Backend, Plan, Slot, Step};
-use ternion::quant::Packed;
+use ternion::quant::groups::{GroupPacked, GroupShape};
+use ternion::quant::{Bits, Packed};
 use ternion::tensor::{CountedBy, DType, Pack};
 use timing::{Timed, quick};
 
@@ -61,6 +65,29 @@ fn ternary(name: &'static str, rows: usize, [out, d]: [usize; 2], zeros: bool) -
     };
     let bytes = out * d * if zeros { 2 } else { 1 } / 8;
     Case { name, bytes, step: Step::FULL, record: Box::new(record) }
+}
+
+/// The product of `rows` rows with a matrix of 1-bit codes that has a scale for each row and 128 columns.
+fn groups(name: &'static str, rows: usize, [out, d]: [usize; 2]) -> Case {
+    let matrix: OnceCell<GroupPacked> = OnceCell::new();
+    let record = move |r: &Recording, copy: usize| {
+        let matrix = matrix.get_or_init(|| {
+            let shape = GroupShape { rows: out, cols: d, bits: Bits::One, group: 128 };
+            let made = GroupPacked::from_words(shape, |row, words, scales| {
+                let mut noise = Noise(row as u64);
+                words.iter_mut().for_each(|word| *word = noise.word());
+                scales.fill(f16::from_f32(0.02));
+                Ok(())
+            });
+            made.expect("a matrix")
+        });
+        let weights = r.groups(&format!("w {copy}"), std::slice::from_ref(matrix));
+        let x = r.f32s("x", &[rows, d], CountedBy::Fixed, &Noise(14).f32s(rows * d, 1.0));
+        let act = ActQuant { max_code: 127.0, bound: f32::INFINITY, floor: 1e-5 };
+        let codes = r.p.quantise_groups(x, None, GroupQuant { act, group: 128, scale: CodeScale::Group });
+        r.p.group_matmul(GroupFactor::Codes(codes), &[StackPiece { weights, first: 0, outs: &[out] }], None)
+    };
+    Case { name, bytes: out * d / 8 + 2 * out * d / 128, step: Step::FULL, record: Box::new(record) }
 }
 
 /// Gate and up of EmberNet's two chosen experts and the shared one.
@@ -170,6 +197,11 @@ fn cases() -> Vec<Case> {
         norm_quantise("EmberNet, norm and codes for q, k, v"),
         ternary("BitNet-2B, ternary 2560 to 6912, 1 row", 1, [6912, 2560], true),
         ternary("BitNet-2B, ternary 6912 to 2560, 1 row", 1, [2560, 6912], true),
+        groups("Bonsai-1.7B, 1 bit 2048 to 2048, 1 row", 1, [2048, 2048]),
+        groups("Bonsai-1.7B, 1 bit 2048 to 6144, 1 row", 1, [6144, 2048]),
+        groups("Bonsai-1.7B, 1 bit 6144 to 2048, 1 row", 1, [2048, 6144]),
+        groups("Bonsai-1.7B, 1-bit head 2048 to 151669, 1 row", 1, [151_669, 2048]),
+        groups("Bonsai-1.7B, 1 bit 2048 to 6144, 96 rows", 96, [6144, 2048]),
         head("BitNet-2B, head 2560 to 128256, f16", [128_256, 2560]),
         dense("DINOv2-base, dense 768 to 3072, 257 rows, f16", 257, [3072, 768]),
         dense("DINOv2-base, dense 3072 to 768, 257 rows, f16", 257, [768, 3072]),

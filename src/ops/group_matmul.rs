@@ -155,7 +155,7 @@ impl Op for GroupMatmul {
         let acts: Vec<_> = words
             .zip(scale_and_sum)
             .take(rows)
-            .map(|(words, scale_and_sum)| simd::GroupActs { words, scale_and_sum })
+            .map(|(words, scale_and_sum)| simd::GroupActs::new(words, scale_and_sum))
             .collect();
         simd::group_products(stack, simd::GroupInput::Codes(&acts), place, threads, residual, io.out_f32s(0));
     }

@@ -98,7 +98,7 @@ pub struct GroupPacked<'a> {
 }
 
 impl GroupPacked<'static> {
-    /// From the words of each row's codes, in the order of columns, and the scales of its groups: `fill(row, words, scales)`
+    /// From the words of each row's codes ([`crate::quant::row_words`]), in the order of columns, and the scales of its groups: `fill(row, words, scales)`
     /// writes them into zeros, on any thread and in any order of rows. What it writes for columns that are not there, and
     /// for groups without a scale, has no effect.
     ///

@@ -1,6 +1,8 @@
 //! Products with low-bit codes that have scales by row and group: the work cut into tiles, each by the best kernel of this
 //! processor.
 
+use std::cell::Cell;
+
 use half::f16;
 use multiversion::multiversion;
 
@@ -16,6 +18,25 @@ pub struct GroupActs<'a> {
     pub words: &'a [u32],
     /// `1/k` and the sum of the codes, of each group.
     pub scale_and_sum: &'a [f32],
+    /// What the kernel of this processor looks up for one row of 1-bit codes; empty where it has none.
+    pub(super) tables: &'a [Table],
+}
+
+impl<'a> GroupActs<'a> {
+    /// A row, without tables.
+    pub fn new(words: &'a [u32], scale_and_sum: &'a [f32]) -> Self {
+        GroupActs { words, scale_and_sum, tables: &[] }
+    }
+}
+
+/// Bytes that a vector looks up.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+pub struct Table(pub(super) [u8; 64]);
+
+thread_local! {
+    /// Memory of tables between calls.
+    static TABLES: Cell<Vec<Table>> = const { Cell::new(Vec::new()) };
 }
 
 /// What each row of y is made of.
@@ -106,6 +127,32 @@ impl<'a> Work<'a> {
 
 /// The products of all rows with all matrices of the stack, side by side: `y[r, first_out + o] = Σ … (+ residual)`.
 pub fn group_products(
+    stack: GroupStack,
+    input: GroupInput,
+    place: GroupPlace,
+    threads: &ThreadPool,
+    residual: &[f32],
+    y: &mut [f32],
+) {
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))]
+    let mut tables = TABLES.take();
+    let with_tables;
+    let any_bits = || (0..stack.len()).any(|i| stack.part(i).shape.bits == Bits::One);
+    let input = match input {
+        GroupInput::Codes([act]) if any_bits() => {
+            #[cfg(target_arch = "x86_64")]
+            super::groups_x86::make_tables(act.words, &mut tables);
+            with_tables = [GroupActs { tables: &tables, ..*act }];
+            GroupInput::Codes(&with_tables)
+        }
+        input => input,
+    };
+    run_tiles(stack, input, place, threads, residual, y);
+    TABLES.set(tables);
+}
+
+/// [`group_products`] with what the input is looked up in.
+fn run_tiles(
     stack: GroupStack,
     input: GroupInput,
     place: GroupPlace,
@@ -285,11 +332,19 @@ mod tests {
     fn found(tile: &GroupTile, bits: Bits, rows: &Rows, n: usize) -> Vec<TileOuts> {
         let both = rows.words.iter().zip(&rows.scale_and_sum);
         let acts: Vec<GroupActs> =
-            both.map(|(words, scale_and_sum)| GroupActs { words, scale_and_sum }).take(n).collect();
+            both.map(|(words, scale_and_sum)| GroupActs::new(words, scale_and_sum)).take(n).collect();
         let mut all: Vec<TileOuts> = Vec::new();
         for kernel in kernels() {
             let mut outs = [[0.0; TILE_ROWS]; BATCH];
             kernel(tile, bits, &acts, &mut outs);
+            all.push(outs);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if n == 1 && bits == Bits::One {
+            let mut tables = Vec::new();
+            super::super::groups_x86::make_tables(acts[0].words, &mut tables);
+            let mut outs = [[0.0; TILE_ROWS]; BATCH];
+            kernels()[kernels().len() - 1](tile, bits, &[GroupActs { tables: &tables, ..acts[0] }], &mut outs);
             all.push(outs);
         }
         let x: Vec<&[f32]> = rows.floats[..n].iter().map(|x| &x[..]).collect();

@@ -6,14 +6,16 @@
 
 use std::arch::x86_64::*;
 
-use crate::ops::simd::groups::{GroupActs, GroupKernel, GroupTile, TileOuts};
+use crate::ops::simd::groups::{GroupActs, GroupKernel, GroupTile, Table, TileOuts};
 use crate::quant::{Bits, TILE_ROWS};
 
 /// Words and halves of a cache line.
 const LINE: [usize; 2] = [16, 32];
-/// Words of a row, and groups, by which fetching is ahead: 4 KB of both. A hardware prefetcher alone reaches about half of the
-/// memory's rate.
-const AHEAD: [usize; 2] = [8, 16];
+/// Words of a row, and groups, by which fetching is ahead. A hardware prefetcher alone reaches about half of the memory's
+/// rate.
+const AHEAD: [usize; 2] = [4, 16];
+/// The same of words of 8-bit codes, which are done with much sooner.
+const BYTES_AHEAD: usize = 32;
 
 /// All kernels that this processor can run, the best last.
 pub fn kernels() -> Vec<GroupKernel> {
@@ -43,6 +45,135 @@ fn checked(tile: &GroupTile, bits: Bits, acts: &[GroupActs]) -> usize {
 /// What a group's stored sums of a row of codes become: the factor, and what they are reduced by.
 fn of_group(act: &GroupActs, g: usize, bits: Bits) -> (f32, i32) {
     (act.scale_and_sum[2 * g], bits.times_and_offset()[1] * act.scale_and_sum[2 * g + 1] as i32)
+}
+
+/// Tables of a word of 1-bit codes: of columns whose bits are the lower half of a byte, then of those of the upper half; of
+/// each the lower bytes of the sums, then the upper ones.
+const WORD_TABLES: usize = 4;
+
+/// The tables of a row of codes, on processors that can look up bytes among 64: element `16 b + n` of a half is the sum of
+/// the activations that byte `b`'s bits `n` stand for. A sum of four columns then takes two look-ups, not four products.
+pub fn make_tables(words: &[u32], to: &mut Vec<Table>) {
+    to.clear();
+    if is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("avx512vnni") {
+        to.resize(words.len() / 8 * WORD_TABLES, Table([0; 64]));
+        // SAFETY: the processor has AVX-512 with VBMI, which implies BW.
+        unsafe { fill_tables(bytemuck::cast_slice(words), to) };
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+fn fill_tables(codes: &[i8], to: &mut [Table]) {
+    // Lanes whose number has bit 0, 1, 2 or 3.
+    const WITH_BIT: [u32; 4] = [0xaaaa_aaaa, 0xcccc_cccc, 0xf0f0_f0f0, 0xff00_ff00];
+    let (mut columns, mut bytes) = ([[0u16; 32]; 2], [[0u8; 64]; 2]);
+    for i in 0..2 {
+        columns[i] = std::array::from_fn(|lane| (2 * i + lane / 16) as u16);
+        bytes[i] = std::array::from_fn(|at| (2 * at + i) as u8);
+    }
+    for (codes, to) in codes.chunks_exact(16).zip(to.chunks_exact_mut(2)) {
+        // SAFETY: `codes` has 16 elements.
+        let x = unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(codes.as_ptr().cast())) };
+        let x = _mm512_castsi256_si512(x);
+        let mut sums = [_mm512_setzero_si512(); 2];
+        for (sums, columns) in sums.iter_mut().zip(&columns) {
+            // SAFETY: `columns` has 32 elements.
+            let mut at = unsafe { _mm512_loadu_si512(columns.as_ptr().cast()) };
+            for with_bit in WITH_BIT {
+                *sums = _mm512_add_epi16(*sums, _mm512_maskz_permutexvar_epi16(with_bit, at, x));
+                at = _mm512_add_epi16(at, _mm512_set1_epi16(4));
+            }
+        }
+        for (table, bytes) in to.iter_mut().zip(&bytes) {
+            // SAFETY: both have 64 bytes.
+            unsafe {
+                let bytes = _mm512_loadu_si512(bytes.as_ptr().cast());
+                let of_sums = _mm512_permutex2var_epi8(sums[0], bytes, sums[1]);
+                _mm512_storeu_si512(table.0.as_mut_ptr().cast(), of_sums);
+            }
+        }
+    }
+}
+
+/// The tile for one row of codes, by look-ups: 1-bit codes whose tables are there.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni")]
+fn tile_tables(tile: &GroupTile, act: &GroupActs, outs: &mut [f32; TILE_ROWS]) {
+    const VECTORS: usize = TILE_ROWS / 16;
+    // Words whose upper bytes, of −2 to 1 each, add up in 8 bits.
+    const RUN: usize = 32;
+    let n = tile.words.len() / TILE_ROWS;
+    assert!(act.tables.len() >= n * WORD_TABLES, "a word of codes lacks its tables");
+    for (g, first) in (0..n).step_by(tile.group_words).enumerate() {
+        fetch(tile.scales, (g + AHEAD[1]) * TILE_ROWS, TILE_ROWS / LINE[1], LINE[1]);
+        let (mut sums, mut j) = ([_mm512_setzero_si512(); VECTORS], first);
+        let end = (first + tile.group_words).min(n);
+        while j < end {
+            let mut upper = [_mm512_setzero_si512(); VECTORS];
+            let run = j..end.min(j + RUN);
+            j = run.end;
+            for j in run {
+                fetch(tile.words, (j + AHEAD[0]) * TILE_ROWS, VECTORS, LINE[0]);
+                let words = &tile.words[j * TILE_ROWS..][..TILE_ROWS];
+                add_word(words, &act.tables[j * WORD_TABLES..][..WORD_TABLES], &mut sums, &mut upper);
+            }
+            for (sum, upper) in sums.iter_mut().zip(upper) {
+                let upper = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), upper);
+                *sum = _mm512_add_epi32(*sum, _mm512_slli_epi32::<8>(upper));
+            }
+        }
+        settle_vnni(tile, g, 0, &sums, of_group(act, g, Bits::One), 1, outs);
+    }
+}
+
+/// Adds a word of a tile's rows to the sums, and the upper bytes of what it finds to `upper`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni")]
+fn add_word(words: &[u32], tables: &[Table], sums: &mut [__m512i; 8], upper: &mut [__m512i; 8]) {
+    // What is looked up: four bits of a byte, and in front of them which byte of its word it is.
+    const OR_OF_AND: i32 = 0xf8;
+    let (half, byte, ones) = (_mm512_set1_epi8(15), _mm512_set1_epi32(0x3020_1000), _mm512_set1_epi8(1));
+    let mut t = [_mm512_setzero_si512(); WORD_TABLES];
+    for (t, table) in t.iter_mut().zip(tables) {
+        // SAFETY: a table has 64 bytes.
+        *t = unsafe { _mm512_loadu_si512(table.0.as_ptr().cast()) };
+    }
+    for (b, words) in words.chunks_exact(16).enumerate() {
+        // SAFETY: `words` has 16 words; unaligned loads are allowed.
+        let w = unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
+        let first = _mm512_ternarylogic_epi32::<OR_OF_AND>(byte, w, half);
+        let second = _mm512_ternarylogic_epi32::<OR_OF_AND>(byte, _mm512_srli_epi32::<4>(w), half);
+        sums[b] = _mm512_dpbusd_epi32(sums[b], _mm512_permutexvar_epi8(first, t[0]), ones);
+        sums[b] = _mm512_dpbusd_epi32(sums[b], _mm512_permutexvar_epi8(second, t[2]), ones);
+        upper[b] = _mm512_add_epi8(upper[b], _mm512_permutexvar_epi8(first, t[1]));
+        upper[b] = _mm512_add_epi8(upper[b], _mm512_permutexvar_epi8(second, t[3]));
+    }
+}
+
+/// Adds the sums over stored codes of vectors of 16 rows, from row `from` on, to outputs: `(sum · 2^doubled − less) · scale · inv_k`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn settle_vnni<const B: usize>(
+    tile: &GroupTile,
+    g: usize,
+    from: usize,
+    sums: &[__m512i; B],
+    (inv_k, less): (f32, i32),
+    doubled: i32,
+    outs: &mut [f32; TILE_ROWS],
+) {
+    for (b, &sum) in sums.iter().enumerate() {
+        let at = from + 16 * b;
+        let sum = _mm512_sllv_epi32(sum, _mm512_set1_epi32(doubled));
+        let sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, _mm512_set1_epi32(less)));
+        let (scales, out) = (&tile.scales[g * TILE_ROWS + at..][..16], &mut outs[at..at + 16]);
+        // SAFETY: both have 16 elements; unaligned loads and stores are allowed.
+        unsafe {
+            let scale = _mm512_cvtph_ps(_mm256_loadu_si256(scales.as_ptr().cast()));
+            let factor = _mm512_mul_ps(scale, _mm512_set1_ps(inv_k));
+            let total = _mm512_fmadd_ps(sum, factor, _mm512_loadu_ps(out.as_ptr()));
+            _mm512_storeu_ps(out.as_mut_ptr(), total);
+        }
+    }
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -120,6 +251,8 @@ fn tile_vnni(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOu
     let _ = checked(tile, bits, acts);
     match (bits, acts.len()) {
         (_, 0) => {}
+        // SAFETY: only `make_tables` makes them, on a processor with VBMI.
+        (Bits::One, 1) if !acts[0].tables.is_empty() => unsafe { tile_tables(tile, &acts[0], &mut outs[0]) },
         (Bits::One, 1) => blocks_vnni::<8, 1, 8, 2>(tile, bits, acts, outs),
         (Bits::One, 2) => blocks_vnni::<4, 2, 8, 2>(tile, bits, acts, outs),
         (Bits::One, 3) => blocks_vnni::<4, 3, 8, 1>(tile, bits, acts, outs),
@@ -152,21 +285,9 @@ fn blocks_vnni<const B: usize, const A: usize, const G: usize, const M: usize>(
             fetch(tile.scales, (g + AHEAD[1]) * TILE_ROWS + from, 16 * B / LINE[1], LINE[1]);
             let words = first..(first + tile.group_words).min(n);
             let acc = group_vnni::<B, A, G, M>(tile, words, from, &acts);
-            for a in 0..A {
-                let (inv_k, less) = of_group(&acts[a], g, bits);
-                for b in 0..B {
-                    let at = from + 16 * b;
-                    let sum = if G == 8 { _mm512_slli_epi32::<1>(acc[a][b]) } else { acc[a][b] };
-                    let sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, _mm512_set1_epi32(less)));
-                    let (scales, out) = (&tile.scales[g * TILE_ROWS + at..][..16], &mut outs[a][at..at + 16]);
-                    // SAFETY: both have 16 elements; unaligned loads and stores are allowed.
-                    unsafe {
-                        let scale = _mm512_cvtph_ps(_mm256_loadu_si256(scales.as_ptr().cast()));
-                        let factor = _mm512_mul_ps(scale, _mm512_set1_ps(inv_k));
-                        let total = _mm512_fmadd_ps(sum, factor, _mm512_loadu_ps(out.as_ptr()));
-                        _mm512_storeu_ps(out.as_mut_ptr(), total);
-                    }
-                }
+            for (a, act) in acts.iter().enumerate() {
+                let of_group = of_group(act, g, bits);
+                settle_vnni(tile, g, from, &acc[a], of_group, i32::from(G == 8), &mut outs[a]);
             }
         }
     }
@@ -190,6 +311,7 @@ fn group_vnni<const B: usize, const A: usize, const G: usize, const M: usize>(
     from: usize,
     acts: &[GroupActs; A],
 ) -> [[__m512i; B]; A] {
+    let ahead = if G == 1 { BYTES_AHEAD } else { AHEAD[0] };
     let width = 8 / G; // bits a code
     let mut masks = [_mm512_setzero_si512(); M];
     for (m, mask) in masks.iter_mut().enumerate() {
@@ -197,7 +319,7 @@ fn group_vnni<const B: usize, const A: usize, const G: usize, const M: usize>(
     }
     let mut acc = [[[_mm512_setzero_si512(); B]; M]; A];
     for j in words {
-        fetch(tile.words, (j + AHEAD[0]) * TILE_ROWS + from, B, LINE[0]);
+        fetch(tile.words, (j + ahead) * TILE_ROWS + from, B, LINE[0]);
         let words = &tile.words[j * TILE_ROWS + from..][..16 * B];
         let mut w = [_mm512_setzero_si512(); B];
         for (w, words) in w.iter_mut().zip(words.chunks_exact(16)) {
