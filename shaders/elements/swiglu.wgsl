@@ -1,4 +1,4 @@
-// h = clamp(silu(clamp(gate)) · up) (ops/swiglu.rs). Grid: one thread per output.
+// h = clamp(silu(clamp(gate)) · up), or relu(gate)² · up (ops/swiglu.rs). Grid: one thread per output.
 #import step
 #import bounds
 
@@ -9,6 +9,7 @@ struct Params {
     width: u32,
     gate_bound: f32,
     out_bound: f32,
+    relu2: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
 #bind var<storage, read> x: array<f32>; // [rows · per_row, 2 · width]: gate, up
@@ -20,5 +21,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     if row >= counted(params.counted_by, params.rows) * params.per_row { return; }
     let at = row * 2u * params.width + id.x % params.width;
     let g = bounded(x[at], params.gate_bound);
-    y[id.x] = bounded(g / (1.0 + exp(-g)) * x[at + params.width], params.out_bound);
+    var v = g / (1.0 + exp(-g));
+    if params.relu2 != 0u { v = relu_squared(vec4<f32>(g)).x; }
+    y[id.x] = bounded(v * x[at + params.width], params.out_bound);
 }

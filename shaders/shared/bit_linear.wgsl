@@ -24,6 +24,7 @@ struct Params {
     sum_bound: f32,
     gate_bound: f32,
     product_bound: f32,
+    relu2: u32,
     counted_by: u32,
     rows: u32,
 }
@@ -60,6 +61,7 @@ fn accumulate(before: vec4<f32>, v: vec4<f32>, row: u32, t: u32) -> vec4<f32> {
 #ifdef SWIGLU
     if t > 0u { return bounded4(before * v, params.product_bound); }
     let g = bounded4(v, params.gate_bound);
+    if params.relu2 != 0u { return relu_squared(g); }
     return g / (1.0 + exp(-g));
 #else
 #ifdef COMBINE

@@ -77,3 +77,9 @@ fn word_of(code: vec4<f32>) -> u32 {
     let byte = (bitcast<vec4<u32>>(vec4<i32>(code)) & vec4<u32>(0xffu)) << vec4<u32>(0u, 8u, 16u, 24u);
     return byte.x | byte.y | byte.z | byte.w;
 }
+
+// max(v, 0)². Bits below those of −infinity are of negative numbers, those behind are NaN's.
+fn relu_squared(v: vec4<f32>) -> vec4<f32> {
+    let is_negative = bitcast<vec4<u32>>(v) - vec4<u32>(0x80000000u) <= vec4<u32>(0x7f800000u);
+    return select(v * v, vec4<f32>(), is_negative);
+}

@@ -3,6 +3,7 @@
 #import step
 #import stack
 #import vectors
+#import half_floats
 
 struct Params {
     counted_by: u32,
@@ -28,13 +29,6 @@ struct Params {
 // Columns of a group.
 fn group_columns() -> u32 {
     return weights[0].z;
-}
-
-// The float of a half, which is finite. Subnormal ones are normal floats.
-fn float_of(half: u32) -> f32 {
-    let normal = bitcast<f32>(((half & 0x7fffu) << 13u) + 0x38000000u);
-    let size = select(normal, f32(half & 0x3ffu) * 5.9604645e-8, (half & 0x7c00u) == 0u);
-    return select(size, -size, (half & 0x8000u) != 0u);
 }
 
 // Scales of group `g` of rows 4 · lane.. of a tile; `first` is the first vec4 of the matrix's scales.

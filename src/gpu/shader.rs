@@ -18,6 +18,7 @@ const SHARED: &[(&str, &str)] = &[
     ("choose_experts", include_str!("../../shaders/shared/choose_experts.wgsl")),
     ("column_blocks", include_str!("../../shaders/shared/column_blocks.wgsl")),
     ("group_matmul", include_str!("../../shaders/shared/group_matmul.wgsl")),
+    ("half_floats", include_str!("../../shaders/shared/half_floats.wgsl")),
     ("halves", include_str!("../../shaders/shared/halves.wgsl")),
     ("kv_chunks", include_str!("../../shaders/shared/kv_chunks.wgsl")),
     ("lookup_tables", include_str!("../../shaders/shared/lookup_tables.wgsl")),

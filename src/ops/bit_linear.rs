@@ -63,6 +63,7 @@ params!(BitLinearParams {
     sum_bound: f32,
     gate_bound: f32,
     product_bound: f32,
+    relu2: u32,
     counted_by: u32,
     rows: u32,
 });
@@ -415,6 +416,7 @@ impl BitLinear {
             pre_norm_out_bound: pre_norm.out_bound(),
             gate_bound,
             product_bound,
+            relu2: if let Kind::SwiGlu(_, act) = self.kind { act.is_relu2() } else { 0 },
             sum_bound: if let Kind::Combine(_, bound) = self.kind { bound } else { 0.0 },
             counted_by: counted_by.counted_by as u32,
             rows: counted_by.shape[0] as u32,

@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::ops::{expect, require};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
+use crate::quant::groups::GroupStack;
 use crate::shader;
 use crate::tensor::{DType, Spec};
 
@@ -30,7 +31,7 @@ pub const TOKEN_CLAMP: u32 = 1 << 30;
 
 /// x[r] = table[token of row r] or image[r], clamped to ±bound where the row's flags say so; or table[position of row r].
 ///
-/// rows `[n, 4]` U32, table `[vocab of this shard, d]` F32 or F16, image `[n, d]` F32 → x `[n, d]` F32. Tokens behind
+/// rows `[n, 4]` U32, table `[vocab of this shard, d]` F32 or F16, or `[1, vocab of this shard, d]` Groups, image `[n, d]` F32 → x `[n, d]` F32. Tokens behind
 /// the vocabulary read the last one. A shard writes only the rows whose token it holds, from number `first` on.
 #[derive(Debug)]
 struct Embed {
@@ -53,14 +54,14 @@ impl PlanBuilder {
     /// Vectors of `rows` from a table that may be cut into shards by rows, and from `image` where given.
     #[track_caller]
     pub fn embed(&self, rows: Slot, shards: &[Slot], image: Option<Slot>, bound: f32) -> Slot {
-        let vocab = shards.iter().map(|&s| self.spec(s).shape[0]).sum();
+        let vocab = shards.iter().map(|&s| self.spec(s).rows()).sum();
         let op = |first| Embed { bound, first, vocab, image: image.is_some(), word: TOKEN };
         let inputs = |shard| [rows, shard].into_iter().chain(image).collect::<Vec<Slot>>();
         let x = self.push(op(0), &inputs(shards[0]));
-        let mut first = self.spec(shards[0]).shape[0];
+        let mut first = self.spec(shards[0]).rows();
         for &shard in &shards[1..] {
             self.push_into(op(first), &inputs(shard), &[x]);
-            first += self.spec(shard).shape[0];
+            first += self.spec(shard).rows();
         }
         x
     }
@@ -68,7 +69,7 @@ impl PlanBuilder {
     /// Vectors of the rows' positions, from a table `[positions, d]`.
     #[track_caller]
     pub fn embed_positions(&self, rows: Slot, table: Slot) -> Slot {
-        let vocab = self.spec(table).shape[0];
+        let vocab = self.spec(table).rows();
         self.push(Embed { bound: f32::INFINITY, first: 0, vocab, image: false, word: POS }, &[rows, table])
     }
 }
@@ -82,8 +83,12 @@ impl Op for Embed {
         let (rows, table) = (inputs[0], inputs[1]);
         let n = rows.shape[0];
         expect("rows", rows, &[n, ROW_WORDS], &[DType::U32])?;
-        let wide = matches!(table.dtype, DType::F32 | DType::F16) && table.shape.len() == 2;
-        require("table", table, wide, "[vocab, d] F32 or F16")?;
+        let is_table = match table.dtype {
+            DType::F32 | DType::F16 => table.shape.len() == 2,
+            DType::Groups { .. } => table.shape.len() == 3 && table.shape[0] == 1,
+            _ => false,
+        };
+        require("table", table, is_table, "[vocab, d] F32 or F16, or [1, vocab, d] Groups")?;
         if self.image {
             expect("image vectors", inputs[2], &[n, table.width()], &[DType::F32])?;
         }
@@ -92,7 +97,8 @@ impl Op for Embed {
 
     fn cpu(&self, step: &Step, io: &mut Io) {
         let (rows, table, width) = (io.u32s(0), io.floats(1), io.spec(1).width());
-        let shard = io.spec(1).shape[0];
+        let shard = io.spec(1).rows();
+        let groups = matches!(io.spec(1).dtype, DType::Groups { .. }).then(|| GroupStack(io.u32s(1)).part(0));
         let image = if self.image { io.f32s(2) } else { &[] };
         let n = step.rows_in_use(io.spec(0));
         let x = io.out_f32s(0);
@@ -106,7 +112,11 @@ impl Op for Embed {
             let bound = if word & (TOKEN_IMAGE | TOKEN_CLAMP) != 0 { self.bound } else { f32::INFINITY };
             for i in 0..width {
                 let at = r * width + i;
-                let v = if from_image { image[at] } else { table.get((token - self.first) * width + i) };
+                let v = match groups {
+                    _ if from_image => image[at],
+                    Some(groups) => groups.value(token - self.first, i),
+                    None => table.get((token - self.first) * width + i),
+                };
                 x[at] = v.clamp(-bound, bound);
             }
         }
@@ -123,12 +133,13 @@ impl Op for Embed {
         let params = EmbedParams {
             width: outputs[0].width() as u32,
             first: self.first as u32,
-            shard: inputs[1].shape[0] as u32,
+            shard: inputs[1].rows() as u32,
             vocab: self.vocab as u32,
             bound: self.bound,
             word: self.word as u32,
         };
-        let flags = [(self.image, "IMAGE"), (inputs[1].dtype == DType::F16, "F16")];
+        let groups = matches!(inputs[1].dtype, DType::Groups { .. });
+        let flags = [(self.image, "IMAGE"), (inputs[1].dtype == DType::F16, "F16"), (groups, "GROUPS")];
         let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
         let grid = Grid::x(Extent::rows(&outputs[0].leading_only(), 1, 1));
         Kernel { source: shader!("rows/embed"), defines, overrides: vec![], params: params.params(), grid }

@@ -5,7 +5,7 @@ use half::slice::HalfFloatSliceExt;
 
 use crate::error::Result;
 use crate::ops::embed::ROW_WORDS;
-use crate::ops::{AttentionShape, expect, require, simd};
+use crate::ops::{AttentionShape, RmsNorm, expect, require, simd};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
@@ -20,40 +20,111 @@ pub struct Rope {
     pub positions: usize,
 }
 
+/// Which elements of a head rotate together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pairing {
+    /// Element j with j + dims/2, of those that rotate.
+    HalfSplit,
+    /// Element 2j with 2j + 1.
+    Interleaved,
+}
+
+/// A rotary position embedding whose frequencies are data: plain, of a part of a head, or scaled in any way.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rotation {
+    /// Radians per position of each pair; the elements behind the pairs pass through.
+    pub frequencies: Vec<f32>,
+    /// What cosines and sines are multiplied by: 1, or the attention factor of YaRN.
+    pub factor: f32,
+    /// Which elements are pairs.
+    pub pairing: Pairing,
+    /// As [`Rope::positions`].
+    pub positions: usize,
+}
+
+impl Rotation {
+    /// Of `dims` elements of a head, half-split.
+    pub fn plain(Rope { theta, positions }: Rope, dims: usize) -> Self {
+        let frequency = |j: usize| (1.0 / theta.powf((2 * j) as f64 / dims as f64)) as f32;
+        let frequencies = (0..dims / 2).map(frequency).collect();
+        Rotation { frequencies, factor: 1.0, pairing: Pairing::HalfSplit, positions }
+    }
+}
+
+/// A norm of each query's and key's head, in front of the rotation.
+#[derive(Debug, Clone, Copy)]
+pub struct QkNorm {
+    /// Its form.
+    pub norm: RmsNorm,
+    /// The weights of queries and of keys, `[d]` each.
+    pub weights: [Slot; 2],
+}
+
 /// Rotates q and k by each row's position and stores k and v at `seq_base + pos`.
 ///
-/// qkv `[n, (heads + 2·kv_heads)·d]` F32 (q, k, v side by side), rows `[n, 4]`, table `[positions, d/2, 2]` F32 (cosine,
-/// sine) → q `[n, heads·d]` F32, and the caches k, v `[capacity, kv_heads·d]` F32 or F16. Element j < d/2 of a head
-/// pairs with j + d/2: `(a·cos − b·sin, b·cos + a·sin)`; d is even. Source: Su et al. 2021, in the half-split form.
+/// qkv `[n, (heads + 2·kv_heads)·d]` F32 (q, k, v side by side), rows `[n, 4]`, table `[positions, pairs, 2]` F32 (cosine,
+/// sine), and with a norm of heads its weights for q and k, `[d]` each → q `[n, heads·d]` F32, and the caches k, v
+/// `[capacity, kv_heads·d]` F32 or F16. A pair becomes `(a·cos − b·sin, b·cos + a·sin)`; d is even. Sources: Su et al. 2021;
+/// the norm is that of [`RmsNorm`], over one head.
 #[derive(Debug)]
 struct RopeKvWrite {
     shape: AttentionShape,
+    pairing: Pairing,
+    norm: Option<RmsNorm>,
 }
 
 params!(RopeParams { heads: u32, kv_heads: u32, d: u32 });
+
+params!(RopeHeadsParams {
+    heads: u32,
+    kv_heads: u32,
+    d: u32,
+    pairs: u32,
+    eps: f32,
+    floor: f32,
+    in_bound: f32,
+    out_bound: f32,
+});
 
 impl PlanBuilder {
     /// Rotated queries `[n, heads·d]`; keys and values go into the caches.
     #[track_caller]
     pub fn rope_kv_write(&self, qkv: Slot, rows: Slot, rope: Rope, shape: AttentionShape, kv: [Slot; 2]) -> Slot {
-        let table = self.rope_table(rope, shape.d);
+        self.rotate_kv_write(qkv, rows, &Rotation::plain(rope, shape.d), None, shape, kv)
+    }
+
+    /// [`PlanBuilder::rope_kv_write`] with any frequencies and pairs, and a norm of each head if given.
+    #[track_caller]
+    pub fn rotate_kv_write(
+        &self,
+        qkv: Slot,
+        rows: Slot,
+        rotation: &Rotation,
+        norm: Option<QkNorm>,
+        shape: AttentionShape,
+        kv: [Slot; 2],
+    ) -> Slot {
+        let table = self.rotation_table(rotation);
         let q = self.temp(Spec::counted(
             &[self.spec(rows).shape[0], shape.heads * shape.d],
             DType::F32,
             self.spec(qkv).counted_by,
         ));
-        self.push_into(RopeKvWrite { shape }, &[qkv, rows, table], &[q, kv[0], kv[1]]);
+        let op = RopeKvWrite { shape, pairing: rotation.pairing, norm: norm.map(|n| n.norm) };
+        let weights = norm.map_or(vec![], |n| n.weights.to_vec());
+        self.push_into(op, &[&[qkv, rows, table], &weights[..]].concat(), &[q, kv[0], kv[1]]);
         q
     }
 
-    /// Cosines and sines of `pos · theta^(−2j/d)`, rounded to f32 where the original rounds.
-    fn rope_table(&self, Rope { theta, positions }: Rope, d: usize) -> Slot {
-        let spec = Spec::fixed(&[positions, d / 2, 2], DType::F32);
-        self.constant(&format!("rope {theta} {d} {positions}"), spec, move || {
-            let freq = |j: usize| (1.0 / theta.powf((2 * j) as f64 / d as f64)) as f32;
-            let freqs: Vec<f32> = (0..d / 2).map(freq).collect();
-            let angles = (0..positions).flat_map(|p| freqs.iter().map(move |freq| f64::from(p as f32 * freq)));
-            let pair = |angle: f64| [angle.cos() as f32, angle.sin() as f32];
+    /// Cosines and sines of `pos · frequency`, rounded to f32 where the original rounds.
+    fn rotation_table(&self, rotation: &Rotation) -> Slot {
+        let Rotation { frequencies, factor, positions, .. } = rotation.clone();
+        let spec = Spec::fixed(&[positions, frequencies.len(), 2], DType::F32);
+        // All that the table depends on: plans share it by this name.
+        let bits: Vec<u32> = frequencies.iter().map(|f| f.to_bits()).collect();
+        self.constant(&format!("rotation {bits:x?} {:x} {positions}", factor.to_bits()), spec, move || {
+            let angles = (0..positions).flat_map(|p| frequencies.iter().map(move |freq| f64::from(p as f32 * freq)));
+            let pair = |angle: f64| [angle.cos() as f32 * factor, angle.sin() as f32 * factor];
             angles.flat_map(pair).map(f32::to_bits).collect()
         })
     }
@@ -71,13 +142,18 @@ fn store(io: &mut Io, output: usize, at: usize, values: &[f32]) {
     }
 }
 
-/// One head rotated by row `p` of the table.
-fn rotate(x: &[f32], table: &[f32], out: &mut [f32]) {
-    let half = x.len() / 2;
-    for j in 0..half {
+/// One head rotated by its position's row of the table.
+fn rotate(x: &[f32], table: &[f32], pairing: Pairing, out: &mut [f32]) {
+    let pairs = table.len() / 2;
+    out[2 * pairs..].copy_from_slice(&x[2 * pairs..]);
+    let mut turn = |j: usize, a: usize, b: usize| {
         let (cos, sin) = (table[2 * j], table[2 * j + 1]);
-        out[j] = x[j] * cos - x[j + half] * sin;
-        out[j + half] = x[j + half] * cos + x[j] * sin;
+        out[a] = x[a] * cos - x[b] * sin;
+        out[b] = x[b] * cos + x[a] * sin;
+    };
+    match pairing {
+        Pairing::HalfSplit => (0..pairs).for_each(|j| turn(j, j, j + pairs)),
+        Pairing::Interleaved => (0..pairs).for_each(|j| turn(j, 2 * j, 2 * j + 1)),
     }
 }
 
@@ -85,28 +161,64 @@ fn rotate(x: &[f32], table: &[f32], out: &mut [f32]) {
 type Put<T> = fn(&mut [T], &[f32]);
 
 impl RopeKvWrite {
+    /// The norm, and its weights for queries and keys.
+    fn weights<'a>(&self, io: &Io<'a>) -> Option<(RmsNorm, [&'a [f32]; 2])> {
+        self.norm.map(|norm| (norm, [io.f32s(3), io.f32s(4)]))
+    }
+
+    /// The kernel of every form: one workgroup per head.
+    fn heads_kernel(&self, inputs: &[&Spec], outputs: &[&Spec], pairs: usize) -> Kernel {
+        let AttentionShape { heads, kv_heads, d } = self.shape;
+        let norm = self.norm.unwrap_or(RmsNorm::new(0.0));
+        let params = RopeHeadsParams {
+            heads: heads as u32,
+            kv_heads: kv_heads as u32,
+            d: d as u32,
+            pairs: pairs as u32,
+            eps: norm.eps,
+            floor: norm.floor(),
+            in_bound: norm.in_bound(),
+            out_bound: norm.out_bound(),
+        };
+        let interleaved = self.pairing == Pairing::Interleaved;
+        let flags =
+            [(outputs[1].dtype == DType::F16, "F16"), (interleaved, "INTERLEAVED"), (self.norm.is_some(), "NORM")];
+        Kernel {
+            source: shader!("attention/rope_heads"),
+            defines: flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect(),
+            overrides: vec![],
+            params: params.params(),
+            grid: Grid::xy(Extent::Fixed(heads + 2 * kv_heads), Extent::rows(&inputs[0].leading_only(), 1, 1)),
+        }
+    }
+
     /// The definition, heads among threads: for any rows, no two heads write to the same elements.
     fn shared<T: bytemuck::Pod + Send>(&self, step: &Step, io: &mut Io, put: Put<T>) {
         let AttentionShape { heads, kv_heads, d } = self.shape;
         let (qkv, rows, table, threads) = (io.f32s(0), io.u32s(1), io.f32s(2), io.threads);
+        let (turn, weights, pairing) = (2 * io.spec(2).shape[1], self.weights(io), self.pairing);
         let (n, all) = (step.rows_in_use(io.spec(0)), heads + 2 * kv_heads);
         let [q, k, v] = &mut io.outputs[..] else { unreachable!("the outputs are q, keys and values") };
         let q = simd::Shared::new(bytemuck::cast_slice_mut::<u32, f32>(q.1));
         let [k, v] = [k, v].map(|out| simd::Shared::new(bytemuck::cast_slice_mut::<u32, T>(out.1)));
         let grain = if n * all * d < SHARED_FROM { all } else { all.div_ceil(2 * threads.count()) };
         threads.chunks(all, grain, |some| {
-            let mut turned = vec![0.0; d];
+            let (mut turned, mut normed) = (vec![0.0; d], vec![0.0; d]);
             for (r, h) in (0..n).flat_map(|r| some.clone().map(move |h| (r, h))) {
                 let row = &rows[r * ROW_WORDS..][..ROW_WORDS];
                 let (pos, cache) = (row[1] as usize, (row[1] + row[2]) as usize);
-                let (x, table) = (&qkv[(r * all + h) * d..][..d], &table[pos * d..][..d]);
+                let (mut x, table) = (&qkv[(r * all + h) * d..][..d], &table[pos * turn..][..turn]);
+                if let (Some((norm, weights)), true) = (weights, h < heads + kv_heads) {
+                    norm.fast(x, weights[usize::from(h >= heads)], &mut normed);
+                    x = &normed;
+                }
                 let place = |h: usize| (cache * kv_heads + h) * d;
                 // SAFETY: a head's columns of each output belong to one task, and its slices live one at a time.
                 unsafe {
                     if h < heads {
-                        rotate(x, table, q.slice((r * heads + h) * d, d));
+                        rotate(x, table, pairing, q.slice((r * heads + h) * d, d));
                     } else if h < heads + kv_heads {
-                        rotate(x, table, &mut turned);
+                        rotate(x, table, pairing, &mut turned);
                         put(k.slice(place(h - heads), d), &turned);
                     } else {
                         put(v.slice(place(h - heads - kv_heads), d), x);
@@ -126,10 +238,15 @@ impl Op for RopeKvWrite {
         let AttentionShape { heads, kv_heads, d } = self.shape;
         let (qkv, rows, table) = (inputs[0], inputs[1], inputs[2]);
         let n = rows.shape[0];
-        require("heads", qkv, d > 0 && d.is_multiple_of(2), "an even head width, whose halves rotate together")?;
+        require("heads", qkv, d > 0 && d.is_multiple_of(2), "an even head width, whose elements rotate in pairs")?;
         expect("qkv", qkv, &[n, (heads + 2 * kv_heads) * d], &[DType::F32])?;
         expect("rows", rows, &[n, ROW_WORDS], &[DType::U32])?;
-        expect("table", table, &[table.shape[0], d / 2, 2], &[DType::F32])?;
+        let pairs = table.shape.get(1).copied().unwrap_or(0);
+        expect("table", table, &[table.shape[0], pairs, 2], &[DType::F32])?;
+        require("table", table, 2 * pairs <= d, "no more pairs than a head has")?;
+        for (weight, what) in inputs[3..].iter().zip(["weight of q", "weight of k"]) {
+            expect(what, weight, &[d], &[DType::F32])?;
+        }
         Ok(vec![Spec::counted(&[n, heads * d], DType::F32, qkv.counted_by)])
     }
 
@@ -148,18 +265,26 @@ impl Op for RopeKvWrite {
         let AttentionShape { heads, kv_heads, d } = self.shape;
         let (qkv, rows, table) = (io.f32s(0), io.u32s(1), io.f32s(2));
         let width = (heads + 2 * kv_heads) * d;
+        let (turn, weights) = (2 * io.spec(2).shape[1], self.weights(io));
+        let normed = |x: &[f32], which: usize| match weights {
+            Some((norm, weights)) => {
+                let rms = norm.rms(x);
+                x.iter().zip(weights[which]).map(|(&x, &w)| norm.apply(x, rms, w)).collect()
+            }
+            None => x.to_vec(),
+        };
         let mut head = vec![0.0; d];
         for r in 0..step.rows_in_use(io.spec(0)) {
             let row = &rows[r * ROW_WORDS..][..ROW_WORDS];
             let (pos, cache) = (row[1] as usize, (row[1] + row[2]) as usize);
-            let table = &table[pos * d..][..d];
+            let table = &table[pos * turn..][..turn];
             let x = |h: usize| &qkv[r * width + h * d..][..d];
             for h in 0..heads {
-                rotate(x(h), table, &mut io.out_f32s(0)[(r * heads + h) * d..][..d]);
+                rotate(&normed(x(h), 0), table, self.pairing, &mut io.out_f32s(0)[(r * heads + h) * d..][..d]);
             }
             for h in 0..kv_heads {
                 let at = (cache * kv_heads + h) * d;
-                rotate(x(heads + h), table, &mut head);
+                rotate(&normed(x(heads + h), 1), table, self.pairing, &mut head);
                 store(io, 1, at, &head);
                 store(io, 2, at, x(heads + kv_heads + h));
             }
@@ -175,12 +300,17 @@ impl Op for RopeKvWrite {
 
     fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {
         let [qkv, rows, (table, bytes)] = [0, 1, 2].map(|i| (inputs[i].0, inputs[i].1));
+        let weights: u64 = inputs[3..].iter().map(|i| i.1).sum();
         let angles = bytes * step.rows_in_use(rows.0).min(table.shape[0]) as u64 / table.shape[0] as u64;
-        step.used(qkv.0, qkv.1) + step.used(rows.0, rows.1) + angles
+        step.used(qkv.0, qkv.1) + step.used(rows.0, rows.1) + angles + weights
     }
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
         let AttentionShape { heads, kv_heads, d } = self.shape;
+        let pairs = inputs[2].shape[1];
+        if self.norm.is_some() || self.pairing == Pairing::Interleaved || 2 * pairs < d {
+            return self.heads_kernel(inputs, outputs, pairs);
+        }
         let params = RopeParams { heads: heads as u32, kv_heads: kv_heads as u32, d: d as u32 };
         let flags = [(outputs[1].dtype == DType::F16, "F16"), (!d.is_multiple_of(4), "PAIRS")];
         let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();

@@ -1,5 +1,6 @@
 //! The gated activation of a feed-forward layer.
 
+use crate::bounds::at_least;
 use crate::error::Result;
 use crate::ops::{require, simd};
 use crate::params;
@@ -15,6 +16,8 @@ pub enum Act {
         /// Bounds, if there are any.
         clamp: Option<GateClamp>,
     },
+    /// `relu(g)²`. Source: So et al. 2021, Primer.
+    Relu2,
 }
 
 /// Bounds of a gated activation.
@@ -29,12 +32,27 @@ pub struct GateClamp {
 impl Act {
     /// Bounds on the gate and on the product; infinite without any.
     pub(super) fn bounds(self) -> [f32; 2] {
-        let Act::SiLu { clamp } = self;
-        clamp.map_or([f32::INFINITY; 2], |clamp| [clamp.gate, clamp.product])
+        match self {
+            Act::SiLu { clamp: Some(clamp) } => [clamp.gate, clamp.product],
+            Act::SiLu { clamp: None } | Act::Relu2 => [f32::INFINITY; 2],
+        }
+    }
+
+    /// What is made of a gate within its bound.
+    fn of(self, g: f32) -> f32 {
+        match self {
+            Act::SiLu { .. } => g / (1.0 + (-g).exp()),
+            Act::Relu2 => at_least(g, 0.0) * at_least(g, 0.0),
+        }
+    }
+
+    /// 1 for ReLU², for kernels.
+    pub(super) fn is_relu2(self) -> u32 {
+        u32::from(self == Act::Relu2)
     }
 }
 
-/// `h = clamp(silu(clamp(gate)) · up)`.
+/// `h = clamp(act(clamp(gate)) · up)`.
 ///
 /// x `[.., 2·d]` F32 (gate, then up) → `[.., d]` F32. Source: Shazeer 2020.
 #[derive(Debug)]
@@ -42,7 +60,15 @@ pub(super) struct SwiGlu {
     pub(super) act: Act,
 }
 
-params!(SwiGluParams { counted_by: u32, rows: u32, per_row: u32, width: u32, gate_bound: f32, out_bound: f32 });
+params!(SwiGluParams {
+    counted_by: u32,
+    rows: u32,
+    per_row: u32,
+    width: u32,
+    gate_bound: f32,
+    out_bound: f32,
+    relu2: u32
+});
 
 impl PlanBuilder {
     /// `act(gate) · up` of gate and up side by side.
@@ -69,7 +95,7 @@ impl Op for SwiGlu {
         for (x, y) in x.chunks_exact(2 * width).zip(io.out_f32s(0).chunks_exact_mut(width)).take(rows) {
             for i in 0..width {
                 let g = x[i].clamp(-gate_bound, gate_bound);
-                y[i] = (g / (1.0 + (-g).exp()) * x[width + i]).clamp(-out_bound, out_bound);
+                y[i] = (self.act.of(g) * x[width + i]).clamp(-out_bound, out_bound);
             }
         }
     }
@@ -83,7 +109,11 @@ impl Op for SwiGlu {
             for r in range {
                 let (gate, up) = x[2 * r * width..][..2 * width].split_at(width);
                 // SAFETY: each row belongs to one task.
-                simd::swiglu(gate, up, gate_bound, out_bound, unsafe { y.slice(r * width, width) });
+                let y = unsafe { y.slice(r * width, width) };
+                match self.act {
+                    Act::SiLu { .. } => simd::swiglu(gate, up, gate_bound, out_bound, y),
+                    Act::Relu2 => simd::relu2_gate(gate, up, y),
+                }
             }
         });
     }
@@ -98,6 +128,7 @@ impl Op for SwiGlu {
             width: y.width() as u32,
             gate_bound,
             out_bound,
+            relu2: self.act.is_relu2(),
         };
         let grid = Grid::x(Extent::rows(y, y.width(), 64));
         Kernel { source: shader!("elements/swiglu"), defines: vec![], overrides: vec![], params: params.params(), grid }

@@ -229,6 +229,15 @@ pub fn swiglu(gate: &[f32], up: &[f32], gate_bound: f32, out_bound: f32, y: &mut
     }
 }
 
+/// `y = relu(gate)² · up`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn relu2_gate(gate: &[f32], up: &[f32], y: &mut [f32]) {
+    for ((y, &g), u) in y.iter_mut().zip(gate).zip(up) {
+        let g = if g < 0.0 { 0.0 } else { g };
+        *y = g * g * u;
+    }
+}
+
 /// `out = x + clamp(Σ_i weights[i] · y[i] + Σ y[i])`; y has more rows than there are weights, which are added as they are.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn combine(x: &[f32], y: &[f32], weights: &[f32], bound: f32, out: &mut [f32]) {

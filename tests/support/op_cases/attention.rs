@@ -1,11 +1,11 @@
 //! Rows of attention, of rope with the cache, and of the router.
 
-use ternion::ops::{AttentionShape, Columns, MASKED, Rope};
+use ternion::ops::{AttentionShape, Columns, MASKED, Pairing, QkNorm, RmsNorm, Rope, Rotation};
 use ternion::plan::Slot;
 use ternion::tensor::{CountedBy, DType, Pack};
 
 use super::Tol::{Close, Exact};
-use super::{Cases, row_words, step};
+use super::{Cases, TIGHT_CLAMP, row_words, step};
 use crate::support::numbers::{Noise, bits, f16_words};
 use crate::support::recording::Recording;
 
@@ -21,6 +21,7 @@ pub fn add(cases: &mut Cases) {
     endless_row(cases);
     weights(cases);
     rope(cases);
+    rotations(cases);
     router(cases);
 }
 
@@ -332,6 +333,36 @@ fn rope(cases: &mut Cases) {
                 // One step of f16 is 1e-3 of a value.
                 let tol = if dtype == DType::F16 { Close(1e-3) } else { Close(1e-6) };
                 vec![(q, Close(1e-6)), (k, tol), (v, if dtype == DType::F16 { tol } else { Exact })]
+            });
+        }
+    }
+}
+
+/// Norms of heads, both pairings, parts of heads, and frequencies that no base gives.
+fn rotations(cases: &mut Cases) {
+    let batch = [(0, 4090, 3), (0, 0, 17), (0, 1, 17), (0, 2000, 100)];
+    let shapes = [(4, 2, 16, 8), (3, 1, 8, 2), (2, 2, 64, 32), (5, 1, 6, 3), (1, 1, 256, 64), (2, 1, 128, 1)];
+    for (i, (heads, kv_heads, d, pairs)) in shapes.into_iter().enumerate() {
+        for (pairing, norm) in [
+            (Pairing::Interleaved, None),
+            (Pairing::HalfSplit, Some(RmsNorm::new(1e-6))),
+            (Pairing::Interleaved, Some(RmsNorm { eps: 1e-5, clamp: Some(TIGHT_CLAMP) })),
+        ] {
+            let dtype = if i % 2 == 0 { DType::F32 } else { DType::F16 };
+            let (shape, max) = (AttentionShape { heads, kv_heads, d }, 6);
+            let name = format!("{shape:?}, {dtype:?}, {pairs} pairs {pairing:?}, {norm:?}, 4 of 6 rows");
+            cases.at(step(4, 0), "rope_kv_write", name, |r| {
+                let (width, mut noise) = ((heads + 2 * kv_heads) * d, Noise(95));
+                let qkv = r.f32s("qkv", &[max, width], CountedBy::Rows, &noise.f32s(max * width, 3.0));
+                let rows = r.u32s("rows", &[max, 4], CountedBy::Rows, &row_words(&batch, max));
+                let [k, v] = ["k", "v"].map(|name| cache(r, name, [4200, kv_heads * d], dtype, 28));
+                let weights = [0, 1].map(|w| r.weight(&format!("w {w}"), &[d], Pack::F32, &noise.f32s(d, 2.0)));
+                let frequencies = (0..pairs).map(|j| 0.7 / (1 + j * j) as f32).collect();
+                let rotation = Rotation { frequencies, factor: 1.25, pairing, positions: 4096 };
+                let norm = norm.map(|norm| QkNorm { norm, weights });
+                let q = r.p.rotate_kv_write(qkv, rows, &rotation, norm, shape, [k, v]);
+                let tol = if dtype == DType::F16 { Close(1e-3) } else { Close(3e-6) };
+                vec![(q, Close(3e-6)), (k, tol), (v, if dtype == DType::F16 { tol } else { Exact })]
             });
         }
     }

@@ -3,15 +3,18 @@
 use std::f32::consts::SQRT_2;
 
 use ternion::ops::{PROBE_CHUNK, Pixels, RmsNorm, TOKEN_CLAMP, TOKEN_IMAGE, UnaryKind, Window};
+use ternion::quant::Bits;
 use ternion::tensor::{CountedBy, Pack};
 
 use super::Tol::{Close, Exact};
+use super::groups::matrix as group_matrix;
 use super::{ACTS, CLAMP, Cases, TIGHT_CLAMP, row_words, step};
 use crate::support::numbers::Noise;
 
 pub fn add(cases: &mut Cases) {
     combine(cases);
     embed(cases);
+    embed_groups(cases);
     positions(cases);
     norms(cases);
     bandwidth_probe(cases);
@@ -52,6 +55,25 @@ fn bandwidth_probe(cases: &mut Cases) {
             let x = r.u32s("x", &[chunks, 32, PROBE_CHUNK / 32], CountedBy::Fixed, &words);
             vec![(r.p.bandwidth_probe(x), Exact)]
         });
+    }
+}
+
+/// Tables of low-bit codes, cut at any row.
+fn embed_groups(cases: &mut Cases) {
+    let tokens = [0, 131, 300, 299 | TOKEN_CLAMP, TOKEN_IMAGE | 12, 0x3FFF_FFFF];
+    let rows: Vec<(u32, u32, u32)> = tokens.map(|t| (t, 0, 0)).to_vec();
+    for (bits, group) in [(Bits::One, 128), (Bits::Two, 64), (Bits::Eight, 32), (Bits::Two, 320)] {
+        for shards in [&[300][..], &[128, 172]] {
+            cases.at(step(6, 0), "embed", format!("{bits:?} by {group}, shards {shards:?}, 6 of 7 rows"), |r| {
+                let mut noise = Noise(6);
+                let rows = r.u32s("rows", &[7, 4], CountedBy::Rows, &row_words(&rows, 7));
+                let tables: Vec<_> = (shards.iter())
+                    .map(|&n| r.groups(&format!("table {n}"), &[group_matrix(&mut noise, n, 300, bits, group)]))
+                    .collect();
+                let image = r.f32s("image", &[7, 300], CountedBy::Rows, &noise.f32s(7 * 300, 3.0));
+                vec![(r.p.embed(rows, &tables, Some(image), 0.01), Exact)]
+            });
+        }
     }
 }
 

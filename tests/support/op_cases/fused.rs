@@ -90,7 +90,7 @@ fn expert_ids(r: &Recording, rows: usize, used: usize) -> Slot {
 fn swiglu(cases: &mut Cases) {
     for (i, (d, d_ff)) in [(16, 5), (52, 130), (100, 1100)].into_iter().enumerate() {
         for (rows, used) in [(1, 1), (7, 5)] {
-            let (pre, act) = ((i + rows) % 2 == 0, ACTS[(i + rows) % 3]);
+            let (pre, act) = ((i + rows) % 2 == 0, ACTS[(i + rows) % 4]);
             let name = format!("swiglu, {used} of {rows} rows, {d} to {d_ff}, norm in front {pre}, {act:?}");
             cases.at(step(used, 0), "bit_linear", name, |r| {
                 let x = r.f32s("x", &[rows, d], CountedBy::Rows, &Noise(95).f32s(rows * d, 2.0));

@@ -48,7 +48,7 @@ fn codes(cases: &mut Cases) {
 }
 
 /// A matrix of all codes that its bits hold, with scales of both signs, tiny and zero ones too, that give results of size 1.
-fn matrix(noise: &mut Noise, rows: usize, cols: usize, bits: Bits, group: usize) -> GroupPacked<'static> {
+pub fn matrix(noise: &mut Noise, rows: usize, cols: usize, bits: Bits, group: usize) -> GroupPacked<'static> {
     let shape = GroupShape { rows, cols, bits, group };
     let most = match bits {
         Bits::One => 1.0,

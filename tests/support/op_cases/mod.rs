@@ -22,8 +22,8 @@ const ACT: Act = Act::SiLu { clamp: Some(GateClamp { gate: 20.0, product: 1000.0
 /// Bounds that cut into ordinary values.
 const TIGHT_CLAMP: NormClamp = NormClamp { input: 1.5, output: 1.25 };
 /// Activations without bounds, with bounds, and with bounds that cut into ordinary values.
-const ACTS: [Act; 3] =
-    [Act::SiLu { clamp: None }, ACT, Act::SiLu { clamp: Some(GateClamp { gate: 0.75, product: 0.5 }) }];
+const ACTS: [Act; 4] =
+    [Act::SiLu { clamp: None }, ACT, Act::SiLu { clamp: Some(GateClamp { gate: 0.75, product: 0.5 }) }, Act::Relu2];
 
 /// How near a backend must come to the plain definition.
 #[derive(Debug, Clone, Copy, PartialEq)]
