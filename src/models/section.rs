@@ -43,8 +43,16 @@ impl<'a> Section<'a> {
     /// # Errors
     /// [`Error::Config`].
     pub fn size(&self, key: &str, max: usize) -> Result<usize> {
+        self.required(key, 1..=max)
+    }
+
+    /// An integer within bounds, which must be there.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn required(&self, key: &str, within: RangeInclusive<usize>) -> Result<usize> {
         let value = self.map.get(key).ok_or_else(|| Error::config(self.key(key), "is missing"))?;
-        self.integer(key, value, 1..=max)
+        self.integer(key, value, within)
     }
 
     /// The integer `value` of a key, within bounds.
@@ -64,6 +72,16 @@ impl<'a> Section<'a> {
         let Some(value) = self.value(key) else { return Ok(None) };
         let problem = || Error::config(self.key(key), format!("is {value}, expected true or false"));
         value.as_bool().map(Some).ok_or_else(problem)
+    }
+
+    /// A number in 0..=1; none where the key is missing or null.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn share(&self, key: &str) -> Result<Option<f32>> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        let problem = || Error::config(self.key(key), format!("is {value}, expected a number in 0..=1"));
+        value.as_f64().filter(|n| (0.0..=1.0).contains(n)).map(|n| Some(n as f32)).ok_or_else(problem)
     }
 
     /// A token number, or the default of the model's code.

@@ -1,13 +1,12 @@
 //! What both BitGens' configurations share: where `config.json` is, heads, and the sizes of DINOv2.
 
-use std::ops::RangeInclusive;
-
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
 use crate::files::config::read_json;
 use crate::files::{CONFIG_ENTRY, ModelFiles, Weights, text};
 use crate::models::load::dims;
+use crate::models::section::Section;
 use crate::models::vision::dinov2::DinoConfig;
 use crate::ops::MAX_HEAD;
 
@@ -15,6 +14,8 @@ use crate::ops::MAX_HEAD;
 pub const IMAGE_SIZE: usize = 224;
 /// Width of a head in every published DINOv2.
 const DINO_HEAD: usize = 64;
+/// Maximum number of heads.
+pub(crate) const MAX_HEADS: usize = 256;
 /// Where DINOv2's heads are, which no shape shows: an object of a converted model's configuration, or a file beside the
 /// original's.
 const DINO_KEY: &str = "dinov2_config";
@@ -58,51 +59,9 @@ impl Source {
         Ok(Source { files, name, json })
     }
 
-    /// The error of a value of another kind.
-    pub fn problem(&self, key: &str, found: &Value, expected: &str) -> Error {
-        Error::config(self.key(key), format!("is {found}, expected {expected}"))
-    }
-
-    /// True or false.
-    pub fn flag(&self, key: &str, default: bool) -> Result<bool> {
-        match self.json.get(key) {
-            None | Some(Value::Null) => Ok(default),
-            Some(Value::Bool(flag)) => Ok(*flag),
-            Some(other) => Err(self.problem(key, other, "true or false")),
-        }
-    }
-
-    /// A number in 0..=1.
-    pub fn share(&self, key: &str, default: f32) -> Result<f32> {
-        match self.json.get(key) {
-            None | Some(Value::Null) => Ok(default),
-            Some(value) => match value.as_f64().filter(|share| (0.0..=1.0).contains(share)) {
-                Some(share) => Ok(share as f32),
-                None => Err(self.problem(key, value, "a number in 0..=1")),
-            },
-        }
-    }
-
-    /// The key, for messages.
-    pub fn key(&self, key: &str) -> String {
-        format!("{}: {key}", self.name)
-    }
-
-    /// An integer of a range.
-    pub fn integer(&self, key: &str, value: &Value, range: RangeInclusive<usize>) -> Result<usize> {
-        let fits = value.as_u64().map(|n| n as usize).filter(|n| range.contains(n));
-        fits.ok_or_else(|| self.problem(key, value, &format!("an integer in {range:?}")))
-    }
-
-    /// An integer that must be there.
-    pub fn required(&self, key: &str, range: RangeInclusive<usize>) -> Result<usize> {
-        let missing = || Error::config(self.key(key), "is missing");
-        self.integer(key, self.json.get(key).ok_or_else(missing)?, range)
-    }
-
-    /// A number of heads.
-    pub fn heads(&self, key: &str) -> Result<usize> {
-        self.required(key, 1..=256)
+    /// Its values.
+    pub fn section(&self) -> Section<'_> {
+        Section { file: &self.name, name: "", map: &self.json }
     }
 
     /// The configuration of a converted model: all that it says, and what the original keeps elsewhere.
@@ -117,19 +76,27 @@ impl Source {
 
     /// The heads of a DINOv2 of this width, which they divide.
     fn dino_heads(&self, d: usize) -> Result<usize> {
-        let from = |json: Map<String, Value>, name: String| Source { files: self.files.clone(), name, json };
-        let source = match self.json.get(DINO_KEY) {
-            Some(Value::Object(inner)) => from(inner.clone(), format!("{}: {DINO_KEY}", self.name)),
-            Some(other) => return Err(self.problem(DINO_KEY, other, "an object")),
-            None if self.files.has(DINO_FILE) => {
-                from(read_json(&self.files, DINO_FILE)?, self.files.path(DINO_FILE).display().to_string())
+        let beside;
+        let config = match self.json.get(DINO_KEY) {
+            Some(Value::Object(map)) => Section { name: DINO_KEY, map, ..self.section() },
+            Some(other) => {
+                let problem = format!("is {other}, expected an object");
+                return Err(Error::config(self.section().key(DINO_KEY), problem));
             }
-            None => from(Map::from_iter([(DINO_HEADS.to_owned(), json!(d.div_ceil(DINO_HEAD)))]), DINO_FILE.to_owned()),
+            None => {
+                beside = match self.files.has(DINO_FILE) {
+                    true => (self.files.path(DINO_FILE).display().to_string(), read_json(&self.files, DINO_FILE)?),
+                    false => {
+                        (DINO_FILE.to_owned(), Map::from_iter([(DINO_HEADS.to_owned(), json!(d.div_ceil(DINO_HEAD)))]))
+                    }
+                };
+                Section { file: &beside.0, name: "", map: &beside.1 }
+            }
         };
-        let heads = source.heads(DINO_HEADS)?;
+        let heads = config.size(DINO_HEADS, MAX_HEADS)?;
         if !d.is_multiple_of(heads) {
             let problem = format!("is {heads}, expected a divisor of the width {d}");
-            return Err(Error::config(source.key(DINO_HEADS), problem));
+            return Err(Error::config(config.key(DINO_HEADS), problem));
         }
         Ok(heads)
     }
@@ -155,7 +122,7 @@ pub(crate) fn head_width(config: &Source, weights: &Weights, queries: &str, head
     }
     let problem =
         format!("is {heads}, expected a divisor of the {rows} rows of {queries}, into at most {MAX_HEAD} each");
-    Err(Error::config(config.key("num_heads"), problem))
+    Err(Error::config(config.section().key("num_heads"), problem))
 }
 
 /// Number of numbered places below a name.

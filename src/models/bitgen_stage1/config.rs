@@ -4,7 +4,9 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
-use crate::models::bitgen::config::{DECODER_QUERIES, Source, check, count, dino, head_width, patch_weights};
+use crate::models::bitgen::config::{
+    DECODER_QUERIES, MAX_HEADS, Source, check, count, dino, head_width, patch_weights,
+};
 use crate::models::bitgen::decoder::DecoderSizes;
 use crate::models::load::dims;
 use crate::models::vision::cnn::STAGES;
@@ -95,7 +97,7 @@ impl BitGenSizes {
     }
 
     fn read(config: &Source, weights: &Weights) -> Result<Self> {
-        let n_heads = config.heads("num_heads")?;
+        let n_heads = config.section().size("num_heads", MAX_HEADS)?;
         let shape = |name: &str, rank: usize| dims(weights, name, rank);
         let table = shape("token_embedding.weight", 2)?;
         let to_embed = shape(VISION_MARK, 2)?;
@@ -117,7 +119,7 @@ impl BitGenSizes {
             image: [to_embed[1], to_embed[0]],
             vision: vision(config, weights)?,
         };
-        sizes.validate(weights, &config.key("num_heads"))?;
+        sizes.validate(weights, &config.section().key("num_heads"))?;
         Ok(sizes)
     }
 
@@ -147,12 +149,12 @@ impl BitGenConfig {
     pub fn read(files: &ModelFiles, weights: &Weights) -> Result<(BitGenSizes, Self)> {
         let source = Source::find(files, weights)?;
         let sizes = BitGenSizes::read(&source, weights)?;
-        let (next_token, direct_writing) = (source.flag("next_token", false)?, source.flag("direct_writing", true)?);
-        let memory_alpha = source.share("memory_alpha", MEMORY_ALPHA)?;
-        let eos = match source.json.get("eos_token_id") {
-            None | Some(Value::Null) => None,
-            Some(value) => Some(source.integer("eos_token_id", value, 0..=sizes.vocab - 1)? as u32),
-        };
+        let config = source.section();
+        let next_token = config.truth("next_token")?.unwrap_or(false);
+        let direct_writing = config.truth("direct_writing")?.unwrap_or(true);
+        let memory_alpha = config.share("memory_alpha")?.unwrap_or(MEMORY_ALPHA);
+        let eos = config.value("eos_token_id").map(|id| config.integer("eos_token_id", id, 0..=sizes.vocab - 1));
+        let eos = eos.transpose()?.map(|id| id as u32);
         let dino = match sizes.vision {
             BitGenVision::Dino(dino) => Some(dino),
             BitGenVision::Cnn(_) => None,

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
-use crate::models::bitgen::config::{DECODER_QUERIES, IMAGE_SIZE, Source, check, count, dino, head_width};
+use crate::models::bitgen::config::{DECODER_QUERIES, IMAGE_SIZE, MAX_HEADS, Source, check, count, dino, head_width};
 use crate::models::bitgen::decoder::DecoderSizes;
 use crate::models::load::dims;
 use crate::models::vision::dinov2::DinoConfig;
@@ -98,12 +98,12 @@ impl RobotSizes {
     /// tensors from which no sizes can be read, and those of reading the file.
     pub fn read(files: &ModelFiles, weights: &Weights) -> Result<(Self, Map<String, Value>)> {
         let config = Source::find(files, weights)?;
-        let key = |key: &str, range| config.required(key, range);
+        let key = |key: &str, range| config.section().required(key, range);
         let shape = |name: &str, rank: usize| dims(weights, name, rank);
         let table = shape("token_embedding.weight", 2)?;
         let robots = shape(MARKS[1], 2)?;
         let keys = shape(MEMORY_KEYS, 2)?;
-        let n_heads = config.heads("num_heads")?;
+        let n_heads = config.section().size("num_heads", MAX_HEADS)?;
         let head = |queries| head_width(&config, weights, queries, n_heads);
         let sizes = RobotSizes {
             d: table[1],
@@ -119,7 +119,7 @@ impl RobotSizes {
             window: key("window_size", 1..=MAX_KEYS)?,
             reasoning: shape(MARKS[0], 2)?[0],
             reasoning_steps: key("max_reasoning_steps", 1..=MAX_STEPS)?,
-            robots: names(config.json.get("robot_types"), robots[0], config.key("robot_types"))?,
+            robots: names(config.json.get("robot_types"), robots[0], config.section().key("robot_types"))?,
             robot_d: robots[1],
             top_robots: key("top_k_robots", 1..=robots[0])?,
             decoder_layers: count(weights, "text_decoder.decoder_layers"),
