@@ -1,34 +1,9 @@
 // Codes × ternary matrices for few rows, and for experts chosen per row (ops/ternary_matmul.rs).
 // Grid: x = tiles of 128 outputs of one row's matrices, y = rows · slots. A workgroup is LANES lanes, each with VEC4S
 // times 4 outputs, times SPLIT_K shares of the columns that are added up at the end behind one barrier.
-#import step
-#import stack
-#import ternary_matvec
-#import vectors
-
-struct Params {
-    sets: u32,
-    set_words: u32,
-    parts: u32, // matrices of the stack, or of one expert
-    slots: u32, // of a row with experts, else 1
-    k: u32,
-    n_experts: u32,
-    matrices: u32, // of the whole, of which the stack may be a piece, or of one expert
-    first_matrix: u32,
-    first_out: u32,
-    out_width: u32,
-}
-@group(0) @binding(1) var<uniform> params: Params;
 #bind var<storage, read> codes: array<vec4<u32>>; // [rows, sets, set_words / 4]
-#bind var<storage, read> act_scale_and_sum: array<vec2<f32>>; // [rows, sets]: 1/k, sum of codes
-#bind var<storage, read> weights: array<vec4<u32>>; // a stack: header, table, words
-#ifdef EXPERTS
-#bind var<storage, read> expert_ids: array<u32>; // [rows, k]
-#endif
-#ifdef RESIDUAL
-#bind var<storage, read> residual: array<f32>; // [rows, out_width]
-#endif
-#bind var<storage, read_write> y: array<f32>; // [rows, slots, out_width]
+#import ternary
+#import ternary_matvec
 
 override SPLIT_K: u32 = 4u;
 
@@ -68,19 +43,8 @@ fn main(
         }
     }
 
-    let m = act_scale_and_sum[which];
     for (var q = 0u; q < VEC4S; q++) {
-        let exact = vec4<f32>(exact_sums(sum[q], i32(m.y), part.bits)) * (part.scale * m.x);
         let in_part = ((tile.tile * LANES + local.x) * VEC4S + q) * 4u;
-        let out = group.y * params.out_width + params.first_out + tile.out + in_part;
-        for (var i = 0u; i < 4u; i++) {
-            if in_part + i < part.rows {
-                var v = component(exact, i);
-#ifdef RESIDUAL
-                v += residual[out + i];
-#endif
-                y[out + i] = v;
-            }
-        }
+        store4(sum[q], part, which, in_part, group.y * params.out_width + params.first_out + tile.out + in_part);
     }
 }

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::ops::embed::ROW_WORDS;
 use crate::ops::matmul::MatMul;
-use crate::ops::router::{MAX_EXPERTS, Router};
+use crate::ops::router::{MAX_EXPERTS, Router, check_choices};
 use crate::ops::{Composed, RmsNorm, expect, require};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
@@ -67,10 +67,7 @@ impl Op for Route {
     }
 
     fn check_outputs(&self, inputs: &[&Spec], outputs: &[&Spec]) -> Result<()> {
-        let own = self.infer(inputs)?;
-        expect("expert_ids", outputs[0], &own[0].shape, &[DType::U32])?;
-        expect("expert_weights", outputs[1], &own[1].shape, &[DType::F32])?;
-        expect("log", outputs[2], &[outputs[2].shape[0], self.k], &[DType::U32])
+        check_choices(&self.infer(inputs)?, outputs)
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {

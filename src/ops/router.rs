@@ -39,6 +39,13 @@ impl PlanBuilder {
     }
 }
 
+/// Checks the outputs of a router: expert_ids and expert_weights as `own`, and the log, whose rows have as many columns.
+pub(super) fn check_choices(own: &[Spec], outputs: &[&Spec]) -> Result<()> {
+    expect("expert_ids", outputs[0], &own[0].shape, &[DType::U32])?;
+    expect("expert_weights", outputs[1], &own[1].shape, &[DType::F32])?;
+    expect("log", outputs[2], &[outputs[2].shape[0], own[0].width()], &[DType::U32])
+}
+
 impl Op for Router {
     fn name(&self) -> &'static str {
         "router"
@@ -54,10 +61,7 @@ impl Op for Router {
     }
 
     fn check_outputs(&self, inputs: &[&Spec], outputs: &[&Spec]) -> Result<()> {
-        let own = self.infer(inputs)?;
-        expect("expert_ids", outputs[0], &own[0].shape, &[DType::U32])?;
-        expect("expert_weights", outputs[1], &own[1].shape, &[DType::F32])?;
-        expect("log", outputs[2], &[outputs[2].shape[0], self.k], &[DType::U32])
+        check_choices(&self.infer(inputs)?, outputs)
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {

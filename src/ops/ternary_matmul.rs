@@ -69,19 +69,6 @@ params!(TernaryMatmulParams {
     out_width: u32,
 });
 
-params!(TernaryMatvecParams {
-    sets: u32,
-    set_words: u32,
-    parts: u32,
-    slots: u32,
-    k: u32,
-    n_experts: u32,
-    matrices: u32,
-    first_matrix: u32,
-    first_out: u32,
-    out_width: u32,
-});
-
 impl PlanBuilder {
     /// Product of codes with a stack of matrices of `outs` rows each; `[rows, Σ outs]`, plus `residual` if given.
     #[track_caller]
@@ -289,10 +276,9 @@ impl TernaryMatmul {
         flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect()
     }
 
-    /// The kernel for many rows, which share the weights that a workgroup reads.
-    fn tiled(&self, caps: &Caps, codes: &Spec, counted_by: &Spec) -> Kernel {
+    fn params(&self, codes: &Spec, counted_by: &Spec) -> TernaryMatmulParams {
         let experts = self.experts.unwrap_or_default();
-        let params = TernaryMatmulParams {
+        TernaryMatmulParams {
             counted_by: counted_by.counted_by as u32,
             rows: counted_by.shape[0] as u32,
             sets: codes.shape[1] as u32,
@@ -305,10 +291,15 @@ impl TernaryMatmul {
             first_matrix: self.position.first as u32,
             first_out: self.position.first_out as u32,
             out_width: self.position.out_width as u32,
-        };
+        }
+    }
+
+    /// The kernel for many rows, which share the weights that a workgroup reads.
+    fn tiled(&self, caps: &Caps, codes: &Spec, counted_by: &Spec) -> Kernel {
+        let params = self.params(codes, counted_by);
         let tiles = Extent::Fixed(self.outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum());
         let in_blocks = match self.grouped {
-            true => blocks(codes.counted_by, codes.shape[0], experts),
+            true => blocks(codes.counted_by, codes.shape[0], self.experts.unwrap_or_default()),
             false => Extent::rows(counted_by, 1, BLOCK),
         };
         let (source, grid) = if caps.software_subgroups {
@@ -321,25 +312,12 @@ impl TernaryMatmul {
 
     /// The kernel for few rows, and for experts.
     fn matvec(&self, caps: &Caps, form: FewRows, codes: &Spec, counted_by: &Spec) -> Kernel {
-        let experts = self.experts.unwrap_or_default();
-        let params = TernaryMatvecParams {
-            sets: codes.shape[1] as u32,
-            set_words: code_words(codes.width()) as u32,
-            parts: self.outs.len() as u32,
-            slots: self.slots() as u32,
-            k: experts.k as u32,
-            n_experts: experts.n as u32,
-            matrices: self.position.matrices as u32,
-            first_matrix: self.position.first as u32,
-            first_out: self.position.first_out as u32,
-            out_width: self.position.out_width as u32,
-        };
         let tiles = self.outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum();
         Kernel {
             source: shader!("ternary/ternary_matmul_matvec"),
             defines: [form.defines(caps), self.defines()].concat(),
             overrides: vec![("SPLIT_K", form.split_k as f64)],
-            params: params.params(),
+            params: self.params(codes, counted_by).params(),
             grid: Grid::xy(Extent::Fixed(tiles), Extent::rows(counted_by, self.slots(), 1)),
         }
     }

@@ -164,81 +164,47 @@ fn sums8(v: &[__m256; 8]) -> __m256 {
     _mm256_add_ps(_mm256_permute2f128_ps::<0x20>(a, b), _mm256_permute2f128_ps::<0x31>(a, b))
 }
 
-kernel!(
-    f16_avx512,
-    "avx512f,avx512vl",
-    f16,
-    16,
-    _mm512_setzero_ps,
-    load16,
-    _mm512_loadu_ps,
-    _mm512_fmadd_ps,
-    sums16,
-    _mm512_storeu_ps,
-    f16::to_f32
-);
-kernel!(
-    f32_avx512,
-    "avx512f,avx512vl",
-    f32,
-    16,
-    _mm512_setzero_ps,
-    _mm512_loadu_ps,
-    _mm512_loadu_ps,
-    _mm512_fmadd_ps,
-    sums16,
-    _mm512_storeu_ps,
-    f32::from
-);
-kernel!(
-    f16_avx2,
-    "avx2,fma,f16c",
-    f16,
-    8,
-    _mm256_setzero_ps,
-    load8,
-    _mm256_loadu_ps,
-    _mm256_fmadd_ps,
-    sums8,
-    _mm256_storeu_ps,
-    f16::to_f32
-);
-kernel!(
-    f32_avx2,
-    "avx2,fma,f16c",
-    f32,
-    8,
-    _mm256_setzero_ps,
-    _mm256_loadu_ps,
-    _mm256_loadu_ps,
-    _mm256_fmadd_ps,
-    sums8,
-    _mm256_storeu_ps,
-    f32::from
-);
-kernel!(
-    i8_avx512,
-    "avx512f,avx512vl",
-    i8,
-    16,
-    _mm512_setzero_ps,
-    load16_i8,
-    _mm512_loadu_ps,
-    _mm512_fmadd_ps,
-    sums16,
-    _mm512_storeu_ps,
-    f32::from
-);
-kernel!(
-    i8_avx2,
-    "avx2,fma,f16c",
-    i8,
-    8,
-    _mm256_setzero_ps,
-    load8_i8,
-    _mm256_loadu_ps,
-    _mm256_fmadd_ps,
-    sums8,
-    _mm256_storeu_ps,
-    f32::from
-);
+/// [`kernel`] with AVX-512.
+macro_rules! avx512 {
+    ($name:ident, $element:ty, $load:expr, $widen:expr) => {
+        kernel!(
+            $name,
+            "avx512f,avx512vl",
+            $element,
+            16,
+            _mm512_setzero_ps,
+            $load,
+            _mm512_loadu_ps,
+            _mm512_fmadd_ps,
+            sums16,
+            _mm512_storeu_ps,
+            $widen
+        );
+    };
+}
+
+/// [`kernel`] with AVX2.
+macro_rules! avx2 {
+    ($name:ident, $element:ty, $load:expr, $widen:expr) => {
+        kernel!(
+            $name,
+            "avx2,fma,f16c",
+            $element,
+            8,
+            _mm256_setzero_ps,
+            $load,
+            _mm256_loadu_ps,
+            _mm256_fmadd_ps,
+            sums8,
+            _mm256_storeu_ps,
+            $widen
+        );
+    };
+}
+
+avx512!(f16_avx512, f16, load16, f16::to_f32);
+avx512!(f32_avx512, f32, _mm512_loadu_ps, f32::from);
+avx512!(i8_avx512, i8, load16_i8, f32::from);
+avx2!(f16_avx2, f16, load8, f16::to_f32);
+avx2!(f32_avx2, f32, _mm256_loadu_ps, f32::from);
+avx2!(i8_avx2, i8, load8_i8, f32::from);
