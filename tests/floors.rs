@@ -1,4 +1,5 @@
-//! The floors of the architecture, and the sizes of files and functions, checked on the source text.
+//! The map of the source, which says what each room may use, and the sizes of files and functions, checked on the source
+//! text.
 
 use std::path::{Path, PathBuf};
 
@@ -20,12 +21,12 @@ const MAP: &[(&str, &[&str])] = &[
     ("models", &["ops", "files"]),
     ("models::decoder", &["models"]),
     ("models::vision", &["models"]),
-    // Families do not use each other: what two share is in a room of its own.
-    ("models::embernet", &["models::decoder", "models::vision"]),
+    // Every family without a line of its own. Families do not use each other: what two share is in a room of its own.
+    (FAMILY, &["models::decoder", "models::vision"]),
     ("models::bitgen", &["models::decoder", "models::vision"]),
     ("models::bitgen_stage1", &["models::bitgen"]),
     ("models::robot", &["models::bitgen"]),
-    ("engine", &["models::embernet", "models::bitgen_stage1", "models::robot", "cpu", "gpu"]),
+    ("engine", &[FAMILY, "models::bitgen_stage1", "models::robot", "cpu", "gpu"]),
     ("apps::attention_rollout", &["engine"]),
     ("apps::bitgen", &["engine"]),
     ("apps::picture_index", &["apps::bitgen"]),
@@ -36,6 +37,12 @@ const MAP: &[(&str, &[&str])] = &[
     ("cli", &["tools", "apps::picture_index", "apps::refiner", "apps::attention_rollout"]),
     ("main", &["cli"]),
 ];
+
+/// Stands for each file or folder of `models` that is neither in the map nor in [`NO_FAMILY`].
+const FAMILY: &str = "models::*";
+
+/// The modules of `models` that belong to all families.
+const NO_FAMILY: &[&str] = &["check_steps", "layers", "load", "prompt", "registry", "section", "slots"];
 
 /// Folders whose files need no order among themselves.
 const MAX_UNORDERED: usize = 12;
@@ -135,10 +142,23 @@ fn leaves(mut base: Vec<String>, tree: &str, all: &mut Vec<Vec<String>>) -> usiz
     }
 }
 
-/// The room of a path: the longest beginning that the map has.
-fn room(path: &[String]) -> Option<&'static str> {
+/// What the map has of a room.
+fn edges(room: &str) -> Option<&'static [&'static str]> {
+    MAP.iter().find(|(name, _)| *name == room).map(|(_, edges)| *edges)
+}
+
+/// The room of a path: the longest beginning that the map has, or a family of models.
+fn room(path: &[String]) -> Option<String> {
+    if let [models, name, ..] = path
+        && models == "models"
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && !NO_FAMILY.contains(&name.as_str())
+    {
+        return Some(format!("models::{name}"));
+    }
     let rooms = MAP.iter().map(|(room, _)| *room);
-    rooms.filter(|room| room.split("::").eq(path.iter().take(room.split("::").count()))).max_by_key(|room| room.len())
+    let found = rooms.filter(|room| room.split("::").eq(path.iter().take(room.split("::").count())));
+    found.max_by_key(|room| room.len()).map(str::to_owned)
 }
 
 /// The names that the `mod.rs` of `module` exports, each with the path behind it: `["models", "ROBOTS"]` with
@@ -157,12 +177,11 @@ fn exports(module: &str, text: &str) -> Vec<(Vec<String>, Vec<String>)> {
 /// All that a room may use.
 fn allowed(room: &str) -> Vec<&'static str> {
     let mut all: Vec<&str> = Vec::new();
-    let edges = |room: &str| MAP.iter().find(|(name, _)| *name == room).map_or(&[][..], |(_, edges)| edges);
-    let mut next = edges(room).to_vec();
+    let mut next = edges(room).or_else(|| edges(FAMILY)).unwrap_or_default().to_vec();
     while let Some(room) = next.pop() {
         if !all.contains(&room) {
             all.push(room);
-            next.extend(edges(room));
+            next.extend(edges(room).unwrap_or_default());
         }
     }
     all
@@ -185,7 +204,8 @@ fn breaches(path: &Path, text: &str, order: &[String], exports: &[(Vec<String>, 
         return Vec::new();
     }
     let Some(own_room) = room(&own) else { return vec![format!("{}: is in no room of the map", path.display())] };
-    let (allowed, folder) = (allowed(own_room), &own[..own.len() - 1]);
+    let (allowed, folder) = (allowed(&own_room), &own[..own.len() - 1]);
+    let may_use = |room: &str| allowed.contains(&if edges(room).is_some() { room } else { FAMILY });
     let place = |name: &String| order.iter().position(|n| n == name);
     let mut all = Vec::new();
     for used in mentioned(&own, &code(text)) {
@@ -205,7 +225,7 @@ fn breaches(path: &Path, text: &str, order: &[String], exports: &[(Vec<String>, 
                     all.push(format!("{}: uses {}, which comes later", path.display(), used.join("::")));
                 }
             }
-            Some(room) if room == own_room || allowed.contains(&room) => {}
+            Some(room) if room == own_room || may_use(&room) => {}
             _ => all.push(format!("{}: {own_room} uses {}", path.display(), used.join("::"))),
         }
     }
@@ -266,8 +286,14 @@ fn a_breach_is_found() {
     assert!(found("src/models/robot/x.rs", "use crate::models::bitgen_stage1::config::BitGenSizes;"));
     assert!(found("src/models/embernet/x.rs", "use crate::models::{Family, ROBOTS};"));
     assert!(found("src/models/vision/x.rs", "use super::super::embernet::config::SIGLIP;"));
+    assert!(found("src/models/foo.rs", "use crate::models::embernet::config::X;"));
+    assert!(found("src/models/foo/x.rs", "use crate::models::bitgen::config::X;"));
+    assert!(found("src/models/layers.rs", "use crate::models::foo::X;"));
+    assert!(found("src/ops/x.rs", "use crate::models::foo::X;"));
     assert!(found("src/helpers.rs", ""));
     assert!(!found("src/models/robot/x.rs", "use crate::models::{Family, bitgen::config::DINO, robot::X, ROBOTS};"));
+    assert!(!found("src/models/foo.rs", "use crate::models::{decoder::Decoder, load::Tensor, slots, vision::cnn::X};"));
+    assert!(!found("src/tools/x.rs", "use crate::models::foo::FOO;"));
     assert!(!found("src/engine/second.rs", "use super::first::X;\nmod tests {\n    use super::super::first::X; }"));
     assert!(!found("src/ops/x.rs", "use crate::{params, plan::{Op, Io}}; use crate::ops::expect; // crate::gpu"));
 }
