@@ -55,7 +55,7 @@ fn codes(r: &Recording, rows: usize, sets: usize, d: usize) -> [Slot; 2] {
     r.codes([rows, sets, d], CountedBy::Fixed, &Noise(1).acts(rows * sets * d), 0.02)
 }
 
-/// The product of `rows` rows with a ternary matrix, of 2 bits a code with zeros and 1 bit without.
+/// The product of `rows` rows with a ternary matrix, of 2 bits per code with zeros and 1 bit without.
 fn ternary(name: &'static str, rows: usize, [out, d]: [usize; 2], zeros: bool) -> Case {
     let matrix: OnceCell<Packed> = OnceCell::new();
     let record = move |r: &Recording, copy: usize| {

@@ -26,26 +26,14 @@
 //! no async runtime. A [`Stream`] is an iterator; dropping it ends the generation. [`Engine::generate_all`] generates in
 //! several sessions from one thread.
 //!
-//! # Map
-//! A file uses only what stands above it in this list; `tests/floors.rs` checks it. [`architecture`] is a tour of the source.
-//!
-//! * **base** [`error`], [`tensor`] (shapes, dtypes, where a weight comes from), [`quant`] (packed weight formats),
-//!   [`threads`] (the CPU's thread pool), `alloc` (memory for weights and caches), `bounds` (clamps that let NaN through).
-//! * [`plan`]: `Op`, `Slot`, `Plan`, its builder, memory planning, the `Backend` trait. [`files`]: checkpoints, tokenizers,
-//!   images; no file is trusted.
-//! * [`ops`]: one file each, with shapes, CPU definition and kernel (its shader lies in `shaders/`). Beside them [`cpu`] and
-//!   [`gpu`], the backends, which know plans and not the list of ops.
-//! * [`models`]: a folder for each family; a forward pass reads in the order of the paper. Models never see a device.
-//! * [`engine`]: opening a model, sessions, KV cache, queue, sampling: what a chat or a server needs.
-//! * [`apps`]: BitGen with its memory, robots, the picture index, the refiner, attention rollout. Beside them [`tools`],
-//!   around a model file: bench, check, convert, eval, inspect.
-//! * this facade, and the command line in `main.rs` and `cli/`.
+//! [`architecture`] has the map of the source, a tour of it, and where to add an op, a weight format, a model or a command.
 //!
 //! # Words
 //! *prefill*: the pass over a prompt; *decode*: one token after another; *step*: one run of a program over a *batch*
 //! of *rows*, each a token at a position of a sequence. *Code*: −1, 0 or +1; *absmean*, *absmax*: how weights and
 //! activations get their scale. *Slot*: a value of a plan; *program*: a plan frozen for a device; *caps*: what kernels
-//! may use there. *Feature*: a vector by which texts and pictures are compared. *Expert*, *router*, *top-k*, *combine*: the parts of a mixture of experts.
+//! may use there. *Feature*: a vector by which texts and pictures are compared. *Expert*, *router*,
+//! *top-k*, *combine*: the parts of a mixture of experts. *Room*: a file or folder of `src/` in the map of [`architecture`].
 //!
 //! # Features
 //! * `cli` (on by default): the program `ternion` and the crates that only it needs. Disable it to embed the library

@@ -101,7 +101,7 @@ fn a_head_in_8_bits_reads_half_the_bytes() {
         serde_json::from_slice(&std::fs::read(tiny().join("config.json")).expect("read")).expect("JSON");
     let size = |key: &str| config["language_decoder"][key].as_f64().unwrap_or_else(|| panic!("{key}: {config}"));
     let (vocab, d) = (size("vocab_size"), size("hidden_size"));
-    // 8 bits for 16, and a scale a row.
+    // 8 bits for 16, and a scale per row.
     let saved = number(&full, "bytes_per_token") - number(&eight, "bytes_per_token");
     assert!((saved - vocab * (d - 4.0)).abs() <= 16.0, "{saved} for {vocab} x {d}");
     // The table stays for embeddings.

@@ -1,4 +1,4 @@
-//! BitGen's stage 1 against the original's numbers (`goldens` layout; `TERNION_GOLDENS=DIR` checks another set).
+//! BitGen's stage 1 against the original's numbers (in `tests/golden`; `TERNION_GOLDENS=DIR` checks another set).
 
 mod support {
     pub mod device;

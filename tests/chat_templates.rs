@@ -1,4 +1,4 @@
-//! Chat templates against what transformers renders (`goldens` layout; `TERNION_GOLDENS=DIR` checks another set).
+//! Chat templates against what transformers renders (in `tests/golden`; `TERNION_GOLDENS=DIR` checks another set).
 
 mod support {
     pub mod golden;

@@ -1,4 +1,4 @@
-//! What a GGUF file's keys say of text: tokenizers against llama.cpp's ids (`goldens` layout; `TERNION_GOLDENS=DIR` checks
+//! What a GGUF file's keys say of text: tokenizers against llama.cpp's ids (in `tests/golden`; `TERNION_GOLDENS=DIR` checks
 //! another set), special tokens, chat templates, sampling.
 
 mod support {

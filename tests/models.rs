@@ -1,4 +1,4 @@
-//! Models against the originals' numbers (`goldens` layout; `TERNION_GOLDENS=DIR` checks another set).
+//! Models against the originals' numbers (in `tests/golden`; `TERNION_GOLDENS=DIR` checks another set).
 //! Test names begin with the family.
 
 mod support {

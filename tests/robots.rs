@@ -1,4 +1,4 @@
-//! BitGenModel against the original's numbers (`goldens` layout; `TERNION_GOLDENS=DIR` checks another set), and its
+//! BitGenModel against the original's numbers (in `tests/golden`; `TERNION_GOLDENS=DIR` checks another set), and its
 //! streaming attention against a plain definition.
 
 mod support {

@@ -1,4 +1,4 @@
-// softmax(q · kᵀ · scale) · v for one query row and head a workgroup (ops/attention.rs): keys in chunks of 64, one a
+// softmax(q · kᵀ · scale) · v for one query row and head per workgroup (ops/attention.rs): keys in chunks of 64, one per
 // thread, with a running maximum. Grid: x = heads, y = rows, z = slices of 256 outputs.
 // Source: Milakov & Gimelshein 2018.
 #import reduce

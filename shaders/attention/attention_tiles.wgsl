@@ -58,7 +58,7 @@ fn scores_of(id: u32, block: u32, queries: u32, kv: u32, key: u32, last: u32) ->
     return sums;
 }
 
-// The softmax's next part, one query a thread.
+// The softmax's next part, one query per thread.
 fn weigh(id: u32, chunk: u32) {
     let n = limits[id];
     var max_score = max_scores[id];

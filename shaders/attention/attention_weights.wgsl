@@ -1,4 +1,4 @@
-// Softmax of q · kᵀ · scale for one query row a workgroup, the mean over its heads (ops/attention_weights.rs): keys are
+// Softmax of q · kᵀ · scale for one query row per workgroup, the mean over its heads (ops/attention_weights.rs): keys are
 // spread over the threads, each of which adds up its own. Grid: x = rows.
 #import reduce
 #import attention

@@ -1,5 +1,5 @@
 // RMSNorm, if there is one, and absmax quantisation of each group of columns or of the whole row (ops/quantise_groups.rs).
-// Grid: a workgroup a row. A run of 64 threads with 4 columns each is whole groups, of up to 256 columns; a group of more is
+// Grid: a workgroup per row. A run of 64 threads with 4 columns each is whole groups, of up to 256 columns; a group of more is
 // the row. Source: Ma et al. 2024 (BitNet b1.58), section 2.
 #import reduce
 

@@ -2,7 +2,7 @@
 
 #ifdef ANY
 #bind var<storage, read> x: array<f32>; // [rows · per_row, d_in]
-#bind var<storage, read> w: array<u32>; // [d_out, d_in], one, two or four a word; then scales [d_out] of integers
+#bind var<storage, read> w: array<u32>; // [d_out, d_in], one, two or four per word; then scales [d_out] of integers
 
 fn weight1(at: u32) -> f32 {
 #ifdef INT8

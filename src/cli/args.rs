@@ -370,7 +370,7 @@ pub fn open_bitgen(files: ModelFiles, device: &DeviceArgs, tokenizer: Option<&Pa
     Ok(model)
 }
 
-/// The texts that `--text` stands for: itself, or one a line of stdin (`-`) or of a file (`@FILE`). Empty lines are
+/// The texts that `--text` stands for: itself, or one per line of stdin (`-`) or of a file (`@FILE`). Empty lines are
 /// passed over.
 ///
 /// # Errors

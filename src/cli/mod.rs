@@ -1,5 +1,6 @@
-//! The command line: one file a command, and what they share.
+//! The command line: one file per command, and what they share.
 //!
+//! A file uses only files named before it (`tests/floors.rs` checks it).
 //! Order: `messages`, `terminal_text`, `text_warnings`, `line_editor`, `output`, `args`, `conversation`, `plot`, `devices`, `run`, `chat`,
 //! `robots`, `similarity`, `search`, `eval`, `check`, `bench`, `inspect`, `convert`.
 //!

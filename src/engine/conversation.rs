@@ -114,7 +114,7 @@ mod tests {
     use crate::files::chat_template::thoughts::Part;
     use crate::files::tokenizer::gpt2::byte_char;
 
-    /// One token a byte.
+    /// One token per byte.
     fn tokenizer() -> Tokenizer {
         let vocab: Map<String, Value> = (0..=255u8).map(|b| (byte_char(b).to_string(), json!(b))).collect();
         let level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true});

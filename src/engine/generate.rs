@@ -49,17 +49,17 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Prompt tokens a second.
+    /// Prompt tokens per second.
     pub fn prefill_rate(&self) -> f64 {
         self.prompt_tokens as f64 / self.prefill.as_secs_f64().max(1e-9)
     }
 
-    /// Milliseconds a token after the first.
+    /// Milliseconds per token after the first.
     pub fn ms_per_token(&self) -> f64 {
         1e3 * self.decode.as_secs_f64() / self.generated.saturating_sub(1).max(1) as f64
     }
 
-    /// Tokens a second after the first.
+    /// Tokens per second after the first.
     pub fn decode_rate(&self) -> f64 {
         self.generated.saturating_sub(1) as f64 / self.decode.as_secs_f64().max(1e-9)
     }

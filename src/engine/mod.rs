@@ -1,33 +1,47 @@
-//! What drives a model that goes on with a text: the engine that keeps it resident, sessions with their part of the KV
-//! cache, the queue that batches their rows, sampling.
+//! Runs models that generate text: the engine that keeps a model resident, sessions with their part of the KV cache, the
+//! queue that batches their rows, sampling.
 //!
+//! A file uses only files named before it (`tests/floors.rs` checks it).
 //! Order: `sampler`, `generation`, `options`, `device`, `programs`, `open`, `cache`, `jobs`, `queue`, `text_program`,
 //! `ladder`, `runner`, `hook`, `conversation`, `resident`, `session`, `generate`, `routing`, `log_probs`, `batch`.
 //!
-//! `autotune/` chooses kernel variants by timing them. `open` is the way of every model onto a device, whatever its family; the
-//! applications use it too. What follows is for models that go on with a text.
+//! `autotune/` chooses kernel variants by timing them. `open` puts any model on a device; the applications use it too.
 //!
 //! # The way of a token
 //! Each line calls the next.
 //! 1. `main`, in `main.rs`.
-//! 2. `cli::main` takes the arguments apart.
-//! 3. `Run::main` opens files and pictures. A program that embeds the library begins behind it.
-//! 4. `Run::answer` opens an [`Engine`] and a [`Session`], and pushes pictures and the question.
-//! 5. `output::stream` asks for a [`Stream`] ([`Session::generate`]) and prints what comes.
-//! 6. [`Stream::next`] makes a [`jobs::Job`] of the rows that the session has pushed and the model has not read.
+//! 2. `cli::main` parses the arguments.
+//! 3. `Run::main` reads the prompt, the pictures and the publisher's recommendations for sampling, and recognises the
+//!    family by the model's files. A BitGen goes to `Run::describe` instead of the next line.
+//! 4. `Run::answer` opens an [`Engine`] (`ModelArgs::open_chat`) and a [`Session`], and pushes pictures and the question
+//!    (`ConversationArgs::ask`), which a chat template turns into text and the tokenizer into tokens
+//!    ([`Session::push_message`]). A program that embeds the library starts here.
+//! 5. `output::stream` gets a [`Stream`] from [`Session::generate`] and takes its tokens.
+//! 6. [`Stream::next`], if no token is ready, makes a [`jobs::Job`] of the rows that the session has and the model has not
+//!    read (`Stream::request`, `Session::pending`).
 //! 7. `Resident::run` gives it to the queue.
-//! 8. [`queue::Queue::run_all`]: whoever waits and finds nobody running runs the next batch, of jobs of all threads.
+//! 8. [`queue::Queue::run_all`]: a waiting thread runs the next batch for all threads, if no other thread is running one. The
+//!    queue chooses the rows, and calls the closure of `Resident::turn`, which locks the runner and calls the next line.
 //! 9. `Runner::run` puts the rows together and takes the smallest program of the `Ladder` that holds them.
 //! 10. `TextProgram::run` writes the rows into the program's inputs.
-//! 11. [`Backend::repeat`](crate::plan::Backend::repeat), for one step or for several that choose their tokens without the
-//!     host: on a GPU one submission, on the CPU one op after the other.
+//! 11. [`Backend::repeat`](crate::plan::Backend::repeat) runs the program: on the CPU one op after the other, on a GPU as
+//!     commands in one submission, or in several for more than four steps.
 //!
-//! On the way back `TextProgram::outputs` reads token ids, and the queue hands each job its [`jobs::JobOutput`].
-//! [`Stream`] decodes the ids to text, looks for stop strings and the end, and yields a [`Token`], which `output::stream`
-//! prints.
+//! One call of line 8 may run many batches: pieces of its own prompt, and jobs of other threads. Before a batch it waits for
+//! the sessions of the last one, at most 200 µs for each. Line 11 runs several steps only on a GPU, and only if every
+//! job of the batch is a single row that wants no logits and more than one token.
 //!
-//! [`Batch`] does 6 to 11 for several sessions from one thread. An image is a [`jobs::ImageJob`] of the same queue: a piece
-//! of its encoder runs, then a batch of text, in turns.
+//! And back:
+//! 1. `TextProgram::outputs` reads token ids with [`Backend::read`](crate::plan::Backend::read); logits instead where a hook
+//!    looks at them, or top k is not 1 to 64. A batch that ends no job reads nothing.
+//! 2. The queue hands each finished job its [`jobs::JobOutput`] (`State::deliver`), and `run_all` returns it.
+//! 3. `Stream::receive` takes it. From logits it chooses a token itself (`Stream::sample`).
+//! 4. `Stream::take_ready` takes the next id; `Generation::accept` decodes it and looks for stop strings and the end.
+//! 5. [`Stream::next`] yields the [`Token`]. `output::stream` splits thoughts off, which go to stderr, and prints the rest.
+//!
+//! [`Batch`] replaces 6 and 7 for several sessions of one thread: `Stream::request` for each of them, then
+//! `Resident::run_all`, `Stream::receive` and `Stream::take_ready`. An image is a [`jobs::ImageJob`] of the same queue: a
+//! piece of its encoder runs, then a batch of text, in turns.
 
 pub(crate) mod autotune;
 mod batch;

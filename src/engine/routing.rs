@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn shares_count_what_was_chosen() {
-        // Two layers, three rows, two experts a row.
+        // Two layers, three rows, two experts per row.
         let choices = vec![vec![0, 1, 0, 2, 1, 2], vec![2, 1, 1, 0, 0, 2]];
         let routing = Routing { experts: 3, per_row: 2, image_rows: 1, choices };
         assert_eq!((routing.layers(), routing.rows()), (2, 3));

@@ -28,7 +28,7 @@ pub struct PackedInfo {
     pub rows: usize,
     /// Columns (inputs).
     pub cols: usize,
-    /// 1 or 2 bits a code.
+    /// 1 or 2 bits per code.
     pub bits: usize,
     /// The scale's bits as f32: decimal digits would not round-trip everywhere.
     pub scale_bits: u32,
@@ -202,7 +202,7 @@ impl Weights {
             return self.rows_of(Packed::new(rows, part.cols, &codes, scale), part);
         };
         let (Some(bits), scale) = (Bits::of_ternary(info.bits), f32::from_bits(info.scale_bits)) else {
-            return Err(self.broken(&part.name, format!("{} bits a code, expected 1 or 2", info.bits)));
+            return Err(self.broken(&part.name, format!("{} bits per code, expected 1 or 2", info.bits)));
         };
         if part.cols != info.cols {
             return Err(self.broken(&part.name, format!("{} columns, expected {}", info.cols, part.cols)));
@@ -259,7 +259,7 @@ fn check_packed(file: &str, name: &str, info: &PackedInfo, tensor: Option<&Tenso
     let broken = |problem: String| Err(Error::format(format!("{file}: tensor {name}"), problem));
     let Some(tensor) = tensor else { return broken("is in the packed table but not in the file".into()) };
     let Some(bits) = Bits::of_ternary(info.bits) else {
-        return broken(format!("{} bits a code, expected 1 or 2", info.bits));
+        return broken(format!("{} bits per code, expected 1 or 2", info.bits));
     };
     let scale = f32::from_bits(info.scale_bits);
     if !(scale.is_finite() && scale > 0.0) {

@@ -5,7 +5,8 @@
 //! * this file: the traits [`Model`] and [`ChatModel`], [`ModelInfo`], and the names of the [`slots`] of a text plan;
 //! * `prompt`: how a conversation becomes text ([`FamilyPrompt`]);
 //! * `registry`: the families, and [`open`];
-//! * `load`: tensors by name and shape ([`TensorScope`], [`load_model`]), and JSON configurations; `section`: their objects;
+//! * `load`: tensors by name and shape ([`TensorScope`], [`load_model`]); `section`: objects of a configuration, read with
+//!   bounds;
 //! * `decoder/`: decoders described by data ([`DecoderSpec`]), with one forward pass for all;
 //! * `layers`: linear layers, norms and encoder layers in full precision;
 //! * `vision/`: image encoders;
@@ -14,26 +15,32 @@
 //!
 //! ## Add a model with a decoder
 //! For a decoder of BitLinears whose head is the embedding table, with one feed-forward part or a mixture of them in each
-//! layer, one file is enough, for example `models/foo.rs`. Other matrices (full precision, biases, an own head) come first
-//! into `decoder/linear.rs` and `decoder/spec.rs`.
-//! 1. Read the sizes from the configuration, bounded and checked (`embernet/config.rs` is an example), and put them into a
-//!    [`DecoderSpec`] (`embernet/spec.rs`).
+//! layer, one file is enough, for example `models/foo.rs`. `tests/decoder.rs` has such a decoder, without a mixture. Other
+//! matrices (full precision, biases, a separate LM head) must first be added to `decoder/linear.rs` and `decoder/spec.rs`.
+//! 1. Read the sizes from the configuration, bounded and checked (`embernet/config.rs` is an example; `files/config.rs`
+//!    reads the file, `section` its values), and put them into a [`DecoderSpec`] (`embernet/spec.rs`).
 //! 2. Write the [`Names`] of the tensors.
 //! 3. Load it with [`load_model`] and [`Decoder::load`]; implement [`Model`] for the tools around files, and [`ChatModel`]
 //!    for the engine, whose [`ChatModel::text_plan`] calls [`Decoder::record`].
-//!    A conversation is written by the chat template of the model's files, unless [`ChatModel::prompt`] says otherwise.
 //!    [`Model::check_steps`] calls `check_steps::chat_steps`, and [`Model::into_chat`] gives the model itself.
-//! 4. Here: `mod foo;`. In `registry.rs`: a [`Family`] that recognises its files, in [`FAMILIES`]; those that are recognised
-//!    by their tensors come before those recognised by `config.json`.
-//! 5. A tiny checkpoint with golden outputs in `tests/golden/`, and a test as `tests/models.rs` is for EmberNet.
+//! 4. A conversation becomes text by the chat template of the model's files. A family with a form of its own says so in
+//!    [`ChatModel::prompt`], with a [`FamilyPrompt`] (`embernet/prompt.rs`).
+//! 5. Here: `mod foo;`. In `registry.rs`: a [`Family`] that recognises its files, in [`FAMILIES`]; those that are recognised
+//!    by their tensors come before those recognised by `config.json`. The map in `tests/floors.rs` needs no line: a file or
+//!    folder that it does not name is a family, which may use `decoder/`, `vision/` and the shared files here.
+//! 6. A tiny checkpoint with golden outputs in `tests/golden/FOO/VARIANT/`: the original's files, and `golden_*.safetensors`
+//!    with what its code computed, named as the stages that the plan tags (`layer.0.in`, `layer.0.out`, `logits`). A test
+//!    as `tests/models.rs` is for EmberNet, which compares stage by stage (`tests/support/model_stages.rs`).
+//! 7. In the README: the families at its beginning, under "What it does" and "What it does not do", and the files that it
+//!    opens.
 //!
 //! A layer of a new kind is a file in `decoder/` and a variant of [`Mixer`] or [`Ffn`]. A model that is not a decoder
-//! records its forward pass on a [`PlanBuilder`] itself, as `bitgen_stage1/` does: shapes in comments, stages tagged, attention
-//! to look at in [`PlanBuilder::trace`].
+//! records its forward pass on a [`PlanBuilder`] itself, as `bitgen_stage1/` does: shapes in comments, stages tagged,
+//! attention for plots through [`PlanBuilder::trace`].
 //!
 //! ## Add a weight format
-//! A new packing is a method of [`TensorScope`], which models call without seeing the words; where else it is known is in
-//! [`architecture`](crate::architecture), "A weight format".
+//! Models ask for a packing through a method of [`TensorScope`] (`ternary`, `dense`, `head`) and never see the words.
+//! [`architecture`](crate::architecture) has the recipe.
 
 mod bitgen;
 mod bitgen_stage1;

@@ -1,5 +1,7 @@
-//! The ops: one file each, with its builder method, shapes, CPU definition and kernel.
+//! The ops: one file each, with its builder method, shapes, CPU definition, and which kernel it uses; the WGSL lies in
+//! `shaders/`.
 //!
+//! A file uses only files named before it (`tests/floors.rs` checks it).
 //! Order: `sampling`, `chain`, `few_rows`, `embed`, `rms_norm`, `layer_norm`, `l2_norm`, `absmax`, `affine`, `unary`,
 //! `swiglu`, `concat`, `select_rows`, `span_mean`, `quantise`, `patches`, `pixel_shuffle`, `pool`, `matmul`, `lstm_cell`,
 //! `memory_read`, `bandwidth_probe`, `combine`, `norm_quantise`, `attention`, `attention_weights`, `rope_kv_write`,
@@ -7,7 +9,7 @@
 //! `bit_layers`, `sample`.
 //!
 //! ## What is in it
-//! 1. Elements and rows: `rms_norm` (the shortest complete op), `layer_norm`, `l2_norm`, `affine`, `unary`, `swiglu`, `concat`;
+//! 1. Elements and rows: `layer_norm` (the shortest complete op), `rms_norm`, `l2_norm`, `affine`, `unary`, `swiglu`, `concat`;
 //!    `embed`, `select_rows`, `store_rows`, `span_mean`.
 //! 2. Full-precision products: `matmul`; `lstm_cell`. Images: `patches`, `pixel_shuffle`, `pool`.
 //! 3. Ternary products: `absmax` and `quantise`, or `norm_quantise` (activation codes), then `ternary_matmul`; `bit_linear`
@@ -20,16 +22,22 @@
 //!    `simd/` (the fast paths on the CPU). `bandwidth_probe` measures memory for the benchmark.
 //!
 //! ## Add an op
-//! 1. `shaders/KIND/foo.wgsl`: the kernel. Header with purpose, grid and source; `#bind` lines that end with shapes. An op with
-//!    several kernels has a file each, named after op and variant.
+//! `layer_norm.rs` is the shortest op with all parts. `examples/custom_op.rs` is an op outside of this crate, with a plan that
+//! runs it.
+//! 1. `shaders/KIND/foo.wgsl`: the kernel. KIND is one of the folders there, except `shared/`. The header says purpose, grid
+//!    and source; each buffer has a `#bind` line with its shape in a comment (`gpu/shader.rs` explains the directives).
+//!    A kernel that imports `reduce` has a function `run(lane, group)` in place of `main`, and workgroups of `WG` threads
+//!    (`shaders/shared/reduce.wgsl`). NaN must pass through: use the bounds and maxima of `shaders/shared/bounds.wgsl`,
+//!    not `clamp`, `min` and `max` of floats (`tests/support/shader_rules/` checks this). An op with several kernels has a
+//!    file each, named after op and variant.
 //! 2. `src/ops/foo.rs`: the struct, a method on [`PlanBuilder`](crate::plan::PlanBuilder), and
 //!    [`Op`](crate::plan::Op) for it. `cpu` is the definition: plain loops. `cpu_fast` only where time goes.
 //!    An op whose kernel has several variants, all correct, names them in `variants`: autotuning times them.
 //! 3. Here: `mod foo;`, its name in [`NAMES`] and its place in the order above; `pub use` for types that models name.
-//! 4. `tests/support/op_cases/`: rows with nasty sizes. A test fails if a name has none.
+//! 4. `tests/support/op_cases/`: cases with awkward sizes (0, 1, odd, just above a tile), in the file whose first line fits
+//!    the op. A test fails if a name has none. `OP=foo cargo test --release --test op_parity` runs them alone.
 //!
-//! Nothing in `cpu/` or `engine/` changes, and in `gpu/` only the list of snippets in `shader.rs`, for a new one in
-//! `shaders/shared/`.
+//! Nothing in `cpu/` or `engine/` changes, and in `gpu/` only `SHARED` in `shader.rs`, for a new file in `shaders/shared/`.
 
 mod absmax;
 mod affine;

@@ -38,14 +38,14 @@ pub fn whole_row(cols: usize) -> usize {
     cols.next_multiple_of(32)
 }
 
-/// Rows, columns, bits a code, and columns that share a scale.
+/// Rows, columns, bits per code, and columns that share a scale.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupShape {
     /// Rows (outputs).
     pub rows: usize,
     /// Columns (inputs), at most [`MAX_COLS`].
     pub cols: usize,
-    /// Bits a code.
+    /// Bits per code.
     pub bits: Bits,
     /// Columns of a group ([`is_group`]).
     pub group: usize,
@@ -93,7 +93,7 @@ pub struct GroupPacked<'a> {
     pub shape: GroupShape,
     /// `bits.matrix_words(rows, cols)` words of codes.
     pub words: Cow<'a, [u32]>,
-    /// The halves, two a word.
+    /// The halves, two per word.
     pub scales: Cow<'a, [u32]>,
 }
 

@@ -1,20 +1,22 @@
-//! The weight formats of low-bit codes, in words that feed integer dot products: ternary matrices with one scale each, and
-//! matrices with scales by row and group of columns ([`groups`]).
+//! Packed weights: how the words of a matrix lie on a device. How to add a packing is in
+//! [`architecture`](crate::architecture).
 //!
 //! * [`quantise`] turns floats into codes and a scale, by one of the rules of [`WeightQuant`].
 //! * [`Packed`] holds one ternary matrix: 2 bits per code, or 1 bit where no code is 0 ([`Bits`]); lossless.
-//! * [`formats`]: those of files, in blocks with one scale per block; [`row_words`] makes words of their codes.
+//! * [`groups`]: matrices of codes with scales by row and group of columns.
+//! * [`int8`]: matrices of 8-bit integers with a scale per row, which are multiplied as floats.
+//! * [`formats`]: block formats of files; [`row_words`] makes words of their codes.
 //! * [`stack`] lays several matrices out as one buffer that a kernel can index by matrix ([`Stack`] reads it).
 //!
 //! ## Words
 //! A matrix `[rows, cols]` is cut into tiles of [`TILE_ROWS`] rows. Word `j` of row `r` lies at
-//! `(r / 128 · J + j) · 128 + r % 128`, `J` words per row: 32 neighbouring GPU lanes that read one `vec4<u32>` each
-//! take the same words of 128 consecutive rows. A word holds 32 (1-bit), 16 (2-bit) or 4 (8-bit) columns in groups of 4:
+//! `(r / 128 · J + j) · 128 + r % 128`, `J` words per row: 32 neighbouring GPU lanes that load one `vec4<u32>` each
+//! read word `j` of 128 consecutive rows. A word holds 32 (1-bit), 16 (2-bit) or 4 (8-bit) columns in groups of 4:
 //! column `4k + b` is at bit `8b + k` as 1 for +1 and 0 for −1, at bit `8b + 2k` as code + 1, or in byte `b` as
 //! code + 128. So `(word >> k) & 0x01010101`, `(word >> 2k) & 0x03030303`, or the word itself, are four bytes that multiply
 //! four int8 activations: `Σ code·x = 2 Σ bit·x − Σ x`, `Σ (code + 1)·x − Σ x`, or `Σ (code + 128)·x − 128 Σ x`. Missing
 //! columns and rows are code 0, or −1 at 1 bit: activations are zero there. Only matrices with scales by group have 8 bits
-//! a code, or the code +2.
+//! per code, or the code +2.
 
 use std::borrow::Cow;
 use std::ops::Range;

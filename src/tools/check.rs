@@ -51,7 +51,7 @@ pub struct CheckReport {
     pub device: String,
     /// Why it was taken.
     pub why: String,
-    /// One line an op, by name.
+    /// One line per op, by name.
     pub ops: Vec<OpReport>,
     /// Nodes that were compared.
     pub nodes: usize,

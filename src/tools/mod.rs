@@ -1,4 +1,4 @@
-//! Tools around a model file, each a command of its own; an application does not need them.
+//! Tools around a model file, each but `synthetic` and `tolerance` with a command; an application does not need them.
 //!
 //! * [`inspect`]: what a checkpoint holds, tensor by tensor.
 //! * [`convert`]: a model in its packed form, quantised once.
@@ -6,6 +6,7 @@
 //! * [`eval`]: how many answers are right, and what the original's training objectives say.
 //! * [`mod@bench`]: tokens, images and texts per second, and what the device's memory allows.
 //! * [`synthetic`]: models of random weights, for measuring.
+//! * `tolerance`: how far a node's outputs may be off, for `check`.
 
 pub mod bench;
 pub mod check;

@@ -65,7 +65,7 @@ impl Noise {
         (0..n).map(|_| self.word() as u8 as i8).collect()
     }
 
-    /// A ternary matrix; without zeros it takes 1 bit a code.
+    /// A ternary matrix; without zeros it takes 1 bit per code.
     pub fn packed(&mut self, rows: usize, cols: usize, zeros: bool, scale: f32) -> Packed<'static> {
         let code = |w: u32| if zeros { (w % 3) as i8 - 1 } else { (w % 2) as i8 * 2 - 1 };
         let codes: Vec<i8> = (0..rows * cols).map(|_| code(self.word())).collect();

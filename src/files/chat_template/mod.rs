@@ -1,7 +1,8 @@
 //! Chat templates: from the messages of a conversation to the text that a model goes on with.
 //!
-//! Model files carry a Jinja template for that, written for `transformers`. It is a program of a stranger: what a rendering
-//! may do, make and write is bounded, and a template has no access to anything but the conversation.
+//! Model files carry a Jinja template for that, written for `transformers`. It is untrusted code: what a rendering
+//! may do, make and write is bounded, and a template sees nothing but the conversation, the tokens that begin and end
+//! texts, and the time.
 //!
 //! * this file: [`ChatTemplate`], what it renders, and its errors;
 //! * `bounds`: what a rendering may make, with `operators`;

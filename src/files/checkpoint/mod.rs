@@ -2,7 +2,8 @@
 //!
 //! In reading order: this file ([`Checkpoint`]); `bytes` (mapped files, and which format a file has); `storage_dtype`
 //! (element types in files); `safetensors`; `gguf`; `torch` (zip archives, which hold a pickle: `pickle`, `pickle_objects`,
-//! `pickle_calls`); `sharded` (an index and its shards); `names` (prefixes that trainers add).
+//! `pickle_calls`); `sharded` (an index and its shards); `names` (prefixes that trainers add);
+//! `write` (new safetensors files).
 
 pub(crate) mod bytes;
 pub(crate) mod gguf;

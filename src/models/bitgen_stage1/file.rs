@@ -21,7 +21,7 @@ pub static BITGEN: Family = Family {
     open: |files, weights, options| Ok(Box::new(BitGenStage1::open(files, weights, options)?)),
 };
 
-/// Vectors of the memory beside its slots and the logarithm of their variance, one element a slot.
+/// Vectors of the memory beside its slots and the logarithm of their variance, one element per slot.
 pub const MEMORY_BUFFERS: [&str; 4] = ["memory_quality", "memory_read_count", "memory_write_count", "memory_age"];
 /// Features of the last images and texts of training, `[d, queue]`, to which the contrastive loss compares.
 const QUEUES: [&str; 2] = ["cross_modal_fusion.image_queue", "cross_modal_fusion.text_queue"];

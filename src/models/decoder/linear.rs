@@ -1,5 +1,5 @@
 //! The matrices of a decoder, and the norms in front of them. Now there is one form, BitLinear; another one (dense, ternary
-//! with a scale a group) is a type beside it here, with the same methods.
+//! with a scale per group) is a type beside it here, with the same methods.
 
 use std::ops::Range;
 

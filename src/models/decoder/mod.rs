@@ -3,7 +3,8 @@
 //! * [`spec`]: what a decoder is, as data, and the names of its tensors.
 //! * [`linear`]: matrices and norms.
 //! * [`attention`]: a mixer. [`gated`], [`moe`]: feed-forward parts. Another one is a file, a variant of
-//!   [`Mixer`] or [`Ffn`] and of its weights' enum here, and an arm in [`Layer`]'s `load` and `record`.
+//!   [`Mixer`] or [`Ffn`] and of its weights' enum here, and its place in [`Layer`]'s `load` (a `match`, but a `let`
+//!   for the one mixer) and `record`.
 
 pub(crate) mod attention;
 pub(crate) mod gated;

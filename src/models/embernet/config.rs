@@ -33,7 +33,7 @@ pub struct EmberNetConfig {
     pub max_position_embeddings: usize,
     /// Experts to choose from.
     pub num_experts: usize,
-    /// Experts chosen a token.
+    /// Experts chosen per token.
     pub num_experts_per_tok: usize,
     /// Experts that every token uses beside the chosen ones: one is `shared_expert` in a checkpoint, several are
     /// `shared_experts.0` and so on.

@@ -14,7 +14,7 @@ use crate::threads::ThreadPool;
 /// One row of activation codes.
 #[derive(Debug, Clone, Copy)]
 pub struct GroupActs<'a> {
-    /// The codes, four a word, padded to a multiple of 32.
+    /// The codes, four per word, padded to a multiple of 32.
     pub words: &'a [u32],
     /// `1/k` and the sum of the codes, of each group.
     pub scale_and_sum: &'a [f32],
@@ -102,7 +102,7 @@ fn group_kernel() -> GroupKernel {
     portable_tile
 }
 
-/// Tasks a thread in one call: more share the work better, fewer read longer runs of memory.
+/// Tasks per thread in one call: more share the work better, fewer read longer runs of memory.
 const TASKS: usize = 6;
 
 /// A tile, and the column of y that its first row is.

@@ -190,7 +190,7 @@ fn tile_avx2(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOu
     }
 }
 
-/// 32 rows: 4 vectors of sums. `G` words of codes a word of weights.
+/// 32 rows: 4 vectors of sums. `G` words of codes per word of weights.
 #[target_feature(enable = "avx2,fma,f16c")]
 fn block_avx2<const G: usize>(
     tile: &GroupTile,
@@ -312,7 +312,7 @@ fn group_vnni<const B: usize, const A: usize, const G: usize, const M: usize>(
     acts: &[GroupActs; A],
 ) -> [[__m512i; B]; A] {
     let ahead = if G == 1 { BYTES_AHEAD } else { AHEAD[0] };
-    let width = 8 / G; // bits a code
+    let width = 8 / G; // bits per code
     let mut masks = [_mm512_setzero_si512(); M];
     for (m, mask) in masks.iter_mut().enumerate() {
         *mask = _mm512_set1_epi8((((1u32 << width) - 1) << (m * width)) as i8);

@@ -111,7 +111,7 @@ fn blocks_vnni<const B: usize, const A: usize>(
     }
 }
 
-/// `G` groups of columns a word: 8 at 1 bit, 4 at 2 bits. What is ahead is fetched evenly meanwhile: a hardware prefetcher
+/// `G` groups of columns per word: 8 at 1 bit, 4 at 2 bits. What is ahead is fetched evenly meanwhile: a hardware prefetcher
 /// alone reaches about half of the memory's rate.
 #[target_feature(enable = "avx512f,avx512vnni")]
 fn block_vnni<const B: usize, const A: usize, const G: usize>(

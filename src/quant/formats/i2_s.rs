@@ -1,4 +1,4 @@
-//! I2_S of Microsoft's BitNet: two bits an element, one scale a tensor. A run of 128 elements is 32 bytes, and its element
+//! I2_S of Microsoft's BitNet: two bits per element, one scale per tensor. A run of 128 elements is 32 bytes, and its element
 //! `32 l + m` is in byte `m`, the first 32 in the top bits. Codes 0, 1 and 2 are −1, 0 and +1. Behind all runs are the
 //! scale, which multiplies, and 28 bytes of fill.
 //!

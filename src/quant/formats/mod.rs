@@ -1,10 +1,11 @@
 //! Matrices in blocks, as files have them: some elements of a row with their scale, packed together.
 //!
-//! A format says how its blocks come apart ([`BlockFormat`]): into codes of 1 or 2 bits with a scale a block
-//! ([`CodeFormat`]), or into 8-bit integers with a scale a group ([`IntegerFormat`]). What an element is follows from
+//! A format says how its blocks come apart ([`BlockFormat`]): into codes of 1 or 2 bits with a scale per
+//! block or one for the tensor ([`CodeFormat`]), or into 8-bit integers with a scale per group ([`IntegerFormat`]). What an element is follows from
 //! that ([`Format::decode`]). Nothing is rounded on the way, so what packs these codes or integers loses nothing.
 //!
-//! A new format is a file here and a line in [`FORMATS`]. Its elements run along the rows of a matrix, and rows are whole
+//! A new format is a file here and a line in [`FORMATS`]; if its type was known and not read, its line in `OTHERS` goes, and
+//! `tests/block_formats.rs` tests it. Its elements run along the rows of a matrix, and rows are whole
 //! blocks.
 
 mod i2_s;
@@ -113,7 +114,7 @@ pub trait CodeFormat: Sync {
     /// The codes of whole blocks and, unless the tensor has one scale, the scale of each block.
     ///
     /// Codes lie in the order of the elements, the first of a byte in its lowest bits: 2 bits hold code + 1, 1 bit is set
-    /// for +1. There is room for the codes of all blocks in `codes`, for a scale a block in `scales`.
+    /// for +1. There is room for the codes of all blocks in `codes`, for a scale per block in `scales`.
     fn unpack(&self, blocks: &[u8], codes: &mut [u8], scales: &mut [f16]);
 }
 

@@ -1,4 +1,4 @@
-//! Q1_0: one bit an element. A block is `d` and 16 bytes, lowest bit first; a set bit is +d, another −d.
+//! Q1_0: one bit per element. A block is `d` and 16 bytes, lowest bit first; a set bit is +d, another −d.
 
 use half::f16;
 

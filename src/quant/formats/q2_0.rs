@@ -1,4 +1,4 @@
-//! Two bits an element, in the order of the elements: a block is `d` and a quarter of a byte for each. Codes 0 to 3 are
+//! Two bits per element, in the order of the elements: a block is `d` and a quarter of a byte for each. Codes 0 to 3 are
 //! −d, 0, +d and +2d; quantisers write no 3, as they take the largest magnitude for `d`.
 //!
 //! * Q2_0: groups of 64.

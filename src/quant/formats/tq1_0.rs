@@ -1,4 +1,4 @@
-//! TQ1_0: five ternary digits a byte. A block is 48 bytes of five digits, 4 bytes of four, and `d`. Digits 0, 1 and 2 are
+//! TQ1_0: five ternary digits per byte. A block is 48 bytes of five digits, 4 bytes of four, and `d`. Digits 0, 1 and 2 are
 //! −d, 0 and +d.
 //!
 //! A byte holds the number `v` of its digits, the first one most significant, as the fraction `ceil(256 v / 243)` of 256:

@@ -1,4 +1,4 @@
-//! TQ2_0: two bits an element. A block is 64 bytes of codes and `d`: a half of the block is 32 bytes, and its element
+//! TQ2_0: two bits per element. A block is 64 bytes of codes and `d`: a half of the block is 32 bytes, and its element
 //! `32 l + m` is in byte `m` at bit `2 l`. Codes 0 to 3 are −d, 0, +d and +2d.
 
 use half::f16;

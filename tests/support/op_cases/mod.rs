@@ -1,4 +1,4 @@
-//! The table of parity rows: every op at nasty sizes, recorded with its data.
+//! The table of parity rows: every op at awkward sizes, recorded with its data.
 
 mod attention;
 mod elements;
