@@ -141,7 +141,7 @@ impl BitGenSizes {
 pub(crate) const READS: usize = 5;
 
 impl BitGenConfig {
-    /// Reads the sizes and the configuration ([`Source`] says where it is).
+    /// Reads the sizes and the configuration (`Source` says where it is).
     ///
     /// # Errors
     /// [`Error::Config`] for a number of heads that is missing or does not fit, [`Error::MissingTensors`] and
