@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::ops::combine::Combine;
 use crate::ops::few_rows::{FewRows, MAX_DECODE_ROWS};
 use crate::ops::norm_quantise::NormQuantise;
-use crate::ops::swiglu::{Act, SwiGlu};
+use crate::ops::swiglu::{Act, GateClamp, SwiGlu};
 use crate::ops::ternary_matmul::TernaryMatmul;
 use crate::ops::{ActQuant, Composed, Experts, RmsNorm, expect, require};
 use crate::params;
@@ -61,9 +61,6 @@ params!(BitLinearParams {
     pre_norm_in_bound: f32,
     pre_norm_out_bound: f32,
     sum_bound: f32,
-    gate_bound: f32,
-    product_bound: f32,
-    relu2: u32,
     counted_by: u32,
     rows: u32,
 });
@@ -301,7 +298,7 @@ impl BitLinear {
         Kernel {
             source: shader!("ternary/bit_linear"),
             defines: [form.defines(caps), self.defines()].concat(),
-            overrides: overrides.map(|(name, value)| (name, value as f64)).to_vec(),
+            overrides: self.overrides(&overrides),
             params: self.params(inputs[0].width(), counted_by).params(),
             grid: Grid::xy(Extent::Fixed(tiles), Extent::rows(counted_by, slots, 1)),
         }
@@ -338,7 +335,7 @@ impl BitLinear {
         Kernel {
             source,
             defines: self.defines(),
-            overrides: overrides.iter().map(|&(name, value)| (name, value as f64)).collect(),
+            overrides: self.overrides(overrides),
             params: self.params(inputs[0].width(), counted_by).params(),
             grid: Grid::x(Extent::Fixed(1)),
         }
@@ -390,13 +387,31 @@ impl BitLinear {
             Kind::SwiGlu(..) => "SWIGLU",
             Kind::Combine(..) => "COMBINE",
         };
-        let flags = [(self.pre_norm.is_some(), "PRE_NORM"), (self.residual, "RESIDUAL"), (true, kind)];
+        let flags = [
+            (self.pre_norm.is_some(), "PRE_NORM"),
+            (self.residual, "RESIDUAL"),
+            (self.act_clamp().is_some(), "ACT_CLAMP"),
+            (matches!(self.kind, Kind::SwiGlu(_, Act::Relu2)), "RELU2"),
+            (true, kind),
+        ];
         flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect()
+    }
+
+    /// The bounds of the activation, if there are any.
+    fn act_clamp(&self) -> Option<GateClamp> {
+        if let Kind::SwiGlu(_, Act::SiLu { clamp }) = self.kind { clamp } else { None }
+    }
+
+    /// Sizes, and the bounds of the activation.
+    fn overrides(&self, sizes: &[(&'static str, usize)]) -> Vec<(&'static str, f64)> {
+        let sizes = sizes.iter().map(|&(name, value)| (name, value as f64));
+        let bounds = |clamp: GateClamp| [("GATE_BOUND", clamp.gate), ("PRODUCT_BOUND", clamp.product)];
+        let bounds = self.act_clamp().map(bounds).into_iter().flatten();
+        sizes.chain(bounds.map(|(name, bound)| (name, f64::from(bound)))).collect()
     }
 
     fn params(&self, width: usize, counted_by: &Spec) -> BitLinearParams {
         let (norm, pre_norm) = (self.norm, self.pre_norm.unwrap_or(self.norm));
-        let [gate_bound, product_bound] = if let Kind::SwiGlu(_, act) = self.kind { act.bounds() } else { [0.0; 2] };
         BitLinearParams {
             width: width as u32,
             slots: self.experts().map_or(1, Experts::slots) as u32,
@@ -414,9 +429,6 @@ impl BitLinear {
             pre_norm_floor: pre_norm.floor(),
             pre_norm_in_bound: pre_norm.in_bound(),
             pre_norm_out_bound: pre_norm.out_bound(),
-            gate_bound,
-            product_bound,
-            relu2: if let Kind::SwiGlu(_, act) = self.kind { act.is_relu2() } else { 0 },
             sum_bound: if let Kind::Combine(_, bound) = self.kind { bound } else { 0.0 },
             counted_by: counted_by.counted_by as u32,
             rows: counted_by.shape[0] as u32,
