@@ -129,7 +129,8 @@ fn truth(cases: &[Case]) -> Vec<Vec<Vec<u32>>> {
 }
 
 fn assert_parity(cases: &[Case]) {
-    assert!(!cases.is_empty());
+    let another = std::env::var("OP").is_ok_and(|op| NAMES.contains(&op.as_str()));
+    assert!(!cases.is_empty() || another, "no rows, and no op whose rows another test runs");
     let truth = truth(cases);
     let mut all = failures(cases, &truth, "plain CPU", &mut Cpu::plain());
     for (variant, mut backend) in backends() {

@@ -143,7 +143,7 @@ fn norms(cases: &mut Cases) {
             vec![(r.p.layer_norm(x, w, b, 1e-6), Close(1e-5))]
         });
     }
-    cases.at(step(2, 0), "rms_norm", "3 vectors a row, 2 of 3 rows", |r| {
+    cases.at(step(2, 0), "rms_norm", "3 vectors per row, 2 of 3 rows", |r| {
         let mut noise = Noise(8);
         let x = r.f32s("x", &[3, 3, 40], CountedBy::Rows, &hard_rows(9, 40, &mut noise));
         let w = r.weight("w", &[40], Pack::F32, &noise.f32s(40, 1.5));

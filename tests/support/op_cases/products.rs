@@ -64,7 +64,7 @@ pub fn add(cases: &mut Cases) {
         });
     }
     for rows in [2, 5] {
-        cases.at(step(rows - 1, 0), "matmul", format!("3 vectors a row, {} of {rows} rows", rows - 1), |r| {
+        cases.at(step(rows - 1, 0), "matmul", format!("3 vectors per row, {} of {rows} rows", rows - 1), |r| {
             let x = r.f32s("x", &[rows, 3, 20], CountedBy::Rows, &Noise(42).f32s(rows * 60, 1.0));
             let w = r.weight("w", &[7, 20], Pack::F32, &Noise(43).f32s(140, 1.0));
             vec![(r.p.matmul(x, w, None, None), Close(TOL))]
