@@ -171,8 +171,22 @@ pub enum Pack {
 /// Where the codes of a matrix with scales by group come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GroupCodes {
-    /// The file holds them, with these scales.
+    /// The file holds them, in blocks with these scales.
     Stored,
+    /// The file holds numbers of which each group has one magnitude beside 0.
+    Found,
+    /// Bytes of four rows, with one scale for all.
+    PackedRows {
+        /// Whether products are divided by the scale.
+        divides: bool,
+    },
+    /// Words of codes, with a scale and an offset for each group.
+    Affine {
+        /// Bits of a code.
+        bits: u32,
+    },
+    /// Quantised when they are loaded ([`WeightQuant::Absmean`]).
+    Absmean,
     /// 8-bit integers, made of the file's numbers.
     Int8,
 }

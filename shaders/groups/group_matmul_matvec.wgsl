@@ -140,7 +140,7 @@ fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: 
             for (var q = 0u; q < VEC4S; q++) {
                 var total = totals[r * VEC4S + q];
                 for (var s = 1u; s < SPLIT_K; s++) { total += shares[(s * VEC4S + q) * LANES + lane]; }
-                store4(block * ROWS + r, total, in_part + 4u * q, part.rows, tile.out + in_part + 4u * q);
+                store4(block * ROWS + r, factor_of(tile.part) * total, in_part + 4u * q, part.rows, tile.out + in_part + 4u * q);
             }
         }
     }

@@ -44,6 +44,11 @@ fn first_scale(matrix: u32) -> u32 {
     return weights[2u + 2u * matrix].y;
 }
 
+// What all of a matrix is multiplied by.
+fn factor_of(matrix: u32) -> f32 {
+    return bitcast<f32>(weights[2u + 2u * matrix].w);
+}
+
 // Sums of codes and activations from those of stored codes, `less` the activations' sum. 8-bit codes are made signed on the
 // way.
 fn exact(stored: vec4<i32>, less: f32, bits: u32) -> vec4<f32> {

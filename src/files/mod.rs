@@ -8,6 +8,7 @@
 //! * [`GgufMetadata`]: the keys of a GGUF file.
 //! * [`config`]: a model's configuration, from whichever of its files holds it.
 //! * [`weights`]: from the tensors of a checkpoint to packed words, and Ternion's own packed format.
+//! * `low_bit`: matrices of low-bit codes with scales by group, from each form of a file ([`MatrixForm`]).
 //! * [`TensorSource`]: tensors that are asked for when they are read, instead of a file.
 //! * [`tokenizer`]: from text to tokens and back.
 //! * [`chat_template`]: from a conversation to text.
@@ -22,6 +23,7 @@ mod checkpoint;
 pub mod config;
 pub mod image;
 mod lock;
+mod low_bit;
 mod model_files;
 mod sampling_defaults;
 mod source;
@@ -36,6 +38,7 @@ pub(crate) use checkpoint::write::{NewTensor, write_tensors, write_tensors_into}
 pub use checkpoint::{Blocks, CONFIG_ENTRY, Checkpoint, TensorInfo};
 pub use image::Image;
 pub use lock::Lock;
+pub use low_bit::{MatrixForm, Quantisation};
 pub use model_files::ModelFiles;
 pub(crate) use model_files::{absolute, read_at_most};
 pub use sampling_defaults::SamplingDefaults;

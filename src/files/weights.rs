@@ -15,7 +15,7 @@ use crate::files::{Checkpoint, ModelFiles, StorageDType, TensorInfo};
 use crate::quant::groups::{self, GroupPacked};
 use crate::quant::int8;
 use crate::quant::{Bits, Packed, TILE_ROWS, WeightQuant, fill_stack, quantise, stack_words};
-use crate::tensor::{GroupCodes, Pack, WeightPart, WeightRef};
+use crate::tensor::{Pack, WeightPart, WeightRef};
 use crate::threads;
 
 /// The metadata entry of a packed checkpoint: JSON, a [`PackedInfo`] for each ternary tensor.
@@ -215,36 +215,13 @@ impl Weights {
         self.rows_of(Packed { rows: info.rows, cols: info.cols, bits, scale, words }, part)
     }
 
-    /// One matrix of codes with scales by group.
-    ///
-    /// # Errors
-    /// As [`Weights::load`]; [`Error::Unsupported`] for a tensor without stored codes where those are asked for.
-    pub fn groups(&self, part: &WeightPart, group: usize, codes: GroupCodes) -> Result<GroupPacked<'static>> {
-        match codes {
-            GroupCodes::Stored => Err(Error::Unsupported {
-                object: format!("{}: tensor {}", self.path().display(), part.name),
-                problem: "types that hold low-bit codes with scales by group are; this one holds none".into(),
-            }),
-            GroupCodes::Int8 => GroupPacked::from_floats(part.rows.len(), part.cols, group, |row, values| {
-                let row = part.rows.start + row;
-                let read = self.checkpoint.read_f32(&part.name, row * part.cols..(row + 1) * part.cols)?;
-                if read.len() != values.len() {
-                    return Err(self.broken(&part.name, format!("{} elements in row {row}", read.len())));
-                }
-                values.copy_from_slice(&read);
-                Ok(())
-            })
-            .map_err(|e| self.broken(&part.name, e.to_string())),
-        }
-    }
-
     fn rows_of<'a>(&self, whole: Packed<'a>, part: &WeightPart) -> Result<Packed<'a>> {
         let n = whole.rows;
         let problem = || format!("rows {:?} of {n} were asked for; a piece is whole tiles of {TILE_ROWS}", part.rows);
         whole.tiles(part.rows.clone()).ok_or_else(|| self.broken(&part.name, problem()))
     }
 
-    fn broken(&self, tensor: &str, problem: String) -> Error {
+    pub(super) fn broken(&self, tensor: &str, problem: String) -> Error {
         Error::format(format!("{}: tensor {tensor}", self.path().display()), problem)
     }
 }

@@ -20,8 +20,8 @@ pub enum GroupFactor {
     Floats(Slot),
 }
 
-/// `y[r, o] = Σ_g scale[o, g] · 1/k[r, g] · Σ_c code(o, c) · activation(r, c) (+ residual)`, or with x of floats
-/// `Σ_g scale[o, g] · Σ_c code(o, c) · x[r, c]`.
+/// `y[r, o] = factor · Σ_g scale[o, g] · 1/k[r, g] · Σ_c code(o, c) · activation(r, c) (+ residual)`, or with x of floats
+/// `factor · Σ_g scale[o, g] · Σ_c code(o, c) · x[r, c]`; the factor is that of the matrix.
 ///
 /// codes `[rows, 1, d]` and scale_and_sum `[rows, groups, 2]` F32, or x `[rows, d]` F32; d a multiple of 4; weights Groups, whose
 /// matrices are side by side in y `[rows, Σ out]` F32; a residual of y's shape may be added. Sums inside a group of codes are
@@ -134,7 +134,8 @@ impl Op for GroupMatmul {
                             sum += exact as f32 * (scale * io.f32s(1)[2 * (r * part.shape.groups() + g)]);
                         }
                     }
-                    io.out_f32s(0)[out] = if self.residual { sum + residual[out] } else { sum };
+                    let product = part.factor * sum;
+                    io.out_f32s(0)[out] = if self.residual { product + residual[out] } else { product };
                     out += 1;
                 }
             }

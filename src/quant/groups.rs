@@ -1,4 +1,5 @@
-//! Matrices of low-bit codes with a scale for each row and group of columns: `W[r, c] = scale[r, c / group] · code(r, c)`.
+//! Matrices of low-bit codes with a scale for each row and group of columns:
+//! `W[r, c] = factor · scale[r, c / group] · code(r, c)`.
 //!
 //! Codes lie in words as [`crate::quant`] says, at 1 (−1, +1), 2 (−1, 0, +1, +2) or 8 bits (signed integers). A group has
 //! 32, 64, 128 or 256 columns, or all of them; the last one of a row may be short. Scales are f16: the halves of 128 rows
@@ -6,7 +7,7 @@
 //!
 //! [`stack`] lays several matrices of one width out as one buffer, from a whole cache line on each:
 //! `[n, cols, group, 0]`, then for each matrix
-//! `[first word / 4, bits, rows, tiles before it, rows before it, first word of its scales / 4, tiles, 0]`, then each matrix's
+//! `[first word / 4, bits, rows, tiles before it, rows before it, first word of its scales / 4, tiles, factor as bits]`, then each matrix's
 //! words and scales.
 
 use std::borrow::Cow;
@@ -95,6 +96,8 @@ pub struct GroupPacked<'a> {
     pub words: Cow<'a, [u32]>,
     /// The halves, two per word.
     pub scales: Cow<'a, [u32]>,
+    /// What the whole matrix is multiplied by: a scale of all of it, which f16 may not hold.
+    pub factor: f32,
 }
 
 impl GroupPacked<'static> {
@@ -133,7 +136,7 @@ impl GroupPacked<'static> {
             Ok(())
         });
         filled.into_iter().collect::<Result<()>>()?;
-        Ok(GroupPacked { shape, words: words.into(), scales: scales.into() })
+        Ok(GroupPacked { shape, words: words.into(), scales: scales.into(), factor: 1.0 })
     }
 
     /// From each row's codes and the scales of its groups, as [`GroupPacked::from_words`]. Codes at 2 bits become 1 bit
@@ -218,7 +221,7 @@ impl GroupPacked<'static> {
                 }
             }
         });
-        Ok(GroupPacked { shape, words: words.into(), scales: self.scales })
+        Ok(GroupPacked { shape, words: words.into(), scales: self.scales, factor: self.factor })
     }
 }
 
@@ -237,13 +240,24 @@ fn scale_of(most: f32) -> f16 {
 
 impl GroupPacked<'_> {
     fn part(&self) -> GroupPart<'_> {
-        GroupPart { shape: self.shape, words: &self.words, scales: bytemuck::cast_slice(&self.scales) }
+        GroupPart {
+            shape: self.shape,
+            words: &self.words,
+            scales: bytemuck::cast_slice(&self.scales),
+            factor: self.factor,
+        }
     }
 
     /// The codes, row-major.
     pub fn codes(&self) -> Vec<i8> {
         let part = self.part();
         (0..self.shape.rows).flat_map(|r| (0..self.shape.cols).map(move |c| part.code(r, c))).collect()
+    }
+
+    /// The codes of a row.
+    pub fn row(&self, row: usize) -> Vec<i8> {
+        let part = self.part();
+        (0..self.shape.cols).map(|c| part.code(row, c)).collect()
     }
 
     /// The scale of a row's group.
@@ -279,7 +293,8 @@ pub fn stack(parts: &[GroupPacked]) -> Result<Vec<u32>> {
     let (mut at, mut tiles, mut rows) = (table, 0, 0);
     for (p, entry) in parts.iter().zip(head[HEADER_WORDS..].chunks_exact_mut(PART_WORDS)) {
         let (n_tiles, scales) = (p.shape.tiles(), at + p.words.len());
-        let values = [at / 4, p.shape.bits.count(), p.shape.rows, tiles, rows, scales / 4, n_tiles, 0];
+        let factor = p.factor.to_bits() as usize;
+        let values = [at / 4, p.shape.bits.count(), p.shape.rows, tiles, rows, scales / 4, n_tiles, factor];
         entry.copy_from_slice(&values.map(|v| v as u32));
         for from in [&p.words, &p.scales] {
             let to = rest.split_off_mut(..from.len()).unwrap_or_default();
@@ -306,6 +321,8 @@ pub struct GroupPart<'a> {
     pub words: &'a [u32],
     /// Its scales, by tile, group and row of the tile.
     pub scales: &'a [f16],
+    /// What all of it is multiplied by.
+    pub factor: f32,
 }
 
 impl<'a> GroupStack<'a> {
@@ -327,7 +344,7 @@ impl<'a> GroupStack<'a> {
         let shape = GroupShape { rows, cols, bits, group };
         let words = &self.0[4 * entry[0] as usize..][..shape.words()];
         let scales = &self.0[4 * entry[5] as usize..][..shape.scale_words()];
-        GroupPart { shape, words, scales: bytemuck::cast_slice(scales) }
+        GroupPart { shape, words, scales: bytemuck::cast_slice(scales), factor: f32::from_bits(entry[7]) }
     }
 }
 
@@ -344,7 +361,7 @@ impl GroupPart<'_> {
 
     /// The element at `(row, col)`.
     pub fn value(&self, row: usize, col: usize) -> f32 {
-        self.scale(row, col / self.shape.group).to_f32() * f32::from(self.code(row, col))
+        self.factor * (self.scale(row, col / self.shape.group).to_f32() * f32::from(self.code(row, col)))
     }
 }
 
@@ -384,10 +401,10 @@ mod tests {
             let even = codes.iter().any(|c| c % 2 == 0);
             prop_assert_eq!(packed.shape.bits, if form == 1 || (form == 2 && !even) { Bits::One } else { bits });
             prop_assert_eq!(packed.codes(), &codes[..]);
-            let words = stack(&[packed.clone(), packed]).unwrap();
+            let words = stack(&[packed.clone(), GroupPacked { factor: 0.75, ..packed }]).unwrap();
             let part = GroupStack(&words).part(1);
             for (r, c) in [(0, 0), (rows - 1, cols - 1), (rows / 2, cols / 3)] {
-                let want = scales[r * shape.groups() + c / group].to_f32() * f32::from(codes[r * cols + c]);
+                let want = 0.75 * (scales[r * shape.groups() + c / group].to_f32() * f32::from(codes[r * cols + c]));
                 prop_assert_eq!(part.value(r, c), want);
             }
         }

@@ -125,7 +125,7 @@ impl<'a> Work<'a> {
     }
 }
 
-/// The products of all rows with all matrices of the stack, side by side: `y[r, first_out + o] = Σ … (+ residual)`.
+/// The products of all rows with all matrices of the stack, side by side: `y[r, first_out + o] = factor · Σ … (+ residual)`.
 pub fn group_products(
     stack: GroupStack,
     input: GroupInput,
@@ -187,7 +187,7 @@ fn run_tiles(
                     let at = r * place.width + work.out;
                     // SAFETY: each row's outputs of a tile belong to one task.
                     let y = unsafe { y.slice(at, used) };
-                    y.copy_from_slice(&outs[..used]);
+                    y.iter_mut().zip(outs).for_each(|(y, out)| *y = work.part.factor * out);
                     if !residual.is_empty() {
                         y.iter_mut().zip(&residual[at..at + used]).for_each(|(y, r)| *y += r);
                     }

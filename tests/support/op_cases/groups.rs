@@ -76,6 +76,7 @@ pub fn matrix(noise: &mut Noise, rows: usize, cols: usize, bits: Bits, group: us
         to_scales.copy_from_slice(&scales[row * shape.groups()..][..shape.groups()]);
         Ok(())
     })
+    .map(|packed| GroupPacked { factor: if rows.is_multiple_of(2) { 1.0 } else { 0.625 }, ..packed })
     .unwrap()
 }
 

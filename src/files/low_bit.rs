@@ -1,0 +1,347 @@
+//! Matrices of low-bit codes with scales by group, from each of the forms in which files hold them.
+
+use half::f16;
+
+use crate::error::{Error, Result};
+use crate::files::{Blocks, StorageDType, Weights};
+use crate::quant::formats::{CodeFormat, Content, IntegerFormat, magnitude};
+use crate::quant::groups::{GroupPacked, GroupShape, whole_row};
+use crate::quant::{Bits, WeightQuant, quantise, row_words};
+use crate::tensor::{GroupCodes, WeightPart};
+
+/// Columns of a group of integers that no file divides.
+const INT8_GROUP: u32 = 32;
+/// Columns of a group in which ternary values are looked for among floats: those of the models that are published so.
+const FOUND_GROUP: u32 = 128;
+
+/// How the matrices of a Hugging Face checkpoint are quantised, as its configuration says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quantisation {
+    /// `bitnet`, packed: four rows a byte, with one scale a matrix, which divides or multiplies.
+    PackedRows {
+        /// Whether products are divided by the scale.
+        divides: bool,
+    },
+    /// `bitnet`, as floats: quantised when they are loaded ([`WeightQuant::Absmean`]).
+    Online,
+    /// MLX: words of codes of 1 or 2 bits, with a scale and an offset a group.
+    Affine {
+        /// Bits of a code.
+        bits: usize,
+        /// Columns of a group.
+        group: usize,
+    },
+}
+
+/// How a matrix is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MatrixForm {
+    /// As floats.
+    Dense,
+    /// As codes with scales.
+    Codes {
+        /// Columns of a group.
+        group: u32,
+        /// Where the codes come from.
+        codes: GroupCodes,
+    },
+}
+
+impl MatrixForm {
+    const fn codes(group: u32, codes: GroupCodes) -> Self {
+        MatrixForm::Codes { group, codes }
+    }
+}
+
+impl Weights {
+    /// How the matrix `name`, of `cols` columns, is run: as the file holds it if that is codes; as codes if floats or integers
+    /// turn out to be ternary by group; as 8-bit integers if the file has 8 bits an element or fewer; else as floats.
+    ///
+    /// Integers of 8 bits and fewer, and floats of 16 bits, are read to find out whether they are ternary.
+    ///
+    /// # Errors
+    /// Those of reading the tensor; [`Error::Format`] for a form that does not fit the configuration.
+    pub fn matrix_form(&self, name: &str, cols: usize, quantisation: Option<Quantisation>) -> Result<MatrixForm> {
+        let Some(tensor) = self.checkpoint().get(name) else { return Ok(MatrixForm::Dense) };
+        let row = whole_row(cols) as u32;
+        match (tensor.stored, quantisation) {
+            (StorageDType::Blocks(format), _) => match format.content() {
+                Content::Codes(_) if format.tail_bytes() > 0 => Ok(MatrixForm::codes(row, GroupCodes::Stored)),
+                Content::Codes(_) => Ok(MatrixForm::codes(format.elements() as u32, GroupCodes::Stored)),
+                Content::Integers(integers) if !integers.has_offsets() && integers.group() == INT8_GROUP as usize => {
+                    let ternary = self.integer_magnitude(name)?.is_some();
+                    let codes = if ternary { GroupCodes::Found } else { GroupCodes::Stored };
+                    Ok(MatrixForm::codes(INT8_GROUP, codes))
+                }
+                Content::Integers(_) => Ok(MatrixForm::codes(INT8_GROUP, GroupCodes::Int8)),
+            },
+            (StorageDType::U8, Some(Quantisation::PackedRows { divides })) => {
+                self.check_direction(name, divides)?;
+                Ok(MatrixForm::codes(row, GroupCodes::PackedRows { divides }))
+            }
+            (StorageDType::U32, Some(Quantisation::Affine { bits, group })) => {
+                Ok(MatrixForm::codes(group as u32, GroupCodes::Affine { bits: bits as u32 }))
+            }
+            (StorageDType::F16 | StorageDType::BF16 | StorageDType::F32, Some(Quantisation::Online)) => {
+                Ok(MatrixForm::codes(row, GroupCodes::Absmean))
+            }
+            (StorageDType::F16, None)
+                if cols.is_multiple_of(FOUND_GROUP as usize) && self.is_ternary(name, cols)? =>
+            {
+                Ok(MatrixForm::codes(FOUND_GROUP, GroupCodes::Found))
+            }
+            _ => Ok(MatrixForm::Dense),
+        }
+    }
+
+    /// One matrix of codes with scales by group.
+    ///
+    /// # Errors
+    /// As [`Weights::load`]; [`Error::Unsupported`] for a tensor that holds no such codes.
+    pub fn groups(&self, part: &WeightPart, group: usize, codes: GroupCodes) -> Result<GroupPacked<'static>> {
+        let packed = match codes {
+            GroupCodes::Stored => self.stored(part, group),
+            GroupCodes::Found => self.found(part, group),
+            GroupCodes::PackedRows { divides } => self.packed_rows(part, group, divides),
+            GroupCodes::Affine { bits } => self.affine(part, group, bits as usize),
+            GroupCodes::Absmean => self.absmean(part, group),
+            GroupCodes::Int8 => GroupPacked::from_floats(part.rows.len(), part.cols, group, |row, values| {
+                values.copy_from_slice(&self.row(part, row)?);
+                Ok(())
+            }),
+        }
+        .map_err(|e| if matches!(e, Error::Format { .. }) { self.broken(&part.name, e.to_string()) } else { e })?;
+        let factor = packed.factor * self.beside(&part.name, "scale")?.unwrap_or(1.0);
+        Ok(GroupPacked { factor, ..packed })
+    }
+
+    /// The numbers of a row of a part.
+    fn row(&self, part: &WeightPart, row: usize) -> Result<Vec<f32>> {
+        let row = part.rows.start + row;
+        let read = self.checkpoint().read_f32(&part.name, row * part.cols..(row + 1) * part.cols)?;
+        if read.len() == part.cols { Ok(read) } else { Err(self.short(part, row)) }
+    }
+
+    fn short(&self, part: &WeightPart, row: usize) -> Error {
+        self.broken(&part.name, format!("row {row} is not there"))
+    }
+
+    /// The number in the tensor that has `end` in place of `weight` in its name, if there is one.
+    fn beside(&self, name: &str, end: &str) -> Result<Option<f32>> {
+        let name = other(name, end);
+        if self.checkpoint().get(&name).is_none_or(|tensor| tensor.elements() != 1) {
+            return Ok(None);
+        }
+        let value = self.checkpoint().read_f32(&name, 0..1)?.first().copied().filter(|v| v.is_finite() && *v != 0.0);
+        value.map(Some).ok_or_else(|| self.broken(&name, "it is not a finite number other than 0".into()))
+    }
+
+    /// The blocks of a part, whose rows are whole blocks.
+    fn blocks_of(&self, part: &WeightPart) -> Result<Blocks<'_>> {
+        self.checkpoint().blocks(&part.name, part.rows.start * part.cols..part.rows.end * part.cols)
+    }
+
+    fn stored(&self, part: &WeightPart, group: usize) -> Result<GroupPacked<'static>> {
+        let blocks = self.blocks_of(part)?;
+        let row_bytes = blocks.bytes.len() / part.rows.len().max(1);
+        let bytes =
+            |row: usize| blocks.bytes.get(row * row_bytes..(row + 1) * row_bytes).ok_or_else(|| self.short(part, row));
+        match blocks.format.content() {
+            Content::Codes(codes) => stored_codes(codes, &blocks, part, group, bytes),
+            Content::Integers(integers) => stored_integers(integers, part, group, bytes),
+        }
+    }
+
+    /// Codes of numbers of which each group has one magnitude beside 0.
+    fn found(&self, part: &WeightPart, group: usize) -> Result<GroupPacked<'static>> {
+        let shape = GroupShape { rows: part.rows.len(), cols: part.cols, bits: Bits::Two, group };
+        let Some(StorageDType::Blocks(_)) = self.checkpoint().get(&part.name).map(|t| t.stored) else {
+            return GroupPacked::from_codes(shape, |row, codes, scales| {
+                let values = self.row(part, row)?;
+                for ((values, codes), scale) in values.chunks(group).zip(codes.chunks_mut(group)).zip(scales) {
+                    let size = values.iter().fold(0f32, |max, v| max.max(v.abs()));
+                    *scale = f16::from_f32(size);
+                    codes.iter_mut().zip(values).for_each(|(code, v)| *code = sign(*v));
+                }
+                Ok(())
+            });
+        };
+        let size = self.integer_magnitude(&part.name)?.unwrap_or(1);
+        let integers = self.stored(part, group)?;
+        let packed = GroupPacked::from_codes(shape, |row, codes, scales| {
+            let stored = integers.row(row);
+            codes.iter_mut().zip(&stored).for_each(|(code, q)| *code = q.signum());
+            scales.iter_mut().enumerate().for_each(|(g, scale)| *scale = integers.scale(row, g));
+            Ok(())
+        })?;
+        Ok(GroupPacked { factor: f32::from(size), ..packed })
+    }
+
+    /// The magnitude of all integers that are not 0 of a tensor of blocks of integers; none if there are several.
+    fn integer_magnitude(&self, name: &str) -> Result<Option<u8>> {
+        let Some(tensor) = self.checkpoint().get(name) else { return Ok(None) };
+        let blocks = self.checkpoint().blocks(name, 0..tensor.elements())?;
+        let Content::Integers(format) = blocks.format.content() else { return Ok(None) };
+        let (n, group) = (blocks.format.elements(), format.group());
+        let mut integers = vec![0i8; n];
+        let [mut scales, mut offsets] = [(); 2].map(|()| vec![0f32; n.div_ceil(group)]);
+        let mut found = 0;
+        for block in blocks.bytes.chunks_exact(blocks.format.bytes()) {
+            format.unpack(block, &mut integers, &mut scales, &mut offsets);
+            match magnitude(&integers) {
+                Some(0) => {}
+                Some(size) if found == 0 || found == size => found = size,
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(found).filter(|&size| size > 0))
+    }
+
+    /// Whether each group of a matrix of floats has one magnitude beside 0.
+    fn is_ternary(&self, name: &str, cols: usize) -> Result<bool> {
+        let elements = self.checkpoint().get(name).map_or(0, |tensor| tensor.elements());
+        for row in 0..elements / cols.max(1) {
+            let values = self.checkpoint().read_f32(name, row * cols..(row + 1) * cols)?;
+            if !values.chunks(FOUND_GROUP as usize).all(one_magnitude) {
+                return Ok(false);
+            }
+        }
+        Ok(elements > 0)
+    }
+
+    /// Rows `r`, `r + n`, `r + 2n` and `r + 3n` of a matrix of 4n rows share the bytes of row `r`, the first in the lowest
+    /// bits. Source: the packing of transformers.
+    fn packed_rows(&self, part: &WeightPart, group: usize, divides: bool) -> Result<GroupPacked<'static>> {
+        let bytes = self.checkpoint().bytes(&part.name)?;
+        let n = bytes.len() / part.cols.max(1);
+        let shape = GroupShape { rows: part.rows.len(), cols: part.cols, bits: Bits::Two, group };
+        let packed = GroupPacked::from_codes(shape, |row, codes, scales| {
+            let row = part.rows.start + row;
+            let (at, shift) = (row % n.max(1), 2 * (row / n.max(1)));
+            let bytes = bytes.get(at * part.cols..(at + 1) * part.cols).filter(|_| shift < 8);
+            let bytes = bytes.ok_or_else(|| self.short(part, row))?;
+            codes.iter_mut().zip(bytes).for_each(|(code, byte)| *code = (byte >> shift & 3) as i8 - 1);
+            scales.fill(f16::ONE);
+            Ok(())
+        })?;
+        let scale = self
+            .beside(&part.name, "weight_scale")?
+            .ok_or_else(|| self.broken(&part.name, "its packed rows have no weight_scale beside them".into()))?;
+        Ok(GroupPacked { factor: if divides { 1.0 / scale } else { scale }, ..packed })
+    }
+
+    /// Checks that a scale is used the right way: weights of trained models are far below 1.
+    fn check_direction(&self, name: &str, divides: bool) -> Result<()> {
+        let Some(scale) = self.beside(name, "weight_scale")? else { return Ok(()) };
+        if (scale > 1.0) == divides || scale == 1.0 {
+            return Ok(());
+        }
+        let (is, says) = if divides { ("multiply", "divides by") } else { ("divide", "multiplies with") };
+        let problem = format!("is {scale}, which can only {is}, but the configuration {says} it (linear_class)");
+        Err(self.broken(&other(name, "weight_scale"), problem))
+    }
+
+    /// `w = scale · code + bias`, where the bias is −scale at 2 bits and −scale / 2 at 1 bit.
+    fn affine(&self, part: &WeightPart, group: usize, bits: usize) -> Result<GroupPacked<'static>> {
+        let bits = Bits::of_ternary(bits).ok_or_else(|| {
+            let problem = format!("codes of {bits} bits; 1 and 2 are read");
+            Error::Unsupported { object: format!("{}: tensor {}", self.path().display(), part.name), problem }
+        })?;
+        let words = self.checkpoint().read_words(&part.name)?;
+        let per_row = part.cols.div_ceil(bits.cols_per_word());
+        let groups = part.cols.div_ceil(group.max(1));
+        let [scales, biases] = ["scales", "biases"].map(|end| other(&part.name, end));
+        let row_of = |name: &str, row: usize| self.checkpoint().read_f32(name, row * groups..(row + 1) * groups);
+        GroupPacked::from_words(
+            GroupShape { rows: part.rows.len(), cols: part.cols, bits, group },
+            |row, to, to_scales| {
+                let row = part.rows.start + row;
+                let from = words.get(row * per_row..(row + 1) * per_row).ok_or_else(|| self.short(part, row))?;
+                row_words(bits, bytemuck::cast_slice(from), to);
+                let of_one = if bits == Bits::One { 0.5 } else { 1.0 };
+                for ((to, scale), bias) in to_scales.iter_mut().zip(row_of(&scales, row)?).zip(row_of(&biases, row)?) {
+                    if bias != -scale * of_one {
+                        let problem = format!("{bias} in row {row} beside a scale of {scale}: codes around 0 are read");
+                        return Err(self.broken(&biases, problem));
+                    }
+                    *to = f16::from_f32(scale * of_one);
+                }
+                Ok(())
+            },
+        )
+    }
+
+    /// Floats, quantised now.
+    fn absmean(&self, part: &WeightPart, group: usize) -> Result<GroupPacked<'static>> {
+        let rows = self.shape(&part.name).and_then(|shape| shape.first().copied()).unwrap_or(part.rows.end);
+        let values = self.checkpoint().read_f32(&part.name, 0..rows * part.cols)?;
+        let (codes, scale) = quantise(&values, WeightQuant::Absmean)?;
+        drop(values);
+        let shape = GroupShape { rows: part.rows.len(), cols: part.cols, bits: Bits::Two, group };
+        let packed = GroupPacked::from_codes(shape, |row, to, scales| {
+            let row = part.rows.start + row;
+            let from = codes.get(row * part.cols..(row + 1) * part.cols).ok_or_else(|| self.short(part, row))?;
+            to.copy_from_slice(from);
+            scales.fill(f16::ONE);
+            Ok(())
+        })?;
+        Ok(GroupPacked { factor: scale, ..packed })
+    }
+}
+
+/// The name of the tensor beside `name` that ends in `end` instead of `weight`.
+fn other(name: &str, end: &str) -> String {
+    format!("{}{end}", name.strip_suffix("weight").unwrap_or(name))
+}
+
+/// −1, 0 or +1; −0 is 0.
+fn sign(v: f32) -> i8 {
+    i8::from(v > 0.0) - i8::from(v < 0.0)
+}
+
+fn one_magnitude(values: &[f32]) -> bool {
+    let size = values.iter().fold(0f32, |max, v| max.max(v.abs()));
+    values.iter().all(|v| *v == 0.0 || v.abs() == size) && size.is_finite()
+}
+
+/// Codes as blocks hold them.
+fn stored_codes<'a>(
+    codes: &dyn CodeFormat,
+    blocks: &Blocks,
+    part: &WeightPart,
+    group: usize,
+    bytes: impl Fn(usize) -> Result<&'a [u8]> + Sync,
+) -> Result<GroupPacked<'static>> {
+    let (bits, n) = (codes.bits(), part.cols / blocks.format.elements());
+    let whole = codes.tensor_scale(&blocks.tail);
+    let shape = GroupShape { rows: part.rows.len(), cols: part.cols, bits, group };
+    let packed = GroupPacked::from_words(shape, |row, words, scales| {
+        let mut fields = vec![0u8; part.cols * bits.count() / 8];
+        let mut all = vec![f16::ONE; n];
+        codes.unpack(bytes(row)?, &mut fields, &mut all);
+        row_words(bits, &fields, words);
+        match whole {
+            Some(_) => scales.fill(f16::ONE),
+            None => scales.iter_mut().zip(&all).for_each(|(to, from)| *to = *from),
+        }
+        Ok(())
+    })?;
+    Ok(GroupPacked { factor: whole.unwrap_or(1.0), ..packed })
+}
+
+/// 8-bit integers as blocks hold them.
+fn stored_integers<'a>(
+    integers: &dyn IntegerFormat,
+    part: &WeightPart,
+    group: usize,
+    bytes: impl Fn(usize) -> Result<&'a [u8]> + Sync,
+) -> Result<GroupPacked<'static>> {
+    let shape = GroupShape { rows: part.rows.len(), cols: part.cols, bits: Bits::Eight, group };
+    GroupPacked::from_codes(shape, |row, codes, scales| {
+        let n = part.cols.div_ceil(integers.group());
+        let [mut all, mut offsets] = [(); 2].map(|()| vec![0f32; n]);
+        integers.unpack(bytes(row)?, codes, &mut all, &mut offsets);
+        scales.iter_mut().zip(&all).for_each(|(to, from)| *to = f16::from_f32(*from));
+        Ok(())
+    })
+}
