@@ -192,11 +192,15 @@ pub fn pool_of(count: usize) -> Arc<ThreadPool> {
     if shared.count() == count { shared } else { Arc::new(ThreadPool::new(count)) }
 }
 
-/// Calls both functions, the second one on a thread of its own if the system gives one.
+/// Calls both functions, the second one on a thread of its own if the process may have more than one and the system gives
+/// it.
 ///
 /// # Panics
 /// With a panic of either.
 pub fn join<A, B: Send>(first: impl FnOnce() -> A, second: impl Fn() -> B + Sync) -> (A, B) {
+    if shared().count() == 1 {
+        return (first(), second());
+    }
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("ternion join".into()).spawn_scoped(scope, &second);
         let first = first();

@@ -55,7 +55,7 @@ fn the_table_of_angles_does_not_grow_with_the_sessions() {
         let shape = TextShape { max_rows: 4, max_outputs: 4, kv_rows, sessions, kv_dtype, images: false };
         let plan = model.record_text(&shape).expect("it records");
         let tables =
-            plan.slots.iter().filter(|s| matches!(&s.kind, SlotKind::Constant(name, _) if name.contains("rope")));
+            plan.slots.iter().filter(|s| matches!(&s.kind, SlotKind::Constant(name, _) if name.contains("rotation")));
         let shapes: Vec<&[usize]> = tables.map(|s| &s.spec.shape[..]).collect();
         assert_eq!(shapes, [[512, 32, 2]], "{sessions} sessions");
     }
