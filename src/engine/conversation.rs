@@ -42,7 +42,7 @@ impl Conversation {
     /// the model does not answer (of the system, or an answer that it is told it gave) waits for the next that it does.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a role or an order that the form refuses, those of the template, the tokenizer's.
+    /// [`Error::Argument`] for a role or an order that the form rejects, those of the template, the tokenizer's.
     pub fn with(
         &self,
         message: Message,

@@ -139,7 +139,7 @@ impl Session {
     /// the session stays as it was.
     ///
     /// # Errors
-    /// [`Error::Argument`] without a tokenizer, for a role or an order of roles that the form refuses, and behind text that
+    /// [`Error::Argument`] without a tokenizer, for a role or an order of roles that the form rejects, and behind text that
     /// was pushed as it is; [`Error::Format`] for a template that fails; [`Error::Limit`] if the context is full.
     pub fn push_message(&mut self, role: &str, text: &str) -> Result<()> {
         let engine = self.engine.clone();
@@ -179,7 +179,7 @@ impl Session {
         Ok(())
     }
 
-    /// Refuses tokens that the model does not have.
+    /// Rejects tokens that the model does not have.
     fn check_tokens(&self, ids: &[u32]) -> Result<()> {
         let vocab = self.engine.model.info().vocab;
         match ids.iter().find(|&&id| id as usize >= vocab) {
