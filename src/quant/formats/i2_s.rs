@@ -13,37 +13,13 @@ use crate::quant::formats::tq2_0::interleaved;
 use crate::quant::formats::{BlockFormat, CodeFormat, Content};
 
 /// I2_S.
-#[derive(Debug)]
-pub(crate) struct I2S;
+pub(super) static FORMAT: BlockFormat = BlockFormat::new("I2_S", 36, 128, BYTES, Content::Codes(&I2S)).with_tail(32);
+
+/// How its blocks come apart.
+struct I2S;
 
 /// Bytes of a run.
 const BYTES: usize = 128 / 4;
-
-impl BlockFormat for I2S {
-    fn name(&self) -> &'static str {
-        "I2_S"
-    }
-
-    fn type_id(&self) -> u32 {
-        36
-    }
-
-    fn elements(&self) -> usize {
-        128
-    }
-
-    fn bytes(&self) -> usize {
-        BYTES
-    }
-
-    fn tail_bytes(&self) -> usize {
-        32
-    }
-
-    fn content(&self) -> Content<'_> {
-        Content::Codes(self)
-    }
-}
 
 impl CodeFormat for I2S {
     fn bits(&self) -> Bits {

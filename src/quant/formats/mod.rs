@@ -29,19 +29,19 @@ use half::f16;
 use crate::quant::Bits;
 
 /// All formats.
-pub static FORMATS: [&dyn BlockFormat; 12] = [
-    &q4_0::Q4_0,
-    &q8_0::Q8_0,
-    &q4_k::Q4K,
-    &q6_k::Q6K,
-    &tq1_0::TQ1_0,
-    &tq2_0::TQ2_0,
-    &i2_s::I2S,
-    &q1_0::Q1_0,
+pub static FORMATS: [&BlockFormat; 12] = [
+    &q4_0::FORMAT,
+    &q8_0::FORMAT,
+    &q4_k::FORMAT,
+    &q6_k::FORMAT,
+    &tq1_0::FORMAT,
+    &tq2_0::FORMAT,
+    &i2_s::FORMAT,
+    &q1_0::FORMAT,
     &q2_0::Q2_0,
     &q2_0::Q2_0_G128,
     &q2_0::PQ2_0,
-    &ptq1_0::PTQ1_0,
+    &ptq1_0::FORMAT,
 ];
 
 /// Types of GGUF files that are known and not read: number, name, and why, which may be empty.
@@ -70,35 +70,64 @@ const OTHERS: [(u32, &str, &str); 21] = [
 ];
 
 /// How the elements of a tensor lie in blocks of bytes.
-pub trait BlockFormat: Sync {
-    /// "TQ2_0".
-    fn name(&self) -> &'static str;
-
-    /// The number of the type in GGUF files. Two formats may have one, and are told apart by their sizes.
-    fn type_id(&self) -> u32;
-
-    /// Elements of a block.
-    fn elements(&self) -> usize;
-
-    /// Bytes of a block.
-    fn bytes(&self) -> usize;
-
-    /// Bytes behind a tensor's last block.
-    fn tail_bytes(&self) -> usize {
-        0
-    }
-
-    /// How blocks come apart.
-    fn content(&self) -> Content<'_>;
+pub struct BlockFormat {
+    name: &'static str,
+    type_id: u32,
+    elements: usize,
+    bytes: usize,
+    tail_bytes: usize,
+    content: Content,
 }
 
 /// How blocks come apart.
 #[derive(Clone, Copy)]
-pub enum Content<'a> {
+pub enum Content {
     /// Into codes of 1 or 2 bits.
-    Codes(&'a dyn CodeFormat),
+    Codes(&'static dyn CodeFormat),
     /// Into 8-bit integers.
-    Integers(&'a dyn IntegerFormat),
+    Integers(&'static dyn IntegerFormat),
+}
+
+impl BlockFormat {
+    /// A format with this name, type number, and elements and bytes of a block.
+    const fn new(name: &'static str, type_id: u32, elements: usize, bytes: usize, content: Content) -> Self {
+        BlockFormat { name, type_id, elements, bytes, tail_bytes: 0, content }
+    }
+
+    /// The same format with bytes behind a tensor's last block.
+    const fn with_tail(self, tail_bytes: usize) -> Self {
+        BlockFormat { tail_bytes, ..self }
+    }
+
+    /// "TQ2_0".
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The number of the type in GGUF files. Two formats may have one, and are told apart by their sizes.
+    pub fn type_id(&self) -> u32 {
+        self.type_id
+    }
+
+    /// Elements of a block.
+    pub fn elements(&self) -> usize {
+        self.elements
+    }
+
+    /// Bytes of a block.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Bytes behind a tensor's last block.
+    pub fn tail_bytes(&self) -> usize {
+        self.tail_bytes
+    }
+
+    /// How blocks come apart.
+    pub fn content(&self) -> Content {
+        self.content
+    }
 }
 
 /// Blocks of codes: an element is its code times the block's scale, or times the tensor's.
@@ -135,7 +164,7 @@ pub trait IntegerFormat: Sync {
 
 /// One of [`FORMATS`].
 #[derive(Clone, Copy)]
-pub struct Format(&'static dyn BlockFormat);
+pub struct Format(&'static BlockFormat);
 
 /// Most elements of a block, and most groups in one.
 const MAX_ELEMENTS: usize = 256;
@@ -261,7 +290,7 @@ fn half_at<const N: usize>(block: &[u8; N], at: usize) -> f16 {
 }
 
 impl Deref for Format {
-    type Target = dyn BlockFormat;
+    type Target = BlockFormat;
 
     fn deref(&self) -> &Self::Target {
         self.0

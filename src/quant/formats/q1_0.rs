@@ -6,33 +6,13 @@ use crate::quant::Bits;
 use crate::quant::formats::{BlockFormat, CodeFormat, Content, half_at};
 
 /// Q1_0.
-#[derive(Debug)]
-pub(crate) struct Q1_0;
+pub(super) static FORMAT: BlockFormat = BlockFormat::new("Q1_0", 41, 128, BYTES, Content::Codes(&Q1_0));
+
+/// How its blocks come apart.
+struct Q1_0;
 
 /// Bytes of a block.
 const BYTES: usize = 2 + 128 / 8;
-
-impl BlockFormat for Q1_0 {
-    fn name(&self) -> &'static str {
-        "Q1_0"
-    }
-
-    fn type_id(&self) -> u32 {
-        41
-    }
-
-    fn elements(&self) -> usize {
-        128
-    }
-
-    fn bytes(&self) -> usize {
-        BYTES
-    }
-
-    fn content(&self) -> Content<'_> {
-        Content::Codes(self)
-    }
-}
 
 impl CodeFormat for Q1_0 {
     fn bits(&self) -> Bits {

@@ -10,39 +10,19 @@ use half::f16;
 use crate::quant::Bits;
 use crate::quant::formats::{BlockFormat, CodeFormat, Content, half_at};
 
-/// A format with blocks of `BYTES` bytes.
-#[derive(Debug)]
-pub(crate) struct TwoBits<const BYTES: usize> {
-    name: &'static str,
-    type_id: u32,
-}
-
 /// Q2_0, groups of 64.
-pub(crate) static Q2_0: TwoBits<18> = TwoBits { name: "Q2_0", type_id: 42 };
+pub(super) static Q2_0: BlockFormat = TwoBits::<18>::format("Q2_0", 42);
 /// The older form, groups of 128.
-pub(crate) static Q2_0_G128: TwoBits<34> = TwoBits { name: "Q2_0_g128", type_id: 42 };
+pub(super) static Q2_0_G128: BlockFormat = TwoBits::<34>::format("Q2_0_g128", 42);
 /// PQ2_0.
-pub(crate) static PQ2_0: TwoBits<34> = TwoBits { name: "PQ2_0", type_id: 142 };
+pub(super) static PQ2_0: BlockFormat = TwoBits::<34>::format("PQ2_0", 142);
 
-impl<const BYTES: usize> BlockFormat for TwoBits<BYTES> {
-    fn name(&self) -> &'static str {
-        self.name
-    }
+/// How blocks of `BYTES` bytes come apart.
+struct TwoBits<const BYTES: usize>;
 
-    fn type_id(&self) -> u32 {
-        self.type_id
-    }
-
-    fn elements(&self) -> usize {
-        4 * (BYTES - 2)
-    }
-
-    fn bytes(&self) -> usize {
-        BYTES
-    }
-
-    fn content(&self) -> Content<'_> {
-        Content::Codes(self)
+impl<const BYTES: usize> TwoBits<BYTES> {
+    const fn format(name: &'static str, type_id: u32) -> BlockFormat {
+        BlockFormat::new(name, type_id, 4 * (BYTES - 2), BYTES, Content::Codes(&TwoBits::<BYTES>))
     }
 }
 

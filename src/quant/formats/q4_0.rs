@@ -4,34 +4,14 @@
 use crate::quant::formats::{BlockFormat, Content, IntegerFormat, half_at};
 
 /// Q4_0.
-#[derive(Debug)]
-pub(crate) struct Q4_0;
+pub(super) static FORMAT: BlockFormat = BlockFormat::new("Q4_0", 2, ELEMENTS, BYTES, Content::Integers(&Q4_0));
+
+/// How its blocks come apart.
+struct Q4_0;
 
 /// Elements and bytes of a block.
 const ELEMENTS: usize = 32;
 const BYTES: usize = 2 + ELEMENTS / 2;
-
-impl BlockFormat for Q4_0 {
-    fn name(&self) -> &'static str {
-        "Q4_0"
-    }
-
-    fn type_id(&self) -> u32 {
-        2
-    }
-
-    fn elements(&self) -> usize {
-        ELEMENTS
-    }
-
-    fn bytes(&self) -> usize {
-        BYTES
-    }
-
-    fn content(&self) -> Content<'_> {
-        Content::Integers(self)
-    }
-}
 
 impl IntegerFormat for Q4_0 {
     fn group(&self) -> usize {

@@ -4,8 +4,10 @@
 use crate::quant::formats::{BlockFormat, Content, IntegerFormat, half_at};
 
 /// Q4_K.
-#[derive(Debug)]
-pub(crate) struct Q4K;
+pub(super) static FORMAT: BlockFormat = BlockFormat::new("Q4_K", 12, ELEMENTS, BYTES, Content::Integers(&Q4K));
+
+/// How its blocks come apart.
+struct Q4K;
 
 /// Elements of a block, and of a group.
 const ELEMENTS: usize = 256;
@@ -14,28 +16,6 @@ const GROUP: usize = 32;
 const SCALES: usize = 4;
 const INTEGERS: usize = 16;
 const BYTES: usize = INTEGERS + ELEMENTS / 2;
-
-impl BlockFormat for Q4K {
-    fn name(&self) -> &'static str {
-        "Q4_K"
-    }
-
-    fn type_id(&self) -> u32 {
-        12
-    }
-
-    fn elements(&self) -> usize {
-        ELEMENTS
-    }
-
-    fn bytes(&self) -> usize {
-        BYTES
-    }
-
-    fn content(&self) -> Content<'_> {
-        Content::Integers(self)
-    }
-}
 
 impl IntegerFormat for Q4K {
     fn group(&self) -> usize {

@@ -8,8 +8,10 @@
 use crate::quant::formats::{BlockFormat, Content, IntegerFormat, half_at};
 
 /// Q6_K.
-#[derive(Debug)]
-pub(crate) struct Q6K;
+pub(super) static FORMAT: BlockFormat = BlockFormat::new("Q6_K", 14, ELEMENTS, BYTES, Content::Integers(&Q6K));
+
+/// How its blocks come apart.
+struct Q6K;
 
 /// Elements of a block, and of a group.
 const ELEMENTS: usize = 256;
@@ -19,28 +21,6 @@ const UPPER: usize = ELEMENTS / 2;
 const SCALES: usize = UPPER + ELEMENTS / 4;
 const D: usize = SCALES + ELEMENTS / GROUP;
 const BYTES: usize = D + 2;
-
-impl BlockFormat for Q6K {
-    fn name(&self) -> &'static str {
-        "Q6_K"
-    }
-
-    fn type_id(&self) -> u32 {
-        14
-    }
-
-    fn elements(&self) -> usize {
-        ELEMENTS
-    }
-
-    fn bytes(&self) -> usize {
-        BYTES
-    }
-
-    fn content(&self) -> Content<'_> {
-        Content::Integers(self)
-    }
-}
 
 impl IntegerFormat for Q6K {
     fn group(&self) -> usize {

@@ -3,34 +3,14 @@
 use crate::quant::formats::{BlockFormat, Content, IntegerFormat, half_at};
 
 /// Q8_0.
-#[derive(Debug)]
-pub(crate) struct Q8_0;
+pub(super) static FORMAT: BlockFormat = BlockFormat::new("Q8_0", 8, ELEMENTS, BYTES, Content::Integers(&Q8_0));
+
+/// How its blocks come apart.
+struct Q8_0;
 
 /// Elements and bytes of a block.
 const ELEMENTS: usize = 32;
 const BYTES: usize = 2 + ELEMENTS;
-
-impl BlockFormat for Q8_0 {
-    fn name(&self) -> &'static str {
-        "Q8_0"
-    }
-
-    fn type_id(&self) -> u32 {
-        8
-    }
-
-    fn elements(&self) -> usize {
-        ELEMENTS
-    }
-
-    fn bytes(&self) -> usize {
-        BYTES
-    }
-
-    fn content(&self) -> Content<'_> {
-        Content::Integers(self)
-    }
-}
 
 impl IntegerFormat for Q8_0 {
     fn group(&self) -> usize {

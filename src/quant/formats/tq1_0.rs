@@ -10,42 +10,19 @@ use half::f16;
 use multiversion::multiversion;
 
 use crate::quant::Bits;
-use crate::quant::formats::{BlockFormat, CodeFormat, Content, half_at, pack_fields};
+use crate::quant::formats::{BlockFormat, CodeFormat, Content, MAX_ELEMENTS, half_at, pack_fields};
 
 /// TQ1_0.
-#[derive(Debug)]
-pub(crate) struct TQ1_0;
+pub(super) static FORMAT: BlockFormat = BlockFormat::new("TQ1_0", 34, 256, BYTES, Content::Codes(&TQ1_0));
+
+/// How its blocks come apart.
+struct TQ1_0;
 
 /// Bytes of the runs, and of a block.
 const LONG: usize = 32;
 const SHORT: usize = 16;
 const LAST: usize = 4;
 const BYTES: usize = LONG + SHORT + LAST + 2;
-/// Elements in front of the second and the third run.
-const SECOND: usize = 5 * LONG;
-const THIRD: usize = SECOND + 5 * SHORT;
-
-impl BlockFormat for TQ1_0 {
-    fn name(&self) -> &'static str {
-        "TQ1_0"
-    }
-
-    fn type_id(&self) -> u32 {
-        34
-    }
-
-    fn elements(&self) -> usize {
-        256
-    }
-
-    fn bytes(&self) -> usize {
-        BYTES
-    }
-
-    fn content(&self) -> Content<'_> {
-        Content::Codes(self)
-    }
-}
 
 impl CodeFormat for TQ1_0 {
     fn bits(&self) -> Bits {
@@ -59,20 +36,33 @@ impl CodeFormat for TQ1_0 {
 
 #[multiversion(targets("x86_64+avx2"))]
 fn unpack(blocks: &[u8], codes: &mut [u8], scales: &mut [f16]) {
-    let blocks = blocks.as_chunks::<BYTES>().0.iter().zip(codes.as_chunks_mut::<64>().0);
+    unpack_runs::<BYTES, LONG, SHORT, LAST>(blocks, codes, scales);
+}
+
+/// The codes and scales of blocks of `BYTES` bytes: runs of `LONG` and `SHORT` bytes of five digits and of `LAST` bytes of
+/// four, and `d`.
+#[inline(always)]
+pub(super) fn unpack_runs<const BYTES: usize, const LONG: usize, const SHORT: usize, const LAST: usize>(
+    blocks: &[u8],
+    codes: &mut [u8],
+    scales: &mut [f16],
+) {
+    let (second, third) = (5 * LONG, 5 * (LONG + SHORT));
+    let elements = third + 4 * LAST;
+    let blocks = blocks.as_chunks::<BYTES>().0.iter().zip(codes.chunks_exact_mut(elements / 4));
     for ((block, codes), scale) in blocks.zip(scales) {
         *scale = half_at(block, BYTES - 2);
-        let mut fields = [0; 256];
-        digits::<LONG>(&block[..LONG], &mut fields[..SECOND]);
-        digits::<SHORT>(&block[LONG..LONG + SHORT], &mut fields[SECOND..THIRD]);
-        digits::<LAST>(&block[LONG + SHORT..LONG + SHORT + LAST], &mut fields[THIRD..]);
-        pack_fields(&fields, codes);
+        let mut fields = [0; MAX_ELEMENTS];
+        digits::<LONG>(&block[..LONG], &mut fields[..second]);
+        digits::<SHORT>(&block[LONG..LONG + SHORT], &mut fields[second..third]);
+        digits::<LAST>(&block[LONG + SHORT..BYTES - 2], &mut fields[third..elements]);
+        pack_fields(&fields[..elements], codes);
     }
 }
 
 /// The digits of a run of `M` bytes, a byte each: as many for every byte as `to` has room for.
 #[inline(always)]
-pub(crate) fn digits<const M: usize>(bytes: &[u8], to: &mut [u8]) {
+fn digits<const M: usize>(bytes: &[u8], to: &mut [u8]) {
     let mut power = 1u8;
     for to in to.as_chunks_mut::<M>().0 {
         for (to, &byte) in to.iter_mut().zip(bytes) {

@@ -8,34 +8,14 @@ use crate::quant::Bits;
 use crate::quant::formats::{BlockFormat, CodeFormat, Content, half_at};
 
 /// TQ2_0.
-#[derive(Debug)]
-pub(crate) struct TQ2_0;
+pub(super) static FORMAT: BlockFormat = BlockFormat::new("TQ2_0", 35, 256, BYTES, Content::Codes(&TQ2_0));
+
+/// How its blocks come apart.
+struct TQ2_0;
 
 /// Bytes of codes, and bytes of a block.
 const CODES: usize = 256 / 4;
 const BYTES: usize = CODES + 2;
-
-impl BlockFormat for TQ2_0 {
-    fn name(&self) -> &'static str {
-        "TQ2_0"
-    }
-
-    fn type_id(&self) -> u32 {
-        35
-    }
-
-    fn elements(&self) -> usize {
-        256
-    }
-
-    fn bytes(&self) -> usize {
-        BYTES
-    }
-
-    fn content(&self) -> Content<'_> {
-        Content::Codes(self)
-    }
-}
 
 impl CodeFormat for TQ2_0 {
     fn bits(&self) -> Bits {
