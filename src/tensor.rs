@@ -173,8 +173,13 @@ pub enum Pack {
 pub enum GroupCodes {
     /// The file holds them, in blocks with these scales.
     Stored,
-    /// The file holds numbers of which each group has one magnitude beside 0.
-    Found,
+    /// The file holds floats of which each group has one magnitude beside 0.
+    TernaryFloats,
+    /// The file holds integers in blocks, all of which have one magnitude beside 0.
+    TernaryIntegers {
+        /// That magnitude.
+        magnitude: u8,
+    },
     /// Bytes of four rows, with one scale for all.
     PackedRows {
         /// Whether products are divided by the scale.

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::files::{Blocks, StorageDType, Weights};
 use crate::quant::formats::{CodeFormat, Content, IntegerFormat, magnitude};
 use crate::quant::groups::{GroupPacked, GroupShape, whole_row};
-use crate::quant::{Bits, WeightQuant, quantise, row_words};
+use crate::quant::{Bits, WeightQuant, row_words};
 use crate::tensor::{GroupCodes, WeightPart};
 
 /// Columns of a group of integers that no file divides.
@@ -69,8 +69,8 @@ impl Weights {
                 Content::Codes(_) if format.tail_bytes() > 0 => Ok(MatrixForm::codes(row, GroupCodes::Stored)),
                 Content::Codes(_) => Ok(MatrixForm::codes(format.elements() as u32, GroupCodes::Stored)),
                 Content::Integers(integers) if !integers.has_offsets() && integers.group() == INT8_GROUP as usize => {
-                    let ternary = self.integer_magnitude(name)?.is_some();
-                    let codes = if ternary { GroupCodes::Found } else { GroupCodes::Stored };
+                    let ternary = |magnitude| GroupCodes::TernaryIntegers { magnitude };
+                    let codes = self.integer_magnitude(name)?.map_or(GroupCodes::Stored, ternary);
                     Ok(MatrixForm::codes(INT8_GROUP, codes))
                 }
                 Content::Integers(_) => Ok(MatrixForm::codes(INT8_GROUP, GroupCodes::Int8)),
@@ -88,7 +88,7 @@ impl Weights {
             (StorageDType::F16, None)
                 if cols.is_multiple_of(FOUND_GROUP as usize) && self.is_ternary(name, cols)? =>
             {
-                Ok(MatrixForm::codes(FOUND_GROUP, GroupCodes::Found))
+                Ok(MatrixForm::codes(FOUND_GROUP, GroupCodes::TernaryFloats))
             }
             _ => Ok(MatrixForm::Dense),
         }
@@ -100,8 +100,9 @@ impl Weights {
     /// As [`Weights::load`]; [`Error::Unsupported`] for a tensor that holds no such codes.
     pub fn groups(&self, part: &WeightPart, group: usize, codes: GroupCodes) -> Result<GroupPacked<'static>> {
         let packed = match codes {
-            GroupCodes::Stored => self.stored(part, group),
-            GroupCodes::Found => self.found(part, group),
+            GroupCodes::Stored => self.stored(part, group, None),
+            GroupCodes::TernaryIntegers { magnitude } => self.stored(part, group, Some(magnitude)),
+            GroupCodes::TernaryFloats => self.ternary_floats(part, group),
             GroupCodes::PackedRows { divides } => self.packed_rows(part, group, divides),
             GroupCodes::Affine { bits } => self.affine(part, group, bits as usize),
             GroupCodes::Absmean => self.absmean(part, group),
@@ -110,16 +111,25 @@ impl Weights {
                 Ok(())
             }),
         }
-        .map_err(|e| if matches!(e, Error::Format { .. }) { self.broken(&part.name, e.to_string()) } else { e })?;
+        .map_err(|error| self.named(&part.name, error))?;
         let factor = packed.factor * self.beside(&part.name, "scale")?.unwrap_or(1.0);
         Ok(GroupPacked { factor, ..packed })
     }
 
-    /// The numbers of a row of a part.
+    /// An error of packing, which does not know the file, with the tensor's name.
+    fn named(&self, tensor: &str, error: Error) -> Error {
+        match &error {
+            Error::Format { object, .. } if !object.starts_with(&self.path().display().to_string()) => {
+                self.broken(tensor, error.to_string())
+            }
+            _ => error,
+        }
+    }
+
+    /// The finite numbers of a row of a part.
     fn row(&self, part: &WeightPart, row: usize) -> Result<Vec<f32>> {
         let row = part.rows.start + row;
-        let read = self.checkpoint().read_f32(&part.name, row * part.cols..(row + 1) * part.cols)?;
-        if read.len() == part.cols { Ok(read) } else { Err(self.short(part, row)) }
+        self.part(&WeightPart { rows: row..row + 1, ..part.clone() })
     }
 
     fn short(&self, part: &WeightPart, row: usize) -> Error {
@@ -141,40 +151,29 @@ impl Weights {
         self.checkpoint().blocks(&part.name, part.rows.start * part.cols..part.rows.end * part.cols)
     }
 
-    fn stored(&self, part: &WeightPart, group: usize) -> Result<GroupPacked<'static>> {
+    /// What blocks hold; of integers that are `ternary`, codes times that magnitude.
+    fn stored(&self, part: &WeightPart, group: usize, ternary: Option<u8>) -> Result<GroupPacked<'static>> {
         let blocks = self.blocks_of(part)?;
         let row_bytes = blocks.bytes.len() / part.rows.len().max(1);
         let bytes =
             |row: usize| blocks.bytes.get(row * row_bytes..(row + 1) * row_bytes).ok_or_else(|| self.short(part, row));
         match blocks.format.content() {
             Content::Codes(codes) => stored_codes(codes, &blocks, part, group, bytes),
-            Content::Integers(integers) => stored_integers(integers, part, group, bytes),
+            Content::Integers(integers) => stored_integers(integers, part, group, ternary, bytes),
         }
     }
 
-    /// Codes of numbers of which each group has one magnitude beside 0.
-    fn found(&self, part: &WeightPart, group: usize) -> Result<GroupPacked<'static>> {
+    /// Codes of floats of which each group has one magnitude beside 0.
+    fn ternary_floats(&self, part: &WeightPart, group: usize) -> Result<GroupPacked<'static>> {
         let shape = GroupShape { rows: part.rows.len(), cols: part.cols, bits: Bits::Two, group };
-        let Some(StorageDType::Blocks(_)) = self.checkpoint().get(&part.name).map(|t| t.stored) else {
-            return GroupPacked::from_codes(shape, |row, codes, scales| {
-                let values = self.row(part, row)?;
-                for ((values, codes), scale) in values.chunks(group).zip(codes.chunks_mut(group)).zip(scales) {
-                    let size = values.iter().fold(0f32, |max, v| max.max(v.abs()));
-                    *scale = f16::from_f32(size);
-                    codes.iter_mut().zip(values).for_each(|(code, v)| *code = sign(*v));
-                }
-                Ok(())
-            });
-        };
-        let size = self.integer_magnitude(&part.name)?.unwrap_or(1);
-        let integers = self.stored(part, group)?;
-        let packed = GroupPacked::from_codes(shape, |row, codes, scales| {
-            let stored = integers.row(row);
-            codes.iter_mut().zip(&stored).for_each(|(code, q)| *code = q.signum());
-            scales.iter_mut().enumerate().for_each(|(g, scale)| *scale = integers.scale(row, g));
+        GroupPacked::from_codes(shape, |row, codes, scales| {
+            let values = self.row(part, row)?;
+            for ((values, codes), scale) in values.chunks(group).zip(codes.chunks_mut(group)).zip(scales) {
+                *scale = f16::from_f32(largest(values));
+                codes.iter_mut().zip(values).for_each(|(code, v)| *code = sign(*v));
+            }
             Ok(())
-        })?;
-        Ok(GroupPacked { factor: f32::from(size), ..packed })
+        })
     }
 
     /// The magnitude of all integers that are not 0 of a tensor of blocks of integers; none if there are several.
@@ -273,10 +272,7 @@ impl Weights {
 
     /// Floats, quantised now.
     fn absmean(&self, part: &WeightPart, group: usize) -> Result<GroupPacked<'static>> {
-        let rows = self.shape(&part.name).and_then(|shape| shape.first().copied()).unwrap_or(part.rows.end);
-        let values = self.checkpoint().read_f32(&part.name, 0..rows * part.cols)?;
-        let (codes, scale) = quantise(&values, WeightQuant::Absmean)?;
-        drop(values);
+        let (_, codes, scale) = self.quantised(part, WeightQuant::Absmean)?;
         let shape = GroupShape { rows: part.rows.len(), cols: part.cols, bits: Bits::Two, group };
         let packed = GroupPacked::from_codes(shape, |row, to, scales| {
             let row = part.rows.start + row;
@@ -299,8 +295,13 @@ fn sign(v: f32) -> i8 {
     i8::from(v > 0.0) - i8::from(v < 0.0)
 }
 
+/// The largest magnitude.
+fn largest(values: &[f32]) -> f32 {
+    values.iter().fold(0f32, |max, v| max.max(v.abs()))
+}
+
 fn one_magnitude(values: &[f32]) -> bool {
-    let size = values.iter().fold(0f32, |max, v| max.max(v.abs()));
+    let size = largest(values);
     values.iter().all(|v| *v == 0.0 || v.abs() == size) && size.is_finite()
 }
 
@@ -329,19 +330,25 @@ fn stored_codes<'a>(
     Ok(GroupPacked { factor: whole.unwrap_or(1.0), ..packed })
 }
 
-/// 8-bit integers as blocks hold them.
+/// 8-bit integers as blocks hold them; of those that are `ternary`, their signs, times that magnitude.
 fn stored_integers<'a>(
     integers: &dyn IntegerFormat,
     part: &WeightPart,
     group: usize,
+    ternary: Option<u8>,
     bytes: impl Fn(usize) -> Result<&'a [u8]> + Sync,
 ) -> Result<GroupPacked<'static>> {
-    let shape = GroupShape { rows: part.rows.len(), cols: part.cols, bits: Bits::Eight, group };
-    GroupPacked::from_codes(shape, |row, codes, scales| {
+    let bits = if ternary.is_some() { Bits::Two } else { Bits::Eight };
+    let shape = GroupShape { rows: part.rows.len(), cols: part.cols, bits, group };
+    let packed = GroupPacked::from_codes(shape, |row, codes, scales| {
         let n = part.cols.div_ceil(integers.group());
         let [mut all, mut offsets] = [(); 2].map(|()| vec![0f32; n]);
         integers.unpack(bytes(row)?, codes, &mut all, &mut offsets);
+        if ternary.is_some() {
+            codes.iter_mut().for_each(|code| *code = code.signum());
+        }
         scales.iter_mut().zip(&all).for_each(|(to, from)| *to = f16::from_f32(*from));
         Ok(())
-    })
+    })?;
+    Ok(GroupPacked { factor: ternary.map_or(1.0, f32::from), ..packed })
 }

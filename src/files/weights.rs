@@ -177,13 +177,23 @@ impl Weights {
         Ok(all)
     }
 
-    fn part(&self, part: &WeightPart) -> Result<Vec<f32>> {
+    /// The finite numbers of a part.
+    pub(super) fn part(&self, part: &WeightPart) -> Result<Vec<f32>> {
         let elements = part.rows.start * part.cols..part.rows.end * part.cols;
         let values = self.checkpoint.read_f32(&part.name, elements)?;
         match values.iter().position(|v| !v.is_finite()) {
             Some(i) => Err(self.broken(&part.name, format!("element {i} is {}, expected a finite number", values[i]))),
             None => Ok(values),
         }
+    }
+
+    /// Codes and scale of the whole tensor of a part, with its rows.
+    pub(super) fn quantised(&self, part: &WeightPart, rule: WeightQuant) -> Result<(usize, Vec<i8>, f32)> {
+        let rows = self.shape(&part.name).and_then(|shape| shape.first().copied()).unwrap_or(part.rows.end);
+        let values = self.part(&WeightPart { rows: 0..rows, ..part.clone() })?;
+        self.release(part);
+        let (codes, scale) = quantise(&values, rule)?;
+        Ok((rows, codes, scale))
     }
 
     /// One ternary matrix, quantised now or taken as it lies; then its pages stay in memory until they are released. Some
@@ -193,12 +203,7 @@ impl Weights {
     /// As [`Weights::load`].
     pub fn ternary(&self, part: &WeightPart, rule: WeightQuant) -> Result<Packed<'_>> {
         let Some(info) = self.packed.get(&part.name) else {
-            let rows = self.shape(&part.name).and_then(|shape| shape.first().copied()).unwrap_or(part.rows.end);
-            let values = self.part(&WeightPart { rows: 0..rows, ..part.clone() })?;
-            self.release(part);
-            let (codes, scale) = quantise(&values, rule)?;
-            // Makes room for the words, which are fewer.
-            drop(values);
+            let (rows, codes, scale) = self.quantised(part, rule)?;
             return self.rows_of(Packed::new(rows, part.cols, &codes, scale), part);
         };
         let (Some(bits), scale) = (Bits::of_ternary(info.bits), f32::from_bits(info.scale_bits)) else {

@@ -254,12 +254,6 @@ impl GroupPacked<'_> {
         (0..self.shape.rows).flat_map(|r| (0..self.shape.cols).map(move |c| part.code(r, c))).collect()
     }
 
-    /// The codes of a row.
-    pub fn row(&self, row: usize) -> Vec<i8> {
-        let part = self.part();
-        (0..self.shape.cols).map(|c| part.code(row, c)).collect()
-    }
-
     /// The scale of a row's group.
     pub fn scale(&self, row: usize, group: usize) -> f16 {
         self.part().scale(row, group)
