@@ -228,8 +228,12 @@ fn bad_requests_are_refused_with_the_range() {
     fails(&["-o", "csv", "--profile"], &["profile", "csv"]);
     fails(&["--plot", "rates.txt"], &["rates.txt", ".svg or .png"]);
     fails(&["--plot", "nowhere/rates.svg"], &["rates.svg"]);
-    let args = ["bench", "-m", "nowhere"];
-    assert_fails(&ternion(&args), &args, &["nowhere"]);
+    fails(&["--shape", "bonsai-8b"], &["--shape", "cannot be used with", "--model"]);
+    for (args, text) in
+        [(&["bench", "-m", "nowhere"][..], "nowhere"), (&["bench", "--shape", "bonsai-9b"], "bonsai-9b")]
+    {
+        assert_fails(&ternion(args), args, &[text]);
+    }
 }
 
 /// Bytes of a weight that has no zeros, its table aside.

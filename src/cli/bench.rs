@@ -7,10 +7,10 @@ use clap::{Args, ValueEnum};
 use ternion::Error;
 use ternion::files::ModelFiles;
 use ternion::tools::bench::{BenchOptions, BenchRow, OpTime, bench};
-use ternion::tools::synthetic;
+use ternion::tools::synthetic::PublishedModel;
 
 use crate::cli::Outcome;
-use crate::cli::args::DeviceArgs;
+use crate::cli::args::{DeviceArgs, one_of};
 use crate::cli::output::{Bar, bytes, markdown};
 use crate::cli::plot::{BarsFigure, Font, PlotFile};
 
@@ -25,12 +25,16 @@ use crate::cli::plot::{BarsFigure, Font, PlotFile};
 /// %BW is the share of the device's memory bandwidth, measured in the same run, at which a test reads weights and cache.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: ternion bench --device cpu\n\
+                        Example: ternion bench --shape bonsai-8b --device gpu\n\
                         Example: ternion bench -m models/embernet -p 96 -n 64 -d 0,2048 -s 1,8 -o json > rows.json")]
 pub struct Bench {
-    /// The model: a directory, a safetensors file or index, or a torch checkpoint; default: an EmberNet of the published
-    /// sizes with random weights, made in memory.
+    /// The model: a directory, a safetensors file or index, or a torch checkpoint.
     #[arg(short, long, value_name = "PATH", allow_hyphen_values = true)]
     model: Option<PathBuf>,
+    /// Instead of a model: the sizes and the form of a published one, with random weights that are made in memory.
+    #[arg(long, value_name = "NAME", conflicts_with = "model", default_value = "embernet",
+        value_parser = one_of::<PublishedModel>())]
+    shape: PublishedModel,
     #[command(flatten)]
     device: DeviceArgs,
     /// Lengths of prompts to read, 0 for none; default: 96,512, at most what the model's context holds.
@@ -87,7 +91,7 @@ impl Bench {
             return Err(Error::argument("profile", "does not fit into csv; use -o md, json or jsonl").into());
         }
         let plot = self.plot.as_ref().map(|file| PlotFile::new("plot", file.as_os_str())).transpose()?;
-        let files = self.model.as_deref().map_or_else(synthetic::embernet, |path| Ok(ModelFiles::from(path)))?;
+        let files = self.model.as_deref().map_or_else(|| self.shape.files(), |path| Ok(ModelFiles::from(path)))?;
         let bar = Bar::new("measuring");
         let rows = bench(files, &options, |p| bar.show(&p))?;
         bar.end();
