@@ -80,8 +80,13 @@ impl ModelArgs {
     /// # Errors
     /// As [`Engine::open`].
     pub fn open_chat(&self, files: ModelFiles) -> Result<Engine> {
+        self.open_with(files, self.options())
+    }
+
+    /// The options for one conversation.
+    pub fn options(&self) -> Options {
         let DeviceOptions { device, autotune, threads } = self.device.options();
-        let options = Options {
+        Options {
             device,
             autotune,
             threads,
@@ -92,7 +97,14 @@ impl ModelArgs {
             tokenizer: self.tokenizer.clone(),
             needs_tokenizer: true,
             ..Options::default()
-        };
+        }
+    }
+
+    /// [`ModelArgs::open_chat`] with other options.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn open_with(&self, files: ModelFiles, options: Options) -> Result<Engine> {
         let bar = Bar::new("loading");
         let engine = Engine::open_with(files, options, |p| bar.show(&p))?;
         bar.end();
@@ -304,6 +316,14 @@ pub fn read_prompt(prompt: &str) -> Result<String> {
         return Err(Error::argument("prompt", "is empty"));
     }
     Ok(text.to_owned())
+}
+
+/// The text of a file.
+///
+/// # Errors
+/// Those of [`read_prompt`], but for nothing.
+pub fn text_file(path: &Path) -> Result<String> {
+    read_text(&path.display().to_string(), File::open(path).map_err(Error::io(path))?)
 }
 
 fn read_text(name: &str, source: impl Read) -> Result<String> {

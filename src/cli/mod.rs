@@ -2,7 +2,7 @@
 //!
 //! A file uses only files named before it (`tests/floors.rs` checks it).
 //! Order: `messages`, `terminal_text`, `text_warnings`, `line_editor`, `output`, `args`, `conversation`, `plot`, `devices`, `run`, `chat`,
-//! `robots`, `similarity`, `search`, `eval`, `check`, `bench`, `inspect`, `convert`.
+//! `robots`, `similarity`, `search`, `eval`, `perplexity`, `check`, `bench`, `inspect`, `convert`.
 //!
 //! Text that a model writes and tables go to stdout, everything else to stderr. Exit codes: 0, 1 where a check found a
 //! divergence, 2 for an error; 130 where Ctrl-C ends a chat, as shells report it.
@@ -19,6 +19,7 @@ mod inspect;
 mod line_editor;
 mod messages;
 mod output;
+mod perplexity;
 mod plot;
 mod robots;
 mod run;
@@ -64,6 +65,7 @@ enum Command {
     Devices(devices::Devices),
     Check(check::Check),
     Eval(eval::Eval),
+    Perplexity(perplexity::Perplexity),
     Robots(robots::Robots),
     Bench(bench::Bench),
     Similarity(similarity::Similarity),
@@ -119,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Devices(devices) => devices.main(),
         Command::Check(check) => check.main(),
         Command::Eval(eval) => eval.main(),
+        Command::Perplexity(perplexity) => perplexity.main(),
         Command::Robots(robots) => robots.main(),
         Command::Bench(bench) => bench.main(),
         Command::Similarity(similarity) => similarity.main(),

@@ -1,9 +1,14 @@
 //! How likely a model takes a given text to be.
 
+use std::sync::Arc;
+
+use crate::engine::Engine;
 use crate::engine::jobs::{JobOutput, Work};
+use crate::engine::resident::Resident;
 use crate::engine::session::Session;
 use crate::error::{Error, Result};
 use crate::ops::check_logits;
+use crate::threads;
 
 impl Session {
     /// Pushes tokens as if the model had chosen them one after the other, and returns the probability's logarithm of each
@@ -13,6 +18,12 @@ impl Session {
     /// [`Error::Argument`] for an empty session or a token outside the vocabulary, [`Error::Limit`] if they do not fit in
     /// the context, [`Error::NonFiniteLogits`] for broken weights, [`Error::Device`] if the device was lost.
     pub fn log_likelihood(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        let engine = self.engine.clone();
+        Ok(log_likelihoods(&engine, &mut [self], &[tokens])?.pop().unwrap_or_default())
+    }
+
+    /// Checks that tokens can be pushed behind what is there.
+    fn check_chosen(&self, tokens: &[u32]) -> Result<()> {
         if self.is_empty() {
             return Err(Error::argument("prompt", "is empty; push text or an image first"));
         }
@@ -28,19 +39,51 @@ impl Session {
                 advice: "shorten it, or open the engine with a larger context".into(),
             });
         }
-        let mut found = Vec::with_capacity(tokens.len());
-        for &token in tokens {
-            let outcome = self.engine.run(Work::Text(self.pending(true, &[])))?;
-            self.mark_cached();
-            let JobOutput::Logits(logits, _) = outcome else {
+        Ok(())
+    }
+}
+
+impl Engine {
+    /// [`Session::log_likelihood`] in several sessions, whose next tokens run together.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless each session is of this engine and has tokens of its own; those of
+    /// [`Session::log_likelihood`], before anything runs if a session cannot take its tokens.
+    pub fn log_likelihoods(&self, sessions: &mut [Session], tokens: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
+        if tokens.len() != sessions.len() {
+            let problem = format!("{} texts for {} sessions, expected one for each", tokens.len(), sessions.len());
+            return Err(Error::argument("tokens", problem));
+        }
+        if sessions.iter().any(|s| !Arc::ptr_eq(&s.engine, self.resident())) {
+            return Err(Error::argument("sessions", "one belongs to another engine"));
+        }
+        log_likelihoods(self.resident(), &mut sessions.iter_mut().collect::<Vec<_>>(), tokens)
+    }
+}
+
+/// The logarithms of each session's tokens.
+fn log_likelihoods(engine: &Resident, sessions: &mut [&mut Session], tokens: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
+    sessions.iter().zip(tokens).try_for_each(|(session, tokens)| session.check_chosen(tokens))?;
+    let mut found: Vec<Vec<f32>> = tokens.iter().map(|tokens| Vec::with_capacity(tokens.len())).collect();
+    for i in 0..tokens.iter().map(|tokens| tokens.len()).max().unwrap_or(0) {
+        let next: Vec<(usize, u32)> =
+            tokens.iter().enumerate().filter_map(|(s, tokens)| Some((s, *tokens.get(i)?))).collect();
+        let jobs: Vec<Work> = next.iter().map(|&(s, _)| Work::Text(sessions[s].pending(true, &[]))).collect();
+        let outputs: Vec<JobOutput> = engine.run_all(jobs).into_iter().collect::<Result<_>>()?;
+        next.iter().for_each(|&(s, _)| sessions[s].mark_cached());
+        let logarithms = threads::shared().map(outputs.into_iter().zip(&next), |(output, &(_, token))| {
+            let JobOutput::Logits(logits, _) = output else {
                 return Err(Error::format("a job for logits", "gave tokens"));
             };
             check_logits(&logits)?;
-            found.push(log_probability(&logits, token as usize));
-            self.append(token, false);
+            Ok(log_probability(&logits, token as usize))
+        });
+        for ((s, token), logarithm) in next.into_iter().zip(logarithms) {
+            found[s].push(logarithm?);
+            sessions[s].append(token, false);
         }
-        Ok(found)
     }
+    Ok(found)
 }
 
 /// The logarithm of the probability of class `i`: `logits[i] − ln Σ exp(logits)`.
