@@ -50,8 +50,11 @@ fn plans() -> ternion::Result<Vec<Plan>> {
     let mut all = Vec::new();
     for (dense, kv_dtype) in [(Pack::F16, DType::F16), (Pack::F32, DType::F32)] {
         for head in [dense, Pack::Int8] {
-            let model =
-                models::open_chat(files.clone(), &weights, LoadOptions { dense, head, max_binding: 128 << 20 })?;
+            let model = models::open_chat(
+                files.clone(),
+                &weights,
+                LoadOptions { head, max_binding: 128 << 20, ..LoadOptions::anywhere(dense) },
+            )?;
             for (max_rows, max_outputs, images) in [(1, 1, false), (2, 2, false), (8, 8, false), (512, 1, true)] {
                 let shape = TextShape {
                     max_rows,

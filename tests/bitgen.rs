@@ -353,7 +353,7 @@ fn images_of_other_sizes_are_resized_as_the_original_does() {
 fn checkpoint_forms_load_to_the_same_words() {
     let mut compared = 0;
     for dir in bitgens() {
-        let options = LoadOptions { dense: Pack::F16, head: Pack::F16, max_binding: 1 << 14 };
+        let options = LoadOptions { max_binding: 1 << 14, ..LoadOptions::anywhere(Pack::F16) };
         let words = |path: &Path| -> Vec<Vec<u32>> {
             let weights = Weights::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             let model = BitGenStage1::open(path, &weights, options).unwrap_or_else(|e| panic!("{e}"));

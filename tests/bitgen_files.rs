@@ -40,7 +40,7 @@ fn open(path: &Path) -> BitGen {
 /// Weights and constants of all plans, with their names.
 fn words(path: &Path, precision: Precision) -> Vec<(String, Vec<u32>)> {
     let weights = Weights::open(path).unwrap_or_else(|e| panic!("{e}"));
-    let load = LoadOptions { dense: precision.pack(), head: precision.pack(), max_binding: 1 << 14 };
+    let load = LoadOptions { max_binding: 1 << 14, ..LoadOptions::anywhere(precision.pack()) };
     let model = BitGenStage1::open(path, &weights, load).unwrap_or_else(|e| panic!("{e}"));
     let encoder = EncoderShape { max_rows: 4, max_samples: 1, images: true };
     let plans =

@@ -131,7 +131,7 @@ fn every_weight_of_a_converted_model_has_the_same_words() {
             let (dir, input) = (TempDir::new().expect("a directory"), golden_root().join(input));
             convert(&input, dir.path(), None, precision, |_| {}).unwrap_or_else(|e| panic!("{input:?}: {e}"));
             let (old, new) = (Weights::open(&input).expect("opens"), Weights::open(dir.path()).expect("opens"));
-            let load = LoadOptions { dense: precision.pack(), head: precision.pack(), max_binding: 10_000 };
+            let load = LoadOptions { max_binding: 10_000, ..LoadOptions::anywhere(precision.pack()) };
             let (a, b) =
                 (models::open_chat(&input, &old, load).expect("opens"), models::open_chat(dir.path(), &new, load));
             let b = b.expect("a packed model opens");

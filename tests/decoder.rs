@@ -17,10 +17,10 @@ use support::numbers::{Noise, bits, compare};
 use ternion::cpu::Cpu;
 use ternion::files::{ModelFiles, StorageDType, TensorInfo, TensorSource, Weights};
 use ternion::models::{
-    AttentionSpec, BitLinearSpec, Decoder, DecoderSpec, Ffn, GatedSpec, LayerSpec, LoadOptions, Mixer, MoeSpec, Names,
-    TextShape, load_model, requests, slots,
+    AttentionSpec, BitLinearSpec, Decoder, DecoderSpec, Ffn, GatedSpec, HeadSpec, LayerSpec, LinearSpec, LoadOptions,
+    Mixer, MoeSpec, Names, TextShape, load_model, requests, slots,
 };
-use ternion::ops::{Act, ActQuant, AttentionShape, Experts, GateClamp, NormClamp, RmsNorm, Row};
+use ternion::ops::{Act, ActQuant, AttentionShape, Experts, GateClamp, NormClamp, RmsNorm, Rotation, Row};
 use ternion::plan::{Backend, PlanBuilder, Step};
 use ternion::quant::WeightQuant;
 use ternion::tensor::{DType, Pack};
@@ -28,21 +28,31 @@ use ternion::tensor::{DType, Pack};
 const VOCAB: usize = 50;
 const CAPACITY: usize = 40;
 const QUANT: WeightQuant = WeightQuant::SignMean;
+const LINEAR: BitLinearSpec = BitLinearSpec {
+    norm: RmsNorm::new(1e-6),
+    quant: ActQuant { max_code: 127.0, bound: f32::INFINITY, floor: 1e-5 },
+    norm_name: "norm.weight",
+};
 const PLAIN: Act = Act::SiLu { clamp: None };
 
 /// Names of a mixture of one expert.
 const MOE: Names = Names {
     table: "embed.weight",
+    head: "lm_head",
     norm: "norm.weight",
     layers: "layers",
     mixer_norm: "norm1.weight",
     attention: "self_attn",
     qkv: ["q_proj", "k_proj", "v_proj"],
+    fused_qkv: "qkv_proj",
+    qk_norms: ["q_norm.weight", "k_norm.weight"],
     out: "o_proj",
+    out_norm: "out_norm.weight",
     ffn_norm: "norm2.weight",
     ffn: "mlp",
     gate_up: ["gate_proj", "up_proj"],
     down: "down_proj",
+    down_norm: "down_norm.weight",
     router: "router",
     experts: "experts",
     shared_expert: "shared_expert",
@@ -53,9 +63,15 @@ const DENSE: Names = Names { ffn: "mlp.experts.0", ..MOE };
 
 fn spec(ffn: impl Fn(GatedSpec) -> Ffn, act: Act) -> DecoderSpec {
     let norm = RmsNorm::new(1e-6);
+    let heads = AttentionShape { heads: 4, kv_heads: 2, d: 8 };
     let layer = LayerSpec {
         mixer_norm: norm,
-        mixer: Mixer::Attention(AttentionSpec { heads: AttentionShape { heads: 4, kv_heads: 2, d: 8 }, theta: 1e4 }),
+        mixer: Mixer::Attention(AttentionSpec {
+            heads,
+            rotation: Rotation::plain(1e4, heads.d),
+            qk_norm: None,
+            sub_norm: None,
+        }),
         ffn_norm: norm,
         ffn: ffn(GatedSpec { d_ff: 72, act }),
     };
@@ -65,17 +81,18 @@ fn spec(ffn: impl Fn(GatedSpec) -> Ffn, act: Act) -> DecoderSpec {
         embed_bound: f32::INFINITY,
         layers: vec![layer; 2],
         norm,
-        linear: BitLinearSpec { norm, quant: ActQuant { max_code: 127.0, bound: f32::INFINITY, floor: 1e-5 } },
+        linear: LinearSpec::BitLinear(LINEAR),
+        head: HeadSpec::Dense,
     }
 }
 
 fn dense(act: Act) -> DecoderSpec {
-    spec(Ffn::Gated, act)
+    spec(|gated| Ffn::Gated { gated, sub_norm: None }, act)
 }
 
 fn mixture(act: Act) -> DecoderSpec {
     let experts = Experts { k: 1, n: 1, shared: 0 };
-    spec(|expert| Ffn::Moe(MoeSpec { experts, expert, bound: f32::INFINITY }), act)
+    spec(|expert| Ffn::Moe(MoeSpec { experts, expert, linear: LINEAR, bound: f32::INFINITY }), act)
 }
 
 /// Random tensors.

@@ -298,7 +298,7 @@ fn inspect_says_what_each_tensor_becomes_and_what_is_wrong() {
     assert_eq!(q.packed_bytes, 512 * 256 / 4 + 512 * 2 * 2);
     assert!((q.shares.unwrap().iter().sum::<f64>() - 1.0).abs() < 1e-9);
     assert_eq!(line("model.norm.weight").packed, "f32");
-    assert!(found.family.contains("qwen3"), "{}", found.family);
+    assert!(found.family == "Qwen3", "{}", found.family);
     let odd = keys("qwen35", &[])
         .tensor("a", &[32], 2, &[&[0, 0x2c][..], &[0x79; 16]].concat())
         .tensor("b", &[32], 8, &[7; 34])

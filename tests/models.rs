@@ -313,7 +313,7 @@ fn embernet_checkpoint_forms_load_to_the_same_words() {
         let mut first: Option<Vec<Vec<u32>>> = None;
         for path in forms.iter().map(|f| dir.join(f)).filter(|p| p.exists()) {
             let weights = Weights::open(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-            let options = LoadOptions { dense: Pack::F16, head: Pack::F16, max_binding: WHOLE };
+            let options = LoadOptions { max_binding: WHOLE, ..LoadOptions::anywhere(Pack::F16) };
             let model = ternion::models::open_chat(&dir, &weights, options).unwrap();
             let plans = [model.record_image().unwrap(), model.record_text(&shape()).unwrap()];
             let words = plans.iter().flat_map(|p| p.weights().map(|(w, _)| weights.load(w).unwrap())).collect();

@@ -226,7 +226,7 @@ fn reasoning_stops_where_the_original_does() {
 fn both_checkpoint_forms_load_to_the_same_words() {
     let mut compared = 0;
     for dir in robots().into_iter().filter(|dir| dir.join("pytorch_model.bin").exists()) {
-        let options = LoadOptions { dense: Pack::F16, head: Pack::F16, max_binding: 1 << 14 };
+        let options = LoadOptions { max_binding: 1 << 14, ..LoadOptions::anywhere(Pack::F16) };
         let words = |file: &str| -> Vec<Vec<u32>> {
             let path = dir.join(file);
             let weights = Weights::open(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));

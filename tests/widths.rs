@@ -11,6 +11,7 @@ use serde_json::json;
 use support::broken_checkpoints::Parts;
 use support::device::device;
 use ternion::ModelFiles;
+use ternion::engine::ModelOptions;
 use ternion::engine::{DeviceChoice, DeviceOptions, LmHead, Precision};
 use ternion::models::{EmberNetConfig, SigLipConfig};
 use ternion::tools::check::{CheckOptions, check};
@@ -22,7 +23,8 @@ fn agrees(what: &str, files: &ModelFiles, head: LmHead) {
     for choice in choices {
         for (precision, head) in [(Precision::F32, LmHead::Dense), (Precision::F16, head)] {
             let device = DeviceOptions { autotune: false, ..choice.clone().into() };
-            let options = CheckOptions { device, precision, head, ..Default::default() };
+            let model = ModelOptions { precision, head, ..ModelOptions::default() };
+            let options = CheckOptions { device, model, ..Default::default() };
             let found = check(files.clone(), &options, |_| ()).unwrap_or_else(|e| panic!("{what}, {choice:?}: {e}"));
             assert!(found.nodes > 0 && found.divergences == 0, "{what}, {choice:?}, {precision:?}: {:?}", found.first);
         }

@@ -9,7 +9,8 @@ use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use ternion::apps::bitgen::{BitGen, BitGenOptions, EpisodicMemory, MemoryNoise};
 use ternion::engine::{
-    DeviceChoice, DeviceOptions, Engine, GenerateOptions, LmHead, NamedValues, Options, Precision, Sampling,
+    Activations, DeviceChoice, DeviceOptions, Engine, GenerateOptions, HiddenAct, LmHead, ModelOptions, NamedValues,
+    Options, Precision, Sampling,
 };
 use ternion::files::tokenizer::MAX_TEXT_BYTES;
 use ternion::files::{Image, Lock, ModelFiles, SamplingDefaults, Weights, text};
@@ -50,6 +51,12 @@ pub struct DeviceArgs {
     /// How the matrix that gives the logits is kept: like other full-precision weights, or in 8 bits.
     #[arg(long, default_value = "f16", value_parser = one_of::<LmHead>())]
     pub head: LmHead,
+    /// What low-bit matrices read, in models that were trained with activations of floats.
+    #[arg(long, default_value = "int8", value_parser = one_of::<Activations>())]
+    pub activations: Activations,
+    /// The activation of feed-forward parts, for a bitnet whose file does not tell which of the two it was trained with.
+    #[arg(long, value_parser = one_of::<HiddenAct>())]
+    pub hidden_act: Option<HiddenAct>,
     /// Do not time a GPU's kernel variants when its adapter is used for the first time (the fastest are kept in the user's
     /// folder for caches, or in the one that TERNION_CACHE names), but take those that suit its kind: equal on each
     /// machine of a kind.
@@ -61,6 +68,24 @@ pub struct DeviceArgs {
 }
 
 impl DeviceArgs {
+    /// How the model's numbers are kept and computed.
+    pub fn model_options(&self) -> ModelOptions {
+        let DeviceArgs { precision, head, activations, hidden_act, .. } = *self;
+        ModelOptions { precision, head, activations, hidden_act }
+    }
+
+    /// Refuses the options that are for chat models whose definition leaves them open.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] with the option.
+    pub fn reject_for(&self, model: &str) -> Result<()> {
+        let given = [("activations", self.activations != Activations::Int8), ("hidden-act", self.hidden_act.is_some())];
+        match given.iter().find(|(_, given)| *given) {
+            Some((option, _)) => Err(Error::argument(option, format!("is not for {model}, whose definition says it"))),
+            None => Ok(()),
+        }
+    }
+
     /// The device, and how it is set up; from here on the command has the threads that it may use.
     pub fn options(&self) -> DeviceOptions {
         size_pool(self.threads.map(|n| n.clamp(1, DeviceOptions::MAX_THREADS)));
@@ -92,6 +117,8 @@ impl ModelArgs {
             threads,
             precision: self.device.precision,
             head: self.device.head,
+            activations: self.device.activations,
+            hidden_act: self.device.hidden_act,
             context: self.context,
             sessions: 1,
             tokenizer: self.tokenizer.clone(),
@@ -380,6 +407,7 @@ pub fn open_bitgen(files: ModelFiles, device: &DeviceArgs, tokenizer: Option<&Pa
     if matches!(device.head, LmHead::Int8) {
         return Err(Error::argument("head", "is for a model that chats; a BitGen's is ternary"));
     }
+    device.reject_for("a BitGen")?;
     let (tokenizer, precision) = (tokenizer.map(Path::to_owned), device.precision);
     let options = BitGenOptions { device: device.options(), precision, tokenizer };
     let bar = Bar::new("loading");

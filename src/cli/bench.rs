@@ -115,8 +115,7 @@ impl Bench {
     fn options(&self) -> BenchOptions {
         BenchOptions {
             device: self.device.options(),
-            precision: self.device.precision,
-            head: self.device.head,
+            model: self.device.model_options(),
             prompts: self.prompts.clone(),
             generated: self.generated.clone(),
             depths: self.depths.clone(),

@@ -41,8 +41,7 @@ impl Check {
             return Err(Error::argument("tolerance", problem).into());
         }
         let device = self.device.options();
-        let (precision, head) = (self.device.precision, self.device.head);
-        let options = CheckOptions { device, precision, head, tolerance: self.tolerance };
+        let options = CheckOptions { device, model: self.device.model_options(), tolerance: self.tolerance };
         let files = model_files(self.model.as_deref())?;
         let bar = Bar::new("checking");
         let found = check(files, &options, |p| bar.show(&p))?;

@@ -56,6 +56,7 @@ impl Robots {
     /// # Errors
     /// Those of reading the prompt and the picture, of [`RobotModel::open`] and [`RobotModel::choose`], and of writing.
     pub fn main(&self) -> Outcome {
+        self.device.reject_for("a robot's model")?;
         let text = read_prompt(&self.prompt)?;
         let image = self.image.as_ref().map(Image::open).transpose()?;
         let options = RobotOptions {

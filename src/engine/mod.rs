@@ -65,13 +65,16 @@ pub mod sampler;
 pub(crate) mod session;
 mod text_program;
 
+pub use crate::models::{Activations, HiddenAct};
 pub use batch::Batch;
 pub use device::choose as choose_device;
 pub use generate::{Stats, Stream, Token};
 pub use generation::StopReason;
 pub use hook::LogitsHook;
 pub use open::{LoadReport, Progress};
-pub use options::{DeviceChoice, DeviceOptions, GenerateOptions, LmHead, NamedValues, Options, Precision};
+pub use options::{
+    DeviceChoice, DeviceOptions, GenerateOptions, LmHead, ModelOptions, NamedValues, Options, Precision,
+};
 pub use routing::Routing;
 pub use sampler::Sampling;
 pub use session::Session;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::autotune::tune;
 use crate::engine::device::{self, Opened};
-use crate::engine::options::{DeviceOptions, LmHead, Precision};
+use crate::engine::options::{DeviceOptions, ModelOptions, Precision};
 use crate::engine::programs::Program;
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Tokenizer, Weights};
@@ -77,13 +77,14 @@ impl Opening {
     ///
     /// # Errors
     /// Those of [`Weights::open`] and [`device::open`].
-    pub fn new(files: ModelFiles, device: &DeviceOptions, precision: Precision, head: LmHead) -> Result<Self> {
+    pub fn new(files: ModelFiles, device: &DeviceOptions, options: ModelOptions) -> Result<Self> {
         let start = Instant::now();
         let weights = Weights::open(&files)?;
         let device = device::open(device)?;
+        let ModelOptions { precision, head, activations, hidden_act } = options;
         let precision = device.precision(precision);
-        let dense = precision.pack();
-        let load = LoadOptions { dense, head: head.pack(dense), max_binding: device.caps().max_binding };
+        let (dense, max_binding) = (precision.pack(), device.caps().max_binding);
+        let load = LoadOptions { dense, head: head.pack(dense), max_binding, activations, hidden_act };
         Ok(Opening { start, files, weights, device, precision, load })
     }
 

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use crate::engine::sampler::Sampling;
 use crate::error::{Error, Result};
+use crate::models::{Activations, HiddenAct};
 use crate::tensor::{DType, Pack};
 
 /// How an engine is opened.
@@ -21,6 +22,10 @@ pub struct Options {
     pub precision: Precision,
     /// The matrix that gives the logits.
     pub head: LmHead,
+    /// What low-bit matrices read, in models that were trained with activations of floats.
+    pub activations: Activations,
+    /// The activation of feed-forward parts, for models whose files do not tell it; none: what the files tell.
+    pub hidden_act: Option<HiddenAct>,
     /// Maximum number of tokens of a session, images included; none: the model's maximum, at most 2048.
     pub context: Option<usize>,
     /// Sessions that can be open at once; each has its part of the KV cache.
@@ -45,6 +50,8 @@ impl Default for Options {
             threads: None,
             precision: Precision::F16,
             head: LmHead::Dense,
+            activations: Activations::Int8,
+            hidden_act: None,
             context: None,
             sessions: 4,
             tokenizer: None,
@@ -53,6 +60,19 @@ impl Default for Options {
             probed_layers: Vec::new(),
         }
     }
+}
+
+/// How a model's numbers are kept and computed, as [`Options`] say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ModelOptions {
+    /// [`Options::precision`].
+    pub precision: Precision,
+    /// [`Options::head`].
+    pub head: LmHead,
+    /// [`Options::activations`].
+    pub activations: Activations,
+    /// [`Options::hidden_act`].
+    pub hidden_act: Option<HiddenAct>,
 }
 
 /// A device, and how it is set up.
@@ -80,6 +100,12 @@ impl Default for DeviceOptions {
 }
 
 impl Options {
+    /// How the model's numbers are kept and computed.
+    pub(crate) fn model_options(&self) -> ModelOptions {
+        let Options { precision, head, activations, hidden_act, .. } = *self;
+        ModelOptions { precision, head, activations, hidden_act }
+    }
+
     /// Where the engine runs, and how.
     pub(crate) fn device_options(&self) -> DeviceOptions {
         DeviceOptions { device: self.device.clone(), autotune: self.autotune, threads: self.threads }
@@ -225,6 +251,38 @@ impl FromStr for LmHead {
     type Err = Error;
 
     /// `f16` (as other weights) or `int8`.
+    fn from_str(s: &str) -> Result<Self> {
+        Self::named(s)
+    }
+}
+
+impl NamedValues for Activations {
+    const OPTION: &'static str = "activations";
+    const VALUES: &'static [(&'static str, Self, &'static str)] = &[
+        ("int8", Activations::Int8, "8 bits, with a scale for each group of columns"),
+        ("f16", Activations::Floats, "Floats: slower; the reference for the error of 8 bits"),
+    ];
+}
+
+impl FromStr for Activations {
+    type Err = Error;
+
+    /// `int8` or `f16`.
+    fn from_str(s: &str) -> Result<Self> {
+        Self::named(s)
+    }
+}
+
+impl NamedValues for HiddenAct {
+    const OPTION: &'static str = "hidden-act";
+    const VALUES: &'static [(&'static str, Self, &'static str)] =
+        &[("silu", HiddenAct::SiLu, "SiLU"), ("relu2", HiddenAct::Relu2, "Squared ReLU")];
+}
+
+impl FromStr for HiddenAct {
+    type Err = Error;
+
+    /// `silu` or `relu2`.
     fn from_str(s: &str) -> Result<Self> {
         Self::named(s)
     }

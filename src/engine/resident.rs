@@ -76,7 +76,7 @@ impl Resident {
     /// Opens a model; see [`crate::Engine::open_with`].
     pub fn open(files: ModelFiles, options: &Options, progress: impl FnMut(Progress)) -> Result<Self> {
         check_options(options)?;
-        let opening = Opening::new(files, &options.device_options(), options.precision, options.head)?;
+        let opening = Opening::new(files, &options.device_options(), options.model_options())?;
         let model = models::open_chat(&opening.files, &opening.weights, opening.load)?;
         let tokenizer = opening.tokenizer(options.tokenizer.as_deref(), model.vocab(), model.family())?;
         if options.needs_tokenizer {

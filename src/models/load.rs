@@ -6,10 +6,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::files::Weights;
+use crate::files::{MatrixForm, Quantisation, Weights};
 use crate::plan::{PlanBuilder, Slot};
 use crate::quant::WeightQuant;
-use crate::tensor::{CountedBy, DType, Pack, Spec, WeightPart, WeightRef};
+use crate::tensor::{CountedBy, DType, GroupCodes, Pack, Spec, WeightPart, WeightRef};
 
 /// How weights are packed and cut.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -19,14 +19,52 @@ pub struct LoadOptions {
     /// The matrix that gives the logits: as `dense`, or [`Pack::Int8`]. Where it is the embedding table, embeddings keep
     /// `dense`.
     pub head: Pack,
-    /// Largest weight in bytes before it is cut by rows, a stack of ternary matrices by rows of each.
+    /// Largest weight in bytes before it is cut by rows, a stack of matrices by rows of each.
     pub max_binding: u64,
+    /// What low-bit matrices read that were trained with activations of floats.
+    pub activations: Activations,
+    /// The activation of feed-forward parts; none: the one that the model's files tell.
+    pub hidden_act: Option<HiddenAct>,
+}
+
+/// What low-bit matrices read, in models whose definition does not say it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activations {
+    /// 8-bit integers with a scale for each group of columns that the matrix has one for.
+    #[default]
+    Int8,
+    /// Floats: the reference for the error of the integers.
+    Floats,
+}
+
+/// The activation of a gated feed-forward part ([`crate::ops::Act`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HiddenAct {
+    /// `x / (1 + e^−x)`.
+    SiLu,
+    /// `max(x, 0)²`.
+    Relu2,
 }
 
 impl LoadOptions {
     /// For tools, which run nothing: all full-precision matrices as `pack`, and no weight is cut.
     pub const fn anywhere(pack: Pack) -> Self {
-        LoadOptions { dense: pack, head: pack, max_binding: u64::MAX }
+        LoadOptions { dense: pack, head: pack, max_binding: u64::MAX, activations: Activations::Int8, hidden_act: None }
+    }
+}
+
+impl LoadOptions {
+    /// Refuses choices that a family's definition does not leave open.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] with the option.
+    pub(crate) fn check_fixed(&self, family: &str) -> Result<()> {
+        let refused = |option, what| Err(Error::argument(option, format!("{family}'s definition says {what}")));
+        match (self.activations, self.hidden_act) {
+            (Activations::Floats, _) => refused("activations", "what its low-bit matrices read"),
+            (_, Some(_)) => refused("hidden-act", "which activations it has"),
+            (Activations::Int8, None) => Ok(()),
+        }
     }
 }
 
@@ -52,6 +90,15 @@ impl Tensor {
             pack: parts.first().map_or(Pack::F32, |t| t.weight.pack),
         };
         Tensor { weight, shape: shape.to_vec() }
+    }
+
+    /// A matrix of floats, or of rows of integers, of one tensor, cut by rows into pieces of at most `max_binding` bytes.
+    pub fn shards(&self, max_binding: u64) -> Vec<Tensor> {
+        let [rows, cols] = [0, 1].map(|i| self.shape.get(i).copied().unwrap_or(1));
+        // Four rows have as many words as one has bytes; what is bound is a whole number of four words.
+        let row = Spec::fixed(&[4, cols], self.weight.pack.dtype()).words() as u64;
+        let each = (max_binding / 16 * 16 / row.max(1)).clamp(1, rows.max(1) as u64) as usize;
+        (0..rows).step_by(each).map(|from| self.rows(from..(from + each).min(rows))).collect()
     }
 
     /// Rows of a matrix of one tensor.
@@ -263,20 +310,41 @@ impl<'a> TensorScope<'a> {
 
     /// A matrix in full precision, cut into pieces that fit a binding each.
     pub fn sharded(&self, name: &str, shape: [usize; 2]) -> Vec<Tensor> {
-        self.cut(name, shape, self.options.dense)
+        self.tensor(name, &shape, self.options.dense).shards(self.options.max_binding)
     }
 
-    /// The matrix that gives the logits, cut into pieces that fit a binding each.
-    pub fn head(&self, name: &str, shape: [usize; 2]) -> Vec<Tensor> {
-        self.cut(name, shape, self.options.head)
+    /// The matrix that gives the logits, packed as the options say.
+    pub fn head(&self, name: &str, shape: &[usize; 2]) -> Tensor {
+        self.tensor(name, shape, self.options.head)
     }
 
-    fn cut(&self, name: &str, shape: [usize; 2], pack: Pack) -> Vec<Tensor> {
-        let whole = self.tensor(name, &shape, pack);
-        // Four rows have as many words as one has bytes; what is bound is a whole number of four words.
-        let row = Spec::fixed(&[4, shape[1]], pack.dtype()).words() as u64;
-        let rows = (self.options.max_binding / 16 * 16 / row.max(1)).clamp(1, shape[0].max(1) as u64) as usize;
-        (0..shape[0]).step_by(rows).map(|from| whole.rows(from..(from + rows).min(shape[0]))).collect()
+    /// A matrix as the file holds it ([`Weights::matrix_form`]): codes with scales by group, or floats, packed as the
+    /// options say. Integers of which only a rounded form would be kept are floats where these are f32.
+    pub fn stored(&self, name: &str, shape: [usize; 2], quantisation: Option<Quantisation>) -> Tensor {
+        self.tensor(name, &shape, self.stored_pack(name, shape[1], quantisation, self.options.dense))
+    }
+
+    /// The matrix that gives the logits, as the file holds it; whole.
+    pub fn stored_head(&self, name: &str, shape: [usize; 2], quantisation: Option<Quantisation>) -> Tensor {
+        self.tensor(name, &shape, self.stored_pack(name, shape[1], quantisation, self.options.head))
+    }
+
+    fn stored_pack(&self, name: &str, cols: usize, quantisation: Option<Quantisation>, dense: Pack) -> Pack {
+        let form = self.weights.matrix_form(&format!("{}{name}", self.prefix), cols, quantisation);
+        let form = form.unwrap_or_else(|error| {
+            self.errors.borrow_mut().error.get_or_insert(error);
+            MatrixForm::Dense
+        });
+        match form {
+            MatrixForm::Codes { codes: GroupCodes::Int8, .. } if dense == Pack::F32 => Pack::F32,
+            MatrixForm::Codes { group, codes } => Pack::Groups { group, codes },
+            MatrixForm::Dense => dense,
+        }
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.weights.shape(&format!("{}{name}", self.prefix)).is_some()
     }
 
     fn tensor(&self, name: &str, shape: &[usize], pack: Pack) -> Tensor {
@@ -286,15 +354,16 @@ impl<'a> TensorScope<'a> {
         if *read != pack {
             *read = Pack::F32;
         }
+        let stored = stored_shape(shape, pack);
         match self.weights.shape(&name) {
             None => {
                 let wanted = TensorRequest { name: name.clone(), shape: shape.to_vec(), pack };
                 errors.missing.push(wanted);
             }
             // A model has no use for a tensor without elements, whatever it asks for.
-            Some(found) if found != shape || found.contains(&0) => {
+            Some(found) if found != stored || found.contains(&0) => {
                 let fault =
-                    Misshapen { name: name.clone(), expected: format!("{shape:?}"), found: format!("{found:?}") };
+                    Misshapen { name: name.clone(), expected: format!("{stored:?}"), found: format!("{found:?}") };
                 if !errors.misshapen.contains(&fault) {
                     errors.misshapen.push(fault);
                 }
@@ -305,5 +374,16 @@ impl<'a> TensorScope<'a> {
         let (rows, cols) = (shape.first().copied().unwrap_or(1), shape.iter().skip(1).product());
         let part = WeightPart { name, rows: 0..rows, cols };
         Tensor { weight: WeightRef { parts: vec![part], pack }, shape: vec![rows, cols] }
+    }
+}
+
+/// The shape of the tensor that holds a matrix: bytes of four rows, or words of codes, are fewer than its elements.
+fn stored_shape(shape: &[usize], pack: Pack) -> Vec<usize> {
+    match (pack, shape) {
+        (Pack::Groups { codes: GroupCodes::PackedRows { .. }, .. }, &[rows, cols]) => vec![rows.div_ceil(4), cols],
+        (Pack::Groups { codes: GroupCodes::Affine { bits }, .. }, &[rows, cols]) => {
+            vec![rows, (cols * bits as usize).div_ceil(u32::BITS as usize)]
+        }
+        _ => shape.to_vec(),
     }
 }

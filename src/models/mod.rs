@@ -10,13 +10,14 @@
 //! * `decoder/`: decoders described by data ([`DecoderSpec`]), with one forward pass for all;
 //! * `layers`: linear layers, norms and encoder layers in full precision;
 //! * `vision/`: image encoders;
+//! * `causal_lm/`: Qwen3, Llama, BitNet, a file for each family;
 //! * `embernet/`, `bitgen_stage1/`, `robot/`: a folder for each family; `bitgen/`: what the last two share;
 //! * `check_steps`: steps by which `ternion check` compares devices.
 //!
 //! ## Add a model with a decoder
-//! For a decoder of BitLinears whose head is the embedding table, with one feed-forward part or a mixture of them in each
-//! layer, one file is enough, for example `models/foo.rs`. `tests/decoder.rs` has such a decoder, without a mixture. Other
-//! matrices (full precision, biases, a separate LM head) must first be added to `decoder/linear.rs` and `decoder/spec.rs`.
+//! One file is enough, for example `models/foo.rs`. A dense one that differs from Qwen3 and Llama in what
+//! `causal_lm::Rules` says is a file as `causal_lm/qwen3.rs`; its configuration, names and forms of matrices are read
+//! already. Else:
 //! 1. Read the sizes from the configuration, bounded and checked (`embernet/config.rs` is an example; `files/config.rs`
 //!    reads the file, `section` its values), and put them into a [`DecoderSpec`] (`embernet/spec.rs`).
 //! 2. Write the [`Names`] of the tensors.
@@ -44,6 +45,7 @@
 
 mod bitgen;
 mod bitgen_stage1;
+mod causal_lm;
 pub(crate) mod check_steps;
 pub(crate) mod decoder;
 mod embernet;
@@ -58,14 +60,19 @@ mod vision;
 pub use bitgen_stage1::config::{BitGenConfig, BitGenSizes, BitGenVision};
 pub use bitgen_stage1::file::BITGEN;
 pub use bitgen_stage1::{BitGenStage1, EncoderShape, bitgen_slots};
+pub use causal_lm::bitnet::BITNET;
+pub use causal_lm::llama::LLAMA;
+pub use causal_lm::qwen3::QWEN3;
 pub use check_steps::CheckStep;
 pub use decoder::Decoder;
-pub use decoder::linear::BitLinearSpec;
-pub use decoder::spec::{AttentionSpec, DecoderSpec, Ffn, GatedSpec, LayerSpec, Mixer, MoeSpec, Names};
+pub use decoder::bit_linear::BitLinearSpec;
+pub use decoder::linear::LinearSpec;
+pub use decoder::spec::{AttentionSpec, DecoderSpec, Ffn, GatedSpec, HeadSpec, LayerSpec, Mixer, MoeSpec, Names};
+pub use decoder::stored_linear::StoredSpec;
 pub use embernet::EMBERNET;
 pub(crate) use embernet::EmberNet;
 pub use embernet::config::EmberNetConfig;
-pub use load::{LoadOptions, Reads, Tensor, TensorRequest, TensorScope, load_model, requests};
+pub use load::{Activations, HiddenAct, LoadOptions, Reads, Tensor, TensorRequest, TensorScope, load_model, requests};
 pub use prompt::{FamilyPrompt, OpenedPrompt, Prompt, TurnPrompt};
 pub use registry::{FAMILIES, Family, open, open_chat};
 pub use robot::config::RobotSizes;

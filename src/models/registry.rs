@@ -4,13 +4,16 @@ use crate::error::{Error, Result};
 use crate::files::config::ModelConfig;
 use crate::files::{ModelFiles, Weights};
 use crate::models::bitgen_stage1::file::BITGEN;
+use crate::models::causal_lm::bitnet::BITNET;
+use crate::models::causal_lm::llama::LLAMA;
+use crate::models::causal_lm::qwen3::QWEN3;
 use crate::models::embernet::EMBERNET;
 use crate::models::load::LoadOptions;
 use crate::models::robot::file::ROBOTS;
 use crate::models::{ChatModel, Model};
 
 /// All families. A family recognised by its tensors comes before those recognised by `config.json`, which they need not have.
-pub static FAMILIES: [&Family; 3] = [&BITGEN, &ROBOTS, &EMBERNET];
+pub static FAMILIES: [&Family; 6] = [&BITGEN, &ROBOTS, &EMBERNET, &QWEN3, &LLAMA, &BITNET];
 
 /// A kind of model.
 #[derive(Debug)]

@@ -55,6 +55,14 @@ impl<'a> Section<'a> {
         self.integer(key, value, within)
     }
 
+    /// [`Section::size`], or a default where the key is missing or null.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn size_or(&self, key: &str, max: usize, default: usize) -> Result<usize> {
+        self.value(key).map_or(Ok(default), |value| self.integer(key, value, 1..=max))
+    }
+
     /// The integer `value` of a key, within bounds.
     ///
     /// # Errors
@@ -62,6 +70,17 @@ impl<'a> Section<'a> {
     pub fn integer(&self, key: &str, value: &Value, within: RangeInclusive<usize>) -> Result<usize> {
         let n = value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| within.contains(n));
         n.ok_or_else(|| Error::config(self.key(key), format!("is {value}, expected an integer in {within:?}")))
+    }
+
+    /// A number within bounds; none where the key is missing or null.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn number(&self, key: &str, within: RangeInclusive<f64>) -> Result<Option<f64>> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        let problem = || format!("is {value}, expected a number from {:e} to {:e}", within.start(), within.end());
+        let number = value.as_f64().filter(|n| within.contains(n));
+        number.map(Some).ok_or_else(|| Error::config(self.key(key), problem()))
     }
 
     /// True or false; none where the key is missing or null.
@@ -74,14 +93,14 @@ impl<'a> Section<'a> {
         value.as_bool().map(Some).ok_or_else(problem)
     }
 
-    /// A number in 0..=1; none where the key is missing or null.
+    /// A text; none where the key is missing or null.
     ///
     /// # Errors
     /// [`Error::Config`].
-    pub fn share(&self, key: &str) -> Result<Option<f32>> {
+    pub fn text(&self, key: &str) -> Result<Option<&'a str>> {
         let Some(value) = self.value(key) else { return Ok(None) };
-        let problem = || Error::config(self.key(key), format!("is {value}, expected a number in 0..=1"));
-        value.as_f64().filter(|n| (0.0..=1.0).contains(n)).map(|n| Some(n as f32)).ok_or_else(problem)
+        let problem = || Error::config(self.key(key), format!("is {value}, expected a text"));
+        value.as_str().map(Some).ok_or_else(problem)
     }
 
     /// A token number, or the default of the model's code.
@@ -90,6 +109,18 @@ impl<'a> Section<'a> {
     /// [`Error::Config`].
     pub fn token(&self, key: &str, default: u32) -> Result<u32> {
         self.value(key).map_or(Ok(default), |value| self.token_number(key, value))
+    }
+
+    /// Token numbers: one, or a list of them; none where the key is missing or null.
+    ///
+    /// # Errors
+    /// [`Error::Config`].
+    pub fn tokens(&self, key: &str) -> Result<Vec<u32>> {
+        match self.value(key) {
+            None => Ok(Vec::new()),
+            Some(Value::Array(values)) => values.iter().map(|value| self.token_number(key, value)).collect(),
+            Some(value) => Ok(vec![self.token_number(key, value)?]),
+        }
     }
 
     fn token_number(&self, key: &str, value: &Value) -> Result<u32> {

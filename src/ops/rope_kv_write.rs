@@ -1,5 +1,7 @@
 //! Rotary position embedding of queries and keys, and the write of keys and values into the cache.
 
+use std::sync::Arc;
+
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
@@ -33,21 +35,19 @@ pub enum Pairing {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rotation {
     /// Radians per position of each pair; the elements behind the pairs pass through.
-    pub frequencies: Vec<f32>,
+    pub frequencies: Arc<[f32]>,
     /// What cosines and sines are multiplied by: 1, or the attention factor of YaRN.
     pub factor: f32,
     /// Which elements are pairs.
     pub pairing: Pairing,
-    /// As [`Rope::positions`].
-    pub positions: usize,
 }
 
 impl Rotation {
     /// Of `dims` elements of a head, half-split.
-    pub fn plain(Rope { theta, positions }: Rope, dims: usize) -> Self {
+    pub fn plain(theta: f64, dims: usize) -> Self {
         let frequency = |j: usize| (1.0 / theta.powf((2 * j) as f64 / dims as f64)) as f32;
         let frequencies = (0..dims / 2).map(frequency).collect();
-        Rotation { frequencies, factor: 1.0, pairing: Pairing::HalfSplit, positions }
+        Rotation { frequencies, factor: 1.0, pairing: Pairing::HalfSplit }
     }
 }
 
@@ -90,21 +90,22 @@ impl PlanBuilder {
     /// Rotated queries `[n, heads·d]`; keys and values go into the caches.
     #[track_caller]
     pub fn rope_kv_write(&self, qkv: Slot, rows: Slot, rope: Rope, shape: AttentionShape, kv: [Slot; 2]) -> Slot {
-        self.rotate_kv_write(qkv, rows, &Rotation::plain(rope, shape.d), None, shape, kv)
+        self.rotate_kv_write(qkv, rows, (&Rotation::plain(rope.theta, shape.d), rope.positions), None, shape, kv)
     }
 
-    /// [`PlanBuilder::rope_kv_write`] with any frequencies and pairs, and a norm of each head if given.
+    /// [`PlanBuilder::rope_kv_write`] with any frequencies and pairs, and a norm of each head if given. The rotation comes
+    /// with the number of positions that a row may have.
     #[track_caller]
     pub fn rotate_kv_write(
         &self,
         qkv: Slot,
         rows: Slot,
-        rotation: &Rotation,
+        (rotation, positions): (&Rotation, usize),
         norm: Option<QkNorm>,
         shape: AttentionShape,
         kv: [Slot; 2],
     ) -> Slot {
-        let table = self.rotation_table(rotation);
+        let table = self.rotation_table(rotation, positions);
         let q = self.temp(Spec::counted(
             &[self.spec(rows).shape[0], shape.heads * shape.d],
             DType::F32,
@@ -117,8 +118,8 @@ impl PlanBuilder {
     }
 
     /// Cosines and sines of `pos · frequency`, rounded to f32 where the original rounds.
-    fn rotation_table(&self, rotation: &Rotation) -> Slot {
-        let Rotation { frequencies, factor, positions, .. } = rotation.clone();
+    fn rotation_table(&self, rotation: &Rotation, positions: usize) -> Slot {
+        let Rotation { frequencies, factor, .. } = rotation.clone();
         let spec = Spec::fixed(&[positions, frequencies.len(), 2], DType::F32);
         // All that the table depends on: plans share it by this name.
         let bits: Vec<u32> = frequencies.iter().map(|f| f.to_bits()).collect();

@@ -67,11 +67,13 @@ impl GroupShape {
         self.rows.div_ceil(TILE_ROWS)
     }
 
-    fn words(self) -> usize {
+    /// Words of all codes.
+    pub fn words(self) -> usize {
         self.bits.matrix_words(self.rows, self.cols)
     }
 
-    fn scale_words(self) -> usize {
+    /// Words of all scales.
+    pub fn scale_words(self) -> usize {
         self.tiles() * self.groups() * SCALE_WORDS
     }
 
@@ -258,6 +260,34 @@ impl GroupPacked<'_> {
     pub fn scale(&self, row: usize, group: usize) -> f16 {
         self.part().scale(row, group)
     }
+
+    /// How many codes are −1, 0, +1 and +2; none of integers of 8 bits.
+    pub fn counts(&self) -> Option<[u64; 4]> {
+        let GroupShape { rows, cols, bits, .. } = self.shape;
+        if bits == Bits::Eight {
+            return None;
+        }
+        let mut counts = [0; 4];
+        let whole = cols / bits.cols_per_word();
+        for (tile, words) in self.words.chunks(self.shape.row_words() * TILE_ROWS).enumerate() {
+            let in_use = TILE_ROWS.min(rows - tile * TILE_ROWS);
+            for word in words.chunks(TILE_ROWS).take(whole).flat_map(|words| &words[..in_use]) {
+                let n = |bits: u32| u64::from(bits.count_ones());
+                let [low, high] = [word & 0x5555_5555, word >> 1 & 0x5555_5555];
+                let each = match bits {
+                    Bits::One => [n(!word), 0, n(*word), 0],
+                    _ => [n(!(low | high) & 0x5555_5555), n(low & !high), n(high & !low), n(low & high)],
+                };
+                counts.iter_mut().zip(each).for_each(|(sum, n)| *sum += n);
+            }
+        }
+        // The last word of a row may hold fewer.
+        let part = self.part();
+        for (row, col) in (0..rows).flat_map(|r| (whole * bits.cols_per_word()..cols).map(move |c| (r, c))) {
+            counts[(part.code(row, col) + 1) as usize] += 1;
+        }
+        Some(counts)
+    }
 }
 
 /// Words of a stack's buffer.
@@ -395,6 +425,9 @@ mod tests {
             let even = codes.iter().any(|c| c % 2 == 0);
             prop_assert_eq!(packed.shape.bits, if form == 1 || (form == 2 && !even) { Bits::One } else { bits });
             prop_assert_eq!(packed.codes(), &codes[..]);
+            let count = |code: i8| codes.iter().filter(|&&c| c == code).count() as u64;
+            let counts = (packed.shape.bits != Bits::Eight).then(|| [-1, 0, 1, 2].map(count));
+            prop_assert_eq!(packed.counts(), counts);
             let words = stack(&[packed.clone(), GroupPacked { factor: 0.75, ..packed }]).unwrap();
             let part = GroupStack(&words).part(1);
             for (r, c) in [(0, 0), (rows - 1, cols - 1), (rows / 2, cols / 3)] {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::alloc::room;
 use crate::cpu::Cpu;
 use crate::engine::open::{Opening, Progress};
-use crate::engine::options::{DeviceOptions, LmHead, Precision};
+use crate::engine::options::{DeviceOptions, LmHead, ModelOptions};
 use crate::engine::sampler::uniform;
 use crate::error::{Error, Result};
 use crate::files::ModelFiles;
@@ -25,22 +25,15 @@ use crate::tools::tolerance::judge;
 pub struct CheckOptions {
     /// The backend that is checked against the plain CPU.
     pub device: DeviceOptions,
-    /// How full-precision weights and the KV cache are kept, on both.
-    pub precision: Precision,
-    /// The matrix that gives the logits, on both.
-    pub head: LmHead,
+    /// How the model's numbers are kept and computed, on both.
+    pub model: ModelOptions,
     /// Largest error of f32 results, relative to the largest magnitude of a slot.
     pub tolerance: f32,
 }
 
 impl Default for CheckOptions {
     fn default() -> Self {
-        CheckOptions {
-            device: DeviceOptions::default(),
-            precision: Precision::F16,
-            head: LmHead::Dense,
-            tolerance: 1e-4,
-        }
+        CheckOptions { device: DeviceOptions::default(), model: ModelOptions::default(), tolerance: 1e-4 }
     }
 }
 
@@ -87,13 +80,13 @@ pub fn check(
     options: &CheckOptions,
     mut progress: impl FnMut(Progress),
 ) -> Result<CheckReport> {
-    let opening = Opening::new(files.into(), &options.device, options.precision, options.head)?;
+    let opening = Opening::new(files.into(), &options.device, options.model)?;
     let model = models::open(opening.files.clone(), &opening.weights, opening.load)?;
     let precision = opening.precision;
     let check_steps = model.check_steps(precision.kv_dtype())?;
     let stages: Vec<Stage> = check_steps.into_iter().map(Stage::from).collect();
     let int8 = |stage: &Stage| stage.plan.weights().any(|(weight, _)| weight.pack == Pack::Int8);
-    if options.head == LmHead::Int8 && !stages.iter().any(int8) {
+    if options.model.head == LmHead::Int8 && !stages.iter().any(int8) {
         let problem = format!("is int8, but {} gives its logits by a ternary matrix", model.family().name);
         return Err(Error::argument("head", problem));
     }

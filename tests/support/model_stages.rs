@@ -120,7 +120,7 @@ impl LoadedModel {
     /// The same with another form of the matrix that gives the logits.
     pub fn open_with_head(dir: &Path, backend: Box<dyn Backend>, head: Pack, max_binding: u64) -> Self {
         let weights = Weights::open(dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
-        let options = LoadOptions { dense: Pack::F32, head, max_binding };
+        let options = LoadOptions { head, max_binding, ..LoadOptions::anywhere(Pack::F32) };
         let model = models::open_chat(dir, &weights, options).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
         LoadedModel { model, weights, backend }
     }

@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::apps::bitgen::fingerprint::fingerprint;
 use crate::engine::open::{LoadReport, Opening, Progress, required_tokenizer};
-use crate::engine::options::{DeviceOptions, LmHead, Precision};
+use crate::engine::options::{DeviceOptions, ModelOptions, Precision};
 use crate::engine::programs::{Program, check_text, floats, text_rows};
 use crate::error::Result;
 use crate::files::{Image, ModelFiles, Tokenizer};
@@ -140,7 +140,8 @@ impl BitGen {
         options: &BitGenOptions,
         progress: impl FnMut(Progress),
     ) -> Result<Self> {
-        let opening = Opening::new(files.into(), &options.device, options.precision, LmHead::Dense)?;
+        let numbers = ModelOptions { precision: options.precision, ..ModelOptions::default() };
+        let opening = Opening::new(files.into(), &options.device, numbers)?;
         let model = BitGenStage1::open(&opening.files, &opening.weights, opening.load)?;
         let tokenizer = opening.tokenizer(options.tokenizer.as_deref(), model.sizes().vocab, &BITGEN)?;
         let n = model.sizes().positions;

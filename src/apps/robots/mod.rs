@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::apps::robots::attention_window::WindowSizes;
 use crate::apps::robots::forward::{Call, LOGIT_ROWS};
 use crate::engine::open::{LoadReport, Opening, Progress, required_tokenizer};
-use crate::engine::options::{DeviceOptions, LmHead, Precision};
+use crate::engine::options::{DeviceOptions, ModelOptions, Precision};
 use crate::engine::programs::{Program, check_text, floats};
 use crate::error::{Error, Result};
 use crate::files::{Image, ModelFiles, Tokenizer};
@@ -184,7 +184,8 @@ impl RobotModel {
             let problem = format!("is {}, expected 1..={MAX_SAMPLES}", options.samples);
             return Err(Error::argument("samples", problem));
         }
-        let opening = Opening::new(files.into(), &options.device, options.precision, LmHead::Dense)?;
+        let numbers = ModelOptions { precision: options.precision, ..ModelOptions::default() };
+        let opening = Opening::new(files.into(), &options.device, numbers)?;
         let model = BitGenModel::open(&opening.files, &opening.weights, opening.load)?;
         let tokenizer = opening.tokenizer(options.tokenizer.as_deref(), model.sizes().vocab, &ROBOTS)?;
         let plans = Self::record(&model, options.samples)?;

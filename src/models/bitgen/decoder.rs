@@ -2,7 +2,7 @@
 //! decoder with its embeddings.
 
 use crate::error::Result;
-use crate::models::decoder::linear::TernaryStack;
+use crate::models::decoder::bit_linear::TernaryStack;
 use crate::models::layers::LayerNorm;
 use crate::models::load::{Tensor, TensorScope};
 use crate::models::slots;

@@ -152,7 +152,7 @@ impl BitGenConfig {
         let config = source.section();
         let next_token = config.truth("next_token")?.unwrap_or(false);
         let direct_writing = config.truth("direct_writing")?.unwrap_or(true);
-        let memory_alpha = config.share("memory_alpha")?.unwrap_or(MEMORY_ALPHA);
+        let memory_alpha = config.number("memory_alpha", 0.0..=1.0)?.map_or(MEMORY_ALPHA, |alpha| alpha as f32);
         let eos = config.value("eos_token_id").map(|id| config.integer("eos_token_id", id, 0..=sizes.vocab - 1));
         let eos = eos.transpose()?.map(|id| id as u32);
         let dino = match sizes.vision {

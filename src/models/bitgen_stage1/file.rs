@@ -18,7 +18,10 @@ pub static BITGEN: Family = Family {
     open_with: "BitGen::open, on the command line with `ternion run`, `similarity` or `search`",
     tokenizer_note: "",
     recognises: |_, weights| Ok(BitGenSizes::recognises(weights)),
-    open: |files, weights, options| Ok(Box::new(BitGenStage1::open(files, weights, options)?)),
+    open: |files, weights, options| {
+        options.check_fixed(BITGEN.name)?;
+        Ok(Box::new(BitGenStage1::open(files, weights, options)?))
+    },
 };
 
 /// Vectors of the memory beside its slots and the logarithm of their variance, one element per slot.

@@ -1,10 +1,10 @@
 //! The attention of a decoder's layer, with its cache of keys and values.
 
-use crate::models::decoder::linear::{BitLinearSpec, BitLinearStack, Norm};
+use crate::models::decoder::linear::{LinearSpec, LinearStack, Norm};
 use crate::models::decoder::spec::{AttentionSpec, Names};
 use crate::models::load::TensorScope;
 use crate::models::{TextShape, slots};
-use crate::ops::Rope;
+use crate::ops::QkNorm;
 use crate::plan::{PlanBuilder, Slot};
 use crate::tensor::Spec;
 
@@ -12,30 +12,43 @@ use crate::tensor::Spec;
 #[derive(Debug)]
 pub struct Attention {
     spec: AttentionSpec,
-    qkv: BitLinearStack,
-    out: BitLinearStack,
+    qkv: LinearStack,
+    qk_norms: Option<[Norm; 2]>,
+    sub_norm: Option<Norm>,
+    out: LinearStack,
 }
 
 impl Attention {
     /// Takes the tensors below `w`, the attention's folder, for rows of `width` elements.
-    pub fn load(w: &TensorScope, names: &Names, width: usize, spec: AttentionSpec, linear: BitLinearSpec) -> Self {
+    pub fn load(w: &TensorScope, names: &Names, width: usize, spec: AttentionSpec, linear: LinearSpec) -> Self {
         let [inner, d_kv] = [spec.heads.heads, spec.heads.kv_heads].map(|n| n * spec.heads.d);
+        let qkv = match w.at(names.fused_qkv).has("weight") {
+            true => LinearStack::load(w, &[names.fused_qkv], &[inner + 2 * d_kv], width, linear),
+            false => LinearStack::load(w, &names.qkv, &[inner, d_kv, d_kv], width, linear),
+        };
+        let head_norm = |rule| names.qk_norms.map(|name| Norm::load(w, name, spec.heads.d, rule));
         Attention {
+            qkv,
+            qk_norms: spec.qk_norm.map(head_norm),
+            sub_norm: spec.sub_norm.map(|rule| Norm::load(w, names.out_norm, inner, rule)),
+            out: LinearStack::load(w, &[names.out], &[width], inner, linear),
             spec,
-            qkv: BitLinearStack::load(w, &names.qkv, &[inner, d_kv, d_kv], width, linear),
-            out: BitLinearStack::load(w, &[names.out], &[width], inner, linear),
         }
     }
 
     /// `x + attention(norm(x))`, x `[rows, d]`, in layer `i`.
     pub fn record_add(&self, p: &PlanBuilder, x: Slot, norm: &Norm, rows: Slot, i: usize, shape: &TextShape) -> Slot {
-        let AttentionSpec { heads, theta } = self.spec;
+        let AttentionSpec { heads, rotation, .. } = &self.spec;
         let d_kv = heads.kv_heads * heads.d;
         let kv = slots::kv(i).map(|name| p.state(&name, Spec::fixed(&[shape.kv_rows, d_kv], shape.kv_dtype)));
         let qkv = self.qkv.record(p, x, Some(norm), None); // [rows, (heads + 2·kv_heads)·d_head]
-        let q = p.rope_kv_write(qkv, rows, Rope { theta, positions: shape.context() }, heads, kv);
-        p.trace(&slots::attention(i), |p| p.cached_attention_weights(q, kv[0], rows, heads));
-        let a = p.cached_attention(q, kv[0], kv[1], rows, heads); // [rows, heads·d_head]
-        self.out.record(p, a, None, Some(x))
+        let qk_norm = self.qk_norms.as_ref().map(|norms| {
+            let [(norm, q), (_, k)] = norms.each_ref().map(|norm| norm.input(p));
+            QkNorm { norm, weights: [q, k] }
+        });
+        let q = p.rotate_kv_write(qkv, rows, (rotation, shape.context()), qk_norm, *heads, kv);
+        p.trace(&slots::attention(i), |p| p.cached_attention_weights(q, kv[0], rows, *heads));
+        let a = p.cached_attention(q, kv[0], kv[1], rows, *heads); // [rows, heads·d_head]
+        self.out.record(p, a, self.sub_norm.as_ref(), Some(x))
     }
 }

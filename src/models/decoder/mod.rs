@@ -1,33 +1,37 @@
 //! Decoders: rows in, logits out. One forward pass for every architecture that a [`DecoderSpec`] describes.
 //!
 //! * [`spec`]: what a decoder is, as data, and the names of its tensors.
-//! * [`linear`]: matrices and norms.
+//! * [`linear`]: norms, and matrices in the forms that there are: [`bit_linear`] (ternary, each with its norm),
+//!   [`stored_linear`] (as the file holds them); [`head`]: the embedding table and what gives the logits.
 //! * [`attention`]: a mixer. [`gated`], [`moe`]: feed-forward parts. Another one is a file, a variant of
 //!   [`Mixer`] or [`Ffn`] and of its weights' enum here, and its place in [`Layer`]'s `load` (a `match`, but a `let`
 //!   for the one mixer) and `record`.
 
 pub(crate) mod attention;
+pub(crate) mod bit_linear;
 pub(crate) mod gated;
+pub(crate) mod head;
 pub(crate) mod linear;
 pub(crate) mod moe;
 pub(crate) mod spec;
+pub(crate) mod stored_linear;
 
 use crate::models::decoder::attention::Attention;
 use crate::models::decoder::gated::Gated;
+use crate::models::decoder::head::Head;
 use crate::models::decoder::linear::Norm;
 use crate::models::decoder::moe::Moe;
 use crate::models::decoder::spec::{DecoderSpec, Ffn, LayerSpec, Mixer, Names};
-use crate::models::load::{Tensor, TensorScope};
+use crate::models::load::TensorScope;
 use crate::models::{TextShape, slots};
 use crate::ops::{ROW_WORDS, SAMPLE_PARAM_WORDS, Sampled, occurrence_words};
 use crate::plan::{PlanBuilder, Slot};
 use crate::tensor::{CountedBy, DType, Spec};
 
-/// A decoder as far as names and shapes; its head is the embedding table, maybe in fewer bits.
+/// A decoder as far as names and shapes.
 #[derive(Debug)]
 pub struct Decoder {
-    table: Vec<Tensor>,
-    head: Vec<Tensor>,
+    head: Head,
     layers: Vec<Layer>,
     norm: Norm,
     width: usize,
@@ -56,11 +60,9 @@ enum FfnWeights {
 impl Decoder {
     /// Takes the tensors below `w`.
     pub fn load(w: &TensorScope, names: &Names, spec: &DecoderSpec) -> Self {
-        let vocab = [spec.vocab, spec.width];
         let layers = spec.layers.iter().enumerate();
         Decoder {
-            table: w.sharded(names.table, vocab),
-            head: w.head(names.table, vocab),
+            head: Head::load(w, names, [spec.vocab, spec.width], spec.head),
             layers: layers.map(|(i, layer)| Layer::load(&w.at(names.layers).at(i), names, spec, layer)).collect(),
             norm: Norm::load(w, names.norm, spec.width, spec.norm),
             width: spec.width,
@@ -74,16 +76,14 @@ impl Decoder {
         let outputs = p.input(slots::OUTPUTS, Spec::counted(&[shape.max_outputs, 1], DType::U32, CountedBy::Outputs));
         let image_spec = Spec::counted(&[shape.max_rows, self.width], DType::F32, CountedBy::Rows);
         let image = shape.images.then(|| p.input(slots::IMAGE_ROWS, image_spec));
-        let table: Vec<Slot> = self.table.iter().map(|t| t.slot(p)).collect();
-        let x = p.embed(rows, &table, image, self.embed_bound); // [rows, d]
+        let x = p.embed(rows, &self.head.table(p), image, self.embed_bound); // [rows, d]
         let mut x = p.tag("merged_embeds", x);
         for (i, layer) in self.layers.iter().enumerate() {
             x = layer.record(p, x, rows, i, shape);
         }
         let x = p.select_rows(x, outputs); // [outputs, d]
         let x = p.tag("final_norm.out", self.norm.record(p, x));
-        let head: Vec<Slot> = self.head.iter().map(|t| t.slot(p)).collect();
-        let logits = p.matmul_sharded(x, &head); // [outputs, vocab]
+        let logits = self.head.record(p, x); // [outputs, vocab]
         p.output(slots::LOGITS, logits);
         p.tag(slots::LOGITS, logits);
         self.sample(p, logits, outputs, rows, shape);
@@ -107,14 +107,16 @@ impl Decoder {
 impl Layer {
     fn load(w: &TensorScope, names: &Names, decoder: &DecoderSpec, layer: &LayerSpec) -> Self {
         let (d, linear, ffn) = (decoder.width, decoder.linear, w.at(names.ffn));
-        let Mixer::Attention(attention) = layer.mixer;
+        let Mixer::Attention(attention) = layer.mixer.clone();
         Layer {
             mixer_norm: Norm::load(w, names.mixer_norm, d, layer.mixer_norm),
             mixer: MixerWeights::Attention(Attention::load(&w.at(names.attention), names, d, attention, linear)),
             ffn_norm: Norm::load(w, names.ffn_norm, d, layer.ffn_norm),
             ffn: match layer.ffn {
-                Ffn::Gated(gated) => FfnWeights::Gated(Gated::load(&ffn, names, d, gated, linear)),
-                Ffn::Moe(moe) => FfnWeights::Moe(Moe::load(&ffn, names, d, moe, linear)),
+                Ffn::Gated { gated, sub_norm } => {
+                    FfnWeights::Gated(Gated::load(&ffn, names, d, (gated, sub_norm), linear))
+                }
+                Ffn::Moe(moe) => FfnWeights::Moe(Moe::load(&ffn, names, d, moe)),
             },
         }
     }

@@ -1,6 +1,7 @@
 //! The mixture of experts of a decoder's layer.
 
-use crate::models::decoder::linear::{BitLinearSpec, BitLinearStack, Norm};
+use crate::models::decoder::bit_linear::BitLinearStack;
+use crate::models::decoder::linear::Norm;
 use crate::models::decoder::spec::{MoeSpec, Names};
 use crate::models::load::{Tensor, TensorScope};
 use crate::models::{TextShape, slots};
@@ -13,7 +14,6 @@ use crate::tensor::{DType, Spec};
 #[derive(Debug)]
 pub struct Moe {
     spec: MoeSpec,
-    linear: BitLinearSpec,
     router: [Tensor; 2],
     gate_up: BitLinearStack,
     down: BitLinearStack,
@@ -21,8 +21,8 @@ pub struct Moe {
 
 impl Moe {
     /// Takes the tensors below `w`, the feed-forward part's folder, for rows of `width` elements.
-    pub fn load(w: &TensorScope, names: &Names, width: usize, spec: MoeSpec, linear: BitLinearSpec) -> Self {
-        let (experts, d_ff, n) = (spec.experts, spec.expert.d_ff, spec.experts.n);
+    pub fn load(w: &TensorScope, names: &Names, width: usize, spec: MoeSpec) -> Self {
+        let (experts, d_ff, n, linear) = (spec.experts, spec.expert.d_ff, spec.experts.n, spec.linear);
         let expert = |e: usize| match e.checked_sub(n) {
             None => w.at(names.experts).at(e),
             Some(_) if experts.shared == 1 => w.at(names.shared_expert),
@@ -34,7 +34,6 @@ impl Moe {
         let router = w.at(names.router);
         Moe {
             spec,
-            linear,
             router: [router.exact("weight", &[n, width]), router.vector("bias", n)],
             gate_up: BitLinearStack::load_places(&gate_up, &[d_ff, d_ff], width, linear),
             down: BitLinearStack::load_places(&down, &[width], d_ff, linear),
@@ -43,7 +42,7 @@ impl Moe {
 
     /// `x + moe(norm(x))`, x `[rows, d]`, in layer `i`.
     pub fn record_add(&self, p: &PlanBuilder, x: Slot, norm: &Norm, rows: Slot, i: usize, shape: &TextShape) -> Slot {
-        let MoeSpec { experts, expert, bound } = self.spec;
+        let MoeSpec { experts, expert, linear, bound } = self.spec;
         let log = p.state(&slots::routing(i), Spec::fixed(&[shape.kv_rows, experts.k], DType::U32));
         let moe = MoeInput {
             pre_norm: norm.input(p),
@@ -51,8 +50,8 @@ impl Moe {
             experts,
             gate_up: self.gate_up.slots(p),
             down: self.down.slots(p),
-            norm: self.linear.norm,
-            quant: self.linear.quant,
+            norm: linear.norm,
+            quant: linear.quant,
             act: expert.act,
             bound,
         };

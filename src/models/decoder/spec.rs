@@ -1,10 +1,12 @@
 //! What a decoder is, as data. An architecture reads its configuration into a [`DecoderSpec`] and gives the [`Names`] of its
 //! tensors; it needs no code of its own for the forward pass.
 
-use crate::models::decoder::linear::BitLinearSpec;
-use crate::ops::{Act, AttentionShape, Experts, RmsNorm};
+use crate::models::decoder::bit_linear::BitLinearSpec;
+use crate::models::decoder::linear::LinearSpec;
+use crate::models::decoder::stored_linear::StoredSpec;
+use crate::ops::{Act, AttentionShape, Experts, RmsNorm, Rotation};
 
-/// A decoder whose head is the embedding table.
+/// A decoder.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecoderSpec {
     /// Tokens of the vocabulary.
@@ -17,12 +19,28 @@ pub struct DecoderSpec {
     pub layers: Vec<LayerSpec>,
     /// The norm behind the last layer.
     pub norm: RmsNorm,
-    /// How the matrices of all layers read their input.
-    pub linear: BitLinearSpec,
+    /// The matrices of all layers, but those of experts.
+    pub linear: LinearSpec,
+    /// The embedding table and the matrix that gives the logits.
+    pub head: HeadSpec,
+}
+
+/// The embedding table and the matrix that gives the logits.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum HeadSpec {
+    /// The table in full precision; it gives the logits, maybe in fewer bits.
+    Dense,
+    /// The table as the file holds it, and a matrix of its own, or the same one.
+    Stored {
+        /// How both are quantised, and what the head reads if it holds codes.
+        spec: StoredSpec,
+        /// Whether the table gives the logits.
+        tied: bool,
+    },
 }
 
 /// A layer: `x += mixer(norm(x))`, then `x += ffn(norm(x))`.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LayerSpec {
     /// The norm in front of the mixer.
     pub mixer_norm: RmsNorm,
@@ -35,26 +53,35 @@ pub struct LayerSpec {
 }
 
 /// How a row reads the rows before it.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Mixer {
     /// Attention with a cache of keys and values.
     Attention(AttentionSpec),
 }
 
 /// Attention with rotary positions.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AttentionSpec {
     /// Query heads, key and value heads, and the width of one.
     pub heads: AttentionShape,
-    /// Base of the rotary angles.
-    pub theta: f64,
+    /// The rotary positions.
+    pub rotation: Rotation,
+    /// The norm of each query's and key's head, in front of the rotation, if there is one.
+    pub qk_norm: Option<RmsNorm>,
+    /// The norm of all heads' results, in front of the output's matrix, if there is one.
+    pub sub_norm: Option<RmsNorm>,
 }
 
 /// The feed-forward part of a layer.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Ffn {
     /// One gated layer for all rows.
-    Gated(GatedSpec),
+    Gated {
+        /// Its matrices.
+        gated: GatedSpec,
+        /// The norm in front of the last of them, if there is one.
+        sub_norm: Option<RmsNorm>,
+    },
     /// A mixture of gated experts.
     Moe(MoeSpec),
 }
@@ -75,15 +102,19 @@ pub struct MoeSpec {
     pub experts: Experts,
     /// One of them.
     pub expert: GatedSpec,
+    /// Their matrices.
+    pub linear: BitLinearSpec,
     /// Bound on the sum of their outputs; infinite for none.
     pub bound: f32,
 }
 
-/// Names of a decoder's tensors, below its root. A BitLinear has the tensors `NAME.weight` and `NAME.norm.weight`.
+/// Names of a decoder's tensors, below its root. A matrix is the tensor `NAME.weight`, a norm is named whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Names {
-    /// The embedding table.
+    /// The embedding table, named whole.
     pub table: &'static str,
+    /// The matrix that gives the logits, where it is not the table.
+    pub head: &'static str,
     /// The norm behind the last layer.
     pub norm: &'static str,
     /// The folder of the layers; each is in a folder named by its number, and what follows is in there.
@@ -94,8 +125,14 @@ pub struct Names {
     pub attention: &'static str,
     /// Queries, keys and values, in the attention's folder.
     pub qkv: [&'static str; 3],
+    /// Queries, keys and values in one matrix, in their place where a file has it.
+    pub fused_qkv: &'static str,
+    /// The norms of queries' and of keys' heads, in the attention's folder.
+    pub qk_norms: [&'static str; 2],
     /// The attention's output, in its folder.
     pub out: &'static str,
+    /// The norm in front of it, in the same folder.
+    pub out_norm: &'static str,
     /// The norm in front of the feed-forward part.
     pub ffn_norm: &'static str,
     /// The folder of the feed-forward part.
@@ -104,6 +141,8 @@ pub struct Names {
     pub gate_up: [&'static str; 2],
     /// The output, in the same folder.
     pub down: &'static str,
+    /// The norm in front of it, in the same folder.
+    pub down_norm: &'static str,
     /// The folder of a mixture's router, with `weight` and `bias`, in the feed-forward part's.
     pub router: &'static str,
     /// The folder of the experts, which are in folders named by their numbers.

@@ -32,7 +32,10 @@ pub static EMBERNET: Family = Family {
     tokenizer_note: "EmberNet was trained with TinyLlama's tokenizer, although phi-2's files are published beside it: give \
                      TinyLlama's tokenizer.json with --tokenizer",
     recognises: |files, w| Ok(EmberNetConfig::recognises(&ModelConfig::of(files, w.checkpoint())?.keys)),
-    open: |files, weights, options| Ok(Box::new(EmberNet::open(files, weights, options)?)),
+    open: |files, weights, options| {
+        options.check_fixed(EMBERNET.name)?;
+        Ok(Box::new(EmberNet::open(files, weights, options)?))
+    },
 };
 
 /// The model, as far as names and shapes.

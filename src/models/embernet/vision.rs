@@ -1,7 +1,7 @@
 //! EmberNet's way from SigLIP's patches to image tokens: compressor, pooler, projector.
 
 use crate::models::ImageTrace;
-use crate::models::decoder::linear::{BitLinearSpec, BitLinearStack};
+use crate::models::decoder::bit_linear::{BitLinearSpec, BitLinearStack};
 use crate::models::embernet::config::{EmberNetConfig, SIGLIP};
 use crate::models::embernet::spec;
 use crate::models::layers::Linear;

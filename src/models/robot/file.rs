@@ -18,7 +18,10 @@ pub static ROBOTS: Family = Family {
     open_with: "RobotModel::open, on the command line with `ternion robots`",
     tokenizer_note: "",
     recognises: |_, weights| Ok(RobotSizes::recognises(weights)),
-    open: |files, weights, options| Ok(Box::new(BitGenModel::open(files, weights, options)?)),
+    open: |files, weights, options| {
+        options.check_fixed(ROBOTS.name)?;
+        Ok(Box::new(BitGenModel::open(files, weights, options)?))
+    },
 };
 
 /// Tokens of the task, and of the decoder's text.

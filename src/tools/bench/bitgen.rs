@@ -62,7 +62,7 @@ pub fn measure(
     let (mut done, total) = (0, TESTS.len() * (options.repetitions + 1) + 1);
     progress(Progress { done, total, what: "opening the model".into() });
     let device = options.device.clone();
-    let model = BitGen::open(files, &BitGenOptions { device, precision: options.precision, tokenizer: None })?;
+    let model = BitGen::open(files, &BitGenOptions { device, precision: options.model.precision, tokenizer: None })?;
     let mut all = Vec::new();
     for test in TESTS {
         let times = repeat(options.repetitions, || {

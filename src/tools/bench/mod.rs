@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::engine::options::{DeviceOptions, LmHead, Options, Precision};
+use crate::engine::options::{DeviceOptions, ModelOptions, Options, Precision};
 use crate::engine::{Engine, LoadReport, Progress};
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
@@ -42,10 +42,8 @@ const MAX_REPETITIONS: usize = 1000;
 pub struct BenchOptions {
     /// The device.
     pub device: DeviceOptions,
-    /// Data type of full-precision weights and of the KV cache.
-    pub precision: Precision,
-    /// Data type of the LM head.
-    pub head: LmHead,
+    /// How the model's numbers are kept and computed.
+    pub model: ModelOptions,
     /// Lengths of prompts, in tokens; 0 for no such test. Default: 96 and 512, at most the model's positions.
     pub prompts: Option<Vec<usize>>,
     /// Numbers of generated tokens; 0 for no such test. Default: 64, at most the model's positions.
@@ -66,8 +64,7 @@ impl Default for BenchOptions {
     fn default() -> Self {
         BenchOptions {
             device: DeviceOptions::default(),
-            precision: Precision::F16,
-            head: LmHead::Dense,
+            model: ModelOptions::default(),
             prompts: None,
             generated: None,
             depths: vec![0],
@@ -192,12 +189,15 @@ impl BenchOptions {
 
     fn engine(&self, files: &ModelFiles, sessions: usize, context: usize) -> Result<Engine> {
         let DeviceOptions { device, autotune, threads } = self.device.clone();
+        let ModelOptions { precision, head, activations, hidden_act } = self.model;
         let options = Options {
             device,
             autotune,
             threads,
-            precision: self.precision,
-            head: self.head,
+            precision,
+            head,
+            activations,
+            hidden_act,
             context: Some(context),
             sessions,
             ..Options::default()
@@ -236,6 +236,7 @@ pub fn bench(
     options.validate()?;
     let files = files.into();
     let (weights, load) = (Weights::open(&files)?, LoadOptions::anywhere(Precision::F16.pack()));
+    let load = LoadOptions { hidden_act: options.model.hidden_act, ..load };
     let (measured, parameters) = if Family::recognise(&files, &weights)? == &BITGEN {
         let parameters = parameters(models::open(&files, &weights, load)?.as_ref(), &weights);
         (bitgen::measure(&files, options, &mut progress)?, parameters)

@@ -12,9 +12,9 @@ use crate::engine::options::Precision;
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, TensorInfo, Weights};
 use crate::models;
-use crate::models::{Family, LoadOptions, Model};
-use crate::quant::groups::GroupStack;
-use crate::tensor::{Pack, WeightRef};
+use crate::models::{LoadOptions, Model};
+use crate::quant::groups::{GroupPacked, GroupShape};
+use crate::tensor::{GroupCodes, Pack, WeightPart};
 use crate::tools::convert::whole;
 
 /// A description of a model file.
@@ -86,15 +86,13 @@ pub fn inspect(
     let files = files.into();
     let weights = Weights::open(&files)?;
     let is_gguf = weights.checkpoint().gguf().is_some();
-    match Family::recognise(&files, &weights) {
+    let model = match models::open(&files, &weights, LoadOptions::anywhere(precision.pack())) {
         Err(error @ (Error::Unsupported { .. } | Error::Config { .. })) if is_gguf => {
             return gguf::describe(&files, &weights, precision, error.to_string(), &mut progress);
         }
-        Err(error) => return Err(error),
-        Ok(_) => {}
-    }
+        opened => opened?,
+    };
     let problems = gguf::problems(&files, weights.checkpoint());
-    let model = models::open(files, &weights, LoadOptions::anywhere(precision.pack()))?;
     let all: Vec<&TensorInfo> = weights.checkpoint().tensors().collect();
     let mut tensors = Vec::with_capacity(all.len());
     for (done, info) in all.iter().enumerate() {
@@ -103,7 +101,7 @@ pub fn inspect(
     }
     progress(Progress { done: all.len(), total: all.len(), what: String::new() });
     let counted = || tensors.iter().filter(|t| model.counts(&t.name));
-    let ternary = counted().filter(|t| t.scale.is_some());
+    let ternary = counted().filter(|t| t.shares.is_some());
     Ok(Inspection {
         file: weights.path().display().to_string(),
         family: model.family().name.to_owned(),
@@ -141,11 +139,15 @@ fn line(weights: &Weights, info: &TensorInfo, pack: Option<Pack>) -> Result<Tens
         Some(Pack::F32) => (line.packed, line.packed_bytes) = ("f32".into(), 4 * elements),
         Some(Pack::F16) => (line.packed, line.packed_bytes) = ("f16".into(), 2 * elements),
         Some(Pack::Int8) => (line.packed, line.packed_bytes) = ("int8".into(), elements + 4 * part.rows.len() as u64),
-        Some(pack @ Pack::Groups { group, .. }) => {
-            let words = weights.load(&WeightRef { parts: vec![part.clone()], pack })?;
-            let bits = GroupStack(&words).part(0).shape.bits.count();
-            line.packed = format!("{bits} bit{}, scales by {group}", if bits == 1 { "" } else { "s" });
-            line.packed_bytes = 4 * words.len() as u64;
+        Some(Pack::Groups { group, codes }) => {
+            let matrix = groups(weights, info, group as usize, codes)?;
+            let (shape, counts) = (matrix.shape, matrix.counts());
+            line.packed = group_text(shape, counts);
+            line.packed_bytes = 4 * (shape.words() + shape.scale_words()) as u64;
+            line.shape = vec![shape.rows, shape.cols];
+            let elements = (shape.rows * shape.cols).max(1) as f64;
+            line.shares = counts.map(|n| [n[0], n[1], n[2]].map(|n| n as f64 / elements));
+            weights.release(&part);
         }
         Some(Pack::Ternary(rule)) => {
             let matrix = weights.ternary(&part, rule)?;
@@ -158,6 +160,25 @@ fn line(weights: &Weights, info: &TensorInfo, pack: Option<Pack>) -> Result<Tens
         }
     }
     Ok(line)
+}
+
+/// The codes of a tensor, whose shape is that of the matrix, or of what holds it: bytes of four rows, or words.
+fn groups(weights: &Weights, info: &TensorInfo, group: usize, codes: GroupCodes) -> Result<GroupPacked<'static>> {
+    let [rows, cols] = [0, 1].map(|i| info.shape.get(i).copied().unwrap_or(1));
+    let (rows, cols) = match codes {
+        GroupCodes::PackedRows { .. } => (4 * rows, cols),
+        GroupCodes::Affine { bits } => (rows, cols * 32 / bits.max(1) as usize),
+        _ => (rows, cols),
+    };
+    weights.groups(&WeightPart { name: info.name.clone(), rows: 0..rows, cols }, group, codes)
+}
+
+/// "2 bits, scales of 128, codes of +2".
+fn group_text(shape: GroupShape, counts: Option<[u64; 4]>) -> String {
+    let bits = shape.bits.count();
+    let scales = if shape.groups() == 1 { "a scale a row".into() } else { format!("scales of {}", shape.group) };
+    let twice = if counts.is_some_and(|n| n[3] > 0) { ", codes of +2" } else { "" };
+    format!("{bits} bit{}, {scales}{twice}", if bits == 1 { "" } else { "s" })
 }
 
 /// Parameters of each component: a tensor belongs to the one with the longest prefix of its name.

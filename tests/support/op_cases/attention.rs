@@ -358,9 +358,9 @@ fn rotations(cases: &mut Cases) {
                 let [k, v] = ["k", "v"].map(|name| cache(r, name, [4200, kv_heads * d], dtype, 28));
                 let weights = [0, 1].map(|w| r.weight(&format!("w {w}"), &[d], Pack::F32, &noise.f32s(d, 2.0)));
                 let frequencies = (0..pairs).map(|j| 0.7 / (1 + j * j) as f32).collect();
-                let rotation = Rotation { frequencies, factor: 1.25, pairing, positions: 4096 };
+                let rotation = Rotation { frequencies, factor: 1.25, pairing };
                 let norm = norm.map(|norm| QkNorm { norm, weights });
-                let q = r.p.rotate_kv_write(qkv, rows, &rotation, norm, shape, [k, v]);
+                let q = r.p.rotate_kv_write(qkv, rows, (&rotation, 4096), norm, shape, [k, v]);
                 let tol = if dtype == DType::F16 { Close(1e-3) } else { Close(3e-6) };
                 vec![(q, Close(3e-6)), (k, tol), (v, if dtype == DType::F16 { tol } else { Exact })]
             });
