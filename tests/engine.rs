@@ -246,7 +246,15 @@ fn the_device_samples_what_the_host_would() {
     for choice in choices() {
         let engine = Engine::open(tiny(), options(choice)).unwrap();
         for (top_k, repetition_penalty, seed) in [(40, 1.0, 1), (64, 1.3, u64::MAX), (7, 0.8, 3), (512, 1.3, 4)] {
-            let sampling = Sampling { temperature: 1.5, top_k, top_p: 0.95, repetition_penalty, seed };
+            let drawn =
+                Sampling { temperature: 1.5, top_k, top_p: 0.95, repetition_penalty, seed, ..Sampling::greedy() };
+            let sampling = match seed {
+                1 => Sampling { frequency_penalty: 0.4, min_p: 0.02, ..drawn },
+                3 => {
+                    Sampling { presence_penalty: 0.6, logit_bias: [(5, f32::NEG_INFINITY), (77, 4.0)].into(), ..drawn }
+                }
+                _ => drawn,
+            };
             let sampled = |hooked: bool| {
                 let options = GenerateOptions { sampling: sampling.clone(), ..greedy(40) };
                 let (mut session, mut hook) = (with_prompt(&engine), neutral());

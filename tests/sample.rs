@@ -11,7 +11,7 @@ use support::device::backends;
 use support::numbers::{Noise, bits};
 use ternion::cpu::Cpu;
 use ternion::engine::sampler::Sampler;
-use ternion::ops::{SampleParams, Sampled, Sampling, occurrence_words};
+use ternion::ops::{SAMPLE_PARAM_WORDS, SampleParams, Sampled, Sampling, adjustment_words, adjustments};
 use ternion::plan::{Backend, Plan, PlanBuilder, Slot, Step};
 use ternion::tensor::{CountedBy, DType, Spec};
 
@@ -36,11 +36,11 @@ fn plan() -> (Arc<Plan>, Slots) {
     let slots = Slots {
         logits: input("logits", VOCAB, DType::F32, CountedBy::Outputs),
         outputs: input("outputs", 1, DType::U32, CountedBy::Outputs),
-        params: input("params", 9, DType::U32, CountedBy::Outputs),
+        params: input("params", SAMPLE_PARAM_WORDS, DType::U32, CountedBy::Outputs),
         rows: input("rows", 4, DType::U32, CountedBy::Rows),
         to: Sampled {
             sampled: state("sampled", [OUTPUTS * STEPS, 1]),
-            occurrence_bits: state("occurrence_bits", [OUTPUTS, occurrence_words(VOCAB)]),
+            adjustments: state("adjustments", [OUTPUTS, adjustment_words(VOCAB)]),
         },
     };
     p.sample(slots.logits, slots.outputs, slots.params, slots.rows, slots.to);
@@ -48,14 +48,19 @@ fn plan() -> (Arc<Plan>, Slots) {
 }
 
 /// `STEPS` tokens of each output, drawn one after the other without the host.
-fn tokens(backend: &mut dyn Backend, logits: &[f32], params: &[SampleParams]) -> Vec<u32> {
+fn tokens(backend: &mut dyn Backend, logits: &[f32], samplings: &[Sampling]) -> Vec<u32> {
     let (plan, slots) = plan();
     let nodes = 0..plan.nodes.len();
     let id = backend.prepare(plan, false).unwrap();
     let rows: Vec<u32> = (0..OUTPUTS as u32).flat_map(|o| [0, 0, o * STEPS as u32, 1]).collect();
     backend.write(id, slots.logits, 0, &bits(logits)).unwrap();
     backend.write(id, slots.outputs, 0, &(0..OUTPUTS as u32).collect::<Vec<u32>>()).unwrap();
-    backend.write(id, slots.params, 0, bytemuck::cast_slice(params)).unwrap();
+    for (o, sampling) in samplings.iter().enumerate() {
+        let params = SampleParams::new(sampling, 0, o as u32).unwrap();
+        backend.write(id, slots.params, o * SAMPLE_PARAM_WORDS, bytemuck::cast_slice(&[params])).unwrap();
+        let row = adjustments(sampling, VOCAB, &prompt(o));
+        backend.write(id, slots.to.adjustments, o * adjustment_words(VOCAB), &row).unwrap();
+    }
     backend.write(id, slots.rows, 0, &rows).unwrap();
     let step = Step::new(OUTPUTS, OUTPUTS, 1);
     for _ in 0..STEPS / 10 {
@@ -71,30 +76,42 @@ fn sampling(o: usize) -> Sampling {
         temperature: [0.0, 0.7, 1.0, 2.5][o % 4],
         top_k: [1 + o, 50, 64][o % 3],
         top_p: [1.0, 0.9, 0.5, 0.99, 0.75][o % 5],
+        min_p: [0.0, 0.05, 0.0, 0.3, 0.0, 0.01, 0.0, 0.0, 0.9, 0.0, 0.0][o % 11],
         repetition_penalty: [1.0, 1.2, 1.0, 0.8, 1.0, 1.0, 1.6][o % 7],
+        presence_penalty: [0.0, 0.0, 0.7, 0.0, -0.4][o % 5],
+        frequency_penalty: [0.0, 0.3, 0.0, 0.0, 0.05, -0.02, 0.0, 0.0][o % 8],
+        logit_bias: (0..[0, 0, 1, 0, 256, 7][o % 6]).map(|i| (i * 5 % VOCAB as u32, bias(i))).collect(),
         seed: 0x1234_5678_9ABC_DEF0 ^ (o as u64) << 33,
     }
+}
+
+fn bias(i: u32) -> f32 {
+    [f32::NEG_INFINITY, 3.5, -100.0, 0.125, -2.25][i as usize % 5]
+}
+
+/// What was said in a sequence before its first draw.
+fn prompt(o: usize) -> Vec<u32> {
+    (0..o % 9 * 40).map(|i| (i * i % 83) as u32).collect()
 }
 
 #[test]
 fn devices_draw_what_the_host_draws() {
     let logits = Noise(5).f32s(OUTPUTS * VOCAB, 6.0);
-    let params: Vec<SampleParams> =
-        (0..OUTPUTS).map(|o| SampleParams::new(&sampling(o), 0, o as u32).unwrap()).collect();
+    let samplings: Vec<Sampling> = (0..OUTPUTS).map(sampling).collect();
     let host: Vec<u32> = (0..OUTPUTS)
         .flat_map(|o| {
-            let (mut sampler, mut history) = (Sampler::new(sampling(o)).unwrap(), Vec::new());
+            let (mut sampler, mut history) = (Sampler::new(sampling(o)).unwrap(), prompt(o));
             for _ in 0..STEPS {
                 let mut logits = logits[o * VOCAB..(o + 1) * VOCAB].to_vec();
                 let token = sampler.next(&mut logits, &history).unwrap();
                 history.push(token);
             }
-            history
+            history.split_off(prompt(o).len())
         })
         .collect();
-    assert_eq!(tokens(&mut Cpu::plain(), &logits, &params), host, "the definition is the host's sampler");
+    assert_eq!(tokens(&mut Cpu::plain(), &logits, &samplings), host, "the definition is the host's sampler");
     for (name, mut backend) in backends() {
-        let found = tokens(backend.as_mut(), &logits, &params);
+        let found = tokens(backend.as_mut(), &logits, &samplings);
         let different = found.iter().zip(&host).filter(|(f, h)| f != h).count();
         println!("{name}: {different} of {} draws differ", host.len());
         // 32-bit sums move the borders between tokens by less than 1e-5 of all probability, so that one draw in

@@ -12,6 +12,10 @@ const NONE: u32 = 0xffffffffu; // no token: a logit is NaN or infinite; as a key
 const LARGEST: f32 = 3.40282346638528859812e38; // rounded up, it would not be an f32
 const EXPONENT: u32 = 0x7f800000u;
 const SIGN: u32 = 0x80000000u;
+// A token's word of adjustments: how often it occurred, and above that 1 + the number of its bias.
+const COUNT_BITS: u32 = 23u;
+const MAX_COUNT: u32 = 0x7fffffu;
+const BIASES: u32 = 256u; // of a row of adjustments, behind the words of the tokens
 
 struct Params {
     vocab: u32,
@@ -20,12 +24,16 @@ struct SampleParams {
     temperature: f32,
     top_k: u32,
     top_p: f32,
-    penalty: f32,
+    min_p: f32,
+    min_p_margin: f32,
+    repetition_penalty: f32,
     reciprocal: f32,
+    presence_penalty: f32,
+    frequency_penalty: f32,
     seed_low: u32,
     seed_high: u32,
     first: u32,
-    occurrence_row: u32,
+    adjustment_row: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
 #bind var<storage, read> logits: array<u32>; // [outputs, vocab], f32 bits
@@ -33,7 +41,7 @@ struct SampleParams {
 #bind var<storage, read> sample_params: array<SampleParams>; // [outputs]
 #bind var<storage, read_write> rows: array<vec4<u32>>; // [rows]: token, pos, seq_base, seq_len
 #bind var<storage, read_write> sampled: array<u32>; // [capacity]
-#bind var<storage, read_write> occurrence_bits: array<u32>; // [sequences, ceil(vocab / 32)]
+#bind var<storage, read_write> adjustments: array<u32>; // [sequences, vocab + 256]
 
 var<workgroup> best: array<vec2<u32>, THREADS>; // key and id of each thread's largest value
 var<workgroup> best_of: array<vec2<u32>, GROUP>;
@@ -48,25 +56,44 @@ var<workgroup> choice: vec2<u32>; // the token, or NONE and the number of the on
 
 var<private> sampling: SampleParams;
 var<private> base: u32; // of the logits
-var<private> bits_base: u32;
+var<private> row_base: u32; // of the adjustments
 
-// A logit after the penalty, as a key: larger for larger values, equal for both zeros, never 0.
+// A logit with its bias and after the penalties. The clamps also keep compilers from fusing products and sums, which would
+// round differently from the host.
+fn adjusted(logit: f32, word: u32) -> f32 {
+    var v = logit;
+    let number = word >> COUNT_BITS;
+    if number != 0u {
+        v = clamp(v + bitcast<f32>(adjustments[row_base + params.vocab + number - 1u]), -LARGEST, LARGEST);
+    }
+    let count = word & MAX_COUNT;
+    if count != 0u {
+        v = clamp(v * select(sampling.repetition_penalty, sampling.reciprocal, v > 0.0), -LARGEST, LARGEST);
+        let times = clamp(sampling.frequency_penalty * f32(count), -LARGEST, LARGEST);
+        v = clamp(v - (sampling.presence_penalty + times), -LARGEST, LARGEST);
+    }
+    return v;
+}
+
+// A logit with its adjustments, as a key: larger for larger values, equal for both zeros, never 0.
 fn key_at(i: u32) -> u32 {
     var bits = logits[base + i];
     if (bits & EXPONENT) == EXPONENT { return NONE; }
-    if sampling.occurrence_row != 0u && ((occurrence_bits[bits_base + i / 32u] >> (i % 32u)) & 1u) == 1u {
-        let v = bitcast<f32>(bits);
-        bits = bitcast<u32>(clamp(v * select(sampling.penalty, sampling.reciprocal, v > 0.0), -LARGEST, LARGEST));
+    if sampling.adjustment_row != 0u {
+        let word = adjustments[row_base + i];
+        if word != 0u { bits = bitcast<u32>(adjusted(bitcast<f32>(bits), word)); }
     }
     if (bits & ~SIGN) == 0u { return SIGN; }
     return select(bits | SIGN, ~bits, bits >= SIGN);
 }
 
+fn value_of(key: u32) -> f32 {
+    return bitcast<f32>(select(~key, key & ~SIGN, key >= SIGN));
+}
+
 // exp of the difference to the largest value over the temperature.
 fn weight_of(key: u32) -> f32 {
-    let v = bitcast<f32>(select(~key, key & ~SIGN, key >= SIGN));
-    let peak = bitcast<f32>(select(~largest_logit.x, largest_logit.x & ~SIGN, largest_logit.x >= SIGN));
-    return exp(max((v - peak) / sampling.temperature, -100.0));
+    return exp(max((value_of(key) - value_of(largest_logit.x)) / sampling.temperature, -100.0));
 }
 
 // Whether a comes before b: the larger value, the lower id among equals.
@@ -205,6 +232,13 @@ fn pick(above: u32, ties: u32, floor: u32, u: f32) -> vec2<u32> {
         }
         total = sum + f32(kept_ties) * tie_weight;
     }
+    if sampling.min_p > 0.0 {
+        let least = max(value_of(largest_logit.x) + sampling.min_p_margin, -LARGEST);
+        while kept > 0u && value_of(ranked[kept - 1u].x) < least { kept--; }
+        if value_of(floor) < least { kept_ties = 0u; }
+        total = f32(kept_ties) * tie_weight;
+        for (var i = 0u; i < kept; i++) { total += weights[i]; }
+    }
     let goal = u * total;
     var sum = 0.0;
     for (var i = 0u; i < kept; i++) {
@@ -256,7 +290,7 @@ fn sample(id: u32, u: f32) -> u32 {
 fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: vec3<u32>) {
     sampling = sample_params[group.x];
     base = group.x * params.vocab;
-    bits_base = (max(sampling.occurrence_row, 1u) - 1u) * ((params.vocab + 31u) / 32u);
+    row_base = (max(sampling.adjustment_row, 1u) - 1u) * (params.vocab + BIASES);
     let at = outputs[group.x];
     let row = rows[at];
     find_top(id);
@@ -266,5 +300,8 @@ fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: 
     if id != 0u { return; }
     sampled[row.z + row.y] = token;
     rows[at] = vec4(token, row.y + 1u, row.z, row.w + 1u);
-    if sampling.occurrence_row != 0u && token != NONE { occurrence_bits[bits_base + token / 32u] |= 1u << (token % 32u); }
+    if sampling.adjustment_row != 0u && token != NONE {
+        let word = adjustments[row_base + token];
+        adjustments[row_base + token] = word + u32((word & MAX_COUNT) != MAX_COUNT);
+    }
 }

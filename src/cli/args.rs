@@ -283,6 +283,7 @@ impl GenerateArgs {
             repetition_penalty: self.repeat_penalty.or(files.repetition_penalty).unwrap_or(1.0),
             // The standard library's hash keys are random: enough for text that differs from run to run.
             seed: self.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
+            ..usual
         }
     }
 

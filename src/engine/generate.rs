@@ -10,7 +10,7 @@ use crate::engine::options::GenerateOptions;
 use crate::engine::sampler::Sampler;
 use crate::engine::session::Session;
 use crate::error::{Error, Result};
-use crate::ops::{MAX_CANDIDATES, SampleParams, Sampling, occurrence_words};
+use crate::ops::{MAX_CANDIDATES, SampleParams, Sampling, adjustments};
 
 /// Maximum number of tokens of a generation that sets no limit.
 const DEFAULT_MAX_TOKENS: usize = 512;
@@ -18,7 +18,7 @@ const DEFAULT_MAX_TOKENS: usize = 512;
 /// Who chooses the tokens.
 #[derive(Debug)]
 enum Chooser {
-    /// The device, without the host between tokens; before the first one, with the tokens that occurred.
+    /// The device, without the host between tokens; before the first one, with the session's row of adjustments.
     Device(SampleParams, Vec<u32>),
     /// The host, from all logits.
     Host(Sampler),
@@ -129,6 +129,7 @@ impl<'a> Stream<'a> {
             return Err(Error::argument("prompt", "is empty; push text or an image first"));
         }
         options.sampling.validate()?;
+        options.sampling.check_vocab(session.engine.model.info().vocab)?;
         let max_tokens = max_tokens(session, options.max_tokens)?;
         let eos = options.eos.map_or_else(|| session.engine.stop_tokens(), |eos| vec![eos]);
         Ok(Stream {
@@ -172,8 +173,8 @@ impl<'a> Stream<'a> {
             hook.set_baseline(self.session.logits_without_image()?);
         }
         let mut job = self.session.pending(matches!(self.chooser, Chooser::Host(_)), &self.probed_layers);
-        if let Chooser::Device(sample, occurrence_bits) = &mut self.chooser {
-            (job.sample, job.occurrence_bits) = (*sample, std::mem::take(occurrence_bits));
+        if let Chooser::Device(sample, adjustments) = &mut self.chooser {
+            (job.sample, job.adjustments) = (*sample, std::mem::take(adjustments));
             // An end that comes early wastes what was chosen behind it: no more than half of what there was before.
             job.max_tokens = self.generation.left().min(self.stats.generated / 2);
         }
@@ -257,7 +258,6 @@ impl Iterator for Stream<'_> {
 
 /// The device chooses where it can.
 fn chooser(session: &Session, sampling: Sampling, hooked: bool) -> Result<Chooser> {
-    let tokens = session.tokens();
     let sample = SampleParams::new(&sampling, session.len() as u32 - 1, session.state_slot() as u32);
     let Some(sample) = sample.filter(|_| !hooked) else {
         if !hooked {
@@ -266,10 +266,9 @@ fn chooser(session: &Session, sampling: Sampling, hooked: bool) -> Result<Choose
         }
         return Ok(Chooser::Host(Sampler::new(sampling)?));
     };
-    let mut occurrence_bits = Vec::new();
-    if sample.occurrence_row != 0 {
-        occurrence_bits.resize(occurrence_words(session.engine.model.info().vocab), 0);
-        tokens.iter().for_each(|&t| occurrence_bits[t as usize / 32] |= 1 << (t % 32));
-    }
-    Ok(Chooser::Device(sample, occurrence_bits))
+    let row = match sample.adjustment_row {
+        0 => Vec::new(),
+        _ => adjustments(&sampling, session.engine.model.info().vocab, session.tokens()),
+    };
+    Ok(Chooser::Device(sample, row))
 }

@@ -14,8 +14,9 @@ pub struct Job {
     pub logits: bool,
     /// How the token is chosen.
     pub sample: SampleParams,
-    /// Where `sample` asks for a penalty, the tokens that occurred, a bit each; empty if the device knows them already.
-    pub occurrence_bits: Vec<u32>,
+    /// The session's row of adjustments, where `sample` names one ([`crate::ops::adjustments`]); empty if the device has it
+    /// already.
+    pub adjustments: Vec<u32>,
     /// How many tokens one after the other may be chosen before the host sees them, where there is one row; 0 counts as 1.
     pub max_tokens: usize,
     /// Layers whose shared expert's hidden vector is wanted with the logits, of those that the engine was opened for.

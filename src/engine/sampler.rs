@@ -1,8 +1,8 @@
 //! The host's sampler, for what the device does not sample, and the strings that end an answer.
 
 use crate::error::{Error, Result};
+use crate::ops::check_logits;
 pub use crate::ops::{Sampling, uniform};
-use crate::ops::{check_logits, penalised};
 
 /// Chooses the tokens of one answer, with a random number for each.
 #[derive(Clone, Debug)]
@@ -21,35 +21,22 @@ impl Sampler {
         Ok(Self { sampling, draws: 0 })
     }
 
-    /// Chooses the next token from `logits`, one per token, after the repetition penalty has been written into them
-    /// for every id in `history` (each once however often it occurs; ids beyond the logits are passed over).
+    /// Chooses the next token from `logits`, one per token, after bias and penalties have been written into them, with
+    /// `history` as the tokens that occurred (ids beyond the logits are passed over).
     ///
     /// With u = [`uniform`] of the seed and the number of draws before, the token is the first, likeliest first and
     /// lower ids first among equals, at which the sum of the probabilities exceeds u. Greedy sampling needs no u.
     ///
     /// # Errors
-    /// [`Error::NonFiniteLogits`] for NaN or an infinity (forbid a token with a large negative value such as -1e9
-    /// instead), [`Error::Argument`] when there are no logits. The sampler stays usable.
+    /// [`Error::NonFiniteLogits`] for NaN or an infinity ([`Sampling::logit_bias`] bans a token), [`Error::Argument`] when
+    /// there are no logits, or none for a token with a bias. The sampler stays usable.
     pub fn next(&mut self, logits: &mut [f32], history: &[u32]) -> Result<u32> {
         check_logits(logits)?;
-        if self.sampling.repetition_penalty != 1.0 {
-            penalise(logits, history, self.sampling.repetition_penalty);
-        }
+        self.sampling.check_vocab(logits.len())?;
+        self.sampling.adjust(logits, history);
         let token = self.sampling.draw(logits, self.draws);
         self.draws = self.draws.wrapping_add(1);
         Ok(token)
-    }
-}
-
-/// Makes tokens that occurred less likely, each distinct one once, as transformers does.
-fn penalise(logits: &mut [f32], history: &[u32], penalty: f32) {
-    let mut occurred = vec![false; logits.len()];
-    for &id in history {
-        let at = id as usize;
-        if let (Some(logit), Some(occurred @ false)) = (logits.get_mut(at), occurred.get_mut(at)) {
-            *logit = penalised(*logit, penalty);
-            *occurred = true;
-        }
     }
 }
 
@@ -127,6 +114,14 @@ mod tests {
             Sampling { repetition_penalty: 0.0, ..good.clone() },
             Sampling { repetition_penalty: f32::NAN, ..good.clone() },
             Sampling { repetition_penalty: f32::INFINITY, ..good.clone() },
+            Sampling { min_p: -0.1, ..good.clone() },
+            Sampling { min_p: 1.5, ..good.clone() },
+            Sampling { min_p: f32::NAN, ..good.clone() },
+            Sampling { presence_penalty: f32::NAN, ..good.clone() },
+            Sampling { frequency_penalty: f32::NEG_INFINITY, ..good.clone() },
+            Sampling { logit_bias: [(3, f32::NAN)].into(), ..good.clone() },
+            Sampling { logit_bias: [(3, f32::INFINITY)].into(), ..good.clone() },
+            Sampling { logit_bias: (0..257).map(|token| (token, 1.0)).collect(), ..good.clone() },
         ];
         for bad in bad {
             assert!(matches!(bad.validate(), Err(Error::Argument { .. })), "{bad:?}");
@@ -153,7 +148,21 @@ mod tests {
     }
 
     #[test]
-    fn the_penalty_counts_each_id_once() {
+    fn a_bias_raises_and_bans_tokens_of_the_vocabulary() {
+        let with = |logit_bias: &[(u32, f32)]| {
+            let logit_bias = logit_bias.iter().copied().collect();
+            Sampler::new(Sampling { logit_bias, ..Sampling::greedy() }).unwrap()
+        };
+        assert_eq!(with(&[(0, 2.0)]).next(&mut [1.0, 2.5, 2.0], &[]).unwrap(), 0);
+        let mut banned = with(&[(1, f32::NEG_INFINITY)]);
+        assert_eq!(banned.next(&mut [-3e38, 2.5, f32::MIN], &[]).unwrap(), 0);
+        assert!(matches!(banned.next(&mut [1.0], &[]), Err(Error::Argument { .. })), "token 1 of 1");
+        assert_eq!(banned.next(&mut [1.0, 9.0], &[]).unwrap(), 0, "the sampler goes on");
+        with(&(0..256).map(|token| (token, f32::NEG_INFINITY)).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_repetition_penalty_counts_each_id_once() {
         let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::greedy() };
         let mut logits = [4.0, -1.0, 3.0, f32::MIN];
         let id = Sampler::new(sampling).unwrap().next(&mut logits, &[0, 0, 1, 3, 77, 0]).unwrap();

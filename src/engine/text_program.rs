@@ -7,7 +7,7 @@ use crate::engine::jobs::{Job, JobOutput};
 use crate::engine::programs::{Program, floats, required};
 use crate::error::{Error, Result};
 use crate::models::{ModelInfo, slots};
-use crate::ops::{Row, SAMPLE_PARAM_WORDS, TOKEN_IMAGE, occurrence_words};
+use crate::ops::{Row, SAMPLE_PARAM_WORDS, TOKEN_IMAGE, adjustment_words};
 use crate::plan::{Backend, Slot, Step};
 
 /// Rows of one step, and the jobs that end with some of them.
@@ -56,7 +56,7 @@ pub(crate) struct TextProgram {
     image_rows: Option<Slot>,
     logits: Slot,
     sampled: Slot,
-    occurrence_bits: Slot,
+    adjustments: Slot,
     /// By layer, the slots of [`slots::hidden`] that can be read after a step, with the first word of the shared
     /// expert's vector in a row and the words of a row.
     hidden: BTreeMap<usize, (Slot, [usize; 2])>,
@@ -91,7 +91,7 @@ impl TextProgram {
             image_rows: plan.input(slots::IMAGE_ROWS),
             logits: output(slots::LOGITS)?,
             sampled: state(slots::SAMPLED)?,
-            occurrence_bits: state(slots::OCCURRENCE_BITS)?,
+            adjustments: state(slots::ADJUSTMENTS)?,
             written: Default::default(),
             last_step_time: None,
         })
@@ -125,13 +125,9 @@ impl TextProgram {
         for (row, job) in &all.outputs {
             words[0].push(*row as u32);
             words[1].extend_from_slice(bytemuck::cast_slice(&[job.sample]));
-            if let (false, Some(number)) = (job.occurrence_bits.is_empty(), job.sample.occurrence_row.checked_sub(1)) {
-                backend.write(
-                    id,
-                    self.occurrence_bits,
-                    number as usize * occurrence_words(info.vocab),
-                    &job.occurrence_bits,
-                )?;
+            if let (false, Some(number)) = (job.adjustments.is_empty(), job.sample.adjustment_row.checked_sub(1)) {
+                let first = number as usize * adjustment_words(info.vocab);
+                backend.write(id, self.adjustments, first, &job.adjustments)?;
             }
         }
         for ((slot, new), old) in [self.outputs, self.sample_params].into_iter().zip(words).zip(&mut self.written) {

@@ -94,7 +94,7 @@ pub struct TextShape {
     pub max_outputs: usize,
     /// Rows of the KV cache, for all sessions together.
     pub kv_rows: usize,
-    /// Sessions, each with a place in [`slots::OCCURRENCE_BITS`].
+    /// Sessions, each with a row of [`slots::ADJUSTMENTS`].
     pub sessions: usize,
     /// F32 or F16.
     pub kv_dtype: DType,
@@ -123,13 +123,14 @@ pub mod slots {
     pub const IMAGE: &str = "image";
     /// Output `[max_outputs, vocab]`.
     pub const LOGITS: &str = "logits";
-    /// Input `[max_outputs, 9]`: [`crate::ops::SampleParams`]s, how each output's token is chosen.
+    /// Input `[max_outputs, 13]`: [`crate::ops::SampleParams`]s, how each output's token is chosen.
     pub const SAMPLE_PARAMS: &str = "sample_params";
     /// State `[kv_rows, 1]`: the token that was chosen after each row of the KV cache, `u32::MAX` where logits were not
     /// finite.
     pub const SAMPLED: &str = "sampled";
-    /// State `[sessions, ceil(vocab / 32)]`: a bit for each token that occurred in a sequence with a repetition penalty.
-    pub const OCCURRENCE_BITS: &str = "occurrence_bits";
+    /// State `[sessions, vocab + 256]`: what changes the logits of sequences with a bias or a penalty: how often each token
+    /// occurred, and the biases ([`crate::ops::adjustments`]).
+    pub const ADJUSTMENTS: &str = "adjustments";
 
     /// Tag `[max_rows, slots, d_ff]`: what the second matrices of layer `i`'s chosen experts read, before their norm; the
     /// shared expert's is the last of a row, and a model without one has no such tag.

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::ops::embed::{ROW_WORDS, Row};
-use crate::ops::sampling::{Sampling, check_logits, penalised};
+use crate::ops::sampling::{MAX_LOGIT_BIASES, Sampling, biased, check_logits};
 use crate::ops::{expect, require, simd};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
@@ -24,64 +24,111 @@ pub struct SampleParams {
     pub top_k: u32,
     /// [`Sampling::top_p`].
     pub top_p: f32,
-    /// [`Sampling::repetition_penalty`], where `occurrence_row` is not 0.
-    pub penalty: f32,
+    /// [`Sampling::min_p`].
+    pub min_p: f32,
+    /// temperature · ln(min p): what is added to the largest logit to give the smallest that min p keeps.
+    pub min_p_margin: f32,
+    /// [`Sampling::repetition_penalty`], where `adjustment_row` is not 0, as the other penalties.
+    pub repetition_penalty: f32,
     /// Its reciprocal.
     pub reciprocal: f32,
+    /// [`Sampling::presence_penalty`].
+    pub presence_penalty: f32,
+    /// [`Sampling::frequency_penalty`].
+    pub frequency_penalty: f32,
     /// [`Sampling::seed`], the low word first.
     pub seed: [u32; 2],
     /// Position of the row that makes draw 0; the row at position p makes draw p − `first`.
     pub first: u32,
-    /// 1 + the row of the occurrence bits that has the sequence's tokens; 0: none are penalised.
-    pub occurrence_row: u32,
+    /// 1 + the sequence's row of the adjustments; 0: the logits are as they come, without bias and penalties.
+    pub adjustment_row: u32,
 }
 
 impl SampleParams {
     /// The words for a generation that begins with the row at position `first` of the sequence that has this row of the
-    /// occurrence bits; none for samplings that the op has no room for: above temperature 0, top k is from 1 to
+    /// adjustments ([`adjustments`]); none for samplings that the op has no room for: above temperature 0, top k is from 1 to
     /// [`MAX_CANDIDATES`].
     pub fn new(sampling: &Sampling, first: u32, row: u32) -> Option<Self> {
         let greedy = sampling.temperature == 0.0;
         if !greedy && !(1..=MAX_CANDIDATES).contains(&sampling.top_k) {
             return None;
         }
-        let penalty = sampling.repetition_penalty;
+        let adjusts = sampling.penalises() || !sampling.logit_bias.is_empty();
         Some(SampleParams {
             temperature: sampling.temperature,
             top_k: sampling.top_k.min(MAX_CANDIDATES) as u32,
             top_p: sampling.top_p,
-            penalty,
-            reciprocal: 1.0 / penalty,
+            min_p: sampling.min_p,
+            min_p_margin: sampling.min_p_margin(),
+            repetition_penalty: sampling.repetition_penalty,
+            reciprocal: 1.0 / sampling.repetition_penalty,
+            presence_penalty: sampling.presence_penalty,
+            frequency_penalty: sampling.frequency_penalty,
             seed: [sampling.seed as u32, (sampling.seed >> 32) as u32],
             first,
-            occurrence_row: if penalty == 1.0 { 0 } else { row + 1 },
+            adjustment_row: if adjusts { row + 1 } else { 0 },
         })
     }
 
+    /// All but the biases, which are in the row of adjustments.
     fn sampling(&self) -> Sampling {
         let [low, high] = self.seed.map(u64::from);
         Sampling {
             temperature: self.temperature,
             top_k: self.top_k as usize,
             top_p: self.top_p,
-            repetition_penalty: self.penalty,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
             seed: high << 32 | low,
+            ..Sampling::greedy()
         }
     }
 }
 
-/// Words of a row of occurrence bits, one bit per token.
-pub fn occurrence_words(vocab: usize) -> usize {
-    vocab.div_ceil(32)
+/// Bits of a token's word of adjustments that count how often it occurred; those above hold 1 + the number of its bias.
+const COUNT_BITS: u32 = 23;
+/// The largest count, where it stays.
+const MAX_COUNT: u32 = (1 << COUNT_BITS) - 1;
+
+/// Words of a sequence's row of adjustments: one per token, then the biases.
+pub fn adjustment_words(vocab: usize) -> usize {
+    vocab + MAX_LOGIT_BIASES
+}
+
+/// The row of adjustments of a sequence in which `tokens` occurred: what its bias and penalties need. Tokens beyond the
+/// vocabulary are passed over.
+pub fn adjustments(sampling: &Sampling, vocab: usize, tokens: &[u32]) -> Vec<u32> {
+    let mut row = vec![0; adjustment_words(vocab)];
+    let (words, biases) = row.split_at_mut(vocab);
+    for &token in tokens {
+        if let Some(word) = words.get_mut(token as usize) {
+            *word = counted(*word);
+        }
+    }
+    for (number, ((&token, &bias), place)) in (1u32..).zip(sampling.logit_bias.iter().zip(biases)) {
+        if let Some(word) = words.get_mut(token as usize) {
+            *word |= number << COUNT_BITS;
+            // Devices need not know infinities.
+            *place = bias.max(f32::MIN).to_bits();
+        }
+    }
+    row
+}
+
+/// A token's word of adjustments after it occurred once more.
+fn counted(word: u32) -> u32 {
+    word + u32::from(word & MAX_COUNT != MAX_COUNT)
 }
 
 /// For output o of row r at position p of its sequence: t = the token that `Sampling` of `params[o]` chooses from
 /// `logits[o]`, or `u32::MAX` if any of them is NaN or infinite.
 ///
-/// logits `[o, vocab]` F32, outputs `[o, 1]` U32 (r of each), params `[o, 9]` U32 ([`SampleParams`]) → rows `[n, 4]` U32: row r
+/// logits `[o, vocab]` F32, outputs `[o, 1]` U32 (r of each), params `[o, 13]` U32 ([`SampleParams`]) → rows `[n, 4]` U32: row r
 /// becomes t at p + 1, so that the same step can run again; sampled `[capacity, 1]` U32: t at the row's place in the KV
-/// cache; occurrence_bits `[sequences, ceil(vocab / 32)]` U32: the bit of t is set where `params` asks for a penalty. Host and
-/// device choose alike but for draws that fall within the rounding of a 32-bit sum of probabilities.
+/// cache; adjustments `[sequences, vocab + 256]` U32 ([`adjustments`]): the count of t grows by 1 in the row that `params`
+/// names. Host and device choose alike but for draws that fall within the rounding of a 32-bit sum of probabilities.
 #[derive(Debug)]
 struct Sample;
 
@@ -92,45 +139,49 @@ params!(SampleUniform { vocab: u32 });
 pub struct Sampled {
     /// `[capacity, 1]`.
     pub sampled: Slot,
-    /// `[sequences, ceil(vocab / 32)]`.
-    pub occurrence_bits: Slot,
+    /// `[sequences, vocab + 256]`: of each sequence, how often tokens occurred, and their biases ([`adjustments`]).
+    pub adjustments: Slot,
 }
 
 impl PlanBuilder {
     /// Chooses the next token of every output and makes its row read it.
     #[track_caller]
     pub fn sample(&self, logits: Slot, outputs: Slot, params: Slot, rows: Slot, to: Sampled) {
-        self.push_into(Sample, &[logits, outputs, params], &[rows, to.sampled, to.occurrence_bits]);
+        self.push_into(Sample, &[logits, outputs, params], &[rows, to.sampled, to.adjustments]);
     }
 }
 
-/// The token that `params` choose for the row at position `pos`.
-fn choose(logits: &[f32], params: &SampleParams, pos: u32, occurrence_bits: &[u32]) -> u32 {
+/// The token that `params` choose for the row at position `pos` with its sequence's row of adjustments.
+fn choose(logits: &[f32], params: &SampleParams, pos: u32, row: &[u32]) -> u32 {
     if check_logits(logits).is_err() {
         return u32::MAX;
     }
-    let index = u64::from(pos.wrapping_sub(params.first));
-    if params.occurrence_row == 0 {
-        return params.sampling().draw(logits, index);
+    let (index, sampling) = (u64::from(pos.wrapping_sub(params.first)), params.sampling());
+    if params.adjustment_row == 0 {
+        return sampling.draw(logits, index);
     }
-    let occurred = |id: usize| occurrence_bits[id / 32] >> (id % 32) & 1 == 1;
-    let value = |(id, &l): (usize, &f32)| if occurred(id) { penalised(l, params.penalty) } else { l };
-    params.sampling().draw(&logits.iter().enumerate().map(value).collect::<Vec<f32>>(), index)
+    let (words, biases) = row.split_at(logits.len());
+    let value = |(&logit, &word): (&f32, &u32)| {
+        let (count, number) = (word & MAX_COUNT, word >> COUNT_BITS);
+        let logit = if number == 0 { logit } else { biased(logit, f32::from_bits(biases[number as usize - 1])) };
+        if count == 0 { logit } else { sampling.penalised(logit, count) }
+    };
+    sampling.draw(&logits.iter().zip(words).map(value).collect::<Vec<f32>>(), index)
 }
 
 /// Chooses a token for each output, where it is not known, and writes what follows from it.
 fn choose_all(io: &mut Io, known: &[Option<u32>]) {
     let (logits, vocab, outputs) = (io.f32s(0), io.spec(0).width(), io.u32s(1));
     let params: &[SampleParams] = bytemuck::cast_slice(io.u32s(2));
-    let words = occurrence_words(vocab);
+    let words = adjustment_words(vocab);
     for (o, known) in known.iter().enumerate() {
         let (r, params) = (outputs[o] as usize, &params[o]);
         let Row { pos, seq_base, seq_len, .. } = bytemuck::cast_slice(io.out_u32s(0))[r];
-        let at = params.occurrence_row.saturating_sub(1) as usize * words;
-        let occurrence_bits = &mut io.out_u32s(2)[at..at + words];
-        let token = known.unwrap_or_else(|| choose(&logits[o * vocab..][..vocab], params, pos, occurrence_bits));
-        if params.occurrence_row != 0 && token != u32::MAX {
-            occurrence_bits[token as usize / 32] |= 1 << (token % 32);
+        let at = params.adjustment_row.saturating_sub(1) as usize * words;
+        let row = &mut io.out_u32s(2)[at..at + words];
+        let token = known.unwrap_or_else(|| choose(&logits[o * vocab..][..vocab], params, pos, row));
+        if params.adjustment_row != 0 && token != u32::MAX {
+            row[token as usize] = counted(row[token as usize]);
         }
         io.out_u32s(1)[(seq_base + pos) as usize] = token;
         let next = Row { token, pos: pos + 1, seq_base, seq_len: seq_len + 1 };
@@ -154,10 +205,11 @@ impl Op for Sample {
 
     fn check_outputs(&self, inputs: &[&Spec], outputs: &[&Spec]) -> Result<()> {
         self.infer(inputs)?;
-        let (rows, sampled, bits) = (outputs[0], outputs[1], outputs[2]);
+        let (rows, sampled, adjustments) = (outputs[0], outputs[1], outputs[2]);
         expect("rows", rows, &[rows.shape[0], ROW_WORDS], &[DType::U32])?;
         expect("sampled", sampled, &[sampled.shape[0], 1], &[DType::U32])?;
-        expect("occurrence_bits", bits, &[bits.shape[0], occurrence_words(inputs[0].width())], &[DType::U32])
+        let words = adjustment_words(inputs[0].width());
+        expect("adjustments", adjustments, &[adjustments.shape[0], words], &[DType::U32])
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {
@@ -171,7 +223,7 @@ impl Op for Sample {
         let mut most_likely = vec![None; n];
         let shared = simd::Shared::new(&mut most_likely);
         io.threads.run(n, |o| {
-            if params[o].temperature == 0.0 && params[o].occurrence_row == 0 {
+            if params[o].temperature == 0.0 && params[o].adjustment_row == 0 {
                 let token = simd::argmax(&logits[o * vocab..][..vocab]).map_or(u32::MAX, |t| t as u32);
                 // SAFETY: each element belongs to one task.
                 let place = unsafe { shared.slice(o, 1) };

@@ -24,7 +24,7 @@ use crate::models::decoder::moe::Moe;
 use crate::models::decoder::spec::{DecoderSpec, Ffn, LayerSpec, Mixer, Names};
 use crate::models::load::TensorScope;
 use crate::models::{TextShape, slots};
-use crate::ops::{ROW_WORDS, SAMPLE_PARAM_WORDS, Sampled, occurrence_words};
+use crate::ops::{ROW_WORDS, SAMPLE_PARAM_WORDS, Sampled, adjustment_words};
 use crate::plan::{PlanBuilder, Slot};
 use crate::tensor::{CountedBy, DType, Spec};
 
@@ -95,10 +95,10 @@ impl Decoder {
             slots::SAMPLE_PARAMS,
             Spec::counted(&[shape.max_outputs, SAMPLE_PARAM_WORDS], DType::U32, CountedBy::Outputs),
         );
-        let occurrence_bits = Spec::fixed(&[shape.sessions, occurrence_words(p.spec(logits).width())], DType::U32);
+        let adjustments = Spec::fixed(&[shape.sessions, adjustment_words(p.spec(logits).width())], DType::U32);
         let to = Sampled {
             sampled: p.state(slots::SAMPLED, Spec::fixed(&[shape.kv_rows, 1], DType::U32)),
-            occurrence_bits: p.state(slots::OCCURRENCE_BITS, occurrence_bits),
+            adjustments: p.state(slots::ADJUSTMENTS, adjustments),
         };
         p.sample(logits, outputs, params, rows, to);
     }
