@@ -171,7 +171,7 @@ pub enum Pack {
 /// Where the codes of a matrix with scales by group come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GroupCodes {
-    /// The file holds them, in blocks with these scales.
+    /// The file holds them with these scales, in blocks or in Ternion's packed form.
     Stored,
     /// The file holds floats of which each group has one magnitude beside 0.
     TernaryFloats,

@@ -44,12 +44,12 @@ fn values(packed: &GroupPacked) -> Vec<f32> {
 }
 
 /// The codes of a matrix, if it is run as codes.
-fn packed(
-    weights: &Weights,
+fn packed<'a>(
+    weights: &'a Weights,
     name: &str,
     shape: [usize; 2],
     quantisation: Option<Quantisation>,
-) -> Option<GroupPacked<'static>> {
+) -> Option<GroupPacked<'a>> {
     match weights.matrix_form(name, shape[1], quantisation).unwrap_or_else(|e| panic!("{e}")) {
         MatrixForm::Dense => None,
         MatrixForm::Codes { group, codes } => {

@@ -1,13 +1,18 @@
 //! Matrices of low-bit codes with scales by group, from each of the forms in which files hold them.
 
+use std::borrow::Cow;
+
 use half::f16;
 
+use crate::alloc::COPY_CHUNK;
 use crate::error::{Error, Result};
+use crate::files::weights::PackedInfo;
 use crate::files::{Blocks, StorageDType, Weights};
 use crate::quant::formats::{CodeFormat, Content, IntegerFormat, magnitude};
 use crate::quant::groups::{GroupPacked, GroupShape, whole_row};
 use crate::quant::{Bits, WeightQuant, row_words};
 use crate::tensor::{GroupCodes, WeightPart};
+use crate::threads;
 
 /// Columns of a group of integers that no file divides.
 const INT8_GROUP: u32 = 32;
@@ -62,6 +67,9 @@ impl Weights {
     /// # Errors
     /// Those of reading the tensor; [`Error::Format`] for a form that does not fit the configuration.
     pub fn matrix_form(&self, name: &str, cols: usize, quantisation: Option<Quantisation>) -> Result<MatrixForm> {
+        if let Some(shape) = self.packed(name).and_then(PackedInfo::groups) {
+            return Ok(MatrixForm::codes(shape.group as u32, GroupCodes::Stored));
+        }
         let Some(tensor) = self.checkpoint().get(name) else { return Ok(MatrixForm::Dense) };
         let row = whole_row(cols) as u32;
         match (tensor.stored, quantisation) {
@@ -98,7 +106,10 @@ impl Weights {
     ///
     /// # Errors
     /// As [`Weights::load`]; [`Error::Unsupported`] for a tensor that holds no such codes.
-    pub fn groups(&self, part: &WeightPart, group: usize, codes: GroupCodes) -> Result<GroupPacked<'static>> {
+    pub fn groups(&self, part: &WeightPart, group: usize, codes: GroupCodes) -> Result<GroupPacked<'_>> {
+        if let Some(info) = self.packed(&part.name) {
+            return self.packed_groups(part, info, group);
+        }
         let packed = match codes {
             GroupCodes::Stored => self.stored(part, group, None),
             GroupCodes::TernaryIntegers { magnitude } => self.stored(part, group, Some(magnitude)),
@@ -114,6 +125,45 @@ impl Weights {
         .map_err(|error| self.named(&part.name, error))?;
         let factor = packed.factor * self.beside(&part.name, "scale")?.unwrap_or(1.0);
         Ok(GroupPacked { factor, ..packed })
+    }
+
+    /// What Ternion's packed form holds, as it is.
+    fn packed_groups(&self, part: &WeightPart, info: &PackedInfo, group: usize) -> Result<GroupPacked<'_>> {
+        let found = || format!("{} columns with a scale for {:?}", info.cols, info.group.unwrap_or(info.cols));
+        let fits = |shape: &GroupShape| shape.cols == part.cols && shape.group == group;
+        let shape = info.groups().filter(fits).ok_or_else(|| {
+            self.broken(&part.name, format!("{}, expected {} with a scale for {group}", found(), part.cols))
+        })?;
+        let (words, scales) = match self.checkpoint().read_words(&part.name)? {
+            Cow::Borrowed(all) => {
+                let (words, scales) = all.split_at_checked(shape.words()).unwrap_or_default();
+                (Cow::Borrowed(words), Cow::Borrowed(scales))
+            }
+            Cow::Owned(mut all) => {
+                let scales = all.split_off(shape.words().min(all.len()));
+                (Cow::Owned(all), Cow::Owned(scales))
+            }
+        };
+        let infinite = |scales: &[u32]| {
+            scales.iter().fold(false, |any, w| any | (w & 0x7c00 == 0x7c00) | (w & 0x7c00_0000 == 0x7c00_0000))
+        };
+        if threads::shared().map(scales.chunks(COPY_CHUNK), infinite).contains(&true) {
+            return Err(self.broken(&part.name, "a scale that is not a finite number".into()));
+        }
+        GroupPacked { shape, words, scales, factor: f32::from_bits(info.scale_bits) }.rows(part.rows.clone())
+    }
+
+    /// The rows and columns of a matrix of codes, where its tensor's shape counts words or bytes.
+    pub(crate) fn matrix_shape(&self, name: &str, codes: GroupCodes) -> Option<Vec<usize>> {
+        let mut shape = self.shape(name)?;
+        if let (None, [rows, cols]) = (self.packed(name), shape.as_mut_slice()) {
+            match codes {
+                GroupCodes::PackedRows { .. } => *rows *= 4,
+                GroupCodes::Affine { bits } => *cols = *cols * 32 / (bits as usize).max(1),
+                _ => {}
+            }
+        }
+        Some(shape)
     }
 
     /// An error of packing, which does not know the file, with the tensor's name.

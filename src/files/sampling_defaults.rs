@@ -84,6 +84,22 @@ impl SamplingDefaults {
         })
     }
 
+    /// What it is in `generation_config.json`.
+    pub(crate) fn to_config(&self) -> Map<String, Value> {
+        let numbers = [
+            ("temperature", self.temperature),
+            ("top_p", self.top_p),
+            ("min_p", self.min_p),
+            ("repetition_penalty", self.repetition_penalty),
+            ("presence_penalty", self.presence_penalty),
+            ("frequency_penalty", self.frequency_penalty),
+        ];
+        // The shortest digits that are the same in 32 bits.
+        let shortest = |v: f32| v.to_string().parse::<f64>().ok().map(Value::from);
+        let numbers = numbers.into_iter().filter_map(|(key, v)| Some((key.to_owned(), shortest(v?)?)));
+        numbers.chain(self.top_k.map(|k| ("top_k".to_owned(), k.into()))).collect()
+    }
+
     /// Whether the files recommend nothing.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -124,6 +140,9 @@ mod tests {
             of(r#"{"do_sample": true, "temperature": 0.6, "top_k": 20, "top_p": 0.95, "min_p": null}"#).unwrap();
         assert_eq!((found.temperature, found.top_k, found.top_p, found.min_p), (Some(0.6), Some(20), Some(0.95), None));
         assert_eq!(found.to_string(), "temperature 0.6, top p 0.95, top k 20");
+        let written = Value::Object(found.to_config());
+        assert_eq!(written, serde_json::json!({"temperature": 0.6, "top_k": 20, "top_p": 0.95}));
+        assert_eq!(of(&written.to_string()).unwrap(), found);
         assert_eq!(of(r#"{"do_sample": false, "temperature": 0.6}"#).unwrap().temperature, Some(0.0));
         assert_eq!(of(r#"{"do_sample": true}"#).unwrap().temperature, Some(1.0));
         assert!(of("{}").unwrap().is_empty() && SamplingDefaults::default().to_string() == "nothing");

@@ -1,7 +1,8 @@
 //! From tensors of a checkpoint to the words of a slot, and Ternion's own packed form.
 //!
-//! A packed checkpoint is a safetensors file whose ternary tensors are `U32` words in the form of [`crate::quant`];
-//! its metadata entry [`PACKED_KEY`] says shape, bits and scale of each. Reading it needs no quantisation.
+//! A packed checkpoint is a safetensors file whose matrices of codes are `U32` words in the form of [`crate::quant`];
+//! its metadata entry [`PACKED_KEY`] says shape, bits and scale of each. Behind the codes of a matrix with scales by group lie
+//! the scales ([`crate::quant::groups`]). Reading it needs no quantisation.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,26 +13,37 @@ use serde::{Deserialize, Serialize};
 use crate::alloc::{COPY_CHUNK, room, zeros};
 use crate::error::{Error, Result};
 use crate::files::{Checkpoint, ModelFiles, StorageDType, TensorInfo};
-use crate::quant::groups::{self, GroupPacked};
+use crate::quant::groups::{self, GroupPacked, GroupShape};
 use crate::quant::int8;
 use crate::quant::{Bits, Packed, TILE_ROWS, WeightQuant, fill_stack, quantise, stack_words};
 use crate::tensor::{Pack, WeightPart, WeightRef};
 use crate::threads;
 
-/// The metadata entry of a packed checkpoint: JSON, a [`PackedInfo`] for each ternary tensor.
+/// The metadata entry of a packed checkpoint: JSON, a [`PackedInfo`] for each packed tensor.
 pub const PACKED_KEY: &str = "ternion.packed";
 
-/// What a packed checkpoint says of one ternary tensor.
+/// What a packed checkpoint says of one tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct PackedInfo {
     /// Rows (outputs).
     pub rows: usize,
     /// Columns (inputs).
     pub cols: usize,
-    /// 1 or 2 bits per code.
+    /// 1 or 2 bits per code; 8 too with scales by group.
     pub bits: usize,
-    /// The scale's bits as f32: decimal digits would not round-trip everywhere.
+    /// The bits, as f32, of the scale, or of what all of a matrix with scales by group is multiplied by: decimal digits would
+    /// not round-trip everywhere.
     pub scale_bits: u32,
+    /// Columns of a group; none for a ternary matrix, which has one scale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<usize>,
+}
+
+impl PackedInfo {
+    /// The shape of a matrix with scales by group; none for another one, and for bits that there are not.
+    pub(crate) fn groups(&self) -> Option<GroupShape> {
+        Some(GroupShape { rows: self.rows, cols: self.cols, bits: Bits::from_count(self.bits)?, group: self.group? })
+    }
 }
 
 /// The tensors of a checkpoint, packed or not.
@@ -138,16 +150,21 @@ impl Weights {
         let mut words = zeros(name_of(weight), weight.parts.iter().map(size).sum::<usize>() / 4)?;
         let mut rest = &mut words[..];
         for part in &weight.parts {
-            let bytes = self.checkpoint.bytes_of(&part.name, part.rows.start * part.cols..part.rows.end * part.cols)?;
-            // `fits` holds, so both are as long as the part; zeros left in place would be weights.
-            let short = || self.broken(&part.name, format!("{} bytes, expected {}", bytes.len(), size(part)));
-            let to = rest.split_off_mut(..size(part) / 4).filter(|_| bytes.len() == size(part)).ok_or_else(short)?;
-            let pieces = to.chunks_mut(COPY_CHUNK).zip(bytes.chunks(4 * COPY_CHUNK));
-            let copied = threads::shared().map(pieces, |(to, from)| {
+            let to = rest.split_off_mut(..size(part) / 4).unwrap_or_default();
+            let (first, in_word) = (part.rows.start * part.cols, 4 / form.size());
+            // Piece by piece: what no file holds is made when it is read.
+            let copied = threads::shared().map(to.chunks_mut(COPY_CHUNK).enumerate(), |(i, to)| -> Result<bool> {
+                let start = first + i * COPY_CHUNK * in_word;
+                let from = self.checkpoint.bytes_of(&part.name, start..start + to.len() * in_word)?;
+                // Zeros left in place would be weights.
+                if from.len() != size_of_val(to) {
+                    let problem = format!("{} bytes from element {start} on, expected {}", from.len(), size_of_val(to));
+                    return Err(self.broken(&part.name, problem));
+                }
                 to.iter_mut().zip(from.as_chunks().0).for_each(|(to, &from)| *to = u32::from_le_bytes(from));
-                !to.iter().fold(false, |any, &word| any | broken(word))
+                Ok(!to.iter().fold(false, |any, &word| any | broken(word)))
             });
-            if copied.contains(&false) {
+            if copied.into_iter().collect::<Result<Vec<_>>>()?.contains(&false) {
                 return Ok(None);
             }
         }
@@ -206,6 +223,9 @@ impl Weights {
             let (rows, codes, scale) = self.quantised(part, rule)?;
             return self.rows_of(Packed::new(rows, part.cols, &codes, scale), part);
         };
+        if let Some(group) = info.group {
+            return Err(self.broken(&part.name, format!("a scale for {group} columns, expected one for all")));
+        }
         let (Some(bits), scale) = (Bits::of_ternary(info.bits), f32::from_bits(info.scale_bits)) else {
             return Err(self.broken(&part.name, format!("{} bits per code, expected 1 or 2", info.bits)));
         };
@@ -240,6 +260,9 @@ fn name_of(weight: &WeightRef) -> &str {
 fn check_packed(file: &str, name: &str, info: &PackedInfo, tensor: Option<&TensorInfo>) -> Result<()> {
     let broken = |problem: String| Err(Error::format(format!("{file}: tensor {name}"), problem));
     let Some(tensor) = tensor else { return broken("is in the packed table but not in the file".into()) };
+    if info.group.is_some() {
+        return check_groups(file, name, info, tensor);
+    }
     let Some(bits) = Bits::of_ternary(info.bits) else {
         return broken(format!("{} bits per code, expected 1 or 2", info.bits));
     };
@@ -252,4 +275,123 @@ fn check_packed(file: &str, name: &str, info: &PackedInfo, tensor: Option<&Tenso
         return broken(format!("{} words do not hold {} x {} codes", tensor.elements(), info.rows, info.cols));
     }
     Ok(())
+}
+
+/// The same for a matrix with scales by group.
+fn check_groups(file: &str, name: &str, info: &PackedInfo, tensor: &TensorInfo) -> Result<()> {
+    let broken = |problem: String| Err(Error::format(format!("{file}: tensor {name}"), problem));
+    let factor = f32::from_bits(info.scale_bits);
+    if !factor.is_finite() || factor == 0.0 {
+        return broken(format!("its factor is {factor}, expected a finite number other than 0"));
+    }
+    let PackedInfo { rows, cols, bits, .. } = *info;
+    let Some(shape) = info.groups().filter(|_| rows <= 1 << 24) else {
+        return broken(format!("{rows} rows of {bits} bits per code, expected at most {} of 1, 2 or 8", 1 << 24));
+    };
+    if let Err(error) = shape.check() {
+        return broken(error.to_string());
+    }
+    if tensor.elements() != shape.words() + shape.scale_words() {
+        return broken(format!("{} words do not hold {rows} x {cols} codes and their scales", tensor.elements()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::{MatrixForm, NewTensor, write_tensors};
+    use crate::quant::groups::whole_row;
+    use crate::tensor::GroupCodes;
+
+    /// A matrix of these bits with codes and scales that differ.
+    fn matrix(rows: usize, cols: usize, bits: Bits, group: usize) -> GroupPacked<'static> {
+        let shape = GroupShape { rows, cols, bits, group };
+        let packed = GroupPacked::from_codes(shape, |row, codes, scales| {
+            let code = |c: usize| (row * 31 + c * 17 + row * c) as i8;
+            codes.iter_mut().enumerate().for_each(|(c, to)| {
+                *to = match bits {
+                    Bits::One => 2 * (code(c) & 1) - 1,
+                    Bits::Two => (code(c) & 3) - 1,
+                    Bits::Eight => code(c),
+                };
+            });
+            scales.iter_mut().enumerate().for_each(|(g, to)| *to = f16::from_f32(0.25 + (row + g) as f32));
+            Ok(())
+        });
+        GroupPacked { factor: -0.75, ..packed.unwrap() }
+    }
+
+    fn info(packed: &GroupPacked) -> PackedInfo {
+        let GroupShape { rows, cols, bits, group } = packed.shape;
+        PackedInfo { rows, cols, bits: bits.count(), scale_bits: packed.factor.to_bits(), group: Some(group) }
+    }
+
+    /// A file with the matrix `w`.
+    fn file(dir: &Path, words: &[u32], info: PackedInfo) -> Result<Weights> {
+        let file = dir.join("model.safetensors");
+        let tensor = NewTensor { stored: StorageDType::U32, shape: &[words.len()], bytes: bytemuck::cast_slice(words) };
+        let table = serde_json::to_string(&BTreeMap::from([("w", info)])).unwrap();
+        write_tensors(&file, [("w", tensor)], &[(PACKED_KEY, table)]).unwrap();
+        Weights::open(&file)
+    }
+
+    #[test]
+    fn a_packed_matrix_with_scales_by_group_is_read_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        for (rows, cols, bits, group) in [
+            (300, 96, Bits::One, 32),
+            (300, 300, Bits::Two, 128),
+            (256, 100, Bits::Two, whole_row(100)),
+            (5, 70, Bits::Eight, 32),
+        ] {
+            let packed = matrix(rows, cols, bits, group);
+            let weights = file(dir.path(), &[&packed.words[..], &packed.scales].concat(), info(&packed)).unwrap();
+            assert_eq!(weights.shape("w").unwrap(), [rows, cols]);
+            let form = weights.matrix_form("w", cols, None).unwrap();
+            assert_eq!(form, MatrixForm::Codes { group: group as u32, codes: GroupCodes::Stored });
+            let part = |rows| WeightPart { name: "w".into(), rows, cols };
+            assert_eq!(weights.groups(&part(0..rows), group, GroupCodes::Stored).unwrap(), packed);
+            let pack = Pack::Groups { group: group as u32, codes: GroupCodes::Stored };
+            let found = weights.load(&WeightRef { parts: vec![part(0..rows)], pack }).unwrap();
+            assert_eq!(found, groups::stack(std::slice::from_ref(&packed)).unwrap());
+            let some = weights.groups(&part(1..4), group, GroupCodes::Stored).unwrap();
+            assert_eq!(some, packed.rows(1..4).unwrap());
+            let wrong = weights.groups(&WeightPart { cols: cols + 1, ..part(0..rows) }, group, GroupCodes::Stored);
+            assert!(wrong.unwrap_err().to_string().contains(&format!("{cols} columns")));
+            assert!(
+                weights.ternary(&part(0..rows), WeightQuant::Absmean).unwrap_err().to_string().contains("scale for")
+            );
+        }
+    }
+
+    #[test]
+    fn a_table_that_does_not_fit_its_words_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let packed = matrix(40, 64, Bits::Two, 32);
+        let words = [&packed.words[..], &packed.scales].concat();
+        let good = info(&packed);
+        for (info, said) in [
+            (PackedInfo { rows: 129, ..good }, "129 x 64"),
+            (PackedInfo { rows: 0, ..good }, "0 x 64"),
+            (PackedInfo { rows: usize::MAX, ..good }, "rows"),
+            (PackedInfo { cols: usize::MAX, ..good }, "columns"),
+            (PackedInfo { bits: 3, ..good }, "3 bits"),
+            (PackedInfo { bits: 1, ..good }, "40 x 64"),
+            (PackedInfo { group: Some(0), ..good }, "0 columns"),
+            (PackedInfo { group: Some(64), ..good }, "40 x 64"),
+            (PackedInfo { group: None, ..good }, "scale is -0.75"),
+            (PackedInfo { scale_bits: 0f32.to_bits(), ..good }, "factor is 0"),
+            (PackedInfo { scale_bits: f32::NAN.to_bits(), ..good }, "factor is NaN"),
+        ] {
+            let error = file(dir.path(), &words, info).unwrap_err().to_string();
+            assert!(error.contains("tensor w") && error.contains(said), "{info:?}: {error}");
+        }
+        let mut broken = words.clone();
+        *broken.last_mut().unwrap() = 0x7c00_0000;
+        let weights = file(dir.path(), &broken, good).unwrap();
+        let part = WeightPart { name: "w".into(), rows: 0..40, cols: 64 };
+        let error = weights.groups(&part, 32, GroupCodes::Stored).unwrap_err().to_string();
+        assert!(error.contains("scale that is not a finite"), "{error}");
+    }
 }

@@ -77,7 +77,11 @@ impl GroupShape {
         self.tiles() * self.groups() * SCALE_WORDS
     }
 
-    fn check(self) -> Result<()> {
+    /// Checks that there are matrices of this shape.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] with what there is.
+    pub fn check(self) -> Result<()> {
         let GroupShape { rows, cols, group, .. } = self;
         if rows > 0 && (1..=MAX_COLS).contains(&cols) && is_group(cols, group) {
             return Ok(());

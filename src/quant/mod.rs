@@ -22,6 +22,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 pub mod formats;
+mod group_rows;
 pub mod groups;
 pub mod int8;
 mod quantise;

@@ -10,16 +10,23 @@ use crate::engine::open::{Progress, open_tokenizer};
 use crate::engine::options::Precision;
 use crate::error::{Error, Result};
 use crate::files::atomic::{Replacement, TEMPORARY};
+use crate::files::chat_template::source::{JINJA, TemplateSource};
+use crate::files::tokenizer::special::GENERATION_CONFIG;
 use crate::files::weights::{PACKED_KEY, PackedInfo};
-use crate::files::{Checkpoint, ModelFiles, NewTensor, StorageDType, Tokenizer, Weights, write_tensors_into};
+use crate::files::{
+    Checkpoint, ModelFiles, NewTensor, SamplingDefaults, SpecialTokens, StorageDType, Tokenizer, Weights,
+    write_tensors_into,
+};
 use crate::models;
-use crate::models::{LoadOptions, Reads};
+use crate::models::{FamilyPrompt, LoadOptions, Model, Reads};
+use crate::quant::groups::GroupShape;
 use crate::tensor::{Pack, WeightPart, WeightRef};
 use crate::threads;
 
 const MODEL_FILE: &str = ModelFiles::CHECKPOINT;
 const CONFIG_FILE: &str = "config.json";
-const TOKENIZER_FILE: &str = "tokenizer.json";
+/// What is written beside weights and configuration, where there is any.
+const BESIDE: [&str; 3] = ["tokenizer.json", GENERATION_CONFIG, JINJA];
 /// Maximum share of the file for tensors that running the model does not need.
 const EXTRAS_SHARE: u64 = 10;
 
@@ -30,7 +37,7 @@ pub struct ConvertReport {
     pub file: PathBuf,
     /// Tensors written.
     pub tensors: usize,
-    /// Ternary ones among them.
+    /// Ternary ones and those of 1 or 2 bits with scales by group among them.
     pub ternary: usize,
     /// Tensors of the input that the model does not read.
     pub left_out: usize,
@@ -47,7 +54,9 @@ pub struct ConvertReport {
 }
 
 /// Writes the model `input` into the directory `out_dir` in the packed form: `model.safetensors`, `config.json`, and
-/// the tokenizer given or beside the input.
+/// the tokenizer given or beside the input. Of a model whose conversations have a chat template, that is written too
+/// (`chat_template.jinja`), and the tokens that begin and end texts and how its publisher recommends to sample
+/// (`generation_config.json`).
 ///
 /// Files are written under other names and renamed when they are complete. The packed model is held in memory, besides the
 /// few tensors that are being quantised.
@@ -78,10 +87,12 @@ pub fn convert(
         }
     };
 
-    let ternary = table.len();
+    let ternary = table.values().filter(|info| info.bits <= 2).count();
+    let config = format!("{:#}\n", model.config());
+    let [generation, template] = conversation(&input, model, tokenizer.as_ref())?;
     let new = Conversion {
-        config: format!("{:#}\n", model.config()),
-        tokenizer: tokenizer.as_ref(),
+        config,
+        beside: [tokenizer.as_ref().map(|tokenizer| tokenizer.json().to_vec()), generation, template],
         packed: &packed,
         table: serde_json::to_string(&table).map_err(|e| Error::format(out_dir.display(), e))?,
     };
@@ -100,19 +111,49 @@ pub fn convert(
     })
 }
 
-/// A whole tensor as a matrix of its first dimension's rows.
-pub(crate) fn whole(weights: &Weights, name: &str) -> Result<(WeightPart, Vec<usize>)> {
+/// A whole tensor as a matrix of its first dimension's rows, and its shape where it is packed so.
+pub(crate) fn whole(weights: &Weights, name: &str, pack: Option<Pack>) -> Result<(WeightPart, Vec<usize>)> {
     let missing = || Error::MissingTensors { file: weights.path().display().to_string(), names: vec![name.to_owned()] };
-    let shape = weights.shape(name).ok_or_else(missing)?;
+    let shape = match pack {
+        Some(Pack::Groups { codes, .. }) => weights.matrix_shape(name, codes),
+        _ => weights.shape(name),
+    };
+    let shape = shape.ok_or_else(missing)?;
     let rows = shape.first().copied().unwrap_or(1);
     let cols = shape.iter().skip(1).product();
     Ok((WeightPart { name: name.to_owned(), rows: 0..rows, cols }, shape))
 }
 
+/// `generation_config.json` and the template of a model whose conversations have one; with neither where a family has a form
+/// of its own, and without a tokenizer.
+fn conversation(
+    input: &ModelFiles,
+    model: Box<dyn Model>,
+    tokenizer: Option<&Tokenizer>,
+) -> Result<[Option<Vec<u8>>; 2]> {
+    let prompt = model.into_chat().map(|model| model.prompt());
+    let (Some(prompt), Some(tokenizer)) = (prompt, tokenizer) else { return Ok([None, None]) };
+    let template = match prompt {
+        FamilyPrompt::Own(_) => return Ok([None, None]),
+        FamilyPrompt::Template(_) => TemplateSource::of(input, None)?.map(|template| template.source),
+        FamilyPrompt::Builtin(builtin) => Some(builtin.source.to_owned()),
+    };
+    let special = SpecialTokens::of(input, tokenizer)?;
+    let ends = special.eos.into_iter().chain(special.stop.into_iter().filter(|id| Some(*id) != special.eos));
+    let mut config = SamplingDefaults::of(input)?.to_config();
+    if let Some(bos) = special.bos {
+        config.insert("bos_token_id".into(), bos.into());
+    }
+    config.insert("eos_token_id".into(), ends.collect::<Vec<u32>>().into());
+    let config = format!("{:#}\n", serde_json::Value::Object(config));
+    Ok([Some(config.into_bytes()), template.map(String::into_bytes)])
+}
+
 /// What a conversion writes.
 struct Conversion<'a> {
     config: String,
-    tokenizer: Option<&'a Tokenizer>,
+    /// The files [`BESIDE`].
+    beside: [Option<Vec<u8>>; 3],
     packed: &'a BTreeMap<String, OwnedTensor>,
     /// The packed table, as JSON.
     table: String,
@@ -124,17 +165,18 @@ impl Conversion<'_> {
     /// never one's weights with the other's configuration.
     fn put(&self, dir: &Path) -> Result<PathBuf> {
         fs::create_dir_all(dir).map_err(Error::io(dir))?;
-        let [config, tokenizer, weights] = [CONFIG_FILE, TOKENIZER_FILE, MODEL_FILE].map(|name| dir.join(name));
-        let new_config = Replacement::of(&config)?;
-        fs::write(new_config.path(), &self.config).map_err(Error::io(&config))?;
-        let new_tokenizer = match self.tokenizer {
-            Some(written) => {
-                let new = Replacement::of(&tokenizer)?;
-                fs::write(new.path(), written.json()).map_err(Error::io(&tokenizer))?;
-                Some(new)
-            }
-            None => None,
+        let [config, weights] = [CONFIG_FILE, MODEL_FILE].map(|name| dir.join(name));
+        let written = |file: &Path, text: &[u8]| -> Result<Replacement> {
+            let new = Replacement::of(file)?;
+            fs::write(new.path(), text).map_err(Error::io(file))?;
+            Ok(new)
         };
+        let new_config = written(&config, self.config.as_bytes())?;
+        let mut beside = Vec::new();
+        for (file, text) in BESIDE.map(|name| dir.join(name)).into_iter().zip(&self.beside) {
+            let new = text.as_ref().map(|text| written(&file, text)).transpose()?;
+            beside.push((file, new));
+        }
         let new_weights = Replacement::of(&weights)?;
         let tensors = self.packed.iter().map(|(name, tensor)| (name.as_str(), tensor.view()));
         write_tensors_into(&new_weights, tensors, &[(PACKED_KEY, self.table.clone())])?;
@@ -144,9 +186,11 @@ impl Conversion<'_> {
         };
         gone(&weights)?;
         new_config.put()?;
-        match new_tokenizer {
-            Some(new) => new.put()?,
-            None => gone(&tokenizer)?,
+        for (file, new) in beside {
+            match new {
+                Some(new) => new.put()?,
+                None => gone(&file)?,
+            }
         }
         new_weights.put()?;
         Ok(weights)
@@ -163,6 +207,12 @@ struct OwnedTensor {
 }
 
 impl OwnedTensor {
+    /// Packed words.
+    fn words(words: Vec<u32>) -> Self {
+        let n = words.len();
+        OwnedTensor { stored: StorageDType::U32, shape: vec![n], words, bytes: 4 * n }
+    }
+
     /// The tensor, to write it.
     fn view(&self) -> NewTensor<'_> {
         let bytes = bytemuck::cast_slice(&self.words).get(..self.bytes).unwrap_or_default();
@@ -201,7 +251,7 @@ fn pack_extras(weights: &Weights, names: &[&str], precision: Precision) -> Resul
 }
 
 fn pack_one(weights: &Weights, name: &str, pack: Pack) -> Result<(OwnedTensor, Option<PackedInfo>)> {
-    let (part, shape) = whole(weights, name)?;
+    let (part, shape) = whole(weights, name, Some(pack))?;
     let elements: usize = shape.iter().product();
     let dense = |stored: StorageDType| -> Result<OwnedTensor> {
         let size = stored.size();
@@ -216,14 +266,24 @@ fn pack_one(weights: &Weights, name: &str, pack: Pack) -> Result<(OwnedTensor, O
         Pack::F32 => Ok((dense(StorageDType::F32)?, None)),
         Pack::F16 => Ok((dense(StorageDType::F16)?, None)),
         // Made when a model is opened: a file keeps what it is made from.
-        Pack::Int8 | Pack::Groups { .. } => pack_one(weights, name, Pack::F32),
+        Pack::Int8 => pack_one(weights, name, Pack::F32),
+        Pack::Groups { group, codes } => {
+            let matrix = weights.groups(&part, group as usize, codes)?;
+            let (GroupShape { rows, cols, bits, group }, scale_bits) = (matrix.shape, matrix.factor.to_bits());
+            let info = PackedInfo { rows, cols, bits: bits.count(), scale_bits, group: Some(group) };
+            let mut words = matrix.words.into_owned();
+            words.try_reserve_exact(matrix.scales.len()).map_err(|_| Error::memory(name, 4 * matrix.scales.len()))?;
+            words.extend_from_slice(&matrix.scales);
+            weights.release(&part);
+            Ok((OwnedTensor::words(words), Some(info)))
+        }
         Pack::Ternary(rule) => {
             let matrix = weights.ternary(&part, rule)?;
             let (bits, scale_bits) = (matrix.bits.count(), matrix.scale.to_bits());
-            let info = PackedInfo { rows: matrix.rows, cols: matrix.cols, bits, scale_bits };
-            let (n, words) = (matrix.words.len(), matrix.words.into_owned());
+            let info = PackedInfo { rows: matrix.rows, cols: matrix.cols, bits, scale_bits, group: None };
+            let words = matrix.words.into_owned();
             weights.release(&part);
-            Ok((OwnedTensor { stored: StorageDType::U32, shape: vec![n], words, bytes: 4 * n }, Some(info)))
+            Ok((OwnedTensor::words(words), Some(info)))
         }
     }
 }
@@ -252,7 +312,7 @@ fn check_target(input: &ModelFiles, weights: &Weights, reads: &Reads, out_dir: &
         let name = entry.map_err(Error::io(out_dir))?.file_name();
         let name = name.to_string_lossy();
         // A conversion that is killed leaves such files behind.
-        let own = [MODEL_FILE, CONFIG_FILE, TOKENIZER_FILE].contains(&name.as_ref());
+        let own = [MODEL_FILE, CONFIG_FILE].contains(&name.as_ref()) || BESIDE.contains(&name.as_ref());
         if !own && !name.starts_with(TEMPORARY) {
             return refused(format!("holds {name:?}, which is not part of a packed model; give an empty directory"));
         }

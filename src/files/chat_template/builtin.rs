@@ -11,7 +11,8 @@ pub struct Builtin {
     pub name: &'static str,
     /// A token that a vocabulary of this form has.
     token: &'static str,
-    source: &'static str,
+    /// Its text.
+    pub(crate) source: &'static str,
 }
 
 /// `<|im_start|>user … <|im_end|>`: Qwen and many others.

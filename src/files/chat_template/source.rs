@@ -10,7 +10,7 @@ use crate::files::{GgufMetadata, ModelFiles, text};
 /// The key of GGUF files; further templates have their name behind it.
 const KEY: &str = "tokenizer.chat_template";
 /// The file of newer models.
-const JINJA: &str = "chat_template.jinja";
+pub(crate) const JINJA: &str = "chat_template.jinja";
 /// The file of older models that read pictures.
 const JSON: &str = "chat_template.json";
 /// The folder of further templates.

@@ -26,7 +26,7 @@ use crate::models::{ChatModel, Component, Family, FamilyPrompt, Model, ModelInfo
 use crate::ops::Act;
 use crate::plan::{Plan, PlanBuilder};
 use crate::quant::WeightQuant;
-use crate::tensor::DType;
+use crate::tensor::{DType, Pack};
 
 /// What sets a family apart from the others.
 #[derive(Debug, Clone, Copy)]
@@ -81,7 +81,10 @@ impl CausalLm {
         let act = act(&file, &config, rules, options)?;
         let spec = decoder::spec(&config, rules, act, decoder::rotation(&config, weights)?, options)?;
         let load = |w: &crate::models::TensorScope| Decoder::load(w, &decoder::NAMES, &spec);
-        let (decoder, reads) = load_model(weights, options, WeightQuant::Absmean, load)?;
+        let (decoder, mut reads) = load_model(weights, options, WeightQuant::Absmean, load)?;
+        if weights.shape(decoder::ROPE_FREQS).is_some() {
+            reads.insert(decoder::ROPE_FREQS.to_owned(), Pack::F32);
+        }
         let prompt = match rules.gguf_template {
             Some((vocab, template)) if weights.checkpoint().gguf().is_some() && vocab == config.vocab_size => {
                 FamilyPrompt::Builtin(template)
@@ -151,7 +154,7 @@ impl Model for CausalLm {
     }
 
     fn ignores(&self, name: &str) -> bool {
-        !self.counts(name) || name == decoder::ROPE_FREQS
+        !self.counts(name)
     }
 
     fn counts(&self, name: &str) -> bool {

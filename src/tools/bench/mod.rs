@@ -23,6 +23,7 @@ use crate::engine::{Engine, LoadReport, Progress};
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
 use crate::models::{self, BITGEN, Family, LoadOptions, Model, ModelInfo};
+use crate::tools::convert::whole;
 use probe::Cost;
 
 pub use bandwidth::bandwidth;
@@ -238,11 +239,12 @@ pub fn bench(
     let (weights, load) = (Weights::open(&files)?, LoadOptions::anywhere(Precision::F16.pack()));
     let load = LoadOptions { hidden_act: options.model.hidden_act, ..load };
     let (measured, parameters) = if Family::recognise(&files, &weights)? == &BITGEN {
-        let parameters = parameters(models::open(&files, &weights, load)?.as_ref(), &weights);
+        let parameters = parameters(models::open(&files, &weights, load)?.as_ref(), &weights)?;
         (bitgen::measure(&files, options, &mut progress)?, parameters)
     } else {
         let model = models::open_chat(&files, &weights, load)?;
-        (chat::measure(&files, model.info(), options, &mut progress)?, parameters(model.as_ref(), &weights))
+        let parameters = parameters(model.as_ref(), &weights)?;
+        (chat::measure(&files, model.info(), options, &mut progress)?, parameters)
     };
     let bandwidth = bandwidth(&options.device)?;
     let row = |measured: Measured| BenchRow::new(files.to_string(), parameters, measured, bandwidth);
@@ -250,10 +252,10 @@ pub fn bench(
 }
 
 /// Parameters of a model of any family.
-fn parameters<M: Model + ?Sized>(model: &M, weights: &Weights) -> u64 {
+fn parameters<M: Model + ?Sized>(model: &M, weights: &Weights) -> Result<u64> {
     let counted = weights.checkpoint().tensors().filter(|t| model.counts(&t.name));
-    let elements = |name: &str| weights.shape(name).map_or(0, |shape| shape.iter().map(|&n| n as u64).product());
-    counted.map(|t| elements(&t.name)).sum::<u64>()
+    let shape = |name: &str| Ok(whole(weights, name, model.reads().get(name).copied())?.1);
+    counted.map(|t| Ok(shape(&t.name)?.iter().map(|&n| n as u64).product::<u64>())).sum()
 }
 
 /// The seconds of `n` runs, behind one that does not count.

@@ -13,8 +13,8 @@ use crate::error::{Error, Result};
 use crate::files::{ModelFiles, TensorInfo, Weights};
 use crate::models;
 use crate::models::{LoadOptions, Model};
-use crate::quant::groups::{GroupPacked, GroupShape};
-use crate::tensor::{GroupCodes, Pack, WeightPart};
+use crate::quant::groups::GroupShape;
+use crate::tensor::Pack;
 use crate::tools::convert::whole;
 
 /// A description of a model file.
@@ -123,7 +123,7 @@ impl TensorLine {
 }
 
 fn line(weights: &Weights, info: &TensorInfo, pack: Option<Pack>) -> Result<TensorLine> {
-    let (part, shape) = whole(weights, &info.name)?;
+    let (part, shape) = whole(weights, &info.name, pack)?;
     let elements = shape.iter().product::<usize>() as u64;
     let mut line = TensorLine {
         name: info.name.clone(),
@@ -140,13 +140,11 @@ fn line(weights: &Weights, info: &TensorInfo, pack: Option<Pack>) -> Result<Tens
         Some(Pack::F16) => (line.packed, line.packed_bytes) = ("f16".into(), 2 * elements),
         Some(Pack::Int8) => (line.packed, line.packed_bytes) = ("int8".into(), elements + 4 * part.rows.len() as u64),
         Some(Pack::Groups { group, codes }) => {
-            let matrix = groups(weights, info, group as usize, codes)?;
+            let matrix = weights.groups(&part, group as usize, codes)?;
             let (shape, counts) = (matrix.shape, matrix.counts());
             line.packed = group_text(shape, counts);
             line.packed_bytes = 4 * (shape.words() + shape.scale_words()) as u64;
-            line.shape = vec![shape.rows, shape.cols];
-            let elements = (shape.rows * shape.cols).max(1) as f64;
-            line.shares = counts.map(|n| [n[0], n[1], n[2]].map(|n| n as f64 / elements));
+            line.shares = counts.map(|n| [n[0], n[1], n[2]].map(|n| n as f64 / elements.max(1) as f64));
             weights.release(&part);
         }
         Some(Pack::Ternary(rule)) => {
@@ -160,17 +158,6 @@ fn line(weights: &Weights, info: &TensorInfo, pack: Option<Pack>) -> Result<Tens
         }
     }
     Ok(line)
-}
-
-/// The codes of a tensor, whose shape is that of the matrix, or of what holds it: bytes of four rows, or words.
-fn groups(weights: &Weights, info: &TensorInfo, group: usize, codes: GroupCodes) -> Result<GroupPacked<'static>> {
-    let [rows, cols] = [0, 1].map(|i| info.shape.get(i).copied().unwrap_or(1));
-    let (rows, cols) = match codes {
-        GroupCodes::PackedRows { .. } => (4 * rows, cols),
-        GroupCodes::Affine { bits } => (rows, cols * 32 / bits.max(1) as usize),
-        _ => (rows, cols),
-    };
-    weights.groups(&WeightPart { name: info.name.clone(), rows: 0..rows, cols }, group, codes)
 }
 
 /// "2 bits, scales of 128, codes of +2".

@@ -54,7 +54,7 @@ pub fn embernet_of(config: EmberNetConfig) -> Result<ModelFiles> {
                 return Err(Error::shape(object, "[rows, cols]", format!("{shape:?}")));
             };
             let scale_bits = (0.8 * SIZE).to_bits();
-            table.insert(tensor, PackedInfo { rows, cols, bits: Bits::One.count(), scale_bits });
+            table.insert(tensor, PackedInfo { rows, cols, bits: Bits::One.count(), scale_bits, group: None });
             shape = vec![Bits::One.matrix_words(rows, cols)];
         }
         tensors.insert(tensor.to_owned(), Made { stored, shape, fill, seed: seed as u64 });
