@@ -345,8 +345,8 @@ fn a_broken_configuration_is_refused_with_its_key() {
     let mut config = good.clone();
     config["language_decoder"]["num_layers"] = 4.into();
     fails(&config.to_string(), &["tensors are missing", "decoder.layers.3."]);
-    config["model_type"] = "llama".into();
-    fails(&config.to_string(), &["config.json", "llama", "EmberNet"]);
+    config["model_type"] = "mamba".into();
+    fails(&config.to_string(), &["config.json", "mamba", "EmberNet"]);
     fails("{ \"model_type\": ", &["config.json"]);
     fails("[]", &["config.json"]);
 }
