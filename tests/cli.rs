@@ -136,7 +136,7 @@ fn every_weight_of_a_converted_model_has_the_same_words() {
                 (models::open_chat(&input, &old, load).expect("opens"), models::open_chat(dir.path(), &new, load));
             let b = b.expect("a packed model opens");
             assert_eq!(a.config(), b.config());
-            let kv_dtype = precision.kv_dtype();
+            let kv_dtype = precision.pack().dtype();
             let shape = TextShape { max_rows: 2, max_outputs: 1, kv_rows: 8, sessions: 1, kv_dtype, images: true };
             let plans = [b.record_text(&shape).expect("records"), b.record_image().expect("records")];
             for (weight, _) in plans.iter().flat_map(|p| p.weights()) {
@@ -205,7 +205,7 @@ fn check_passes_and_finds_a_divergence() {
     let model = text(tiny());
     let devices: &[&str] = if has_adapter() { &["cpu", "gpu"] } else { &["cpu"] };
     for device in devices {
-        for more in [["--precision", "f16"], ["--precision", "f32"], ["--head", "int8"]] {
+        for more in [["--precision", "f16"], ["--precision", "f32"], ["--head", "int8"], ["--kv", "int8"]] {
             let out = succeeds(&[&["check", "-m", &model, "--device", device], &more[..]].concat());
             assert!(out.contains("nodes agree") && out.contains("ternary_matmul"), "{out}");
         }

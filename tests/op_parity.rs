@@ -14,12 +14,18 @@ use support::recording::{Feed, UNWRITTEN, run};
 use ternion::cpu::Cpu;
 use ternion::ops::NAMES;
 use ternion::plan::{Backend, Choices, Slot, Step};
+use ternion::quant::int8;
 use ternion::tensor::{DType, Spec, code_words};
 
 /// Words of one output as numbers to compare: F16 words hold two.
 fn numbers(spec: &Spec, words: &[u32]) -> Vec<f32> {
     match spec.dtype {
         DType::F16 => bytemuck::cast_slice::<u32, half::f16>(words).iter().map(|v| v.to_f32()).collect(),
+        DType::Int8 => {
+            let (integers, scales) = int8::parts(words, spec.rows(), spec.width());
+            let scaled = |(i, &q): (usize, &i8)| f32::from(q) * scales[i / spec.width()];
+            integers.iter().enumerate().map(scaled).collect()
+        }
         _ => floats(words),
     }
 }
@@ -40,16 +46,12 @@ fn check(spec: &Spec, tol: Tol, found: &[u32], want: &[u32], before: Option<&Vec
             }
         },
         Tol::Close(tol) => compare(&numbers(spec, found), &numbers(spec, want), tol),
-        Tol::Codes => {
-            let (found, want) = (codes(found), codes(want));
-            let diff = |i: usize| (i32::from(found[i]) - i32::from(want[i])).abs();
-            let worst = (0..want.len()).max_by_key(|&i| diff(i)).unwrap_or(0);
-            let flips = (0..want.len()).filter(|&i| diff(i) > 0).count();
-            if diff(worst) <= 1 && 100 * flips <= want.len() {
-                return Ok(());
-            }
-            let (f, w) = (found[worst], want[worst]);
-            Err(format!("{flips} of {} codes differ, at {worst}: found {f}, expected {w}", want.len()))
+        Tol::Codes => check_codes(&codes(found), &codes(want)),
+        Tol::Int8 => {
+            let [found, want] = [found, want].map(|words| int8::parts(words, spec.rows(), spec.width()));
+            let scaled = |scales: &[f32]| scales.iter().map(|scale| 127.0 * scale).collect::<Vec<f32>>();
+            check_codes(found.0, want.0)?;
+            compare(&scaled(found.1), &scaled(want.1), 3e-6).map_err(|e| format!("127 · scale: {e}"))
         }
         Tol::ScaleAndSum => {
             let codes = codes(before.expect("the codes"));
@@ -62,6 +64,17 @@ fn check(spec: &Spec, tol: Tol, found: &[u32], want: &[u32], before: Option<&Vec
             check_scale_and_sum(&floats(found), &floats(want), rows.flat_map(|row| row[..width].chunks(group)))
         }
     }
+}
+
+fn check_codes(found: &[i8], want: &[i8]) -> Result<(), String> {
+    let diff = |i: usize| (i32::from(found[i]) - i32::from(want[i])).abs();
+    let worst = (0..want.len()).max_by_key(|&i| diff(i)).unwrap_or(0);
+    let flips = (0..want.len()).filter(|&i| diff(i) > 0).count();
+    if diff(worst) <= 1 && 100 * flips <= want.len() {
+        return Ok(());
+    }
+    let (f, w) = (found[worst], want[worst]);
+    Err(format!("{flips} of {} codes differ, at {worst}: found {f}, expected {w}", want.len()))
 }
 
 /// `sets` are the codes of each entry.
@@ -188,8 +201,11 @@ fn spoilt(case: &Case, value: f32) -> Vec<Case> {
 
 /// Elements of a case's outputs of floats, each whether it is not finite.
 fn odd(case: &Case, words: &[Vec<u32>]) -> Vec<Vec<bool>> {
-    let outs =
-        case.outs.iter().zip(words).filter(|(o, _)| matches!(case.plan.spec(o.0).dtype, DType::F32 | DType::F16));
+    let outs = case
+        .outs
+        .iter()
+        .zip(words)
+        .filter(|(o, _)| matches!(case.plan.spec(o.0).dtype, DType::F32 | DType::F16 | DType::Int8));
     outs.map(|(o, words)| numbers(case.plan.spec(o.0), words).iter().map(|v| !v.is_finite()).collect()).collect()
 }
 
@@ -262,6 +278,11 @@ fn a_wrong_number_is_found() {
         let problem = check(&spec, Tol::Close(1e-5), &found, &want, None).unwrap_err();
         assert!(problem.contains("at 1 of 2"), "{problem}");
     }
+    let integers = Spec::fixed(&[1, 4], DType::Int8);
+    let right = [0x0101_0101, 1f32.to_bits(), 0, 0];
+    assert!(check(&integers, Tol::Int8, &right, &right, None).is_ok());
+    assert!(check(&integers, Tol::Int8, &[0x0301_0101, right[1], 0, 0], &right, None).is_err());
+    assert!(check(&integers, Tol::Int8, &[right[0], 1.001f32.to_bits(), 0, 0], &right, None).is_err());
     assert!(check(&spec, Tol::Codes, &[0x0202_0202], &[0], None).is_err());
     assert!(check(&spec, Tol::Codes, &[0x0000_0001], &[0], None).is_err());
 }

@@ -49,15 +49,16 @@ fn max_all(id: u32, mine: vec4<f32>) -> vec4<f32> {
     return few[0];
 }
 
-// Scores of a tile's keys become weights below the new maximum, which is returned.
-fn weigh(id: u32, here: u32, max_score: vec4<f32>, total: ptr<function, vec4<f32>>) -> vec4<f32> {
+// Scores of a tile's keys, the first of which is `first`, become weights of a kv head's values below the new maximum, which
+// is returned.
+fn weigh(id: u32, first: u32, kv: u32, here: u32, max_score: vec4<f32>, total: ptr<function, vec4<f32>>) -> vec4<f32> {
     var mine = vec4<f32>(MIN_SCORE);
     for (var key = id; key < TILE; key += THREADS) {
         var score = vec4<f32>(MIN_SCORE);
         if key < here {
             score = vec4<f32>();
             for (var lane = 0u; lane < LANES; lane++) { score += shares[key * LANES + lane]; }
-            score *= params.scale;
+            score *= params.scale * k_scale(first + key, kv);
         }
         scores[key] = score;
         mine = max(mine, score);
@@ -66,7 +67,7 @@ fn weigh(id: u32, here: u32, max_score: vec4<f32>, total: ptr<function, vec4<f32
     *total *= exp(max_score - new_max);
     for (var key = id; key < min(here, TILE); key += THREADS) {
         let weight = exp(scores[key] - new_max);
-        scores[key] = weight;
+        scores[key] = weight * v_scale(first + key, kv);
         *total += weight;
     }
     workgroupBarrier();
@@ -129,7 +130,7 @@ fn main(
             }
         }
         workgroupBarrier();
-        let new_max = weigh(id, here, max_score, &total);
+        let new_max = weigh(id, chunk.begin + tile, group.x, here, max_score, &total);
         let shrink = exp(max_score - new_max);
         max_score = new_max;
         for (var h = 0u; h < GROUP; h++) { sum[h] = scaled(sum[h], component(shrink, h)); }

@@ -20,8 +20,8 @@ fn sum_of(v: vec4<f32>) -> f32 {
     return v.x + v.y + v.z + v.w;
 }
 
-// q · k of a key for each head.
-fn score_of(at: u32) -> vec4<f32> {
+// q · k of a key for each head, times a scale.
+fn score_of(at: u32, scale: f32) -> vec4<f32> {
     var score = array<vec4<f32>, 4>();
     for (var e = 0u; e < EIGHTS; e++) {
         let x = k_at(at + e);
@@ -31,7 +31,7 @@ fn score_of(at: u32) -> vec4<f32> {
         }
     }
     // All four at once, zeros beyond GROUP: FXC writes no component at a computed place.
-    let all = vec4<f32>(sum_of(score[0]), sum_of(score[1]), sum_of(score[2]), sum_of(score[3])) * params.scale;
+    let all = vec4<f32>(sum_of(score[0]), sum_of(score[1]), sum_of(score[2]), sum_of(score[3])) * scale;
     return all;
 }
 
@@ -118,8 +118,9 @@ fn main(
         var mine = max_score;
         for (var s = 0u; s < steps; s++) {
             let key = start + s * 8u + nth;
-            let score = select(vec4<f32>(MIN_SCORE), score_of(min(key, end - 1u) * width + group.x * EIGHTS),
-                vec4<bool>(key < end));
+            let place = min(key, end - 1u);
+            let scale = params.scale * k_scale(place, group.x);
+            let score = select(vec4<f32>(MIN_SCORE), score_of(place * width + group.x * EIGHTS, scale), vec4<bool>(key < end));
             scores[s] = score;
             mine = max(mine, score);
         }
@@ -132,7 +133,8 @@ fn main(
             let key = start + s * 8u + nth;
             let weight = select(vec4<f32>(), exp(scores[s] - max_score), vec4<bool>(key < end));
             total += weight;
-            add_values(weight, min(key, end - 1u) * width + group.x * EIGHTS);
+            let place = min(key, end - 1u);
+            add_values(weight * v_scale(place, group.x), place * width + group.x * EIGHTS);
         }
     }
     fold(lane, 4u);

@@ -30,12 +30,13 @@ var<private> odd: array<vec4<f32>, QUERIES>;
 fn add_values(lane: Lane, weights: array<f32, QUERIES>, key: u32, last: u32, kv: u32, column: u32) {
     for (var i = 0u; i < LANES; i++) {
         let at = value_at(min(key + i, last), kv);
+        let scale = v_scale(min(key + i, last), kv);
         let a = v_pair(at + min(column, params.d - 2u));
         let b = v_pair(at + min(column + 16u, params.d - 2u));
         let c = v_pair(at + min(column + 32u, params.d - 2u));
         let d = v_pair(at + min(column + 48u, params.d - 2u));
-        let evens = vec4<f32>(a.x, b.x, c.x, d.x);
-        let odds = vec4<f32>(a.y, b.y, c.y, d.y);
+        let evens = vec4<f32>(a.x, b.x, c.x, d.x) * scale;
+        let odds = vec4<f32>(a.y, b.y, c.y, d.y) * scale;
         let begin = (lane.in_subgroup & ~7u) + i;
         for (var t = 0u; t < QUERIES; t++) {
             let w = vec4<f32>(subgroupShuffle(weights[t], begin));
@@ -70,7 +71,7 @@ fn scores_of(base: u32, keys: vec4<u32>) -> array<vec4<f32>, QUERIES> {
 // One query's weights of 4 keys from their scores, `place` the first one's number in the run.
 fn weigh(lane: Lane, t: u32, scores: vec4<f32>, place: u32) -> vec4<f32> {
     let used = vec4<u32>(place) + vec4<u32>(0u, 8u, 16u, 24u) < vec4<u32>(asked[t].keys);
-    let s = select(vec4<f32>(MIN_SCORE), scores * params.scale, used);
+    let s = select(vec4<f32>(MIN_SCORE), scores, used);
     let max_score = max(asked[t].max_score, max_of_lanes(lane, max(max(s.x, s.y), max(s.z, s.w))));
     let w = select(vec4<f32>(), exp(s - vec4<f32>(max_score)), used);
     let shrink = exp(asked[t].max_score - max_score);
@@ -91,12 +92,14 @@ fn take(lane: Lane, run: Run, kv: u32, column: u32) {
         let places = min(vec4<u32>(key0 + mine) + vec4<u32>(0u, 8u, 16u, 24u), vec4<u32>(last));
         let keys = vec4<u32>(key_at(places.x, kv), key_at(places.y, kv), key_at(places.z, kv), key_at(places.w, kv));
         let scores = scores_of(base, keys);
+        let scale = params.scale
+            * vec4<f32>(k_scale(places.x, kv), k_scale(places.y, kv), k_scale(places.z, kv), k_scale(places.w, kv));
         var w0: array<f32, QUERIES>;
         var w1: array<f32, QUERIES>;
         var w2: array<f32, QUERIES>;
         var w3: array<f32, QUERIES>;
         for (var t = 0u; t < QUERIES; t++) {
-            let w = weigh(lane, t, scores[t], chunk + mine);
+            let w = weigh(lane, t, scores[t] * scale, chunk + mine);
             w0[t] = w.x;
             w1[t] = w.y;
             w2[t] = w.z;

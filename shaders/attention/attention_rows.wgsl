@@ -45,7 +45,7 @@ fn run(lane: Lane, group: vec3<u32>) {
 #ifdef ODD
             if (d & 1u) == 1u { sum += query[d - 1u] * k_one(base + d - 1u); }
 #endif
-            score = sum * params.scale;
+            score = sum * params.scale * k_scale(first + key, kv);
 #ifdef MASK
             if key < params.mask_width { score += mask[row * params.mask_width + key]; }
 #endif
@@ -54,7 +54,8 @@ fn run(lane: Lane, group: vec3<u32>) {
         let weight = select(0.0, exp(score - new_max), key < n);
         let shrink = exp(max_score - new_max);
         max_score = new_max;
-        weights[lane.id] = weight;
+        weights[lane.id] = 0.0;
+        if key < n { weights[lane.id] = weight * v_scale(first + key, kv); }
         // The sum's barriers also make the weights visible.
         total = total * shrink + workgroup_sum(lane, weight);
         let here = min(WG, n - chunk);

@@ -100,9 +100,11 @@ fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: 
         let last = run.first + max(run.keys, 1u) - 1u;
         for (var chunk = 0u; chunk < run.keys; chunk += KEYS) {
             let scores = scores_of(id, block, queries, kv, run.first + chunk, last);
-            for (var t = 0u; t < 2u; t++) {
-                for (var j = 0u; j < 4u; j++) {
-                    weights[(id / 8u * 2u + t) * KEYS + id % 8u + 8u * j] = component(scores[t], j) * params.scale;
+            for (var j = 0u; j < 4u; j++) {
+                let nth = id % 8u + 8u * j;
+                let scale = params.scale * k_scale(min(run.first + chunk + nth, last), kv);
+                for (var t = 0u; t < 2u; t++) {
+                    weights[(id / 8u * 2u + t) * KEYS + nth] = component(scores[t], j) * scale;
                 }
             }
             workgroupBarrier();
@@ -110,7 +112,8 @@ fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: 
             for (var i = id; i < KEYS * SLICE / 2u; i += THREADS) {
                 let column = i * 2u % SLICE;
                 if column < width {
-                    let pair = v_pair(value_at(min(run.first + chunk + i * 2u / SLICE, last), kv) + column0 + column);
+                    let key = min(run.first + chunk + i * 2u / SLICE, last);
+                    let pair = v_pair(value_at(key, kv) + column0 + column) * v_scale(key, kv);
                     held[i * 2u / SLICE * PITCH + column] = pair.x;
                     held[i * 2u / SLICE * PITCH + column + 1u] = pair.y;
                 }

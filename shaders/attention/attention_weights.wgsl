@@ -12,8 +12,9 @@ override HEAD: u32 = 256u; // d, or more
 
 var<workgroup> query: array<f32, HEAD>;
 
-// The query's score with the key whose elements begin at `base`.
-fn score(base: u32) -> f32 {
+// The query's score with a key.
+fn score(key: u32, kv: u32) -> f32 {
+    let base = key_at(key, kv);
     var sum = 0.0;
     for (var i = 0u; i + 1u < params.d; i += 2u) {
         sum += dot(vec2<f32>(query[i], query[i + 1u]), k_pair(base + i));
@@ -21,7 +22,7 @@ fn score(base: u32) -> f32 {
 #ifdef ODD
     if (params.d & 1u) == 1u { sum += query[params.d - 1u] * k_one(base + params.d - 1u); }
 #endif
-    return sum * params.scale;
+    return sum * params.scale * k_scale(key, kv);
 }
 
 fn run(lane: Lane, group: vec3<u32>) {
@@ -34,15 +35,15 @@ fn run(lane: Lane, group: vec3<u32>) {
         workgroupBarrier();
         for (var i = lane.id; i < params.d; i += WG) { query[i] = q[query_at(row, head) + i]; }
         workgroupBarrier();
-        let base = key_at(first, head / params.group);
+        let kv = head / params.group;
         var max_score = MIN_SCORE;
-        for (var key = lane.id; key < n; key += WG) { max_score = max(max_score, score(base + key * params.k_width)); }
+        for (var key = lane.id; key < n; key += WG) { max_score = max(max_score, score(first + key, kv)); }
         max_score = of_order(workgroup_max(lane, order_of(max_score)));
         var total = 0.0;
-        for (var key = lane.id; key < n; key += WG) { total += exp_of(score(base + key * params.k_width) - max_score); }
+        for (var key = lane.id; key < n; key += WG) { total += exp_of(score(first + key, kv) - max_score); }
         let share = 1.0 / (workgroup_sum(lane, total) * f32(params.heads));
         for (var key = lane.id; key < n; key += WG) {
-            y[out + key] += exp(score(base + key * params.k_width) - max_score) * share;
+            y[out + key] += exp(score(first + key, kv) - max_score) * share;
         }
     }
 }

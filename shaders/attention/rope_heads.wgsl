@@ -1,6 +1,6 @@
 // Rotates q and k by each row's position, under a norm of each head if there is one, stores k and v in the cache
 // (ops/rope_kv_write.rs). Grid: x = heads of q, k and v, y = rows, one workgroup each; a thread takes two neighbouring
-// elements at a time, so that f16 pairs are written whole. Source: Su et al. 2021, in both forms.
+// elements at a time, so that f16 pairs are written whole, or four, which are a word of 8-bit integers. Source: Su et al. 2021, in both forms.
 #import reduce
 
 struct Params {
@@ -12,6 +12,7 @@ struct Params {
     floor: f32,
     in_bound: f32,
     out_bound: f32,
+    scales_at: u32, // word of the first scale of integers
 }
 @group(0) @binding(1) var<uniform> params: Params;
 #bind var<storage, read> qkv: array<f32>; // [rows, (heads + 2 kv_heads) · d]
@@ -22,7 +23,7 @@ struct Params {
 #bind var<storage, read> k_weight: array<f32>; // [d]
 #endif
 #bind var<storage, read_write> q: array<f32>; // [rows, heads · d]
-#bind var<storage, read_write> k_cache: array<u32>; // [capacity, kv_heads · d] f32, or f16 in pairs
+#bind var<storage, read_write> k_cache: array<u32>; // [capacity, kv_heads · d] f32, f16 in pairs, or integers in fours and their scales
 #bind var<storage, read_write> v_cache: array<u32>; // [capacity, kv_heads · d]
 
 // Element j of the head that begins at `x`, under its norm.
@@ -54,14 +55,72 @@ fn rotated(x: u32, j: u32, pos: u32, is_query: bool, rms: f32) -> f32 {
     return v * turn.x + select(-partner, partner, is_second) * turn.y;
 }
 
-// Two elements of a cache as words: one, or two.
-fn words_of(v: vec2<f32>) -> vec2<u32> {
-#ifdef F16
-    return vec2<u32>(pack2x16float(v), 0u);
-#else
-    return bitcast<vec2<u32>>(v);
-#endif
+// A head of qkv, and where it goes.
+struct Source {
+    x: u32, // its first element in qkv
+    pos: u32,
+    is_query: bool,
+    is_value: bool,
+    rms: f32,
+    place: u32, // among the heads of q, or of the cache
 }
+
+// What element j becomes.
+fn result(head: Source, j: u32) -> f32 {
+    var v = qkv[head.x + j];
+    if !head.is_value { v = rotated(head.x, j, head.pos, head.is_query, head.rms); }
+    return v;
+}
+
+fn put(is_value: bool, at: u32, word: u32) {
+    if is_value { v_cache[at] = word; } else { k_cache[at] = word; }
+}
+
+#ifdef INT8
+const SMALLEST: f32 = 1e-30; // the reciprocal of a number below it may be infinite
+
+fn store(lane: Lane, head: Source) {
+    let d = params.d;
+    var size = 0;
+    for (var j = lane.id; j < d; j += WG) { size = max(size, magnitude(result(head, j))); }
+    let absmax = of_order(workgroup_max(lane, size));
+    let factor = select(0.0, 127.0 / absmax, absmax > SMALLEST);
+    if !head.is_query && lane.id == 0u {
+        put(head.is_value, params.scales_at + head.place, bitcast<u32>(absmax * (1.0 / 127.0)));
+    }
+    for (var j = 4u * lane.id; j < d; j += 4u * WG) {
+        let four = vec4<f32>(result(head, j), result(head, j + 1u), result(head, j + 2u), result(head, j + 3u));
+        let at = head.place * d + j;
+        if head.is_query {
+            q[at] = four.x;
+            q[at + 1u] = four.y;
+            q[at + 2u] = four.z;
+            q[at + 3u] = four.w;
+        } else {
+            put(head.is_value, at / 4u, word_of(codes_of(four * factor, 127.0)));
+        }
+    }
+}
+#else
+fn store(lane: Lane, head: Source) {
+    let d = params.d;
+    for (var j = 2u * lane.id; j < d; j += 2u * WG) {
+        let both = vec2<f32>(result(head, j), result(head, j + 1u));
+        let at = head.place * d + j;
+        if head.is_query {
+            q[at] = both.x;
+            q[at + 1u] = both.y;
+            continue;
+        }
+#ifdef F16
+        put(head.is_value, at / 2u, pack2x16float(both));
+#else
+        put(head.is_value, at, bitcast<u32>(both.x));
+        put(head.is_value, at + 1u, bitcast<u32>(both.y));
+#endif
+    }
+}
+#endif
 
 fn run(lane: Lane, group: vec3<u32>) {
     let head = group.x;
@@ -79,33 +138,7 @@ fn run(lane: Lane, group: vec3<u32>) {
     }
     rms = sqrt(at_least(workgroup_sum(lane, squares) / f32(d), params.floor) + params.eps);
 #endif
-    let cache = (row.y + row.z) * params.kv_heads * d;
-    for (var j = 2u * lane.id; j < d; j += 2u * WG) {
-        if is_value {
-            let at = cache + (head - params.heads - params.kv_heads) * d + j;
-            let words = words_of(vec2<f32>(qkv[x + j], qkv[x + j + 1u]));
-#ifdef F16
-            v_cache[at / 2u] = words.x;
-#else
-            v_cache[at] = words.x;
-            v_cache[at + 1u] = words.y;
-#endif
-            continue;
-        }
-        let both = vec2<f32>(rotated(x, j, row.y, is_query, rms), rotated(x, j + 1u, row.y, is_query, rms));
-        if is_query {
-            let at = (group.y * params.heads + head) * d + j;
-            q[at] = both.x;
-            q[at + 1u] = both.y;
-        } else {
-            let at = cache + (head - params.heads) * d + j;
-            let words = words_of(both);
-#ifdef F16
-            k_cache[at / 2u] = words.x;
-#else
-            k_cache[at] = words.x;
-            k_cache[at + 1u] = words.y;
-#endif
-        }
-    }
+    var place = (row.y + row.z) * params.kv_heads + head - select(params.heads, params.heads + params.kv_heads, is_value);
+    if is_query { place = group.y * params.heads + head; }
+    store(lane, Source(x, row.y, is_query, is_value, rms, place));
 }

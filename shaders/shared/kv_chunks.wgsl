@@ -8,15 +8,22 @@ struct Params {
     kv_chunk: u32, // keys up to which a row is one chunk
     max_chunks: u32, // of a row
     n_keys: u32, // of the cache
+    kv_heads: u32,
+    scales_at: u32, // word of the first scale of integers
 }
 @group(0) @binding(1) var<uniform> params: Params;
 #bind var<storage, read> q: array<vec4<f32>>; // [rows, heads · d / 4]
+#ifdef INT8
+#bind var<storage, read> k: array<vec2<u32>>; // [keys, kv_heads · d / 8], then scales [keys · kv_heads / 2]
+#bind var<storage, read> v: array<vec2<u32>>; // [keys, kv_heads · d / 8], then scales [keys · kv_heads / 2]
+#else
 #ifdef F16
 #bind var<storage, read> k: array<vec4<u32>>; // [keys, kv_heads · d / 8]
 #bind var<storage, read> v: array<vec4<u32>>; // [keys, kv_heads · d / 8]
 #else
 #bind var<storage, read> k: array<vec4<f32>>; // [keys, kv_heads · d / 4]
 #bind var<storage, read> v: array<vec4<f32>>; // [keys, kv_heads · d / 4]
+#endif
 #endif
 #bind var<storage, read> rows: array<vec4<u32>>; // [rows]: token, pos, seq_base, seq_len
 #bind var<storage, read_write> y: array<vec4<f32>>; // [rows, heads · d / 4]
@@ -27,6 +34,41 @@ const MIN_SCORE: f32 = -1e30; // finite, so that a difference of two is not NaN
 struct Eight {
     a: vec4<f32>,
     b: vec4<f32>,
+}
+
+#ifdef INT8
+fn widen(w: vec2<u32>) -> Eight {
+    return Eight(vec4<f32>(unpack4xI8(w.x)), vec4<f32>(unpack4xI8(w.y)));
+}
+
+// Eights of k and v, not yet scaled.
+fn k_at(i: u32) -> Eight {
+    return widen(k[i]);
+}
+
+fn v_at(i: u32) -> Eight {
+    return widen(v[i]);
+}
+
+// The scales of a key's kv head.
+fn k_scale(key: u32, kv_head: u32) -> f32 {
+    let at = params.scales_at + key * params.kv_heads + kv_head;
+    let pair = k[at / 2u];
+    return bitcast<f32>(select(pair.x, pair.y, (at & 1u) == 1u));
+}
+
+fn v_scale(key: u32, kv_head: u32) -> f32 {
+    let at = params.scales_at + key * params.kv_heads + kv_head;
+    let pair = v[at / 2u];
+    return bitcast<f32>(select(pair.x, pair.y, (at & 1u) == 1u));
+}
+#else
+fn k_scale(key: u32, kv_head: u32) -> f32 {
+    return 1.0;
+}
+
+fn v_scale(key: u32, kv_head: u32) -> f32 {
+    return 1.0;
 }
 
 #ifdef F16
@@ -50,6 +92,7 @@ fn k_at(i: u32) -> Eight {
 fn v_at(i: u32) -> Eight {
     return Eight(v[2u * i], v[2u * i + 1u]);
 }
+#endif
 #endif
 
 // Number of keys of a row, limited to the existing keys so that loops end.

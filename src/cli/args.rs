@@ -9,8 +9,8 @@ use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use ternion::apps::bitgen::{BitGen, BitGenOptions, EpisodicMemory, MemoryNoise};
 use ternion::engine::{
-    Activations, DeviceChoice, DeviceOptions, Engine, GenerateOptions, HiddenAct, LmHead, ModelOptions, NamedValues,
-    Options, Precision, Sampling,
+    Activations, DeviceChoice, DeviceOptions, Engine, GenerateOptions, HiddenAct, KvPrecision, LmHead, ModelOptions,
+    NamedValues, Options, Precision, Sampling,
 };
 use ternion::files::tokenizer::MAX_TEXT_BYTES;
 use ternion::files::{Image, Lock, ModelFiles, SamplingDefaults, Weights, text};
@@ -45,9 +45,12 @@ pub struct DeviceArgs {
     /// of an adapter's name.
     #[arg(long, value_name = "DEVICE", allow_hyphen_values = true, default_value = "auto")]
     pub device: DeviceChoice,
-    /// How full-precision weights and the KV cache are kept.
+    /// How full-precision weights are kept, and the KV cache unless --kv says otherwise.
     #[arg(long, default_value = "f16", value_parser = one_of::<Precision>())]
     pub precision: Precision,
+    /// How keys and values are kept in the cache: like full-precision weights, or in 8 bits.
+    #[arg(long, default_value = "f16", value_parser = one_of::<KvPrecision>())]
+    pub kv: KvPrecision,
     /// How the matrix that gives the logits is kept: like other full-precision weights, or in 8 bits.
     #[arg(long, default_value = "f16", value_parser = one_of::<LmHead>())]
     pub head: LmHead,
@@ -70,18 +73,24 @@ pub struct DeviceArgs {
 impl DeviceArgs {
     /// How the model's numbers are kept and computed.
     pub fn model_options(&self) -> ModelOptions {
-        let DeviceArgs { precision, head, activations, hidden_act, .. } = *self;
-        ModelOptions { precision, head, activations, hidden_act }
+        let DeviceArgs { precision, kv, head, activations, hidden_act, .. } = *self;
+        ModelOptions { precision, kv, head, activations, hidden_act }
     }
 
-    /// Refuses the options that are for chat models whose definition leaves them open.
+    /// Refuses the options that are for chat models alone.
     ///
     /// # Errors
     /// [`Error::Argument`] with the option.
     pub fn reject_for(&self, model: &str) -> Result<()> {
-        let given = [("activations", self.activations != Activations::Int8), ("hidden-act", self.hidden_act.is_some())];
+        let given = [
+            ("kv", self.kv != KvPrecision::Dense),
+            ("activations", self.activations != Activations::Int8),
+            ("hidden-act", self.hidden_act.is_some()),
+        ];
         match given.iter().find(|(_, given)| *given) {
-            Some((option, _)) => Err(Error::argument(option, format!("is not for {model}, whose definition says it"))),
+            Some((option, _)) => {
+                Err(Error::argument(option, format!("is not for {model}, which leaves no choice of it")))
+            }
             None => Ok(()),
         }
     }
@@ -116,6 +125,7 @@ impl ModelArgs {
             autotune,
             threads,
             precision: self.device.precision,
+            kv: self.device.kv,
             head: self.device.head,
             activations: self.device.activations,
             hidden_act: self.device.hidden_act,

@@ -73,7 +73,7 @@ pub use generation::StopReason;
 pub use hook::LogitsHook;
 pub use open::{LoadReport, Progress};
 pub use options::{
-    DeviceChoice, DeviceOptions, GenerateOptions, LmHead, ModelOptions, NamedValues, Options, Precision,
+    DeviceChoice, DeviceOptions, GenerateOptions, KvPrecision, LmHead, ModelOptions, NamedValues, Options, Precision,
 };
 pub use routing::Routing;
 pub use sampler::Sampling;

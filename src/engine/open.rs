@@ -11,7 +11,7 @@ use crate::engine::options::{DeviceOptions, ModelOptions, Precision};
 use crate::engine::programs::Program;
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Tokenizer, Weights};
-use crate::models::{Family, LoadOptions};
+use crate::models::{Family, LoadOptions, slots};
 use crate::plan::{Backend, Plan};
 use crate::tensor::DType;
 
@@ -24,6 +24,8 @@ pub struct LoadReport {
     pub why: String,
     /// Element type of the LM head.
     pub head: DType,
+    /// Element type of the KV cache, if the model has one.
+    pub kv: Option<DType>,
     /// Bytes of packed weights.
     pub weight_bytes: u64,
     /// Bytes in use on the device.
@@ -61,6 +63,7 @@ pub(crate) struct Loaded {
     pub backend: Box<dyn Backend>,
     why: String,
     head: DType,
+    kv: Option<DType>,
     weight_bytes: u64,
 }
 
@@ -81,7 +84,7 @@ impl Opening {
         let start = Instant::now();
         let weights = Weights::open(&files)?;
         let device = device::open(device)?;
-        let ModelOptions { precision, head, activations, hidden_act } = options;
+        let ModelOptions { precision, head, activations, hidden_act, .. } = options;
         let precision = device.precision(precision);
         let (dense, max_binding) = (precision.pack(), device.caps().max_binding);
         let load = LoadOptions { dense, head: head.pack(dense), max_binding, activations, hidden_act };
@@ -110,7 +113,8 @@ impl Opening {
             tune(backend.as_mut(), plans);
         }
         log::info!("{} on {} ({why})", self.files, backend.describe());
-        Ok(Loaded { start: self.start, backend, why, head, weight_bytes })
+        let kv = plans.iter().find_map(|plan| Some(plan.spec(plan.state(&slots::kv(0)[0])?).dtype));
+        Ok(Loaded { start: self.start, backend, why, head, kv, weight_bytes })
     }
 }
 
@@ -125,9 +129,9 @@ impl Loaded {
 
     /// The device and the report, once all programs are prepared.
     pub fn finish(self) -> (Box<dyn Backend>, LoadReport) {
-        let Loaded { start, backend, why, head, weight_bytes } = self;
+        let Loaded { start, backend, why, head, kv, weight_bytes } = self;
         let (device, memory_bytes) = (backend.describe(), backend.memory());
-        (backend, LoadReport { device, why, head, weight_bytes, memory_bytes, time: start.elapsed() })
+        (backend, LoadReport { device, why, head, kv, weight_bytes, memory_bytes, time: start.elapsed() })
     }
 }
 

@@ -18,8 +18,10 @@ pub struct Options {
     pub autotune: bool,
     /// Threads of the CPU; none: one for each processor that the process may use.
     pub threads: Option<usize>,
-    /// Full-precision weights and the KV cache.
+    /// Full-precision weights, and the KV cache unless `kv` says otherwise.
     pub precision: Precision,
+    /// The KV cache.
+    pub kv: KvPrecision,
     /// The matrix that gives the logits.
     pub head: LmHead,
     /// What low-bit matrices read, in models that were trained with activations of floats.
@@ -49,6 +51,7 @@ impl Default for Options {
             autotune: true,
             threads: None,
             precision: Precision::F16,
+            kv: KvPrecision::Dense,
             head: LmHead::Dense,
             activations: Activations::Int8,
             hidden_act: None,
@@ -67,6 +70,8 @@ impl Default for Options {
 pub struct ModelOptions {
     /// [`Options::precision`].
     pub precision: Precision,
+    /// [`Options::kv`].
+    pub kv: KvPrecision,
     /// [`Options::head`].
     pub head: LmHead,
     /// [`Options::activations`].
@@ -102,8 +107,8 @@ impl Default for DeviceOptions {
 impl Options {
     /// How the model's numbers are kept and computed.
     pub(crate) fn model_options(&self) -> ModelOptions {
-        let Options { precision, head, activations, hidden_act, .. } = *self;
-        ModelOptions { precision, head, activations, hidden_act }
+        let Options { precision, kv, head, activations, hidden_act, .. } = *self;
+        ModelOptions { precision, kv, head, activations, hidden_act }
     }
 
     /// Where the engine runs, and how.
@@ -172,7 +177,7 @@ pub trait NamedValues: Copy + PartialEq + Sized + 'static {
     }
 }
 
-/// How full-precision weights and the KV cache are kept.
+/// How full-precision weights are kept, and the KV cache unless [`KvPrecision`] says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
     /// 16 bits; sums in 32.
@@ -190,11 +195,6 @@ impl Precision {
             Precision::F32 => Pack::F32,
         }
     }
-
-    /// Element type of the KV cache.
-    pub fn kv_dtype(self) -> DType {
-        self.pack().dtype()
-    }
 }
 
 impl NamedValues for Precision {
@@ -209,6 +209,44 @@ impl FromStr for Precision {
     type Err = Error;
 
     /// `f16` or `f32`.
+    fn from_str(s: &str) -> Result<Self> {
+        Self::named(s)
+    }
+}
+
+/// How keys and values are kept in the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KvPrecision {
+    /// Like full-precision weights: in 16 bits, or in 32 with [`Precision::F32`].
+    #[default]
+    Dense,
+    /// In 8 bits, with a 32-bit scale for each head of a token: `d + 4` bytes for `2 · d`, and an element is off by at most
+    /// 1/254 of the largest of its head. The width of a head must be a multiple of 4.
+    Int8,
+}
+
+impl KvPrecision {
+    /// Element type of the cache, where full-precision weights are kept as `precision`.
+    pub fn dtype(self, precision: Precision) -> DType {
+        match self {
+            KvPrecision::Dense => precision.pack().dtype(),
+            KvPrecision::Int8 => DType::Int8,
+        }
+    }
+}
+
+impl NamedValues for KvPrecision {
+    const OPTION: &'static str = "kv";
+    const VALUES: &'static [(&'static str, Self, &'static str)] = &[
+        ("f16", KvPrecision::Dense, "Like full-precision weights"),
+        ("int8", KvPrecision::Int8, "8 bits and a scale for each head of a token: about half the bytes"),
+    ];
+}
+
+impl FromStr for KvPrecision {
+    type Err = Error;
+
+    /// `f16` (as full-precision weights) or `int8`.
     fn from_str(s: &str) -> Result<Self> {
         Self::named(s)
     }

@@ -89,7 +89,7 @@ impl Resident {
             max_outputs: options.sessions,
             kv_rows: states.rows(),
             sessions: options.sessions,
-            kv_dtype: opening.precision.kv_dtype(),
+            kv_dtype: options.kv.dtype(opening.precision),
             images: model.info().image.is_some(),
         };
         let record = |shape: &TextShape| Ok(Arc::new(with_hidden(model.record_text(shape)?, &options.probed_layers)));

@@ -96,7 +96,7 @@ pub struct TextShape {
     pub kv_rows: usize,
     /// Sessions, each with a row of [`slots::ADJUSTMENTS`].
     pub sessions: usize,
-    /// F32 or F16.
+    /// F32, F16 or Int8.
     pub kv_dtype: DType,
     /// Whether rows may take their vector from the input `image_rows`.
     pub images: bool,
@@ -149,7 +149,7 @@ pub mod slots {
         format!("routing.{i}")
     }
 
-    /// States `[kv_rows, kv_heads · d]`: keys and values of layer `i`.
+    /// States ([`crate::ops::cache_spec`]): keys and values of layer `i`.
     pub fn kv(i: usize) -> [String; 2] {
         [format!("kv.{i}.k"), format!("kv.{i}.v")]
     }

@@ -3,11 +3,11 @@
 use crate::error::Result;
 use crate::ops::embed::ROW_WORDS;
 use crate::ops::few_rows::{MAX_DECODE_ROWS, MAX_MATVEC_ROWS};
+use crate::ops::kv_cache::{self, KvRows, row_width, rows_per_matrix};
 use crate::ops::{expect, require, simd};
 use crate::params;
 use crate::plan::{
-    Caps, Extent, Floats, FollowUp, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Source, Step, Variant,
-    Variants,
+    Caps, Extent, FollowUp, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Source, Step, Variant, Variants,
 };
 use crate::shader;
 use crate::tensor::{DType, Spec};
@@ -31,7 +31,7 @@ impl AttentionShape {
 
     /// A kernel of q and k from columns `at` on, and v where it reads them.
     pub(super) fn kernel(self, source: Source, grid: Grid, cached: bool, at: [usize; 3], inputs: &[&Spec]) -> Kernel {
-        let [v_width, mask_width] = [2, 4].map(|i| inputs.get(i).map_or(0, |x| x.width()));
+        let [v_width, mask_width] = [2, 4].map(|i| inputs.get(i).map_or(0, |x| row_width(x)));
         let params = AttentionParams {
             counted_by: inputs[0].counted_by as u32,
             rows: inputs[0].shape[0] as u32,
@@ -44,14 +44,16 @@ impl AttentionShape {
             q_at: at[0] as u32,
             q_width: inputs[0].width() as u32,
             k_at: at[1] as u32,
-            k_width: inputs[1].width() as u32,
+            k_width: row_width(inputs[1]) as u32,
             v_at: at[2] as u32,
             v_width: v_width as u32,
             mask_width: mask_width as u32,
             scale: self.scale(),
+            kv_heads: self.kv_heads as u32,
+            scales_at: kv_cache::scales_at(inputs[1]),
         };
-        let flags = [(cached, "CACHED"), (inputs[1].dtype == DType::F16, "F16"), (!self.is_even(at, inputs), "ODD")];
-        let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
+        let flags = [(cached, "CACHED"), (!self.is_even(at, inputs), "ODD")];
+        let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).chain(stored(inputs[1])).collect();
         Kernel { source, defines, overrides: vec![], params: params.params(), grid }
     }
 
@@ -74,16 +76,17 @@ impl AttentionShape {
         require("heads", q, (1..=MAX_HEAD).contains(&d), "a head width of 1 to 2048")?;
         require("q", q, q.dtype == DType::F32 && q.width() >= q_at + heads * d, "F32 with room for all heads")?;
         for &(what, x, at) in keys {
-            let float = matches!(x.dtype, DType::F32 | DType::F16);
-            require(what, x, float && x.width() >= at + kv_heads * d, "F32 or F16 with room for all kv heads")?;
+            kv_cache::check(what, x, at, [kv_heads, d])?;
         }
         Ok(())
     }
 }
 
-/// Rows per matrix, of one matrix `[rows, ..]` or several `[m, rows, ..]`.
-fn rows_per_matrix(x: &Spec) -> usize {
-    x.shape.iter().rev().nth(1).copied().unwrap_or(1)
+/// The define that says how keys are stored, but for f32.
+fn stored(k: &Spec) -> Option<&'static str> {
+    [(DType::F16, "F16"), (DType::Int8, "INT8")]
+        .into_iter()
+        .find_map(|(dtype, name)| (k.dtype == dtype).then_some(name))
 }
 
 /// Keys of a row, of `n_keys` keys in all: first and count.
@@ -104,7 +107,8 @@ pub struct Columns {
 /// `softmax(q · kᵀ / sqrt(d)) · v` per head. Source: Vaswani et al. 2017; one pass with a running maximum
 /// (Milakov & Gimelshein 2018).
 ///
-/// q `[n, ..]` F32, k and v `[keys, ..]` F32 or F16 (columns of each) → `[n, heads · d]` F32. Cached: with
+/// q `[n, ..]` F32, k and v `[keys, ..]` F32 or F16 (columns of each), or caches of Int8 ([`cache_spec`](crate::ops::cache_spec))
+/// → `[n, heads · d]` F32. Cached: with
 /// rows `[n, 4]`, row r attends to keys `seq_base .. seq_base + seq_len`. Else every query attends to all keys; with q
 /// `[m, n, ..]`, k and v `[m, keys, ..]` to those of its own matrix. With a mask `[n, m]` F32, `mask[r, j]` is added to
 /// the score of row r's key number j, in f32 as PyTorch adds it.
@@ -135,9 +139,20 @@ params!(AttentionParams {
     v_width: u32,
     mask_width: u32,
     scale: f32,
+    kv_heads: u32,
+    scales_at: u32,
 });
 
-params!(AttentionDecodeParams { heads: u32, d: u32, scale: f32, kv_chunk: u32, max_chunks: u32, n_keys: u32 });
+params!(AttentionDecodeParams {
+    heads: u32,
+    d: u32,
+    scale: f32,
+    kv_chunk: u32,
+    max_chunks: u32,
+    n_keys: u32,
+    kv_heads: u32,
+    scales_at: u32,
+});
 
 /// Threads of the decode kernel, which computes all query heads of a kv head.
 const DECODE_THREADS: usize = 64;
@@ -214,16 +229,6 @@ impl PlanBuilder {
     }
 }
 
-/// One head's keys and values as the plain definition reads them.
-struct Head<'a> {
-    k: Floats<'a>,
-    v: Floats<'a>,
-    k_width: usize,
-    v_width: usize,
-    k_at: usize,
-    v_at: usize,
-}
-
 impl Attention {
     /// Keys of query row `r`: first and count.
     fn span(&self, io: &Io, r: usize) -> (usize, usize) {
@@ -235,30 +240,18 @@ impl Attention {
         }
     }
 
-    fn head<'a>(&self, io: &Io<'a>, h: usize) -> Head<'a> {
-        let kv = h / (self.shape.heads / self.shape.kv_heads) * self.shape.d;
-        Head {
-            k: io.floats(1),
-            v: io.floats(2),
-            k_width: io.spec(1).width(),
-            v_width: io.spec(2).width(),
-            k_at: self.at[1] + kv,
-            v_at: self.at[2] + kv,
-        }
-    }
-
     /// The definition of one row of the result, `[heads · d]`.
     fn row(&self, io: &Io, r: usize) -> Vec<f32> {
-        let AttentionShape { heads, d, .. } = self.shape;
+        let AttentionShape { heads, kv_heads, d } = self.shape;
         let (q, q_width) = (io.f32s(0), io.spec(0).width());
+        let [keys, values] = [1, 2].map(|i| KvRows::input(io, i, d));
         let mask = if self.masked { &io.f32s(4)[r * io.spec(4).width()..][..io.spec(4).width()] } else { &[] };
         let ((first, n), mut y) = (self.span(io, r), Vec::with_capacity(heads * d));
         for h in 0..heads {
-            let head = self.head(io, h);
+            let [k_at, v_at] = [1, 2].map(|i| self.at[i] + h / (heads / kv_heads) * d);
             let q = &q[r * q_width + self.at[0] + h * d..][..d];
             let score = |key: usize| -> f64 {
-                let k0 = (first + key) * head.k_width + head.k_at;
-                let dot: f64 = (0..d).map(|i| f64::from(q[i]) * f64::from(head.k.get(k0 + i))).sum();
+                let dot: f64 = (0..d).map(|i| f64::from(q[i]) * f64::from(keys.get(first + key, k_at + i))).sum();
                 let score = dot * f64::from(self.shape.scale());
                 mask.get(key).map_or(score, |m| f64::from(score as f32 + m))
             };
@@ -267,7 +260,7 @@ impl Attention {
             let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
             let total: f64 = weights.iter().sum();
             for i in 0..d {
-                let v = |key: usize| f64::from(head.v.get((first + key) * head.v_width + head.v_at + i));
+                let v = |key: usize| f64::from(values.get(first + key, v_at + i));
                 let sum: f64 = weights.iter().enumerate().map(|(key, w)| w * v(key)).sum();
                 y.push((sum / total) as f32);
             }
@@ -287,7 +280,12 @@ impl Op for Attention {
         self.shape.check(q, self.at[0], &[("k", k, self.at[1]), ("v", v, self.at[2])])?;
         let like = v.rows() == k.rows() && rows_per_matrix(v) == rows_per_matrix(k) && v.dtype == k.dtype;
         require("v", v, like, "as many rows as k, of its dtype")?;
-        let matrices = |x: &Spec| (x.shape.len(), if x.shape.len() == 3 { x.shape[0] } else { 1 });
+        // A cache of integers is one matrix in three dimensions.
+        let matrices = |x: &Spec| match x.shape.len() {
+            3 if x.dtype == DType::Int8 => (2, 1),
+            3 => (3, x.shape[0]),
+            n => (n, 1),
+        };
         require("q", q, (2..=3).contains(&q.shape.len()), "[n, d], or [m, n, d] for several matrices")?;
         require("k", k, matrices(k) == matrices(q), "one matrix, or as many as q")?;
         if self.cached {
@@ -323,8 +321,9 @@ impl Op for Attention {
         let spans: Vec<(usize, usize)> = (0..n).map(|r| self.span(io, r)).collect();
         let attention = simd::Attention {
             q: simd::Matrix { data: io.f32s(0), width: io.spec(0).width(), at: self.at[0] },
-            k: simd::Matrix { data: io.floats(1), width: io.spec(1).width(), at: self.at[1] },
-            v: simd::Matrix { data: io.floats(2), width: io.spec(2).width(), at: self.at[2] },
+            k: simd::Matrix { data: io.floats(1), width: row_width(io.spec(1)), at: self.at[1] },
+            v: simd::Matrix { data: io.floats(2), width: row_width(io.spec(2)), at: self.at[2] },
+            scales: [1, 2].map(|i| kv_cache::scales(io, i)),
             heads,
             group: heads / kv_heads,
             d,
@@ -340,7 +339,7 @@ impl Op for Attention {
         let columns = |i: usize, heads: usize| {
             let (spec, bytes) = inputs[i];
             let bytes = if self.cached && i > 0 { step.contexts(spec, bytes) } else { step.used(spec, bytes) };
-            bytes * (heads * d) as u64 / spec.width() as u64
+            bytes * (heads * d) as u64 / row_width(spec) as u64
         };
         columns(0, heads) + columns(1, kv_heads) + columns(2, kv_heads)
     }
@@ -385,7 +384,7 @@ impl Attention {
         let AttentionShape { heads, kv_heads, d } = self.shape;
         let whole = (16..=FEW_D).contains(&d) && d.is_power_of_two() && heads / kv_heads <= 4;
         let widths = [heads * d, kv_heads * d, kv_heads * d];
-        let alone = self.at == [0; 3] && inputs.iter().zip(widths).all(|(x, width)| x.width() == width);
+        let alone = self.at == [0; 3] && inputs.iter().zip(widths).all(|(x, width)| row_width(x) == width);
         self.cached && !self.masked && whole && alone && inputs[0].shape[0] <= MAX_DECODE_ROWS
     }
 
@@ -405,10 +404,12 @@ impl Attention {
             kv_chunk: form.kv_chunk as u32,
             max_chunks: MAX_CHUNKS as u32,
             n_keys: inputs[1].shape[0] as u32,
+            kv_heads: self.shape.kv_heads as u32,
+            scales_at: kv_cache::scales_at(inputs[1]),
         };
         Kernel {
             source,
-            defines: if inputs[1].dtype == DType::F16 { vec!["F16"] } else { vec![] },
+            defines: stored(inputs[1]).into_iter().collect(),
             overrides: overrides.iter().map(|&(name, value)| (name, value as f64)).collect(),
             params: params.params(),
             grid,

@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::ops::attention::{AttentionShape, Columns, row_span};
 use crate::ops::embed::ROW_WORDS;
+use crate::ops::kv_cache::KvRows;
 use crate::ops::{expect, simd};
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, PlanBuilder, Slot, Step};
 use crate::shader;
@@ -10,7 +11,7 @@ use crate::tensor::{DType, Spec};
 
 /// `softmax(q · kᵀ / sqrt(d))`, the mean over the query heads: each row adds up to 1. Source: Vaswani et al. 2017.
 ///
-/// q `[n, ..]` F32, k `[keys, ..]` F32 or F16 (columns of each) → `[n, keys]` F32. Cached: with rows `[n, 4]`, row r
+/// q `[n, ..]` F32, k `[keys, ..]` F32 or F16 (columns of each), or a cache of Int8 → `[n, keys]` F32. Cached: with rows `[n, 4]`, row r
 /// attends to keys `seq_base .. seq_base + seq_len`, whose weights come first; the rest of its row is 0.
 /// Error: ≤ 1e-5 absolute.
 #[derive(Debug)]
@@ -51,7 +52,7 @@ impl Op for AttentionWeights {
 
     fn cpu(&self, step: &Step, io: &mut Io) {
         let AttentionShape { heads, d, .. } = self.shape;
-        let (q, k, q_width, k_width) = (io.f32s(0), io.floats(1), io.spec(0).width(), io.spec(1).width());
+        let (q, k, q_width) = (io.f32s(0), KvRows::input(io, 1, d), io.spec(0).width());
         let (n_keys, rows) = (io.spec(1).shape[0], self.cached.then(|| io.u32s(2)));
         let used = step.rows_in_use(io.spec(0));
         for (r, out) in io.out_f32s(0).chunks_exact_mut(n_keys).take(used).enumerate() {
@@ -61,8 +62,7 @@ impl Op for AttentionWeights {
                 let q = &q[r * q_width + self.at[0] + h * d..][..d];
                 let k_at = self.at[1] + h / (heads / self.shape.kv_heads) * d;
                 let score = |key: usize| -> f64 {
-                    let k0 = (first + key) * k_width + k_at;
-                    let dot: f64 = (0..d).map(|i| f64::from(q[i]) * f64::from(k.get(k0 + i))).sum();
+                    let dot: f64 = (0..d).map(|i| f64::from(q[i]) * f64::from(k.get(first + key, k_at + i))).sum();
                     dot * f64::from(self.shape.scale())
                 };
                 let scores: Vec<f64> = (0..n).map(score).collect();
@@ -79,7 +79,7 @@ impl Op for AttentionWeights {
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
         let (d, q, k) = (self.shape.d, io.spec(0), io.spec(1));
         let (rows, n_keys, scale) = (step.rows_in_use(q), k.shape[0], self.shape.scale());
-        let whole = self.at == [0; 2] && [q.width(), k.width()] == [d; 2];
+        let whole = self.at == [0; 2] && [q.width(), k.width()] == [d; 2] && k.dtype != DType::Int8;
         if self.cached || self.shape.heads > 1 || !whole {
             return self.cpu(step, io);
         }

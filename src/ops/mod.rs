@@ -4,8 +4,8 @@
 //! A file uses only files named before it (`tests/floors.rs` checks it).
 //! Order: `sampling`, `chain`, `few_rows`, `embed`, `rms_norm`, `layer_norm`, `l2_norm`, `absmax`, `affine`, `unary`,
 //! `swiglu`, `concat`, `select_rows`, `span_mean`, `quantise`, `patches`, `pixel_shuffle`, `pool`, `matmul`, `lstm_cell`,
-//! `memory_read`, `bandwidth_probe`, `combine`, `norm_quantise`, `attention`, `attention_weights`, `rope_kv_write`,
-//! `store_rows`, `router`, `route`, `group_rows`, `ternary_matmul`, `quantise_groups`, `group_matmul`, `bit_linear`,
+//! `memory_read`, `bandwidth_probe`, `combine`, `norm_quantise`, `kv_cache`, `attention`, `attention_weights`,
+//! `rope_kv_write`, `store_rows`, `router`, `route`, `group_rows`, `ternary_matmul`, `quantise_groups`, `group_matmul`, `bit_linear`,
 //! `bit_layers`, `sample`.
 //!
 //! ## What is in it
@@ -19,7 +19,7 @@
 //! 5. Attention: `rope_kv_write`, `attention`, `attention_weights`; `memory_read` (a BitGen's episodic memory).
 //! 6. Choosing a token: `sampling` (the arithmetic), `sample`.
 //! 7. Shared by ops: `chain` (an op as a composition of others), `few_rows` (how kernels for few rows divide their work),
-//!    `simd/` (the fast paths on the CPU). `bandwidth_probe` measures memory for the benchmark.
+//!    `kv_cache` (how keys and values lie), `simd/` (the fast paths on the CPU). `bandwidth_probe` measures memory for the benchmark.
 //!
 //! ## Add an op
 //! `layer_norm.rs` is the shortest op with all parts. `examples/custom_op.rs` is an op outside of this crate, with a plan that
@@ -53,6 +53,7 @@ mod embed;
 mod few_rows;
 mod group_matmul;
 mod group_rows;
+mod kv_cache;
 mod l2_norm;
 mod layer_norm;
 mod lstm_cell;
@@ -84,6 +85,7 @@ pub use bit_layers::{BitStack, MoeInput, MoeSlots};
 pub use bit_linear::BitInput;
 pub use embed::{ROW_WORDS, Row, TOKEN_CLAMP, TOKEN_IMAGE};
 pub use group_matmul::GroupFactor;
+pub use kv_cache::cache_spec;
 pub use memory_read::MAX_MEMORY;
 pub use norm_quantise::{ActQuant, Experts};
 pub use patches::{Pixels, Window};

@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use half::f16;
-use half::slice::HalfFloatSliceExt;
-
 use crate::error::Result;
 use crate::ops::embed::ROW_WORDS;
+use crate::ops::kv_cache::{self, KvWriter};
 use crate::ops::{AttentionShape, RmsNorm, expect, require, simd};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
@@ -64,7 +62,7 @@ pub struct QkNorm {
 ///
 /// qkv `[n, (heads + 2·kv_heads)·d]` F32 (q, k, v side by side), rows `[n, 4]`, table `[positions, pairs, 2]` F32 (cosine,
 /// sine), and with a norm of heads its weights for q and k, `[d]` each → q `[n, heads·d]` F32, and the caches k, v
-/// `[capacity, kv_heads·d]` F32 or F16. A pair becomes `(a·cos − b·sin, b·cos + a·sin)`; d is even. Sources: Su et al. 2021;
+/// `[capacity, kv_heads·d]` F32 or F16, or `[capacity, kv_heads, d]` Int8 ([`cache_spec`](crate::ops::cache_spec)). A pair becomes `(a·cos − b·sin, b·cos + a·sin)`; d is even. Sources: Su et al. 2021;
 /// the norm is that of [`RmsNorm`], over one head.
 #[derive(Debug)]
 struct RopeKvWrite {
@@ -84,6 +82,7 @@ params!(RopeHeadsParams {
     floor: f32,
     in_bound: f32,
     out_bound: f32,
+    scales_at: u32,
 });
 
 impl PlanBuilder {
@@ -134,15 +133,6 @@ impl PlanBuilder {
 /// Minimum number of elements for which threads share the heads.
 const SHARED_FROM: usize = 4096;
 
-/// A cache row in its stored dtype.
-fn store(io: &mut Io, output: usize, at: usize, values: &[f32]) {
-    if io.out_spec(output).dtype == DType::F16 {
-        io.out_f16s(output)[at..at + values.len()].convert_from_f32_slice(values);
-    } else {
-        io.out_f32s(output)[at..at + values.len()].copy_from_slice(values);
-    }
-}
-
 /// One head rotated by its position's row of the table.
 fn rotate(x: &[f32], table: &[f32], pairing: Pairing, out: &mut [f32]) {
     let pairs = table.len() / 2;
@@ -157,9 +147,6 @@ fn rotate(x: &[f32], table: &[f32], pairing: Pairing, out: &mut [f32]) {
         Pairing::Interleaved => (0..pairs).for_each(|j| turn(j, 2 * j, 2 * j + 1)),
     }
 }
-
-/// Puts values into a cache of one dtype.
-type Put<T> = fn(&mut [T], &[f32]);
 
 impl RopeKvWrite {
     /// The norm, and its weights for queries and keys.
@@ -180,10 +167,15 @@ impl RopeKvWrite {
             floor: norm.floor(),
             in_bound: norm.in_bound(),
             out_bound: norm.out_bound(),
+            scales_at: kv_cache::scales_at(outputs[1]),
         };
         let interleaved = self.pairing == Pairing::Interleaved;
-        let flags =
-            [(outputs[1].dtype == DType::F16, "F16"), (interleaved, "INTERLEAVED"), (self.norm.is_some(), "NORM")];
+        let flags = [
+            (outputs[1].dtype == DType::F16, "F16"),
+            (outputs[1].dtype == DType::Int8, "INT8"),
+            (interleaved, "INTERLEAVED"),
+            (self.norm.is_some(), "NORM"),
+        ];
         Kernel {
             source: shader!("attention/rope_heads"),
             defines: flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect(),
@@ -191,42 +183,6 @@ impl RopeKvWrite {
             params: params.params(),
             grid: Grid::xy(Extent::Fixed(heads + 2 * kv_heads), Extent::rows(&inputs[0].leading_only(), 1, 1)),
         }
-    }
-
-    /// The definition, heads among threads: for any rows, no two heads write to the same elements.
-    fn shared<T: bytemuck::Pod + Send>(&self, step: &Step, io: &mut Io, put: Put<T>) {
-        let AttentionShape { heads, kv_heads, d } = self.shape;
-        let (qkv, rows, table, threads) = (io.f32s(0), io.u32s(1), io.f32s(2), io.threads);
-        let (turn, weights, pairing) = (2 * io.spec(2).shape[1], self.weights(io), self.pairing);
-        let (n, all) = (step.rows_in_use(io.spec(0)), heads + 2 * kv_heads);
-        let [q, k, v] = &mut io.outputs[..] else { unreachable!("the outputs are q, keys and values") };
-        let q = simd::Shared::new(bytemuck::cast_slice_mut::<u32, f32>(q.1));
-        let [k, v] = [k, v].map(|out| simd::Shared::new(bytemuck::cast_slice_mut::<u32, T>(out.1)));
-        let grain = if n * all * d < SHARED_FROM { all } else { all.div_ceil(2 * threads.count()) };
-        threads.chunks(all, grain, |some| {
-            let (mut turned, mut normed) = (vec![0.0; d], vec![0.0; d]);
-            for (r, h) in (0..n).flat_map(|r| some.clone().map(move |h| (r, h))) {
-                let row = &rows[r * ROW_WORDS..][..ROW_WORDS];
-                let (pos, cache) = (row[1] as usize, (row[1] + row[2]) as usize);
-                let (mut x, table) = (&qkv[(r * all + h) * d..][..d], &table[pos * turn..][..turn]);
-                if let (Some((norm, weights)), true) = (weights, h < heads + kv_heads) {
-                    norm.fast(x, weights[usize::from(h >= heads)], &mut normed);
-                    x = &normed;
-                }
-                let place = |h: usize| (cache * kv_heads + h) * d;
-                // SAFETY: a head's columns of each output belong to one task, and its slices live one at a time.
-                unsafe {
-                    if h < heads {
-                        rotate(x, table, pairing, q.slice((r * heads + h) * d, d));
-                    } else if h < heads + kv_heads {
-                        rotate(x, table, pairing, &mut turned);
-                        put(k.slice(place(h - heads), d), &turned);
-                    } else {
-                        put(v.slice(place(h - heads - kv_heads), d), x);
-                    }
-                }
-            }
-        });
     }
 }
 
@@ -252,12 +208,12 @@ impl Op for RopeKvWrite {
     }
 
     fn check_outputs(&self, inputs: &[&Spec], outputs: &[&Spec]) -> Result<()> {
-        let (q, width) = (self.infer(inputs)?, self.shape.kv_heads * self.shape.d);
+        let (q, heads) = (self.infer(inputs)?, [self.shape.kv_heads, self.shape.d]);
         expect("q", outputs[0], &q[0].shape, &[DType::F32])?;
         let capacity = outputs[1].shape[0];
         for (what, cache) in [("k cache", outputs[1]), ("v cache", outputs[2])] {
-            expect(what, cache, &[capacity, width], &[outputs[1].dtype])?;
-            require(what, cache, matches!(cache.dtype, DType::F32 | DType::F16), "F32 or F16")?;
+            kv_cache::check(what, cache, 0, heads)?;
+            expect(what, cache, &kv_cache::cache_spec(capacity, heads, cache.dtype).shape, &[outputs[1].dtype])?;
         }
         Ok(())
     }
@@ -284,19 +240,49 @@ impl Op for RopeKvWrite {
                 rotate(&normed(x(h), 0), table, self.pairing, &mut io.out_f32s(0)[(r * heads + h) * d..][..d]);
             }
             for h in 0..kv_heads {
-                let at = (cache * kv_heads + h) * d;
                 rotate(&normed(x(heads + h), 1), table, self.pairing, &mut head);
-                store(io, 1, at, &head);
-                store(io, 2, at, x(heads + kv_heads + h));
+                for (output, values) in [(1, &head[..]), (2, x(heads + kv_heads + h))] {
+                    // SAFETY: there are no other tasks.
+                    unsafe { KvWriter::new(&mut io.outputs[output]).write(cache * kv_heads + h, values) };
+                }
             }
         }
     }
 
+    /// The definition, heads among threads: for any rows, no two heads write to the same elements.
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
-        match io.out_spec(1).dtype {
-            DType::F16 => self.shared::<f16>(step, io, |to, from| to.convert_from_f32_slice(from)),
-            _ => self.shared::<f32>(step, io, |to, from| to.copy_from_slice(from)),
-        }
+        let AttentionShape { heads, kv_heads, d } = self.shape;
+        let (qkv, rows, table, threads) = (io.f32s(0), io.u32s(1), io.f32s(2), io.threads);
+        let (turn, weights, pairing) = (2 * io.spec(2).shape[1], self.weights(io), self.pairing);
+        let (n, all) = (step.rows_in_use(io.spec(0)), heads + 2 * kv_heads);
+        let [q, k, v] = &mut io.outputs[..] else { unreachable!("the outputs are q, keys and values") };
+        let q = simd::Shared::new(bytemuck::cast_slice_mut::<u32, f32>(q.1));
+        let [k, v] = [k, v].map(KvWriter::new);
+        let grain = if n * all * d < SHARED_FROM { all } else { all.div_ceil(2 * threads.count()) };
+        threads.chunks(all, grain, |some| {
+            let (mut turned, mut normed) = (vec![0.0; d], vec![0.0; d]);
+            for (r, h) in (0..n).flat_map(|r| some.clone().map(move |h| (r, h))) {
+                let row = &rows[r * ROW_WORDS..][..ROW_WORDS];
+                let (pos, cache) = (row[1] as usize, (row[1] + row[2]) as usize);
+                let (mut x, table) = (&qkv[(r * all + h) * d..][..d], &table[pos * turn..][..turn]);
+                if let (Some((norm, weights)), true) = (weights, h < heads + kv_heads) {
+                    norm.fast(x, weights[usize::from(h >= heads)], &mut normed);
+                    x = &normed;
+                }
+                let place = |h: usize| cache * kv_heads + h;
+                // SAFETY: a head's columns of each output belong to one task, and its slices live one at a time.
+                unsafe {
+                    if h < heads {
+                        rotate(x, table, pairing, q.slice((r * heads + h) * d, d));
+                    } else if h < heads + kv_heads {
+                        rotate(x, table, pairing, &mut turned);
+                        k.write(place(h - heads), &turned);
+                    } else {
+                        v.write(place(h - heads - kv_heads), x);
+                    }
+                }
+            }
+        });
     }
 
     fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {
@@ -309,7 +295,8 @@ impl Op for RopeKvWrite {
     fn kernel(&self, _: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
         let AttentionShape { heads, kv_heads, d } = self.shape;
         let pairs = inputs[2].shape[1];
-        if self.norm.is_some() || self.pairing == Pairing::Interleaved || 2 * pairs < d {
+        let whole = outputs[1].dtype != DType::Int8 && 2 * pairs == d; // The scale of integers is of a whole head.
+        if self.norm.is_some() || self.pairing == Pairing::Interleaved || !whole {
             return self.heads_kernel(inputs, outputs, pairs);
         }
         let params = RopeParams { heads: heads as u32, kv_heads: kv_heads as u32, d: d as u32 };

@@ -57,6 +57,12 @@ pub fn parts(words: &[u32], rows: usize, cols: usize) -> (&[i8], &[f32]) {
     (&bytemuck::cast_slice(integers)[..rows * cols], bytemuck::cast_slice(&scales[..rows]))
 }
 
+/// [`parts`] to be written.
+pub fn parts_mut(words: &mut [u32], rows: usize, cols: usize) -> (&mut [i8], &mut [f32]) {
+    let (integers, scales) = words.split_at_mut((rows * cols).div_ceil(4));
+    (&mut bytemuck::cast_slice_mut(integers)[..rows * cols], bytemuck::cast_slice_mut(&mut scales[..rows]))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

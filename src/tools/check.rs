@@ -9,12 +9,12 @@ use std::sync::Arc;
 use crate::alloc::room;
 use crate::cpu::Cpu;
 use crate::engine::open::{Opening, Progress};
-use crate::engine::options::{DeviceOptions, LmHead, ModelOptions};
+use crate::engine::options::{DeviceOptions, KvPrecision, LmHead, ModelOptions};
 use crate::engine::sampler::uniform;
 use crate::error::{Error, Result};
 use crate::files::ModelFiles;
 use crate::models;
-use crate::models::CheckStep;
+use crate::models::{CheckStep, slots};
 use crate::plan::{Backend, Plan, ProgramId, Slot, SlotKind, Step};
 use crate::tensor::{DType, Pack, Spec};
 pub use crate::tools::tolerance::Divergence;
@@ -73,7 +73,7 @@ pub struct OpReport {
 /// Inputs that these leave open and the KV cache are noise that is equal in every run.
 ///
 /// # Errors
-/// Those of opening the model and the device, [`Error::Argument`] for a head that the model does not have; a divergence is not an
+/// Those of opening the model and the device, [`Error::Argument`] for a head or a cache that the model does not have; a divergence is not an
 /// error but a part of the result.
 pub fn check(
     files: impl Into<ModelFiles>,
@@ -82,13 +82,17 @@ pub fn check(
 ) -> Result<CheckReport> {
     let opening = Opening::new(files.into(), &options.device, options.model)?;
     let model = models::open(opening.files.clone(), &opening.weights, opening.load)?;
-    let precision = opening.precision;
-    let check_steps = model.check_steps(precision.kv_dtype())?;
+    let check_steps = model.check_steps(options.model.kv.dtype(opening.precision))?;
     let stages: Vec<Stage> = check_steps.into_iter().map(Stage::from).collect();
     let int8 = |stage: &Stage| stage.plan.weights().any(|(weight, _)| weight.pack == Pack::Int8);
     if options.model.head == LmHead::Int8 && !stages.iter().any(int8) {
         let problem = format!("is int8, but {} gives its logits by a ternary matrix", model.family().name);
         return Err(Error::argument("head", problem));
+    }
+    let cache = |stage: &Stage| stage.plan.state(&slots::kv(0)[0]).is_some();
+    if options.model.kv == KvPrecision::Int8 && !stages.iter().any(cache) {
+        let problem = format!("is int8, but {} has no cache of keys and values", model.family().name);
+        return Err(Error::argument("kv", problem));
     }
     let mut plain = Cpu::plain();
     let also = |name: &str, words: &[u32]| {
@@ -145,7 +149,13 @@ fn noise(spec: &Spec, seed: u64) -> Option<Vec<u32>> {
     match spec.dtype {
         DType::F32 => Some((0..spec.words()).map(|i| value(i).to_bits()).collect()),
         DType::F16 => Some((0..spec.words()).map(|i| half(2 * i) | half(2 * i + 1) << 16).collect()),
-        DType::U32 | DType::Codes | DType::Int8 | DType::Ternary | DType::Groups { .. } => None,
+        DType::Int8 => {
+            let integer = |i: usize| u32::from((127.0 * value(i)) as i8 as u8);
+            let word = |i: usize| (0..4).map(|j| integer(4 * i + j) << (8 * j)).sum();
+            let (n, scale) = (spec.len().div_ceil(4), |i: usize| (value(i).abs() / 127.0).to_bits());
+            Some((0..spec.words()).map(|i| if i < n { word(i) } else { scale(4 * n + i) }).collect())
+        }
+        DType::U32 | DType::Codes | DType::Ternary | DType::Groups { .. } => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Errors of a node's outputs against the reference, by the kind of output.
 
 use crate::plan::{Node, Plan};
+use crate::quant::int8;
 use crate::tensor::{DType, Spec};
 
 /// The largest difference in one output of a node.
@@ -25,6 +26,8 @@ pub struct Divergence {
 
 /// Two neighbouring f16 are this far apart, relative to the larger: no 16-bit result can be held closer.
 const F16_STEP: f32 = 1.0 / 1024.0;
+/// And two neighbours among 8-bit integers that have a scale.
+const INT8_STEP: f32 = 1.0 / 126.0;
 /// The share of activation codes that may differ, by 1, where rounding is on an edge.
 const FLIPS: f32 = 0.01;
 
@@ -50,8 +53,9 @@ pub(crate) fn judge(
             (DType::F32, Some((codes, words))) if codes.dtype == DType::Codes && spec.width() == 2 => {
                 (pair.scale_and_sum(&numbers(codes, words)), tolerance)
             }
-            (DType::F32 | DType::Int8 | DType::Ternary | DType::Groups { .. }, _) => (pair.floats(), tolerance),
+            (DType::F32 | DType::Ternary | DType::Groups { .. }, _) => (pair.floats(), tolerance),
             (DType::F16, _) => (pair.floats(), tolerance.max(F16_STEP)),
+            (DType::Int8, _) => (pair.floats(), tolerance.max(INT8_STEP)),
             (DType::Codes, _) => (pair.codes(), FLIPS),
             (DType::U32, _) => (pair.choices(spec, logits, tolerance), 0.0),
         };
@@ -70,9 +74,12 @@ fn numbers(spec: &Spec, words: &[u32]) -> Vec<f64> {
         DType::F32 => words.iter().map(|&w| f64::from(f32::from_bits(w))).collect(),
         DType::F16 => bytemuck::cast_slice::<u32, half::f16>(words).iter().map(|v| v.to_f64()).collect(),
         DType::Codes => bytemuck::cast_slice::<u32, i8>(words).iter().map(|&v| f64::from(v)).collect(),
-        DType::U32 | DType::Int8 | DType::Ternary | DType::Groups { .. } => {
-            words.iter().map(|&w| f64::from(w)).collect()
+        DType::Int8 => {
+            let (integers, scales) = int8::parts(words, spec.rows(), spec.width());
+            let heads = integers.chunks_exact(spec.width().max(1)).zip(scales);
+            heads.flat_map(|(head, &scale)| head.iter().map(move |&q| f64::from(q) * f64::from(scale))).collect()
         }
+        DType::U32 | DType::Ternary | DType::Groups { .. } => words.iter().map(|&w| f64::from(w)).collect(),
     }
 }
 

@@ -4,9 +4,8 @@ use crate::models::decoder::linear::{LinearSpec, LinearStack, Norm};
 use crate::models::decoder::spec::{AttentionSpec, Names};
 use crate::models::load::TensorScope;
 use crate::models::{TextShape, slots};
-use crate::ops::QkNorm;
+use crate::ops::{QkNorm, cache_spec};
 use crate::plan::{PlanBuilder, Slot};
-use crate::tensor::Spec;
 
 /// The weights of an attention.
 #[derive(Debug)]
@@ -39,8 +38,8 @@ impl Attention {
     /// `x + attention(norm(x))`, x `[rows, d]`, in layer `i`.
     pub fn record_add(&self, p: &PlanBuilder, x: Slot, norm: &Norm, rows: Slot, i: usize, shape: &TextShape) -> Slot {
         let AttentionSpec { heads, rotation, .. } = &self.spec;
-        let d_kv = heads.kv_heads * heads.d;
-        let kv = slots::kv(i).map(|name| p.state(&name, Spec::fixed(&[shape.kv_rows, d_kv], shape.kv_dtype)));
+        let cache = cache_spec(shape.kv_rows, [heads.kv_heads, heads.d], shape.kv_dtype);
+        let kv = slots::kv(i).map(|name| p.state(&name, cache.clone()));
         let qkv = self.qkv.record(p, x, Some(norm), None); // [rows, (heads + 2·kv_heads)·d_head]
         let qk_norm = self.qk_norms.as_ref().map(|norms| {
             let [(norm, q), (_, k)] = norms.each_ref().map(|norm| norm.input(p));

@@ -60,6 +60,8 @@ pub struct Attention<'a> {
     pub k: Matrix<Floats<'a>>,
     /// Values.
     pub v: Matrix<Floats<'a>>,
+    /// Of keys and of values that are 8-bit integers, a scale for each head of a row, row by row.
+    pub scales: [&'a [f32]; 2],
     /// Query heads.
     pub heads: usize,
     /// Query heads that share a key head.
@@ -101,11 +103,29 @@ fn whole_kernel(d: usize) -> Option<WholeKernel> {
 struct Widened(Vec<f32>);
 
 impl Widened {
-    /// Rows `rows`, `n` columns from `at` on, side by side; borrowed where they are f32 already.
-    fn fill<'a>(&'a mut self, m: &Matrix<Floats<'a>>, rows: Range<usize>, at: usize, n: usize) -> (Floats<'a>, usize) {
+    /// Rows `rows`, `n` columns from `at` on, side by side; borrowed where they are f32 already. Of integers `scales` has a
+    /// scale for each head.
+    fn fill<'a>(
+        &'a mut self,
+        m: &Matrix<Floats<'a>>,
+        scales: &[f32],
+        rows: Range<usize>,
+        (at, n): (usize, usize),
+    ) -> (Floats<'a>, usize) {
         let from = rows.start * m.width + m.at + at;
         match m.data {
             Floats::F32(_) => m.part(rows.start, at),
+            Floats::Int8(integers) => {
+                self.0.resize(rows.len() * n, 0.0);
+                let heads = scales.len() * m.width / integers.len().max(1);
+                let d = m.width / heads.max(1);
+                for (row, out) in rows.zip(self.0.chunks_exact_mut(n)) {
+                    let (integers, scales) = (&integers[row * m.width + at..][..n], &scales[row * heads + at / d..]);
+                    let all = integers.chunks_exact(d).zip(scales).zip(out.chunks_exact_mut(d));
+                    all.for_each(|((integers, &scale), out)| widen_head(integers, scale, out));
+                }
+                (Floats::F32(&self.0), n)
+            }
             stored => {
                 self.0.resize(rows.len() * n, 0.0);
                 if n == m.width {
@@ -120,6 +140,12 @@ impl Widened {
             }
         }
     }
+}
+
+/// A head of 8-bit integers as f32.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+fn widen_head(integers: &[i8], scale: f32, out: &mut [f32]) {
+    out.iter_mut().zip(integers).for_each(|(out, &q)| *out = f32::from(q) * scale);
 }
 
 /// The partial result of one query head over some of its keys: the largest score `max`, `Σ e^(score − max)`, and
@@ -165,6 +191,10 @@ pub(super) struct Block<'a> {
     pub v: Floats<'a>,
     /// Elements from one value to the next.
     pub v_width: usize,
+    /// Of keys and of values that are 8-bit integers, a scale for each head of a row.
+    pub scales: [&'a [f32]; 2],
+    /// Scales from one row to the next.
+    pub scales_width: usize,
     /// How many, at most [`BLOCK`].
     pub n: usize,
     /// Elements from the first key to the first of those that will be read after the block.
@@ -185,7 +215,7 @@ fn stored_kernel(d: usize) -> Option<Kernel> {
 /// The kernel for any processor and width, which takes f32 alone.
 fn any_kernel(q: &[f32], block: &Block, scale: f32, partial: &mut [f32]) {
     let (Floats::F32(k), Floats::F32(v)) = (block.k, block.v) else {
-        unreachable!("f16 is widened for this kernel");
+        unreachable!("f16 and integers are widened for this kernel");
     };
     let heads = (partial.len() - q.len()) / HEAD;
     let d = q.len() / heads;
@@ -239,21 +269,27 @@ impl Attention<'_> {
     ) {
         let first = self.spans[rows.start].0;
         let (at, n) = (kv.start * self.d, kv.len() * self.d);
-        let stored = stored_kernel(self.d);
+        let (stored, scales_width) = (stored_kernel(self.d), self.heads / self.group);
         let (mut wide_k, mut wide_v) = (Widened::default(), Widened::default());
         for from in keys.clone().step_by(BLOCK) {
             let to = keys.end.min(from + BLOCK);
             let here = first + from..first + to;
+            let [k_scales, v_scales] = self.scales;
             let (k, v) = match stored {
                 Some(_) => (self.k.part(here.start, at), self.v.part(here.start, at)),
-                None => (wide_k.fill(&self.k, here.clone(), at, n), wide_v.fill(&self.v, here.clone(), at, n)),
+                None => (
+                    wide_k.fill(&self.k, k_scales, here.clone(), (at, n)),
+                    wide_v.fill(&self.v, v_scales, here.clone(), (at, n)),
+                ),
             };
+            let scales = self.scales.map(|all| all.get(here.start * scales_width + kv.start..).unwrap_or_default());
             let next = after.filter(|_| to == keys.end).unwrap_or(here.start + BLOCK);
             let ahead = (next as isize - here.start as isize) * k.1 as isize;
             for (row, partial) in rows.clone().zip(partial.chunks_exact_mut(kv.len() * self.group * self.words())) {
                 let n = self.spans[row].1.min(to).saturating_sub(from);
                 if n > 0 {
-                    let block = Block { group: self.group, k: k.0, k_width: k.1, v: v.0, v_width: v.1, n, ahead };
+                    let ((k, k_width), (v, v_width), group) = (k, v, self.group);
+                    let block = Block { group, k, k_width, v, v_width, scales, scales_width, n, ahead };
                     stored.unwrap_or(any_kernel)(self.queries(row, &kv), &block, self.scale, partial);
                 }
             }

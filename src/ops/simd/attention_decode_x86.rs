@@ -1,4 +1,4 @@
-//! Scores and weighted sums of a block of keys, for x86-64 with AVX-512: f16 is widened in registers, and the sums of 16
+//! Scores and weighted sums of a block of keys, for x86-64 with AVX-512: f16 and 8-bit integers are widened in registers, and the sums of 16
 //! dot products are made together, so that nothing but the block is read and nothing but the result is written.
 
 use std::arch::x86_64::*;
@@ -69,6 +69,7 @@ fn heads<const C: usize>(q: &[f32], block: &Block, scale: f32, partial: &mut [f3
     match (block.k, block.v) {
         (Floats::F16(k), Floats::F16(v)) => f16_heads::<C>(q, (k, v), block, scale, partial),
         (Floats::F32(k), Floats::F32(v)) => f32_heads::<C>(q, (k, v), block, scale, partial),
+        (Floats::Int8(k), Floats::Int8(v)) => int8_heads::<C>(q, (k, v), block, scale, partial),
         _ => unreachable!("keys and values have one dtype"),
     }
 }
@@ -78,9 +79,9 @@ const fn line<T>() -> usize {
     64 / size_of::<T>()
 }
 
-/// Defines the kernel for one element type, for heads of `16 · C` columns.
+/// Defines the kernel for one element type, for heads of `16 · C` columns; `$scaled` says whether heads of a row have scales.
 macro_rules! kernel {
-    ($name:ident, $scores:ident, $keys:ident, $values:ident, $element:ty, $load:expr) => {
+    ($name:ident, $scores:ident, $keys:ident, $values:ident, $element:ty, $load:expr, $scaled:literal) => {
         #[target_feature(enable = "avx512f,avx512vl")]
         fn $name<const C: usize>(
             q: &[f32],
@@ -102,10 +103,11 @@ macro_rules! kernel {
                 while head < to {
                     let (n, at) = (pair(head, to, block.group), head / block.group * d);
                     let (q, scores) = (&q[head * d..][..n * d], &mut weights[head - from..][..n]);
+                    let scales = if $scaled { &block.scales[0][head / block.group..] } else { &[] };
                     let soon = soon.wrapping_add(block.n * at);
                     match n {
-                        2 => $scores::<C, 2>(q, &k[at..], soon, block, scale, scores),
-                        _ => $scores::<C, 1>(q, &k[at..], soon, block, scale, scores),
+                        2 => $scores::<C, 2>(q, (&k[at..], scales), soon, block, scale, scores),
+                        _ => $scores::<C, 1>(q, (&k[at..], scales), soon, block, scale, scores),
                     }
                     head += n;
                 }
@@ -115,6 +117,11 @@ macro_rules! kernel {
                     weights.iter_mut().zip(&mut shrinks).zip(partial.chunks_exact_mut(words))
                 {
                     *shrink = weigh(weights, partial);
+                }
+                if $scaled {
+                    for (head, weights) in (from..to).zip(&mut weights) {
+                        scale_weights(weights, &block.scales[1][head / block.group..], block);
+                    }
                 }
                 head = from;
                 while head < to {
@@ -135,7 +142,7 @@ macro_rules! kernel {
         #[target_feature(enable = "avx512f,avx512vl")]
         fn $scores<const C: usize, const G: usize>(
             q: &[f32],
-            k: &[$element],
+            (k, scales): (&[$element], &[f32]),
             ahead: *const $element,
             block: &Block,
             scale: f32,
@@ -163,10 +170,14 @@ macro_rules! kernel {
                 } else {
                     $keys::<C, G>(&wide, first, block.k_width, ahead, keys, &mut dots);
                 }
+                let there = ((1u32 << keys) - 1) as u16;
+                let factor = match $scaled {
+                    true => _mm512_mul_ps(_mm512_set1_ps(scale), scales_of(scales, from, keys, block)),
+                    false => _mm512_set1_ps(scale),
+                };
                 for g in 0..G {
-                    let there = ((1u32 << keys) - 1) as u16;
                     let lowest = _mm512_set1_ps(f32::MIN);
-                    let all = _mm512_mask_mul_ps(lowest, there, sums(&dots[g]), _mm512_set1_ps(scale));
+                    let all = _mm512_mask_mul_ps(lowest, there, sums(&dots[g]), factor);
                     // SAFETY: `from + 16 <= BLOCK`.
                     unsafe { _mm512_storeu_ps(scores[g].as_mut_ptr().add(from), all) };
                 }
@@ -254,6 +265,35 @@ fn weigh(scores: &mut [f32; BLOCK], partial: &mut [f32]) -> f32 {
     shrink
 }
 
+/// The scales of `keys` rows of a block from row `from` on, at most 16, behind them zeros.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl")]
+fn scales_of(scales: &[f32], from: usize, keys: usize, block: &Block) -> __m512 {
+    let (width, last) = (block.scales_width, from + keys.saturating_sub(1));
+    assert!(keys <= KEYS && last < BLOCK && (keys == 0 || last * width < scales.len()), "a scale for each row");
+    let places = _mm512_mullo_epi32(
+        _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+        _mm512_set1_epi32(width as i32),
+    );
+    let there = ((1u32 << keys) - 1) as u16;
+    let first = scales.as_ptr().wrapping_add(from * width);
+    // SAFETY: only rows below `keys` are read, which are there by the assertion.
+    unsafe { _mm512_mask_i32gather_ps::<4>(_mm512_setzero_ps(), there, places, first) }
+}
+
+/// Weights become those of the integers of the values.
+#[target_feature(enable = "avx512f,avx512vl")]
+fn scale_weights(weights: &mut [f32; BLOCK], scales: &[f32], block: &Block) {
+    for from in (0..block.n).step_by(KEYS) {
+        let scales = scales_of(scales, from, KEYS.min(block.n - from), block);
+        // SAFETY: `from + 16 <= BLOCK`, since `from < n <= BLOCK` is a multiple of 16.
+        unsafe {
+            let at = weights.as_mut_ptr().add(from);
+            _mm512_storeu_ps(at, _mm512_mul_ps(_mm512_loadu_ps(at), scales));
+        }
+    }
+}
+
 /// 16 f16 as f32.
 ///
 /// # Safety
@@ -264,5 +304,16 @@ pub(super) unsafe fn load16(at: *const f16) -> __m512 {
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(at.cast()) })
 }
 
-kernel!(f16_heads, f16_scores, f16_keys, f16_values, f16, load16);
-kernel!(f32_heads, f32_scores, f32_keys, f32_values, f32, _mm512_loadu_ps);
+/// 16 integers as f32.
+///
+/// # Safety
+/// 16 elements can be read.
+#[target_feature(enable = "avx512f,avx512vl")]
+unsafe fn load16_int8(at: *const i8) -> __m512 {
+    // SAFETY: by the contract.
+    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(at.cast()) }))
+}
+
+kernel!(f16_heads, f16_scores, f16_keys, f16_values, f16, load16, false);
+kernel!(f32_heads, f32_scores, f32_keys, f32_values, f32, _mm512_loadu_ps, false);
+kernel!(int8_heads, int8_scores, int8_keys, int8_values, i8, load16_int8, true);

@@ -86,6 +86,8 @@ pub struct BenchRow {
     pub weight_bytes: u64,
     /// Data type of the LM head: "f16", "f32", "int8" or "ternary".
     pub head: String,
+    /// Data type of the KV cache: "f16", "f32" or "int8"; empty for a model without one.
+    pub kv: String,
     /// Number of parameters.
     pub parameters: u64,
     /// "cpu" or "gpu".
@@ -190,12 +192,13 @@ impl BenchOptions {
 
     fn engine(&self, files: &ModelFiles, sessions: usize, context: usize) -> Result<Engine> {
         let DeviceOptions { device, autotune, threads } = self.device.clone();
-        let ModelOptions { precision, head, activations, hidden_act } = self.model;
+        let ModelOptions { precision, kv, head, activations, hidden_act } = self.model;
         let options = Options {
             device,
             autotune,
             threads,
             precision,
+            kv,
             head,
             activations,
             hidden_act,
@@ -295,6 +298,7 @@ impl BenchRow {
             model,
             weight_bytes: report.weight_bytes,
             head: format!("{:?}", report.head).to_lowercase(),
+            kv: report.kv.map_or(String::new(), |kv| format!("{kv:?}").to_lowercase()),
             parameters,
             backend: if measured.on_cpu { "cpu" } else { "gpu" },
             device: report.device,

@@ -4,6 +4,7 @@ mod attention;
 mod elements;
 mod fused;
 mod groups;
+mod int8_cache;
 mod products;
 mod quantised;
 mod sampling;
@@ -34,6 +35,8 @@ pub enum Tol {
     Close(f32),
     /// Codes within 1, and at most 1 % of them different.
     Codes,
+    /// 8-bit integers as codes, and `127 ·` their scales within 3e-6.
+    Int8,
     /// Scale and sum of the codes that are the output before it: `1/k` within 1e-5, and the sum of that backend's own codes.
     ScaleAndSum,
     /// The same for groups of columns of rows that wide.
@@ -95,6 +98,7 @@ pub fn all() -> Vec<Case> {
     attention::add(&mut cases);
     fused::add(&mut cases);
     groups::add(&mut cases);
+    int8_cache::add(&mut cases);
     products::add(&mut cases);
     quantised::add(&mut cases);
     sampling::add(&mut cases);
