@@ -8,6 +8,7 @@ pub fn at_least<T: PartialOrd>(v: T, low: T) -> T {
 }
 
 /// The largest magnitude, 0 of none; NaN where an element is NaN. Compared as integers, in whose order NaN is above all numbers.
+#[inline(always)]
 pub fn largest_magnitude(values: &[f32]) -> f32 {
     f32::from_bits(values.iter().fold(0, |max, v| max.max(v.abs().to_bits())))
 }

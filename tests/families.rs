@@ -32,9 +32,9 @@ const PROMPT: usize = 16;
 const FLOATS_TOLERANCE: f32 = 1e-3;
 /// The same of the mean error with 8-bit activations, where no other program's error is known.
 const INT8_TOLERANCE: f32 = 0.1;
-/// Largest mean error with 8-bit activations, by that of the other program, which has a scale for 32 columns in front of
-/// matrices with scales for 64 and 128.
-const NATIVE_SHARE: f32 = 1.4;
+/// Largest mean error with 8-bit activations, by that of the other program: where its scales are for 32 columns too, both
+/// round alike, but for its scales of 16 bits.
+const NATIVE_SHARE: f32 = 1.02;
 
 /// A file, and the logits of each token of a text.
 struct Case {

@@ -27,12 +27,10 @@ override SPLIT_K: u32 = 4u;
 var<workgroup> shares: array<vec4<f32>, SPLIT_K * TILE_LANES>;
 
 #ifdef FLOATS
-alias Sum = vec4<f32>;
 #else
-alias Sum = vec4<i32>;
+var<private> unscaled: array<vec4<i32>, ROWS * VEC4S>; // of a unit, or of a block whose codes have a factor of their own
 #endif
-
-var<private> sums: array<Sum, ROWS * VEC4S>; // of a unit
+var<private> sums: array<vec4<f32>, ROWS * VEC4S>; // of a unit
 var<private> totals: array<vec4<f32>, ROWS * VEC4S>;
 
 // Row r of a block; rows behind the last one are it again.
@@ -71,7 +69,7 @@ fn add_block(block: u32, b: u32, at: u32, words: u32, bits: u32) {
         let act = row_at(block, r) * params.vectors + 2u * b;
         if bits == 8u {
             for (var q = 0u; q < VEC4S; q++) {
-                sums[r * VEC4S + q] += bytes4(at + q, 8u * b, words, codes[act])
+                unscaled[r * VEC4S + q] += bytes4(at + q, 8u * b, words, codes[act])
                     + bytes4(at + q, 8u * b + 4u, words, codes[act + 1u]);
             }
         } else {
@@ -79,32 +77,38 @@ fn add_block(block: u32, b: u32, at: u32, words: u32, bits: u32) {
             let second = pairs(codes[act + 1u]);
             for (var q = 0u; q < VEC4S; q++) {
                 if bits == 1u {
-                    sums[r * VEC4S + q] += block1(weights[at + b * TILE_LANES + q], first, second);
+                    unscaled[r * VEC4S + q] += block1(weights[at + b * TILE_LANES + q], first, second);
                 } else {
                     // The last block may be one word; its other activations are 0.
                     let next = min(2u * b + 1u, words - 1u);
-                    sums[r * VEC4S + q] += block2(weights[at + 2u * b * TILE_LANES + q],
+                    unscaled[r * VEC4S + q] += block2(weights[at + 2u * b * TILE_LANES + q],
                         weights[at + next * TILE_LANES + q], first, second);
                 }
             }
         }
     }
 }
+
+// Exact sums become floats with the factor of group `a` of codes, whose sum goes off its first part.
+fn add_exact(block: u32, a: u32, is_first: bool, bits: u32) {
+    for (var r = 0u; r < ROWS; r++) {
+        let m = act_scale_and_sum[row_at(block, r) * params.act_groups + a];
+        let less = select(0.0, m.y, is_first);
+        for (var q = 0u; q < VEC4S; q++) {
+            sums[r * VEC4S + q] += exact(unscaled[r * VEC4S + q], less, bits) * m.x;
+            unscaled[r * VEC4S + q] = vec4<i32>();
+        }
+    }
+}
 #endif
 
-// The unit's sums become floats, and are added to the totals. The activations' sum of a group goes off its first unit.
-fn settle(block: u32, g: u32, is_first: bool, scale0: u32, tile: u32, lane: u32, bits: u32) {
+// The unit's sums are scaled and added to the totals.
+fn settle(g: u32, scale0: u32, tile: u32, lane: u32) {
     for (var q = 0u; q < VEC4S; q++) {
         let scale = scales_at(scale0, tile, g, lane * VEC4S + q);
         for (var r = 0u; r < ROWS; r++) {
-            let sum = sums[r * VEC4S + q];
-            sums[r * VEC4S + q] = Sum();
-#ifdef FLOATS
-            totals[r * VEC4S + q] += sum * scale;
-#else
-            let m = act_scale_and_sum[row_at(block, r) * params.groups + g];
-            totals[r * VEC4S + q] += exact(sum, select(0.0, m.y, is_first), bits) * (scale * m.x);
-#endif
+            totals[r * VEC4S + q] += sums[r * VEC4S + q] * scale;
+            sums[r * VEC4S + q] = vec4<f32>();
         }
     }
 }
@@ -123,11 +127,21 @@ fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: 
     let unit = min(columns, UNIT);
     let blocks = (weights[0].y + 31u) / 32u;
     let units = (weights[0].y + unit - 1u) / unit;
+    let by_block = params.act_group == 32u;
     for (var u = share; u < units; u += SPLIT_K) {
+        let g = u * unit / columns;
         for (var b = u * unit / 32u; b < min((u + 1u) * unit / 32u, blocks); b++) {
             add_block(block, b, at, words, part.bits);
+#ifdef FLOATS
+#else
+            if by_block { add_exact(block, b, true, part.bits); }
+#endif
         }
-        settle(block, u * unit / columns, u * unit % columns == 0u, scale0, tile.tile, lane, part.bits);
+#ifdef FLOATS
+#else
+        if !by_block { add_exact(block, g, u * unit == g * columns, part.bits); }
+#endif
+        settle(g, scale0, tile.tile, lane);
     }
     let in_part = (tile.tile * TILE_LANES + lane * VEC4S) * 4u;
     for (var r = 0u; r < ROWS; r++) {

@@ -51,7 +51,7 @@ fn add_word(w: vec4<u32>, bits: u32, at: u32, left: u32) {
     }
 }
 
-fn settle(block: u32, g: u32, is_first: bool, scale: vec4<f32>, bits: u32) {
+fn settle(block: u32, a: u32, is_first: bool, scale: vec4<f32>, bits: u32) {
     for (var r = 0u; r < ROWS; r++) {
         totals[r] += sums[r] * scale;
         sums[r] = vec4<f32>();
@@ -129,9 +129,10 @@ fn load(id: u32, block: u32, first: u32) {
     }
 }
 
-fn settle(block: u32, g: u32, is_first: bool, scale: vec4<f32>, bits: u32) {
+// Adds the sums of 32 columns, in group `a` of codes, whose sum goes off its first part.
+fn settle(block: u32, a: u32, is_first: bool, scale: vec4<f32>, bits: u32) {
     for (var r = 0u; r < ROWS; r++) {
-        let m = act_scale_and_sum[row_at(block, r) * params.groups + g];
+        let m = act_scale_and_sum[row_at(block, r) * params.act_groups + a];
         totals[r] += exact(sum_of(r, bits), select(0.0, m.y, is_first), bits) * (scale * m.x);
 #ifdef DOT4
         sums[r] = vec4<i32>();
@@ -156,6 +157,7 @@ fn main(
     let at = part.first + tile.tile * words * TILE_LANES + local.x;
     let columns = group_columns();
     let blocks = (weights[0].y + 31u) / 32u;
+    let by_block = params.act_group == 32u;
     for (var first = 0u; first < blocks; first += SPLIT) {
         workgroupBarrier();
         load(id, block, first);
@@ -168,7 +170,8 @@ fn main(
                     (weights[0].y - column) / 4u);
             }
             let g = 32u * b / columns;
-            settle(block, g, 32u * b % columns == 0u, scales_at(scale0, tile.tile, g, local.x), part.bits);
+            settle(block, select(g, b, by_block), by_block || 32u * b == g * columns,
+                scales_at(scale0, tile.tile, g, local.x), part.bits);
         }
     }
     let in_part = (tile.tile * TILE_LANES + local.x) * 4u;

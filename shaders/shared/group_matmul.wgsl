@@ -9,7 +9,9 @@ struct Params {
     counted_by: u32,
     rows: u32,
     vectors: u32, // vec4s of a row of codes or of x
-    groups: u32,
+    groups: u32, // of weights, in a row
+    act_group: u32, // columns of a group of codes: 32, or those of a group of weights
+    act_groups: u32, // of codes, in a row
     first_out: u32,
     out_width: u32,
 }
@@ -18,7 +20,7 @@ struct Params {
 #bind var<storage, read> x: array<vec4<f32>>; // [rows, width / 4]
 #else
 #bind var<storage, read> codes: array<vec4<u32>>; // [rows, width / 16 padded to 2]
-#bind var<storage, read> act_scale_and_sum: array<vec2<f32>>; // [rows, groups]: 1/k, sum of codes
+#bind var<storage, read> act_scale_and_sum: array<vec2<f32>>; // [rows, act_groups]: 1/k, sum of codes
 #endif
 #bind var<storage, read> weights: array<vec4<u32>>; // a stack: header, table, words and scales
 #ifdef RESIDUAL

@@ -2,29 +2,31 @@
 
 use crate::error::Result;
 use crate::ops::few_rows::{FewRows, MAX_DECODE_ROWS};
+use crate::ops::quantise_groups::CODE_GROUP;
 use crate::ops::ternary_matmul::StackPiece;
 use crate::ops::{expect, require, simd};
 use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step, Variant, Variants};
 use crate::quant::TILE_ROWS;
-use crate::quant::groups::{GroupStack, MAX_COLS};
+use crate::quant::groups::{GroupPart, GroupStack, MAX_COLS};
 use crate::shader;
 use crate::tensor::{DType, Spec, code_words};
 
 /// What a product with scales by group reads.
 #[derive(Debug, Clone, Copy)]
 pub enum GroupFactor {
-    /// Codes with their scale and sum, from [`PlanBuilder::quantise_groups`] with the matrices' groups.
+    /// Codes with their scales and sums, from [`PlanBuilder::quantise_groups`] with the matrices' groups.
     Codes([Slot; 2]),
     /// Numbers `[rows, d]` F32.
     Floats(Slot),
 }
 
-/// `y[r, o] = factor · Σ_g scale[o, g] · 1/k[r, g] · Σ_c code(o, c) · activation(r, c) (+ residual)`, or with x of floats
-/// `factor · Σ_g scale[o, g] · Σ_c code(o, c) · x[r, c]`; the factor is that of the matrix.
+/// `y[r, o] = factor · Σ_G scale[o, G] · Σ_{g in G} 1/k[r, g] · Σ_{c in g} code(o, c) · activation(r, c) (+ residual)`, or with x
+/// of floats `factor · Σ_G scale[o, G] · Σ_{c in G} code(o, c) · x[r, c]`; the factor is that of the matrix. Groups g of activations
+/// have 32 columns, or are the groups G of the matrices.
 ///
-/// codes `[rows, 1, d]` and scale_and_sum `[rows, groups, 2]` F32, or x `[rows, d]` F32; d a multiple of 4; weights Groups, whose
-/// matrices are side by side in y `[rows, Σ out]` F32; a residual of y's shape may be added. Sums inside a group of codes are
+/// codes `[rows, 1, d]` and scale_and_sum `[rows, groups g, 2]` F32, or x `[rows, d]` F32; d a multiple of 4; weights Groups, whose
+/// matrices are side by side in y `[rows, Σ out]` F32; a residual of y's shape may be added. Sums inside a group g of codes are
 /// exact integers. Error: ≤ 1e-5 of the largest product sum; only the order of the sums of floats differs.
 #[derive(Debug, Clone)]
 struct GroupMatmul {
@@ -37,7 +39,16 @@ struct GroupMatmul {
     out_width: usize,
 }
 
-params!(GroupMatmulParams { counted_by: u32, rows: u32, vectors: u32, groups: u32, first_out: u32, out_width: u32 });
+params!(GroupMatmulParams {
+    counted_by: u32,
+    rows: u32,
+    vectors: u32,
+    groups: u32,
+    act_group: u32,
+    act_groups: u32,
+    first_out: u32,
+    out_width: u32,
+});
 
 /// Rows of a workgroup of the kernel for few rows, where there is more than one.
 const FEW_BLOCK: usize = 4;
@@ -75,6 +86,13 @@ fn group_of(weights: &Spec) -> usize {
     if let DType::Groups { group } = weights.dtype { group as usize } else { 0 }
 }
 
+/// Columns of a group of activations, by the shape of their scales; `None` for a shape that no such group has. Where both
+/// fit, they are the same for all columns that are there.
+fn act_group(scale_and_sum: &Spec, d: usize, group: usize) -> Option<usize> {
+    let [_, groups, 2] = scale_and_sum.shape[..] else { return None };
+    [CODE_GROUP, group].into_iter().find(|&columns| groups == d.div_ceil(columns))
+}
+
 impl GroupMatmul {
     /// Number of the input that is the weights.
     fn weights(&self) -> usize {
@@ -101,7 +119,8 @@ impl Op for GroupMatmul {
             expect("x", x, &[rows, d], &[DType::F32])?;
         } else {
             expect("codes", x, &[rows, 1, d], &[DType::Codes])?;
-            expect("scale_and_sum", inputs[1], &[rows, d.div_ceil(group), 2], &[DType::F32])?;
+            let columns = act_group(inputs[1], d, group).unwrap_or(CODE_GROUP);
+            expect("scale_and_sum", inputs[1], &[rows, d.div_ceil(columns), 2], &[DType::F32])?;
         }
         let outs = self.outs.iter().sum::<usize>();
         expect("weights", weights, &[self.outs.len(), outs, d], &[weights.dtype])?;
@@ -114,27 +133,14 @@ impl Op for GroupMatmul {
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {
-        let (x, d, stack) = (io.spec(0), io.spec(0).width(), GroupStack(io.u32s(self.weights())));
+        let (x, stack) = (io.spec(0), GroupStack(io.u32s(self.weights())));
         let residual = self.residual(io);
-        let stride = if self.floats { d } else { 4 * code_words(d) };
         for r in 0..step.rows_in_use(x) {
             let mut out = r * self.out_width + self.first_out;
             for part in (0..stack.len()).map(|i| stack.part(i)) {
                 for o in 0..part.shape.rows {
-                    let mut sum = 0.0;
-                    for g in 0..part.shape.groups() {
-                        let columns = g * part.shape.group..d.min((g + 1) * part.shape.group);
-                        let scale = part.scale(o, g).to_f32();
-                        if self.floats {
-                            let x = &io.f32s(0)[r * stride..];
-                            sum += scale * columns.map(|c| f32::from(part.code(o, c)) * x[c]).sum::<f32>();
-                        } else {
-                            let codes = &io.codes(0)[r * stride..];
-                            let exact: i32 = columns.map(|c| i32::from(part.code(o, c)) * i32::from(codes[c])).sum();
-                            sum += exact as f32 * (scale * io.f32s(1)[2 * (r * part.shape.groups() + g)]);
-                        }
-                    }
-                    let product = part.factor * sum;
+                    let sum = |g| part.scale(o, g).to_f32() * self.group_sum(io, &part, [r, o, g]);
+                    let product = part.factor * (0..part.shape.groups()).map(sum).sum::<f32>();
                     io.out_f32s(0)[out] = if self.residual { product + residual[out] } else { product };
                     out += 1;
                 }
@@ -158,7 +164,10 @@ impl Op for GroupMatmul {
             .take(rows)
             .map(|(words, scale_and_sum)| simd::GroupActs::new(words, scale_and_sum))
             .collect();
-        simd::group_products(stack, simd::GroupInput::Codes(&acts), place, threads, residual, io.out_f32s(0));
+        let group = group_of(io.spec(self.weights()));
+        let group = act_group(io.spec(1), d, group).unwrap_or(group);
+        let input = simd::GroupInput::Codes { acts: &acts, group };
+        simd::group_products(stack, input, place, threads, residual, io.out_f32s(0));
     }
 
     fn kernel(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
@@ -181,13 +190,36 @@ impl Op for GroupMatmul {
 }
 
 impl GroupMatmul {
+    /// The sum over group g of row o of a matrix with row r of the input, without the group's scale.
+    fn group_sum(&self, io: &Io, part: &GroupPart, [r, o, g]: [usize; 3]) -> f32 {
+        let (d, group) = (part.shape.cols, part.shape.group);
+        let columns = g * group..d.min((g + 1) * group);
+        if self.floats {
+            let x = &io.f32s(0)[r * d..];
+            return columns.map(|c| f32::from(part.code(o, c)) * x[c]).sum();
+        }
+        let (codes, of_acts) =
+            (&io.codes(0)[r * 4 * code_words(d)..], act_group(io.spec(1), d, group).unwrap_or(group));
+        let inv_k = |c: usize| io.f32s(1)[2 * (r * d.div_ceil(of_acts) + c / of_acts)];
+        let of_group = |from: usize| {
+            let columns = from..columns.end.min(from + of_acts);
+            let exact: i32 = columns.map(|c| i32::from(part.code(o, c)) * i32::from(codes[c])).sum();
+            exact as f32 * inv_k(from)
+        };
+        columns.clone().step_by(of_acts).map(of_group).sum()
+    }
+
     fn params(&self, inputs: &[&Spec], y: &Spec) -> GroupMatmulParams {
-        let (x, d) = (inputs[0], inputs[0].width());
+        let (x, d, group) = (inputs[0], inputs[0].width(), group_of(inputs[self.weights()]));
+        let of_acts = if self.floats { None } else { act_group(inputs[1], d, group) };
+        let act_group = of_acts.unwrap_or(group);
         GroupMatmulParams {
             counted_by: x.counted_by as u32,
             rows: y.shape[0] as u32,
             vectors: (if self.floats { d } else { code_words(d) } / 4) as u32,
-            groups: d.div_ceil(group_of(inputs[self.weights()])) as u32,
+            groups: d.div_ceil(group) as u32,
+            act_group: act_group as u32,
+            act_groups: d.div_ceil(act_group) as u32,
             first_out: self.first_out as u32,
             out_width: self.out_width as u32,
         }

@@ -1,5 +1,5 @@
 //! From floats to 8-bit activation codes for matrices with scales by group: an RMSNorm, if there is one, and absmax
-//! quantisation of each group of columns or of whole rows.
+//! quantisation of each 32 columns or of whole rows.
 
 use crate::bounds::{at_least, largest_magnitude};
 use crate::error::Result;
@@ -10,12 +10,15 @@ use crate::quant::groups::{MAX_COLS, is_group};
 use crate::shader;
 use crate::tensor::{DType, Spec, code_words};
 
+/// Columns that share a factor of codes by [`CodeScale::Group`], as in llama.cpp's `Q8_0`. Groups of weights are whole ones.
+pub(super) const CODE_GROUP: usize = 32;
+
 /// What shares a factor `1/k` of codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CodeScale {
     /// A row: BitNet's rule.
     Row,
-    /// A group of a row: for models that were trained with activations of floats.
+    /// 32 columns of a row: for models that were trained with activations of floats.
     Group,
 }
 
@@ -24,7 +27,7 @@ pub enum CodeScale {
 pub struct GroupQuant {
     /// Bounds and codes.
     pub act: ActQuant,
-    /// Columns of a group: those of the matrices ([`is_group`]).
+    /// Columns of a group of the matrices ([`is_group`]).
     pub group: usize,
     /// What shares a factor.
     pub scale: CodeScale,
@@ -33,7 +36,8 @@ pub struct GroupQuant {
 /// Codes of x, or of x under a norm.
 ///
 /// x `[rows, d]` F32, d a multiple of 4, and w `[d]` F32 with a norm → codes `[rows, 1, d]`, scale_and_sum `[rows, groups, 2]` F32:
-/// `1/k` and the sum of the codes, of each group. Error: a code may differ by 1 from `cpu` where rounding is on an edge.
+/// `1/k` and the sum of the codes, of each group: 32 columns, or with a factor for a row those of a group of the matrices.
+/// Error: a code may differ by 1 from `cpu` where rounding is on an edge.
 #[derive(Debug)]
 struct QuantiseGroups {
     norm: Option<RmsNorm>,
@@ -63,22 +67,16 @@ impl PlanBuilder {
 }
 
 impl QuantiseGroups {
-    fn groups(&self, width: usize) -> usize {
-        width.div_ceil(self.rule.group)
+    /// Columns whose codes have a factor and a sum.
+    fn group(&self) -> usize {
+        match self.rule.scale {
+            CodeScale::Row => self.rule.group,
+            CodeScale::Group => CODE_GROUP,
+        }
     }
 
-    /// Codes of `y` with `k` of its groups, and their scales and sums.
-    fn codes(&self, y: &[f32], tops: &[f32], codes: &mut [i8], scale_and_sum: &mut [f32]) {
-        let ActQuant { max_code, floor, .. } = self.rule.act;
-        let row = largest_magnitude(tops);
-        codes[y.len()..].fill(0);
-        let groups = y.chunks(self.rule.group).zip(codes.chunks_mut(self.rule.group)).zip(tops);
-        for (((y, codes), &top), scale_and_sum) in groups.zip(scale_and_sum.chunks_exact_mut(2)) {
-            let top = if self.rule.scale == CodeScale::Row { row } else { top };
-            let k = max_code / at_least(top, floor);
-            let sum = simd::quantise(y, k, max_code, codes);
-            scale_and_sum.copy_from_slice(&[1.0 / k, sum as f32]);
-        }
+    fn groups(&self, width: usize) -> usize {
+        width.div_ceil(self.group())
     }
 }
 
@@ -114,11 +112,11 @@ impl Op for QuantiseGroups {
             let codes = &mut io.out_codes(0)[r * stride..][..stride];
             codes.fill(0);
             let mut scale_and_sum = vec![0.0; 2 * groups];
-            for (g, y_group) in y.chunks(self.rule.group).enumerate() {
+            for (g, y_group) in y.chunks(self.group()).enumerate() {
                 let top = largest_magnitude(if self.rule.scale == CodeScale::Row { &y } else { y_group });
                 let k = max_code / at_least(top, floor);
                 let mut sum = 0;
-                for (code, v) in codes[g * self.rule.group..].iter_mut().zip(y_group) {
+                for (code, v) in codes[g * self.group()..].iter_mut().zip(y_group) {
                     *code = (v * k).round_ties_even().clamp(-max_code - 1.0, max_code) as i8;
                     sum += i32::from(*code);
                 }
@@ -131,27 +129,26 @@ impl Op for QuantiseGroups {
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
         let (x, width, rows) = (io.f32s(0), io.spec(0).width(), step.rows_in_use(io.spec(0)));
         let w = if self.norm.is_some() { io.f32s(1) } else { &[] };
-        let (groups, group, bound) = (self.groups(width), self.rule.group, self.rule.act.bound);
+        let (groups, group, ActQuant { max_code, bound, floor }) = (self.groups(width), self.group(), self.rule.act);
         let (stride, threads) = (4 * code_words(width), io.threads);
         let [codes, scale_and_sum] = &mut io.outputs[..] else { return };
         let codes = simd::Shared::new(bytemuck::cast_slice_mut::<u32, i8>(codes.1));
         let scale_and_sum = simd::Shared::new(bytemuck::cast_slice_mut::<u32, f32>(scale_and_sum.1));
         threads.chunks(rows, simd::rows_a_task(width), |range| {
-            let (mut y, mut tops) = (vec![0.0; width], vec![0.0; groups]);
+            let mut y = vec![0.0; width];
             for r in range {
                 let x = &x[r * width..][..width];
-                let normed = self.norm.map(|norm| norm.normed(x, bound));
-                for (g, (y, top)) in y.chunks_mut(group).zip(&mut tops).enumerate() {
-                    let columns = g * group..g * group + y.len();
-                    *top = match normed {
-                        Some(normed) => simd::norm(&x[columns.clone()], &w[columns], normed, y),
-                        None => simd::bounded(&x[columns], bound, y),
-                    };
-                }
+                let max = match self.norm {
+                    Some(norm) => simd::norm(x, w, norm.normed(x, bound), &mut y),
+                    None => simd::bounded(x, bound, &mut y),
+                };
                 // SAFETY: each row belongs to one task.
                 let (codes, scale_and_sum) =
                     unsafe { (codes.slice(r * stride, stride), scale_and_sum.slice(2 * r * groups, 2 * groups)) };
-                self.codes(&y, &tops, codes, scale_and_sum);
+                let (codes, behind) = codes.split_at_mut(width);
+                behind.fill(0);
+                let row_max = (self.rule.scale == CodeScale::Row).then_some(max);
+                simd::quantise_groups(&y, group, row_max, [max_code, floor], codes, scale_and_sum);
             }
         });
     }
@@ -161,7 +158,7 @@ impl Op for QuantiseGroups {
         let (norm, groups) = (self.norm.unwrap_or(RmsNorm::new(0.0)), self.groups(x.width()));
         let params = QuantiseGroupsParams {
             width: x.width() as u32,
-            group: self.rule.group as u32,
+            group: self.group() as u32,
             groups: groups as u32,
             eps: norm.eps,
             rms_floor: norm.floor(),

@@ -2,6 +2,7 @@
 //! processor.
 
 use std::cell::Cell;
+use std::ops::Range;
 
 use half::f16;
 use multiversion::multiversion;
@@ -16,7 +17,7 @@ use crate::threads::ThreadPool;
 pub struct GroupActs<'a> {
     /// The codes, four per word, padded to a multiple of 32.
     pub words: &'a [u32],
-    /// `1/k` and the sum of the codes, of each group.
+    /// `1/k` and the sum of the codes, of each group of them.
     pub scale_and_sum: &'a [f32],
     /// What the kernel of this processor looks up for one row of 1-bit codes; empty where it has none.
     pub(super) tables: &'a [Table],
@@ -42,8 +43,8 @@ thread_local! {
 /// What each row of y is made of.
 #[derive(Debug, Clone, Copy)]
 pub enum GroupInput<'a> {
-    /// Codes.
-    Codes(&'a [GroupActs<'a>]),
+    /// Codes, in groups of `group` columns: 32, or as many as the weights'.
+    Codes { acts: &'a [GroupActs<'a>], group: usize },
     /// Numbers, a row each.
     Floats(&'a [&'a [f32]]),
 }
@@ -51,14 +52,14 @@ pub enum GroupInput<'a> {
 impl<'a> GroupInput<'a> {
     fn rows(self) -> usize {
         match self {
-            GroupInput::Codes(rows) => rows.len(),
+            GroupInput::Codes { acts, .. } => acts.len(),
             GroupInput::Floats(rows) => rows.len(),
         }
     }
 
     fn part(self, from: usize, n: usize) -> Self {
         match self {
-            GroupInput::Codes(rows) => GroupInput::Codes(&rows[from..from + n]),
+            GroupInput::Codes { acts, group } => GroupInput::Codes { acts: &acts[from..from + n], group },
             GroupInput::Floats(rows) => GroupInput::Floats(&rows[from..from + n]),
         }
     }
@@ -88,6 +89,8 @@ pub(super) struct GroupTile<'a> {
     pub scales: &'a [f16],
     /// Words of a group in a row.
     pub group_words: usize,
+    /// Words of a row whose activations are one group of codes; all of them lie in one group of weights.
+    pub act_words: usize,
 }
 
 /// Adds the products of a tile with rows of codes to outputs.
@@ -114,13 +117,16 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn tile(&self) -> GroupTile<'a> {
+    fn tile(&self, input: &GroupInput) -> GroupTile<'a> {
         let (part, shape) = (&self.part, self.part.shape);
+        let of_acts = if let GroupInput::Codes { group, .. } = input { *group } else { shape.group };
+        let [group_words, act_words] = [shape.group, of_acts].map(|cols| cols / shape.bits.cols_per_word());
         let [words, scales] = [shape.row_words(), shape.groups()].map(|n| n * TILE_ROWS);
         GroupTile {
             words: &part.words[self.tile * words..][..words],
             scales: &part.scales[self.tile * scales..][..scales],
-            group_words: shape.group / shape.bits.cols_per_word(),
+            group_words,
+            act_words,
         }
     }
 }
@@ -139,11 +145,11 @@ pub fn group_products(
     let with_tables;
     let any_bits = || (0..stack.len()).any(|i| stack.part(i).shape.bits == Bits::One);
     let input = match input {
-        GroupInput::Codes([act]) if any_bits() => {
+        GroupInput::Codes { acts: [act], group } if any_bits() => {
             #[cfg(target_arch = "x86_64")]
             super::groups_x86::make_tables(act.words, &mut tables);
             with_tables = [GroupActs { tables: &tables, ..*act }];
-            GroupInput::Codes(&with_tables)
+            GroupInput::Codes { acts: &with_tables, group }
         }
         input => input,
     };
@@ -173,13 +179,13 @@ fn run_tiles(
     let passes = rows.div_ceil(BATCH).max(1);
     threads.run(tasks.len(), |i| {
         for work in tasks[i] {
-            let tile = work.tile();
+            let tile = work.tile(&input);
             for pass in 0..passes {
                 // Passes of about the same size.
                 let (from, to) = (rows * pass / passes, rows * (pass + 1) / passes);
                 let mut outs = [[0.0; TILE_ROWS]; BATCH];
                 match input.part(from, to - from) {
-                    GroupInput::Codes(acts) => kernel(&tile, work.part.shape.bits, acts, &mut outs),
+                    GroupInput::Codes { acts, .. } => kernel(&tile, work.part.shape.bits, acts, &mut outs),
                     GroupInput::Floats(x) => float_tile(&tile, work.part.shape.bits, x, &mut outs),
                 }
                 let used = TILE_ROWS.min(work.part.shape.rows - work.tile * TILE_ROWS);
@@ -199,28 +205,39 @@ fn run_tiles(
 
 /// The kernel in plain Rust, written so that the compiler vectorises it over the tile's rows.
 fn portable_tile(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOuts) {
-    let (fours, count, [times, offset]) = (bits.cols_per_word() / 4, bits.count(), bits.times_and_offset());
-    let mask = (1u32 << count) - 1;
     let n = tile.words.len() / TILE_ROWS;
     for (g, first) in (0..n).step_by(tile.group_words.max(1)).enumerate() {
+        let end = (first + tile.group_words).min(n);
+        let scales = &tile.scales[g * TILE_ROWS..][..TILE_ROWS];
         for (act, outs) in acts.iter().zip(outs.iter_mut()) {
-            let mut sums = [0i32; TILE_ROWS];
-            for i in first * fours..(first + tile.group_words).min(n) * fours {
-                let bytes = act.words[i].to_le_bytes().map(|b| i32::from(b as i8));
-                let shift = (i % fours * count) as u32;
-                let words = &tile.words[i / fours * TILE_ROWS..][..TILE_ROWS];
-                for (sum, &word) in sums.iter_mut().zip(words) {
-                    let code = |b: u32| (word >> (shift + 8 * b) & mask) as i32;
-                    *sum += code(0) * bytes[0] + code(1) * bytes[1] + code(2) * bytes[2] + code(3) * bytes[3];
-                }
+            let mut sums = [0f32; TILE_ROWS];
+            for from in (first..end).step_by(tile.act_words.max(1)) {
+                add_portable(tile, bits, act, from..end.min(from + tile.act_words), &mut sums);
             }
-            let (inv_k, less) = (act.scale_and_sum[2 * g], offset * act.scale_and_sum[2 * g + 1] as i32);
-            let scales = &tile.scales[g * TILE_ROWS..][..TILE_ROWS];
             for ((out, sum), scale) in outs.iter_mut().zip(sums).zip(scales) {
-                *out += (times * sum - less) as f32 * (scale.to_f32() * inv_k);
+                *out += sum * scale.to_f32();
             }
         }
     }
+}
+
+/// Adds the product of one group of activation codes, those of the words `words` of each row.
+fn add_portable(tile: &GroupTile, bits: Bits, act: &GroupActs, words: Range<usize>, to: &mut [f32; TILE_ROWS]) {
+    let (fours, count, [times, offset]) = (bits.cols_per_word() / 4, bits.count(), bits.times_and_offset());
+    let mask = (1u32 << count) - 1;
+    let unit = words.start / tile.act_words;
+    let mut sums = [0i32; TILE_ROWS];
+    for i in words.start * fours..words.end * fours {
+        let bytes = act.words[i].to_le_bytes().map(|b| i32::from(b as i8));
+        let shift = (i % fours * count) as u32;
+        let words = &tile.words[i / fours * TILE_ROWS..][..TILE_ROWS];
+        for (sum, &word) in sums.iter_mut().zip(words) {
+            let code = |b: u32| (word >> (shift + 8 * b) & mask) as i32;
+            *sum += code(0) * bytes[0] + code(1) * bytes[1] + code(2) * bytes[2] + code(3) * bytes[3];
+        }
+    }
+    let (inv_k, less) = (act.scale_and_sum[2 * unit], offset * act.scale_and_sum[2 * unit + 1] as i32);
+    to.iter_mut().zip(sums).for_each(|(to, sum)| *to += (times * sum - less) as f32 * inv_k);
 }
 
 /// Adds the products of a tile with up to [`BATCH`] rows of floats.
@@ -299,8 +316,9 @@ mod tests {
         .unwrap()
     }
 
-    /// Rows of codes of all 8 bits with their scales and sums, and the numbers that they stand for.
+    /// Rows of codes of all 8 bits in groups of `group` with their scales and sums, and the numbers that they stand for.
     struct Rows {
+        group: usize,
         words: Vec<Vec<u32>>,
         scale_and_sum: Vec<Vec<f32>>,
         floats: Vec<Vec<f32>>,
@@ -322,6 +340,7 @@ mod tests {
         let floats =
             |codes: &Vec<i8>| codes.iter().enumerate().map(|(c, &v)| f32::from(v) * inv_k(c / group)).collect();
         Rows {
+            group,
             words: codes.iter().map(words).collect(),
             scale_and_sum: codes.iter().map(of_groups).collect(),
             floats: codes.iter().map(floats).collect(),
@@ -358,11 +377,13 @@ mod tests {
         let whole = crate::quant::groups::whole_row;
         for (cols, group) in [(4, 32), (96, 32), (100, 64), (300, 128), (520, 256), (520, whole(520)), (31, whole(31))]
         {
-            let rows = rows(cols, group);
-            for bits in [Bits::One, Bits::Two, Bits::Eight] {
+            let each = [Bits::One, Bits::Two, Bits::Eight].into_iter().flat_map(|bits| [(bits, 32), (bits, group)]);
+            for (bits, act_group) in each {
+                let rows = rows(cols, act_group);
                 let words = stack(&[matrix(cols, bits, group)]).unwrap();
                 let part = GroupStack(&words).part(0);
-                let tile = Work { part, tile: 0, out: 0 }.tile();
+                let codes = GroupInput::Codes { acts: &[], group: rows.group };
+                let tile = Work { part, tile: 0, out: 0 }.tile(&codes);
                 let sum = |a: usize, r: usize| -> [f64; 2] {
                     let term = |c: usize| f64::from(part.value(r, c)) * f64::from(rows.floats[a][c]);
                     (0..cols).map(term).fold([0.0; 2], |[sum, size], term| [sum + term, size + term.abs()])
@@ -376,7 +397,7 @@ mod tests {
                         let ([want, size], found) = (wanted[a][r], f64::from(outs[a][r]));
                         assert!(
                             (found - want).abs() <= 1e-6 * size,
-                            "kernel {k}, {bits:?}, {cols} columns by {group}, row {r}: {found}, expected {want}"
+                            "kernel {k}, {bits:?}, {cols} columns by {group} and {act_group}, row {r}: {found}, expected {want}"
                         );
                     }
                 }

@@ -1,10 +1,12 @@
 //! The kernel of products with scales by group for x86-64 with AVX2, or AVX-512 with VNNI.
 //!
-//! Both read a tile's words as they lie, as `ternary_x86` does: a vector holds one word of 8 or 16 neighbouring rows. A
-//! group's integer sums become floats, scaled, in registers. A byte of a product is unsigned, so that codes need not be
-//! shifted down to its lowest bits: masks pick them where they are, and a sum of each place is shifted once a group.
+//! Both read a tile's words as they lie, as `ternary_x86` does: a vector holds one word of 8 or 16 neighbouring rows. The
+//! integer sums of a group of activations become floats in registers, and once a group of weights they are scaled. A byte of
+//! a product is unsigned, so that codes need not be shifted down to its lowest bits: masks pick them where they are, and a
+//! sum of each place is shifted once a group.
 
 use std::arch::x86_64::*;
+use std::ops::Range;
 
 use crate::ops::simd::groups::{GroupActs, GroupKernel, GroupTile, Table, TileOuts};
 use crate::quant::{Bits, TILE_ROWS};
@@ -37,22 +39,32 @@ fn checked(tile: &GroupTile, bits: Bits, acts: &[GroupActs]) -> usize {
     let groups = n.div_ceil(tile.group_words.max(1));
     assert!(tile.group_words > 0 && tile.scales.len() >= groups * TILE_ROWS, "a group lacks its scales");
     let codes = n * bits.cols_per_word() / 4;
-    let is_whole = |a: &GroupActs| a.words.len() >= codes && a.scale_and_sum.len() >= 2 * groups;
+    assert!(tile.act_words > 0 && tile.group_words.is_multiple_of(tile.act_words), "a group cuts activations");
+    let units = n.div_ceil(tile.act_words);
+    let is_whole = |a: &GroupActs| a.words.len() >= codes && a.scale_and_sum.len() >= 2 * units;
     assert!(acts.iter().all(is_whole), "a row of codes is shorter than the weights");
     n
 }
 
-/// What a group's stored sums of a row of codes become: the factor, and what they are reduced by.
-fn of_group(act: &GroupActs, g: usize, bits: Bits) -> (f32, i32) {
-    (act.scale_and_sum[2 * g], bits.times_and_offset()[1] * act.scale_and_sum[2 * g + 1] as i32)
+/// What the stored sums of a group of a row's codes become: the factor, and what they are reduced by.
+fn of_acts(act: &GroupActs, unit: usize, bits: Bits) -> (f32, i32) {
+    (act.scale_and_sum[2 * unit], bits.times_and_offset()[1] * act.scale_and_sum[2 * unit + 1] as i32)
+}
+
+/// The words `first..end` of a group of weights, cut into the numbers and words of the groups of activations in it.
+fn units(tile: &GroupTile, first: usize, end: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let (step, number) = (tile.act_words, first / tile.act_words);
+    (first..end).step_by(step).enumerate().map(move |(i, from)| (number + i, from..end.min(from + step)))
 }
 
 /// Tables of a word of 1-bit codes: of columns whose bits are the lower half of a byte, then of those of the upper half; of
-/// each the lower bytes of the sums, then the upper ones.
+/// each the lower 7 bits of the sums, then the upper ones.
 const WORD_TABLES: usize = 4;
+/// What the upper bits of a sum stand for.
+const UPPER: i8 = i8::MIN; // 128, unsigned
 
 /// The tables of a row of codes, on processors that can look up bytes among 64: element `16 b + n` of a half is the sum of
-/// the activations that byte `b`'s bits `n` stand for. A sum of four columns then takes two look-ups, not four products.
+/// four activations, minus those for which byte `b`'s bits `n` are 0. It takes two look-ups, not four products.
 pub fn make_tables(words: &[u32], to: &mut Vec<Table>) {
     to.clear();
     if is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("avx512vnni") {
@@ -66,11 +78,8 @@ pub fn make_tables(words: &[u32], to: &mut Vec<Table>) {
 fn fill_tables(codes: &[i8], to: &mut [Table]) {
     // Lanes whose number has bit 0, 1, 2 or 3.
     const WITH_BIT: [u32; 4] = [0xaaaa_aaaa, 0xcccc_cccc, 0xf0f0_f0f0, 0xff00_ff00];
-    let (mut columns, mut bytes) = ([[0u16; 32]; 2], [[0u8; 64]; 2]);
-    for i in 0..2 {
-        columns[i] = std::array::from_fn(|lane| (2 * i + lane / 16) as u16);
-        bytes[i] = std::array::from_fn(|at| (2 * at + i) as u8);
-    }
+    let columns: [[u16; 32]; 2] = [0, 1].map(|i| std::array::from_fn(|lane| (2 * i + lane / 16) as u16));
+    let even: [u8; 64] = std::array::from_fn(|at| 2 * at as u8);
     for (codes, to) in codes.chunks_exact(16).zip(to.chunks_exact_mut(2)) {
         // SAFETY: `codes` has 16 elements.
         let x = unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(codes.as_ptr().cast())) };
@@ -80,16 +89,19 @@ fn fill_tables(codes: &[i8], to: &mut [Table]) {
             // SAFETY: `columns` has 32 elements.
             let mut at = unsafe { _mm512_loadu_si512(columns.as_ptr().cast()) };
             for with_bit in WITH_BIT {
-                *sums = _mm512_add_epi16(*sums, _mm512_maskz_permutexvar_epi16(with_bit, at, x));
+                let one = _mm512_permutexvar_epi16(at, x);
+                *sums = _mm512_mask_add_epi16(_mm512_sub_epi16(*sums, one), with_bit, *sums, one);
                 at = _mm512_add_epi16(at, _mm512_set1_epi16(4));
             }
         }
-        for (table, bytes) in to.iter_mut().zip(&bytes) {
+        let lower = sums.map(|sums| _mm512_and_si512(sums, _mm512_set1_epi16(0x7f)));
+        let upper = sums.map(|sums| _mm512_srai_epi16::<7>(sums));
+        for (table, of_sums) in to.iter_mut().zip([lower, upper]) {
             // SAFETY: both have 64 bytes.
             unsafe {
-                let bytes = _mm512_loadu_si512(bytes.as_ptr().cast());
-                let of_sums = _mm512_permutex2var_epi8(sums[0], bytes, sums[1]);
-                _mm512_storeu_si512(table.0.as_mut_ptr().cast(), of_sums);
+                let even = _mm512_loadu_si512(even.as_ptr().cast());
+                let bytes = _mm512_permutex2var_epi8(of_sums[0], even, of_sums[1]);
+                _mm512_storeu_si512(table.0.as_mut_ptr().cast(), bytes);
             }
         }
     }
@@ -99,78 +111,82 @@ fn fill_tables(codes: &[i8], to: &mut [Table]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni")]
 fn tile_tables(tile: &GroupTile, act: &GroupActs, outs: &mut [f32; TILE_ROWS]) {
     const VECTORS: usize = TILE_ROWS / 16;
-    // Words whose upper bytes, of −2 to 1 each, add up in 8 bits.
-    const RUN: usize = 32;
     let n = tile.words.len() / TILE_ROWS;
     assert!(act.tables.len() >= n * WORD_TABLES, "a word of codes lacks its tables");
-    for (g, first) in (0..n).step_by(tile.group_words).enumerate() {
+    let (mut j, mut unit, mut g) = (0, 0, 0);
+    while j < n {
         fetch(tile.scales, (g + AHEAD[1]) * TILE_ROWS, TILE_ROWS / LINE[1], LINE[1]);
-        let (mut sums, mut j) = ([_mm512_setzero_si512(); VECTORS], first);
-        let end = (first + tile.group_words).min(n);
+        let mut sums = [_mm512_setzero_ps(); VECTORS];
+        let end = n.min(j + tile.group_words);
         while j < end {
-            let mut upper = [_mm512_setzero_si512(); VECTORS];
-            let run = j..end.min(j + RUN);
-            j = run.end;
-            for j in run {
+            let mut exact = [_mm512_setzero_si512(); VECTORS];
+            let stop = end.min(j + tile.act_words);
+            while j < stop {
                 fetch(tile.words, (j + AHEAD[0]) * TILE_ROWS, VECTORS, LINE[0]);
                 let words = &tile.words[j * TILE_ROWS..][..TILE_ROWS];
-                add_word(words, &act.tables[j * WORD_TABLES..][..WORD_TABLES], &mut sums, &mut upper);
+                add_word(words, &act.tables[j * WORD_TABLES..][..WORD_TABLES], &mut exact);
+                j += 1;
             }
-            for (sum, upper) in sums.iter_mut().zip(upper) {
-                let upper = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), upper);
-                *sum = _mm512_add_epi32(*sum, _mm512_slli_epi32::<8>(upper));
-            }
+            add_scaled(&exact, act.scale_and_sum[2 * unit], &mut sums);
+            unit += 1;
         }
-        settle_vnni(tile, g, 0, &sums, of_group(act, g, Bits::One), 1, outs);
+        settle_vnni(tile, g, 0, &sums, outs);
+        g += 1;
     }
 }
 
-/// Adds a word of a tile's rows to the sums, and the upper bytes of what it finds to `upper`.
+/// Adds a word of a tile's rows to the sums.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni")]
-fn add_word(words: &[u32], tables: &[Table], sums: &mut [__m512i; 8], upper: &mut [__m512i; 8]) {
+fn add_word(words: &[u32], tables: &[Table], sums: &mut [__m512i; 8]) {
     // What is looked up: four bits of a byte, and in front of them which byte of its word it is.
     const OR_OF_AND: i32 = 0xf8;
-    let (half, byte, ones) = (_mm512_set1_epi8(15), _mm512_set1_epi32(0x3020_1000), _mm512_set1_epi8(1));
+    let (half, byte) = (_mm512_set1_epi8(15), _mm512_set1_epi32(0x3020_1000));
+    let (ones, upper) = (_mm512_set1_epi8(1), _mm512_set1_epi8(UPPER));
     let mut t = [_mm512_setzero_si512(); WORD_TABLES];
     for (t, table) in t.iter_mut().zip(tables) {
         // SAFETY: a table has 64 bytes.
         *t = unsafe { _mm512_loadu_si512(table.0.as_ptr().cast()) };
     }
-    for (b, words) in words.chunks_exact(16).enumerate() {
+    for (sum, words) in sums.iter_mut().zip(words.chunks_exact(16)) {
         // SAFETY: `words` has 16 words; unaligned loads are allowed.
         let w = unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
         let first = _mm512_ternarylogic_epi32::<OR_OF_AND>(byte, w, half);
         let second = _mm512_ternarylogic_epi32::<OR_OF_AND>(byte, _mm512_srli_epi32::<4>(w), half);
-        sums[b] = _mm512_dpbusd_epi32(sums[b], _mm512_permutexvar_epi8(first, t[0]), ones);
-        sums[b] = _mm512_dpbusd_epi32(sums[b], _mm512_permutexvar_epi8(second, t[2]), ones);
-        upper[b] = _mm512_add_epi8(upper[b], _mm512_permutexvar_epi8(first, t[1]));
-        upper[b] = _mm512_add_epi8(upper[b], _mm512_permutexvar_epi8(second, t[3]));
+        // Two of 7 bits fit a byte.
+        let low = _mm512_add_epi8(_mm512_permutexvar_epi8(first, t[0]), _mm512_permutexvar_epi8(second, t[2]));
+        let high = _mm512_add_epi8(_mm512_permutexvar_epi8(first, t[1]), _mm512_permutexvar_epi8(second, t[3]));
+        *sum = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(*sum, low, ones), upper, high);
     }
 }
 
-/// Adds the sums over stored codes of vectors of 16 rows, from row `from` on, to outputs: `(sum · 2^doubled − less) · scale · inv_k`.
+/// Adds what a group of activations gave, exact sums, times its `1/k`.
 #[inline]
-#[target_feature(enable = "avx512f,avx512vnni")]
+#[target_feature(enable = "avx512f")]
+fn add_scaled<const B: usize>(exact: &[__m512i; B], inv_k: f32, sums: &mut [__m512; B]) {
+    let inv_k = _mm512_set1_ps(inv_k);
+    for (sum, &exact) in sums.iter_mut().zip(exact) {
+        *sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(exact), inv_k, *sum);
+    }
+}
+
+/// Adds a group's sums of vectors of 16 rows, from row `from` on, times their scales to outputs.
+#[inline]
+#[target_feature(enable = "avx512f")]
 fn settle_vnni<const B: usize>(
     tile: &GroupTile,
     g: usize,
     from: usize,
-    sums: &[__m512i; B],
-    (inv_k, less): (f32, i32),
-    doubled: i32,
+    sums: &[__m512; B],
     outs: &mut [f32; TILE_ROWS],
 ) {
     for (b, &sum) in sums.iter().enumerate() {
         let at = from + 16 * b;
-        let sum = _mm512_sllv_epi32(sum, _mm512_set1_epi32(doubled));
-        let sum = _mm512_cvtepi32_ps(_mm512_sub_epi32(sum, _mm512_set1_epi32(less)));
         let (scales, out) = (&tile.scales[g * TILE_ROWS + at..][..16], &mut outs[at..at + 16]);
         // SAFETY: both have 16 elements; unaligned loads and stores are allowed.
         unsafe {
             let scale = _mm512_cvtph_ps(_mm256_loadu_si256(scales.as_ptr().cast()));
-            let factor = _mm512_mul_ps(scale, _mm512_set1_ps(inv_k));
-            let total = _mm512_fmadd_ps(sum, factor, _mm512_loadu_ps(out.as_ptr()));
+            let total = _mm512_fmadd_ps(sum, scale, _mm512_loadu_ps(out.as_ptr()));
             _mm512_storeu_ps(out.as_mut_ptr(), total);
         }
     }
@@ -200,50 +216,71 @@ fn block_avx2<const G: usize>(
     outs: &mut [f32; TILE_ROWS],
 ) {
     let n = tile.words.len() / TILE_ROWS;
-    let mask = _mm256_set1_epi8(if G == 8 { 1 } else { 3 });
-    let (ones, low) = (_mm256_set1_epi16(1), _mm256_set1_epi16(0xff));
     for (g, first) in (0..n).step_by(tile.group_words).enumerate() {
-        let mut acc = [_mm256_setzero_si256(); 4];
-        for j in first..(first + tile.group_words).min(n) {
-            let words = &tile.words[j * TILE_ROWS + block..][..32];
-            let mut w = [_mm256_setzero_si256(); 4];
-            for (w, words) in w.iter_mut().zip(words.chunks_exact(8)) {
-                // SAFETY: `words` has 8 words; unaligned loads are allowed.
-                *w = unsafe { _mm256_loadu_si256(words.as_ptr().cast()) };
-            }
-            for four in 0..G {
-                let x = _mm256_set1_epi32(act.words[j * G + four] as i32);
-                for (acc, w) in acc.iter_mut().zip(&mut w) {
-                    if G == 1 {
-                        // Bytes up to 255: products of 16 bits, those of even and of odd columns.
-                        let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x));
-                        let even = _mm256_madd_epi16(_mm256_and_si256(*w, low), even);
-                        let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(*w), _mm256_srai_epi16::<8>(x));
-                        *acc = _mm256_add_epi32(*acc, _mm256_add_epi32(even, odd));
-                    } else {
-                        // Codes are at most 3, so two products fit 16 bits.
-                        let pairs = _mm256_maddubs_epi16(_mm256_and_si256(*w, mask), x);
-                        *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(pairs, ones));
-                        *w = if G == 8 { _mm256_srli_epi32::<1>(*w) } else { _mm256_srli_epi32::<2>(*w) };
-                    }
-                }
+        let mut sums = [_mm256_setzero_ps(); 4];
+        for (unit, words) in units(tile, first, (first + tile.group_words).min(n)) {
+            let (inv_k, less) = of_acts(act, unit, bits);
+            let exact = unit_avx2::<G>(tile, words, block, act, less);
+            for (sum, exact) in sums.iter_mut().zip(exact) {
+                *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(exact), _mm256_set1_ps(inv_k), *sum);
             }
         }
-        let (inv_k, less) = of_group(act, g, bits);
-        for (b, acc) in acc.into_iter().enumerate() {
+        for (b, sum) in sums.into_iter().enumerate() {
             let at = block + 8 * b;
-            let sum = if G == 8 { _mm256_slli_epi32::<1>(acc) } else { acc };
-            let sum = _mm256_cvtepi32_ps(_mm256_sub_epi32(sum, _mm256_set1_epi32(less)));
             let (scales, out) = (&tile.scales[g * TILE_ROWS + at..][..8], &mut outs[at..at + 8]);
             // SAFETY: both have 8 elements; unaligned loads and stores are allowed.
             unsafe {
                 let scale = _mm256_cvtph_ps(_mm_loadu_si128(scales.as_ptr().cast()));
-                let factor = _mm256_mul_ps(scale, _mm256_set1_ps(inv_k));
-                let total = _mm256_fmadd_ps(sum, factor, _mm256_loadu_ps(out.as_ptr()));
+                let total = _mm256_fmadd_ps(sum, scale, _mm256_loadu_ps(out.as_ptr()));
                 _mm256_storeu_ps(out.as_mut_ptr(), total);
             }
         }
     }
+}
+
+/// Sums of products of the words `words` of 32 rows.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn unit_avx2<const G: usize>(
+    tile: &GroupTile,
+    words: Range<usize>,
+    block: usize,
+    act: &GroupActs,
+    less: i32,
+) -> [__m256i; 4] {
+    let mask = _mm256_set1_epi8(if G == 8 { 1 } else { 3 });
+    let (ones, low) = (_mm256_set1_epi16(1), _mm256_set1_epi16(0xff));
+    let mut acc = [_mm256_setzero_si256(); 4];
+    for j in words {
+        let words = &tile.words[j * TILE_ROWS + block..][..32];
+        let mut w = [_mm256_setzero_si256(); 4];
+        for (w, words) in w.iter_mut().zip(words.chunks_exact(8)) {
+            // SAFETY: `words` has 8 words; unaligned loads are allowed.
+            *w = unsafe { _mm256_loadu_si256(words.as_ptr().cast()) };
+        }
+        for four in 0..G {
+            let x = _mm256_set1_epi32(act.words[j * G + four] as i32);
+            for (acc, w) in acc.iter_mut().zip(&mut w) {
+                if G == 1 {
+                    // Bytes up to 255: products of 16 bits, those of even and of odd columns.
+                    let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x));
+                    let even = _mm256_madd_epi16(_mm256_and_si256(*w, low), even);
+                    let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(*w), _mm256_srai_epi16::<8>(x));
+                    *acc = _mm256_add_epi32(*acc, _mm256_add_epi32(even, odd));
+                } else {
+                    // Codes are at most 3, so two products fit 16 bits.
+                    let pairs = _mm256_maddubs_epi16(_mm256_and_si256(*w, mask), x);
+                    *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(pairs, ones));
+                    *w = if G == 8 { _mm256_srli_epi32::<1>(*w) } else { _mm256_srli_epi32::<2>(*w) };
+                }
+            }
+        }
+    }
+    for acc in &mut acc {
+        let sum = if G == 8 { _mm256_slli_epi32::<1>(*acc) } else { *acc };
+        *acc = _mm256_sub_epi32(sum, _mm256_set1_epi32(less));
+    }
+    acc
 }
 
 #[target_feature(enable = "avx512f,avx512vnni")]
@@ -253,26 +290,26 @@ fn tile_vnni(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOu
         (_, 0) => {}
         // SAFETY: only `make_tables` makes them, on a processor with VBMI.
         (Bits::One, 1) if !acts[0].tables.is_empty() => unsafe { tile_tables(tile, &acts[0], &mut outs[0]) },
-        (Bits::One, 1) => blocks_vnni::<8, 1, 8, 2>(tile, bits, acts, outs),
-        (Bits::One, 2) => blocks_vnni::<4, 2, 8, 2>(tile, bits, acts, outs),
-        (Bits::One, 3) => blocks_vnni::<4, 3, 8, 1>(tile, bits, acts, outs),
-        (Bits::One, _) => blocks_vnni::<4, 4, 8, 1>(tile, bits, acts, outs),
-        (Bits::Two, 1) => blocks_vnni::<8, 1, 4, 2>(tile, bits, acts, outs),
-        (Bits::Two, 2) => blocks_vnni::<4, 2, 4, 2>(tile, bits, acts, outs),
-        (Bits::Two, 3) => blocks_vnni::<4, 3, 4, 1>(tile, bits, acts, outs),
-        (Bits::Two, _) => blocks_vnni::<4, 4, 4, 1>(tile, bits, acts, outs),
-        (Bits::Eight, 1) => blocks_vnni::<8, 1, 1, 1>(tile, bits, acts, outs),
-        (Bits::Eight, 2) => blocks_vnni::<4, 2, 1, 1>(tile, bits, acts, outs),
-        (Bits::Eight, 3) => blocks_vnni::<4, 3, 1, 1>(tile, bits, acts, outs),
-        (Bits::Eight, _) => blocks_vnni::<4, 4, 1, 1>(tile, bits, acts, outs),
+        (Bits::One, 1) => blocks_vnni::<8, 1, 8>(tile, bits, acts, outs),
+        (Bits::One, 2) => blocks_vnni::<4, 2, 8>(tile, bits, acts, outs),
+        (Bits::One, 3) => blocks_vnni::<4, 3, 8>(tile, bits, acts, outs),
+        (Bits::One, _) => blocks_vnni::<4, 4, 8>(tile, bits, acts, outs),
+        (Bits::Two, 1) => blocks_vnni::<8, 1, 4>(tile, bits, acts, outs),
+        (Bits::Two, 2) => blocks_vnni::<4, 2, 4>(tile, bits, acts, outs),
+        (Bits::Two, 3) => blocks_vnni::<4, 3, 4>(tile, bits, acts, outs),
+        (Bits::Two, _) => blocks_vnni::<4, 4, 4>(tile, bits, acts, outs),
+        (Bits::Eight, 1) => blocks_vnni::<8, 1, 1>(tile, bits, acts, outs),
+        (Bits::Eight, 2) => blocks_vnni::<4, 2, 1>(tile, bits, acts, outs),
+        (Bits::Eight, 3) => blocks_vnni::<4, 3, 1>(tile, bits, acts, outs),
+        (Bits::Eight, _) => blocks_vnni::<4, 4, 1>(tile, bits, acts, outs),
     }
 }
 
 /// `B` vectors of 16 rows whose sums stay in registers: all of a tile for one row of codes, so that memory is read in its
-/// order. `A` rows of codes, `G` words of them per word of weights, of which `M` are picked by masks before the word is
-/// shifted.
+/// order. `A` rows of codes, `G` words of them per word of weights.
 #[target_feature(enable = "avx512f,avx512vnni")]
-fn blocks_vnni<const B: usize, const A: usize, const G: usize, const M: usize>(
+#[allow(clippy::needless_range_loop)] // Constant bounds unroll, so that the sums stay in registers.
+fn blocks_vnni<const B: usize, const A: usize, const G: usize>(
     tile: &GroupTile,
     bits: Bits,
     acts: &[GroupActs],
@@ -281,14 +318,72 @@ fn blocks_vnni<const B: usize, const A: usize, const G: usize, const M: usize>(
     let n = tile.words.len() / TILE_ROWS;
     let Ok(acts) = <[GroupActs; A]>::try_from(acts) else { unreachable!("the caller has as many rows of codes") };
     for from in (0..TILE_ROWS).step_by(16 * B) {
-        for (g, first) in (0..n).step_by(tile.group_words).enumerate() {
+        let (mut j, mut unit, mut g) = (0, 0, 0);
+        while j < n {
             fetch(tile.scales, (g + AHEAD[1]) * TILE_ROWS + from, 16 * B / LINE[1], LINE[1]);
-            let words = first..(first + tile.group_words).min(n);
-            let acc = group_vnni::<B, A, G, M>(tile, words, from, &acts);
-            for (a, act) in acts.iter().enumerate() {
-                let of_group = of_group(act, g, bits);
-                settle_vnni(tile, g, from, &acc[a], of_group, i32::from(G == 8), &mut outs[a]);
+            let mut sums = [[_mm512_setzero_ps(); B]; A];
+            let end = n.min(j + tile.group_words);
+            while j < end {
+                let mut exact = [[_mm512_setzero_si512(); B]; A];
+                for a in 0..A {
+                    exact[a] = [_mm512_set1_epi32(-of_acts(&acts[a], unit, bits).1); B];
+                }
+                let stop = end.min(j + tile.act_words);
+                while j < stop {
+                    add_word_vnni::<B, A, G>(tile, j, from, &acts, &mut exact);
+                    j += 1;
+                }
+                for a in 0..A {
+                    add_scaled(&exact[a], of_acts(&acts[a], unit, bits).0, &mut sums[a]);
+                }
+                unit += 1;
             }
+            for a in 0..A {
+                settle_vnni(tile, g, from, &sums[a], &mut outs[a]);
+            }
+            g += 1;
+        }
+    }
+}
+
+/// Adds the products of word `j` of each row.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+#[allow(clippy::needless_range_loop)] // As above.
+fn add_word_vnni<const B: usize, const A: usize, const G: usize>(
+    tile: &GroupTile,
+    j: usize,
+    from: usize,
+    acts: &[GroupActs; A],
+    exact: &mut [[__m512i; B]; A],
+) {
+    let ahead = if G == 1 { BYTES_AHEAD } else { AHEAD[0] };
+    fetch(tile.words, (j + ahead) * TILE_ROWS + from, B, LINE[0]);
+    // One bit stands for 2, so it is picked one place above where it is.
+    let mask = _mm512_set1_epi8([0, -1, 0, 0, 3, 0, 0, 0, 2][G]);
+    let words = &tile.words[j * TILE_ROWS + from..][..16 * B];
+    let mut w = [_mm512_setzero_si512(); B];
+    for (w, words) in w.iter_mut().zip(words.chunks_exact(16)) {
+        // SAFETY: `words` has 16 words; unaligned loads are allowed.
+        *w = unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
+        if G == 8 {
+            *w = _mm512_rol_epi32::<1>(*w);
+        }
+    }
+    for four in 0..G {
+        let mut picked = w;
+        for picked in &mut picked {
+            *picked = _mm512_and_si512(*picked, mask);
+        }
+        for a in 0..A {
+            // SAFETY: every row of codes has `G` words for each word of a row (`checked`).
+            let x = _mm512_set1_epi32(unsafe { *acts[a].words.get_unchecked(j * G + four) } as i32);
+            for b in 0..B {
+                exact[a][b] = _mm512_dpbusd_epi32(exact[a][b], picked[b], x);
+            }
+        }
+        for w in &mut w {
+            *w = if G == 8 { _mm512_ror_epi32::<1>(*w) } else { _mm512_srli_epi32::<2>(*w) };
         }
     }
 }
@@ -299,62 +394,4 @@ fn fetch<T>(from: &[T], at: usize, n: usize, line: usize) {
         // SAFETY: a prefetch of any address has no effect that a program sees.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(at + i * line).cast()) };
     }
-}
-
-/// Sums over stored codes of one group, the words `words` of each row.
-#[inline]
-#[target_feature(enable = "avx512f,avx512vnni")]
-#[allow(clippy::needless_range_loop)] // Constant bounds unroll, so that the sums stay in registers.
-fn group_vnni<const B: usize, const A: usize, const G: usize, const M: usize>(
-    tile: &GroupTile,
-    words: std::ops::Range<usize>,
-    from: usize,
-    acts: &[GroupActs; A],
-) -> [[__m512i; B]; A] {
-    let ahead = if G == 1 { BYTES_AHEAD } else { AHEAD[0] };
-    let width = 8 / G; // bits per code
-    let mut masks = [_mm512_setzero_si512(); M];
-    for (m, mask) in masks.iter_mut().enumerate() {
-        *mask = _mm512_set1_epi8((((1u32 << width) - 1) << (m * width)) as i8);
-    }
-    let mut acc = [[[_mm512_setzero_si512(); B]; M]; A];
-    for j in words {
-        fetch(tile.words, (j + ahead) * TILE_ROWS + from, B, LINE[0]);
-        let words = &tile.words[j * TILE_ROWS + from..][..16 * B];
-        let mut w = [_mm512_setzero_si512(); B];
-        for (w, words) in w.iter_mut().zip(words.chunks_exact(16)) {
-            // SAFETY: `words` has 16 words; unaligned loads are allowed.
-            *w = unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
-        }
-        for h in 0..G / M {
-            for m in 0..M {
-                let mut picked = w;
-                for picked in &mut picked {
-                    *picked = _mm512_and_si512(*picked, masks[m]);
-                }
-                for a in 0..A {
-                    // SAFETY: `j < n`, and every row of codes has `G` words for each word of a row (`checked`).
-                    let x = _mm512_set1_epi32(unsafe { *acts[a].words.get_unchecked(j * G + h * M + m) } as i32);
-                    for b in 0..B {
-                        acc[a][m][b] = _mm512_dpbusd_epi32(acc[a][m][b], picked[b], x);
-                    }
-                }
-            }
-            if h + 1 < G / M {
-                for w in &mut w {
-                    *w = _mm512_srlv_epi32(*w, _mm512_set1_epi32((M * width) as i32));
-                }
-            }
-        }
-    }
-    let mut sums = [[_mm512_setzero_si512(); B]; A];
-    for a in 0..A {
-        for m in 0..M {
-            for b in 0..B {
-                let placed = _mm512_srav_epi32(acc[a][m][b], _mm512_set1_epi32((m * width) as i32));
-                sums[a][b] = _mm512_add_epi32(sums[a][b], placed);
-            }
-        }
-    }
-    sums
 }

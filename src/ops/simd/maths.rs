@@ -2,6 +2,8 @@
 
 use multiversion::multiversion;
 
+use crate::bounds::{at_least, largest_magnitude};
+
 /// Sums that run side by side: two vectors of the widest processor, which has two units that add.
 const LANES: usize = 32;
 
@@ -110,12 +112,37 @@ pub fn bounded(x: &[f32], bound: f32, y: &mut [f32]) -> f32 {
 /// `code = clamp(round(y · k), −max_code − 1, max_code)`, ties to even; returns the sum of the codes. That of NaN is any.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
 pub fn quantise(y: &[f32], k: f32, max_code: f32, codes: &mut [i8]) -> i32 {
+    quantise_inline(y, k, max_code, codes)
+}
+
+#[inline(always)]
+fn quantise_inline(y: &[f32], k: f32, max_code: f32, codes: &mut [i8]) -> i32 {
     let mut sum = 0;
     for (code, v) in codes.iter_mut().zip(y) {
         *code = integer((v * k).clamp(-max_code - 1.0, max_code) + ROUND) as i8;
         sum += i32::from(*code);
     }
     sum
+}
+
+/// [`quantise`] of each `group` columns of a row with `k = max_code / max(max |y|, floor)` of them, or of the whole row
+/// whose maximum is `row_max`; `1/k` and the sum of the codes of each go to `scale_and_sum`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
+pub fn quantise_groups(
+    y: &[f32],
+    group: usize,
+    row_max: Option<f32>,
+    [max_code, floor]: [f32; 2],
+    codes: &mut [i8],
+    scale_and_sum: &mut [f32],
+) {
+    let groups = y.chunks(group).zip(codes.chunks_mut(group)).zip(scale_and_sum.chunks_exact_mut(2));
+    for ((y, codes), scale_and_sum) in groups {
+        let max = row_max.unwrap_or_else(|| largest_magnitude(y));
+        let k = max_code / at_least(max, floor);
+        let sum = quantise_inline(y, k, max_code, codes);
+        scale_and_sum.copy_from_slice(&[1.0 / k, sum as f32]);
+    }
 }
 
 /// Added to a float below 2^22 in size, rounds it to an integer, ties to even, that stands in the lowest bits; unlike a

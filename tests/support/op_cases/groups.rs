@@ -41,6 +41,7 @@ fn codes(cases: &mut Cases) {
                 let norm =
                     norm.map(|norm| (norm, r.weight("w", &[d], ternion::tensor::Pack::F32, &noise.f32s(d, 8.0))));
                 let [codes, meta] = r.p.quantise_groups(x, norm, GroupQuant { act, group, scale });
+                let group = if scale == CodeScale::Row { group } else { 32 };
                 vec![(codes, Codes), (meta, GroupScaleAndSum { width: d, group })]
             });
         }
@@ -80,16 +81,21 @@ pub fn matrix(noise: &mut Noise, rows: usize, cols: usize, bits: Bits, group: us
     .unwrap()
 }
 
-/// Codes of rows with values in ±1, or those values.
-fn factor(r: &Recording, rows: usize, d: usize, group: usize, floats: bool) -> GroupFactor {
-    let x = r.f32s("x", &[rows, d], CountedBy::Rows, &Noise(91).f32s(rows * d, 1.0));
-    if floats {
-        return GroupFactor::Floats(x);
+/// Codes of rows with values in ±1, by a scale's rule, or without one those values.
+fn factor(r: &Recording, rows: usize, d: usize, group: usize, scale: Option<CodeScale>) -> GroupFactor {
+    // Rounded alike by every backend: the maximum of each 32 columns is 127 times a power of two, by turns of three.
+    let mut x = Noise(91).f32s(rows * d, 0.992_187_5);
+    for (i, columns) in x.chunks_mut(d).flat_map(|row| row.chunks_mut(32).enumerate()) {
+        columns[0] = 0.992_187_5;
+        columns.iter_mut().for_each(|v| *v /= [1.0, 2.0, 4.0][i % 3]);
     }
-    // Rounded alike by every backend: the factor is a power of two.
-    let act = ActQuant { max_code: 127.0, bound: 0.992_187_5, floor: 0.992_187_5 };
-    GroupFactor::Codes(r.p.quantise_groups(x, None, GroupQuant { act, group, scale: CodeScale::Group }))
+    let x = r.f32s("x", &[rows, d], CountedBy::Rows, &x);
+    let Some(scale) = scale else { return GroupFactor::Floats(x) };
+    GroupFactor::Codes(r.p.quantise_groups(x, None, GroupQuant { act: ACT, group, scale }))
 }
+
+/// Codes by each rule, and floats.
+const FACTORS: [Option<CodeScale>; 3] = [Some(CodeScale::Group), Some(CodeScale::Row), None];
 
 /// Bits of a stack's matrices, by turns.
 const BITS: [&[Bits]; 4] = [&[Bits::One], &[Bits::Two], &[Bits::Eight], &[Bits::Two, Bits::Eight, Bits::One]];
@@ -106,15 +112,15 @@ fn shapes(cases: &mut Cases) {
     ];
     for (outs, d, group) in shapes {
         for bits in BITS {
-            for (rows, floats) in [(1, false), (1, true), (11, false), (11, true)] {
-                let name = format!("{rows} rows, {d} by {group} to {outs:?}, {bits:?}, floats {floats}");
+            for (rows, scale) in [1, 11].into_iter().flat_map(|rows| FACTORS.map(|scale| (rows, scale))) {
+                let name = format!("{rows} rows, {d} by {group} to {outs:?}, {bits:?}, {scale:?}");
                 cases.full("group_matmul", name, |r| {
                     let mut noise = Noise(92);
                     let parts = outs.iter().enumerate();
                     let parts: Vec<_> =
                         parts.map(|(i, &n)| matrix(&mut noise, n, d, bits[i % bits.len()], group)).collect();
                     let weights = r.groups("w", &parts);
-                    let factor = factor(r, rows, d, group, floats);
+                    let factor = factor(r, rows, d, group, scale);
                     vec![(r.p.group_matmul(factor, &[StackPiece { weights, first: 0, outs }], None), Close(TOL))]
                 });
             }
@@ -125,8 +131,10 @@ fn shapes(cases: &mut Cases) {
 /// Counts of rows around the kernels' blocks, some of them unused, with and without a residual.
 fn rows(cases: &mut Cases) {
     for (rows, used) in [(2, 2), (3, 1), (4, 4), (5, 5), (8, 7), (9, 9), (16, 13), (26, 25)] {
-        for (residual, floats) in [(false, true), (true, false), (true, true)] {
-            let name = format!("{used} of {rows} rows, residual {residual}, floats {floats}");
+        for (residual, scale) in
+            [(false, None), (false, Some(CodeScale::Row)), (true, Some(CodeScale::Group)), (true, None)]
+        {
+            let name = format!("{used} of {rows} rows, residual {residual}, {scale:?}");
             cases.at(step(used, 0), "group_matmul", name, |r| {
                 let (d, outs, mut noise) = (256, [70, 130], Noise(93));
                 let parts = [Bits::One, Bits::Two].iter().zip(outs);
@@ -134,7 +142,7 @@ fn rows(cases: &mut Cases) {
                 let weights = r.groups("w", &parts);
                 let y = noise.f32s(rows * 200, 1.0);
                 let residual = residual.then(|| r.f32s("residual", &[rows, 200], CountedBy::Rows, &y));
-                let factor = factor(r, rows, d, 64, floats);
+                let factor = factor(r, rows, d, 64, scale);
                 let piece = StackPiece { weights, first: 0, outs: &outs };
                 vec![(r.p.group_matmul(factor, &[piece], residual), Close(TOL))]
             });
@@ -154,7 +162,7 @@ fn pieces(cases: &mut Cases) {
             let pieces: Vec<StackPiece> = (weights.iter().zip(&outs))
                 .map(|(&weights, out)| StackPiece { weights, first: 0, outs: std::slice::from_ref(out) })
                 .collect();
-            vec![(r.p.group_matmul(factor(r, rows, d, 32, false), &pieces, None), Close(TOL))]
+            vec![(r.p.group_matmul(factor(r, rows, d, 32, Some(CodeScale::Group)), &pieces, None), Close(TOL))]
         });
     }
 }
