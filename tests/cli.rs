@@ -273,6 +273,14 @@ fn values_out_of_range_are_refused_with_the_range() {
     run_fails(&["-p", "x", "--temp", "nan"], &["temperature", "NaN"]);
     run_fails(&["-p", "x", "--temp", "1", "--top-p", "0"], &["top_p"]);
     run_fails(&["-p", "x", "--repeat-penalty", "0"], &["repetition_penalty"]);
+    run_fails(&["-p", "x", "--min-p", "1.5"], &["min_p", "1.5"]);
+    run_fails(&["-p", "x", "--presence-penalty", "nan"], &["presence_penalty"]);
+    run_fails(&["-p", "x", "--frequency-penalty", "inf"], &["frequency_penalty"]);
+    run_fails(&["-p", "x", "--logit-bias", "5"], &["--logit-bias", "TOKEN=NUMBER"]);
+    run_fails(&["-p", "x", "--logit-bias", "5=1,6=inf"], &["logit_bias", "token 6"]);
+    run_fails(&["-p", "x", "--logit-bias", "5=1", "--logit-bias", "512=1"], &["token 512", "vocabulary of 512"]);
+    let many = (0..257).map(|token| format!("{token}=1")).collect::<Vec<_>>().join(",");
+    run_fails(&["-p", "x", "--logit-bias", &many], &["logit_bias", "257", "256"]);
     let model = text(tiny());
     for device in ["no such device", "77"] {
         let args = ["run", "-m", &model, "-p", "x", "--device", device];
@@ -301,15 +309,34 @@ fn a_model_samples_as_its_files_recommend() {
     let recommends = |json: &str| fs::write(dir.path().join("generation_config.json"), json).expect("written");
     let run = |more: &[&str]| ternion(&borrowed(&run_on(dir.path(), &[&["--device", "cpu", "-v"], more].concat())));
     recommends(r#"{"do_sample": true, "temperature": 0.5, "top_k": 7, "min_p": 0.1}"#);
-    let err = run(&["--seed", "3"]).err;
-    for part in ["recommend temperature 0.5, min p 0.1, top k 7", "min p, presence and frequency", "seed:      3"] {
-        assert!(err.contains(part), "{part:?} is not in {err}");
-    }
-    assert!(!run(&["--temp", "0"]).err.contains("seed:"));
-    recommends(r#"{"top_k": "many"}"#);
     let (model, tokenizer) = (text(dir.path()), text(tokenizer()));
+    let chat = ["chat", "-m", &model, "--device", "cpu", "--tokenizer", &tokenizer, "-n", "2", "-v", "--seed", "3"];
+    for err in [run(&["--seed", "3"]).err, fed(&chat, b"What is it?\n").err] {
+        for part in ["generation_config.json recommends temperature 0.5, min p 0.1, top k 7", "seed:      3"] {
+            assert!(err.contains(part), "{part:?} is not in {err}");
+        }
+    }
+    let given = run(&["--temp", "0", "--min-p", "0.2", "--top-p", "0.5"]).err;
+    assert!(given.contains(".json recommends top k 7") && !given.contains("seed:"), "{given}");
+    assert!(given.contains("--top-p and --min-p without a --temp above 0"), "{given}");
+    recommends(r#"{"do_sample": false, "temperature": 0.5, "presence_penalty": 1000}"#);
+    let greedy = run(&[]);
+    assert!(greedy.err.contains("recommends temperature 0, presence penalty 1000"), "{}", greedy.err);
+    assert_eq!(greedy.out, run(&["--presence-penalty", "1000"]).out);
+    assert_ne!(greedy.out, run(&["--presence-penalty", "-1000"]).out);
     let args = ["run", "-m", &model, "--device", "cpu", "--tokenizer", &tokenizer, "-p", "x"];
-    assert_fails(&ternion(&args), &args, &["generation_config.json", "top_k"]);
+    for (json, key) in [(r#"{"top_k": "many"}"#, "top_k"), (r#"{"top_p": 1.5}"#, "top_p")] {
+        recommends(json);
+        assert_fails(&ternion(&args), &args, &["generation_config.json", key]);
+    }
+}
+
+#[test]
+fn a_bias_makes_an_answer_of_one_token_and_bans_it() {
+    let usual = answers(&tiny(), &["--device", "cpu"]);
+    let forced = answers(&tiny(), &["--device", "cpu", "--logit-bias", "77=1e9"]);
+    let banned = answers(&tiny(), &["--device", "cpu", "--logit-bias", "76=-2,77=1e9", "--logit-bias", "77=-inf"]);
+    assert!(forced != usual && forced != banned, "{usual} {forced} {banned}");
 }
 
 #[test]

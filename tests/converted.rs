@@ -96,7 +96,7 @@ fn conversations_are_those_of_the_file() {
         let tokenizer = Tokenizer::beside(&files).expect("opens").expect("a tokenizer");
         let special = SpecialTokens::of(&files, &tokenizer).expect("reads");
         let ids = tokenizer.encode("some words, 12 of them", true).expect("encodes");
-        (special, ids, SamplingDefaults::of(&files).expect("reads"))
+        (special, ids, SamplingDefaults { file: None, ..SamplingDefaults::of(&files).expect("reads") })
     });
     assert_eq!(old, new);
     let template = |files: &Path| {

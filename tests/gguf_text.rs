@@ -283,6 +283,7 @@ fn sampling_is_recommended_by_keys() {
     ]);
     let found = SamplingDefaults::of(&files).expect("defaults");
     assert_eq!(found.to_string(), "temperature 0.5, repetition penalty 1.25, top k 20");
+    assert!(found.file.is_some_and(|file| file.ends_with("m.gguf")));
     let (_dir, files) = folder(&[("general.sampling.temp", value::text("hot"))]);
     assert!(matches!(SamplingDefaults::of(&files), Err(Error::Config { .. })));
 }

@@ -1,7 +1,6 @@
 //! Options that several commands share, and reading the prompt.
 
 use std::fs::File;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{Read, stdin};
 use std::path::{Path, PathBuf};
 
@@ -9,11 +8,11 @@ use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use ternion::apps::bitgen::{BitGen, BitGenOptions, EpisodicMemory, MemoryNoise};
 use ternion::engine::{
-    Activations, DeviceChoice, DeviceOptions, Engine, GenerateOptions, HiddenAct, KvPrecision, LmHead, ModelOptions,
-    NamedValues, Options, Precision, Sampling,
+    Activations, DeviceChoice, DeviceOptions, Engine, HiddenAct, KvPrecision, LmHead, ModelOptions, NamedValues,
+    Options, Precision,
 };
 use ternion::files::tokenizer::MAX_TEXT_BYTES;
-use ternion::files::{Image, Lock, ModelFiles, SamplingDefaults, Weights, text};
+use ternion::files::{Image, Lock, ModelFiles, Weights, text};
 use ternion::models::Family;
 use ternion::threads::size_pool;
 use ternion::{Error, Result};
@@ -240,94 +239,6 @@ pub fn model_files(path: Option<&Path>) -> Result<ModelFiles> {
          sums, colours and shapes, positions and counts, gauges and clocks, robots and terrain"
     );
     Ok(demo)
-}
-
-/// How text is generated.
-#[derive(Debug, Args)]
-pub struct GenerateArgs {
-    /// Maximum number of tokens of an answer; default: as many as the context holds, at most 512, of a caption at most 32.
-    #[arg(short = 'n', long, value_name = "TOKENS")]
-    pub max_tokens: Option<usize>,
-    /// Draw tokens at this temperature; with 0, the most likely token is taken, and --top-k, --top-p and --seed do nothing;
-    /// default: what the model's files recommend (-v says it), else 0.
-    #[arg(long, value_name = "T", allow_negative_numbers = true)]
-    pub temp: Option<f32>,
-    /// Draw from this many of the likeliest tokens; 0 means all; default: what the model's files recommend, else 50.
-    #[arg(long, value_name = "K")]
-    pub top_k: Option<usize>,
-    /// Draw from the likeliest tokens that make up this probability; 1 means all; default: what the model's files recommend,
-    /// else 0.9.
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
-    pub top_p: Option<f32>,
-    /// Make tokens that occurred less likely, by this factor; 1 means no penalty; default: what the model's files recommend,
-    /// else 1.
-    #[arg(long, value_name = "R", allow_negative_numbers = true)]
-    pub repeat_penalty: Option<f32>,
-    /// Above temperature 0: equal seeds give equal text; default: a random one, which -v prints.
-    #[arg(long, value_name = "N")]
-    pub seed: Option<u64>,
-    /// End the answer in front of this text; can be given several times.
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
-    pub stop: Vec<String>,
-}
-
-impl GenerateArgs {
-    /// Checks what was given, before anything is opened.
-    ///
-    /// # Errors
-    /// [`Error::Argument`] for values out of range.
-    pub fn check(&self) -> Result<()> {
-        if self.max_tokens == Some(0) {
-            return Err(Error::argument("max-tokens", "is 0, expected at least 1"));
-        }
-        self.sampling(&SamplingDefaults::default()).validate()
-    }
-
-    /// How tokens are chosen, as far as it was not given by the recommendation of the model's files.
-    fn sampling(&self, files: &SamplingDefaults) -> Sampling {
-        let usual = Sampling::original();
-        Sampling {
-            temperature: self.temp.or(files.temperature).unwrap_or(0.0),
-            top_k: self.top_k.or(files.top_k).unwrap_or(usual.top_k),
-            top_p: self.top_p.or(files.top_p).unwrap_or(usual.top_p),
-            repetition_penalty: self.repeat_penalty.or(files.repetition_penalty).unwrap_or(1.0),
-            // The standard library's hash keys are random: enough for text that differs from run to run.
-            seed: self.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish()),
-            ..usual
-        }
-    }
-
-    /// The options, for a model whose files recommend `files`; says which of them do nothing, and with `verbose` what is
-    /// recommended, and the seed.
-    ///
-    /// # Errors
-    /// As [`GenerateArgs::check`].
-    pub fn options(&self, verbose: bool, files: &SamplingDefaults) -> Result<GenerateOptions> {
-        let sampling = self.sampling(files);
-        sampling.validate()?;
-        if verbose && !files.is_empty() {
-            say!("sampling:  the model's files recommend {files}");
-        }
-        let ignored = files.min_p.or(files.presence_penalty).or(files.frequency_penalty).is_some();
-        if verbose && ignored {
-            say!("note: of these, min p, presence and frequency penalties are not applied");
-        }
-        if sampling.temperature > 0.0 {
-            if verbose {
-                say!("seed:      {}", sampling.seed);
-            }
-        } else {
-            let given =
-                [("--top-k", self.top_k.is_some()), ("--top-p", self.top_p.is_some()), ("--seed", self.seed.is_some())];
-            let idle: Vec<&str> = given.into_iter().filter_map(|(name, given)| given.then_some(name)).collect();
-            if !idle.is_empty() {
-                let names = idle.join(" and ");
-                say!("note: {names} without a --temp above 0 change nothing: the most likely token is taken");
-            }
-        }
-        let stop = self.stop.clone();
-        Ok(GenerateOptions { max_tokens: self.max_tokens, sampling, stop, ..GenerateOptions::default() })
-    }
 }
 
 /// Decodes pictures.

@@ -14,8 +14,9 @@ use ternion::files::tokenizer::MAX_TEXT_BYTES;
 use ternion::files::{Image, SamplingDefaults};
 use ternion::{Error, Result};
 
-use crate::cli::args::{GenerateArgs, ModelArgs, model_files, open_images, utf8};
+use crate::cli::args::{ModelArgs, model_files, open_images, utf8};
 use crate::cli::conversation::ConversationArgs;
+use crate::cli::generate::GenerateArgs;
 use crate::cli::line_editor::{Input, LineEditor};
 use crate::cli::messages::say;
 use crate::cli::output::{Answer, statistics, stream};

@@ -1,8 +1,8 @@
 //! The command line: one file per command, and what they share.
 //!
 //! A file uses only files named before it (`tests/floors.rs` checks it).
-//! Order: `messages`, `terminal_text`, `text_warnings`, `line_editor`, `output`, `args`, `conversation`, `plot`, `devices`, `run`, `chat`,
-//! `robots`, `similarity`, `search`, `eval`, `perplexity`, `check`, `bench`, `inspect`, `convert`.
+//! Order: `messages`, `terminal_text`, `text_warnings`, `line_editor`, `output`, `args`, `generate`, `conversation`, `plot`,
+//! `devices`, `run`, `chat`, `robots`, `similarity`, `search`, `eval`, `perplexity`, `check`, `bench`, `inspect`, `convert`.
 //!
 //! Text that a model writes and tables go to stdout, everything else to stderr. Exit codes: 0, 1 where a check found a
 //! divergence, 2 for an error; 130 where Ctrl-C ends a chat, as shells report it.
@@ -15,6 +15,7 @@ mod conversation;
 mod convert;
 mod devices;
 mod eval;
+mod generate;
 mod inspect;
 mod line_editor;
 mod messages;

@@ -10,8 +10,9 @@ use ternion::files::{Image, ModelFiles, SamplingDefaults};
 use ternion::models::BITGEN;
 
 use crate::cli::Outcome;
-use crate::cli::args::{GenerateArgs, MemoryArgs, ModelArgs, family, model_files, open_images, read_prompt};
+use crate::cli::args::{MemoryArgs, ModelArgs, family, model_files, open_images, read_prompt};
 use crate::cli::conversation::ConversationArgs;
+use crate::cli::generate::GenerateArgs;
 use crate::cli::messages::say;
 use crate::cli::output::{StreamedText, bytes, ending, ms, statistics, stream};
 use crate::cli::plot::PlotArgs;

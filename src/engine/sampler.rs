@@ -1,8 +1,25 @@
 //! The host's sampler, for what the device does not sample, and the strings that end an answer.
 
 use crate::error::{Error, Result};
+use crate::files::SamplingDefaults;
 use crate::ops::check_logits;
 pub use crate::ops::{Sampling, uniform};
+
+impl Sampling {
+    /// This sampling with the values that `values` has in place of its own, as with what a model's files recommend.
+    pub fn with(self, values: &SamplingDefaults) -> Self {
+        Sampling {
+            temperature: values.temperature.unwrap_or(self.temperature),
+            top_k: values.top_k.unwrap_or(self.top_k),
+            top_p: values.top_p.unwrap_or(self.top_p),
+            min_p: values.min_p.unwrap_or(self.min_p),
+            repetition_penalty: values.repetition_penalty.unwrap_or(self.repetition_penalty),
+            presence_penalty: values.presence_penalty.unwrap_or(self.presence_penalty),
+            frequency_penalty: values.frequency_penalty.unwrap_or(self.frequency_penalty),
+            ..self
+        }
+    }
+}
 
 /// Chooses the tokens of one answer, with a random number for each.
 #[derive(Clone, Debug)]
@@ -127,6 +144,34 @@ mod tests {
             assert!(matches!(bad.validate(), Err(Error::Argument { .. })), "{bad:?}");
             assert!(Sampler::new(bad.clone()).is_err() && bad.probabilities(&[1.0]).is_err());
         }
+    }
+
+    #[test]
+    fn recommended_values_take_the_place_of_others() {
+        let all = SamplingDefaults {
+            file: None,
+            temperature: Some(0.5),
+            top_k: Some(20),
+            top_p: Some(0.25),
+            min_p: Some(0.125),
+            repetition_penalty: Some(1.5),
+            presence_penalty: Some(0.75),
+            frequency_penalty: Some(-0.5),
+        };
+        let own = Sampling { seed: 9, logit_bias: [(1, 2.0)].into(), ..Sampling::original() };
+        let expected = Sampling {
+            temperature: 0.5,
+            top_k: 20,
+            top_p: 0.25,
+            min_p: 0.125,
+            repetition_penalty: 1.5,
+            presence_penalty: 0.75,
+            frequency_penalty: -0.5,
+            logit_bias: [(1, 2.0)].into(),
+            seed: 9,
+        };
+        assert_eq!(own.clone().with(&all), expected);
+        assert_eq!(own.clone().with(&SamplingDefaults::default()), own);
     }
 
     #[test]

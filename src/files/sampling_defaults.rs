@@ -1,6 +1,7 @@
 //! How a model's publisher recommends to sample: `generation_config.json`, or `general.sampling.*` of a GGUF file.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
@@ -11,6 +12,8 @@ use crate::files::{GgufMetadata, ModelFiles};
 /// What the files recommend; none where they say nothing. Values are as they stand there: whoever samples checks them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SamplingDefaults {
+    /// The file that recommends it; none where no file was read.
+    pub file: Option<PathBuf>,
     /// Divides the logits; 0 takes the likeliest token, as `do_sample: false` does, and 1 is what `do_sample: true` means.
     pub temperature: Option<f32>,
     /// How many of the likeliest tokens stay; 0 means all.
@@ -36,7 +39,7 @@ impl SamplingDefaults {
         match GgufMetadata::of(files) {
             Ok(Some(keys)) => Self::in_gguf(&keys),
             _ => match read(files, GENERATION_CONFIG)? {
-                Some(config) => Self::in_config(&files.path(GENERATION_CONFIG).display().to_string(), &config),
+                Some(config) => Self::in_config(files.path(GENERATION_CONFIG), &config),
                 None => Ok(Self::default()),
             },
         }
@@ -50,6 +53,7 @@ impl SamplingDefaults {
         let number = |key: &str| Ok::<_, Error>(keys.float(&format!("general.sampling.{key}"))?.map(|v| v as f32));
         let top_k = keys.integer("general.sampling.top_k")?;
         Ok(SamplingDefaults {
+            file: Some(keys.file().into()),
             temperature: number("temp")?,
             top_k: top_k.map(|k| usize::try_from(k).unwrap_or(usize::MAX)),
             top_p: number("top_p")?,
@@ -60,8 +64,10 @@ impl SamplingDefaults {
         })
     }
 
-    fn in_config(file: &str, config: &Map<String, Value>) -> Result<Self> {
-        let wrong = |key: &str, expected: &str| Error::config(format!("{file}: {key:?}"), format!("is not {expected}"));
+    fn in_config(file: PathBuf, config: &Map<String, Value>) -> Result<Self> {
+        let wrong = |key: &str, expected: &str| {
+            Error::config(format!("{}: {key:?}", file.display()), format!("is not {expected}"))
+        };
         let given = |key: &str| config.get(key).filter(|value| !value.is_null());
         let number = |key: &'static str| -> Result<Option<f32>> {
             given(key).map(|v| v.as_f64().map(|v| v as f32).ok_or_else(|| wrong(key, "a number"))).transpose()
@@ -81,6 +87,7 @@ impl SamplingDefaults {
             repetition_penalty: number("repetition_penalty")?,
             presence_penalty: number("presence_penalty")?,
             frequency_penalty: number("frequency_penalty")?,
+            file: Some(file),
         })
     }
 
@@ -100,9 +107,23 @@ impl SamplingDefaults {
         numbers.chain(self.top_k.map(|k| ("top_k".to_owned(), k.into()))).collect()
     }
 
+    /// What is left of it for a user who chooses the values that `given` has.
+    pub fn without(&self, given: &Self) -> Self {
+        SamplingDefaults {
+            file: self.file.clone(),
+            temperature: self.temperature.filter(|_| given.temperature.is_none()),
+            top_k: self.top_k.filter(|_| given.top_k.is_none()),
+            top_p: self.top_p.filter(|_| given.top_p.is_none()),
+            min_p: self.min_p.filter(|_| given.min_p.is_none()),
+            repetition_penalty: self.repetition_penalty.filter(|_| given.repetition_penalty.is_none()),
+            presence_penalty: self.presence_penalty.filter(|_| given.presence_penalty.is_none()),
+            frequency_penalty: self.frequency_penalty.filter(|_| given.frequency_penalty.is_none()),
+        }
+    }
+
     /// Whether the files recommend nothing.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        *self == Self { file: self.file.clone(), ..Self::default() }
     }
 }
 
@@ -142,9 +163,14 @@ mod tests {
         assert_eq!(found.to_string(), "temperature 0.6, top p 0.95, top k 20");
         let written = Value::Object(found.to_config());
         assert_eq!(written, serde_json::json!({"temperature": 0.6, "top_k": 20, "top_p": 0.95}));
-        assert_eq!(of(&written.to_string()).unwrap(), found);
+        let read = of(&written.to_string()).unwrap();
+        assert_eq!(SamplingDefaults { file: found.file.clone(), ..read }, found);
         assert_eq!(of(r#"{"do_sample": false, "temperature": 0.6}"#).unwrap().temperature, Some(0.0));
         assert_eq!(of(r#"{"do_sample": true}"#).unwrap().temperature, Some(1.0));
+        assert!(found.file.clone().is_some_and(|file| file.ends_with(GENERATION_CONFIG)));
+        let given = SamplingDefaults { temperature: Some(0.0), min_p: Some(0.5), ..Default::default() };
+        assert_eq!(found.without(&given).to_string(), "top p 0.95, top k 20");
+        assert!(found.without(&found).is_empty() && !found.is_empty());
         assert!(of("{}").unwrap().is_empty() && SamplingDefaults::default().to_string() == "nothing");
     }
 
