@@ -18,7 +18,7 @@ use ternion::cpu::Cpu;
 use ternion::files::{ModelFiles, StorageDType, TensorInfo, TensorSource, Weights};
 use ternion::models::{
     AttentionSpec, BitLinearSpec, Decoder, DecoderSpec, Ffn, GatedSpec, HeadSpec, LayerSpec, LinearSpec, LoadOptions,
-    Mixer, MoeSpec, Names, TextShape, load_model, requests, slots,
+    Mixer, MoeSpec, Names, StoredSpec, TextShape, load_model, requests, slots,
 };
 use ternion::ops::{Act, ActQuant, AttentionShape, Experts, GateClamp, NormClamp, RmsNorm, Rotation, Row};
 use ternion::plan::{Backend, PlanBuilder, Step};
@@ -135,9 +135,122 @@ fn weights() -> Weights {
     open(infos)
 }
 
+/// A dense decoder of matrices as the file holds them.
+fn stored() -> DecoderSpec {
+    let spec = StoredSpec { quantisation: None, act: None };
+    DecoderSpec { linear: LinearSpec::Stored(spec), head: HeadSpec::Stored { spec, tied: true }, ..dense(PLAIN) }
+}
+
+/// The same tensors with queries, keys and values in one.
+#[derive(Debug)]
+struct Fused(Random);
+
+/// What stands at the end of the names of queries, keys and values, and of their one tensor.
+const ENDS: [&str; 2] = ["weight", "bias"];
+
+impl Fused {
+    /// The tensors that are in the one of this name.
+    fn parts(&self, tensor: &str) -> Vec<TensorInfo> {
+        let of = |q: &str| self.0.0.iter().find(|info| info.name == tensor.replace("qkv_proj", q)).expect("a part");
+        ["q_proj", "k_proj", "v_proj"].map(|q| of(q).clone()).to_vec()
+    }
+}
+
+impl TensorSource for Fused {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn file(&self, name: &str) -> Option<Cow<'_, [u8]>> {
+        self.0.file(name)
+    }
+
+    fn tensors(&self) -> Vec<TensorInfo> {
+        let is = |info: &TensorInfo, q: &str| ENDS.iter().any(|end| info.name.ends_with(&format!("{q}.{end}")));
+        let mut all = Vec::new();
+        for info in self.0.tensors().into_iter().filter(|info| !is(info, "k_proj") && !is(info, "v_proj")) {
+            if !is(&info, "q_proj") {
+                all.push(info);
+                continue;
+            }
+            let name = info.name.replace("q_proj", "qkv_proj");
+            let rows = self.parts(&name).iter().map(|part| part.shape[0]).sum();
+            all.push(TensorInfo { name, shape: [&[rows], &info.shape[1..]].concat(), ..info });
+        }
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    fn metadata(&self) -> BTreeMap<String, String> {
+        self.0.metadata()
+    }
+
+    fn read(&self, tensor: &str, elements: Range<usize>) -> ternion::Result<Vec<u8>> {
+        if !tensor.contains("qkv_proj") {
+            return self.0.read(tensor, elements);
+        }
+        let mut all = Vec::new();
+        for part in self.parts(tensor) {
+            all.extend(self.0.read(&part.name, 0..part.shape.iter().product())?);
+        }
+        Ok(all[4 * elements.start..4 * elements.end].to_vec())
+    }
+}
+
+/// The tensors of [`stored`], with biases in one layer or none.
+fn stored_tensors(biases: bool) -> Random {
+    let nothing = Weights::open(ModelFiles::Source(Arc::new(Random::default()))).expect("a source");
+    let wanted = requests(&nothing, QUANT, |w| Decoder::load(w, &DENSE, &stored()));
+    let f32s = |name: String, shape: Vec<usize>| TensorInfo { name, stored: StorageDType::F32, shape };
+    let mut infos: Vec<TensorInfo> = wanted.into_iter().map(|w| f32s(w.name, w.shape)).collect();
+    infos.sort_by(|a, b| a.name.cmp(&b.name));
+    infos.dedup_by(|a, b| a.name == b.name);
+    // Behind the others, which keep their numbers.
+    let layer = infos.iter().filter(|info| info.name.starts_with("layers.1.") && info.shape.len() == 2);
+    let more: Vec<TensorInfo> = layer
+        .filter(|_| biases)
+        .map(|info| f32s(info.name.replace(".weight", ".bias"), info.shape[..1].to_vec()))
+        .collect();
+    infos.extend(more);
+    Random(infos)
+}
+
+#[test]
+fn stored_matrices_may_be_fused_and_cut_and_have_biases() {
+    let open = |source: Arc<dyn TensorSource>| Weights::open(ModelFiles::Source(source)).expect("a source");
+    for (device, mut backend) in devices() {
+        let mut found = |weights: &Weights, max_binding| {
+            let options = LoadOptions { max_binding, ..LoadOptions::anywhere(Pack::F32) };
+            logits_with(weights, &DENSE, &stored(), options, backend.as_mut(), 5)
+        };
+        let mut wanted: Vec<Vec<f32>> = Vec::new();
+        for biases in [false, true] {
+            let whole = found(&open(Arc::new(stored_tensors(biases))), u64::MAX);
+            let fused = found(&open(Arc::new(Fused(stored_tensors(biases)))), u64::MAX);
+            // A piece has a few rows of a matrix.
+            let cut = found(&open(Arc::new(stored_tensors(biases))), 1 << 10);
+            for (what, other) in [("fused", fused), ("cut", cut)] {
+                compare(&other, &whole, 1e-5).unwrap_or_else(|e| panic!("{device}, {what}, biases {biases}: {e}"));
+            }
+            wanted.push(whole);
+        }
+        assert!(compare(&wanted[0], &wanted[1], 0.1).is_err(), "{device}: biases change nothing");
+    }
+}
+
 /// Logits of every token of a text of `n` tokens, in one step.
 fn logits(weights: &Weights, names: &Names, spec: &DecoderSpec, backend: &mut dyn Backend, n: usize) -> Vec<f32> {
-    let options = LoadOptions::anywhere(Pack::F32);
+    logits_with(weights, names, spec, LoadOptions::anywhere(Pack::F32), backend, n)
+}
+
+fn logits_with(
+    weights: &Weights,
+    names: &Names,
+    spec: &DecoderSpec,
+    options: LoadOptions,
+    backend: &mut dyn Backend,
+    n: usize,
+) -> Vec<f32> {
     let load = load_model(weights, options, QUANT, |w| Decoder::load(w, names, spec));
     let (decoder, reads) = load.unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(reads.keys().any(|name| name.contains("router")), *names == MOE);

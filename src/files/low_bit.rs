@@ -8,10 +8,10 @@ use crate::alloc::COPY_CHUNK;
 use crate::error::{Error, Result};
 use crate::files::weights::PackedInfo;
 use crate::files::{Blocks, StorageDType, Weights};
-use crate::quant::formats::{CodeFormat, Content, IntegerFormat, magnitude};
-use crate::quant::groups::{GroupPacked, GroupShape, whole_row};
+use crate::quant::formats::{Content, IntegerFormat, magnitude};
+use crate::quant::groups::{self, GroupPacked, GroupRows, GroupShape, integers, whole_row};
 use crate::quant::{Bits, WeightQuant, row_words};
-use crate::tensor::{GroupCodes, WeightPart};
+use crate::tensor::{GroupCodes, Pack, WeightPart};
 use crate::threads;
 
 /// Columns of a group of integers that no file divides.
@@ -111,19 +111,16 @@ impl Weights {
             return self.packed_groups(part, info, group);
         }
         let packed = match codes {
-            GroupCodes::Stored => self.stored(part, group, None),
-            GroupCodes::TernaryIntegers { magnitude } => self.stored(part, group, Some(magnitude)),
+            GroupCodes::Stored | GroupCodes::Affine { .. } | GroupCodes::Int8 => {
+                self.group_rows(part, group, codes)?.map_or_else(|| Err(no_codes(part)), |rows| rows.pack())
+            }
+            GroupCodes::TernaryIntegers { magnitude } => self.ternary_integers(part, group, magnitude),
             GroupCodes::TernaryFloats => self.ternary_floats(part, group),
             GroupCodes::PackedRows { divides } => self.packed_rows(part, group, divides),
-            GroupCodes::Affine { bits } => self.affine(part, group, bits as usize),
             GroupCodes::Absmean => self.absmean(part, group),
-            GroupCodes::Int8 => GroupPacked::from_floats(part.rows.len(), part.cols, group, |row, values| {
-                values.copy_from_slice(&self.row(part, row)?);
-                Ok(())
-            }),
         }
         .map_err(|error| self.named(&part.name, error))?;
-        let factor = packed.factor * self.beside(&part.name, "scale")?.unwrap_or(1.0);
+        let factor = packed.factor * self.factor_beside(part)?;
         Ok(GroupPacked { factor, ..packed })
     }
 
@@ -157,13 +154,58 @@ impl Weights {
     pub(crate) fn matrix_shape(&self, name: &str, codes: GroupCodes) -> Option<Vec<usize>> {
         let mut shape = self.shape(name)?;
         if let (None, [rows, cols]) = (self.packed(name), shape.as_mut_slice()) {
-            match codes {
-                GroupCodes::PackedRows { .. } => *rows *= 4,
-                GroupCodes::Affine { bits } => *cols = *cols * 32 / (bits as usize).max(1),
-                _ => {}
-            }
+            let [rows_per, cols_per] = Pack::Groups { group: 0, codes }.per_stored();
+            (*rows, *cols) = (rows_per * *rows, cols_per * *cols);
         }
         Some(shape)
+    }
+
+    /// The words of a stack of such matrices, made in their places where their bits are known before.
+    ///
+    /// # Errors
+    /// As [`Weights::groups`] and [`groups::stack`].
+    pub fn group_stack(&self, parts: &[WeightPart], group: usize, codes: GroupCodes) -> Result<Vec<u32>> {
+        let rows: Result<Option<Vec<GroupRows>>> = parts
+            .iter()
+            .map(|part| {
+                let Some(rows) = self.group_rows(part, group, codes)? else { return Ok(None) };
+                Ok(Some(GroupRows { factor: rows.factor * self.factor_beside(part)?, ..rows }))
+            })
+            .collect();
+        let named = |error| self.named(parts.first().map_or("", |part| &part.name), error);
+        match rows? {
+            Some(rows) => groups::stack_rows(&rows).map_err(named),
+            None => {
+                let all: Result<Vec<_>> = parts.iter().map(|part| self.groups(part, group, codes)).collect();
+                groups::stack(&all?)
+            }
+        }
+    }
+
+    /// What a file multiplies a matrix's products by, beside its codes and scales.
+    fn factor_beside(&self, part: &WeightPart) -> Result<f32> {
+        Ok(self.beside(&part.name, "scale")?.unwrap_or(1.0))
+    }
+
+    /// The rows of codes whose bits the file tells; none of codes that are looked at first.
+    fn group_rows(&self, part: &WeightPart, group: usize, codes: GroupCodes) -> Result<Option<GroupRows<'_>>> {
+        match codes {
+            _ if self.packed(&part.name).is_some() => Ok(None),
+            GroupCodes::Stored => self.stored(part, group).map(Some),
+            GroupCodes::Affine { bits } => self.affine(part, group, bits as usize).map(Some),
+            GroupCodes::Int8 => {
+                let shape = GroupShape { rows: part.rows.len(), cols: part.cols, bits: Bits::Eight, group };
+                let part = part.clone();
+                let fill = move |row: usize, words: &mut [u32], scales: &mut [f16]| {
+                    integers(row, &self.row(&part, row)?, group, words, scales)
+                };
+                Ok(Some(GroupRows { shape, factor: 1.0, fill: Box::new(fill) }))
+            }
+            GroupCodes::TernaryIntegers { .. }
+            | GroupCodes::TernaryFloats
+            | GroupCodes::PackedRows { .. }
+            | GroupCodes::Absmean => Ok(None),
+        }
     }
 
     /// An error of packing, which does not know the file, with the tensor's name.
@@ -201,16 +243,54 @@ impl Weights {
         self.checkpoint().blocks(&part.name, part.rows.start * part.cols..part.rows.end * part.cols)
     }
 
-    /// What blocks hold; of integers that are `ternary`, codes times that magnitude.
-    fn stored(&self, part: &WeightPart, group: usize, ternary: Option<u8>) -> Result<GroupPacked<'static>> {
-        let blocks = self.blocks_of(part)?;
+    /// What blocks hold.
+    fn stored(&self, part: &WeightPart, group: usize) -> Result<GroupRows<'_>> {
+        let (blocks, part) = (self.blocks_of(part)?, part.clone());
         let row_bytes = blocks.bytes.len() / part.rows.len().max(1);
-        let bytes =
-            |row: usize| blocks.bytes.get(row * row_bytes..(row + 1) * row_bytes).ok_or_else(|| self.short(part, row));
-        match blocks.format.content() {
-            Content::Codes(codes) => stored_codes(codes, &blocks, part, group, bytes),
-            Content::Integers(integers) => stored_integers(integers, part, group, ternary, bytes),
-        }
+        let (bits, factor) = match blocks.format.content() {
+            Content::Codes(codes) => (codes.bits(), codes.tensor_scale(&blocks.tail)),
+            Content::Integers(_) => (Bits::Eight, None),
+        };
+        let shape = GroupShape { rows: part.rows.len(), cols: part.cols, bits, group };
+        let fill = move |row: usize, words: &mut [u32], scales: &mut [f16]| {
+            let bytes = blocks.bytes.get(row * row_bytes..(row + 1) * row_bytes);
+            let bytes = bytes.ok_or_else(|| self.short(&part, row))?;
+            match blocks.format.content() {
+                Content::Codes(codes) => {
+                    let mut fields = vec![0u8; part.cols * bits.count() / 8];
+                    let mut all = vec![f16::ONE; part.cols / blocks.format.elements()];
+                    codes.unpack(bytes, &mut fields, &mut all);
+                    row_words(bits, &fields, words);
+                    match factor {
+                        Some(_) => scales.fill(f16::ONE),
+                        None => scales.iter_mut().zip(&all).for_each(|(to, from)| *to = *from),
+                    }
+                }
+                Content::Integers(format) => {
+                    let mut codes = vec![0i8; part.cols];
+                    integer_row(format, bytes, &mut codes, scales);
+                    let to: &mut [u8] = bytemuck::cast_slice_mut(words);
+                    to.iter_mut().zip(&codes).for_each(|(to, code)| *to = (i32::from(*code) + 128) as u8);
+                }
+            }
+            Ok(())
+        };
+        Ok(GroupRows { shape, factor: factor.unwrap_or(1.0), fill: Box::new(fill) })
+    }
+
+    /// The signs of integers that blocks hold, times their magnitude.
+    fn ternary_integers(&self, part: &WeightPart, group: usize, magnitude: u8) -> Result<GroupPacked<'static>> {
+        let blocks = self.blocks_of(part)?;
+        let Content::Integers(format) = blocks.format.content() else { return Err(no_codes(part)) };
+        let row_bytes = blocks.bytes.len() / part.rows.len().max(1);
+        let shape = GroupShape { rows: part.rows.len(), cols: part.cols, bits: Bits::Two, group };
+        let packed = GroupPacked::from_codes(shape, |row, codes, scales| {
+            let bytes = blocks.bytes.get(row * row_bytes..(row + 1) * row_bytes);
+            integer_row(format, bytes.ok_or_else(|| self.short(part, row))?, codes, scales);
+            codes.iter_mut().for_each(|code| *code = code.signum());
+            Ok(())
+        })?;
+        Ok(GroupPacked { factor: f32::from(magnitude), ..packed })
     }
 
     /// Codes of floats of which each group has one magnitude beside 0.
@@ -291,33 +371,32 @@ impl Weights {
     }
 
     /// `w = scale · code + bias`, where the bias is −scale at 2 bits and −scale / 2 at 1 bit.
-    fn affine(&self, part: &WeightPart, group: usize, bits: usize) -> Result<GroupPacked<'static>> {
+    fn affine(&self, part: &WeightPart, group: usize, bits: usize) -> Result<GroupRows<'_>> {
         let bits = Bits::of_ternary(bits).ok_or_else(|| {
             let problem = format!("codes of {bits} bits; 1 and 2 are read");
             Error::Unsupported { object: format!("{}: tensor {}", self.path().display(), part.name), problem }
         })?;
-        let words = self.checkpoint().read_words(&part.name)?;
+        let (words, part) = (self.checkpoint().read_words(&part.name)?, part.clone());
         let per_row = part.cols.div_ceil(bits.cols_per_word());
         let groups = part.cols.div_ceil(group.max(1));
         let [scales, biases] = ["scales", "biases"].map(|end| other(&part.name, end));
-        let row_of = |name: &str, row: usize| self.checkpoint().read_f32(name, row * groups..(row + 1) * groups);
-        GroupPacked::from_words(
-            GroupShape { rows: part.rows.len(), cols: part.cols, bits, group },
-            |row, to, to_scales| {
-                let row = part.rows.start + row;
-                let from = words.get(row * per_row..(row + 1) * per_row).ok_or_else(|| self.short(part, row))?;
-                row_words(bits, bytemuck::cast_slice(from), to);
-                let of_one = if bits == Bits::One { 0.5 } else { 1.0 };
-                for ((to, scale), bias) in to_scales.iter_mut().zip(row_of(&scales, row)?).zip(row_of(&biases, row)?) {
-                    if bias != -scale * of_one {
-                        let problem = format!("{bias} in row {row} beside a scale of {scale}: codes around 0 are read");
-                        return Err(self.broken(&biases, problem));
-                    }
-                    *to = f16::from_f32(scale * of_one);
+        let row_of = move |name: &str, row: usize| self.checkpoint().read_f32(name, row * groups..(row + 1) * groups);
+        let shape = GroupShape { rows: part.rows.len(), cols: part.cols, bits, group };
+        let fill = move |row: usize, to: &mut [u32], to_scales: &mut [f16]| {
+            let row = part.rows.start + row;
+            let from = words.get(row * per_row..(row + 1) * per_row).ok_or_else(|| self.short(&part, row))?;
+            row_words(bits, bytemuck::cast_slice(from), to);
+            let of_one = if bits == Bits::One { 0.5 } else { 1.0 };
+            for ((to, scale), bias) in to_scales.iter_mut().zip(row_of(&scales, row)?).zip(row_of(&biases, row)?) {
+                if bias != -scale * of_one {
+                    let problem = format!("{bias} in row {row} beside a scale of {scale}: codes around 0 are read");
+                    return Err(self.broken(&biases, problem));
                 }
-                Ok(())
-            },
-        )
+                *to = f16::from_f32(scale * of_one);
+            }
+            Ok(())
+        };
+        Ok(GroupRows { shape, factor: 1.0, fill: Box::new(fill) })
     }
 
     /// Floats, quantised now.
@@ -355,50 +434,15 @@ fn one_magnitude(values: &[f32]) -> bool {
     values.iter().all(|v| *v == 0.0 || v.abs() == size) && size.is_finite()
 }
 
-/// Codes as blocks hold them.
-fn stored_codes<'a>(
-    codes: &dyn CodeFormat,
-    blocks: &Blocks,
-    part: &WeightPart,
-    group: usize,
-    bytes: impl Fn(usize) -> Result<&'a [u8]> + Sync,
-) -> Result<GroupPacked<'static>> {
-    let (bits, n) = (codes.bits(), part.cols / blocks.format.elements());
-    let whole = codes.tensor_scale(&blocks.tail);
-    let shape = GroupShape { rows: part.rows.len(), cols: part.cols, bits, group };
-    let packed = GroupPacked::from_words(shape, |row, words, scales| {
-        let mut fields = vec![0u8; part.cols * bits.count() / 8];
-        let mut all = vec![f16::ONE; n];
-        codes.unpack(bytes(row)?, &mut fields, &mut all);
-        row_words(bits, &fields, words);
-        match whole {
-            Some(_) => scales.fill(f16::ONE),
-            None => scales.iter_mut().zip(&all).for_each(|(to, from)| *to = *from),
-        }
-        Ok(())
-    })?;
-    Ok(GroupPacked { factor: whole.unwrap_or(1.0), ..packed })
+/// The error of a tensor of another form than was found before.
+fn no_codes(part: &WeightPart) -> Error {
+    Error::format(format!("tensor {}", part.name), "its form is not the one that it had before")
 }
 
-/// 8-bit integers as blocks hold them; of those that are `ternary`, their signs, times that magnitude.
-fn stored_integers<'a>(
-    integers: &dyn IntegerFormat,
-    part: &WeightPart,
-    group: usize,
-    ternary: Option<u8>,
-    bytes: impl Fn(usize) -> Result<&'a [u8]> + Sync,
-) -> Result<GroupPacked<'static>> {
-    let bits = if ternary.is_some() { Bits::Two } else { Bits::Eight };
-    let shape = GroupShape { rows: part.rows.len(), cols: part.cols, bits, group };
-    let packed = GroupPacked::from_codes(shape, |row, codes, scales| {
-        let n = part.cols.div_ceil(integers.group());
-        let [mut all, mut offsets] = [(); 2].map(|()| vec![0f32; n]);
-        integers.unpack(bytes(row)?, codes, &mut all, &mut offsets);
-        if ternary.is_some() {
-            codes.iter_mut().for_each(|code| *code = code.signum());
-        }
-        scales.iter_mut().zip(&all).for_each(|(to, from)| *to = f16::from_f32(*from));
-        Ok(())
-    })?;
-    Ok(GroupPacked { factor: ternary.map_or(1.0, f32::from), ..packed })
+/// A row of 8-bit integers, and its scales.
+fn integer_row(format: &dyn IntegerFormat, bytes: &[u8], codes: &mut [i8], scales: &mut [f16]) {
+    let n = codes.len().div_ceil(format.group());
+    let [mut all, mut offsets] = [(); 2].map(|()| vec![0f32; n]);
+    format.unpack(bytes, codes, &mut all, &mut offsets);
+    scales.iter_mut().zip(&all).for_each(|(to, from)| *to = f16::from_f32(*from));
 }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::alloc::{COPY_CHUNK, room, zeros};
 use crate::error::{Error, Result};
 use crate::files::{Checkpoint, ModelFiles, StorageDType, TensorInfo};
-use crate::quant::groups::{self, GroupPacked, GroupShape};
+use crate::quant::groups::GroupShape;
 use crate::quant::int8;
 use crate::quant::{Bits, Packed, TILE_ROWS, WeightQuant, fill_stack, quantise, stack_words};
 use crate::tensor::{Pack, WeightPart, WeightRef};
@@ -114,11 +114,7 @@ impl Weights {
                 }
             }
             Pack::Int8 => int8::pack(&self.floats(weight)?, weight.parts.first().map_or(1, |p| p.cols))?,
-            Pack::Groups { group, codes } => {
-                let parts: Result<Vec<GroupPacked>> =
-                    weight.parts.iter().map(|part| self.groups(part, group as usize, codes)).collect();
-                groups::stack(&parts?)?
-            }
+            Pack::Groups { group, codes } => self.group_stack(&weight.parts, group as usize, codes)?,
             Pack::Ternary(rule) => {
                 let parts: Result<Vec<Packed>> =
                     threads::shared().map(&weight.parts, |p| self.ternary(p, rule)).into_iter().collect();

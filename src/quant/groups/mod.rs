@@ -10,22 +10,24 @@
 //! `[first word / 4, bits, rows, tiles before it, rows before it, first word of its scales / 4, tiles, factor as bits]`, then each matrix's
 //! words and scales.
 
+mod stack;
+
 use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::f16;
 
-use crate::alloc::{CACHE_LINE, COPY_CHUNK, zeros};
+use crate::alloc::zeros;
 use crate::error::{Error, Result};
-use crate::quant::{Bits, PART_WORDS, TILE_ROWS, code_at, pack_word};
+use crate::quant::{Bits, TILE_ROWS, pack_word};
 use crate::threads;
+
+pub use stack::{GroupPart, GroupStack, stack, stack_rows};
 
 /// Maximum number of columns, for which a sum of products of two 8-bit codes fits in 32 bits.
 pub const MAX_COLS: usize = 1 << 16;
 /// Words of the halves of one group of a tile.
 pub(crate) const SCALE_WORDS: usize = TILE_ROWS / 2;
-/// Words in front of a stack's table.
-const HEADER_WORDS: usize = 4;
 /// Largest magnitude of an integer that is made of a float.
 const MAX_CODE: f32 = 127.0;
 
@@ -119,29 +121,9 @@ impl GroupPacked<'static> {
         fill: impl Fn(usize, &mut [u32], &mut [f16]) -> Result<()> + Sync,
     ) -> Result<Self> {
         shape.check()?;
-        let (n_words, n_groups) = (shape.row_words(), shape.groups());
         let mut words = zeros("low-bit codes", shape.words())?;
         let mut scales = zeros("scales of low-bit codes", shape.scale_words())?;
-        let tiles = words.chunks_mut(n_words * TILE_ROWS).zip(scales.chunks_mut(n_groups * SCALE_WORDS)).enumerate();
-        let filled = threads::shared().map(tiles, |(tile, (words, scales))| -> Result<()> {
-            let scales: &mut [f16] = bytemuck::cast_slice_mut(scales);
-            let (mut row_words, mut row_scales) = (vec![0; n_words], vec![f16::ZERO; n_groups]);
-            for in_tile in 0..TILE_ROWS.min(shape.rows - tile * TILE_ROWS) {
-                row_words.fill(0);
-                row_scales.fill(f16::ZERO);
-                let row = tile * TILE_ROWS + in_tile;
-                fill(row, &mut row_words, &mut row_scales)?;
-                if let Some(g) = row_scales.iter().position(|scale| !scale.is_finite()) {
-                    let problem = format!("scale {g} of row {row} is {}, expected a finite number", row_scales[g]);
-                    return Err(Error::format("low-bit codes", problem));
-                }
-                let at = |i: usize| i * TILE_ROWS + in_tile;
-                row_words.iter().enumerate().for_each(|(j, &word)| words[at(j)] = word);
-                row_scales.iter().enumerate().for_each(|(g, &scale)| scales[at(g)] = scale);
-            }
-            Ok(())
-        });
-        filled.into_iter().collect::<Result<()>>()?;
+        fill_rows(shape, [&mut words, &mut scales], fill)?;
         Ok(GroupPacked { shape, words: words.into(), scales: scales.into(), factor: 1.0 })
     }
 
@@ -193,23 +175,7 @@ impl GroupPacked<'static> {
         Self::from_words(GroupShape { rows, cols, bits: Bits::Eight, group }, |row, words, scales| {
             let mut values = vec![0f32; cols];
             fill(row, &mut values)?;
-            let bytes: &mut [u8] = bytemuck::cast_slice_mut(words);
-            for ((values, bytes), scale) in values.chunks(group).zip(bytes.chunks_mut(group)).zip(scales) {
-                let most =
-                    values.iter().fold(0f32, |most, v| if v.abs() > most || v.is_nan() { v.abs() } else { most });
-                *scale = scale_of(most);
-                if !(most.is_finite() && scale.is_finite()) {
-                    let problem =
-                        format!("row {row} has an element of magnitude {most}, which has no scale in 16 bits");
-                    return Err(Error::format("floats for 8-bit codes", problem));
-                }
-                let by = if *scale > f16::ZERO { 1.0 / f64::from(*scale) } else { 0.0 };
-                for (byte, v) in bytes.iter_mut().zip(values) {
-                    let code = (f64::from(*v) * by).round_ties_even().clamp(-127.0, 127.0);
-                    *byte = (code as i32 + 128) as u8;
-                }
-            }
-            Ok(())
+            integers(row, &values, group, words, scales)
         })
     }
 
@@ -229,6 +195,57 @@ impl GroupPacked<'static> {
         });
         Ok(GroupPacked { shape, words: words.into(), scales: self.scales, factor: self.factor })
     }
+}
+
+/// The words and scales of a row of floats, as [`GroupPacked::from_floats`] makes them.
+///
+/// # Errors
+/// As [`GroupPacked::from_floats`].
+pub fn integers(row: usize, values: &[f32], group: usize, words: &mut [u32], scales: &mut [f16]) -> Result<()> {
+    let bytes: &mut [u8] = bytemuck::cast_slice_mut(words);
+    for ((values, bytes), scale) in values.chunks(group).zip(bytes.chunks_mut(group)).zip(scales) {
+        let most = values.iter().fold(0f32, |most, v| if v.abs() > most || v.is_nan() { v.abs() } else { most });
+        *scale = scale_of(most);
+        if !(most.is_finite() && scale.is_finite()) {
+            let problem = format!("row {row} has an element of magnitude {most}, which has no scale in 16 bits");
+            return Err(Error::format("floats for 8-bit codes", problem));
+        }
+        let by = if *scale > f16::ZERO { 1.0 / f64::from(*scale) } else { 0.0 };
+        for (byte, v) in bytes.iter_mut().zip(values) {
+            let code = (f64::from(*v) * by).round_ties_even().clamp(-127.0, 127.0);
+            *byte = (code as i32 + 128) as u8;
+        }
+    }
+    Ok(())
+}
+
+/// Writes rows, as [`GroupPacked::from_words`] takes them, into the codes and scales of a matrix, which are zeros.
+fn fill_rows(
+    shape: GroupShape,
+    [words, scales]: [&mut [u32]; 2],
+    fill: impl Fn(usize, &mut [u32], &mut [f16]) -> Result<()> + Sync,
+) -> Result<()> {
+    let (n_words, n_groups) = (shape.row_words(), shape.groups());
+    let tiles = words.chunks_mut(n_words * TILE_ROWS).zip(scales.chunks_mut(n_groups * SCALE_WORDS)).enumerate();
+    let filled = threads::shared().map(tiles, |(tile, (words, scales))| -> Result<()> {
+        let scales: &mut [f16] = bytemuck::cast_slice_mut(scales);
+        let (mut row_words, mut row_scales) = (vec![0; n_words], vec![f16::ZERO; n_groups]);
+        for in_tile in 0..TILE_ROWS.min(shape.rows - tile * TILE_ROWS) {
+            row_words.fill(0);
+            row_scales.fill(f16::ZERO);
+            let row = tile * TILE_ROWS + in_tile;
+            fill(row, &mut row_words, &mut row_scales)?;
+            if let Some(g) = row_scales.iter().position(|scale| !scale.is_finite()) {
+                let problem = format!("scale {g} of row {row} is {}, expected a finite number", row_scales[g]);
+                return Err(Error::format("low-bit codes", problem));
+            }
+            let at = |i: usize| i * TILE_ROWS + in_tile;
+            row_words.iter().enumerate().for_each(|(j, &word)| words[at(j)] = word);
+            row_scales.iter().enumerate().for_each(|(g, &scale)| scales[at(g)] = scale);
+        }
+        Ok(())
+    });
+    filled.into_iter().collect()
 }
 
 /// The upper bits of a word's 2-bit codes, in the lower half of each byte.
@@ -294,102 +311,23 @@ impl GroupPacked<'_> {
     }
 }
 
-/// Words of a stack's buffer.
-pub fn stack_words(parts: &[GroupPacked]) -> usize {
-    table_words(parts.len()) + parts.iter().map(|p| p.words.len() + p.scales.len()).sum::<usize>()
-}
-
-fn table_words(parts: usize) -> usize {
-    (HEADER_WORDS + PART_WORDS * parts).next_multiple_of(CACHE_LINE / size_of::<u32>())
-}
-
-/// The buffer of a stack of matrices that have the columns and groups of the first.
-///
-/// # Errors
-/// [`Error::Shape`] for one with others, [`Error::Limit`] if the system has no memory.
-pub fn stack(parts: &[GroupPacked]) -> Result<Vec<u32>> {
-    let of = |p: &GroupPacked| [p.shape.cols, p.shape.group];
-    let first = parts.first().map_or([0; 2], of);
-    if let Some(other) = parts.iter().map(of).find(|&other| other != first) {
-        let said = |[cols, group]: [usize; 2]| format!("{cols} columns in groups of {group}");
-        return Err(Error::shape("a matrix of a stack", said(first), said(other)));
-    }
-    let mut out = zeros("a stack of low-bit codes", stack_words(parts))?;
-    let table = table_words(parts.len());
-    let (head, mut rest) = out.split_at_mut(table);
-    head[..3].copy_from_slice(&[parts.len() as u32, first[0] as u32, first[1] as u32]);
-    let (mut at, mut tiles, mut rows) = (table, 0, 0);
-    for (p, entry) in parts.iter().zip(head[HEADER_WORDS..].chunks_exact_mut(PART_WORDS)) {
-        let (n_tiles, scales) = (p.shape.tiles(), at + p.words.len());
-        let factor = p.factor.to_bits() as usize;
-        let values = [at / 4, p.shape.bits.count(), p.shape.rows, tiles, rows, scales / 4, n_tiles, factor];
-        entry.copy_from_slice(&values.map(|v| v as u32));
-        for from in [&p.words, &p.scales] {
-            let to = rest.split_off_mut(..from.len()).unwrap_or_default();
-            let pieces = to.chunks_mut(COPY_CHUNK).zip(from.chunks(COPY_CHUNK));
-            threads::shared().map(pieces, |(to, from)| to.copy_from_slice(from));
-            at += from.len();
-        }
-        tiles += n_tiles;
-        rows += p.shape.rows;
-    }
-    Ok(out)
-}
-
-/// A stack as read from its words.
-#[derive(Debug, Clone, Copy)]
-pub struct GroupStack<'a>(pub &'a [u32]);
-
-/// One matrix of a stack.
-#[derive(Debug, Clone, Copy)]
-pub struct GroupPart<'a> {
+/// A matrix whose bits are known before it is made: its rows as [`GroupPacked::from_words`] takes them, and its factor.
+pub struct GroupRows<'a> {
     /// Its shape.
     pub shape: GroupShape,
-    /// The words of its codes.
-    pub words: &'a [u32],
-    /// Its scales, by tile, group and row of the tile.
-    pub scales: &'a [f16],
     /// What all of it is multiplied by.
     pub factor: f32,
+    /// Writes a row's words and scales.
+    pub fill: Box<dyn Fn(usize, &mut [u32], &mut [f16]) -> Result<()> + Sync + 'a>,
 }
 
-impl<'a> GroupStack<'a> {
-    /// Number of matrices.
-    pub fn len(self) -> usize {
-        self.0[0] as usize
-    }
-
-    /// Whether there is no matrix.
-    pub fn is_empty(self) -> bool {
-        self.len() == 0
-    }
-
-    /// Matrix `i`.
-    pub fn part(self, i: usize) -> GroupPart<'a> {
-        let entry = &self.0[HEADER_WORDS + i * PART_WORDS..][..PART_WORDS];
-        let bits = Bits::from_count(entry[1] as usize).expect("a stack is written by `stack`");
-        let [cols, group, rows] = [self.0[1], self.0[2], entry[2]].map(|v| v as usize);
-        let shape = GroupShape { rows, cols, bits, group };
-        let words = &self.0[4 * entry[0] as usize..][..shape.words()];
-        let scales = &self.0[4 * entry[5] as usize..][..shape.scale_words()];
-        GroupPart { shape, words, scales: bytemuck::cast_slice(scales), factor: f32::from_bits(entry[7]) }
-    }
-}
-
-impl GroupPart<'_> {
-    /// The code at `(row, col)`. Plain and slow, as all of this: the definition that kernels are checked against.
-    pub fn code(&self, row: usize, col: usize) -> i8 {
-        code_at(self.words, self.shape.bits, self.shape.cols, row, col)
-    }
-
-    /// The scale of a row's group.
-    pub fn scale(&self, row: usize, group: usize) -> f16 {
-        self.scales[(row / TILE_ROWS * self.shape.groups() + group) * TILE_ROWS + row % TILE_ROWS]
-    }
-
-    /// The element at `(row, col)`.
-    pub fn value(&self, row: usize, col: usize) -> f32 {
-        self.factor * (self.scale(row, col / self.shape.group).to_f32() * f32::from(self.code(row, col)))
+impl GroupRows<'_> {
+    /// The matrix.
+    ///
+    /// # Errors
+    /// As [`GroupPacked::from_words`].
+    pub fn pack(&self) -> Result<GroupPacked<'static>> {
+        Ok(GroupPacked { factor: self.factor, ..GroupPacked::from_words(self.shape, &self.fill)? })
     }
 }
 
