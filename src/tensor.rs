@@ -207,6 +207,16 @@ impl Pack {
             Pack::Groups { group, .. } => DType::Groups { group },
         }
     }
+
+    /// Rows and columns of a matrix for each row and column of the tensor that holds it: bytes of four rows, and words of
+    /// codes, hold several.
+    pub fn per_stored(self) -> [usize; 2] {
+        match self {
+            Pack::Groups { codes: GroupCodes::PackedRows { .. }, .. } => [4, 1],
+            Pack::Groups { codes: GroupCodes::Affine { bits }, .. } => [1, 32 / bits.clamp(1, 32) as usize],
+            Pack::F32 | Pack::F16 | Pack::Int8 | Pack::Ternary(_) | Pack::Groups { .. } => [1, 1],
+        }
+    }
 }
 
 impl fmt::Display for WeightRef {

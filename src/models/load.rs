@@ -377,13 +377,8 @@ impl<'a> TensorScope<'a> {
     }
 }
 
-/// The shape of the tensor that holds a matrix: bytes of four rows, or words of codes, are fewer than its elements.
+/// The shape of the tensor that holds a matrix.
 fn stored_shape(shape: &[usize], pack: Pack) -> Vec<usize> {
-    match (pack, shape) {
-        (Pack::Groups { codes: GroupCodes::PackedRows { .. }, .. }, &[rows, cols]) => vec![rows.div_ceil(4), cols],
-        (Pack::Groups { codes: GroupCodes::Affine { bits }, .. }, &[rows, cols]) => {
-            vec![rows, (cols * bits as usize).div_ceil(u32::BITS as usize)]
-        }
-        _ => shape.to_vec(),
-    }
+    let per = pack.per_stored().into_iter().chain(std::iter::repeat(1));
+    shape.iter().zip(per).map(|(n, per)| n.div_ceil(per)).collect()
 }

@@ -31,13 +31,6 @@ pub struct NormClamp {
 }
 
 impl RmsNorm {
-    /// No norm: codes under it are those of x itself. It divides x by [`RmsNorm::IDENTITY_WEIGHT`], exactly as long as the
-    /// mean of squares is below 2^59, and weights of that size undo it.
-    pub const IDENTITY: RmsNorm =
-        RmsNorm { eps: (1u64 << 59) as f32, clamp: Some(NormClamp { input: f32::INFINITY, output: f32::INFINITY }) };
-    /// The weights of [`RmsNorm::IDENTITY`].
-    pub const IDENTITY_WEIGHT: f32 = (1u64 << 30) as f32;
-
     /// Without bounds.
     pub const fn new(eps: f32) -> Self {
         RmsNorm { eps, clamp: None }
@@ -88,13 +81,6 @@ impl RmsNorm {
 params!(RmsNormParams { width: u32, eps: f32, floor: f32, in_bound: f32, out_bound: f32 });
 
 impl PlanBuilder {
-    /// Weights `[norms, d]` of [`RmsNorm::IDENTITY`].
-    pub fn identity_weights(&self, norms: usize, d: usize) -> Slot {
-        let spec = Spec::fixed(&[norms, d], DType::F32);
-        let words = move || vec![RmsNorm::IDENTITY_WEIGHT.to_bits(); norms * d];
-        self.constant(&format!("identity norm {norms} {d}"), spec, words)
-    }
-
     /// [`RmsNorm`] of x with weight w.
     #[track_caller]
     pub fn rms_norm(&self, x: Slot, w: Slot, norm: RmsNorm) -> Slot {

@@ -311,6 +311,9 @@ impl GroupPacked<'_> {
     }
 }
 
+/// Writes the words and the scales of a row.
+pub type FillRow<'a> = dyn Fn(usize, &mut [u32], &mut [f16]) -> Result<()> + Sync + 'a;
+
 /// A matrix whose bits are known before it is made: its rows as [`GroupPacked::from_words`] takes them, and its factor.
 pub struct GroupRows<'a> {
     /// Its shape.
@@ -318,7 +321,7 @@ pub struct GroupRows<'a> {
     /// What all of it is multiplied by.
     pub factor: f32,
     /// Writes a row's words and scales.
-    pub fill: Box<dyn Fn(usize, &mut [u32], &mut [f16]) -> Result<()> + Sync + 'a>,
+    pub fill: Box<FillRow<'a>>,
 }
 
 impl GroupRows<'_> {

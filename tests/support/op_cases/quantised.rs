@@ -1,6 +1,6 @@
 //! Rows of the quantised path: norm_quantise, and the ternary product by stacks and by experts.
 
-use ternion::ops::{ActQuant, BitInput, Experts, RmsNorm, StackPiece};
+use ternion::ops::{ActQuant, Experts, RmsNorm, StackPiece};
 use ternion::plan::Slot;
 use ternion::quant::Packed;
 use ternion::tensor::{CountedBy, Pack};
@@ -17,7 +17,6 @@ const FOUR_BITS: ActQuant = ActQuant { max_code: 7.0, bound: f32::INFINITY, floo
 
 pub fn add(cases: &mut Cases) {
     norm_quantise(cases);
-    without_norms(cases);
     norm_quantise_of_experts(cases);
     stacks(cases);
     rows_of_stacks(cases);
@@ -45,27 +44,6 @@ fn norm_quantise(cases: &mut Cases) {
                 });
             }
         }
-    }
-}
-
-/// Codes of x itself, where layers have no norm of their own.
-fn without_norms(cases: &mut Cases) {
-    for (rows, d) in [(2, 40), (6, 771)] {
-        cases.full("norm_quantise", format!("no norm, {rows} rows, d {d}"), |r| {
-            let x = r.f32s("x", &[rows, d], CountedBy::Rows, &Noise(55).f32s(rows * d, 3.0));
-            let w = r.p.identity_weights(2, d);
-            let [codes, scale_and_sum] = r.p.norm_quantise(x, w, RmsNorm::IDENTITY, PLAIN);
-            vec![(codes, Codes), (scale_and_sum, ScaleAndSum)]
-        });
-    }
-    for rows in [1, 3] {
-        cases.full("bit_linear", format!("no norm, {rows} rows"), |r| {
-            let x = r.f32s("x", &[rows, 64], CountedBy::Rows, &Noise(56).f32s(rows * 64, 1.0));
-            let norms = r.p.identity_weights(1, 64);
-            let w = r.ternary("w", &[Noise(57).packed(130, 64, true, 0.1)]);
-            let input = BitInput { pre_norm: None, norm: RmsNorm::IDENTITY, act: PLAIN };
-            vec![(r.p.bit_linear(x, input, [norms, w], &[130], None), Close(2e-3))]
-        });
     }
 }
 
