@@ -297,7 +297,7 @@ fn check_groups(file: &str, name: &str, info: &PackedInfo, tensor: &TensorInfo) 
 mod tests {
     use super::*;
     use crate::files::{MatrixForm, NewTensor, write_tensors};
-    use crate::quant::groups::whole_row;
+    use crate::quant::groups::{self, GroupPacked, whole_row};
     use crate::tensor::GroupCodes;
 
     /// A matrix of these bits with codes and scales that differ.
