@@ -13,7 +13,7 @@ use support::golden::Golden;
 use support::numbers::{compare, floats, worst};
 use support::recording::{Feed, Recording, UNWRITTEN, run};
 use ternion::cpu::Cpu;
-use ternion::ops::{Act, ActQuant, AttentionShape, Experts, GateClamp, NormClamp, RmsNorm, Rope};
+use ternion::ops::{Act, ActQuant, AttentionShape, Experts, GateClamp, NormClamp, RmsNorm, Rotation};
 use ternion::plan::{Backend, Slot, Step};
 use ternion::quant::{Packed, WeightQuant, quantise};
 use ternion::tensor::{CountedBy, DType, Pack};
@@ -203,7 +203,7 @@ fn attention_layer(golden: &Golden, name: &str, from: usize, t: usize) -> (Recor
     let spec = ternion::tensor::Spec::fixed(&[2 * CAPACITY, 32], DType::F32);
     let [k, v] = ["k", "v"].map(|name| r.p.state(name, spec.clone()));
     let qkv = bit_linears(&r, golden, x, &["q", "k", "v"].map(|n| format!("attn.{n}_proj")));
-    let q = r.p.rope_kv_write(qkv, rows, Rope { theta: 10_000.0, positions: CAPACITY }, HEADS, [k, v]);
+    let q = r.p.rope_kv_write(qkv, rows, (&Rotation::plain(10_000.0, HEADS.d), CAPACITY), None, HEADS, [k, v]);
     let a = r.p.cached_attention(q, k, v, rows, HEADS);
     let out = bit_linears(&r, golden, a, &["attn.o_proj".to_owned()]);
     (r, [out, k, v])
@@ -280,7 +280,7 @@ fn rope_is_the_originals() {
         let qkv = r.f32s("qkv", &[7, 128], CountedBy::Rows, &qkv);
         let rows = r.u32s("rows", &[7, 4], CountedBy::Rows, &rows);
         let [kc, vc] = ["k", "v"].map(|n| r.state(n, &[20, 32], DType::F32, vec![0; 640]));
-        let out = r.p.rope_kv_write(qkv, rows, Rope { theta: 10_000.0, positions: CAPACITY }, HEADS, [kc, vc]);
+        let out = r.p.rope_kv_write(qkv, rows, (&Rotation::plain(10_000.0, HEADS.d), CAPACITY), None, HEADS, [kc, vc]);
         let mut v = vec![0.0; 640];
         v[first * 32..][..7 * 32].copy_from_slice(&v_want);
         vec![("q", out, by_row(&golden.f32s("rope.q_out")).concat()), ("k", kc, k_want.clone()), ("v", vc, v)]

@@ -297,7 +297,7 @@ impl FromStr for LmHead {
 impl NamedValues for Activations {
     const OPTION: &'static str = "activations";
     const VALUES: &'static [(&'static str, Self, &'static str)] = &[
-        ("int8", Activations::Int8, "8 bits, with a scale for each group of columns"),
+        ("int8", Activations::Int8, "8 bits, with a scale for 32 columns"),
         ("f16", Activations::Floats, "Floats: slower; the reference for the error of 8 bits"),
     ];
 }

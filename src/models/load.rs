@@ -30,7 +30,7 @@ pub struct LoadOptions {
 /// What low-bit matrices read, in models whose definition does not say it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Activations {
-    /// 8-bit integers with a scale for each group of columns that the matrix has one for.
+    /// 8-bit integers with a scale for 32 columns.
     #[default]
     Int8,
     /// Floats: the reference for the error of the integers.

@@ -92,7 +92,7 @@ pub use patches::{Pixels, Window};
 pub use pool::PoolKind;
 pub use quantise_groups::{CodeScale, GroupQuant};
 pub use rms_norm::{NormClamp, RmsNorm};
-pub use rope_kv_write::{Pairing, QkNorm, Rope, Rotation};
+pub use rope_kv_write::{Pairing, QkNorm, Rotation};
 pub use router::MAX_EXPERTS;
 pub use sample::{MAX_CANDIDATES, SAMPLE_PARAM_WORDS, SampleParams, Sampled, adjustment_words, adjustments};
 pub use sampling::{MAX_LOGIT_BIASES, Sampling, split_mix, uniform};

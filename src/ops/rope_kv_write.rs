@@ -11,15 +11,6 @@ use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, 
 use crate::shader;
 use crate::tensor::{DType, Spec};
 
-/// The angles of a rotary position embedding: `pos · theta^(−2j/d)`.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Rope {
-    /// Base of the frequencies.
-    pub theta: f64,
-    /// Positions that a row may have: those of one sequence, however many share the cache.
-    pub positions: usize,
-}
-
 /// Which elements of a head rotate together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pairing {
@@ -86,16 +77,11 @@ params!(RopeHeadsParams {
 });
 
 impl PlanBuilder {
-    /// Rotated queries `[n, heads·d]`; keys and values go into the caches.
+    /// Rotated queries `[n, heads·d]`; keys and values go into the caches. The rotation comes with the number of positions
+    /// that a row may have: those of one sequence, however many share the cache. Each head of queries and keys has a norm in
+    /// front if one is given.
     #[track_caller]
-    pub fn rope_kv_write(&self, qkv: Slot, rows: Slot, rope: Rope, shape: AttentionShape, kv: [Slot; 2]) -> Slot {
-        self.rotate_kv_write(qkv, rows, (&Rotation::plain(rope.theta, shape.d), rope.positions), None, shape, kv)
-    }
-
-    /// [`PlanBuilder::rope_kv_write`] with any frequencies and pairs, and a norm of each head if given. The rotation comes
-    /// with the number of positions that a row may have.
-    #[track_caller]
-    pub fn rotate_kv_write(
+    pub fn rope_kv_write(
         &self,
         qkv: Slot,
         rows: Slot,

@@ -1,6 +1,6 @@
 //! Rows of attention, of rope with the cache, and of the router.
 
-use ternion::ops::{AttentionShape, Columns, MASKED, Pairing, QkNorm, RmsNorm, Rope, Rotation};
+use ternion::ops::{AttentionShape, Columns, MASKED, Pairing, QkNorm, RmsNorm, Rotation};
 use ternion::plan::Slot;
 use ternion::tensor::{CountedBy, DType, Pack};
 
@@ -329,7 +329,8 @@ fn rope(cases: &mut Cases) {
                 let qkv = r.f32s("qkv", &[max, width], CountedBy::Rows, &Noise(27).f32s(max * width, 3.0));
                 let rows = r.u32s("rows", &[max, 4], CountedBy::Rows, &row_words(batch, max));
                 let [k, v] = ["k", "v"].map(|name| cache(r, name, [4200, kv_heads * d], dtype, 28));
-                let q = r.p.rope_kv_write(qkv, rows, Rope { theta: 10_000.0, positions }, shape, [k, v]);
+                let q =
+                    r.p.rope_kv_write(qkv, rows, (&Rotation::plain(10_000.0, shape.d), positions), None, shape, [k, v]);
                 // One step of f16 is 1e-3 of a value.
                 let tol = if dtype == DType::F16 { Close(1e-3) } else { Close(1e-6) };
                 vec![(q, Close(1e-6)), (k, tol), (v, if dtype == DType::F16 { tol } else { Exact })]
@@ -360,7 +361,7 @@ fn rotations(cases: &mut Cases) {
                 let frequencies = (0..pairs).map(|j| 0.7 / (1 + j * j) as f32).collect();
                 let rotation = Rotation { frequencies, factor: 1.25, pairing };
                 let norm = norm.map(|norm| QkNorm { norm, weights });
-                let q = r.p.rotate_kv_write(qkv, rows, (&rotation, 4096), norm, shape, [k, v]);
+                let q = r.p.rope_kv_write(qkv, rows, (&rotation, 4096), norm, shape, [k, v]);
                 let tol = if dtype == DType::F16 { Close(1e-3) } else { Close(3e-6) };
                 vec![(q, Close(3e-6)), (k, tol), (v, if dtype == DType::F16 { tol } else { Exact })]
             });

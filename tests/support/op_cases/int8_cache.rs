@@ -157,7 +157,7 @@ fn writes(cases: &mut Cases) {
                 let frequencies = (0..pairs).map(|j| 0.7 / (1 + j * j) as f32).collect();
                 let rotation = Rotation { frequencies, factor: 1.25, pairing };
                 let norm = norm.map(|norm| QkNorm { norm, weights });
-                let q = r.p.rotate_kv_write(qkv, rows, (&rotation, 100), norm, shape, kv);
+                let q = r.p.rope_kv_write(qkv, rows, (&rotation, 100), norm, shape, kv);
                 vec![(q, Close(3e-6)), (kv[0], Int8), (kv[1], Int8)]
             });
         }
