@@ -14,10 +14,11 @@ mod support {
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use support::device::backends;
+use support::device::{backends, device};
 use support::golden::golden_root;
 use support::model_stages::{PreparedPlan, golden, row, variants};
 use ternion::cpu::Cpu;
+use ternion::engine::{DeviceChoice, Engine, GenerateOptions, Options, Precision};
 use ternion::files::Weights;
 use ternion::models::{Activations, ChatModel, HiddenAct, LoadOptions, TextShape, open_chat, slots};
 use ternion::ops::Row;
@@ -244,6 +245,41 @@ fn integers_are_those_of_transformers() {
                 assert!(off <= 0.05 * spread, "{name}: logits of token {i} are off by {off}");
                 last = runner.step(1, &[token], ids.len() + i);
             }
+        }
+    }
+}
+
+/// A conversation of two turns with each GGUF file of this repository; the tokens of both answers.
+fn conversation(path: &Path, device: DeviceChoice) -> Vec<Vec<u32>> {
+    let fail = |e: ternion::Error| -> ! { panic!("{}: {e}", path.display()) };
+    let (autotune, precision) = (false, Precision::F32);
+    let activations = Activations::Floats;
+    let hidden_act = path.to_string_lossy().contains("scale_tensors").then_some(HiddenAct::SiLu);
+    let options = Options { device, autotune, precision, activations, hidden_act, ..Options::default() };
+    let engine = Engine::open(path, options).unwrap_or_else(|e| fail(e));
+    let mut session = engine.session().unwrap_or_else(|e| fail(e));
+    let mut answers = Vec::new();
+    for question in ["Hello, what is this?", "And now?"] {
+        session.push_message("user", question).unwrap_or_else(|e| fail(e));
+        let options = GenerateOptions { max_tokens: Some(12), ..GenerateOptions::default() };
+        let stream = session.generate(options).unwrap_or_else(|e| fail(e));
+        answers.push(stream.map(|token| token.unwrap_or_else(|e| fail(e)).id).collect());
+    }
+    answers
+}
+
+#[test]
+fn conversations_are_the_same_on_every_device() {
+    let tiny = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/gguf/tiny");
+    let mut files: Vec<PathBuf> = fs::read_dir(&tiny).expect("a folder").map(|e| e.expect("an entry").path()).collect();
+    files.retain(|path| path.extension().is_some_and(|end| end == "gguf"));
+    files.sort();
+    for path in files {
+        let on_cpu = conversation(&path, DeviceChoice::Cpu);
+        assert!(on_cpu.iter().all(|answer| !answer.is_empty()), "{}: {on_cpu:?}", path.display());
+        assert_ne!(on_cpu[0], on_cpu[1], "{}: the second question changes nothing", path.display());
+        if device().is_some() {
+            assert_eq!(on_cpu, conversation(&path, DeviceChoice::Gpu), "{}", path.display());
         }
     }
 }
