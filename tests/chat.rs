@@ -67,6 +67,21 @@ fn a_question_that_is_refused_is_no_part_of_the_conversation() {
 }
 
 #[test]
+fn a_conversation_goes_on_past_its_context_if_asked_to() {
+    let lines = "What is it?\n".repeat(12);
+    let ran = piped(&["-c", "60", "-v"], &lines);
+    assert!(ran.err.contains("--context-shift"), "{}", ran.err);
+    let ran = piped(&["-c", "60", "-v", "--context-shift"], &lines);
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert_eq!(read_tokens(&ran).len(), 12, "{}", ran.err);
+    assert!(ran.err.contains("have left"), "{}", ran.err);
+    // A question that no context of this size holds is an error still.
+    let ran = piped(&["-c", "60", "--context-shift"], format!("{}\nWhat is it?\n", "word ".repeat(100)));
+    assert_eq!(ran.err.lines().filter(|l| l.starts_with("error: ")).count(), 1, "{}", ran.err);
+    assert!(ran.err.contains("a context of 60"), "{}", ran.err);
+}
+
+#[test]
 fn a_picture_that_does_not_fit_leaves_the_conversation() {
     let image = picture();
     let with = |context: &str| piped(&["-c", context, "-v"], format!("What is it?\n/image {image}\nAnd now?\n"));

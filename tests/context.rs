@@ -1,4 +1,4 @@
-//! The context of a session: its cache of keys and values in 8 bits.
+//! The context of a session: its cache of keys and values in 8 bits, and what happens when it is full.
 
 mod support {
     pub mod device;
@@ -13,7 +13,10 @@ use support::device::device;
 use support::golden::Golden;
 use support::model_stages::rms;
 use ternion::Result;
-use ternion::engine::{DeviceChoice, Engine, GenerateOptions, KvPrecision, LogitsHook, Options, Precision};
+use ternion::engine::{
+    ContextShift, DeviceChoice, Engine, GenerateOptions, KvPrecision, LogitsHook, Options, Precision, Sampling,
+    Session, StopReason,
+};
 use ternion::tensor::DType;
 
 fn tiny() -> PathBuf {
@@ -35,7 +38,7 @@ fn greedy(n: usize) -> GenerateOptions {
     GenerateOptions { max_tokens: Some(n), eos: Some(u32::MAX), ..GenerateOptions::default() }
 }
 
-/// Keeps the logits of each step, and chooses given tokens.
+/// Keeps the logits of each step, and chooses given tokens as far as there are any.
 #[derive(Debug, Default)]
 struct Forced {
     tokens: Vec<u32>,
@@ -44,7 +47,9 @@ struct Forced {
 
 impl LogitsHook for Forced {
     fn adjust(&mut self, logits: &mut [f32], _: &[(usize, Vec<f32>)], _: &dyn Fn(u32) -> Result<String>) -> Result<()> {
-        logits[self.tokens[self.logits.len()] as usize] += 1e6;
+        if let Some(&token) = self.tokens.get(self.logits.len()) {
+            logits[token as usize] += 1e6;
+        }
         self.logits.push(logits.to_vec());
         Ok(())
     }
@@ -106,5 +111,151 @@ fn sessions_with_a_cache_in_8_bits_equal_each_alone() {
             together[session].push(token.unwrap().id);
         }
         assert_eq!(together, alone);
+    }
+}
+
+/// Tokens of a prompt.
+fn ids(n: u32, seed: u32) -> Vec<u32> {
+    (0..n).map(|i| 3 + (i * 7 + seed * 31) % 400).collect()
+}
+
+fn small(choice: DeviceChoice) -> Engine {
+    Engine::open(tiny(), Options { context: Some(48), sessions: 2, ..options(choice) }).unwrap()
+}
+
+#[test]
+fn a_full_context_ends_a_text_or_is_an_error_with_both_numbers() {
+    let engine = small(DeviceChoice::Cpu);
+    let mut session = engine.session().unwrap();
+    let error = session.push_tokens(&ids(49, 0)).unwrap_err().to_string();
+    assert!(error.contains("49 tokens") && error.contains("48"), "{error}");
+    session.push_tokens(&ids(40, 0)).unwrap();
+    let error = session.generate(greedy(9)).unwrap_err().to_string();
+    assert!(error.contains("49 tokens") && error.contains("48"), "{error}");
+    for n in [8, 0] {
+        let mut stream = session.generate(GenerateOptions { max_tokens: None, ..greedy(0) }).unwrap();
+        assert_eq!(stream.by_ref().filter(|t| t.is_ok()).count(), n);
+        assert_eq!(stream.stop_reason(), Some(StopReason::Context));
+    }
+    let error = session.push_tokens(&[5]).unwrap_err().to_string();
+    assert!(error.contains("49 tokens") && error.contains("48"), "{error}");
+}
+
+/// A text that goes on past its context, and at every shift what a new session gives that has the tokens that stay.
+#[test]
+fn a_shifted_context_is_that_of_a_session_with_the_tokens_that_stay() {
+    for choice in choices() {
+        let engine = small(choice);
+        for keep in [None, Some(0), Some(7), Some(40)] {
+            let start = |ids: &[u32]| {
+                let mut session = engine.session().unwrap();
+                session.shift_context(Some(ContextShift { keep }));
+                session.push_tokens(ids).unwrap();
+                session
+            };
+            let mut session = start(&ids(30, 1));
+            let (mut all, mut found) = (ids(30, 1), Vec::new());
+            for part in 0..5 {
+                let stream = session.generate(greedy(19)).unwrap();
+                let new: Vec<u32> = stream.map(|t| t.unwrap().id).collect();
+                assert_eq!(new.len(), 19, "part {part}");
+                found.extend_from_slice(&new);
+                all.extend(new);
+                let kept = session.tokens();
+                assert!(kept.len() <= 48 && kept.len() + session.forgotten() == all.len());
+                let first = keep.unwrap_or(1);
+                assert_eq!(kept[..first], all[..first]);
+                assert!(all.ends_with(&kept[first..]), "part {part}, {keep:?}");
+                // What comes next is what comes of these tokens alone.
+                let mut other = start(kept);
+                let next = |s: &mut Session| s.generate(greedy(1)).unwrap().map(|t| t.unwrap().id).collect::<Vec<_>>();
+                let (mine, theirs) = (next(&mut session), next(&mut other));
+                assert_eq!(mine, theirs, "part {part}, {keep:?}");
+                assert_eq!(session.tokens(), other.tokens());
+                all.extend(mine);
+            }
+            assert!(session.forgotten() > 48, "{}", session.forgotten());
+            let mut again = start(&ids(30, 1));
+            let mut repeated = Vec::new();
+            for _ in 0..5 {
+                repeated.extend(again.generate(greedy(19)).unwrap().map(|t| t.unwrap().id));
+                again.generate(greedy(1)).unwrap().for_each(|t| drop(t.unwrap()));
+            }
+            assert_eq!(found, repeated, "the same again");
+        }
+    }
+}
+
+#[test]
+fn what_must_stay_and_does_not_fit_is_an_error() {
+    let engine = small(DeviceChoice::Cpu);
+    let mut session = engine.session().unwrap();
+    session.shift_context(Some(ContextShift { keep: Some(20) }));
+    session.push_tokens(&ids(30, 0)).unwrap();
+    let error = session.push_tokens(&ids(29, 1)).unwrap_err().to_string();
+    assert!(error.contains("49 tokens") && error.contains("48"), "{error}");
+    assert_eq!(session.tokens(), ids(30, 0), "it stays as it was");
+    session.push_tokens(&ids(28, 1)).unwrap();
+    assert_eq!(session.tokens(), [ids(20, 0), ids(28, 1)].concat());
+    session.truncate(25);
+    assert_eq!((session.tokens().len(), session.forgotten()), (25, 10));
+    session.truncate(20);
+    assert_eq!((session.tokens(), session.forgotten()), (&ids(20, 0)[..], 0), "what left stood behind the cut");
+    session.shift_context(Some(ContextShift { keep: Some(48) }));
+    session.push_tokens(&ids(28, 0)).unwrap();
+    let error = session.generate(greedy(1)).unwrap().next().unwrap().unwrap_err().to_string();
+    assert!(error.contains("48"), "{error}");
+}
+
+/// Draws and penalties go on over a shift as the host would have them.
+#[test]
+fn a_shift_leaves_draws_and_penalties_to_what_stays() {
+    for choice in choices() {
+        let engine = small(choice);
+        let sampled = |hooked: bool, seed| {
+            let mut session = engine.session().unwrap();
+            session.shift_context(Some(ContextShift::default()));
+            session.push_tokens(&ids(20, 3)).unwrap();
+            let sampling =
+                Sampling { temperature: 1.5, top_k: 40, repetition_penalty: 1.3, seed, ..Sampling::greedy() };
+            let options = GenerateOptions { sampling, ..greedy(100) };
+            let mut hook = Forced::default();
+            let stream = match hooked {
+                true => session.generate_with(options, &mut hook).unwrap(),
+                false => session.generate(options).unwrap(),
+            };
+            stream.map(|t| t.unwrap().id).collect::<Vec<u32>>()
+        };
+        assert_eq!(sampled(false, 7), sampled(true, 7));
+        assert_ne!(sampled(false, 7), sampled(false, 8));
+    }
+}
+
+/// A conversation in messages that goes on past its context: each question is answered, and its form is whole.
+#[test]
+fn a_chat_goes_on_past_its_context() {
+    for choice in choices() {
+        let engine = Engine::open(tiny(), Options { context: Some(64), sessions: 2, ..options(choice) }).unwrap();
+        let chat = || {
+            let mut session = engine.session().unwrap();
+            session.shift_context(Some(ContextShift::default()));
+            let mut answers = Vec::new();
+            for i in 0..12 {
+                session.push_question(["What is it?", "And now?", "Which colour is the box?"][i % 3]).unwrap();
+                let asked = session.tokens().to_vec();
+                answers.push(session.generate(greedy(10)).unwrap().map(|t| t.unwrap().id).collect::<Vec<u32>>());
+                let mut other = engine.session().unwrap();
+                other.push_tokens(&asked).unwrap();
+                if asked.len() + 10 <= 64 {
+                    let want: Vec<u32> = other.generate(greedy(10)).unwrap().map(|t| t.unwrap().id).collect();
+                    assert_eq!(answers[i], want, "question {i}");
+                }
+            }
+            assert!(session.forgotten() > 0);
+            answers
+        };
+        let answers = chat();
+        assert!(answers.iter().all(|answer| answer.len() == 10));
+        assert_eq!(answers, chat());
     }
 }

@@ -273,18 +273,19 @@ impl ChatLoop<'_> {
 
     /// Answers a question; one that cannot be answered leaves the conversation as it is.
     fn ask(&mut self, question: &str) -> Outcome {
-        let before = self.session.tokens().len();
+        let before = self.session.tokens().len() + self.session.forgotten();
         let answered = self.push(question).map_err(Failure::Error).and_then(|()| {
             let options = self.options.clone();
             // An answer that is cut by the context is better than none.
-            let max_tokens = options.max_tokens.map(|n| n.min(self.session.room()));
+            let most = if self.form.context_shift { usize::MAX } else { self.session.room() };
+            let max_tokens = options.max_tokens.map(|n| n.min(most));
             let options = GenerateOptions { max_tokens, ..options };
             self.interrupt
                 .during(|interrupted| stream(&mut self.session, options, false, self.form.hide_thoughts, interrupted))
                 .map_err(Failure::Error)
         });
         if answered.is_err() {
-            self.session.truncate(before);
+            self.session.truncate(before.saturating_sub(self.session.forgotten()));
         }
         let Answer { stats, written } = answered?;
         if self.verbose {
@@ -300,7 +301,7 @@ impl ChatLoop<'_> {
         let pushed = self.form.ask(&mut self.session, question);
         let room = self.session.room();
         let advice = if goes_on {
-            "/reset begins a new conversation, --context makes room for a longer one"
+            "/reset begins a new conversation, --context makes room for a longer one, --context-shift forgets the older half"
         } else {
             "shorten the question, or make room for more with --context"
         };
@@ -308,7 +309,7 @@ impl ChatLoop<'_> {
             return Err(Error::Limit { what, wanted, available, advice: advice.into() });
         }
         pushed?;
-        if room == 0 {
+        if room == 0 && !self.form.context_shift {
             return Err(Error::Limit {
                 what: "an answer".into(),
                 wanted: "at least 1 token".into(),

@@ -1,7 +1,7 @@
 //! Options of conversations: what a model is told first, how questions are written, and its thoughts.
 
 use clap::Args;
-use ternion::engine::{Engine, Session};
+use ternion::engine::{ContextShift, Engine, Session};
 use ternion::{Error, Result};
 
 use crate::cli::messages::say;
@@ -24,6 +24,10 @@ pub struct ConversationArgs {
     /// Do not show what a model thinks; else it goes to stderr, dimmed on a terminal, and the answer to stdout.
     #[arg(long)]
     pub hide_thoughts: bool,
+    /// Go on when the context is full: the older half of the conversation leaves, but for pictures and what --system says,
+    /// and the rest is read again; without this option what does not fit is an error.
+    #[arg(long)]
+    pub context_shift: bool,
 }
 
 impl ConversationArgs {
@@ -55,6 +59,7 @@ impl ConversationArgs {
     /// As [`Session::push_message`].
     pub fn begin(&self, session: &mut Session) -> Result<()> {
         session.enable_thinking(self.thinking());
+        session.shift_context(self.context_shift.then(ContextShift::default));
         self.system.as_ref().map_or(Ok(()), |system| session.push_message("system", system))
     }
 
@@ -77,6 +82,7 @@ impl ConversationArgs {
             ("think", self.think),
             ("no-think", self.no_think),
             ("hide-thoughts", self.hide_thoughts),
+            ("context-shift", self.context_shift),
         ];
         match given.iter().find(|(_, given)| *given) {
             Some((option, _)) => Err(Error::argument(option, "is for a model that chats; a BitGen writes captions")),

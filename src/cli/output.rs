@@ -240,6 +240,7 @@ pub fn ending(end: Option<StopReason>) -> &'static str {
         Some(StopReason::Eos) => "the model ended its text",
         Some(StopReason::StopString) => "a stop text came",
         Some(StopReason::Length) => "the maximum number of tokens was reached",
+        Some(StopReason::Context) => "the context is full",
         None => "it was stopped",
     }
 }
@@ -266,6 +267,9 @@ pub fn statistics(
     let why = ending(*end);
     let (each, rate) = (stats.ms_per_token(), stats.decode_rate());
     say!("generated: {} tokens, {each:.2} ms/token, {rate:.1} tokens/s; {why}", stats.generated);
+    if session.forgotten() > 0 {
+        say!("context:   {} of {} tokens, {} have left", session.len(), engine.context(), session.forgotten());
+    }
     let names = &engine.info().experts;
     if !names.is_empty() {
         let layers = session.expert_shares()?;

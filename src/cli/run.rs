@@ -85,6 +85,9 @@ impl Run {
             return Err(Error::argument("remember", "is for a BitGen; this model has no episodic memory").into());
         }
         let plots = self.plot.plots(&self.image)?;
+        if plots.any() && self.conversation.context_shift {
+            return Err(Error::argument("context-shift", "cannot go with plots, which show whole answers").into());
+        }
         let engine = self.model.open_chat(files)?;
         plots.check(engine.info())?;
         self.conversation.check(&engine, verbose);

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use crate::error::{Error, Result};
 use crate::files::Tokenizer;
 use crate::files::chat_template::thoughts::ThoughtSplitter;
-use crate::files::chat_template::{Message, TemplateOptions, opens_thought};
+use crate::files::chat_template::{ChatTemplate, Message, TemplateOptions, opens_thought};
 use crate::models::Prompt;
 
 /// Who answers.
@@ -22,6 +22,8 @@ pub(crate) struct Conversation {
     began: Option<SystemTime>,
     /// Whether the prompt ended inside a thought.
     inside_thought: bool,
+    /// Tokens of a system message at the beginning.
+    pub opening: usize,
 }
 
 /// A conversation with one more message, and how the session's tokens become its prompt.
@@ -79,6 +81,7 @@ impl Conversation {
         let messages: Vec<Message> = next.messages.iter().map(|(message, _)| message.clone()).collect();
         let text = template.render(&messages, &options)?;
         let ids = tokenizer.encode_prompt(&text)?;
+        next.opening = opening(&messages, &ids, &options, template, tokenizer);
         next.inside_thought = opens_thought(&text);
         let keep = tokens.iter().zip(&ids).take_while(|(a, b)| a == b).count();
         if let Some((_, end)) = next.messages.last_mut() {
@@ -105,12 +108,26 @@ impl Conversation {
     }
 }
 
+/// How many tokens of a conversation are those of a system message in front; 0 where the template writes none without more.
+fn opening(
+    messages: &[Message],
+    ids: &[u32],
+    options: &TemplateOptions,
+    template: &ChatTemplate,
+    tokenizer: &Tokenizer,
+) -> usize {
+    let Some(system) = messages.first().filter(|message| message.role == "system") else { return 0 };
+    let alone = TemplateOptions { add_generation_prompt: false, ..*options };
+    let text = template.render(std::slice::from_ref(system), &alone);
+    let system = text.and_then(|text| tokenizer.encode_prompt(&text)).unwrap_or_default();
+    system.iter().zip(ids).take_while(|(a, b)| a == b).count()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Map, Value, json};
 
     use super::*;
-    use crate::files::chat_template::ChatTemplate;
     use crate::files::chat_template::thoughts::Part;
     use crate::files::tokenizer::gpt2::byte_char;
 
@@ -168,6 +185,7 @@ mod tests {
         assert_eq!(talk.text(), "", "nobody answers a system message");
         talk.push("user", "hi").unwrap();
         assert_eq!(talk.text(), "s:be kind;u:hi;a:");
+        assert_eq!(talk.conversation.opening, "s:be kind;".len());
         talk.generate("hello");
         assert_eq!(talk.push("user", "bye").unwrap(), "s:be kind;u:hi;a:hello".len());
         assert_eq!(talk.text(), "s:be kind;u:hi;a:hello;u:bye;a:");

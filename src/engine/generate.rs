@@ -78,20 +78,23 @@ pub struct Stream<'a> {
     ready: VecDeque<u32>,
     failed: bool,
     stats: Stats,
+    sampling: Sampling,
 }
 
-/// How many tokens a generation may have, if so many are asked for.
-fn max_tokens(session: &Session, asked: Option<usize>) -> Result<usize> {
+/// How many tokens a generation may have, if so many are asked for, and whether it is the context that holds no more.
+fn max_tokens(session: &Session, asked: Option<usize>) -> Result<(usize, bool)> {
     let (room, len) = (session.room(), session.len());
     match asked {
-        None => Ok(room.min(DEFAULT_MAX_TOKENS)),
-        Some(n) if n <= room => Ok(n),
+        _ if session.shifts() => Ok((asked.unwrap_or(DEFAULT_MAX_TOKENS), false)),
+        None => Ok((room.min(DEFAULT_MAX_TOKENS), room < DEFAULT_MAX_TOKENS)),
+        Some(n) if n <= room => Ok((n, false)),
         Some(n) => Err(Error::Limit {
             what: format!("{len} tokens and {n} new ones"),
             // Any number may be asked for, and the sum of two is not always one that a word holds.
             wanted: format!("{} tokens", len as u128 + n as u128),
             available: format!("a context of {} is", len + room),
-            advice: "ask for fewer tokens, or open the engine with a larger context".into(),
+            advice: "ask for fewer tokens, let the session shift its context, or open the engine with a larger one"
+                .into(),
         }),
     }
 }
@@ -101,7 +104,7 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Argument`] for an empty session or sampling values out of range, [`Error::Limit`] if the tokens asked for
-    /// do not fit in the context.
+    /// do not fit in the context, unless the session shifts it ([`Session::shift_context`]).
     pub fn generate(&mut self, options: GenerateOptions) -> Result<Stream<'_>> {
         Stream::new(self, options, None)
     }
@@ -130,13 +133,15 @@ impl<'a> Stream<'a> {
         }
         options.sampling.validate()?;
         options.sampling.check_vocab(session.engine.model.info().vocab)?;
-        let max_tokens = max_tokens(session, options.max_tokens)?;
+        let (max_tokens, until_full) = max_tokens(session, options.max_tokens)?;
         let eos = options.eos.map_or_else(|| session.engine.stop_tokens(), |eos| vec![eos]);
+        let generation = Generation::new(options.stop, eos, max_tokens)?;
         Ok(Stream {
-            chooser: chooser(session, options.sampling, hook.is_some())?,
+            chooser: chooser(session, options.sampling.clone(), hook.is_some())?,
+            sampling: options.sampling,
             probed_layers: hook.as_ref().map_or(Ok(Vec::new()), |h| session.engine.probed_layers(&h.layers()))?,
             hook,
-            generation: Generation::new(options.stop, eos, max_tokens)?,
+            generation: if until_full { generation.until_full() } else { generation },
             ready: VecDeque::new(),
             failed: false,
             stats: Stats::default(),
@@ -172,13 +177,26 @@ impl<'a> Stream<'a> {
         {
             hook.set_baseline(self.session.logits_without_image()?);
         }
+        self.make_room()?;
         let mut job = self.session.pending(matches!(self.chooser, Chooser::Host(_)), &self.probed_layers);
         if let Chooser::Device(sample, adjustments) = &mut self.chooser {
             (job.sample, job.adjustments) = (*sample, std::mem::take(adjustments));
             // An end that comes early wastes what was chosen behind it: no more than half of what there was before.
-            job.max_tokens = self.generation.left().min(self.stats.generated / 2);
+            job.max_tokens = self.generation.left().min(self.session.room()).min(self.stats.generated / 2);
         }
         Ok(job)
+    }
+
+    /// Shifts the context where it is full. Draws go on, and penalties are those of the tokens that stay.
+    fn make_room(&mut self) -> Result<()> {
+        let left = self.session.make_room()?;
+        if let (true, Chooser::Device(sample, row)) = (left > 0, &mut self.chooser) {
+            sample.first = sample.first.wrapping_sub(left as u32);
+            if sample.adjustment_row != 0 {
+                *row = adjustments(&self.sampling, self.session.engine.model.info().vocab, self.session.tokens());
+            }
+        }
+        Ok(())
     }
 
     /// Takes what the job gave after this time.

@@ -11,8 +11,10 @@ pub enum StopReason {
     Eos,
     /// A stop string was generated.
     StopString,
-    /// As many tokens as asked for, or as fit.
+    /// As many tokens as asked for, or as a generation has that asks for no number.
     Length,
+    /// The context is full.
+    Context,
 }
 
 /// The text of one generation, whoever chooses its tokens.
@@ -23,6 +25,8 @@ pub(crate) struct Generation {
     eos: Vec<u32>,
     /// Tokens that may still come.
     left: usize,
+    /// Why it ends when none may.
+    limit: StopReason,
     ended: Option<StopReason>,
 }
 
@@ -34,7 +38,14 @@ impl Generation {
     pub fn new(stop: Vec<String>, eos: Vec<u32>, max_tokens: usize) -> Result<Self> {
         let ended = (max_tokens == 0).then_some(StopReason::Length);
         let (stop, text) = (StopStrings::new(stop)?, DecodeStream::new(true));
-        Ok(Generation { stop, text, eos, left: max_tokens, ended })
+        Ok(Generation { stop, text, eos, left: max_tokens, limit: StopReason::Length, ended })
+    }
+
+    /// The same, where it is the context that holds no more tokens.
+    pub fn until_full(mut self) -> Self {
+        self.limit = StopReason::Context;
+        self.ended = self.ended.map(|_| self.limit);
+        self
     }
 
     /// Why it ended, if it has.
@@ -76,7 +87,7 @@ impl Generation {
         if stopped {
             self.ended = Some(StopReason::StopString);
         } else if self.left == 0 {
-            self.ended = Some(StopReason::Length);
+            self.ended = Some(self.limit);
             text += &self.rest();
         }
         Ok(text)
@@ -107,5 +118,10 @@ mod tests {
         text.push(5, None).unwrap();
         assert_eq!(text.ended(), Some(StopReason::Length), "a token that is pushed is part of the text");
         assert_eq!(generation(0).ended(), Some(StopReason::Length));
+        assert_eq!(generation(0).until_full().ended(), Some(StopReason::Context));
+        let mut text = generation(1).until_full();
+        assert_eq!(text.ended(), None);
+        text.accept(1, None).unwrap();
+        assert_eq!(text.ended(), Some(StopReason::Context));
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! A file uses only files named before it (`tests/floors.rs` checks it).
 //! Order: `sampler`, `generation`, `options`, `device`, `programs`, `open`, `cache`, `jobs`, `queue`, `text_program`,
-//! `ladder`, `runner`, `hook`, `conversation`, `resident`, `session`, `generate`, `routing`, `log_probs`, `batch`.
+//! `ladder`, `runner`, `hook`, `conversation`, `context_shift`, `resident`, `session`, `generate`, `routing`, `log_probs`, `batch`.
 //!
 //! `autotune/` chooses kernel variants by timing them. `open` puts any model on a device; the applications use it too.
 //!
@@ -46,6 +46,7 @@
 pub(crate) mod autotune;
 mod batch;
 pub(crate) mod cache;
+mod context_shift;
 pub(crate) mod conversation;
 pub(crate) mod device;
 pub(crate) mod generate;
@@ -67,6 +68,7 @@ mod text_program;
 
 pub use crate::models::{Activations, HiddenAct};
 pub use batch::Batch;
+pub use context_shift::ContextShift;
 pub use device::choose as choose_device;
 pub use generate::{Stats, Stream, Token};
 pub use generation::StopReason;

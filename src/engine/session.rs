@@ -1,9 +1,11 @@
 //! A conversation: what was pushed, what was said, and where it lies in the KV cache.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::engine::cache::SessionState;
+use crate::engine::context_shift::{ContextShift, Forgotten, leaving};
 use crate::engine::conversation::{Advance, Conversation};
 use crate::engine::jobs::{Job, JobOutput, Work};
 use crate::engine::open::required_tokenizer;
@@ -29,8 +31,10 @@ pub struct Session {
     image_rows: usize,
     /// At the model's size.
     pictures: Vec<Arc<Image>>,
-    /// Text tokens pushed or generated, in order.
+    /// Text tokens pushed or generated, in order, but for those that have left.
     tokens: Vec<u32>,
+    forgotten: Forgotten,
+    shift: Option<ContextShift>,
     /// How each of them goes into a row: prompt tokens beside an image are clamped.
     row_tokens: Vec<u32>,
     image_time: Duration,
@@ -59,6 +63,8 @@ impl Session {
             image_rows: 0,
             pictures: Vec::new(),
             tokens: Vec::new(),
+            forgotten: Forgotten::default(),
+            shift: None,
             row_tokens: Vec::new(),
             image_time: Duration::ZERO,
             conversation: Conversation::default(),
@@ -147,13 +153,76 @@ impl Session {
         let no_form = || Error::argument("message", "has no form without the model's own tokenizer");
         let opened = engine.prompt.as_ref().ok_or_else(no_form)?;
         let (message, with_image) = (Message::new(role, text), !self.pictures.is_empty());
-        let advance = self.conversation.with(message, &self.tokens, with_image, &opened.prompt, tokenizer)?;
+        let mut all = self.forgotten.whole(&self.tokens);
+        let advance = self.conversation.with(message, &all, with_image, &opened.prompt, tokenizer)?;
         let Advance { conversation, keep, ids } = advance;
         self.check_tokens(&ids)?;
-        self.check_room(self.image_rows + keep, ids.len())?;
-        self.truncate(keep);
-        self.conversation = conversation;
-        self.push_tokens(&ids)
+        all.truncate(keep);
+        all.extend(ids);
+        let new = if self.shifts() { tokenizer.encode(text, false)?.len() } else { 0 };
+        let gap = self.gap(conversation.opening, all.len(), new)?;
+        let forgotten = Forgotten { at: gap.start, tokens: all.drain(gap).collect() };
+        let same = self.tokens.iter().zip(&all).take_while(|(a, b)| a == b).count();
+        self.cut(same);
+        self.extend(&all[same..]);
+        (self.conversation, self.forgotten) = (conversation, forgotten);
+        Ok(())
+    }
+
+    /// Whether, and how, tokens leave when the context is full, so that pushing and generating go on; at first they do not,
+    /// and what does not fit is an error.
+    pub fn shift_context(&mut self, shift: Option<ContextShift>) {
+        self.shift = shift;
+    }
+
+    /// How many text tokens have left, since the context was full.
+    pub fn forgotten(&self) -> usize {
+        self.forgotten.tokens.len()
+    }
+
+    /// Whether tokens leave when the context is full.
+    pub(crate) fn shifts(&self) -> bool {
+        self.shift.is_some()
+    }
+
+    /// Which of `all` tokens of a text are outside of the context: those that have left, and more if there are too many.
+    /// Its first message has `opening` tokens, and the last `new` stay.
+    fn gap(&self, opening: usize, all: usize, new: usize) -> Result<Range<usize>> {
+        let keep = self.shift.and_then(|shift| shift.keep).unwrap_or(opening.max(1));
+        let at = if self.forgotten() > 0 { self.forgotten.at } else { keep }.min(all);
+        let new = new.min(all - at);
+        let gone = self.forgotten().min(all - at - new);
+        let room = self.state.len().saturating_sub(self.image_rows);
+        if !self.shifts() {
+            self.check_room(self.image_rows, all - gone)?;
+        }
+        match leaving(all - gone, room, at, new) {
+            Some(more) => Ok(at..at + gone + more),
+            None => self.check_room(self.image_rows + at, new).map(|()| at..at + gone),
+        }
+    }
+
+    /// Makes room for `n` more tokens; how many leave for it.
+    fn make_room_for(&mut self, n: usize, new: usize) -> Result<usize> {
+        let gone = self.forgotten();
+        let gap = self.gap(self.conversation.opening, gone + self.tokens.len() + n, new)?;
+        let (at, more) = (gap.start, gap.len().saturating_sub(gone));
+        if more > 0 {
+            self.row_tokens.drain(at..at + more);
+            self.forgotten.at = at;
+            self.forgotten.tokens.extend(self.tokens.drain(at..at + more));
+            self.cached = self.cached.min(self.image_rows + at);
+        }
+        Ok(more)
+    }
+
+    /// Makes room for the next token where the context is full and shifts; how many tokens leave for it.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] if what has to stay leaves none.
+    pub(crate) fn make_room(&mut self) -> Result<usize> {
+        // The last token is the one that the next is chosen after.
+        if self.shifts() && self.room() == 0 { self.make_room_for(1, 2) } else { Ok(0) }
     }
 
     /// Whether a model that can think before it answers is to do so; none, as at first, leaves it to its template.
@@ -172,11 +241,16 @@ impl Session {
     /// [`Error::Argument`] for a token outside the vocabulary, [`Error::Limit`] if the context is full.
     pub fn push_tokens(&mut self, ids: &[u32]) -> Result<()> {
         self.check_tokens(ids)?;
-        self.check_room(self.len(), ids.len())?;
+        self.make_room_for(ids.len(), ids.len())?;
+        self.extend(ids);
+        Ok(())
+    }
+
+    /// Puts tokens behind those before them.
+    fn extend(&mut self, ids: &[u32]) {
         let with_image = !self.pictures.is_empty();
         self.tokens.extend(ids);
         self.row_tokens.extend(ids.iter().map(|&id| self.engine.model.prompt_token(id, with_image)));
-        Ok(())
     }
 
     /// Rejects tokens that the model does not have.
@@ -217,7 +291,8 @@ impl Session {
         self.state.len() - self.len()
     }
 
-    /// Text tokens pushed and generated: what a session on another engine needs to go on from here.
+    /// Text tokens pushed and generated, but for those that have left: what a session on another engine needs to go on from
+    /// here.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }
@@ -230,6 +305,7 @@ impl Session {
     /// Forgets the text, and the images too if asked; image vectors that stay are not encoded again.
     pub fn reset(&mut self, images_too: bool) {
         self.tokens.clear();
+        self.forgotten.clear();
         self.row_tokens.clear();
         self.conversation.clear();
         // Nothing before them changes the keys and values of the images.
@@ -244,7 +320,15 @@ impl Session {
 
     /// Forgets the text behind its first `tokens` tokens, with the messages that ended there; what stays is not run again.
     pub fn truncate(&mut self, tokens: usize) {
-        self.conversation.truncate(tokens);
+        self.conversation.truncate(self.forgotten.place(tokens));
+        if tokens <= self.forgotten.at {
+            self.forgotten.clear();
+        }
+        self.cut(tokens);
+    }
+
+    /// Keeps the first `tokens` tokens of the text.
+    fn cut(&mut self, tokens: usize) {
         self.tokens.truncate(tokens);
         self.row_tokens.truncate(tokens);
         self.cached = self.cached.min(self.len());
