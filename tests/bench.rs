@@ -15,12 +15,13 @@ use serde_json::Value;
 use support::cli::{assert_fails, has_adapter, succeeds, ternion, text};
 use support::golden::golden_root;
 use tempfile::TempDir;
+use ternion::engine::NamedValues;
 use ternion::files::Weights;
 use ternion::models;
 use ternion::models::{LoadOptions, TextShape};
 use ternion::plan::{Plan, Step};
 use ternion::tensor::{DType, Pack, WeightRef};
-use ternion::tools::synthetic;
+use ternion::tools::synthetic::{self, PublishedModel};
 
 fn tiny() -> PathBuf {
     golden_root().join("embernet/tiny")
@@ -281,6 +282,23 @@ fn the_bytes_of_a_step_are_those_of_its_rows_experts_and_context() {
     assert_eq!(piece["attention"], 16 * (8 * 4 * 768 + 2 * 2 * 500 * 384));
     assert!(eight["bit_linear"] > 2 * one["bit_linear"] && eight["bit_linear"] < 3 * one["bit_linear"]);
     assert!(eight["matmul"] < one["matmul"] + one["matmul"] / 50);
+}
+
+#[test]
+fn every_shape_opens_as_its_family() {
+    let families =
+        [("bitnet", "BitNet"), ("bonsai", "Qwen3"), ("falcon3", "Llama"), ("llama3", "Llama"), ("ember", "EmberNet")];
+    for &(name, model, _) in PublishedModel::VALUES {
+        let files = model.files().expect("a model");
+        let weights = Weights::open(&files).expect("it opens");
+        let model = models::open_chat(&files, &weights, LoadOptions::anywhere(Pack::F16));
+        let model = model.unwrap_or_else(|e| panic!("{name}: {e}"));
+        let family = families.iter().find(|(part, _)| name.contains(part)).map(|(_, family)| *family);
+        assert_eq!(Some(model.family().name), family, "{name}");
+        let unread = weights.checkpoint().tensors().filter(|t| !model.reads().contains_key(&t.name));
+        let unread: Vec<&str> = unread.map(|t| t.name.as_str()).filter(|name| !model.ignores(name)).collect();
+        assert!(unread.is_empty(), "{name}: {unread:?}");
+    }
 }
 
 #[test]
