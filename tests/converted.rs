@@ -13,9 +13,9 @@ use support::golden::golden_root;
 use tempfile::TempDir;
 use ternion::engine::Precision;
 use ternion::files::{GgufMetadata, SamplingDefaults, SpecialTokens, Tokenizer, Weights};
-use ternion::models::{self, ChatModel, LoadOptions, TextShape};
+use ternion::models::{self, ChatModel, HiddenAct, LoadOptions, TextShape};
 use ternion::tensor::{DType, Pack};
-use ternion::tools::convert::convert;
+use ternion::tools::convert::{ConvertOptions, convert};
 use ternion::tools::inspect::inspect;
 
 /// Files and folders that a family opens without being told anything.
@@ -80,6 +80,18 @@ fn a_second_conversion_writes_the_same_file() {
         old.stored_bytes,
         new.stored_bytes
     );
+}
+
+#[test]
+fn an_activation_that_was_chosen_is_written_down() {
+    let path = golden_root().join("gguf/tiny/bitnet_tq2_0_scale_tensors.gguf");
+    let dir = TempDir::new().expect("a directory");
+    let error = convert(&path, dir.path(), None, Precision::F16, |_| {}).unwrap_err().to_string();
+    assert!(error.contains("--hidden-act"), "{error}");
+    let options = ConvertOptions { hidden_act: Some(HiddenAct::SiLu), ..Precision::F16.into() };
+    convert(&path, dir.path(), None, options, |_| {}).expect("converts");
+    let (_, model) = open(dir.path()).expect("it opens");
+    assert_eq!(model.config()["hidden_act"], "silu");
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use ternion::engine::Precision;
-use ternion::tools::convert::convert;
+use ternion::models::HiddenAct;
+use ternion::tools::convert::{ConvertOptions, convert};
 
 use crate::cli::Outcome;
 use crate::cli::args::one_of;
@@ -29,6 +30,9 @@ pub struct Convert {
     /// How full-precision weights are written.
     #[arg(long, default_value = "f16", value_parser = one_of::<Precision>())]
     precision: Precision,
+    /// The activation of feed-forward parts, for a bitnet whose file does not tell which of the two it was trained with.
+    #[arg(long, value_parser = one_of::<HiddenAct>())]
+    hidden_act: Option<HiddenAct>,
 }
 
 impl Convert {
@@ -38,8 +42,8 @@ impl Convert {
     /// Those of [`convert`].
     pub fn main(&self) -> Outcome {
         let bar = Bar::new("converting");
-        let (tokenizer, precision) = (self.tokenizer.as_deref(), self.precision);
-        let report = convert(&self.input, &self.output, tokenizer, precision, |p| bar.show(&p))?;
+        let options = ConvertOptions { precision: self.precision, hidden_act: self.hidden_act };
+        let report = convert(&self.input, &self.output, self.tokenizer.as_deref(), options, |p| bar.show(&p))?;
         bar.end();
         let (from, to) = (bytes(report.input_bytes), bytes(report.output_bytes));
         let (n, ternary, left_out) = (report.tensors, report.ternary, report.left_out);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::engine::open::{Progress, open_tokenizer};
-use crate::engine::options::Precision;
+use crate::engine::options::{NamedValues, Precision};
 use crate::error::{Error, Result};
 use crate::files::atomic::{Replacement, TEMPORARY};
 use crate::files::chat_template::source::{JINJA, TemplateSource};
@@ -18,7 +18,7 @@ use crate::files::{
     write_tensors_into,
 };
 use crate::models;
-use crate::models::{FamilyPrompt, LoadOptions, Model, Reads};
+use crate::models::{FamilyPrompt, HiddenAct, LoadOptions, Model, Reads};
 use crate::quant::groups::GroupShape;
 use crate::tensor::{Pack, WeightPart, WeightRef};
 use crate::threads;
@@ -29,6 +29,21 @@ const CONFIG_FILE: &str = "config.json";
 const BESIDE: [&str; 3] = ["tokenizer.json", GENERATION_CONFIG, JINJA];
 /// Maximum share of the file for tensors that running the model does not need.
 const EXTRAS_SHARE: u64 = 10;
+
+/// How a model is written. A [`Precision`] is one of these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ConvertOptions {
+    /// How full-precision weights are written.
+    pub precision: Precision,
+    /// The activation of feed-forward parts; none: the one that the model's files tell. The new configuration says it.
+    pub hidden_act: Option<HiddenAct>,
+}
+
+impl From<Precision> for ConvertOptions {
+    fn from(precision: Precision) -> Self {
+        ConvertOptions { precision, hidden_act: None }
+    }
+}
 
 /// What a conversion wrote.
 #[derive(Debug, Clone)]
@@ -68,12 +83,14 @@ pub fn convert(
     input: impl Into<ModelFiles>,
     out_dir: &Path,
     tokenizer: Option<&Path>,
-    precision: Precision,
+    options: impl Into<ConvertOptions>,
     mut progress: impl FnMut(Progress),
 ) -> Result<ConvertReport> {
     let (start, input) = (Instant::now(), input.into());
+    let ConvertOptions { precision, hidden_act } = options.into();
     let weights = Weights::open(&input)?;
-    let model = models::open(&input, &weights, LoadOptions::anywhere(precision.pack()))?;
+    let load = LoadOptions { hidden_act, ..LoadOptions::anywhere(precision.pack()) };
+    let model = models::open(&input, &weights, load)?;
     let tokenizer = open_tokenizer(&input, tokenizer, model.vocab(), model.family())?;
     check_target(&input, &weights, model.reads(), out_dir)?;
     let (mut packed, table) = pack_all(&weights, model.reads(), &mut progress)?;
@@ -88,10 +105,13 @@ pub fn convert(
     };
 
     let ternary = table.values().filter(|info| info.bits <= 2).count();
-    let config = format!("{:#}\n", model.config());
+    let mut config = model.config();
+    if let Some(act) = hidden_act {
+        config["hidden_act"] = act.name().into();
+    }
     let [generation, template] = conversation(&input, model, tokenizer.as_ref())?;
     let new = Conversion {
-        config,
+        config: format!("{config:#}\n"),
         beside: [tokenizer.as_ref().map(|tokenizer| tokenizer.json().to_vec()), generation, template],
         packed: &packed,
         table: serde_json::to_string(&table).map_err(|e| Error::format(out_dir.display(), e))?,
