@@ -55,15 +55,6 @@ fn add_block(block: u32, b: u32, at: u32, words: u32, bits: u32) {
     }
 }
 #else
-// Of eight words of 8-bit codes, those of one vec4 of codes; words behind the last one meet codes that are 0.
-fn bytes4(at: u32, first: u32, words: u32, act: vec4<u32>) -> vec4<i32> {
-    let last = words - 1u;
-    return dot_bytes(weights[at + min(first, last) * TILE_LANES], act.x)
-        + dot_bytes(weights[at + min(first + 1u, last) * TILE_LANES], act.y)
-        + dot_bytes(weights[at + min(first + 2u, last) * TILE_LANES], act.z)
-        + dot_bytes(weights[at + min(first + 3u, last) * TILE_LANES], act.w);
-}
-
 fn add_block(block: u32, b: u32, at: u32, words: u32, bits: u32) {
     for (var r = 0u; r < ROWS; r++) {
         let act = row_at(block, r) * params.vectors + 2u * b;

@@ -1,6 +1,6 @@
-// RMSNorm, if there is one, and absmax quantisation of each group of columns or of the whole row (ops/quantise_groups.rs).
-// Grid: a workgroup per row. A run of 64 threads with 4 columns each is whole groups, of up to 256 columns; a group of more is
-// the row. Source: Ma et al. 2024 (BitNet b1.58), section 2.
+// RMSNorm, if there is one, and absmax quantisation of each 32 columns or of the whole row (ops/quantise_groups.rs).
+// Grid: a workgroup per row. 32 columns belong to one thread. With WHOLE_ROW, a run of 64 threads with 4 columns each is
+// whole groups, of up to 256 columns; a group of more is the row. Source: Ma et al. 2024 (BitNet b1.58), section 2.
 #import reduce
 
 struct Params {
@@ -23,7 +23,6 @@ struct Params {
 #bind var<storage, read_write> codes: array<u32>; // [rows, width / 4 padded to 8]
 #bind var<storage, read_write> act_scale_and_sum: array<vec2<f32>>; // [rows, groups]: 1/k, sum of codes
 
-var<workgroup> tops: array<i32, WG>;
 var<workgroup> sums: array<f32, WG>;
 
 // Elements 4i.. of the row that begins at x0, under the norm.
@@ -51,10 +50,19 @@ fn run(lane: Lane, group: vec3<u32>) {
     rms = sqrt(at_least(workgroup_sum(lane, squares) / f32(params.width), params.rms_floor) + params.eps);
 #endif
 #ifdef WHOLE_ROW
+    of_row(lane, row, x0, rms);
+#else
+    for (var g = lane.id; g < params.groups; g += WG) { of_columns(row, x0, g, rms); }
+#endif
+}
+
+#ifdef WHOLE_ROW
+fn of_row(lane: Lane, row: u32, x0: u32, rms: f32) {
+    let vectors = params.width / 4u;
     var most = magnitude(params.act_floor);
     for (var i = lane.id; i < vectors; i += WG) { most = max(most, largest(value(x0, i, rms))); }
-    let row_top = workgroup_max(lane, most);
-#endif
+    let top = workgroup_max(lane, most);
+    let k = params.max_code / of_order(top);
 
     let words = (params.width + 31u) / 32u * 8u;
     let span = min(params.group / 4u, WG); // lanes of a group
@@ -64,16 +72,6 @@ fn run(lane: Lane, group: vec3<u32>) {
         let i = first + lane.id;
         var v = vec4<f32>();
         if i < vectors { v = value(x0, i, rms); }
-#ifdef WHOLE_ROW
-        let top = row_top;
-#else
-        workgroupBarrier();
-        tops[lane.id] = largest(v);
-        workgroupBarrier();
-        var top = magnitude(params.act_floor);
-        for (var l = begin; l < begin + span; l++) { top = max(top, tops[l]); }
-#endif
-        let k = params.max_code / of_order(top);
         let code = codes_of(v * k, params.max_code);
         if i < words { codes[row * words + i] = word_of(code); }
         let sum = code.x + code.y + code.z + code.w;
@@ -89,10 +87,28 @@ fn run(lane: Lane, group: vec3<u32>) {
         }
         row_sum += sum;
     }
-#ifdef WHOLE_ROW
     if params.group > 4u * WG {
         let total = workgroup_sum(lane, row_sum);
-        if lane.id == 0u { act_scale_and_sum[row] = vec2<f32>(of_order(row_top) / params.max_code, total); }
+        if lane.id == 0u { act_scale_and_sum[row] = vec2<f32>(of_order(top) / params.max_code, total); }
     }
-#endif
 }
+#else
+const VECTORS: u32 = 8u; // of 32 columns
+
+// Group `g` of 32 columns.
+fn of_columns(row: u32, x0: u32, g: u32, rms: f32) {
+    let end = min(VECTORS * (g + 1u), params.width / 4u);
+    var top = magnitude(params.act_floor);
+    for (var i = VECTORS * g; i < end; i++) { top = max(top, largest(value(x0, i, rms))); }
+    let k = params.max_code / of_order(top);
+    var total = 0.0;
+    for (var i = VECTORS * g; i < VECTORS * (g + 1u); i++) {
+        var v = vec4<f32>();
+        if i < end { v = value(x0, i, rms); }
+        let code = codes_of(v * k, params.max_code);
+        codes[row * params.groups * VECTORS + i] = word_of(code);
+        total += code.x + code.y + code.z + code.w;
+    }
+    act_scale_and_sum[row * params.groups + g] = vec2<f32>(1.0 / k, total);
+}
+#endif

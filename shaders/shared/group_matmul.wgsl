@@ -79,6 +79,18 @@ fn dot_bytes(stored: vec4<u32>, act: u32) -> vec4<i32> {
 #endif
 }
 
+#ifdef FLOATS
+#else
+// Of eight words of 8-bit codes, those of one vec4 of codes; words behind the last one meet codes that are 0.
+fn bytes4(at: u32, first: u32, words: u32, act: vec4<u32>) -> vec4<i32> {
+    let last = words - 1u;
+    return dot_bytes(weights[at + min(first, last) * TILE_LANES], act.x)
+        + dot_bytes(weights[at + min(first + 1u, last) * TILE_LANES], act.y)
+        + dot_bytes(weights[at + min(first + 2u, last) * TILE_LANES], act.z)
+        + dot_bytes(weights[at + min(first + 3u, last) * TILE_LANES], act.w);
+}
+#endif
+
 // Writes four outputs of a row, `in_part` the first one's number in its matrix and `out` its column of y.
 fn store4(row: u32, v: vec4<f32>, in_part: u32, rows: u32, out: u32) {
     let at = row * params.out_width + params.first_out + out;

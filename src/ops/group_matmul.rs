@@ -176,13 +176,15 @@ impl Op for GroupMatmul {
 
     fn variants(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Variants {
         let few = outputs[0].shape[0] <= MAX_DECODE_ROWS;
-        // Nothing here uses subgroups.
-        let caps = &caps.without_subgroups();
+        let without = caps.without_subgroups();
         if few {
+            // Only sums of codes are looked up.
+            let caps = if self.floats { &without } else { caps };
             return FewRows::variants(caps, |form| {
                 Variant::new(form.name, caps, self.few(caps, form, inputs, outputs[0]))
             });
         }
+        let caps = &without;
         let tiles = |caps: &Caps| Variants::usual(Variant::new("tiles", caps, self.many(inputs, outputs[0])));
         let all = tiles(caps);
         if caps.dot4 && !self.floats { all.or_lesser("no-dot4", tiles(&Caps { dot4: false, ..*caps })) } else { all }
@@ -234,8 +236,11 @@ impl GroupMatmul {
         flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect()
     }
 
-    /// The kernel for few rows, which reads the weights once for [`FEW_BLOCK`] of them.
+    /// The kernel for few rows, which reads the weights once for [`FEW_BLOCK`] of them, or looks sums up for each row.
     fn few(&self, caps: &Caps, form: FewRows, inputs: &[&Spec], y: &Spec) -> Kernel {
+        if form.lookup_tables {
+            return self.tables(inputs, y);
+        }
         let several = y.shape[0] > 1;
         let mut defines = [form.defines(caps), self.defines()].concat();
         defines.retain(|define| !(self.floats && *define == "PACKED_I16"));
@@ -246,6 +251,20 @@ impl GroupMatmul {
             overrides: vec![("SPLIT_K", form.split_k as f64)],
             params: self.params(inputs, y).params(),
             grid: Grid::xy(self.tiles(), Extent::rows(&y.leading_only(), 1, if several { FEW_BLOCK } else { 1 })),
+        }
+    }
+
+    /// The kernel for few rows that looks sums up, for each row by itself.
+    fn tables(&self, inputs: &[&Spec], y: &Spec) -> Kernel {
+        let params = self.params(inputs, y);
+        let mut defines = self.defines();
+        defines.extend((params.act_group == CODE_GROUP as u32).then_some("BY_BLOCK"));
+        Kernel {
+            source: shader!("groups/group_matmul_tables"),
+            defines,
+            overrides: vec![],
+            params: params.params(),
+            grid: Grid::xy(self.tiles(), Extent::rows(&y.leading_only(), 1, 1)),
         }
     }
 

@@ -168,7 +168,7 @@ impl Op for QuantiseGroups {
             act_bound: self.rule.act.bound,
             act_floor: self.rule.act.floor,
         };
-        let whole_row = self.rule.scale == CodeScale::Row || groups == 1;
+        let whole_row = self.rule.scale == CodeScale::Row;
         let flags = [(self.norm.is_some(), "NORM"), (whole_row, "WHOLE_ROW")];
         let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
         let grid = Grid::x(Extent::rows(x, 1, 1));
