@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use ternion::engine::Precision;
 use ternion::files::config::ModelConfig;
-use ternion::files::{Checkpoint, ModelFiles, StorageDType};
+use ternion::files::{Checkpoint, ModelFiles, StorageDType, Weights};
+use ternion::tensor::{GroupCodes, WeightPart};
 use ternion::tools::inspect::inspect;
 use ternion::{Error, Result};
 
@@ -314,4 +315,20 @@ fn inspect_says_what_each_tensor_becomes_and_what_is_wrong() {
     let said = found.problems.join("\n");
     assert_says(&said, &["\"e\"", "TL1", "and 1 more", "prism.hadamard.*", "noise", "model_type \"qwen35\""]);
     assert!(matches!(found.tensors[0].stored.as_str(), "Q4_0") && StorageDType::F32.block_elements() == 1);
+}
+
+#[test]
+fn a_broken_scale_is_named_with_its_own_tensor() {
+    let block = |scale: [u8; 2]| [&scale[..], &[0x55; 32]].concat();
+    let file = keys("qwen3", &[]).tensor("a", &[128, 1], 142, &block([0, 0x2c])).tensor(
+        "b",
+        &[128, 1],
+        142,
+        &block([0, 0x7e]),
+    );
+    let weights = Weights::open(memory(&file.bytes())).unwrap();
+    let part = |name: &str| WeightPart { name: name.to_owned(), rows: 0..1, cols: 128 };
+    assert!(weights.group_stack(&[part("a")], 128, GroupCodes::Stored).is_ok());
+    let error = weights.group_stack(&[part("a"), part("b")], 128, GroupCodes::Stored).unwrap_err().to_string();
+    assert_says(&error, &["tensor b", "NaN"]);
 }

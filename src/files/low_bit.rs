@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::files::weights::PackedInfo;
 use crate::files::{Blocks, StorageDType, Weights};
 use crate::quant::formats::{Content, IntegerFormat, magnitude};
-use crate::quant::groups::{self, GroupPacked, GroupRows, GroupShape, integers, whole_row};
+use crate::quant::groups::{self, GroupPacked, GroupRows, GroupShape, integers, is_infinite, whole_row};
 use crate::quant::{Bits, WeightQuant, row_words};
 use crate::tensor::{GroupCodes, Pack, WeightPart};
 use crate::threads;
@@ -141,9 +141,7 @@ impl Weights {
                 (Cow::Owned(all), Cow::Owned(scales))
             }
         };
-        let infinite = |scales: &[u32]| {
-            scales.iter().fold(false, |any, w| any | (w & 0x7c00 == 0x7c00) | (w & 0x7c00_0000 == 0x7c00_0000))
-        };
+        let infinite = |scales: &[u32]| scales.iter().fold(false, |any, &word| any | is_infinite(word));
         if threads::shared().map(scales.chunks(COPY_CHUNK), infinite).contains(&true) {
             return Err(self.broken(&part.name, "a scale that is not a finite number".into()));
         }
@@ -172,9 +170,8 @@ impl Weights {
                 Ok(Some(GroupRows { factor: rows.factor * self.factor_beside(part)?, ..rows }))
             })
             .collect();
-        let named = |error| self.named(parts.first().map_or("", |part| &part.name), error);
         match rows? {
-            Some(rows) => groups::stack_rows(&rows).map_err(named),
+            Some(rows) => groups::stack_rows(&rows, |i, error| self.named(&parts[i].name, error)),
             None => {
                 let all: Result<Vec<_>> = parts.iter().map(|part| self.groups(part, group, codes)).collect();
                 groups::stack(&all?)
@@ -243,18 +240,22 @@ impl Weights {
         self.checkpoint().blocks(&part.name, part.rows.start * part.cols..part.rows.end * part.cols)
     }
 
+    /// The blocks of a row of the part that `blocks` are of.
+    fn row_of<'a>(&self, blocks: &'a Blocks, part: &WeightPart, row: usize) -> Result<&'a [u8]> {
+        let n = blocks.bytes.len() / part.rows.len().max(1);
+        blocks.bytes.get(row * n..(row + 1) * n).ok_or_else(|| self.short(part, row))
+    }
+
     /// What blocks hold.
     fn stored(&self, part: &WeightPart, group: usize) -> Result<GroupRows<'_>> {
         let (blocks, part) = (self.blocks_of(part)?, part.clone());
-        let row_bytes = blocks.bytes.len() / part.rows.len().max(1);
         let (bits, factor) = match blocks.format.content() {
             Content::Codes(codes) => (codes.bits(), codes.tensor_scale(&blocks.tail)),
             Content::Integers(_) => (Bits::Eight, None),
         };
         let shape = GroupShape { rows: part.rows.len(), cols: part.cols, bits, group };
         let fill = move |row: usize, words: &mut [u32], scales: &mut [f16]| {
-            let bytes = blocks.bytes.get(row * row_bytes..(row + 1) * row_bytes);
-            let bytes = bytes.ok_or_else(|| self.short(&part, row))?;
+            let bytes = self.row_of(&blocks, &part, row)?;
             match blocks.format.content() {
                 Content::Codes(codes) => {
                     let mut fields = vec![0u8; part.cols * bits.count() / 8];
@@ -282,11 +283,9 @@ impl Weights {
     fn ternary_integers(&self, part: &WeightPart, group: usize, magnitude: u8) -> Result<GroupPacked<'static>> {
         let blocks = self.blocks_of(part)?;
         let Content::Integers(format) = blocks.format.content() else { return Err(no_codes(part)) };
-        let row_bytes = blocks.bytes.len() / part.rows.len().max(1);
         let shape = GroupShape { rows: part.rows.len(), cols: part.cols, bits: Bits::Two, group };
         let packed = GroupPacked::from_codes(shape, |row, codes, scales| {
-            let bytes = blocks.bytes.get(row * row_bytes..(row + 1) * row_bytes);
-            integer_row(format, bytes.ok_or_else(|| self.short(part, row))?, codes, scales);
+            integer_row(format, self.row_of(&blocks, part, row)?, codes, scales);
             codes.iter_mut().for_each(|code| *code = code.signum());
             Ok(())
         })?;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::alloc::{COPY_CHUNK, room, zeros};
 use crate::error::{Error, Result};
 use crate::files::{Checkpoint, ModelFiles, StorageDType, TensorInfo};
-use crate::quant::groups::GroupShape;
+use crate::quant::groups::{GroupShape, is_infinite};
 use crate::quant::int8;
 use crate::quant::{Bits, Packed, TILE_ROWS, WeightQuant, fill_stack, quantise, stack_words};
 use crate::tensor::{Pack, WeightPart, WeightRef};
@@ -106,13 +106,10 @@ impl Weights {
                 Some(words) => words,
                 None => self.floats(weight)?.into_iter().map(f32::to_bits).collect(),
             },
-            Pack::F16 => {
-                let broken = |w: u32| w & 0x7c00 == 0x7c00 || w & 0x7c00_0000 == 0x7c00_0000;
-                match self.as_stored(weight, StorageDType::F16, broken)? {
-                    Some(words) => words,
-                    None => self.halves(weight)?,
-                }
-            }
+            Pack::F16 => match self.as_stored(weight, StorageDType::F16, is_infinite)? {
+                Some(words) => words,
+                None => self.halves(weight)?,
+            },
             Pack::Int8 => int8::pack(&self.floats(weight)?, weight.parts.first().map_or(1, |p| p.cols))?,
             Pack::Groups { group, codes } => self.group_stack(&weight.parts, group as usize, codes)?,
             Pack::Ternary(rule) => {

@@ -190,11 +190,6 @@ impl<'a> Io<'a> {
     pub fn out_codes(&mut self, i: usize) -> &mut [i8] {
         bytemuck::cast_slice_mut(self.outputs[i].1)
     }
-
-    /// Output `i` of dtype F16.
-    pub fn out_f16s(&mut self, i: usize) -> &mut [f16] {
-        bytemuck::cast_slice_mut(self.outputs[i].1)
-    }
 }
 
 /// Elements of a slot that is stored in 32, 16 or 8 bits.

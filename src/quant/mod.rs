@@ -22,7 +22,6 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 pub mod formats;
-mod group_rows;
 pub mod groups;
 pub mod int8;
 mod quantise;

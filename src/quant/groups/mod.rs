@@ -10,6 +10,7 @@
 //! `[first word / 4, bits, rows, tiles before it, rows before it, first word of its scales / 4, tiles, factor as bits]`, then each matrix's
 //! words and scales.
 
+mod rows;
 mod stack;
 
 use std::borrow::Cow;
@@ -30,6 +31,11 @@ pub const MAX_COLS: usize = 1 << 16;
 pub(crate) const SCALE_WORDS: usize = TILE_ROWS / 2;
 /// Largest magnitude of an integer that is made of a float.
 const MAX_CODE: f32 = 127.0;
+
+/// Whether a word of two halves has one that is not a finite number.
+pub(crate) fn is_infinite(halves: u32) -> bool {
+    (halves & 0x7c00 == 0x7c00) | (halves & 0x7c00_0000 == 0x7c00_0000)
+}
 
 /// Whether a matrix of `cols` columns may have groups of `group`.
 pub fn is_group(cols: usize, group: usize) -> bool {

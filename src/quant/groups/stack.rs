@@ -35,15 +35,16 @@ pub fn stack(parts: &[GroupPacked]) -> Result<Vec<u32>> {
     })
 }
 
-/// [`stack`] of matrices that are made in their places: no more memory is used than the stack has.
+/// [`stack`] of matrices that are made in their places: no more memory is used than the stack has. `named` is told which
+/// matrix an error is of.
 ///
 /// # Errors
 /// As [`stack`] and [`GroupPacked::from_words`].
-pub fn stack_rows(parts: &[GroupRows]) -> Result<Vec<u32>> {
+pub fn stack_rows(parts: &[GroupRows], named: impl Fn(usize, Error) -> Error) -> Result<Vec<u32>> {
     let shapes: Vec<GroupShape> = parts.iter().map(|p| p.shape).collect();
-    shapes.iter().try_for_each(|shape| shape.check())?;
+    shapes.iter().enumerate().try_for_each(|(i, shape)| shape.check().map_err(|error| named(i, error)))?;
     laid_out(&shapes, |i, to| {
-        fill_rows(shapes[i], to, &parts[i].fill)?;
+        fill_rows(shapes[i], to, &parts[i].fill).map_err(|error| named(i, error))?;
         Ok(parts[i].factor)
     })
 }
