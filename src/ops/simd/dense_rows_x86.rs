@@ -7,6 +7,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
+use crate::alloc::CACHE_LINE;
 use crate::ops::simd::attention_decode_x86::{load16, sums as sums16};
 use crate::ops::simd::dense::DotKernel;
 use crate::plan::Floats;
@@ -30,7 +31,7 @@ pub fn kernels() -> Vec<DotKernel> {
     all
 }
 
-/// How far ahead weights are fetched, in bytes: a hardware prefetcher alone reaches about half of the memory's rate.
+/// How far ahead weights are fetched, in bytes: a hardware prefetcher alone may reach half of the memory's rate.
 const AHEAD: usize = 8192;
 
 /// Calls `$some::<A, O>` for blocks of `A` rows of x, at most `$max_rows`. Several rows of x share
@@ -94,11 +95,17 @@ macro_rules! kernel {
                     // The last row alone is multiplied O times.
                     let w: [_; O] = std::array::from_fn(|o| w[(n + o).min(rows - 1) * d_in..][..d_in].as_ptr());
                     for i in (0..whole).step_by($lanes) {
-                        let wide = w.map(|w| {
-                            _mm_prefetch::<_MM_HINT_T0>(w.wrapping_add(i).cast::<i8>().wrapping_add(AHEAD));
-                            // SAFETY: the whole vector lies inside the row.
-                            unsafe { $load(w.add(i)) }
-                        });
+                        let step = O * $lanes * size_of::<$element>();
+                        if i / $lanes * step % CACHE_LINE < step {
+                            // Rows that are read at the same time lie one behind the other: fetched front to back they
+                            // are one run of memory.
+                            let first = w[0].cast::<i8>().wrapping_add(AHEAD + i * O * size_of::<$element>());
+                            for line in 0..step.div_ceil(CACHE_LINE) {
+                                _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(line * CACHE_LINE));
+                            }
+                        }
+                        // SAFETY: the whole vector lies inside the row.
+                        let wide = w.map(|w| unsafe { $load(w.add(i)) });
                         for a in 0..A {
                             // SAFETY: the whole vector lies inside row a.
                             let x = unsafe { $load_x(x.as_ptr().add(a * d_in + i)) };

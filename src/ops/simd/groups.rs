@@ -91,6 +91,8 @@ pub(super) struct GroupTile<'a> {
     pub group_words: usize,
     /// Words of a row whose activations are one group of codes; all of them lie in one group of weights.
     pub act_words: usize,
+    /// The words that are read after these; `None` where all are in a cache, so that nothing need be fetched.
+    pub after: Option<&'a [u32]>,
 }
 
 /// Adds the products of a tile with rows of codes to outputs.
@@ -117,16 +119,22 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn tile(&self, input: &GroupInput) -> GroupTile<'a> {
+    fn words(&self) -> &'a [u32] {
+        let words = self.part.shape.row_words() * TILE_ROWS;
+        &self.part.words[self.tile * words..][..words]
+    }
+
+    fn tile(&self, input: &GroupInput, after: &'a [u32]) -> GroupTile<'a> {
         let (part, shape) = (&self.part, self.part.shape);
         let of_acts = if let GroupInput::Codes { group, .. } = input { *group } else { shape.group };
         let [group_words, act_words] = [shape.group, of_acts].map(|cols| cols / shape.bits.cols_per_word());
-        let [words, scales] = [shape.row_words(), shape.groups()].map(|n| n * TILE_ROWS);
+        let scales = shape.groups() * TILE_ROWS;
         GroupTile {
-            words: &part.words[self.tile * words..][..words],
+            words: self.words(),
             scales: &part.scales[self.tile * scales..][..scales],
             group_words,
             act_words,
+            after: Some(after),
         }
     }
 }
@@ -177,30 +185,47 @@ fn run_tiles(
     let tasks: Vec<&[Work]> = work.chunks(work.len().div_ceil(TASKS * threads.count()).max(1)).collect();
     let (rows, y) = (input.rows(), Shared::new(y));
     let passes = rows.div_ceil(BATCH).max(1);
-    threads.run(tasks.len(), |i| {
-        for work in tasks[i] {
-            let tile = work.tile(&input);
+    threads.run_ahead(tasks.len(), |i, next| {
+        let after = next.map_or(&[][..], |next| &tasks[next][..1]);
+        for (n, work) in tasks[i].iter().enumerate() {
+            let after = tasks[i][n + 1..].first().or(after.first()).map_or(&[][..], Work::words);
+            let mut tile = work.tile(&input, after);
             for pass in 0..passes {
                 // Passes of about the same size.
                 let (from, to) = (rows * pass / passes, rows * (pass + 1) / passes);
-                let mut outs = [[0.0; TILE_ROWS]; BATCH];
-                match input.part(from, to - from) {
-                    GroupInput::Codes { acts, .. } => kernel(&tile, work.part.shape.bits, acts, &mut outs),
-                    GroupInput::Floats(x) => float_tile(&tile, work.part.shape.bits, x, &mut outs),
-                }
-                let used = TILE_ROWS.min(work.part.shape.rows - work.tile * TILE_ROWS);
-                for (r, outs) in (from..to).zip(&outs) {
-                    let at = r * place.width + work.out;
-                    // SAFETY: each row's outputs of a tile belong to one task.
-                    let y = unsafe { y.slice(at, used) };
-                    y.iter_mut().zip(outs).for_each(|(y, out)| *y = work.part.factor * out);
-                    if !residual.is_empty() {
-                        y.iter_mut().zip(&residual[at..at + used]).for_each(|(y, r)| *y += r);
-                    }
-                }
+                run_tile(kernel, work, &tile, (from, input.part(from, to - from)), place.width, residual, y);
+                tile.after = None;
             }
         }
     });
+}
+
+/// A tile's products with some rows of the input, and the number of the first of them.
+fn run_tile(
+    kernel: GroupKernel,
+    work: &Work,
+    tile: &GroupTile,
+    (from, input): (usize, GroupInput),
+    y_width: usize,
+    residual: &[f32],
+    y: Shared<'_, f32>,
+) {
+    let (bits, rows) = (work.part.shape.bits, from..from + input.rows());
+    let mut outs = [[0.0; TILE_ROWS]; BATCH];
+    match input {
+        GroupInput::Codes { acts, .. } => kernel(tile, bits, acts, &mut outs),
+        GroupInput::Floats(x) => float_tile(tile, bits, x, &mut outs),
+    }
+    let used = TILE_ROWS.min(work.part.shape.rows - work.tile * TILE_ROWS);
+    for (r, outs) in rows.zip(&outs) {
+        let at = r * y_width + work.out;
+        // SAFETY: each row's outputs of a tile belong to one task.
+        let y = unsafe { y.slice(at, used) };
+        y.iter_mut().zip(outs).for_each(|(y, out)| *y = work.part.factor * out);
+        if !residual.is_empty() {
+            y.iter_mut().zip(&residual[at..at + used]).for_each(|(y, r)| *y += r);
+        }
+    }
 }
 
 /// The kernel in plain Rust, written so that the compiler vectorises it over the tile's rows.
@@ -383,7 +408,7 @@ mod tests {
                 let words = stack(&[matrix(cols, bits, group)]).unwrap();
                 let part = GroupStack(&words).part(0);
                 let codes = GroupInput::Codes { acts: &[], group: rows.group };
-                let tile = Work { part, tile: 0, out: 0 }.tile(&codes);
+                let tile = Work { part, tile: 0, out: 0 }.tile(&codes, part.words);
                 let sum = |a: usize, r: usize| -> [f64; 2] {
                     let term = |c: usize| f64::from(part.value(r, c)) * f64::from(rows.floats[a][c]);
                     (0..cols).map(term).fold([0.0; 2], |[sum, size], term| [sum + term, size + term.abs()])

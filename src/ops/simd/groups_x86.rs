@@ -13,9 +13,9 @@ use crate::quant::{Bits, TILE_ROWS};
 
 /// Words and halves of a cache line.
 const LINE: [usize; 2] = [16, 32];
-/// Words of a row, and groups, by which fetching is ahead. A hardware prefetcher alone reaches about half of the memory's
-/// rate.
-const AHEAD: [usize; 2] = [4, 16];
+/// Words of a row, and groups, by which fetching is ahead: into the second cache, since the few lines that the first one
+/// waits for at a time bound the rate. Without any, a hardware prefetcher alone may reach half of the memory's rate.
+const AHEAD: [usize; 2] = [12, 4];
 /// The same of words of 8-bit codes, which are done with much sooner.
 const BYTES_AHEAD: usize = 32;
 
@@ -115,14 +115,14 @@ fn tile_tables(tile: &GroupTile, act: &GroupActs, outs: &mut [f32; TILE_ROWS]) {
     assert!(act.tables.len() >= n * WORD_TABLES, "a word of codes lacks its tables");
     let (mut j, mut unit, mut g) = (0, 0, 0);
     while j < n {
-        fetch(tile.scales, (g + AHEAD[1]) * TILE_ROWS, TILE_ROWS / LINE[1], LINE[1]);
+        fetch_scales(tile, g, 0..TILE_ROWS);
         let mut sums = [_mm512_setzero_ps(); VECTORS];
         let end = n.min(j + tile.group_words);
         while j < end {
             let mut exact = [_mm512_setzero_si512(); VECTORS];
             let stop = end.min(j + tile.act_words);
             while j < stop {
-                fetch(tile.words, (j + AHEAD[0]) * TILE_ROWS, VECTORS, LINE[0]);
+                fetch_words(tile, j + AHEAD[0], 0..TILE_ROWS);
                 let words = &tile.words[j * TILE_ROWS..][..TILE_ROWS];
                 add_word(words, &act.tables[j * WORD_TABLES..][..WORD_TABLES], &mut exact);
                 j += 1;
@@ -320,7 +320,7 @@ fn blocks_vnni<const B: usize, const A: usize, const G: usize>(
     for from in (0..TILE_ROWS).step_by(16 * B) {
         let (mut j, mut unit, mut g) = (0, 0, 0);
         while j < n {
-            fetch(tile.scales, (g + AHEAD[1]) * TILE_ROWS + from, 16 * B / LINE[1], LINE[1]);
+            fetch_scales(tile, g, from..from + 16 * B);
             let mut sums = [[_mm512_setzero_ps(); B]; A];
             let end = n.min(j + tile.group_words);
             while j < end {
@@ -358,7 +358,7 @@ fn add_word_vnni<const B: usize, const A: usize, const G: usize>(
     exact: &mut [[__m512i; B]; A],
 ) {
     let ahead = if G == 1 { BYTES_AHEAD } else { AHEAD[0] };
-    fetch(tile.words, (j + ahead) * TILE_ROWS + from, B, LINE[0]);
+    fetch_words(tile, j + ahead, from..from + 16 * B);
     // One bit stands for 2, so it is picked one place above where it is.
     let mask = _mm512_set1_epi8([0, -1, 0, 0, 3, 0, 0, 0, 2][G]);
     let words = &tile.words[j * TILE_ROWS + from..][..16 * B];
@@ -388,10 +388,28 @@ fn add_word_vnni<const B: usize, const A: usize, const G: usize>(
     }
 }
 
-/// Fetches `n` lines of `line` elements each, from element `at` on; the next tile follows this one.
+/// Fetches word `j` of some rows of a tile, or behind its last one of those that are read next.
+#[inline(always)]
+fn fetch_words(tile: &GroupTile, j: usize, rows: Range<usize>) {
+    let Some(after) = tile.after else { return };
+    let at = j * TILE_ROWS;
+    let (from, at) = if at < tile.words.len() { (tile.words, at) } else { (after, at - tile.words.len()) };
+    fetch(from, at + rows.start, rows.len() / LINE[0], LINE[0]);
+}
+
+/// Fetches the scales of some rows, of a group that is used soon after group `g`; the next tile's follow this one's.
+#[inline(always)]
+fn fetch_scales(tile: &GroupTile, g: usize, rows: Range<usize>) {
+    if tile.after.is_some() {
+        fetch(tile.scales, (g + AHEAD[1]) * TILE_ROWS + rows.start, rows.len() / LINE[1], LINE[1]);
+    }
+}
+
+/// Fetches `n` lines of `line` elements each, from element `at` on.
+#[inline(always)]
 fn fetch<T>(from: &[T], at: usize, n: usize, line: usize) {
     for i in 0..n {
         // SAFETY: a prefetch of any address has no effect that a program sees.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(at + i * line).cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.as_ptr().wrapping_add(at + i * line).cast()) };
     }
 }
