@@ -60,6 +60,7 @@ fn plans() -> ternion::Result<Vec<Plan>> {
                     max_rows,
                     max_outputs,
                     kv_rows: 2048 * max_outputs,
+                    context: 2048,
                     sessions: max_outputs,
                     kv_dtype,
                     images,

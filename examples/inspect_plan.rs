@@ -19,6 +19,7 @@ fn record(model: &dyn ChatModel, which: &str) -> Result<Plan> {
         max_rows,
         max_outputs: 1,
         kv_rows: 2048,
+        context: 2048,
         sessions: 1,
         kv_dtype: DType::F16,
         images,

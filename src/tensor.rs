@@ -104,6 +104,16 @@ impl Spec {
         self.rows() / self.shape.first().copied().unwrap_or(1).max(1)
     }
 
+    /// Where the words of leading rows lie, which must be whole words: the first word, and the words of a row, of each part.
+    /// Behind 8-bit integers come their scales.
+    pub fn row_words(&self) -> Vec<(usize, usize)> {
+        let rows = self.shape.first().copied().unwrap_or(1).max(1);
+        match self.dtype {
+            DType::Int8 => vec![(0, self.len() / 4 / rows), (self.len().div_ceil(4), self.vectors_per_row())],
+            _ => vec![(0, self.words() / rows)],
+        }
+    }
+
     /// `u32` words that the slot occupies. A stack's size is known only when it is packed: 0 here.
     pub fn words(&self) -> usize {
         match self.dtype {
@@ -242,6 +252,18 @@ mod tests {
             cols: *cols,
         };
         WeightRef { parts: parts.iter().map(part).collect(), pack: Pack::F32 }
+    }
+
+    #[test]
+    fn the_words_of_rows_are_those_of_the_slot() {
+        for (dtype, parts) in
+            [(DType::F32, vec![(0, 16)]), (DType::F16, vec![(0, 8)]), (DType::Int8, vec![(0, 4), (12, 2)])]
+        {
+            let spec = Spec::fixed(&[3, 2, 8], dtype);
+            assert_eq!(spec.row_words(), parts);
+            let words: usize = parts.iter().map(|(_, words)| 3 * words).sum();
+            assert_eq!(words.next_multiple_of(4), spec.words().next_multiple_of(4), "{dtype:?}");
+        }
     }
 
     #[test]

@@ -255,8 +255,15 @@ fn the_bytes_of_a_step_are_those_of_its_rows_experts_and_context() {
     let weights = Weights::open(&files).expect("it opens");
     let load = LoadOptions::anywhere(Pack::F16);
     let model = models::open_chat(&files, &weights, load).expect("it opens");
-    let shape =
-        TextShape { max_rows: 8, max_outputs: 8, kv_rows: 4096, sessions: 8, kv_dtype: DType::F16, images: false };
+    let shape = TextShape {
+        max_rows: 8,
+        max_outputs: 8,
+        kv_rows: 4096,
+        context: 512,
+        sessions: 8,
+        kv_dtype: DType::F16,
+        images: false,
+    };
     let plan = model.record_text(&shape).expect("it records");
     let bytes = |plan: &Plan, rows, outputs, context| {
         let step = Step::new(rows, outputs, context);

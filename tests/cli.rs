@@ -137,7 +137,8 @@ fn every_weight_of_a_converted_model_has_the_same_words() {
             let b = b.expect("a packed model opens");
             assert_eq!(a.config(), b.config());
             let kv_dtype = precision.pack().dtype();
-            let shape = TextShape { max_rows: 2, max_outputs: 1, kv_rows: 8, sessions: 1, kv_dtype, images: true };
+            let shape =
+                TextShape { max_rows: 2, max_outputs: 1, kv_rows: 8, context: 8, sessions: 1, kv_dtype, images: true };
             let plans = [b.record_text(&shape).expect("records"), b.record_image().expect("records")];
             for (weight, _) in plans.iter().flat_map(|p| p.weights()) {
                 let words = |w: &Weights| w.load(weight).unwrap_or_else(|e| panic!("{input:?}: {e}"));

@@ -51,8 +51,8 @@ fn the_table_of_angles_does_not_grow_with_the_sessions() {
     let load = LoadOptions::anywhere(Pack::F16);
     let model = models::open_chat(&files, &weights, load).expect("it opens");
     for sessions in [1, 64] {
-        let (kv_rows, kv_dtype) = (sessions * 512, DType::F16);
-        let shape = TextShape { max_rows: 4, max_outputs: 4, kv_rows, sessions, kv_dtype, images: false };
+        let (kv_rows, context, kv_dtype) = (sessions * 512, 512, DType::F16);
+        let shape = TextShape { max_rows: 4, max_outputs: 4, kv_rows, context, sessions, kv_dtype, images: false };
         let plan = model.record_text(&shape).expect("it records");
         let tables =
             plan.slots.iter().filter(|s| matches!(&s.kind, SlotKind::Constant(name, _) if name.contains("rotation")));

@@ -1,4 +1,4 @@
-//! The context of a session: its cache of keys and values in 8 bits, and what happens when it is full.
+//! The context of a session: its cache of keys and values, in 8 bits too, which grows, and what happens when it is full.
 
 mod support {
     pub mod device;
@@ -13,6 +13,7 @@ use support::device::device;
 use support::golden::Golden;
 use support::model_stages::rms;
 use ternion::Result;
+use ternion::apps::attention_rollout::AttentionRollout;
 use ternion::engine::{
     ContextShift, DeviceChoice, Engine, GenerateOptions, KvPrecision, LogitsHook, Options, Precision, Sampling,
     Session, StopReason,
@@ -78,7 +79,8 @@ fn a_cache_in_8_bits_is_half_as_large_and_near() {
     prompt.extend((0..150).map(|i| 3 + (i * 37) % 400));
     let tokens = golden("golden_greedy.safetensors", "generated_ids");
     for choice in choices() {
-        let open = |precision, kv| Engine::open(tiny(), Options { kv, precision, ..options(choice.clone()) }).unwrap();
+        let all = Options { context: Some(256), reserve: Some(256), ..options(choice.clone()) };
+        let open = |precision, kv| Engine::open(tiny(), Options { kv, precision, ..all.clone() }).unwrap();
         let [dense, int8] = [KvPrecision::Dense, KvPrecision::Int8].map(|kv| open(Precision::F16, kv));
         assert_eq!([&dense, &int8].map(|e| e.report().kv), [Some(DType::F16), Some(DType::Int8)]);
         // 3 layers with 2 heads of 16 for keys, and as many for values, in the rows of 4 sessions.
@@ -119,8 +121,87 @@ fn ids(n: u32, seed: u32) -> Vec<u32> {
     (0..n).map(|i| 3 + (i * 7 + seed * 31) % 400).collect()
 }
 
+/// Texts of different lengths that are generated side by side; where attention went, and how often each expert was chosen.
+fn side_by_side(engine: &Engine) -> (Vec<Vec<u32>>, Vec<Vec<f32>>) {
+    let start = |i| {
+        let mut session = engine.session().unwrap();
+        session.push_tokens(&ids([3, 30, 9][i], i as u32)).unwrap();
+        session
+    };
+    let (mut sessions, mut rollout) = ((0..3).map(start).collect::<Vec<_>>(), AttentionRollout::new(engine));
+    let mut looked = rollout.attention(&mut sessions[2], 5).unwrap().layers;
+    let mut tokens = vec![Vec::new(); 3];
+    let lengths = [70, 12, 40].map(greedy);
+    for (session, token) in engine.generate_all(&mut sessions, lengths).unwrap() {
+        tokens[session].push(token.unwrap().id);
+    }
+    looked.extend(rollout.attention(&mut sessions[2], 45).unwrap().layers);
+    // Another session has the rows of one that is gone, and one goes on beside it.
+    drop(sessions.remove(1));
+    sessions.push(start(1));
+    for session in &mut sessions {
+        tokens.push(session.generate(greedy(40)).unwrap().map(|t| t.unwrap().id).collect());
+    }
+    looked.extend(sessions.iter().flat_map(|session| session.expert_shares().unwrap()));
+    (tokens, looked)
+}
+
+#[test]
+fn a_cache_that_grows_gives_what_one_of_full_size_gives() {
+    for (choice, kv) in choices().into_iter().flat_map(|c| [(c.clone(), KvPrecision::Dense), (c, KvPrecision::Int8)]) {
+        let open = |reserve| {
+            let device = choice.clone();
+            let options = Options { kv, context: Some(150), reserve: Some(reserve), sessions: 4, ..options(device) };
+            Engine::open(tiny(), options).unwrap()
+        };
+        let (grown, whole) = (open(2), open(150));
+        let [first, all] = [&grown, &whole].map(|engine| engine.report().memory_bytes);
+        assert_eq!([&grown, &whole].map(|engine| engine.report().max_memory_bytes), [all; 2], "{choice:?}, {kv:?}");
+        // Four sessions have 148 rows more each.
+        let row = (all - first) / (4 * 148);
+        assert!(row >= 3 * 2 * 2 * 20, "{choice:?}, {kv:?}: {first} of {all} bytes at first");
+        let mut session = grown.session().unwrap();
+        session.push_tokens(&ids(60, 0)).unwrap();
+        session.generate(greedy(2)).unwrap().for_each(|token| drop(token.unwrap()));
+        let now = grown.memory_bytes().unwrap();
+        // A state of 8-bit integers is a multiple of 16 bytes.
+        assert!(now.abs_diff(first + (64 - 2) * row) <= 6 * 16, "{choice:?}, {kv:?}: {now} after {first}, {row} a row");
+        drop(session);
+        assert_eq!(side_by_side(&grown), side_by_side(&whole), "{choice:?}, {kv:?}");
+        let [now, full] = [&grown, &whole].map(|engine| engine.memory_bytes().unwrap());
+        assert!(now < full, "{choice:?}, {kv:?}: {now} of {full}");
+    }
+}
+
+#[test]
+fn sessions_of_several_threads_grow_while_others_run() {
+    for choice in choices() {
+        let options = Options { context: Some(150), reserve: Some(3), sessions: 4, ..options(choice.clone()) };
+        let engine = Engine::open(tiny(), options).unwrap();
+        let text = |i: u32| {
+            let mut session = engine.session().unwrap();
+            session.push_tokens(&ids(2 + 5 * i, i + 9)).unwrap();
+            session.generate(greedy(60 + i as usize)).unwrap().map(|t| t.unwrap().id).collect::<Vec<u32>>()
+        };
+        let together: Vec<Vec<u32>> = std::thread::scope(|s| {
+            let threads: Vec<_> = (0..4).map(|i| s.spawn(move || text(i))).collect();
+            threads.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        assert_eq!(together, (0..4).map(text).collect::<Vec<_>>(), "{choice:?}");
+    }
+}
+
+#[test]
+fn rows_reserved_are_some_of_the_context() {
+    for reserve in [0, 49] {
+        let options = Options { context: Some(48), reserve: Some(reserve), ..options(DeviceChoice::Cpu) };
+        let error = Engine::open(tiny(), options).unwrap_err().to_string();
+        assert!(error.contains("reserve") && error.contains("1..=48"), "{error}");
+    }
+}
+
 fn small(choice: DeviceChoice) -> Engine {
-    Engine::open(tiny(), Options { context: Some(48), sessions: 2, ..options(choice) }).unwrap()
+    Engine::open(tiny(), Options { context: Some(48), reserve: Some(5), sessions: 2, ..options(choice) }).unwrap()
 }
 
 #[test]

@@ -48,8 +48,15 @@ fn every_weight_has_the_same_words() {
         let [(old, a), (new, b)] =
             [path.as_path(), dir.path()].map(|path| open(path).unwrap_or_else(|e| panic!("{e}")));
         assert_eq!(a.config(), b.config(), "{}", path.display());
-        let shape =
-            TextShape { max_rows: 2, max_outputs: 1, kv_rows: 8, sessions: 1, kv_dtype: DType::F16, images: false };
+        let shape = TextShape {
+            max_rows: 2,
+            max_outputs: 1,
+            kv_rows: 8,
+            context: 8,
+            sessions: 1,
+            kv_dtype: DType::F16,
+            images: false,
+        };
         let [a, b] = [a, b].map(|model| model.record_text(&shape).expect("records"));
         assert_eq!(a.nodes.len(), b.nodes.len());
         let (mut packed, mut all) = (0, 0);

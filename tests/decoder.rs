@@ -255,8 +255,15 @@ fn logits_with(
     let (decoder, reads) = load.unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(reads.keys().any(|name| name.contains("router")), *names == MOE);
     let p = PlanBuilder::new();
-    let shape =
-        TextShape { max_rows: n, max_outputs: n, kv_rows: CAPACITY, sessions: 1, kv_dtype: DType::F32, images: false };
+    let shape = TextShape {
+        max_rows: n,
+        max_outputs: n,
+        kv_rows: CAPACITY,
+        context: CAPACITY,
+        sessions: 1,
+        kv_dtype: DType::F32,
+        images: false,
+    };
     decoder.record(&p, &shape);
     let program = PreparedPlan::prepare(p.finish().expect("a plan"), weights, backend);
     let rows: Vec<Row> = (0..n).map(|i| row((i * 7 % VOCAB) as u32, i, 0)).collect();

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use support::device::gpu;
 use support::recording::{Recording, run};
 use ternion::Error;
-use ternion::plan::{Backend, Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, Plan, PlanBuilder, Source, Step};
+use ternion::plan::{
+    Backend, Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, Plan, PlanBuilder, ResizedState, Source, Step,
+};
 use ternion::tensor::{CountedBy, DType, Spec};
 
 fn small_plan() -> (Arc<Plan>, support::recording::Feed) {
@@ -140,6 +142,49 @@ fn a_state_of_two_sizes_is_refused() {
         backend.prepare(plan(4), false).unwrap();
         let error = backend.prepare(plan(5), false).unwrap_err();
         assert!(matches!(&error, Error::Shape { object, .. } if object.contains("devices.shared")), "{error}");
+    }
+}
+
+#[test]
+fn a_state_of_another_size_keeps_what_moves_and_releases_its_programs() {
+    let plan = |rows, dtype| {
+        let p = PlanBuilder::new();
+        let x = p.state("devices.rows", Spec::fixed(&[rows, 2, 4], dtype));
+        p.output("x", x);
+        Arc::new(p.finish().unwrap())
+    };
+    let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(ternion::cpu::Cpu::new())];
+    backends.extend(gpu(|caps| Caps { max_binding: 1 << 16, ..caps }).map(|gpu| Box::new(gpu) as Box<dyn Backend>));
+    for mut backend in backends {
+        let other = backend.prepare(small_plan().0, false).unwrap();
+        let (old, new) = (plan(3, DType::Int8), plan(5, DType::Int8));
+        let (slot, program) = (old.state("devices.rows").unwrap(), backend.prepare(old.clone(), false).unwrap());
+        // Two words of integers a row, then two scales a row.
+        backend.write(program, slot, 0, &(1..=12).collect::<Vec<u32>>()).unwrap();
+        let specs = [&old, &new].map(|plan| plan.spec(slot));
+        let memory = backend.memory();
+        let refused = |backend: &mut dyn Backend, state: ResizedState| {
+            let error = backend.resize_states(&[state]).unwrap_err();
+            assert_eq!(backend.memory(), memory);
+            assert_eq!(backend.read(program, &[(slot, 0..12)]).unwrap()[0], (1..=12).collect::<Vec<u32>>());
+            error
+        };
+        let state = ResizedState::of_rows("devices.rows", specs, &[(0..1, 0), (2..3, 3)]);
+        let error = refused(backend.as_mut(), ResizedState { words: 1 << 60, ..state.clone() });
+        assert!(matches!(&error, Error::Limit { what, .. } if what.contains("devices.rows")), "{error}");
+        for moves in [vec![(0..99, 0)], vec![(0..2, 19)]] {
+            let error = refused(backend.as_mut(), ResizedState { moves, ..state.clone() });
+            assert!(matches!(error, Error::Argument { .. }), "{error}");
+        }
+        let error = refused(backend.as_mut(), ResizedState { name: "unknown".into(), ..state.clone() });
+        assert!(matches!(error, Error::Argument { .. }), "{error}");
+
+        backend.resize_states(&[state]).unwrap();
+        assert_eq!(backend.memory(), memory + 32, "{}", backend.describe());
+        assert!(backend.plan(program).slots.is_empty() && !backend.plan(other).nodes.is_empty());
+        let program = backend.prepare(new, false).unwrap();
+        let want = [1, 2, 0, 0, 0, 0, 5, 6, 0, 0, 7, 8, 0, 0, 0, 0, 11, 12, 0, 0];
+        assert_eq!(backend.read(program, &[(slot, 0..20)]).unwrap()[0], want);
     }
 }
 

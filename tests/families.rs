@@ -119,6 +119,7 @@ impl Runner {
                 max_rows: rows,
                 max_outputs: rows,
                 kv_rows: CAPACITY,
+                context: CAPACITY,
                 sessions: 1,
                 kv_dtype,
                 images: false,

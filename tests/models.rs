@@ -331,5 +331,13 @@ fn embernet_checkpoint_forms_load_to_the_same_words() {
 
 fn shape() -> ternion::models::TextShape {
     let kv_dtype = ternion::tensor::DType::F16;
-    ternion::models::TextShape { max_rows: 4, max_outputs: 4, kv_rows: 64, sessions: 1, kv_dtype, images: true }
+    ternion::models::TextShape {
+        max_rows: 4,
+        max_outputs: 4,
+        kv_rows: 64,
+        context: 64,
+        sessions: 1,
+        kv_dtype,
+        images: true,
+    }
 }

@@ -122,6 +122,7 @@ fn traced_text(rig: &mut LoadedModel, rows: usize) -> PreparedPlan {
         max_rows: rows,
         max_outputs: rows,
         kv_rows: rows + 7,
+        context: rows + 7,
         sessions: 1,
         kv_dtype: DType::F32,
         images: true,

@@ -49,7 +49,7 @@ pub struct ImageAttention {
 #[derive(Debug)]
 pub struct AttentionRollout {
     engine: Arc<Resident>,
-    text: Option<Program>,
+    text: Option<(TextShape, Program)>,
     pictures: Vec<(Arc<Image>, Origin)>,
 }
 
@@ -91,7 +91,7 @@ impl AttentionRollout {
             return Err(Error::argument("text token", format!("is {token}; {range}")));
         }
         session.advance(session.image_rows() + token)?;
-        let layers = self.trace_text(session.text_row(token))?;
+        let layers = self.trace_text(session.state_slot(), session.text_row(token))?;
         let per_image = session.image_rows() / session.pictures().len().max(1);
         let part = |(i, picture): (usize, &Arc<Image>)| -> Result<ImageAttention> {
             Ok(self.origin(picture)?.attention(&layers, i * per_image..(i + 1) * per_image))
@@ -100,14 +100,16 @@ impl AttentionRollout {
         Ok(TokenAttention { token, layers, images })
     }
 
-    /// Runs one row of text again, whose sequence is in the cache up to it: by layer, what it attends to.
-    fn trace_text(&mut self, row: Row) -> Result<Vec<Vec<f32>>> {
+    /// Runs one row of text again, whose sequence is in the rows of a slot up to it: by layer, what it attends to.
+    fn trace_text(&mut self, slot: usize, row: Row) -> Result<Vec<Vec<f32>>> {
         let (runner, model) = (&mut *self.engine.runner()?, self.engine.model.as_ref());
         let shape = TextShape { max_rows: 1, max_outputs: 1, images: false, ..runner.bounds() };
+        let row = Row { seq_base: self.engine.states.range(slot).start as u32, ..row };
         let backend = runner.backend.as_mut();
-        let program = match &self.text {
-            Some(program) => program,
-            None => self.text.insert(Program::prepare(backend, &Arc::new(model.trace_text(&shape)?))?),
+        let (_, program) = match &self.text {
+            // A cache that has grown has released the programs for the smaller one.
+            Some(text) if text.0 == shape => text,
+            _ => self.text.insert((shape, Program::prepare(backend, &Arc::new(model.trace_text(&shape)?))?)),
         };
         program.write(backend, slots::ROWS, bytemuck::cast_slice(&[row]))?;
         // Without outputs, what comes behind the last layer does nothing.
@@ -130,7 +132,7 @@ impl AttentionRollout {
 
 impl Drop for AttentionRollout {
     fn drop(&mut self) {
-        if let (Some(program), Ok(mut runner)) = (&self.text, self.engine.runner()) {
+        if let (Some((_, program)), Ok(mut runner)) = (&self.text, self.engine.runner()) {
             runner.backend.release(program.id);
         }
     }

@@ -35,6 +35,10 @@ pub struct ModelArgs {
     /// Maximum number of tokens of a conversation, pictures included; default: the maximum of the model, at most 2048.
     #[arg(short, long, value_name = "TOKENS")]
     pub context: Option<usize>,
+    /// Tokens that the KV cache has room for from the beginning; it grows up to --context. Default: 512 on a GPU; on the CPU
+    /// all, since there memory is taken as it is written.
+    #[arg(long, value_name = "TOKENS")]
+    pub reserve: Option<usize>,
 }
 
 /// Where and how precisely a model runs.
@@ -129,6 +133,7 @@ impl ModelArgs {
             activations: self.device.activations,
             hidden_act: self.device.hidden_act,
             context: self.context,
+            reserve: self.reserve,
             sessions: 1,
             tokenizer: self.tokenizer.clone(),
             needs_tokenizer: true,
@@ -154,9 +159,10 @@ impl ModelArgs {
     /// # Errors
     /// As [`BitGen::open`]; [`Error::Argument`] for options that do not apply to it.
     pub fn open_bitgen(&self, files: ModelFiles) -> Result<BitGen> {
-        if self.context.is_some() {
+        let given = [("context", self.context.is_some()), ("reserve", self.reserve.is_some())];
+        if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
             let problem = "is for a model that chats; a BitGen has as many positions as it was trained with";
-            return Err(Error::argument("context", problem));
+            return Err(Error::argument(*option, problem));
         }
         open_bitgen(files, &self.device, self.tokenizer.as_deref())
     }

@@ -258,6 +258,11 @@ pub fn statistics(
     let report = engine.report();
     let (weights, memory) = (bytes(report.weight_bytes), bytes(report.memory_bytes));
     say!("loaded:    {weights} of weights, {memory} on the device, in {}", ms(report.time));
+    let (now, max) = (engine.memory_bytes()?, report.max_memory_bytes);
+    if max > report.memory_bytes {
+        let (now, max) = (bytes(now), bytes(max.max(now)));
+        say!("memory:    {now} on the device by now, {max} with a full context of {} tokens", engine.context());
+    }
     if images > 0 {
         let plural = if images == 1 { "" } else { "s" };
         say!("image:     {images} picture{plural} in {}", ms(session.image_time()));

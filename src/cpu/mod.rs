@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::plan::{Backend, BufferId, Caps, Io, MemoryPlan, Plan, ProgramId, Slot, SlotKind, Step, state_fits};
+use crate::plan::{
+    Backend, BufferId, Caps, Io, MemoryPlan, Plan, ProgramId, ResizedState, Slot, SlotKind, Step, state_fits,
+};
 use crate::threads::{self, ThreadPool};
 use words::Words;
 
@@ -104,6 +106,10 @@ fn weight_key(name: &str) -> String {
     format!("weight {name}")
 }
 
+fn state_key(name: &str) -> String {
+    format!("state {name}")
+}
+
 impl Backend for Cpu {
     fn describe(&self) -> String {
         let kind = if self.plain { "plain definitions" } else { "SIMD and threads" };
@@ -138,7 +144,7 @@ impl Backend for Cpu {
                     At::Own(self.own(format!("constant {name}"), |name| Words::of(name, words.words()))?)
                 }
                 (SlotKind::State(name), _) => {
-                    let i = self.own(format!("state {name}"), |name| Words::zeros(name, slot.spec.words()))?;
+                    let i = self.own(state_key(name), |name| Words::zeros(name, slot.spec.words()))?;
                     state_fits(name, self.own[i].len(), &slot.spec)?;
                     At::Own(i)
                 }
@@ -156,6 +162,27 @@ impl Backend for Cpu {
 
     fn release(&mut self, program: ProgramId) {
         self.programs[program.0] = Program::default();
+    }
+
+    fn resize_states(&mut self, states: &[ResizedState]) -> Result<()> {
+        self.usable()?;
+        let mut resized = Vec::with_capacity(states.len());
+        for state in states {
+            let key = state_key(&state.name);
+            let i = *self.by_name.get(&key).ok_or_else(|| Error::argument(&key, "is not resident"))?;
+            let old = &self.own[i];
+            state.check(old.len())?;
+            let mut new = Words::zeros(&key, state.words)?;
+            for (from, to) in &state.moves {
+                new[*to..*to + from.len()].copy_from_slice(&old[from.clone()]);
+            }
+            resized.push((i, new));
+        }
+        for program in self.programs.iter_mut().filter(|p| p.plan.has_state_of(states)) {
+            *program = Program::default();
+        }
+        resized.into_iter().for_each(|(i, new)| self.own[i] = new);
+        Ok(())
     }
 
     fn plan(&self, program: ProgramId) -> Arc<Plan> {

@@ -39,6 +39,11 @@ impl Opened {
         }
     }
 
+    /// Whether memory is taken when it is allocated. On the CPU the system gives pages to zeroed memory as they are written.
+    pub fn takes_memory_at_once(&self) -> bool {
+        matches!(self.device, Kind::Gpu(..))
+    }
+
     /// This precision, or 32 bits with a warning where the device cannot unpack 16-bit floats.
     pub fn precision(&self, wanted: Precision) -> Precision {
         if wanted == Precision::F16 && !self.caps().unpack_f16 {

@@ -6,7 +6,9 @@ use crate::ops::{Row, SampleParams};
 /// Rows of one sequence that are to run, in order; the token after the last one is wanted.
 #[derive(Debug, Clone, Default)]
 pub struct Job {
-    /// What to run.
+    /// The session's slot ([`SessionState::slot`](crate::engine::cache::SessionState::slot)), which must have the rows.
+    pub slot: usize,
+    /// What to run. Where the sequence begins in the cache (`seq_base`) is filled in when a batch runs.
     pub rows: Vec<Row>,
     /// Vectors of the first rows, where they come from images: `[n, width]`.
     pub image: Vec<f32>,
@@ -45,6 +47,16 @@ pub enum Work {
     Text(Job),
     /// An image.
     Image(ImageJob),
+}
+
+impl Work {
+    /// The slot whose rows of the cache it needs, and how many.
+    pub fn cache_rows(&self) -> Option<(usize, usize)> {
+        match self {
+            Work::Text(job) => job.rows.last().map(|row| (job.slot, row.seq_len as usize)),
+            Work::Image(_) => None,
+        }
+    }
 }
 
 /// What runs next.

@@ -61,6 +61,14 @@ impl Ladder {
         Ok(Ladder { rungs: shapes(whole).into_iter().map(rung).collect::<Result<_>>()?, layers })
     }
 
+    /// The same for other sizes, with no program prepared.
+    ///
+    /// # Errors
+    /// Those of `record`.
+    pub fn recorded_for(&self, whole: TextShape, record: impl Fn(&TextShape) -> Result<Arc<Plan>>) -> Result<Self> {
+        Ladder::record(whole, self.layers, record)
+    }
+
     /// All plans.
     pub fn plans(&self) -> impl Iterator<Item = &Arc<Plan>> {
         self.rungs.iter().map(|rung| &rung.plan)
@@ -118,7 +126,7 @@ mod tests {
 
     fn whole(sessions: usize, images: bool) -> TextShape {
         let (max_rows, kv_dtype) = (64, DType::F16);
-        TextShape { max_rows, max_outputs: sessions, kv_rows: 128 * sessions, sessions, kv_dtype, images }
+        TextShape { max_rows, max_outputs: sessions, kv_rows: 128 * sessions, context: 128, sessions, kv_dtype, images }
     }
 
     #[test]

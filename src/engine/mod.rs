@@ -19,10 +19,11 @@
 //! 5. `output::stream` gets a [`Stream`] from [`Session::generate`] and takes its tokens.
 //! 6. [`Stream::next`], if no token is ready, makes a [`jobs::Job`] of the rows that the session has and the model has not
 //!    read (`Stream::request`, `Session::pending`).
-//! 7. `Resident::run` gives it to the queue.
+//! 7. `Resident::run` gives it to the queue, once the session has rows of the KV cache for it: a cache that is too small
+//!    grows first (`Resident::reserve`, `Runner::grow`).
 //! 8. [`queue::Queue::run_all`]: a waiting thread runs the next batch for all threads, if no other thread is running one. The
 //!    queue chooses the rows, and calls the closure of `Resident::turn`, which locks the runner and calls the next line.
-//! 9. `Runner::run` puts the rows together and takes the smallest program of the `Ladder` that holds them.
+//! 9. `Runner::run` puts the rows together, each with its session's place in the cache, and takes the smallest program of the `Ladder` that holds them.
 //! 10. `TextProgram::run` writes the rows into the program's inputs.
 //! 11. [`Backend::repeat`](crate::plan::Backend::repeat) runs the program: on the CPU one op after the other, on a GPU as
 //!     commands in one submission, or in several for more than four steps.
@@ -131,6 +132,14 @@ impl Engine {
     /// What was loaded, on which device, and how long it took.
     pub fn report(&self) -> &LoadReport {
         &self.0.report
+    }
+
+    /// Bytes in use on the device now: more than [`LoadReport::memory_bytes`] once the KV cache has grown.
+    ///
+    /// # Errors
+    /// [`Error::Device`](crate::Error::Device) once a step has panicked.
+    pub fn memory_bytes(&self) -> Result<u64> {
+        Ok(self.0.runner()?.backend.memory())
     }
 
     /// The tokenizer, if there is one.

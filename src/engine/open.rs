@@ -28,8 +28,10 @@ pub struct LoadReport {
     pub kv: Option<DType>,
     /// Bytes of packed weights.
     pub weight_bytes: u64,
-    /// Bytes in use on the device.
+    /// Bytes in use on the device, once it was open; on the CPU the system gives the KV cache its memory as it is written.
     pub memory_bytes: u64,
+    /// Bytes in use when the contexts of all sessions are full. While a KV cache grows, it is there twice.
+    pub max_memory_bytes: u64,
     /// Time from the call to the end of loading.
     pub time: Duration,
 }
@@ -50,7 +52,7 @@ pub(crate) struct Opening {
     start: Instant,
     pub files: ModelFiles,
     pub weights: Weights,
-    device: Opened,
+    pub device: Opened,
     /// The precision that the device has of the one asked for.
     pub precision: Precision,
     /// How weights are packed and cut for the device.
@@ -131,7 +133,8 @@ impl Loaded {
     pub fn finish(self) -> (Box<dyn Backend>, LoadReport) {
         let Loaded { start, backend, why, head, kv, weight_bytes } = self;
         let (device, memory_bytes) = (backend.describe(), backend.memory());
-        (backend, LoadReport { device, why, head, kv, weight_bytes, memory_bytes, time: start.elapsed() })
+        let (max_memory_bytes, time) = (memory_bytes, start.elapsed());
+        (backend, LoadReport { device, why, head, kv, weight_bytes, memory_bytes, max_memory_bytes, time })
     }
 }
 

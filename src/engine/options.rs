@@ -30,6 +30,9 @@ pub struct Options {
     pub hidden_act: Option<HiddenAct>,
     /// Maximum number of tokens of a session, images included; none: the model's maximum, at most 2048.
     pub context: Option<usize>,
+    /// Tokens of a session that the KV cache has room for from the beginning; it grows where a session has more. None: 512 on
+    /// a GPU, and on the CPU `context`, since there memory is taken as it is written.
+    pub reserve: Option<usize>,
     /// Sessions that can be open at once; each has its part of the KV cache.
     pub sessions: usize,
     /// A `tokenizer.json`, or a folder with a tokenizer's files; none: those beside the model, if there are any.
@@ -56,6 +59,7 @@ impl Default for Options {
             activations: Activations::Int8,
             hidden_act: None,
             context: None,
+            reserve: None,
             sessions: 4,
             tokenizer: None,
             needs_tokenizer: false,

@@ -63,8 +63,7 @@ impl Session {
     /// The choices of the rows that went through the model.
     fn routing_so_far(&self) -> Result<Routing> {
         let info = self.mixture()?;
-        let (base, n) = self.cached_rows();
-        let choices = self.engine.routing(base, n)?;
+        let choices = self.engine.routing(self.state_slot(), self.cached())?;
         let (experts, per_row) = (info.experts.len(), info.experts_per_token);
         Ok(Routing { experts, per_row, image_rows: self.image_rows(), choices })
     }

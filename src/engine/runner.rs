@@ -2,15 +2,17 @@
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::engine::cache::{Growth, StatePool};
 use crate::engine::jobs::{ImageJob, JobOutput, Turn};
 use crate::engine::ladder::Ladder;
 use crate::engine::programs::{Program, floats};
 use crate::engine::text_program::{Rows, TextProgram};
 use crate::error::{Error, Result};
 use crate::models::{ModelInfo, TextShape, slots};
-use crate::plan::{Backend, Step};
+use crate::plan::{Backend, Plan, ResizedState, Step};
 
 /// Upper bound on the device time of steps that run without the host: 100 ms is barely visible in streamed text.
 const BURST_TIME: Duration = Duration::from_millis(100);
@@ -42,6 +44,37 @@ fn burst_len(backend: &dyn Backend, program: &TextProgram, max: usize) -> usize 
     max.min(backend.max_repeats()).min(fit).max(1)
 }
 
+/// The states by row of text programs, that `new` has in another size than `old`, and their bytes before and after.
+fn resized(old: &Ladder, new: &Ladder, growth: &Growth) -> (Vec<ResizedState>, [u64; 2]) {
+    let (mut states, mut bytes) = (Vec::new(), [0; 2]);
+    let plans = old.plans().zip(new.plans()).next();
+    for (name, new, old) in plans
+        .iter()
+        .flat_map(|(old, new)| new.states().filter_map(|(name, new)| Some((name, new, old.spec(old.state(name)?)))))
+    {
+        if new.shape != old.shape {
+            states.push(ResizedState::of_rows(name, [old, new], &growth.moves));
+            bytes = [bytes[0] + 4 * old.words() as u64, bytes[1] + 4 * new.words() as u64];
+        }
+    }
+    (states, bytes)
+}
+
+/// The error of memory for a cache of so many rows, with its bytes before and after.
+fn refused(error: Error, rows: usize, [old, new]: [u64; 2]) -> Error {
+    match error {
+        Error::Limit { available, .. } => Error::Limit {
+            what: "the KV cache".into(),
+            wanted: format!("{new} bytes for {rows} rows, beside the {old} that it has until they have moved"),
+            available,
+            advice: "shorten or drop sessions, or open the engine with `--kv int8`, `--device cpu`, or `--reserve` as \
+                     large as the context, which needs no second copy"
+                .into(),
+        },
+        other => other,
+    }
+}
+
 impl Runner {
     /// A runner of text programs.
     ///
@@ -49,6 +82,11 @@ impl Runner {
     /// [`Error::Format`] without a text program.
     pub fn new(backend: Box<dyn Backend>, text: Ladder) -> Result<Self> {
         Ok(Runner { backend, bounds: text.whole()?, text, node_time: None })
+    }
+
+    /// Bytes of the states.
+    pub fn state_bytes(&self) -> u64 {
+        self.text.plans().next().map_or(0, |plan| plan.states().map(|(_, spec)| 4 * spec.words() as u64).sum())
     }
 
     /// The bounds of a step, and the cache.
@@ -75,19 +113,39 @@ impl Runner {
     /// Checks that the hidden vectors of these layers can be read.
     ///
     /// # Errors
-    /// [`Error::Argument`] with the first layer that cannot.
+    /// [`Error::Argument`] with the first layer that cannot; those of [`Ladder::fitting`].
     pub fn check_probed(&mut self, layers: &[usize]) -> Result<()> {
-        self.text.prepared().next().map_or(Ok(()), |program| program.check_probed(layers))
+        self.smallest()?.check_probed(layers)
+    }
+
+    /// The text program for one row: slots and states are those of all.
+    fn smallest(&mut self) -> Result<&mut TextProgram> {
+        self.text.fitting(self.backend.as_mut(), [1, 1], false)
     }
 
     /// Words of states that text programs have.
     ///
     /// # Errors
-    /// Those of [`Backend::read`]; [`Error::Format`] for a state that they do not have.
+    /// Those of [`Ladder::fitting`] and [`Backend::read`]; [`Error::Format`] for a state that they do not have.
     pub fn read_states(&mut self, wanted: &[(String, Range<usize>)]) -> Result<Vec<Vec<u32>>> {
-        let program = self.text.prepared().next().map(|text| text.program.clone());
-        let program = program.ok_or_else(|| Error::format("the engine", "has no text program"))?;
+        let program = self.smallest()?.program.clone();
         program.read_states(self.backend.as_mut(), wanted)
+    }
+
+    /// Gives the cache more rows. Plans are recorded anew, for sizes are part of them; their programs are prepared when a
+    /// step needs them, of kernels that are compiled already.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] with the bytes where the device has no memory for the old rows and the new; those of
+    /// [`Backend::resize_states`] and of `record`. Then nothing has changed.
+    pub fn grow(&mut self, growth: &Growth, record: impl Fn(&TextShape) -> Result<Arc<Plan>>) -> Result<()> {
+        let whole = TextShape { kv_rows: growth.rows, ..self.bounds };
+        let text = self.text.recorded_for(whole, record)?;
+        let (states, bytes) = resized(&self.text, &text, growth);
+        self.backend.resize_states(&states).map_err(|error| refused(error, growth.rows, bytes))?;
+        log::info!("the KV cache has {} rows, {} bytes for {}", growth.rows, bytes[1], bytes[0]);
+        (self.bounds, self.text) = (whole, text);
+        Ok(())
     }
 
     /// Runs a turn of the queue, parts of jobs as one batch or a piece of an image; outputs of the jobs that end with it.
@@ -95,13 +153,13 @@ impl Runner {
     /// A batch of nothing but tokens to decode runs several steps at once, as many as all its jobs allow.
     ///
     /// # Errors
-    /// Those of [`Ladder::fitting`] and of [`Backend::run`].
-    pub fn run(&mut self, turn: &mut Turn, info: &ModelInfo) -> Result<Vec<JobOutput>> {
+    /// Those of [`Rows::new`], [`Ladder::fitting`] and [`Backend::run`].
+    pub fn run(&mut self, turn: &mut Turn, info: &ModelInfo, states: &StatePool) -> Result<Vec<JobOutput>> {
         let parts = match turn {
             Turn::Text(parts) => parts,
             Turn::Image(image) => return Ok(self.encode(image)?.map(JobOutput::Image).into_iter().collect()),
         };
-        let all = Rows::new(parts, info.image.map_or(0, |i| i.width));
+        let all = Rows::new(parts, info.image.map_or(0, |i| i.width), states)?;
         let backend = self.backend.as_mut();
         let program = self.text.fitting(backend, [all.rows.len(), all.outputs.len()], !all.images.is_empty())?;
         let times = burst_len(backend, program, all.max_repeats);
@@ -163,8 +221,15 @@ mod tests {
 
     #[test]
     fn an_image_is_the_same_in_pieces_of_any_size() {
-        let whole =
-            TextShape { max_rows: 1, max_outputs: 1, kv_rows: 1, sessions: 1, kv_dtype: DType::F32, images: false };
+        let whole = TextShape {
+            max_rows: 1,
+            max_outputs: 1,
+            kv_rows: 1,
+            context: 1,
+            sessions: 1,
+            kv_dtype: DType::F32,
+            images: false,
+        };
         let mut runner =
             Runner::new(Box::new(Cpu::plain()), Ladder::record(whole, 0, |_| Ok(Arc::default())).unwrap()).unwrap();
         let program = Program::prepare(runner.backend.as_mut(), &Arc::new(encoder())).unwrap();

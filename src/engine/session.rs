@@ -192,7 +192,7 @@ impl Session {
         let at = if self.forgotten() > 0 { self.forgotten.at } else { keep }.min(all);
         let new = new.min(all - at);
         let gone = self.forgotten().min(all - at - new);
-        let room = self.state.len().saturating_sub(self.image_rows);
+        let room = self.state.context().saturating_sub(self.image_rows);
         if !self.shifts() {
             self.check_room(self.image_rows, all - gone)?;
         }
@@ -264,7 +264,7 @@ impl Session {
 
     /// Whether `n` tokens fit behind `used` ones.
     fn check_room(&self, used: usize, n: usize) -> Result<()> {
-        let context = self.state.len();
+        let context = self.state.context();
         if used + n <= context {
             return Ok(());
         }
@@ -288,7 +288,7 @@ impl Session {
 
     /// Tokens that still fit.
     pub fn room(&self) -> usize {
-        self.state.len() - self.len()
+        self.state.context() - self.len()
     }
 
     /// Text tokens pushed and generated, but for those that have left: what a session on another engine needs to go on from
@@ -344,28 +344,28 @@ impl Session {
         self.image_rows
     }
 
-    /// First row of the KV cache, and how many rows hold tokens that went through the model.
-    pub(crate) fn cached_rows(&self) -> (usize, usize) {
-        (self.state.base(), self.cached)
+    /// How many rows of the KV cache hold tokens that went through the model.
+    pub(crate) fn cached(&self) -> usize {
+        self.cached
     }
 
-    /// The row that text token `token` is.
+    /// The row that text token `token` is, but for its place in the cache.
     pub(crate) fn text_row(&self, token: usize) -> Row {
-        self.row(&self.state, self.image_rows + token)
+        self.row(self.image_rows + token)
     }
 
-    /// The row of position `pos` in the rows of `kv`.
-    fn row(&self, kv: &SessionState, pos: usize) -> Row {
+    /// The row of position `pos`, but for its place in the cache.
+    fn row(&self, pos: usize) -> Row {
         let token = pos.checked_sub(self.image_rows).map_or(TOKEN_IMAGE, |t| self.row_tokens[t]);
-        Row { token, pos: pos as u32, seq_base: kv.base() as u32, seq_len: pos as u32 + 1 }
+        Row { token, pos: pos as u32, seq_base: 0, seq_len: pos as u32 + 1 }
     }
 
     /// Everything from token `from` on as a job in the rows of `kv`.
     fn job(&self, kv: &SessionState, from: usize, logits: bool, hidden: &[usize]) -> Job {
-        let rows: Vec<Row> = (from..self.len()).map(|pos| self.row(kv, pos)).collect();
+        let rows: Vec<Row> = (from..self.len()).map(|pos| self.row(pos)).collect();
         let width = self.engine.model.info().image.map_or(0, |i| i.width);
         let image = self.image.get(from * width..).unwrap_or_default().to_vec();
-        Job { rows, image, logits, hidden: hidden.to_vec(), ..Job::default() }
+        Job { slot: kv.slot(), rows, image, logits, hidden: hidden.to_vec(), ..Job::default() }
     }
 
     /// Everything that is not in the cache yet, as a job; its outcome belongs to the last token. With `logits` come the

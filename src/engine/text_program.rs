@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::engine::cache::StatePool;
 use crate::engine::jobs::{Job, JobOutput};
 use crate::engine::programs::{Program, floats, required};
 use crate::error::{Error, Result};
@@ -20,24 +21,32 @@ pub(crate) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// The rows of parts of jobs, each with a number of its rows. `width` is that of an image's vectors.
-    pub fn new(parts: &'a [(Job, usize)], width: usize) -> Self {
+    /// The rows of parts of jobs, each with a number of its rows, where `states` have them. `width` is that of an image's
+    /// vectors.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for a row beyond those of its job's slot.
+    pub fn new(parts: &'a [(Job, usize)], width: usize, states: &StatePool) -> Result<Self> {
         let mut all = Rows { rows: Vec::new(), outputs: Vec::new(), images: Vec::new(), max_repeats: usize::MAX };
         for (job, n) in parts {
+            let place = states.range(job.slot);
             for i in job.done..job.done + n {
                 if job.rows[i].token & TOKEN_IMAGE != 0 {
                     all.max_repeats = 1;
                     all.images.push((all.rows.len(), &job.image[i * width..(i + 1) * width]));
                 }
-                all.rows.push(job.rows[i]);
+                all.rows.push(Row { seq_base: place.start as u32, ..job.rows[i] });
             }
+            let left = place.len().checked_sub(all.rows.last().map_or(0, |row| row.pos as usize));
+            let left =
+                left.filter(|&left| left > 0).ok_or_else(|| Error::format("a job", "has more rows than its slot"))?;
             if job.done + n == job.rows.len() {
                 all.outputs.push((all.rows.len() - 1, job));
             }
-            let repeats = if job.rows.len() == 1 && !job.logits { job.max_tokens } else { 1 };
+            let repeats = if job.rows.len() == 1 && !job.logits { job.max_tokens.min(left) } else { 1 };
             all.max_repeats = all.max_repeats.min(repeats);
         }
-        all
+        Ok(all)
     }
 
     fn step(&self, times: usize) -> Step {

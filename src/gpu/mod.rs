@@ -22,7 +22,9 @@ use pipeline::Pipelines;
 use program::Program;
 
 use crate::error::{Error, Result};
-use crate::plan::{Backend, BufferId, Caps, Choices, MemoryPlan, Plan, ProgramId, Slot, SlotKind, Step, state_fits};
+use crate::plan::{
+    Backend, BufferId, Caps, Choices, MemoryPlan, Plan, ProgramId, ResizedState, Slot, SlotKind, Step, state_fits,
+};
 use crate::tensor::Spec;
 
 /// Maximum number of decode steps per burst; at 16 the cost of a readback is negligible.
@@ -99,7 +101,7 @@ impl Gpu {
         let key = match kind {
             SlotKind::Weight(w) => weight_key(&w.to_string()),
             SlotKind::Constant(name, _) => format!("constant {name}"),
-            SlotKind::State(name) => format!("state {name}"),
+            SlotKind::State(name) => state_key(name),
             SlotKind::Temp | SlotKind::Input(_) => return Ok(None),
         };
         if let Some(buffer) = self.shared_buffers.get(&key) {
@@ -127,6 +129,10 @@ impl Gpu {
 
 fn weight_key(name: &str) -> String {
     format!("weight {name}")
+}
+
+fn state_key(name: &str) -> String {
+    format!("state {name}")
 }
 
 impl Backend for Gpu {
@@ -174,6 +180,33 @@ impl Backend for Gpu {
 
     fn release(&mut self, program: ProgramId) {
         self.programs[program.0] = Program::default();
+    }
+
+    fn resize_states(&mut self, states: &[ResizedState]) -> Result<()> {
+        self.device.check()?;
+        let mut encoder = self.device.device.create_command_encoder(&Default::default());
+        let mut resized = Vec::with_capacity(states.len());
+        for state in states {
+            let key = state_key(&state.name);
+            let old = self.shared_buffers.get(&key).ok_or_else(|| Error::argument(&key, "is not resident"))?;
+            state.check(old.size() as usize / 4)?;
+            let new = buffer::storage(&self.device, &key, state.words)?;
+            for (from, to) in state.moves.iter().filter(|(from, _)| !from.is_empty()) {
+                let [from, to, bytes] = [from.start, *to, from.len()].map(|words| 4 * words as u64);
+                encoder.copy_buffer_to_buffer(old, from, &new, to, bytes);
+            }
+            resized.push((key, new));
+        }
+        let moved = || self.device.queue.submit([encoder.finish()]);
+        self.device.guarded("states of another size", 0, moved)?;
+        for program in self.programs.iter_mut().filter(|p| p.plan.has_state_of(states)) {
+            *program = Program::default();
+        }
+        self.shared_buffers.extend(resized);
+        // The old memory is free for what comes next once it has been read.
+        let waited = self.device.device.poll(wgpu::PollType::wait_indefinitely());
+        waited.map_err(|e| Error::Device { device: self.device.label.clone(), problem: e.to_string() })?;
+        self.device.check()
     }
 
     fn plan(&self, program: ProgramId) -> Arc<Plan> {

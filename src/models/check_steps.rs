@@ -39,8 +39,8 @@ pub fn chat_steps(model: &dyn ChatModel, kv_dtype: DType) -> Result<Vec<CheckSte
         all.push(CheckStep { name: "image", plan: model.trace_image()?.plan, step: Step::FULL, inputs: Vec::new() });
     }
     let text = |name, max_rows, images, rows: Vec<Row>| -> Result<CheckStep> {
-        let shape =
-            TextShape { max_rows, max_outputs: DECODE_ROWS, kv_rows: 2 * CONTEXT, sessions: 2, kv_dtype, images };
+        let (kv_rows, context) = (2 * CONTEXT, CONTEXT);
+        let shape = TextShape { max_rows, max_outputs: DECODE_ROWS, kv_rows, context, sessions: 2, kv_dtype, images };
         let context = rows.iter().map(|r| r.seq_len).max().unwrap_or(0);
         let step = Step::new(rows.len(), 2, context as usize);
         let last = |base: usize| rows.iter().rposition(|r| r.seq_base == base as u32).map(|i| i as u32);

@@ -94,19 +94,14 @@ pub struct TextShape {
     pub max_outputs: usize,
     /// Rows of the KV cache, for all sessions together.
     pub kv_rows: usize,
+    /// Maximum number of tokens of a session, which are the positions that a row may have.
+    pub context: usize,
     /// Sessions, each with a row of [`slots::ADJUSTMENTS`].
     pub sessions: usize,
     /// F32, F16 or Int8.
     pub kv_dtype: DType,
     /// Whether rows may take their vector from the input `image_rows`.
     pub images: bool,
-}
-
-impl TextShape {
-    /// Rows of the KV cache for one session, which are the positions that a row may have.
-    pub(crate) fn context(&self) -> usize {
-        self.kv_rows / self.sessions
-    }
 }
 
 /// Names of the slots through which an engine talks to a text plan.

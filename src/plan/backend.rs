@@ -12,6 +12,46 @@ use crate::tensor::Spec;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProgramId(pub usize);
 
+/// A state of another size than before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResizedState {
+    /// Its name.
+    pub name: String,
+    /// Its words.
+    pub words: usize,
+    /// Words that it had, and the first word that each range gets.
+    pub moves: Vec<(Range<usize>, usize)>,
+}
+
+impl ResizedState {
+    /// A state that gets the rows of `new` for those of `old`; `moves` are rows that it had, and the first row that each
+    /// range gets.
+    pub fn of_rows(name: &str, [old, new]: [&Spec; 2], moves: &[(Range<usize>, usize)]) -> Self {
+        let parts = old.row_words().into_iter().zip(new.row_words());
+        let words = parts.flat_map(|((old, n), (new, _))| {
+            let moved =
+                move |(from, to): &(Range<usize>, usize)| (old + from.start * n..old + from.end * n, new + to * n);
+            moves.iter().map(moved)
+        });
+        ResizedState { name: name.to_owned(), words: new.words(), moves: words.collect() }
+    }
+
+    /// Checks that what moves is within the state, which had `old` words.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] with the state's name.
+    pub fn check(&self, old: usize) -> Result<()> {
+        let fits = |(from, to): &(Range<usize>, usize)| from.end <= old && to + from.len() <= self.words;
+        match self.moves.iter().find(|moved| !fits(moved)) {
+            None => Ok(()),
+            Some((from, to)) => Err(Error::argument(
+                &self.name,
+                format!("has {old} words and gets {}; {from:?} cannot move to {to}", self.words),
+            )),
+        }
+    }
+}
+
 /// Runs plans: the CPU, or a GPU through wgpu. Weights and states are shared between its programs by name.
 pub trait Backend: Send {
     /// One line: the device, its driver, its kind.
@@ -41,6 +81,13 @@ pub trait Backend: Send {
     /// Frees what belongs to a program alone: its temporaries and bindings. Weights, constants and states stay. A released
     /// program must not be used: it has no nodes, and its slots cannot be read or written.
     fn release(&mut self, program: ProgramId);
+
+    /// Gives states other sizes: what moves keeps its values, the rest is zero. Programs that have one of them are
+    /// released. The old memory and the new exist at once while values move.
+    ///
+    /// # Errors
+    /// As [`Backend::load_weight`], and [`crate::Error::Argument`] for words outside of a state; then nothing has changed.
+    fn resize_states(&mut self, states: &[ResizedState]) -> Result<()>;
 
     /// The plan of a program.
     fn plan(&self, program: ProgramId) -> Arc<Plan>;

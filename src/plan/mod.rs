@@ -15,7 +15,7 @@ mod memory;
 mod op;
 mod variant;
 
-pub use backend::{Backend, ProgramId, state_fits};
+pub use backend::{Backend, ProgramId, ResizedState, state_fits};
 pub use builder::PlanBuilder;
 pub use caps::Caps;
 pub use kernel::{Extent, FollowUp, Grid, Kernel, ParamStruct, Params, Source};
@@ -132,6 +132,19 @@ impl Plan {
     /// The state slot of this name.
     pub fn state(&self, name: &str) -> Option<Slot> {
         self.slots.iter().position(|s| matches!(&s.kind, SlotKind::State(n) if n == name)).map(Slot)
+    }
+
+    /// The states, each once, by name.
+    pub fn states(&self) -> impl Iterator<Item = (&str, &Spec)> {
+        self.slots.iter().filter_map(|s| match &s.kind {
+            SlotKind::State(name) => Some((name.as_str(), &s.spec)),
+            _ => None,
+        })
+    }
+
+    /// Whether one of these states is the plan's.
+    pub fn has_state_of(&self, states: &[ResizedState]) -> bool {
+        states.iter().any(|state| self.state(&state.name).is_some())
     }
 
     /// The weights that the plan reads, each once.

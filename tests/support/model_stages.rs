@@ -211,7 +211,7 @@ pub fn row(token: u32, pos: usize, base: usize) -> Row {
 }
 
 fn text_shape(max_rows: usize, max_outputs: usize, kv_rows: usize) -> TextShape {
-    TextShape { max_rows, max_outputs, kv_rows, sessions: 1, kv_dtype: DType::F32, images: true }
+    TextShape { max_rows, max_outputs, kv_rows, context: kv_rows, sessions: 1, kv_dtype: DType::F32, images: true }
 }
 
 /// How values compare with golden ones: rows beyond 1e-5 of the largest value (or of 1) are rounding flips.

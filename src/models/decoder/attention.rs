@@ -45,7 +45,7 @@ impl Attention {
             let [(norm, q), (_, k)] = norms.each_ref().map(|norm| norm.input(p));
             QkNorm { norm, weights: [q, k] }
         });
-        let q = p.rope_kv_write(qkv, rows, (rotation, shape.context()), qk_norm, *heads, kv);
+        let q = p.rope_kv_write(qkv, rows, (rotation, shape.context), qk_norm, *heads, kv);
         p.trace(&slots::attention(i), |p| p.cached_attention_weights(q, kv[0], rows, *heads));
         let a = p.cached_attention(q, kv[0], kv[1], rows, *heads); // [rows, heads·d_head]
         self.out.record(p, a, self.sub_norm.as_ref(), Some(x))

@@ -118,6 +118,7 @@ fn measured(model: &BitGen, test: Features, times: Vec<f64>, options: &BenchOpti
         images: matches!(test, Features::Images(_)).then_some(count),
         texts: matches!(test, Features::Texts(_)).then_some(count),
         report: model.report().clone(),
+        device_bytes: model.report().memory_bytes,
         on_cpu: backend.runs_at_once(),
         cost,
         profile,

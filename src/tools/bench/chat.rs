@@ -58,6 +58,7 @@ fn measured(engine: &Engine, test: Test, times: Vec<f64>, options: &BenchOptions
         images: matches!(test, Test::Image).then_some(1),
         texts: None,
         report: engine.report().clone(),
+        device_bytes: engine.memory_bytes()?,
         on_cpu: engine.runs_on_cpu(),
         cost,
         profile,
@@ -151,10 +152,15 @@ impl<'a> Probes<'a> {
     fn text<R>(&self, shape: Shape, left: usize, look: impl FnOnce(&Probe, &mut Runner) -> Result<R>) -> Result<R> {
         // Rows of the cache that no session may have meanwhile.
         let kv: Result<Vec<SessionState>> = (0..shape.sequences).map(|_| self.resident.states.take()).collect();
-        let (kv, mut runner) = (kv?, self.resident.runner()?);
+        let kv = kv?;
+        // Those of the burst too.
+        let last = (shape.context + left).min(self.resident.states.context());
+        self.resident.reserve(&kv.iter().map(|kv| (kv.slot(), last)).collect::<Vec<_>>())?;
+        let mut runner = self.resident.runner()?;
+        let base = |s: usize| self.resident.states.range(kv[s].slot()).start as u32;
         let row = |s: usize, i: usize| {
             let (pos, token) = ((shape.context - shape.rows + i) as u32, (7919 * (s + i) + 5) % self.info.vocab);
-            Row { token: token as u32, pos, seq_base: kv[s].base() as u32, seq_len: pos + 1 }
+            Row { token: token as u32, pos, seq_base: base(s), seq_len: pos + 1 }
         };
         let rows: Vec<Row> = (0..kv.len()).flat_map(|s| (0..shape.rows).map(move |i| row(s, i))).collect();
         let ends: Vec<u32> = (1..=kv.len()).filter(|_| shape.ends).map(|s| (s * shape.rows - 1) as u32).collect();

@@ -279,6 +279,8 @@ struct Measured {
     /// Texts of a repetition, where their features are what is measured.
     texts: Option<usize>,
     report: LoadReport,
+    /// Bytes in use on the device at the end.
+    device_bytes: u64,
     on_cpu: bool,
     /// What a repetition costs.
     cost: Cost,
@@ -315,7 +317,7 @@ impl BenchRow {
             dispatches_per_token: cost.launches / tokens,
             host_us_per_token: 1e6 * cost.host / tokens,
             peak_host_bytes: measured.peak_host_bytes,
-            device_bytes: report.memory_bytes,
+            device_bytes: measured.device_bytes,
             profile: measured.profile,
         }
     }
