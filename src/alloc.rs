@@ -67,6 +67,24 @@ mod tests {
         }
     }
 
+    /// Caches for a long context cost what is used of them.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn zeros_take_memory_as_they_are_written() {
+        let resident = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+            line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() / 1024
+        };
+        let before = resident();
+        let mut words = zeros("words", 256 << 20).unwrap();
+        words[100 << 20] = 1;
+        assert_eq!(words[200 << 20], 0);
+        let now = resident();
+        // Other tests run beside this one.
+        assert!(now < before + 512, "{now} MiB for 1 GiB that was not written, {before} before");
+    }
+
     #[test]
     fn memory_that_no_system_has_is_an_error() {
         for count in [1 << 58, usize::MAX] {
