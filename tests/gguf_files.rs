@@ -7,11 +7,11 @@ mod support {
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use ternion::engine::Precision;
+use ternion::engine::{HiddenAct, Precision};
 use ternion::files::config::ModelConfig;
 use ternion::files::{Checkpoint, ModelFiles, StorageDType, Weights};
 use ternion::tensor::{GroupCodes, WeightPart};
-use ternion::tools::inspect::inspect;
+use ternion::tools::inspect::{InspectOptions, inspect};
 use ternion::{Error, Result};
 
 use support::gguf_files::{GgufFile, value};
@@ -254,6 +254,9 @@ fn the_activation_of_a_bitnet_is_never_guessed() {
     assert_eq!(of("llama", 480, &[]), "silu");
     let told = inspect(tiny("bitnet_tq2_0_scale_tensors"), Precision::F16, |_| {}).unwrap();
     assert!(told.problems.iter().any(|problem| problem.contains("SiLU or squared ReLU")), "{:?}", told.problems);
+    let options = InspectOptions { hidden_act: Some(HiddenAct::SiLu), ..Precision::F16.into() };
+    let told = inspect(tiny("bitnet_tq2_0_scale_tensors"), options, |_| {}).unwrap();
+    assert!(told.problems.is_empty() && !told.components.is_empty(), "{:?}", told.problems);
 }
 
 #[test]

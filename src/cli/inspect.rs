@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use ternion::engine::Precision;
-use ternion::tools::inspect::{Inspection, TensorLine, inspect};
+use ternion::models::HiddenAct;
+use ternion::tools::inspect::{InspectOptions, Inspection, TensorLine, inspect};
 
 use crate::cli::args::{model_files, one_of};
 use crate::cli::output::{Bar, bytes, table};
@@ -25,6 +26,9 @@ pub struct Inspect {
     /// How full-precision weights would be kept.
     #[arg(long, default_value = "f16", value_parser = one_of::<Precision>())]
     precision: Precision,
+    /// The activation of feed-forward parts, for a bitnet whose file does not tell which of the two it was trained with.
+    #[arg(long, value_parser = one_of::<HiddenAct>())]
+    hidden_act: Option<HiddenAct>,
 }
 
 impl Inspect {
@@ -35,7 +39,8 @@ impl Inspect {
     pub fn main(&self) -> Outcome {
         let files = model_files(self.model.as_deref())?;
         let bar = Bar::new("inspecting");
-        let found = inspect(files, self.precision, |p| bar.show(&p))?;
+        let options = InspectOptions { precision: self.precision, hidden_act: self.hidden_act };
+        let found = inspect(files, options, |p| bar.show(&p))?;
         bar.end();
         let mut out = io::BufWriter::new(io::stdout().lock());
         if self.json {

@@ -10,6 +10,7 @@ use crate::engine::options::Precision;
 use crate::error::Result;
 use crate::files::config::ModelConfig;
 use crate::files::{Checkpoint, GgufMetadata, ModelFiles, StorageDType, TensorInfo, Weights};
+use crate::models::HiddenAct;
 use crate::quant::formats::{CodeFormat, Content, Format, IntegerFormat, magnitude};
 use crate::tools::inspect::{Inspection, TensorLine};
 
@@ -20,14 +21,14 @@ const ROTATED: [&str; 2] = ["PQ2_0", "PTQ1_0"];
 const ROTATED_ARCHITECTURE: &str = "qwen35";
 const ROTATION_KEYS: &str = "prism.hadamard.";
 
-/// What is wrong with a GGUF file, or unclear in it; nothing of other files.
-pub(super) fn problems(files: &ModelFiles, checkpoint: &Checkpoint) -> Vec<String> {
+/// What is wrong with a GGUF file, or unclear in it beside the activation that the caller told; nothing of other files.
+pub(super) fn problems(files: &ModelFiles, checkpoint: &Checkpoint, hidden_act: Option<HiddenAct>) -> Vec<String> {
     let Some(keys) = checkpoint.gguf() else { return Vec::new() };
     let mut all = Vec::new();
     match ModelConfig::of(files, checkpoint) {
-        Ok(config) if config.keys.get("hidden_act") == Some(&Value::Null) => all.push(
+        Ok(config) if config.keys.get("hidden_act") == Some(&Value::Null) && hidden_act.is_none() => all.push(
             "nothing in the file tells whether its feed-forward part has SiLU or squared ReLU; with the wrong one \
-             answers are fluent and wrong"
+             answers are fluent and wrong (--hidden-act says it)"
                 .to_owned(),
         ),
         Ok(_) => {}
@@ -71,7 +72,7 @@ fn lost_rotation(keys: &GgufMetadata, checkpoint: &Checkpoint) -> Option<String>
 pub(super) fn describe(
     files: &ModelFiles,
     weights: &Weights,
-    precision: Precision,
+    (precision, hidden_act): (Precision, Option<HiddenAct>),
     why: String,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Inspection> {
@@ -85,7 +86,7 @@ pub(super) fn describe(
     }
     progress(Progress { done: all.len(), total: all.len(), what: String::new() });
     let architecture = checkpoint.gguf().and_then(|keys| keys.text("general.architecture").ok().flatten());
-    let mut problems = problems(files, checkpoint);
+    let mut problems = problems(files, checkpoint, hidden_act);
     problems.push(why);
     Ok(Inspection {
         file: weights.path().display().to_string(),

@@ -12,10 +12,25 @@ use crate::engine::options::Precision;
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, TensorInfo, Weights};
 use crate::models;
-use crate::models::{LoadOptions, Model};
+use crate::models::{HiddenAct, LoadOptions, Model};
 use crate::quant::groups::GroupShape;
 use crate::tensor::Pack;
 use crate::tools::convert::whole;
+
+/// How a model is looked at. A [`Precision`] is one of these.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct InspectOptions {
+    /// How full-precision weights would be kept.
+    pub precision: Precision,
+    /// The activation of feed-forward parts; none: the one that the model's files tell.
+    pub hidden_act: Option<HiddenAct>,
+}
+
+impl From<Precision> for InspectOptions {
+    fn from(precision: Precision) -> Self {
+        InspectOptions { precision, hidden_act: None }
+    }
+}
 
 /// A description of a model file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -80,19 +95,20 @@ const OTHER: &str = "other";
 /// As [`crate::engine::Engine::open`].
 pub fn inspect(
     files: impl Into<ModelFiles>,
-    precision: Precision,
+    options: impl Into<InspectOptions>,
     mut progress: impl FnMut(Progress),
 ) -> Result<Inspection> {
-    let files = files.into();
+    let (files, InspectOptions { precision, hidden_act }) = (files.into(), options.into());
     let weights = Weights::open(&files)?;
     let is_gguf = weights.checkpoint().gguf().is_some();
-    let model = match models::open(&files, &weights, LoadOptions::anywhere(precision.pack())) {
+    let load = LoadOptions { hidden_act, ..LoadOptions::anywhere(precision.pack()) };
+    let model = match models::open(&files, &weights, load) {
         Err(error @ (Error::Unsupported { .. } | Error::Config { .. })) if is_gguf => {
-            return gguf::describe(&files, &weights, precision, error.to_string(), &mut progress);
+            return gguf::describe(&files, &weights, (precision, hidden_act), error.to_string(), &mut progress);
         }
         opened => opened?,
     };
-    let problems = gguf::problems(&files, weights.checkpoint());
+    let problems = gguf::problems(&files, weights.checkpoint(), hidden_act);
     let all: Vec<&TensorInfo> = weights.checkpoint().tensors().collect();
     let mut tensors = Vec::with_capacity(all.len());
     for (done, info) in all.iter().enumerate() {
