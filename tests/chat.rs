@@ -50,6 +50,19 @@ fn a_full_context_is_told_and_the_chat_goes_on_after_reset() {
 }
 
 #[test]
+fn an_answer_that_the_context_cuts_says_so() {
+    let ends = |n: &str| {
+        let mut args = chat(&["-c", "60", "-v", "--logit-bias", "77=1e9"]);
+        args.iter_mut().filter(|arg| *arg == "4").for_each(|arg| *arg = n.to_owned());
+        let ran = fed(&args.iter().map(String::as_str).collect::<Vec<_>>(), b"What is it?\n");
+        ran.err.lines().find(|line| line.starts_with("generated:")).unwrap_or(&ran.err).to_owned()
+    };
+    let [few, many] = ["4", "100"].map(ends);
+    assert!(few.contains(" 4 tokens") && few.contains("maximum number of tokens"), "{few}");
+    assert!(many.contains("the context is full"), "{many}");
+}
+
+#[test]
 fn a_question_that_is_refused_is_no_part_of_the_conversation() {
     let long = format!("Is {}?\n", "it ".repeat(40));
     let plain = piped(&["-c", "60", "-v"], "What is it?\nAnd now?\n");

@@ -278,11 +278,16 @@ impl ChatLoop<'_> {
             let options = self.options.clone();
             // An answer that is cut by the context is better than none.
             let most = if self.form.context_shift { usize::MAX } else { self.session.room() };
-            let max_tokens = options.max_tokens.map(|n| n.min(most));
-            let options = GenerateOptions { max_tokens, ..options };
-            self.interrupt
-                .during(|interrupted| stream(&mut self.session, options, false, self.form.hide_thoughts, interrupted))
-                .map_err(Failure::Error)
+            let (max_tokens, is_cut) =
+                (options.max_tokens.map(|n| n.min(most)), options.max_tokens.is_some_and(|n| n > most));
+            let (options, form) = (GenerateOptions { max_tokens, ..options }, &self.form);
+            let mut answer = self
+                .interrupt
+                .during(|interrupted| stream(&mut self.session, options, false, form.hide_thoughts, interrupted))?;
+            if let Some(end @ StopReason::Length) = answer.stats.1.as_mut().filter(|_| is_cut) {
+                *end = StopReason::Context;
+            }
+            Ok(answer)
         });
         if answered.is_err() {
             self.session.truncate(before.saturating_sub(self.session.forgotten()));
