@@ -284,6 +284,20 @@ fn sampling_is_recommended_by_keys() {
     let found = SamplingDefaults::of(&files).expect("defaults");
     assert_eq!(found.to_string(), "temperature 0.5, repetition penalty 1.25, top k 20");
     assert!(found.file.is_some_and(|file| file.ends_with("m.gguf")));
+    // A file beside it speaks where the keys say nothing.
+    let beside = |dir: &tempfile::TempDir| {
+        let config = r#"{"temperature": 0.75, "top_k": 9, "top_p": 0.5}"#;
+        std::fs::write(dir.path().join("generation_config.json"), config).expect("written");
+    };
+    let (dir, files) = folder(&[("general.sampling.temp", value::f32(0.5))]);
+    beside(&dir);
+    assert_eq!(SamplingDefaults::of(&files).expect("defaults").to_string(), "temperature 0.5");
+    let (dir, files) = folder(&[]);
+    assert!(SamplingDefaults::of(&files).expect("defaults").is_empty());
+    beside(&dir);
+    let found = SamplingDefaults::of(&files).expect("defaults");
+    assert_eq!(found.to_string(), "temperature 0.75, top p 0.5, top k 9");
+    assert!(found.file.is_some_and(|file| file.ends_with("generation_config.json")));
     let (_dir, files) = folder(&[("general.sampling.temp", value::text("hot"))]);
     assert!(matches!(SamplingDefaults::of(&files), Err(Error::Config { .. })));
 }

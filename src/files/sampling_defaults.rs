@@ -1,4 +1,4 @@
-//! How a model's publisher recommends to sample: `generation_config.json`, or `general.sampling.*` of a GGUF file.
+//! How a model's publisher recommends to sample: `general.sampling.*` of a GGUF file, or else `generation_config.json`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -36,12 +36,14 @@ impl SamplingDefaults {
     /// # Errors
     /// [`Error::Config`] for a value that is not a number, [`Error::Format`] for broken JSON, [`Error::Io`].
     pub fn of(files: &ModelFiles) -> Result<Self> {
-        match GgufMetadata::of(files) {
-            Ok(Some(keys)) => Self::in_gguf(&keys),
-            _ => match read(files, GENERATION_CONFIG)? {
-                Some(config) => Self::in_config(files.path(GENERATION_CONFIG), &config),
-                None => Ok(Self::default()),
-            },
+        let own = match GgufMetadata::of(files) {
+            Ok(Some(keys)) => Self::in_gguf(&keys)?,
+            _ => Self::default(),
+        };
+        match read(files, GENERATION_CONFIG) {
+            _ if !own.is_empty() => Ok(own),
+            Ok(Some(config)) => Self::in_config(files.path(GENERATION_CONFIG), &config),
+            beside => beside.map(|_| own),
         }
     }
 
