@@ -313,7 +313,7 @@ fn a_model_samples_as_its_files_recommend() {
     let (model, tokenizer) = (text(dir.path()), text(tokenizer()));
     let chat = ["chat", "-m", &model, "--device", "cpu", "--tokenizer", &tokenizer, "-n", "2", "-v", "--seed", "3"];
     for err in [run(&["--seed", "3"]).err, fed(&chat, b"What is it?\n").err] {
-        for part in ["generation_config.json recommends temperature 0.5, min p 0.1, top k 7", "seed:      3"] {
+        for part in ["generation_config.json recommends temperature 0.5, top p 1, min p 0.1, top k 7", "seed:      3"] {
             assert!(err.contains(part), "{part:?} is not in {err}");
         }
     }

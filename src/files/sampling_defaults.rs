@@ -9,6 +9,9 @@ use crate::error::{Error, Result};
 use crate::files::tokenizer::special::{GENERATION_CONFIG, read};
 use crate::files::{GgufMetadata, ModelFiles};
 
+/// The top k of transformers' `GenerationConfig` where it samples; its top p is 1, its temperature 1.
+const TRANSFORMERS_TOP_K: usize = 50;
+
 /// What the files recommend; none where they say nothing. Values are as they stand there: whoever samples checks them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct SamplingDefaults {
@@ -81,10 +84,12 @@ impl SamplingDefaults {
             Some(Value::Bool(true)) => number("temperature")?.or(Some(1.0)),
             _ => number("temperature")?,
         };
+        // What is not named has the values of transformers, for which the file is written.
+        let samples = temperature.is_some_and(|temperature| temperature > 0.0);
         Ok(SamplingDefaults {
             temperature,
-            top_k: top_k.map(|k| usize::try_from(k).unwrap_or(usize::MAX)),
-            top_p: number("top_p")?,
+            top_k: top_k.map(|k| usize::try_from(k).unwrap_or(usize::MAX)).or(samples.then_some(TRANSFORMERS_TOP_K)),
+            top_p: number("top_p")?.or(samples.then_some(1.0)),
             min_p: number("min_p")?,
             repetition_penalty: number("repetition_penalty")?,
             presence_penalty: number("presence_penalty")?,
@@ -168,7 +173,10 @@ mod tests {
         let read = of(&written.to_string()).unwrap();
         assert_eq!(SamplingDefaults { file: found.file.clone(), ..read }, found);
         assert_eq!(of(r#"{"do_sample": false, "temperature": 0.6}"#).unwrap().temperature, Some(0.0));
-        assert_eq!(of(r#"{"do_sample": true}"#).unwrap().temperature, Some(1.0));
+        assert_eq!(of(r#"{"do_sample": true}"#).unwrap().to_string(), "temperature 1, top p 1, top k 50");
+        let all = of(r#"{"do_sample": true, "temperature": 0.6, "top_k": 0}"#).unwrap();
+        assert_eq!(all.to_string(), "temperature 0.6, top p 1, top k 0");
+        assert_eq!(of(r#"{"repetition_penalty": 1.5}"#).unwrap().to_string(), "repetition penalty 1.5");
         assert!(found.file.clone().is_some_and(|file| file.ends_with(GENERATION_CONFIG)));
         let given = SamplingDefaults { temperature: Some(0.0), min_p: Some(0.5), ..Default::default() };
         assert_eq!(found.without(&given).to_string(), "top p 0.95, top k 20");
