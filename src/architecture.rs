@@ -6,7 +6,7 @@
 //!
 //! | room | what is in it | may use |
 //! |---|---|---|
-//! | [`error`](crate::error), [`tensor`](crate::tensor), [`quant`](crate::quant), [`threads`](crate::threads), `alloc`, `bounds` | typed errors; shapes, dtypes and where a weight comes from; packed weights; the CPU's thread pool; memory for weights and caches; clamps that let NaN through | each other |
+//! | [`error`](crate::error), [`tensor`](crate::tensor), [`quant`](crate::quant), [`threads`](crate::threads), [`cpu_level`](crate::cpu_level), `alloc`, `bounds` | typed errors; shapes, dtypes and where a weight comes from; packed weights; the CPU's thread pool and vector instructions; memory for weights and caches; clamps that let NaN through | each other |
 //! | [`plan`](crate::plan) | ops on slots as data, and the backend trait | the row above |
 //! | [`files`](crate::files) | checkpoints, tokenizers, chat templates, images; no file is trusted | the first row |
 //! | [`ops`](crate::ops) | one file per op: shapes, definition, which kernel (the WGSL lies in `shaders/`) | `plan` |

@@ -48,6 +48,7 @@ pub mod apps;
 pub mod architecture;
 mod bounds;
 pub mod cpu;
+pub mod cpu_level;
 pub mod engine;
 pub mod error;
 pub mod files;

@@ -8,9 +8,10 @@ const MAP: &[(&str, &[&str])] = &[
     // The ground is one: a weight's packing is part of its dtype.
     ("architecture", &[]),
     ("bounds", &[]),
-    ("error", &["tensor", "quant", "alloc", "bounds", "threads"]),
+    ("error", &["tensor", "quant", "alloc", "bounds", "threads", "cpu_level"]),
     ("tensor", &["error"]),
     ("threads", &["error"]),
+    ("cpu_level", &["error"]),
     ("alloc", &["error"]),
     ("quant", &["error"]),
     ("plan", &["error"]),

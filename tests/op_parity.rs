@@ -12,6 +12,7 @@ use support::numbers::{compare, floats};
 use support::op_cases::{Case, Tol};
 use support::recording::{Feed, UNWRITTEN, run};
 use ternion::cpu::Cpu;
+use ternion::cpu_level::{self, CpuLevel};
 use ternion::ops::NAMES;
 use ternion::plan::{Backend, Choices, Slot, Step};
 use ternion::quant::int8;
@@ -179,6 +180,19 @@ fn ternary_matmul_matches_reference_bit_for_bit() {
 fn float_ops_match_reference() {
     let exact = |c: &Case| c.op == "ternary_matmul" && c.outs.iter().all(|o| o.1 == Tol::Exact);
     assert_parity(&rows().into_iter().filter(|c| !exact(c)).collect::<Vec<_>>());
+}
+
+/// The other tests may run at one of these levels meanwhile, which changes nothing of what they expect.
+#[test]
+fn every_level_of_the_cpu_matches_reference() {
+    let cases = rows();
+    let truth = truth(&cases);
+    let mut all = Vec::new();
+    for level in CpuLevel::of_this_processor() {
+        cpu_level::limit(level).unwrap();
+        all.extend(failures(&cases, &truth, &format!("CPU at level {level}"), &mut Cpu::new()));
+    }
+    assert!(all.is_empty(), "{} failures in {} rows:\n{}", all.len(), cases.len(), all.join("\n"));
 }
 
 /// Ops that read no floats, or whose floats make choices only.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use ternion::apps::bitgen::{BitGen, BitGenOptions, EpisodicMemory, MemoryNoise};
+use ternion::cpu_level::CpuLevel;
 use ternion::engine::{
     Activations, DeviceChoice, DeviceOptions, Engine, HiddenAct, KvPrecision, LmHead, ModelOptions, NamedValues,
     Options, Precision,
@@ -71,6 +72,10 @@ pub struct DeviceArgs {
     /// Threads of the CPU; default: one for each processor.
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+    /// Vector instructions of the CPU, at most: portable, avx2 or avx512; default: what the environment variable TERNION_CPU
+    /// names, or the best that the processor has.
+    #[arg(long, value_name = "LEVEL")]
+    pub cpu_level: Option<CpuLevel>,
 }
 
 impl DeviceArgs {
@@ -101,7 +106,8 @@ impl DeviceArgs {
     /// The device, and how it is set up; from here on the command has the threads that it may use.
     pub fn options(&self) -> DeviceOptions {
         size_pool(self.threads.map(|n| n.clamp(1, DeviceOptions::MAX_THREADS)));
-        DeviceOptions { device: self.device.clone(), autotune: !self.no_autotune, threads: self.threads }
+        let DeviceArgs { threads, cpu_level, .. } = *self;
+        DeviceOptions { device: self.device.clone(), autotune: !self.no_autotune, threads, cpu_level }
     }
 }
 
@@ -122,11 +128,12 @@ impl ModelArgs {
 
     /// The options for one conversation.
     pub fn options(&self) -> Options {
-        let DeviceOptions { device, autotune, threads } = self.device.options();
+        let DeviceOptions { device, autotune, threads, cpu_level } = self.device.options();
         Options {
             device,
             autotune,
             threads,
+            cpu_level,
             precision: self.device.precision,
             kv: self.device.kv,
             head: self.device.head,

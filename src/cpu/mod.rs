@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::cpu_level;
 use crate::error::{Error, Result};
 use crate::plan::{
     Backend, BufferId, Caps, Io, MemoryPlan, Plan, ProgramId, ResizedState, Slot, SlotKind, Step, state_fits,
@@ -112,8 +113,8 @@ fn state_key(name: &str) -> String {
 
 impl Backend for Cpu {
     fn describe(&self) -> String {
-        let kind = if self.plain { "plain definitions" } else { "SIMD and threads" };
-        let n = self.threads.count();
+        let (n, plain) = (self.threads.count(), self.plain);
+        let kind = if plain { "plain definitions".into() } else { format!("{} kernels", cpu_level::level()) };
         format!("CPU, {n} thread{}, {kind}", if n == 1 { "" } else { "s" })
     }
 

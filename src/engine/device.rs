@@ -2,6 +2,7 @@
 //! which may take seconds, follows when a model's weights are on it.
 
 use crate::cpu::Cpu;
+use crate::cpu_level;
 use crate::engine::options::{DeviceChoice, DeviceOptions, Precision};
 use crate::error::{Error, Result};
 use crate::gpu::{AdapterKind, Adapters, Device, Gpu};
@@ -87,6 +88,10 @@ pub fn choose(options: &DeviceOptions) -> Result<Chosen> {
 /// # Errors
 /// As [`choose`].
 pub(crate) fn open(options: &DeviceOptions) -> Result<Opened> {
+    match options.cpu_level {
+        Some(level) => cpu_level::limit(level)?,
+        None => cpu_level::check()?,
+    }
     let cpu = cpu(options.threads)?;
     let on_cpu = |why: String| Ok(Opened { device: Kind::Cpu(Box::new(cpu())), why });
     if options.device == DeviceChoice::Cpu {

@@ -6,7 +6,7 @@ use crate::ops::{Row, SampleParams};
 /// Rows of one sequence that are to run, in order; the token after the last one is wanted.
 #[derive(Debug, Clone, Default)]
 pub struct Job {
-    /// The session's slot ([`SessionState::slot`](crate::engine::cache::SessionState::slot)), which must have the rows.
+    /// The session's slot in the KV cache, which must have the rows.
     pub slot: usize,
     /// What to run. Where the sequence begins in the cache (`seq_base`) is filled in when a batch runs.
     pub rows: Vec<Row>,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::cpu_level::CpuLevel;
 use crate::engine::sampler::Sampling;
 use crate::error::{Error, Result};
 use crate::models::{Activations, HiddenAct};
@@ -18,6 +19,8 @@ pub struct Options {
     pub autotune: bool,
     /// Threads of the CPU; none: one for each processor that the process may use.
     pub threads: Option<usize>,
+    /// Vector instructions of the CPU ([`DeviceOptions::cpu_level`]).
+    pub cpu_level: Option<CpuLevel>,
     /// Full-precision weights, and the KV cache unless `kv` says otherwise.
     pub precision: Precision,
     /// The KV cache.
@@ -53,6 +56,7 @@ impl Default for Options {
             device: DeviceChoice::Auto,
             autotune: true,
             threads: None,
+            cpu_level: None,
             precision: Precision::F16,
             kv: KvPrecision::Dense,
             head: LmHead::Dense,
@@ -95,6 +99,9 @@ pub struct DeviceOptions {
     pub autotune: bool,
     /// Threads of the CPU, at most [`DeviceOptions::MAX_THREADS`]; none: one for each processor that the process may use.
     pub threads: Option<usize>,
+    /// Vector instructions of the CPU, for all engines of the process from the opening on ([`crate::cpu_level::limit`]); none: as
+    /// before, or what the environment variable `TERNION_CPU` names, or the best that the processor has.
+    pub cpu_level: Option<CpuLevel>,
 }
 
 impl DeviceOptions {
@@ -117,13 +124,14 @@ impl Options {
 
     /// Where the engine runs, and how.
     pub(crate) fn device_options(&self) -> DeviceOptions {
-        DeviceOptions { device: self.device.clone(), autotune: self.autotune, threads: self.threads }
+        let Options { autotune, threads, cpu_level, .. } = *self;
+        DeviceOptions { device: self.device.clone(), autotune, threads, cpu_level }
     }
 }
 
 impl From<DeviceChoice> for DeviceOptions {
     fn from(device: DeviceChoice) -> Self {
-        DeviceOptions { device, autotune: true, threads: None }
+        DeviceOptions { device, autotune: true, threads: None, cpu_level: None }
     }
 }
 

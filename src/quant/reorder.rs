@@ -1,7 +1,6 @@
 //! Codes in the order of their columns, as block formats give them, moved to their places in a word.
 
-use multiversion::multiversion;
-
+use crate::cpu_level::for_each_level;
 use crate::quant::Bits;
 
 /// The words of a row from its packed codes: in `fields`, columns follow one another from the lowest bits of the first
@@ -16,26 +15,28 @@ pub fn row_words(bits: Bits, fields: &[u8], words: &mut [u32]) {
     }
 }
 
-/// Column `4k + b` moves from bit `8k + 2b` to bit `8b + 2k`: the transpose of 4 x 4 fields, by pairs and then by pairs of
-/// pairs.
-#[multiversion(targets("x86_64+avx2"))]
-fn reorder_2(fields: &[u8], words: &mut [u32]) {
-    for (word, &four) in words.iter_mut().zip(fields.as_chunks::<4>().0) {
-        let w = exchanged(u32::from_le_bytes(four), 6, 0x00CC_00CC);
-        *word = exchanged(w, 12, 0x0000_F0F0);
+for_each_level! {
+    /// Column `4k + b` moves from bit `8k + 2b` to bit `8b + 2k`: the transpose of 4 x 4 fields, by pairs and then by pairs of
+    /// pairs.
+    fn reorder_2(fields: &[u8], words: &mut [u32]) {
+        for (word, &four) in words.iter_mut().zip(fields.as_chunks::<4>().0) {
+            let w = exchanged(u32::from_le_bytes(four), 6, 0x00CC_00CC);
+            *word = exchanged(w, 12, 0x0000_F0F0);
+        }
     }
 }
 
-/// Column `4k + b` moves from bit `4k + b` to bit `8b + k`. The number of a bit has five digits, `kkkbb` before and `bbkkk`
-/// after; an exchange of bits exchanges two digits.
-#[multiversion(targets("x86_64+avx2"))]
-fn reorder_1(fields: &[u8], words: &mut [u32]) {
-    for (word, &four) in words.iter_mut().zip(fields.as_chunks::<4>().0) {
-        // Digits 1 and 0, 2 and 0, 3 and 1, 4 and 2, counted from the lowest.
-        let w = exchanged(u32::from_le_bytes(four), 1, 0x2222_2222);
-        let w = exchanged(w, 3, 0x0A0A_0A0A);
-        let w = exchanged(w, 6, 0x00CC_00CC);
-        *word = exchanged(w, 12, 0x0000_F0F0);
+for_each_level! {
+    /// Column `4k + b` moves from bit `4k + b` to bit `8b + k`. The number of a bit has five digits, `kkkbb` before and `bbkkk`
+    /// after; an exchange of bits exchanges two digits.
+    fn reorder_1(fields: &[u8], words: &mut [u32]) {
+        for (word, &four) in words.iter_mut().zip(fields.as_chunks::<4>().0) {
+            // Digits 1 and 0, 2 and 0, 3 and 1, 4 and 2, counted from the lowest.
+            let w = exchanged(u32::from_le_bytes(four), 1, 0x2222_2222);
+            let w = exchanged(w, 3, 0x0A0A_0A0A);
+            let w = exchanged(w, 6, 0x00CC_00CC);
+            *word = exchanged(w, 12, 0x0000_F0F0);
+        }
     }
 }
 

@@ -3,8 +3,7 @@
 
 use std::ops::Range;
 
-use multiversion::multiversion;
-
+use crate::cpu_level::for_each_level;
 use crate::ops::simd::{Shared, maths};
 use crate::plan::Floats;
 use crate::threads::ThreadPool;
@@ -93,7 +92,7 @@ pub(super) type WholeKernel = fn(&Whole, Range<usize>, usize, Shared<'_, f32>);
 /// A kernel of this processor for many queries over the same keys.
 fn whole_kernel(d: usize) -> Option<WholeKernel> {
     #[cfg(target_arch = "x86_64")]
-    return super::attention_prefill_x86::kernel(d);
+    return super::x86::attention_prefill::kernel(d);
     #[cfg(not(target_arch = "x86_64"))]
     return None;
 }
@@ -142,10 +141,11 @@ impl Widened {
     }
 }
 
-/// A head of 8-bit integers as f32.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn widen_head(integers: &[i8], scale: f32, out: &mut [f32]) {
-    out.iter_mut().zip(integers).for_each(|(out, &q)| *out = f32::from(q) * scale);
+for_each_level! {
+    /// A head of 8-bit integers as f32.
+    fn widen_head(integers: &[i8], scale: f32, out: &mut [f32]) {
+        out.iter_mut().zip(integers).for_each(|(out, &q)| *out = f32::from(q) * scale);
+    }
 }
 
 /// The partial result of one query head over some of its keys: the largest score `max`, `Σ e^(score − max)`, and
@@ -207,7 +207,7 @@ pub(super) type Kernel = fn(&[f32], &Block, f32, &mut [f32]);
 /// A kernel of this processor for keys and values as they are stored.
 fn stored_kernel(d: usize) -> Option<Kernel> {
     #[cfg(target_arch = "x86_64")]
-    return super::attention_decode_x86::kernel(d);
+    return super::x86::attention_decode::kernel(d);
     #[cfg(not(target_arch = "x86_64"))]
     return None;
 }
@@ -225,23 +225,24 @@ fn any_kernel(q: &[f32], block: &Block, scale: f32, partial: &mut [f32]) {
     }
 }
 
-/// Adds `n` keys and values, rows of a width, to the partial result of one head.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn add_keys(q: &[f32], k: (&[f32], usize), v: (&[f32], usize), n: usize, scale: f32, partial: &mut [f32]) {
-    let mut scores = [0.0f32; BLOCK];
-    let scores = &mut scores[..n];
-    let mut max = partial[0];
-    for (j, score) in scores.iter_mut().enumerate() {
-        *score = maths::dot_inline(q, &k.0[j * k.1..][..q.len()]) * scale;
-        max = max.max(*score);
-    }
-    let shrink = (partial[0] - max).exp();
-    partial[0] = max;
-    partial[1] = partial[1] * shrink + maths::exp_all_inline(scores, max);
-    let out = &mut partial[HEAD..];
-    out.iter_mut().for_each(|a| *a *= shrink);
-    for (j, &weight) in scores.iter().enumerate() {
-        out.iter_mut().zip(&v.0[j * v.1..]).for_each(|(o, v)| *o += weight * v);
+for_each_level! {
+    /// Adds `n` keys and values, rows of a width, to the partial result of one head.
+    fn add_keys(q: &[f32], k: (&[f32], usize), v: (&[f32], usize), n: usize, scale: f32, partial: &mut [f32]) {
+        let mut scores = [0.0f32; BLOCK];
+        let scores = &mut scores[..n];
+        let mut max = partial[0];
+        for (j, score) in scores.iter_mut().enumerate() {
+            *score = maths::dot_inline(q, &k.0[j * k.1..][..q.len()]) * scale;
+            max = max.max(*score);
+        }
+        let shrink = (partial[0] - max).exp();
+        partial[0] = max;
+        partial[1] = partial[1] * shrink + maths::exp_all_inline(scores, max);
+        let out = &mut partial[HEAD..];
+        out.iter_mut().for_each(|a| *a *= shrink);
+        for (j, &weight) in scores.iter().enumerate() {
+            out.iter_mut().zip(&v.0[j * v.1..]).for_each(|(o, v)| *o += weight * v);
+        }
     }
 }
 

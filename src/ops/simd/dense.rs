@@ -41,7 +41,7 @@ pub(super) type DotKernel = fn(&[f32], Floats, usize, &mut [f32]);
 /// The best kernel for this processor.
 fn dot_kernel() -> DotKernel {
     #[cfg(target_arch = "x86_64")]
-    if let Some(kernel) = super::dense_rows_x86::kernel() {
+    if let Some(kernel) = super::x86::dense_rows::kernel() {
         return kernel;
     }
     dots
@@ -89,7 +89,7 @@ pub(super) type BlockKernel = fn(&Block);
 /// The kernel of this processor for blocks.
 fn block_kernel() -> BlockKernel {
     #[cfg(target_arch = "x86_64")]
-    if let Some(kernel) = super::dense_tiles_x86::kernel() {
+    if let Some(kernel) = super::x86::dense_tiles::kernel() {
         return kernel;
     }
     gemm_block
@@ -224,7 +224,7 @@ mod tests {
     fn kernels() -> Vec<DotKernel> {
         let mut all: Vec<DotKernel> = vec![dots];
         #[cfg(target_arch = "x86_64")]
-        all.extend(super::super::dense_rows_x86::kernels());
+        all.extend(super::super::x86::dense_rows::kernels());
         all
     }
 

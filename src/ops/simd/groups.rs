@@ -4,13 +4,12 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use half::f16;
-use multiversion::multiversion;
-
+use crate::cpu_level::for_each_level;
 use crate::ops::simd::Shared;
 use crate::quant::groups::{GroupPart, GroupStack};
 use crate::quant::{Bits, TILE_ROWS};
 use crate::threads::ThreadPool;
+use half::f16;
 
 /// One row of activation codes.
 #[derive(Debug, Clone, Copy)]
@@ -101,7 +100,7 @@ pub(super) type GroupKernel = fn(&GroupTile, Bits, &[GroupActs], &mut TileOuts);
 /// The best kernel for this processor.
 fn group_kernel() -> GroupKernel {
     #[cfg(target_arch = "x86_64")]
-    if let Some(kernel) = super::groups_x86::kernels().pop() {
+    if let Some(kernel) = super::x86::groups::kernels().pop() {
         return kernel;
     }
     portable_tile
@@ -155,7 +154,7 @@ pub fn group_products(
     let input = match input {
         GroupInput::Codes { acts: [act], group } if any_bits() => {
             #[cfg(target_arch = "x86_64")]
-            super::groups_x86::make_tables(act.words, &mut tables);
+            super::x86::groups::make_tables(act.words, &mut tables);
             with_tables = [GroupActs { tables: &tables, ..*act }];
             GroupInput::Codes { acts: &with_tables, group }
         }
@@ -265,15 +264,16 @@ fn add_portable(tile: &GroupTile, bits: Bits, act: &GroupActs, words: Range<usiz
     to.iter_mut().zip(sums).for_each(|(to, sum)| *to += (times * sum - less) as f32 * inv_k);
 }
 
-/// Adds the products of a tile with up to [`BATCH`] rows of floats.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-fn float_tile(tile: &GroupTile, bits: Bits, x: &[&[f32]], outs: &mut TileOuts) {
-    match *x {
-        [a] => float_rows(tile, bits, [a], outs),
-        [a, b] => float_rows(tile, bits, [a, b], outs),
-        [a, b, c] => float_rows(tile, bits, [a, b, c], outs),
-        [a, b, c, d, ..] => float_rows(tile, bits, [a, b, c, d], outs),
-        [] => {}
+for_each_level! {
+    /// Adds the products of a tile with up to [`BATCH`] rows of floats.
+    fn float_tile(tile: &GroupTile, bits: Bits, x: &[&[f32]], outs: &mut TileOuts) {
+        match *x {
+            [a] => float_rows(tile, bits, [a], outs),
+            [a, b] => float_rows(tile, bits, [a, b], outs),
+            [a, b, c] => float_rows(tile, bits, [a, b, c], outs),
+            [a, b, c, d, ..] => float_rows(tile, bits, [a, b, c, d], outs),
+            [] => {}
+        }
     }
 }
 
@@ -322,7 +322,7 @@ mod tests {
     fn kernels() -> Vec<GroupKernel> {
         let mut all: Vec<GroupKernel> = vec![portable_tile];
         #[cfg(target_arch = "x86_64")]
-        all.extend(super::super::groups_x86::kernels());
+        all.extend(super::super::x86::groups::kernels());
         all
     }
 
@@ -386,7 +386,7 @@ mod tests {
         #[cfg(target_arch = "x86_64")]
         if n == 1 && bits == Bits::One {
             let mut tables = Vec::new();
-            super::super::groups_x86::make_tables(acts[0].words, &mut tables);
+            super::super::x86::groups::make_tables(acts[0].words, &mut tables);
             let mut outs = [[0.0; TILE_ROWS]; BATCH];
             kernels()[kernels().len() - 1](tile, bits, &[GroupActs { tables: &tables, ..acts[0] }], &mut outs);
             all.push(outs);

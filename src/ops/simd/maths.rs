@@ -1,8 +1,7 @@
 //! Loops over rows of floats, written so that the compiler vectorises them, and compiled for several processors.
 
-use multiversion::multiversion;
-
 use crate::bounds::{at_least, largest_magnitude};
+use crate::cpu_level::for_each_level;
 
 /// Sums that run side by side: two vectors of the widest processor, which has two units that add.
 const LANES: usize = 32;
@@ -46,19 +45,21 @@ pub fn dot_inline(a: &[f32], b: &[f32]) -> f32 {
     total(acc) + rest
 }
 
-/// `Σ a · b` of slices of one length.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    dot_inline(a, b)
+for_each_level! {
+    /// `Σ a · b` of slices of one length.
+    pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+        dot_inline(a, b)
+    }
 }
 
-/// `Σ clamp(x, ±bound)²`.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn sum_of_squares(x: &[f32], bound: f32) -> f32 {
-    sum(x, |x| {
-        let v = x.clamp(-bound, bound);
-        v * v
-    })
+for_each_level! {
+    /// `Σ clamp(x, ±bound)²`.
+    pub fn sum_of_squares(x: &[f32], bound: f32) -> f32 {
+        sum(x, |x| {
+            let v = x.clamp(-bound, bound);
+            v * v
+        })
+    }
 }
 
 /// Bounds and scale of one row's normalisation.
@@ -74,45 +75,48 @@ pub struct Normed {
     pub act_bound: f32,
 }
 
-/// `y = clamp(w · clamp(clamp(x) / rms))`; returns `max |y|`, NaN if one is.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn norm(x: &[f32], w: &[f32], n: Normed, y: &mut [f32]) -> f32 {
-    let one = |x: f32, w: f32| {
-        let v = (x.clamp(-n.in_bound, n.in_bound) / n.rms).clamp(-n.out_bound, n.out_bound);
-        (w * v).clamp(-n.act_bound, n.act_bound)
-    };
-    let mut lanes_max = [0; LANES]; // bits: in their order NaN is above all
-    let (xs, ws, mut ys) = (x.chunks_exact(LANES), w.chunks_exact(LANES), y.chunks_exact_mut(LANES));
-    let rest = (xs.remainder(), ws.remainder());
-    for ((x, w), y) in xs.zip(ws).zip(&mut ys) {
-        for i in 0..LANES {
-            y[i] = one(x[i], w[i]);
-            lanes_max[i] = lanes_max[i].max(y[i].abs().to_bits());
+for_each_level! {
+    /// `y = clamp(w · clamp(clamp(x) / rms))`; returns `max |y|`, NaN if one is.
+    pub fn norm(x: &[f32], w: &[f32], n: Normed, y: &mut [f32]) -> f32 {
+        let one = |x: f32, w: f32| {
+            let v = (x.clamp(-n.in_bound, n.in_bound) / n.rms).clamp(-n.out_bound, n.out_bound);
+            (w * v).clamp(-n.act_bound, n.act_bound)
+        };
+        let mut lanes_max = [0; LANES]; // bits: in their order NaN is above all
+        let (xs, ws, mut ys) = (x.chunks_exact(LANES), w.chunks_exact(LANES), y.chunks_exact_mut(LANES));
+        let rest = (xs.remainder(), ws.remainder());
+        for ((x, w), y) in xs.zip(ws).zip(&mut ys) {
+            for i in 0..LANES {
+                y[i] = one(x[i], w[i]);
+                lanes_max[i] = lanes_max[i].max(y[i].abs().to_bits());
+            }
         }
+        let mut max = lanes_max.iter().fold(0, |a, &b| a.max(b));
+        for ((x, w), y) in rest.0.iter().zip(rest.1).zip(ys.into_remainder()) {
+            *y = one(*x, *w);
+            max = max.max(y.abs().to_bits());
+        }
+        f32::from_bits(max)
     }
-    let mut max = lanes_max.iter().fold(0, |a, &b| a.max(b));
-    for ((x, w), y) in rest.0.iter().zip(rest.1).zip(ys.into_remainder()) {
-        *y = one(*x, *w);
-        max = max.max(y.abs().to_bits());
-    }
-    f32::from_bits(max)
 }
 
-/// `y = clamp(x, ±bound)`; returns `max |y|`, NaN if one is.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn bounded(x: &[f32], bound: f32, y: &mut [f32]) -> f32 {
-    let mut most = 0;
-    for (y, x) in y.iter_mut().zip(x) {
-        *y = x.clamp(-bound, bound);
-        most = most.max(y.abs().to_bits());
+for_each_level! {
+    /// `y = clamp(x, ±bound)`; returns `max |y|`, NaN if one is.
+    pub fn bounded(x: &[f32], bound: f32, y: &mut [f32]) -> f32 {
+        let mut most = 0;
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = x.clamp(-bound, bound);
+            most = most.max(y.abs().to_bits());
+        }
+        f32::from_bits(most)
     }
-    f32::from_bits(most)
 }
 
-/// `code = clamp(round(y · k), −max_code − 1, max_code)`, ties to even; returns the sum of the codes. That of NaN is any.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn quantise(y: &[f32], k: f32, max_code: f32, codes: &mut [i8]) -> i32 {
-    quantise_inline(y, k, max_code, codes)
+for_each_level! {
+    /// `code = clamp(round(y · k), −max_code − 1, max_code)`, ties to even; returns the sum of the codes. That of NaN is any.
+    pub fn quantise(y: &[f32], k: f32, max_code: f32, codes: &mut [i8]) -> i32 {
+        quantise_inline(y, k, max_code, codes)
+    }
 }
 
 #[inline(always)]
@@ -125,23 +129,25 @@ fn quantise_inline(y: &[f32], k: f32, max_code: f32, codes: &mut [i8]) -> i32 {
     sum
 }
 
-/// [`quantise`] of each `group` columns of a row with `k = max_code / max(max |y|, floor)` of them, or of the whole row
-/// whose maximum is `row_max`; `1/k` and the sum of the codes of each go to `scale_and_sum`.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn quantise_groups(
-    y: &[f32],
-    group: usize,
-    row_max: Option<f32>,
-    [max_code, floor]: [f32; 2],
-    codes: &mut [i8],
-    scale_and_sum: &mut [f32],
-) {
-    let groups = y.chunks(group).zip(codes.chunks_mut(group)).zip(scale_and_sum.chunks_exact_mut(2));
-    for ((y, codes), scale_and_sum) in groups {
-        let max = row_max.unwrap_or_else(|| largest_magnitude(y));
-        let k = max_code / at_least(max, floor);
-        let sum = quantise_inline(y, k, max_code, codes);
-        scale_and_sum.copy_from_slice(&[1.0 / k, sum as f32]);
+for_each_level! {
+    /// [`quantise`] of each `group` columns of a row with `k = max_code / max(max |y|, floor)` of them, or of the whole row
+    /// whose maximum is `row_max`; `1/k` and the sum of the codes of each go to `scale_and_sum`.
+    pub fn quantise_groups(
+        y: &[f32],
+        group: usize,
+        row_max: Option<f32>,
+        max_code_and_floor: [f32; 2],
+        codes: &mut [i8],
+        scale_and_sum: &mut [f32],
+    ) {
+        let [max_code, floor] = max_code_and_floor;
+        let groups = y.chunks(group).zip(codes.chunks_mut(group)).zip(scale_and_sum.chunks_exact_mut(2));
+        for ((y, codes), scale_and_sum) in groups {
+            let max = row_max.unwrap_or_else(|| largest_magnitude(y));
+            let k = max_code / at_least(max, floor);
+            let sum = quantise_inline(y, k, max_code, codes);
+            scale_and_sum.copy_from_slice(&[1.0 / k, sum as f32]);
+        }
     }
 }
 
@@ -210,10 +216,11 @@ fn erf(v: f32) -> f32 {
     if x < 1.0 { near } else { far }
 }
 
-/// `y = x/2 · (1 + erf(x/√2))`.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn gelu_erf(x: &[f32], y: &mut [f32]) {
-    y.iter_mut().zip(x).for_each(|(y, &x)| *y = 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)));
+for_each_level! {
+    /// `y = x/2 · (1 + erf(x/√2))`.
+    pub fn gelu_erf(x: &[f32], y: &mut [f32]) {
+        y.iter_mut().zip(x).for_each(|(y, &x)| *y = 0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2)));
+    }
 }
 
 /// The largest of whole [`LANES`]; none is NaN.
@@ -247,92 +254,99 @@ pub fn exp_all_inline(x: &mut [f32], max: f32) -> f32 {
     sum
 }
 
-/// `y = clamp(silu(clamp(gate)) · up)`.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn swiglu(gate: &[f32], up: &[f32], gate_bound: f32, out_bound: f32, y: &mut [f32]) {
-    for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
-        let g = g.clamp(-gate_bound, gate_bound);
-        *y = (g / (1.0 + exp_inline(-g)) * u).clamp(-out_bound, out_bound);
+for_each_level! {
+    /// `y = clamp(silu(clamp(gate)) · up)`.
+    pub fn swiglu(gate: &[f32], up: &[f32], gate_bound: f32, out_bound: f32, y: &mut [f32]) {
+        for ((y, g), u) in y.iter_mut().zip(gate).zip(up) {
+            let g = g.clamp(-gate_bound, gate_bound);
+            *y = (g / (1.0 + exp_inline(-g)) * u).clamp(-out_bound, out_bound);
+        }
     }
 }
 
-/// `y = relu(gate)² · up`.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn relu2_gate(gate: &[f32], up: &[f32], y: &mut [f32]) {
-    for ((y, &g), u) in y.iter_mut().zip(gate).zip(up) {
-        let g = if g < 0.0 { 0.0 } else { g };
-        *y = g * g * u;
+for_each_level! {
+    /// `y = relu(gate)² · up`.
+    pub fn relu2_gate(gate: &[f32], up: &[f32], y: &mut [f32]) {
+        for ((y, &g), u) in y.iter_mut().zip(gate).zip(up) {
+            let g = if g < 0.0 { 0.0 } else { g };
+            *y = g * g * u;
+        }
     }
 }
 
-/// `out = x + clamp(Σ_i weights[i] · y[i] + Σ y[i])`; y has more rows than there are weights, which are added as they are.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn combine(x: &[f32], y: &[f32], weights: &[f32], bound: f32, out: &mut [f32]) {
-    let (experts, shared) = y.split_at(weights.len() * x.len());
-    out.fill(0.0);
-    for (y, weight) in experts.chunks_exact(x.len()).zip(weights) {
-        out.iter_mut().zip(y).for_each(|(o, y)| *o += weight * y);
-    }
-    for y in shared.chunks_exact(x.len()) {
-        out.iter_mut().zip(y).for_each(|(o, y)| *o += y);
-    }
-    out.iter_mut().zip(x).for_each(|(o, x)| *o = x + o.clamp(-bound, bound));
-}
-
-/// `y = x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn gelu_tanh(x: &[f32], y: &mut [f32]) {
-    for (y, &x) in y.iter_mut().zip(x) {
-        let u = 0.797_884_6 * (x + 0.044715 * x * x * x);
-        // (1 + tanh(u)) / 2 = 1 / (1 + e^(−2u))
-        *y = x / (1.0 + exp_inline(-2.0 * u));
+for_each_level! {
+    /// `out = x + clamp(Σ_i weights[i] · y[i] + Σ y[i])`; y has more rows than there are weights, which are added as they are.
+    pub fn combine(x: &[f32], y: &[f32], weights: &[f32], bound: f32, out: &mut [f32]) {
+        let (experts, shared) = y.split_at(weights.len() * x.len());
+        out.fill(0.0);
+        for (y, weight) in experts.chunks_exact(x.len()).zip(weights) {
+            out.iter_mut().zip(y).for_each(|(o, y)| *o += weight * y);
+        }
+        for y in shared.chunks_exact(x.len()) {
+            out.iter_mut().zip(y).for_each(|(o, y)| *o += y);
+        }
+        out.iter_mut().zip(x).for_each(|(o, x)| *o = x + o.clamp(-bound, bound));
     }
 }
 
-/// `y = (x − mean) / sqrt(var + eps) · w + b`.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn layer_norm(x: &[f32], w: &[f32], b: &[f32], eps: f32, y: &mut [f32]) {
-    let n = x.len() as f32;
-    let mean = sum(x, |x| x) / n;
-    let inv = 1.0 / (sum(x, |x| (x - mean) * (x - mean)) / n + eps).sqrt();
-    for (((y, x), w), b) in y.iter_mut().zip(x).zip(w).zip(b) {
-        *y = (x - mean) * inv * w + b;
+for_each_level! {
+    /// `y = x/2 · (1 + tanh(√(2/π) · (x + 0.044715 x³)))`.
+    pub fn gelu_tanh(x: &[f32], y: &mut [f32]) {
+        for (y, &x) in y.iter_mut().zip(x) {
+            let u = 0.797_884_6 * (x + 0.044715 * x * x * x);
+            // (1 + tanh(u)) / 2 = 1 / (1 + e^(−2u))
+            *y = x / (1.0 + exp_inline(-2.0 * u));
+        }
     }
 }
 
-/// `y = (times · sum − offset) · factor (+ residual)`.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn scale_sums(sums: &[i32], times: i32, offset: i32, factor: f32, residual: Option<&[f32]>, y: &mut [f32]) {
-    match residual {
-        Some(residual) => {
-            for ((y, s), r) in y.iter_mut().zip(sums).zip(residual) {
-                *y = (times * s - offset) as f32 * factor + r;
+for_each_level! {
+    /// `y = (x − mean) / sqrt(var + eps) · w + b`.
+    pub fn layer_norm(x: &[f32], w: &[f32], b: &[f32], eps: f32, y: &mut [f32]) {
+        let n = x.len() as f32;
+        let mean = sum(x, |x| x) / n;
+        let inv = 1.0 / (sum(x, |x| (x - mean) * (x - mean)) / n + eps).sqrt();
+        for (((y, x), w), b) in y.iter_mut().zip(x).zip(w).zip(b) {
+            *y = (x - mean) * inv * w + b;
+        }
+    }
+}
+
+for_each_level! {
+    /// `y = (times · sum − offset) · factor (+ residual)`.
+    pub fn scale_sums(sums: &[i32], times: i32, offset: i32, factor: f32, residual: Option<&[f32]>, y: &mut [f32]) {
+        match residual {
+            Some(residual) => {
+                for ((y, s), r) in y.iter_mut().zip(sums).zip(residual) {
+                    *y = (times * s - offset) as f32 * factor + r;
+                }
+            }
+            None => {
+                for (y, s) in y.iter_mut().zip(sums) {
+                    *y = (times * s - offset) as f32 * factor;
+                }
             }
         }
-        None => {
-            for (y, s) in y.iter_mut().zip(sums) {
-                *y = (times * s - offset) as f32 * factor;
-            }
-        }
     }
 }
 
-/// The number of the largest element, the lowest of equal ones; none unless all are finite.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2+fma"))]
-pub fn argmax(x: &[f32]) -> Option<usize> {
-    let (mut lanes_max, mut odd) = ([f32::MIN; LANES], [0.0f32; LANES]);
-    let chunks = x.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    for x in chunks {
-        for i in 0..LANES {
-            lanes_max[i] = if x[i] > lanes_max[i] { x[i] } else { lanes_max[i] };
-            // 0, or NaN for what is not finite.
-            odd[i] += x[i] * 0.0;
+for_each_level! {
+    /// The number of the largest element, the lowest of equal ones; none unless all are finite.
+    pub fn argmax(x: &[f32]) -> Option<usize> {
+        let (mut lanes_max, mut odd) = ([f32::MIN; LANES], [0.0f32; LANES]);
+        let chunks = x.chunks_exact(LANES);
+        let rest = chunks.remainder();
+        for x in chunks {
+            for i in 0..LANES {
+                lanes_max[i] = if x[i] > lanes_max[i] { x[i] } else { lanes_max[i] };
+                // 0, or NaN for what is not finite.
+                odd[i] += x[i] * 0.0;
+            }
         }
+        let max = lanes_max.iter().chain(rest).fold(f32::MIN, |a, &b| if b > a { b } else { a });
+        let finite = total(odd) == 0.0 && rest.iter().all(|v| v.is_finite());
+        if finite { x.iter().position(|&v| v == max) } else { None }
     }
-    let max = lanes_max.iter().chain(rest).fold(f32::MIN, |a, &b| if b > a { b } else { a });
-    let finite = total(odd) == 0.0 && rest.iter().all(|v| v.is_finite());
-    if finite { x.iter().position(|&v| v == max) } else { None }
 }
 
 #[cfg(test)]

@@ -1,30 +1,22 @@
 //! SIMD and threads on the CPU, for the few ops where time goes. Checked against the plain definitions.
 //!
 //! - `maths`: loops over rows of floats, vectorised by the compiler (norms, activations, softmax, argmax)
-//! - `ternary`: products of codes with ternary matrices, cut into tiles; kernels in `ternary_x86` and `ternary_portable`
-//! - `groups`: products with low-bit codes that have scales by group; kernels in `groups_x86`
-//! - `dense`: products with f32, f16 or 8-bit weights; `dense_rows_x86` (few rows), `dense_tiles_x86` (many rows)
-//! - `attention`: attention over blocks of keys; `attention_decode_x86` (few queries), `attention_prefill_x86` (many queries
+//! - `ternary`: products of codes with ternary matrices, cut into tiles; kernels in `x86::ternary` and `ternary_portable`
+//! - `groups`: products with low-bit codes that have scales by group; kernels in `x86::groups`
+//! - `dense`: products with f32, f16 or 8-bit weights; `x86::dense_rows` (few rows), `x86::dense_tiles` (many rows)
+//! - `attention`: attention over blocks of keys; `x86::attention_decode` (few queries), `x86::attention_prefill` (many queries
 //!   over the same keys)
+//!
+//! Each takes the best kernel that [`crate::cpu_level`] allows, or one in plain Rust.
 
 mod attention;
-#[cfg(target_arch = "x86_64")]
-mod attention_decode_x86;
-#[cfg(target_arch = "x86_64")]
-mod attention_prefill_x86;
 mod dense;
-#[cfg(target_arch = "x86_64")]
-mod dense_rows_x86;
-#[cfg(target_arch = "x86_64")]
-mod dense_tiles_x86;
 mod groups;
-#[cfg(target_arch = "x86_64")]
-mod groups_x86;
 mod maths;
 mod ternary;
 mod ternary_portable;
 #[cfg(target_arch = "x86_64")]
-mod ternary_x86;
+mod x86;
 
 use std::marker::PhantomData;
 

@@ -39,7 +39,7 @@ pub(super) type TileKernel = fn(&[u32], Bits, &[&[u32]], &[u32], &mut TileSums);
 /// The best kernel for this processor.
 fn tile_kernel() -> TileKernel {
     #[cfg(target_arch = "x86_64")]
-    if let Some(kernel) = super::ternary_x86::kernel() {
+    if let Some(kernel) = super::x86::ternary::kernel() {
         return kernel;
     }
     ternary_portable::tile
@@ -142,7 +142,7 @@ mod tests {
     fn kernels() -> Vec<TileKernel> {
         let mut all: Vec<TileKernel> = vec![ternary_portable::tile];
         #[cfg(target_arch = "x86_64")]
-        all.extend(super::super::ternary_x86::kernels());
+        all.extend(super::super::x86::ternary::kernels());
         all
     }
 

@@ -5,12 +5,11 @@
 //! A quantiser that was built on ARM wrote runs of 64 elements instead. Nothing in a file tells; published files have
 //! runs of 128.
 
-use half::f16;
-use multiversion::multiversion;
-
+use crate::cpu_level::for_each_level;
 use crate::quant::Bits;
 use crate::quant::formats::tq2_0::interleaved;
 use crate::quant::formats::{BlockFormat, CodeFormat, Content};
+use half::f16;
 
 /// I2_S.
 pub(super) static FORMAT: BlockFormat = BlockFormat::new("I2_S", 36, 128, BYTES, Content::Codes(&I2S)).with_tail(32);
@@ -35,9 +34,10 @@ impl CodeFormat for I2S {
     }
 }
 
-#[multiversion(targets("x86_64+avx2"))]
-fn unpack(blocks: &[u8], codes: &mut [u8]) {
-    for (block, codes) in blocks.as_chunks::<BYTES>().0.iter().zip(codes.as_chunks_mut::<BYTES>().0) {
-        *codes = interleaved(block, [6, 4, 2, 0]);
+for_each_level! {
+    fn unpack(blocks: &[u8], codes: &mut [u8]) {
+        for (block, codes) in blocks.as_chunks::<BYTES>().0.iter().zip(codes.as_chunks_mut::<BYTES>().0) {
+            *codes = interleaved(block, [6, 4, 2, 0]);
+        }
     }
 }

@@ -6,11 +6,10 @@
 //! 0, followed. Digit `n` of byte `m` of a run of `M` bytes is element `M n + m` of the run; the runs are 32, 16 and 4
 //! bytes.
 
-use half::f16;
-use multiversion::multiversion;
-
+use crate::cpu_level::for_each_level;
 use crate::quant::Bits;
 use crate::quant::formats::{BlockFormat, CodeFormat, Content, MAX_ELEMENTS, half_at, pack_fields};
+use half::f16;
 
 /// TQ1_0.
 pub(super) static FORMAT: BlockFormat = BlockFormat::new("TQ1_0", 34, 256, BYTES, Content::Codes(&TQ1_0));
@@ -34,9 +33,10 @@ impl CodeFormat for TQ1_0 {
     }
 }
 
-#[multiversion(targets("x86_64+avx2"))]
-fn unpack(blocks: &[u8], codes: &mut [u8], scales: &mut [f16]) {
-    unpack_runs::<BYTES, LONG, SHORT, LAST>(blocks, codes, scales);
+for_each_level! {
+    fn unpack(blocks: &[u8], codes: &mut [u8], scales: &mut [f16]) {
+        unpack_runs::<BYTES, LONG, SHORT, LAST>(blocks, codes, scales);
+    }
 }
 
 /// The codes and scales of blocks of `BYTES` bytes: runs of `LONG` and `SHORT` bytes of five digits and of `LAST` bytes of

@@ -1,11 +1,10 @@
 //! TQ2_0: two bits per element. A block is 64 bytes of codes and `d`: a half of the block is 32 bytes, and its element
 //! `32 l + m` is in byte `m` at bit `2 l`. Codes 0 to 3 are −d, 0, +d and +2d.
 
-use half::f16;
-use multiversion::multiversion;
-
+use crate::cpu_level::for_each_level;
 use crate::quant::Bits;
 use crate::quant::formats::{BlockFormat, CodeFormat, Content, half_at};
+use half::f16;
 
 /// TQ2_0.
 pub(super) static FORMAT: BlockFormat = BlockFormat::new("TQ2_0", 35, 256, BYTES, Content::Codes(&TQ2_0));
@@ -27,13 +26,14 @@ impl CodeFormat for TQ2_0 {
     }
 }
 
-#[multiversion(targets("x86_64+avx2"))]
-fn unpack(blocks: &[u8], codes: &mut [u8], scales: &mut [f16]) {
-    let blocks = blocks.as_chunks::<BYTES>().0.iter().zip(codes.as_chunks_mut::<CODES>().0);
-    for ((block, codes), scale) in blocks.zip(scales) {
-        *scale = half_at(block, CODES);
-        for (half, codes) in block[..CODES].as_chunks::<32>().0.iter().zip(codes.as_chunks_mut::<32>().0) {
-            *codes = interleaved(half, [0, 2, 4, 6]);
+for_each_level! {
+    fn unpack(blocks: &[u8], codes: &mut [u8], scales: &mut [f16]) {
+        let blocks = blocks.as_chunks::<BYTES>().0.iter().zip(codes.as_chunks_mut::<CODES>().0);
+        for ((block, codes), scale) in blocks.zip(scales) {
+            *scale = half_at(block, CODES);
+            for (half, codes) in block[..CODES].as_chunks::<32>().0.iter().zip(codes.as_chunks_mut::<32>().0) {
+                *codes = interleaved(half, [0, 2, 4, 6]);
+            }
         }
     }
 }

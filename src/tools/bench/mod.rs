@@ -191,12 +191,13 @@ impl BenchOptions {
     }
 
     fn engine(&self, files: &ModelFiles, sessions: usize, context: usize) -> Result<Engine> {
-        let DeviceOptions { device, autotune, threads } = self.device.clone();
+        let DeviceOptions { device, autotune, threads, cpu_level } = self.device.clone();
         let ModelOptions { precision, kv, head, activations, hidden_act } = self.model;
         let options = Options {
             device,
             autotune,
             threads,
+            cpu_level,
             precision,
             kv,
             head,

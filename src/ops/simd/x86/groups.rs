@@ -1,6 +1,6 @@
 //! The kernel of products with scales by group for x86-64 with AVX2, or AVX-512 with VNNI.
 //!
-//! Both read a tile's words as they lie, as `ternary_x86` does: a vector holds one word of 8 or 16 neighbouring rows. The
+//! Both read a tile's words as they lie, as `x86::ternary` does: a vector holds one word of 8 or 16 neighbouring rows. The
 //! integer sums of a group of activations become floats in registers, and once a group of weights they are scaled. A byte of
 //! a product is unsigned, so that codes need not be shifted down to its lowest bits: masks pick them where they are, and a
 //! sum of each place is shifted once a group.
@@ -8,7 +8,9 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use crate::cpu_level::{CpuLevel, allows};
 use crate::ops::simd::groups::{GroupActs, GroupKernel, GroupTile, Table, TileOuts};
+use crate::ops::simd::x86::low_bit_avx2::{LANES, add_exact, is_one_piece, products};
 use crate::quant::{Bits, TILE_ROWS};
 
 /// Words and halves of a cache line.
@@ -22,11 +24,11 @@ const BYTES_AHEAD: usize = 32;
 /// All kernels that this processor can run, the best last.
 pub fn kernels() -> Vec<GroupKernel> {
     let mut all: Vec<GroupKernel> = Vec::new();
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
+    if allows(CpuLevel::Avx2) {
         // SAFETY: the processor has AVX2, FMA and F16C.
         all.push(|tile, bits, acts, outs| unsafe { tile_avx2(tile, bits, acts, outs) });
     }
-    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni") {
+    if allows(CpuLevel::Avx512) {
         // SAFETY: the processor has AVX-512F and VNNI.
         all.push(|tile, bits, acts, outs| unsafe { tile_vnni(tile, bits, acts, outs) });
     }
@@ -67,7 +69,7 @@ const UPPER: i8 = i8::MIN; // 128, unsigned
 /// four activations, minus those for which byte `b`'s bits `n` are 0. It takes two look-ups, not four products.
 pub fn make_tables(words: &[u32], to: &mut Vec<Table>) {
     to.clear();
-    if is_x86_feature_detected!("avx512vbmi") && is_x86_feature_detected!("avx512vnni") {
+    if allows(CpuLevel::Avx512) && is_x86_feature_detected!("avx512vbmi") {
         to.resize(words.len() / 8 * WORD_TABLES, Table([0; 64]));
         // SAFETY: the processor has AVX-512 with VBMI, which implies BW.
         unsafe { fill_tables(bytemuck::cast_slice(words), to) };
@@ -195,92 +197,117 @@ fn settle_vnni<const B: usize>(
 #[target_feature(enable = "avx2,fma,f16c")]
 fn tile_avx2(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOuts) {
     let _ = checked(tile, bits, acts);
-    for (act, outs) in acts.iter().zip(outs.iter_mut()) {
-        for block in (0..TILE_ROWS).step_by(32) {
-            match bits {
-                Bits::One => block_avx2::<8>(tile, bits, act, block, outs),
-                Bits::Two => block_avx2::<4>(tile, bits, act, block, outs),
-                Bits::Eight => block_avx2::<1>(tile, bits, act, block, outs),
-            }
-        }
+    match *acts {
+        [a] => rows_avx2(tile, bits, [a], outs),
+        [a, b] => rows_avx2(tile, bits, [a, b], outs),
+        [a, b, c] => rows_avx2(tile, bits, [a, b, c], outs),
+        [a, b, c, d, ..] => rows_avx2(tile, bits, [a, b, c, d], outs),
+        [] => {}
     }
 }
 
-/// 32 rows: 4 vectors of sums. `G` words of codes per word of weights.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn block_avx2<const G: usize>(
-    tile: &GroupTile,
-    bits: Bits,
-    act: &GroupActs,
-    block: usize,
-    outs: &mut [f32; TILE_ROWS],
-) {
+fn rows_avx2<const A: usize>(tile: &GroupTile, bits: Bits, acts: [GroupActs; A], outs: &mut TileOuts) {
     let n = tile.words.len() / TILE_ROWS;
     for (g, first) in (0..n).step_by(tile.group_words).enumerate() {
-        let mut sums = [_mm256_setzero_ps(); 4];
+        let mut sums = [[0.0; TILE_ROWS]; A];
         for (unit, words) in units(tile, first, (first + tile.group_words).min(n)) {
-            let (inv_k, less) = of_acts(act, unit, bits);
-            let exact = unit_avx2::<G>(tile, words, block, act, less);
-            for (sum, exact) in sums.iter_mut().zip(exact) {
-                *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(exact), _mm256_set1_ps(inv_k), *sum);
+            match bits {
+                Bits::One => unit_avx2::<A, 8>(tile, unit, words, &acts, &mut sums),
+                Bits::Two => unit_avx2::<A, 4>(tile, unit, words, &acts, &mut sums),
+                Bits::Eight => unit_of_bytes_avx2(tile, unit, words, &acts, &mut sums),
             }
         }
-        for (b, sum) in sums.into_iter().enumerate() {
-            let at = block + 8 * b;
-            let (scales, out) = (&tile.scales[g * TILE_ROWS + at..][..8], &mut outs[at..at + 8]);
-            // SAFETY: both have 8 elements; unaligned loads and stores are allowed.
-            unsafe {
-                let scale = _mm256_cvtph_ps(_mm_loadu_si128(scales.as_ptr().cast()));
-                let total = _mm256_fmadd_ps(sum, scale, _mm256_loadu_ps(out.as_ptr()));
-                _mm256_storeu_ps(out.as_mut_ptr(), total);
-            }
-        }
-    }
-}
-
-/// Sums of products of the words `words` of 32 rows.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn unit_avx2<const G: usize>(
-    tile: &GroupTile,
-    words: Range<usize>,
-    block: usize,
-    act: &GroupActs,
-    less: i32,
-) -> [__m256i; 4] {
-    let mask = _mm256_set1_epi8(if G == 8 { 1 } else { 3 });
-    let (ones, low) = (_mm256_set1_epi16(1), _mm256_set1_epi16(0xff));
-    let mut acc = [_mm256_setzero_si256(); 4];
-    for j in words {
-        let words = &tile.words[j * TILE_ROWS + block..][..32];
-        let mut w = [_mm256_setzero_si256(); 4];
-        for (w, words) in w.iter_mut().zip(words.chunks_exact(8)) {
-            // SAFETY: `words` has 8 words; unaligned loads are allowed.
-            *w = unsafe { _mm256_loadu_si256(words.as_ptr().cast()) };
-        }
-        for four in 0..G {
-            let x = _mm256_set1_epi32(act.words[j * G + four] as i32);
-            for (acc, w) in acc.iter_mut().zip(&mut w) {
-                if G == 1 {
-                    // Bytes up to 255: products of 16 bits, those of even and of odd columns.
-                    let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x));
-                    let even = _mm256_madd_epi16(_mm256_and_si256(*w, low), even);
-                    let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(*w), _mm256_srai_epi16::<8>(x));
-                    *acc = _mm256_add_epi32(*acc, _mm256_add_epi32(even, odd));
-                } else {
-                    // Codes are at most 3, so two products fit 16 bits.
-                    let pairs = _mm256_maddubs_epi16(_mm256_and_si256(*w, mask), x);
-                    *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(pairs, ones));
-                    *w = if G == 8 { _mm256_srli_epi32::<1>(*w) } else { _mm256_srli_epi32::<2>(*w) };
+        for (sums, outs) in sums.iter().zip(outs.iter_mut()) {
+            let scales = &tile.scales[g * TILE_ROWS..][..TILE_ROWS];
+            for ((out, sum), scales) in outs.chunks_exact_mut(8).zip(sums.chunks_exact(8)).zip(scales.chunks_exact(8)) {
+                // SAFETY: each has 8 elements; unaligned loads and stores are allowed.
+                unsafe {
+                    let scale = _mm256_cvtph_ps(_mm_loadu_si128(scales.as_ptr().cast()));
+                    let sum = _mm256_loadu_ps(sum.as_ptr());
+                    let total = _mm256_fmadd_ps(sum, scale, _mm256_loadu_ps(out.as_ptr()));
+                    _mm256_storeu_ps(out.as_mut_ptr(), total);
                 }
             }
         }
     }
-    for acc in &mut acc {
-        let sum = if G == 8 { _mm256_slli_epi32::<1>(*acc) } else { *acc };
-        *acc = _mm256_sub_epi32(sum, _mm256_set1_epi32(less));
+}
+
+/// Adds what a group of activations gives, the words `words` of each row.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn unit_avx2<const A: usize, const FOURS: usize>(
+    tile: &GroupTile,
+    unit: usize,
+    words: Range<usize>,
+    acts: &[GroupActs; A],
+    sums: &mut [[f32; TILE_ROWS]; A],
+) {
+    let bits = if FOURS == 8 { Bits::One } else { Bits::Two };
+    let (of, codes) = (acts.each_ref().map(|act| of_acts(act, unit, bits)), acts.each_ref().map(|act| act.words));
+    let settle = |sums: &mut [f32; TILE_ROWS], a: usize, row: usize, exact| {
+        let exact = if FOURS == 8 { _mm256_slli_epi32::<1>(exact) } else { exact };
+        add_scaled_avx2(sums, row, _mm256_sub_epi32(exact, _mm256_set1_epi32(of[a].1)), of[a].0);
+    };
+    if is_one_piece::<FOURS>(words.len()) {
+        return products::<A, FOURS>(tile.words, words, &codes, |a, row, exact| settle(&mut sums[a], a, row, exact));
     }
-    acc
+    let mut all = [[0; TILE_ROWS]; A];
+    products::<A, FOURS>(tile.words, words, &codes, |a, row, some| add_exact(&mut all[a], row, some));
+    for (a, (all, sums)) in all.iter().zip(sums).enumerate() {
+        for (i, exact) in all.chunks_exact(LANES).enumerate() {
+            // SAFETY: `exact` has 8 elements.
+            settle(sums, a, i * LANES, unsafe { _mm256_loadu_si256(exact.as_ptr().cast()) });
+        }
+    }
+}
+
+/// Adds exact sums of 8 rows from `row` on times `1/k` to sums.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn add_scaled_avx2(sums: &mut [f32; TILE_ROWS], row: usize, exact: __m256i, inv_k: f32) {
+    let sums = &mut sums[row..row + LANES];
+    // SAFETY: it has 8 elements.
+    unsafe {
+        let old = _mm256_loadu_ps(sums.as_ptr());
+        let new = _mm256_fmadd_ps(_mm256_cvtepi32_ps(exact), _mm256_set1_ps(inv_k), old);
+        _mm256_storeu_ps(sums.as_mut_ptr(), new);
+    }
+}
+
+/// [`unit_avx2`] of codes of 8 bits: products of 16 bits, those of even and of odd columns.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn unit_of_bytes_avx2<const A: usize>(
+    tile: &GroupTile,
+    unit: usize,
+    words: Range<usize>,
+    acts: &[GroupActs; A],
+    sums: &mut [[f32; TILE_ROWS]; A],
+) {
+    const B: usize = 4;
+    let low = _mm256_set1_epi16(0xff);
+    for (act, sums) in acts.iter().zip(sums) {
+        let (inv_k, less) = of_acts(act, unit, Bits::Eight);
+        for row in (0..TILE_ROWS).step_by(B * LANES) {
+            let mut exact = [_mm256_set1_epi32(-less); B];
+            for j in words.clone() {
+                let x = _mm256_set1_epi32(act.words[j] as i32);
+                let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x));
+                let odd = _mm256_srai_epi16::<8>(x);
+                let codes = &tile.words[j * TILE_ROWS + row..][..B * LANES];
+                for (exact, codes) in exact.iter_mut().zip(codes.chunks_exact(LANES)) {
+                    // SAFETY: `codes` has 8 words; unaligned loads are allowed.
+                    let w = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
+                    let even = _mm256_madd_epi16(_mm256_and_si256(w, low), even);
+                    let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(w), odd);
+                    *exact = _mm256_add_epi32(*exact, _mm256_add_epi32(even, odd));
+                }
+            }
+            for (b, exact) in exact.into_iter().enumerate() {
+                add_scaled_avx2(sums, row + LANES * b, exact, inv_k);
+            }
+        }
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512vnni")]

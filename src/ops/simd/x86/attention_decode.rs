@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
+use crate::cpu_level::{CpuLevel, allows};
 use crate::ops::simd::attention::{BLOCK, Block, HEAD, Kernel};
 use crate::ops::simd::maths;
 use crate::plan::Floats;
@@ -14,7 +15,7 @@ const KEYS: usize = 16;
 
 /// The kernel for heads of width `d`, if this processor can run it and there is one.
 pub fn kernel(d: usize) -> Option<Kernel> {
-    if !(is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl")) {
+    if !allows(CpuLevel::Avx512) {
         return None;
     }
     macro_rules! of {
@@ -39,7 +40,7 @@ pub fn kernel(d: usize) -> Option<Kernel> {
 /// The sum of each of 16 vectors, in one. By reference: an array of vectors is copied through memory.
 #[inline]
 #[target_feature(enable = "avx512f")]
-pub(super) fn sums(v: &[__m512; KEYS]) -> __m512 {
+pub(in crate::ops::simd) fn sums(v: &[__m512; KEYS]) -> __m512 {
     let add = |a, b| _mm512_add_ps(a, b);
     let pair = |i: usize| add(_mm512_unpacklo_ps(v[i], v[i + 1]), _mm512_unpackhi_ps(v[i], v[i + 1]));
     let four = |i: usize| {
@@ -299,7 +300,7 @@ fn scale_weights(weights: &mut [f32; BLOCK], scales: &[f32], block: &Block) {
 /// # Safety
 /// 16 elements can be read.
 #[target_feature(enable = "avx512f,avx512vl")]
-pub(super) unsafe fn load16(at: *const f16) -> __m512 {
+pub(in crate::ops::simd) unsafe fn load16(at: *const f16) -> __m512 {
     // SAFETY: by the contract.
     _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(at.cast()) })
 }

@@ -8,8 +8,9 @@ use std::arch::x86_64::*;
 use half::f16;
 
 use crate::alloc::CACHE_LINE;
-use crate::ops::simd::attention_decode_x86::{load16, sums as sums16};
+use crate::cpu_level::{CpuLevel, allows};
 use crate::ops::simd::dense::DotKernel;
+use crate::ops::simd::x86::attention_decode::{load16, sums as sums16};
 use crate::plan::Floats;
 
 /// The best kernel that this processor can run.
@@ -20,11 +21,11 @@ pub fn kernel() -> Option<DotKernel> {
 /// All kernels that this processor can run, the best last.
 pub fn kernels() -> Vec<DotKernel> {
     let mut all: Vec<DotKernel> = Vec::new();
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
+    if allows(CpuLevel::Avx2) {
         // SAFETY: the processor has AVX2, FMA and F16C.
         all.push(|x, w, d_in, y| unsafe { dots_avx2(x, w, d_in, y) });
     }
-    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
+    if allows(CpuLevel::Avx512) {
         // SAFETY: the processor has AVX-512F and AVX-512VL.
         all.push(|x, w, d_in, y| unsafe { dots_avx512(x, w, d_in, y) });
     }
@@ -147,7 +148,7 @@ unsafe fn load8(at: *const f16) -> __m256 {
 /// # Safety
 /// 16 elements can be read.
 #[target_feature(enable = "avx512f,avx512vl")]
-pub(super) unsafe fn load16_i8(at: *const i8) -> __m512 {
+pub(in crate::ops::simd) unsafe fn load16_i8(at: *const i8) -> __m512 {
     // SAFETY: by the contract.
     _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(unsafe { _mm_loadu_si128(at.cast()) }))
 }

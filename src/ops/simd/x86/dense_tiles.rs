@@ -8,9 +8,10 @@ use std::arch::x86_64::*;
 
 use half::f16;
 
-use crate::ops::simd::attention_decode_x86::{load16, sums};
+use crate::cpu_level::{CpuLevel, allows};
 use crate::ops::simd::dense::{Block, BlockKernel};
-use crate::ops::simd::dense_rows_x86::load16_i8;
+use crate::ops::simd::x86::attention_decode::{load16, sums};
+use crate::ops::simd::x86::dense_rows::load16_i8;
 use crate::plan::Floats;
 
 /// Floats of a vector.
@@ -24,9 +25,8 @@ const DEPTH: usize = 1024;
 
 /// The kernel, if this processor can run it.
 pub fn kernel() -> Option<BlockKernel> {
-    let can = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl");
     // SAFETY: the processor has AVX-512F, BW and VL.
-    (can && is_x86_feature_detected!("avx512bw")).then_some(|block| unsafe { block_avx512(block) })
+    allows(CpuLevel::Avx512).then_some(|block| unsafe { block_avx512(block) })
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]

@@ -5,7 +5,9 @@
 
 use std::arch::x86_64::*;
 
+use crate::cpu_level::{CpuLevel, allows};
 use crate::ops::simd::ternary::{TileKernel, TileSums};
+use crate::ops::simd::x86::low_bit_avx2::{add_exact, products};
 use crate::quant::{Bits, TILE_ROWS};
 
 /// Words of a cache line.
@@ -19,59 +21,36 @@ pub fn kernel() -> Option<TileKernel> {
 /// All kernels that this processor can run, the best last.
 pub fn kernels() -> Vec<TileKernel> {
     let mut all: Vec<TileKernel> = Vec::new();
-    if is_x86_feature_detected!("avx2") {
+    if allows(CpuLevel::Avx2) {
         // SAFETY: the processor has AVX2.
         all.push(|words, bits, acts, _, sums| unsafe { tile_avx2(words, bits, acts, sums) });
     }
-    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni") {
+    if allows(CpuLevel::Avx512) {
         // SAFETY: the processor has AVX-512F and VNNI.
         all.push(|words, bits, acts, ahead, sums| unsafe { tile_vnni(words, bits, acts, ahead, sums) });
     }
     all
 }
 
-/// One broadcast word of activations for each row of codes.
-fn act_word(act: &[u32], i: usize) -> i32 {
-    act[i] as i32
-}
-
 #[target_feature(enable = "avx2")]
 fn tile_avx2(words: &[u32], bits: Bits, acts: &[&[u32]], sums: &mut TileSums) {
-    const LANES: usize = 8;
-    for (act, sums) in acts.iter().zip(sums.iter_mut()) {
-        for block in (0..TILE_ROWS).step_by(4 * LANES) {
-            block_avx2(&words[block..], bits, act, &mut sums[block..block + 4 * LANES]);
-        }
+    match *acts {
+        [a] => rows_avx2(words, bits, [a], sums),
+        [a, b] => rows_avx2(words, bits, [a, b], sums),
+        [a, b, c] => rows_avx2(words, bits, [a, b, c], sums),
+        [a, b, c, d, ..] => rows_avx2(words, bits, [a, b, c, d], sums),
+        [] => {}
     }
 }
 
-/// 32 rows: 4 vectors of sums.
 #[target_feature(enable = "avx2")]
-fn block_avx2(words: &[u32], bits: Bits, act: &[u32], sums: &mut [i32]) {
-    let groups = 8 / bits.count();
-    let mask = _mm256_set1_epi8(if bits == Bits::One { 1 } else { 3 });
-    let ones = _mm256_set1_epi16(1);
-    let mut acc = [_mm256_setzero_si256(); 4];
-    let n = act.len() / groups;
-    for (j, words) in words.chunks(TILE_ROWS).enumerate().take(n) {
-        let mut w = [_mm256_setzero_si256(); 4];
-        for (w, words) in w.iter_mut().zip(words[..32].chunks_exact(8)) {
-            // SAFETY: `words` has 8 words; unaligned loads are allowed.
-            *w = unsafe { _mm256_loadu_si256(words.as_ptr().cast()) };
-        }
-        for g in 0..groups {
-            let x = _mm256_set1_epi32(act_word(act, j * groups + g));
-            for (acc, w) in acc.iter_mut().zip(&mut w) {
-                // Codes are at most 2, so two products fit 16 bits.
-                let pairs = _mm256_maddubs_epi16(_mm256_and_si256(*w, mask), x);
-                *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(pairs, ones));
-                *w = if bits == Bits::One { _mm256_srli_epi32::<1>(*w) } else { _mm256_srli_epi32::<2>(*w) };
-            }
-        }
-    }
-    for (acc, sums) in acc.iter().zip(sums.chunks_exact_mut(8)) {
-        // SAFETY: `sums` has 8 elements.
-        unsafe { _mm256_storeu_si256(sums.as_mut_ptr().cast(), *acc) };
+fn rows_avx2<const A: usize>(words: &[u32], bits: Bits, acts: [&[u32]; A], sums: &mut TileSums) {
+    let all = 0..words.len() / TILE_ROWS;
+    let add = |a: usize, row: usize, some| add_exact(&mut sums[a], row, some);
+    match bits {
+        Bits::One => products::<A, 8>(words, all, &acts, add),
+        // A ternary matrix has no more.
+        Bits::Two | Bits::Eight => products::<A, 4>(words, all, &acts, add),
     }
 }
 

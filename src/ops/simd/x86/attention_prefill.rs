@@ -4,6 +4,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use crate::cpu_level::{CpuLevel, allows};
 use crate::ops::simd::attention::{Whole, WholeKernel};
 use crate::ops::simd::{Shared, maths};
 
@@ -14,7 +15,7 @@ const PAD: usize = 2 * LANES;
 
 /// The kernel for heads of width `d`, if there is one that this processor can run.
 pub fn kernel(d: usize) -> Option<WholeKernel> {
-    if !is_x86_feature_detected!("avx512f") {
+    if !allows(CpuLevel::Avx512) {
         return None;
     }
     macro_rules! of {

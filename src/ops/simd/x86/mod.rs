@@ -1,0 +1,14 @@
+//! Kernels for x86-64 with AVX2, or AVX-512 with VNNI, in intrinsics; the files beside this folder cut the work and choose them.
+//!
+//! - `low_bit_avx2`: sums of products of codes of 1 and 2 bits, for the next two
+//! - `ternary`, `groups`: tiles of ternary matrices, and of low-bit codes that have scales by group
+//! - `dense_rows`, `dense_tiles`: dense products of few and of many rows
+//! - `attention_decode`, `attention_prefill`: few queries, and many queries over the same keys
+
+pub(super) mod attention_decode;
+pub(super) mod attention_prefill;
+pub(super) mod dense_rows;
+pub(super) mod dense_tiles;
+pub(super) mod groups;
+mod low_bit_avx2;
+pub(super) mod ternary;
