@@ -2,7 +2,7 @@
 // eight neighbouring lanes hold them. A shuffle by the bits of each output's weights gives the sum for it: two
 // instructions for three columns. A sum is a number of 32 bits, of one row's codes or of two rows' at once. Only where
 // subgroups have at least 8 lanes, and lanes that follow each other in a workgroup do so in a subgroup.
-// A lane has VEC4S times 4 outputs: 16 where NUMBERS is 1, 8 where it is 2. Written out: where an index is not a
+// A lane has VEC4S times 4 outputs: 16 where NUMBERS is 1, 8 where it is 2 or 4. Written out: where an index is not a
 // constant, a CPU keeps arrays in memory, one word per lane.
 
 const LANES: u32 = TILE_LANES / VEC4S;
@@ -41,13 +41,17 @@ fn of_lanes(sum: u32, at: vec4<u32>) -> vec4<u32> {
 }
 
 // Adds what the bits of each output's word at `p` choose from the sums of the eight lanes.
-fn look_up(q: u32, sums: vec2<u32>, p: u32, mask: u32) {
+fn look_up(q: u32, sums: vec4<u32>, p: u32, mask: u32) {
     let at = ((word[q] >> vec4<u32>(p)) & vec4<u32>(mask)) | vec4<u32>(lane0);
     found[q] += of_lanes(sums.x, at);
     if NUMBERS > 1u { found[VEC4S + q] += of_lanes(sums.y, at); }
+    if NUMBERS > 2u {
+        found[2u * VEC4S % (VEC4S * NUMBERS) + q] += of_lanes(sums.z, at);
+        found[3u * VEC4S % (VEC4S * NUMBERS) + q] += of_lanes(sums.w, at);
+    }
 }
 
-fn look_up_all(sums: vec2<u32>, p: u32, mask: u32) {
+fn look_up_all(sums: vec4<u32>, p: u32, mask: u32) {
     look_up(0u, sums, p, mask);
     look_up(1u, sums, p, mask);
     if VEC4S > 2u {
@@ -67,11 +71,13 @@ fn sum_twos(number: u32, p: u32, lane: u32) -> u32 {
 }
 
 fn three_ones(p: u32, lane: u32) {
-    look_up_all(vec2<u32>(sum_ones(0u, p, lane), sum_ones(NUMBERS - 1u, p, lane)), p, 7u);
+    look_up_all(vec4<u32>(sum_ones(0u, p, lane), sum_ones(1u % NUMBERS, p, lane), sum_ones(2u % NUMBERS, p, lane),
+        sum_ones(NUMBERS - 1u, p, lane)), p, 7u);
 }
 
 fn three_twos(p: u32, lane: u32) {
-    look_up_all(vec2<u32>(sum_twos(0u, p, lane), sum_twos(NUMBERS - 1u, p, lane)), p, 7u);
+    look_up_all(vec4<u32>(sum_twos(0u, p, lane), sum_twos(1u % NUMBERS, p, lane), sum_twos(2u % NUMBERS, p, lane),
+        sum_twos(NUMBERS - 1u, p, lane)), p, 7u);
 }
 
 // The last two bits of a word.
@@ -97,7 +103,8 @@ fn add_ones(lane: u32) {
     three_ones(21u, lane);
     three_ones(24u, lane);
     three_ones(27u, lane);
-    look_up_all(vec2<u32>(last_ones(0u, lane), last_ones(NUMBERS - 1u, lane)), 30u, 3u);
+    look_up_all(vec4<u32>(last_ones(0u, lane), last_ones(1u % NUMBERS, lane), last_ones(2u % NUMBERS, lane),
+        last_ones(NUMBERS - 1u, lane)), 30u, 3u);
 }
 
 // 16 columns of 2-bit weights.
@@ -112,7 +119,8 @@ fn add_twos(lane: u32) {
     three_twos(21u, lane);
     three_twos(24u, lane);
     three_twos(27u, lane);
-    look_up_all(vec2<u32>(last_twos(0u, lane), last_twos(NUMBERS - 1u, lane)), 30u, 3u);
+    look_up_all(vec4<u32>(last_twos(0u, lane), last_twos(1u % NUMBERS, lane), last_twos(2u % NUMBERS, lane),
+        last_twos(NUMBERS - 1u, lane)), 30u, 3u);
 }
 
 fn take_words(at: u32) {

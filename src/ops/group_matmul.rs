@@ -52,7 +52,7 @@ params!(GroupMatmulParams {
 
 /// Rows of a workgroup of the kernel for few rows, where there is more than one.
 const FEW_BLOCK: usize = 4;
-/// Rows of a workgroup of the kernel for many rows (its `ROWS`).
+/// Rows of a workgroup of the kernels for many rows (their `ROWS`).
 const MANY_BLOCK: usize = 8;
 
 impl PlanBuilder {
@@ -184,10 +184,13 @@ impl Op for GroupMatmul {
                 Variant::new(form.name, caps, self.few(caps, form, inputs, outputs[0]))
             });
         }
-        let caps = &without;
         let tiles = |caps: &Caps| Variants::usual(Variant::new("tiles", caps, self.many(inputs, outputs[0])));
-        let all = tiles(caps);
-        if caps.dot4 && !self.floats { all.or_lesser("no-dot4", tiles(&Caps { dot4: false, ..*caps })) } else { all }
+        let mut all = tiles(&without);
+        if caps.software_subgroups && !self.floats {
+            let tables = Variant::new("tables", caps, self.table_rows(inputs, outputs[0]));
+            all = Variants::usual(tables).or_lesser("no-subgroups", all);
+        }
+        if caps.dot4 && !self.floats { all.or_lesser("no-dot4", tiles(&Caps { dot4: false, ..without })) } else { all }
     }
 }
 
@@ -268,6 +271,14 @@ impl GroupMatmul {
         }
     }
 
+    /// The kernel for many rows that looks sums up, for [`MANY_BLOCK`] rows at a time.
+    fn table_rows(&self, inputs: &[&Spec], y: &Spec) -> Kernel {
+        let blocks = Extent::rows(&y.leading_only(), 1, MANY_BLOCK);
+        let mut kernel = self.tables(inputs, y);
+        (kernel.source, kernel.grid) = (shader!("groups/group_matmul_table_rows"), Grid::xy(blocks, self.tiles()));
+        kernel
+    }
+
     /// The kernel for many rows, which share the weights that a workgroup reads.
     fn many(&self, inputs: &[&Spec], y: &Spec) -> Kernel {
         Kernel {
@@ -277,5 +288,34 @@ impl GroupMatmul {
             params: self.params(inputs, y).params(),
             grid: Grid::xy(self.tiles(), Extent::rows(&y.leading_only(), 1, MANY_BLOCK)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_for_many_rows_have_blocks_of_as_many() {
+        for shader in [shader!("groups/group_matmul_tiles"), shader!("groups/group_matmul_table_rows")] {
+            assert_eq!(shader.number("ROWS"), Some(MANY_BLOCK), "{}", shader.name);
+        }
+    }
+
+    #[test]
+    fn sums_are_looked_up_on_drivers_that_compute_on_the_cpu_alone() {
+        let codes = Spec::fixed(&[32, 1, 256], DType::Codes);
+        let scale_and_sum = Spec::fixed(&[32, 8, 2], DType::F32);
+        let weights = Spec::fixed(&[1, 128, 256], DType::Groups { group: 128 });
+        let y = Spec::fixed(&[32, 128], DType::F32);
+        let op = GroupMatmul { outs: vec![128], floats: false, residual: false, first_out: 0, out_width: 128 };
+        let names = |caps: Caps| {
+            let all = op.variants(&caps, &[&codes, &scale_and_sum, &weights], &[&y]);
+            all.all().map(|variant| variant.name.clone()).collect::<Vec<_>>()
+        };
+        let gpu = Caps { subgroups: true, dot4: true, ..Caps::PLAIN };
+        assert_eq!(names(gpu), ["tiles", "tiles-no-dot4"]);
+        let software = Caps { software_subgroups: true, cpu_driver: true, ..gpu };
+        assert_eq!(names(software), ["tables", "tiles-no-subgroups", "tiles-no-dot4"]);
     }
 }

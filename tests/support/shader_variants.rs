@@ -22,13 +22,18 @@ const ONE_OF: &[(&str, &[&str])] = &[
     ("elements/unary", &["GELU_ERF", "GELU_TANH", "RELU", "SCALE", "TANH"]),
 ];
 /// Shaders that need subgroups whatever their defines are. Only drivers that compute on the CPU get them.
-const OF_SUBGROUPS: &[&str] = &["groups/group_matmul_tables", "ternary/bit_linear_codes", "ternary/bit_linear_rows"];
+const OF_SUBGROUPS: &[&str] = &[
+    "groups/group_matmul_table_rows",
+    "groups/group_matmul_tables",
+    "ternary/bit_linear_codes",
+    "ternary/bit_linear_rows",
+];
 
 /// Whether an op can ask a shader for these defines together: the second half of experts has a residual and no norm in
 /// front, the first half no residual (`ops/bit_linear.rs`); sums of floats are not looked up (`ops/group_matmul.rs`).
 fn asked_for(name: &str, defines: &[&str]) -> bool {
     let has = |define| defines.contains(&define);
-    if name == "groups/group_matmul_tables" && has("FLOATS") {
+    if name.starts_with("groups/group_matmul_table") && has("FLOATS") {
         return false;
     }
     match (has("COMBINE"), has("SWIGLU")) {
