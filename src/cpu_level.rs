@@ -14,13 +14,26 @@ pub enum CpuLevel {
     Portable,
     /// x86-64 with AVX2, FMA and F16C (Intel since 2013, AMD since 2015).
     Avx2,
+    /// x86-64 with AVX2 and VNNI on its vectors of 256 bits: AVX-VNNI (Intel since 2021, AMD since 2024), or AVX-512 VL and
+    /// VNNI.
+    AvxVnni,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI (Intel since 2019, AMD since 2022).
     Avx512,
+    /// aarch64 with its vector instructions, which all of these processors have.
+    Neon,
+    /// aarch64 with instructions for sums of four products of bytes (dotprod: Apple since 2019, Arm's cores since 2018).
+    NeonDot,
 }
 
-/// All levels with their names, the lowest first.
-const NAMES: [(CpuLevel, &str); 3] =
-    [(CpuLevel::Portable, "portable"), (CpuLevel::Avx2, "avx2"), (CpuLevel::Avx512, "avx512")];
+/// All levels with their names, those of an architecture from the lowest on.
+const NAMES: [(CpuLevel, &str); 6] = [
+    (CpuLevel::Portable, "portable"),
+    (CpuLevel::Avx2, "avx2"),
+    (CpuLevel::AvxVnni, "avxvnni"),
+    (CpuLevel::Avx512, "avx512"),
+    (CpuLevel::Neon, "neon"),
+    (CpuLevel::NeonDot, "neondot"),
+];
 
 /// The environment variable that limits the level.
 const VARIABLE: &str = "TERNION_CPU";
@@ -32,29 +45,28 @@ const UNKNOWN: u8 = u8::MAX;
 impl CpuLevel {
     /// The highest level that this processor has.
     pub fn highest() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            let mut vector = [CpuLevel::Avx512, CpuLevel::Avx2].into_iter();
-            vector.find(|level| level.is_there()).unwrap_or(CpuLevel::Portable)
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        CpuLevel::Portable
+        Self::of_this_processor().last().unwrap_or(CpuLevel::Portable)
     }
 
     /// All that this processor has, the lowest first.
     pub fn of_this_processor() -> impl Iterator<Item = Self> {
-        let highest = Self::highest();
-        NAMES.into_iter().map(|(level, _)| level).filter(move |&level| level <= highest)
+        NAMES.into_iter().map(|(level, _)| level).filter(|level| level.is_there())
     }
 
     /// Whether this processor has its instructions.
-    #[cfg(target_arch = "x86_64")]
     fn is_there(self) -> bool {
         match self {
             CpuLevel::Portable => true,
+            #[cfg(target_arch = "x86_64")]
             CpuLevel::Avx2 => {
                 is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
             }
+            #[cfg(target_arch = "x86_64")]
+            CpuLevel::AvxVnni => {
+                let wide = is_x86_feature_detected!("avx512vl") && is_x86_feature_detected!("avx512vnni");
+                CpuLevel::Avx2.is_there() && (is_x86_feature_detected!("avxvnni") || wide)
+            }
+            #[cfg(target_arch = "x86_64")]
             CpuLevel::Avx512 => {
                 CpuLevel::Avx2.is_there()
                     && is_x86_feature_detected!("avx512f")
@@ -63,6 +75,12 @@ impl CpuLevel {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            #[cfg(target_arch = "aarch64")]
+            CpuLevel::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[cfg(target_arch = "aarch64")]
+            CpuLevel::NeonDot => CpuLevel::Neon.is_there() && std::arch::is_aarch64_feature_detected!("dotprod"),
+            // Levels of other architectures.
+            _ => false,
         }
     }
 }
@@ -77,7 +95,7 @@ impl fmt::Display for CpuLevel {
 impl FromStr for CpuLevel {
     type Err = Error;
 
-    /// `portable`, `avx2` or `avx512`.
+    /// `portable`, `avx2`, `avxvnni`, `avx512`, `neon` or `neondot`.
     fn from_str(s: &str) -> Result<Self> {
         let found = NAMES.iter().find(|(_, name)| *name == s);
         let names = || NAMES.map(|(_, name)| name).join(", ");
@@ -131,20 +149,22 @@ fn named_by_environment() -> Result<Option<CpuLevel>> {
 }
 
 fn checked(level: CpuLevel) -> Result<CpuLevel> {
-    let highest = CpuLevel::highest();
-    if level > highest {
-        return Err(Error::argument("CPU level", format!("is {level}, but this processor has {highest} at most")));
+    if !level.is_there() {
+        let names: Vec<String> = CpuLevel::of_this_processor().map(|level| level.to_string()).collect();
+        let problem = format!("is {level}, but this processor has these: {}", names.join(", "));
+        return Err(Error::argument("CPU level", problem));
     }
     Ok(level)
 }
 
-/// Whether kernels of a level may run.
+/// Whether kernels of a level of this architecture may run.
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))] // There are none.
 pub(crate) fn allows(needed: CpuLevel) -> bool {
     level() >= needed
 }
 
 /// Defines a function whose body is compiled for each level, as the compiler vectorises it; a call runs the one of the process's
-/// level.
+/// level. Levels that add nothing for it share one: on aarch64 the vector instructions that it uses are never absent.
 macro_rules! for_each_level {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
         $(#[$meta])*
@@ -164,9 +184,11 @@ macro_rules! for_each_level {
                 match $crate::cpu_level::level() {
                     // SAFETY: the processor has what the level says.
                     $crate::cpu_level::CpuLevel::Avx512 => return unsafe { avx512($($arg),*) },
-                    // SAFETY: likewise.
-                    $crate::cpu_level::CpuLevel::Avx2 => return unsafe { avx2($($arg),*) },
-                    $crate::cpu_level::CpuLevel::Portable => {}
+                    $crate::cpu_level::CpuLevel::Avx2 | $crate::cpu_level::CpuLevel::AvxVnni => {
+                        // SAFETY: likewise.
+                        return unsafe { avx2($($arg),*) };
+                    }
+                    _ => {}
                 }
             }
             body($($arg),*)
@@ -185,16 +207,18 @@ mod tests {
             assert_eq!((level.to_string().as_str(), name.parse::<CpuLevel>().unwrap()), (name, level));
         }
         let error = "sse9".parse::<CpuLevel>().unwrap_err().to_string();
-        assert!(error.contains("sse9") && error.contains("portable, avx2, avx512"), "{error}");
+        assert!(error.contains("sse9") && error.contains("portable, avx2, avxvnni, avx512, neon, neondot"), "{error}");
     }
 
     #[test]
     fn each_level_that_the_processor_has_may_be_used_and_no_other() {
         let highest = CpuLevel::highest();
         assert_eq!(CpuLevel::of_this_processor().last(), Some(highest));
+        let there: Vec<CpuLevel> = CpuLevel::of_this_processor().collect();
+        assert!(there[0] == CpuLevel::Portable && there.is_sorted(), "{there:?}");
         for (level, _) in NAMES {
             let limited = limit(level);
-            assert_eq!(limited.is_ok(), level <= highest, "{level}");
+            assert_eq!(limited.is_ok(), there.contains(&level), "{level}");
             match limited {
                 Ok(()) => assert!(allows(level)),
                 Err(error) => assert!(error.to_string().contains(&highest.to_string()), "{error}"),

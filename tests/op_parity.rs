@@ -182,9 +182,15 @@ fn float_ops_match_reference() {
     assert_parity(&rows().into_iter().filter(|c| !exact(c)).collect::<Vec<_>>());
 }
 
-/// The other tests may run at one of these levels meanwhile, which changes nothing of what they expect.
+/// The other tests may run at one of these levels meanwhile, which changes nothing of what they expect. The environment may name
+/// one that must be among them, in `REQUIRE_CPU_LEVEL`.
 #[test]
 fn every_level_of_the_cpu_matches_reference() {
+    let required = std::env::var("REQUIRE_CPU_LEVEL").ok().map(|name| name.parse().unwrap());
+    assert!(
+        required.is_none_or(|level| CpuLevel::of_this_processor().any(|l| l == level)),
+        "{required:?} is not there"
+    );
     let cases = rows();
     let truth = truth(&cases);
     let mut all = Vec::new();

@@ -72,8 +72,8 @@ pub struct DeviceArgs {
     /// Threads of the CPU; default: one for each processor.
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
-    /// Vector instructions of the CPU, at most: portable, avx2 or avx512; default: what the environment variable TERNION_CPU
-    /// names, or the best that the processor has.
+    /// Vector instructions of the CPU, at most: portable, avx2, avxvnni or avx512, on aarch64 portable, neon or neondot;
+    /// default: what the environment variable TERNION_CPU names, or the best that the processor has.
     #[arg(long, value_name = "LEVEL")]
     pub cpu_level: Option<CpuLevel>,
 }

@@ -44,6 +44,10 @@ fn dot_kernel() -> DotKernel {
     if let Some(kernel) = super::x86::dense_rows::kernel() {
         return kernel;
     }
+    #[cfg(target_arch = "aarch64")]
+    if let Some(kernel) = super::arm::dense_rows::kernel() {
+        return kernel;
+    }
     dots
 }
 
@@ -225,6 +229,8 @@ mod tests {
         let mut all: Vec<DotKernel> = vec![dots];
         #[cfg(target_arch = "x86_64")]
         all.extend(super::super::x86::dense_rows::kernels());
+        #[cfg(target_arch = "aarch64")]
+        all.extend(super::super::arm::dense_rows::kernel());
         all
     }
 

@@ -103,6 +103,10 @@ fn group_kernel() -> GroupKernel {
     if let Some(kernel) = super::x86::groups::kernels().pop() {
         return kernel;
     }
+    #[cfg(target_arch = "aarch64")]
+    if let Some(kernel) = super::arm::low_bit::group_kernels().pop() {
+        return kernel;
+    }
     portable_tile
 }
 
@@ -147,7 +151,7 @@ pub fn group_products(
     residual: &[f32],
     y: &mut [f32],
 ) {
-    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))]
+    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))] // No other kernels look anything up.
     let mut tables = TABLES.take();
     let with_tables;
     let any_bits = || (0..stack.len()).any(|i| stack.part(i).shape.bits == Bits::One);
@@ -323,6 +327,8 @@ mod tests {
         let mut all: Vec<GroupKernel> = vec![portable_tile];
         #[cfg(target_arch = "x86_64")]
         all.extend(super::super::x86::groups::kernels());
+        #[cfg(target_arch = "aarch64")]
+        all.extend(super::super::arm::low_bit::group_kernels());
         all
     }
 

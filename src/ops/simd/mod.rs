@@ -1,18 +1,34 @@
 //! SIMD and threads on the CPU, for the few ops where time goes. Checked against the plain definitions.
 //!
 //! - `maths`: loops over rows of floats, vectorised by the compiler (norms, activations, softmax, argmax)
-//! - `ternary`: products of codes with ternary matrices, cut into tiles; kernels in `x86::ternary` and `ternary_portable`
-//! - `groups`: products with low-bit codes that have scales by group; kernels in `x86::groups`
-//! - `dense`: products with f32, f16 or 8-bit weights; `x86::dense_rows` (few rows), `x86::dense_tiles` (many rows)
+//! - `ternary`: products of codes with ternary matrices, cut into tiles; kernels in `x86::ternary`, `arm::low_bit` and
+//!   `ternary_portable`
+//! - `groups`: products with low-bit codes that have scales by group; kernels in `x86::groups` and `arm::low_bit`
+//! - `low_bit_tiles`: the tile kernels of both, for several sets of instructions at once
+//! - `dense`: products with f32, f16 or 8-bit weights; `dense_rows` with `x86::dense_rows` and `arm::dense_rows` (few rows),
+//!   `x86::dense_tiles` (many rows)
 //! - `attention`: attention over blocks of keys; `x86::attention_decode` (few queries), `x86::attention_prefill` (many queries
 //!   over the same keys)
+//! - `prefetch`: memory into a cache ahead of its use
 //!
 //! Each takes the best kernel that [`crate::cpu_level`] allows, or one in plain Rust.
 
+#[cfg(target_arch = "aarch64")]
+mod arm;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_variables))] // Parts that only kernels of x86-64 use.
 mod attention;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Likewise.
 mod dense;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod dense_rows;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_mut))] // Likewise.
 mod groups;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod low_bit_tiles;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Likewise.
 mod maths;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod prefetch;
 mod ternary;
 mod ternary_portable;
 #[cfg(target_arch = "x86_64")]

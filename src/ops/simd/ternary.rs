@@ -42,6 +42,10 @@ fn tile_kernel() -> TileKernel {
     if let Some(kernel) = super::x86::ternary::kernel() {
         return kernel;
     }
+    #[cfg(target_arch = "aarch64")]
+    if let Some(kernel) = super::arm::low_bit::ternary_kernels().pop() {
+        return kernel;
+    }
     ternary_portable::tile
 }
 
@@ -143,6 +147,8 @@ mod tests {
         let mut all: Vec<TileKernel> = vec![ternary_portable::tile];
         #[cfg(target_arch = "x86_64")]
         all.extend(super::super::x86::ternary::kernels());
+        #[cfg(target_arch = "aarch64")]
+        all.extend(super::super::arm::low_bit::ternary_kernels());
         all
     }
 

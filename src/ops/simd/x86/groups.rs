@@ -10,16 +10,10 @@ use std::ops::Range;
 
 use crate::cpu_level::{CpuLevel, allows};
 use crate::ops::simd::groups::{GroupActs, GroupKernel, GroupTile, Table, TileOuts};
+use crate::ops::simd::low_bit_tiles::{AHEAD, BYTES_AHEAD, checked, fetch_scales, fetch_words, of_acts};
 use crate::ops::simd::x86::low_bit_avx2::{LANES, add_exact, is_one_piece, products};
+use crate::ops::simd::x86::low_bit_vnni::{evex, vex};
 use crate::quant::{Bits, TILE_ROWS};
-
-/// Words and halves of a cache line.
-const LINE: [usize; 2] = [16, 32];
-/// Words of a row, and groups, by which fetching is ahead: into the second cache, since the few lines that the first one
-/// waits for at a time bound the rate. Without any, a hardware prefetcher alone may reach half of the memory's rate.
-const AHEAD: [usize; 2] = [12, 4];
-/// The same of words of 8-bit codes, which are done with much sooner.
-const BYTES_AHEAD: usize = 32;
 
 /// All kernels that this processor can run, the best last.
 pub fn kernels() -> Vec<GroupKernel> {
@@ -28,29 +22,18 @@ pub fn kernels() -> Vec<GroupKernel> {
         // SAFETY: the processor has AVX2, FMA and F16C.
         all.push(|tile, bits, acts, outs| unsafe { tile_avx2(tile, bits, acts, outs) });
     }
+    if allows(CpuLevel::AvxVnni) && is_x86_feature_detected!("avxvnni") {
+        // SAFETY: the processor has AVX2, FMA, F16C and AVX-VNNI.
+        all.push(|tile, bits, acts, outs| unsafe { vex::group_tile(tile, bits, acts, outs) });
+    } else if allows(CpuLevel::AvxVnni) {
+        // SAFETY: the processor has AVX2, FMA, F16C, and VNNI with AVX-512 VL.
+        all.push(|tile, bits, acts, outs| unsafe { evex::group_tile(tile, bits, acts, outs) });
+    }
     if allows(CpuLevel::Avx512) {
         // SAFETY: the processor has AVX-512F and VNNI.
         all.push(|tile, bits, acts, outs| unsafe { tile_vnni(tile, bits, acts, outs) });
     }
     all
-}
-
-/// Words of a row, after a check that all of its groups have scales, and all rows of codes what they are multiplied by.
-fn checked(tile: &GroupTile, bits: Bits, acts: &[GroupActs]) -> usize {
-    let n = tile.words.len() / TILE_ROWS;
-    let groups = n.div_ceil(tile.group_words.max(1));
-    assert!(tile.group_words > 0 && tile.scales.len() >= groups * TILE_ROWS, "a group lacks its scales");
-    let codes = n * bits.cols_per_word() / 4;
-    assert!(tile.act_words > 0 && tile.group_words.is_multiple_of(tile.act_words), "a group cuts activations");
-    let units = n.div_ceil(tile.act_words);
-    let is_whole = |a: &GroupActs| a.words.len() >= codes && a.scale_and_sum.len() >= 2 * units;
-    assert!(acts.iter().all(is_whole), "a row of codes is shorter than the weights");
-    n
-}
-
-/// What the stored sums of a group of a row's codes become: the factor, and what they are reduced by.
-fn of_acts(act: &GroupActs, unit: usize, bits: Bits) -> (f32, i32) {
-    (act.scale_and_sum[2 * unit], bits.times_and_offset()[1] * act.scale_and_sum[2 * unit + 1] as i32)
 }
 
 /// The words `first..end` of a group of weights, cut into the numbers and words of the groups of activations in it.
@@ -412,31 +395,5 @@ fn add_word_vnni<const B: usize, const A: usize, const G: usize>(
         for w in &mut w {
             *w = if G == 8 { _mm512_ror_epi32::<1>(*w) } else { _mm512_srli_epi32::<2>(*w) };
         }
-    }
-}
-
-/// Fetches word `j` of some rows of a tile, or behind its last one of those that are read next.
-#[inline(always)]
-fn fetch_words(tile: &GroupTile, j: usize, rows: Range<usize>) {
-    let Some(after) = tile.after else { return };
-    let at = j * TILE_ROWS;
-    let (from, at) = if at < tile.words.len() { (tile.words, at) } else { (after, at - tile.words.len()) };
-    fetch(from, at + rows.start, rows.len() / LINE[0], LINE[0]);
-}
-
-/// Fetches the scales of some rows, of a group that is used soon after group `g`; the next tile's follow this one's.
-#[inline(always)]
-fn fetch_scales(tile: &GroupTile, g: usize, rows: Range<usize>) {
-    if tile.after.is_some() {
-        fetch(tile.scales, (g + AHEAD[1]) * TILE_ROWS + rows.start, rows.len() / LINE[1], LINE[1]);
-    }
-}
-
-/// Fetches `n` lines of `line` elements each, from element `at` on.
-#[inline(always)]
-fn fetch<T>(from: &[T], at: usize, n: usize, line: usize) {
-    for i in 0..n {
-        // SAFETY: a prefetch of any address has no effect that a program sees.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(from.as_ptr().wrapping_add(at + i * line).cast()) };
     }
 }

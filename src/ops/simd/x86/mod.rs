@@ -1,6 +1,7 @@
 //! Kernels for x86-64 with AVX2, or AVX-512 with VNNI, in intrinsics; the files beside this folder cut the work and choose them.
 //!
 //! - `low_bit_avx2`: sums of products of codes of 1 and 2 bits, for the next two
+//! - `low_bit_vnni`: tiles of codes of 1, 2 and 8 bits with AVX-VNNI
 //! - `ternary`, `groups`: tiles of ternary matrices, and of low-bit codes that have scales by group
 //! - `dense_rows`, `dense_tiles`: dense products of few and of many rows
 //! - `attention_decode`, `attention_prefill`: few queries, and many queries over the same keys
@@ -11,4 +12,5 @@ pub(super) mod dense_rows;
 pub(super) mod dense_tiles;
 pub(super) mod groups;
 mod low_bit_avx2;
+mod low_bit_vnni;
 pub(super) mod ternary;

@@ -8,6 +8,7 @@ use std::arch::x86_64::*;
 use crate::cpu_level::{CpuLevel, allows};
 use crate::ops::simd::ternary::{TileKernel, TileSums};
 use crate::ops::simd::x86::low_bit_avx2::{add_exact, products};
+use crate::ops::simd::x86::low_bit_vnni::{evex, vex};
 use crate::quant::{Bits, TILE_ROWS};
 
 /// Words of a cache line.
@@ -24,6 +25,13 @@ pub fn kernels() -> Vec<TileKernel> {
     if allows(CpuLevel::Avx2) {
         // SAFETY: the processor has AVX2.
         all.push(|words, bits, acts, _, sums| unsafe { tile_avx2(words, bits, acts, sums) });
+    }
+    if allows(CpuLevel::AvxVnni) && is_x86_feature_detected!("avxvnni") {
+        // SAFETY: the processor has AVX2, FMA, F16C and AVX-VNNI.
+        all.push(|words, bits, acts, ahead, sums| unsafe { vex::ternary_tile(words, bits, acts, ahead, sums) });
+    } else if allows(CpuLevel::AvxVnni) {
+        // SAFETY: the processor has AVX2, FMA, F16C, and VNNI with AVX-512 VL.
+        all.push(|words, bits, acts, ahead, sums| unsafe { evex::ternary_tile(words, bits, acts, ahead, sums) });
     }
     if allows(CpuLevel::Avx512) {
         // SAFETY: the processor has AVX-512F and VNNI.

@@ -1,0 +1,290 @@
+//! Tiles of codes of 1, 2 and 8 bits times rows of codes, for instructions that add up four products of bytes in each lane of
+//! 32 bits, or what stands for them. Defined once, for vectors of any number of lanes: `x86::low_bit_vnni` and
+//! `aarch64::low_bit` say what their instructions are.
+//!
+//! A vector holds one word of neighbouring rows, as they lie: its masked bytes times one broadcast word of activations are a
+//! partial sum of each row, and nothing is ever shuffled.
+
+use std::ops::Range;
+
+use crate::ops::simd::groups::{GroupActs, GroupTile};
+use crate::ops::simd::prefetch;
+use crate::quant::{Bits, TILE_ROWS};
+
+/// Words and halves of a cache line.
+pub(super) const LINE: [usize; 2] = [16, 32];
+/// Words of a row, and groups, by which fetching is ahead: into the second cache, since the few lines that the first one
+/// waits for at a time bound the rate. Without any, a hardware prefetcher alone may reach half of the memory's rate.
+pub(super) const AHEAD: [usize; 2] = [12, 4];
+/// The same of words of 8-bit codes, which are done with much sooner.
+pub(super) const BYTES_AHEAD: usize = 32;
+
+/// Words of a row, after a check that all of its groups have scales, and all rows of codes what they are multiplied by.
+pub(super) fn checked(tile: &GroupTile, bits: Bits, acts: &[GroupActs]) -> usize {
+    let n = tile.words.len() / TILE_ROWS;
+    let groups = n.div_ceil(tile.group_words.max(1));
+    assert!(tile.group_words > 0 && tile.scales.len() >= groups * TILE_ROWS, "a group lacks its scales");
+    let codes = n * bits.cols_per_word() / 4;
+    assert!(tile.act_words > 0 && tile.group_words.is_multiple_of(tile.act_words), "a group cuts activations");
+    let units = n.div_ceil(tile.act_words);
+    let is_whole = |a: &GroupActs| a.words.len() >= codes && a.scale_and_sum.len() >= 2 * units;
+    assert!(acts.iter().all(is_whole), "a row of codes is shorter than the weights");
+    n
+}
+
+/// What the stored sums of a group of a row's codes become: the factor, and what they are reduced by.
+pub(super) fn of_acts(act: &GroupActs, unit: usize, bits: Bits) -> (f32, i32) {
+    (act.scale_and_sum[2 * unit], bits.times_and_offset()[1] * act.scale_and_sum[2 * unit + 1] as i32)
+}
+
+/// Fetches word `j` of some rows of a tile, or behind its last one of those that are read next.
+#[inline(always)]
+pub(super) fn fetch_words(tile: &GroupTile, j: usize, rows: Range<usize>) {
+    let Some(after) = tile.after else { return };
+    let at = j * TILE_ROWS;
+    let (from, at) = if at < tile.words.len() { (tile.words, at) } else { (after, at - tile.words.len()) };
+    fetch(from, at + rows.start, rows.len().div_ceil(LINE[0]), LINE[0]);
+}
+
+/// Fetches the scales of some rows, of a group that is used soon after group `g`; the next tile's follow this one's.
+#[inline(always)]
+pub(super) fn fetch_scales(tile: &GroupTile, g: usize, rows: Range<usize>) {
+    if tile.after.is_some() {
+        fetch(tile.scales, (g + AHEAD[1]) * TILE_ROWS + rows.start, rows.len().div_ceil(LINE[1]), LINE[1]);
+    }
+}
+
+/// Fetches `n` lines of `line` elements each, from element `at` on.
+#[inline(always)]
+pub(super) fn fetch<T>(from: &[T], at: usize, n: usize, line: usize) {
+    for i in 0..n {
+        prefetch::into_second(from.as_ptr().wrapping_add(at + i * line));
+    }
+}
+
+/// Defines `ternary_tile`, a [`TileKernel`](crate::ops::simd::ternary::TileKernel), and `group_tile`, a
+/// [`GroupKernel`](crate::ops::simd::groups::GroupKernel), for processors with `$features`. The modules `$v` and `$sums` say
+/// how: `$v` has vectors of `LANES` integers (`Ints`) and floats; `$sums` adds up products (`dot`) of one word between `open`
+/// and `close`, of as many vectors at once as leave their sums in registers (`BLOCKS`, for one to four rows of codes), for one
+/// row of codes in `HALVES` parts.
+macro_rules! low_bit_tiles {
+    ($features:literal, $v:ident, $sums:ident) => {
+        use std::array;
+
+        use crate::ops::simd::groups::{GroupActs, GroupTile, TileOuts};
+        use crate::ops::simd::low_bit_tiles::{AHEAD, BYTES_AHEAD, LINE, checked, fetch_scales, fetch_words, of_acts};
+        use crate::ops::simd::prefetch;
+        use crate::ops::simd::ternary::TileSums;
+        use crate::quant::{Bits, TILE_ROWS};
+
+        const B: [usize; 4] = $sums::BLOCKS;
+
+        /// Sums of `A` rows of codes with `B` vectors of rows, in `H` parts: a single row of codes may have 2, of every other
+        /// product, since one would be added to before the processor is done with the addition before.
+        type Exact<const B: usize, const A: usize, const H: usize> = [[[$v::Ints; B]; A]; H];
+
+        #[target_feature(enable = $features)]
+        pub(in crate::ops::simd) fn ternary_tile(
+            words: &[u32],
+            bits: Bits,
+            acts: &[&[u32]],
+            ahead: &[u32],
+            sums: &mut TileSums,
+        ) {
+            match (bits, acts.len()) {
+                (_, 0) => {}
+                (Bits::One, 1) => ternary_blocks::<{ B[0] }, 1, { $sums::HALVES }, 8>(words, acts, ahead, sums),
+                (Bits::One, 2) => ternary_blocks::<{ B[1] }, 2, 1, 8>(words, acts, ahead, sums),
+                (Bits::One, 3) => ternary_blocks::<{ B[2] }, 3, 1, 8>(words, acts, ahead, sums),
+                (Bits::One, _) => ternary_blocks::<{ B[3] }, 4, 1, 8>(words, acts, ahead, sums),
+                // A ternary matrix has no more.
+                (Bits::Two | Bits::Eight, 1) => {
+                    ternary_blocks::<{ B[0] }, 1, { $sums::HALVES }, 4>(words, acts, ahead, sums)
+                }
+                (Bits::Two | Bits::Eight, 2) => ternary_blocks::<{ B[1] }, 2, 1, 4>(words, acts, ahead, sums),
+                (Bits::Two | Bits::Eight, 3) => ternary_blocks::<{ B[2] }, 3, 1, 4>(words, acts, ahead, sums),
+                (Bits::Two | Bits::Eight, _) => ternary_blocks::<{ B[3] }, 4, 1, 4>(words, acts, ahead, sums),
+            }
+        }
+
+        /// Adds a tile's products to `sums`, in pieces of some words of all rows, so that memory is read in its order. What is
+        /// ahead is fetched evenly meanwhile.
+        #[target_feature(enable = $features)]
+        fn ternary_blocks<const B: usize, const A: usize, const H: usize, const G: usize>(
+            words: &[u32],
+            acts: &[&[u32]],
+            ahead: &[u32],
+            sums: &mut TileSums,
+        ) {
+            const PIECE: usize = 16;
+            let n = words.len() / TILE_ROWS;
+            let codes: [&[u32]; A] = array::from_fn(|a| acts[a]);
+            assert!(codes.iter().all(|codes| codes.len() >= n * G), "a row of codes is shorter than the weights");
+            let rows = B * $v::LANES;
+            let lines = ahead.len().div_ceil(LINE[0]);
+            let (mut fetched, at_once) = (0, lines.div_ceil(n * (TILE_ROWS / rows)));
+            for piece in (0..n).step_by(PIECE) {
+                for from in (0..TILE_ROWS).step_by(rows) {
+                    let mut exact: Exact<B, A, H> = [[[$v::splat(0); B]; A]; H];
+                    for j in piece..n.min(piece + PIECE) {
+                        for line in fetched..lines.min(fetched + at_once) {
+                            prefetch::into_first(ahead.as_ptr().wrapping_add(line * LINE[0]));
+                        }
+                        fetched += at_once;
+                        add_word::<B, A, H, G, false>(&words[j * TILE_ROWS + from..][..rows], &codes, j, &mut exact);
+                    }
+                    for a in 0..A {
+                        for b in 0..B {
+                            let sums = &mut sums[a][from + b * $v::LANES..][..$v::LANES];
+                            // SAFETY: `sums` has an element for each lane.
+                            unsafe {
+                                let exact = $v::add(total(&exact, a, b), $v::load(sums.as_ptr().cast()));
+                                $v::store(sums.as_mut_ptr(), exact);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+
+        #[inline]
+        #[target_feature(enable = $features)]
+        fn total<const B: usize, const A: usize, const H: usize>(
+            exact: &Exact<B, A, H>,
+            a: usize,
+            b: usize,
+        ) -> $v::Ints {
+            if H == 2 { $v::add(exact[0][a][b], exact[1][a][b]) } else { exact[0][a][b] }
+        }
+
+        /// Adds the products of word `j` of some rows. `G` words of codes belong to it: 8 at 1 bit, 4 at 2 bits, 1 at 8 bits. A
+        /// bit counts 2 if `TWICE`: it is picked one place above where it is.
+        #[inline]
+        #[target_feature(enable = $features)]
+        #[allow(clippy::needless_range_loop)] // Constant bounds unroll, so that the sums stay in registers.
+        fn add_word<const B: usize, const A: usize, const H: usize, const G: usize, const TWICE: bool>(
+            words: &[u32],
+            codes: &[&[u32]; A],
+            j: usize,
+            exact: &mut Exact<B, A, H>,
+        ) {
+            let mask = $v::splat([0, -1, 0, 0, 0x0303_0303, 0, 0, 0, if TWICE { 0x0202_0202 } else { 0x0101_0101 }][G]);
+            let mut w = [$v::splat(0); B];
+            let mut open = [[[$sums::open($v::splat(0)); B]; A]; H];
+            assert!(words.len() == B * $v::LANES, "rows of a block");
+            for b in 0..B {
+                // SAFETY: in bounds by the assertion.
+                w[b] = unsafe { $v::load(words.as_ptr().add(b * $v::LANES)) };
+                for h in 0..H {
+                    for a in 0..A {
+                        open[h][a][b] = $sums::open(exact[h][a][b]);
+                    }
+                }
+            }
+            for four in 0..G {
+                let mut x = [$v::splat(0); A];
+                for a in 0..A {
+                    // SAFETY: every row of codes has `G` words for each word of a row, as the callers check.
+                    x[a] = $v::splat(unsafe { *codes[a].get_unchecked(j * G + four) } as i32);
+                }
+                for b in 0..B {
+                    let first = TWICE && G == 8 && four == 0;
+                    let picked = match G {
+                        1 if $v::SIGNED => $v::xor(w[b], $v::splat(i32::from_ne_bytes([0x80; 4]))),
+                        1 => w[b],
+                        _ => $v::and(if first { $v::left_1(w[b]) } else { w[b] }, mask),
+                    };
+                    w[b] = match G {
+                        8 if !first => $v::right_1(w[b]),
+                        4 => $v::right_2(w[b]),
+                        _ => w[b],
+                    };
+                    for a in 0..A {
+                        let sum = &mut open[four % H][a][b];
+                        *sum = $sums::dot(*sum, picked, x[a]);
+                    }
+                }
+            }
+            for h in 0..H {
+                for a in 0..A {
+                    for b in 0..B {
+                        exact[h][a][b] = $sums::close::<G>(exact[h][a][b], open[h][a][b]);
+                    }
+                }
+            }
+        }
+
+        #[target_feature(enable = $features)]
+        pub(in crate::ops::simd) fn group_tile(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOuts) {
+            let _ = checked(tile, bits, acts);
+            match (bits, acts.len()) {
+                (_, 0) => {}
+                (Bits::One, 1) => group_blocks::<{ B[0] }, 1, { $sums::HALVES }, 8>(tile, bits, acts, outs),
+                (Bits::One, 2) => group_blocks::<{ B[1] }, 2, 1, 8>(tile, bits, acts, outs),
+                (Bits::One, 3) => group_blocks::<{ B[2] }, 3, 1, 8>(tile, bits, acts, outs),
+                (Bits::One, _) => group_blocks::<{ B[3] }, 4, 1, 8>(tile, bits, acts, outs),
+                (Bits::Two, 1) => group_blocks::<{ B[0] }, 1, { $sums::HALVES }, 4>(tile, bits, acts, outs),
+                (Bits::Two, 2) => group_blocks::<{ B[1] }, 2, 1, 4>(tile, bits, acts, outs),
+                (Bits::Two, 3) => group_blocks::<{ B[2] }, 3, 1, 4>(tile, bits, acts, outs),
+                (Bits::Two, _) => group_blocks::<{ B[3] }, 4, 1, 4>(tile, bits, acts, outs),
+                (Bits::Eight, 1) => group_blocks::<{ B[0] }, 1, 1, 1>(tile, bits, acts, outs),
+                (Bits::Eight, 2) => group_blocks::<{ B[1] }, 2, 1, 1>(tile, bits, acts, outs),
+                (Bits::Eight, 3) => group_blocks::<{ B[2] }, 3, 1, 1>(tile, bits, acts, outs),
+                (Bits::Eight, _) => group_blocks::<{ B[3] }, 4, 1, 1>(tile, bits, acts, outs),
+            }
+        }
+
+        /// Adds a tile's products to `outs`, group by group. Exact sums of a group of activations become floats, and once a
+        /// group of weights they are scaled.
+        #[target_feature(enable = $features)]
+        #[allow(clippy::needless_range_loop)] // As above.
+        fn group_blocks<const B: usize, const A: usize, const H: usize, const G: usize>(
+            tile: &GroupTile,
+            bits: Bits,
+            acts: &[GroupActs],
+            outs: &mut TileOuts,
+        ) {
+            let (n, rows) = (tile.words.len() / TILE_ROWS, B * $v::LANES);
+            let codes: [&[u32]; A] = array::from_fn(|a| acts[a].words);
+            let ahead = if G == 1 { BYTES_AHEAD } else { AHEAD[0] };
+            for (g, first) in (0..n).step_by(tile.group_words).enumerate() {
+                let end = n.min(first + tile.group_words);
+                for from in (0..TILE_ROWS).step_by(rows) {
+                    fetch_scales(tile, g, from..from + rows);
+                    let mut sums = [[$v::no_floats(); B]; A];
+                    for start in (first..end).step_by(tile.act_words) {
+                        let unit = start / tile.act_words;
+                        let mut exact: Exact<B, A, H> = [[[$v::splat(0); B]; A]; H];
+                        for a in 0..A {
+                            let less = of_acts(&acts[a], unit, bits).1;
+                            exact[0][a] = [$v::splat(if G == 1 && $v::SIGNED { 0 } else { -less }); B];
+                        }
+                        for j in start..end.min(start + tile.act_words) {
+                            fetch_words(tile, j + ahead, from..from + rows);
+                            let words = &tile.words[j * TILE_ROWS + from..][..rows];
+                            add_word::<B, A, H, G, true>(words, &codes, j, &mut exact);
+                        }
+                        for a in 0..A {
+                            let inv_k = of_acts(&acts[a], unit, bits).0;
+                            for b in 0..B {
+                                sums[a][b] = $v::add_scaled(sums[a][b], total(&exact, a, b), inv_k);
+                            }
+                        }
+                    }
+                    let scales = &tile.scales[g * TILE_ROWS + from..][..rows];
+                    for a in 0..A {
+                        let outs = &mut outs[a][from..from + rows];
+                        for b in 0..B {
+                            // SAFETY: both have an element for each lane of `B` vectors.
+                            unsafe {
+                                let scales = scales.as_ptr().add(b * $v::LANES);
+                                $v::settle(outs.as_mut_ptr().add(b * $v::LANES), sums[a][b], scales);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    };
+}
+pub(super) use low_bit_tiles;
