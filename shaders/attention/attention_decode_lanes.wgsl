@@ -1,10 +1,14 @@
 // softmax(q · kᵀ · scale) · v over the KV cache for few rows, for software subgroups and heads of 64 columns
 // (ops/attention.rs). A lane takes a key at a time, so that 8 lanes wait for memory together, and keeps sums of all
-// columns; at the end each gathers 8 columns of all lanes. Grid: x = kv heads, y = rows, z = chunks of a row's keys.
+// columns; at the end each gathers 8 columns of all lanes. With ROPE the row is new, as attention_decode says.
+// Grid: x = kv heads, y = rows, z = chunks of a row's keys.
 // Workgroup: 8 lanes, which need no barrier. Source: Milakov & Gimelshein 2018; Dao et al. 2023 (Flash-Decoding).
 #import subgroup_lanes
 #import kv_chunks
 #import vectors
+#ifdef ROPE
+#import new_row
+#endif
 
 override GROUP: u32 = 2u; // query heads of a kv head, at most 4: one component of a vec4 each
 const EIGHTS: u32 = 8u; // of a head's columns
@@ -83,6 +87,37 @@ fn max_of_heads(lane: Lane, v: vec4<f32>) -> vec4<f32> {
     return maxima;
 }
 
+#ifdef ROPE
+fn rms_of(lane: Lane, first: u32) -> f32 {
+#ifdef NORM
+    return head_rms(sum_of_lanes(lane, squares_of(first, lane.in_subgroup & 7u)));
+#else
+    return 1.0;
+#endif
+}
+
+// Holds the turned query of each head, of which every lane makes an eighth, and with `is_last` leaves the new key and value in
+// the cache.
+fn take_new(lane: Lane, kv: u32, is_last: bool) {
+    let begin = lane.in_subgroup & ~7u;
+    let nth = lane.in_subgroup & 7u;
+    let at = heads_at(kv);
+    let pos = rows[0].y;
+    for (var h = 0u; h < GROUP; h++) {
+        let first = at.x + h * EIGHTS * 2u;
+        let mine = turned_eight(first, nth, pos, 0u, rms_of(lane, first));
+        for (var e = 0u; e < EIGHTS; e++) {
+            query[(h * EIGHTS + e) * 2u] = swap(mine.a, begin + e);
+            query[(h * EIGHTS + e) * 2u + 1u] = swap(mine.b, begin + e);
+        }
+    }
+    if is_last {
+        store_key(new_place(kv) + nth, turned_eight(at.y, nth, pos, params.d / 4u, rms_of(lane, at.y)));
+        store_value(new_place(kv) + nth, Eight(qkv[at.z + 2u * nth], qkv[at.z + 2u * nth + 1u]));
+    }
+    storageBarrier();
+}
+#else
 // Holds the query of each head, of which every lane loads an eighth.
 fn take_query(lane: Lane, first: u32) {
     let begin = lane.in_subgroup & ~7u;
@@ -96,6 +131,7 @@ fn take_query(lane: Lane, first: u32) {
         }
     }
 }
+#endif
 
 @compute @workgroup_size(8)
 fn main(
@@ -109,7 +145,11 @@ fn main(
     let end = chunk.end;
     let width = params.heads / GROUP * EIGHTS; // eights of a row of the cache
     let nth = lane.in_subgroup & 7u;
+#ifdef ROPE
+    take_new(lane, group.x, group.z + 1u == chunk.chunks);
+#else
     take_query(lane, (group.y * params.heads + group.x * GROUP) * EIGHTS * 2u);
+#endif
 
     var max_score = vec4<f32>(MIN_SCORE);
     var total = vec4<f32>();

@@ -19,8 +19,7 @@ struct Params {
 #bind var<storage, read> rows: array<vec4<u32>>; // [rows]: token, pos, seq_base, seq_len
 #bind var<storage, read> table: array<vec2<f32>>; // [positions, pairs]: cos, sin
 #ifdef NORM
-#bind var<storage, read> q_weight: array<f32>; // [d]
-#bind var<storage, read> k_weight: array<f32>; // [d]
+#bind var<storage, read> weights: array<f32>; // [2, d]: of q, of k
 #endif
 #bind var<storage, read_write> q: array<f32>; // [rows, heads · d]
 #bind var<storage, read_write> k_cache: array<u32>; // [capacity, kv_heads · d] f32, f16 in pairs, or integers in fours and their scales
@@ -30,8 +29,7 @@ struct Params {
 fn element(x: u32, j: u32, is_query: bool, rms: f32) -> f32 {
     let v = qkv[x + j];
 #ifdef NORM
-    var w = k_weight[j];
-    if is_query { w = q_weight[j]; }
+    let w = weights[select(params.d, 0u, is_query) + j];
     return w * bounded(bounded(v, params.in_bound) / rms, params.out_bound);
 #else
     return v;

@@ -10,8 +10,29 @@ struct Params {
     n_keys: u32, // of the cache
     kv_heads: u32,
     scales_at: u32, // word of the first scale of integers
+    pairs: u32, // elements of a head that turn, halved, with ROPE
+    head_eps: f32, // and the norm of heads
+    head_floor: f32,
+    head_in_bound: f32,
+    head_out_bound: f32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
+#ifdef ROPE
+#bind var<storage, read> qkv: array<vec4<f32>>; // [1, (heads + 2 kv_heads) · d / 4]
+#bind var<storage, read> rows: array<vec4<u32>>; // [1]: token, pos, seq_base, seq_len
+#bind var<storage, read> table: array<vec4<f32>>; // [positions, pairs / 2]: cos, sin of two
+#ifdef NORM
+#bind var<storage, read> qk_weights: array<vec4<f32>>; // [2, d / 4]: of q, of k
+#endif
+#bind var<storage, read_write> y: array<vec4<f32>>; // [1, heads · d / 4]
+#ifdef F16
+#bind var<storage, read_write> k: array<vec4<u32>>; // [keys, kv_heads · d / 8]
+#bind var<storage, read_write> v: array<vec4<u32>>; // [keys, kv_heads · d / 8]
+#else
+#bind var<storage, read_write> k: array<vec4<f32>>; // [keys, kv_heads · d / 4]
+#bind var<storage, read_write> v: array<vec4<f32>>; // [keys, kv_heads · d / 4]
+#endif
+#else
 #bind var<storage, read> q: array<vec4<f32>>; // [rows, heads · d / 4]
 #ifdef INT8
 #bind var<storage, read> k: array<vec2<u32>>; // [keys, kv_heads · d / 8], then scales [keys · kv_heads / 2]
@@ -27,6 +48,7 @@ struct Params {
 #endif
 #bind var<storage, read> rows: array<vec4<u32>>; // [rows]: token, pos, seq_base, seq_len
 #bind var<storage, read_write> y: array<vec4<f32>>; // [rows, heads · d / 4]
+#endif
 #bind var<storage, read_write> parts: array<vec4<f32>>; // [rows, heads, chunks, d / 4 + 1]: sums, then max_score and total
 
 const MIN_SCORE: f32 = -1e30; // finite, so that a difference of two is not NaN

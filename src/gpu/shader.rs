@@ -24,6 +24,7 @@ const SHARED: &[(&str, &str)] = &[
     ("lookup_tables", include_str!("../../shaders/shared/lookup_tables.wgsl")),
     ("matmul", include_str!("../../shaders/shared/matmul.wgsl")),
     ("matmul_factors", include_str!("../../shaders/shared/matmul_factors.wgsl")),
+    ("new_row", include_str!("../../shaders/shared/new_row.wgsl")),
     ("queries", include_str!("../../shaders/shared/queries.wgsl")),
     ("reduce", include_str!("../../shaders/shared/reduce.wgsl")),
     ("stack", include_str!("../../shaders/shared/stack.wgsl")),

@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::ops::embed::ROW_WORDS;
 use crate::ops::few_rows::{MAX_DECODE_ROWS, MAX_MATVEC_ROWS};
 use crate::ops::kv_cache::{self, KvRows, row_width, rows_per_matrix};
-use crate::ops::{expect, require, simd};
+use crate::ops::{RmsNorm, expect, require, simd};
 use crate::params;
 use crate::plan::{
     Caps, Extent, FollowUp, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Source, Step, Variant, Variants,
@@ -115,11 +115,29 @@ pub struct Columns {
 /// d is 1 to 2048, odd ones too. Keys that k does not have are not attended to, whatever a row says.
 /// Error: ≤ 1e-5 absolute on values of size 1.
 #[derive(Debug)]
-struct Attention {
+pub(super) struct Attention {
     shape: AttentionShape,
     at: [usize; 3],
     cached: bool,
     masked: bool,
+}
+
+/// What the kernels for few rows do in front of the attention of a new row (`rope_attention`).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Front {
+    /// Pairs of a head that turn.
+    pub pairs: usize,
+    /// Whether a pair is two neighbours.
+    pub interleaved: bool,
+    /// The norm of each head of queries and keys.
+    pub norm: Option<RmsNorm>,
+}
+
+impl Front {
+    /// The defines that bind what it reads.
+    fn defines(self) -> impl Iterator<Item = &'static str> {
+        ["ROPE"].into_iter().chain(self.norm.map(|_| "NORM"))
+    }
 }
 
 params!(AttentionParams {
@@ -152,6 +170,11 @@ params!(AttentionDecodeParams {
     n_keys: u32,
     kv_heads: u32,
     scales_at: u32,
+    pairs: u32,
+    head_eps: f32,
+    head_floor: f32,
+    head_in_bound: f32,
+    head_out_bound: f32,
 });
 
 /// Threads of the decode kernel, which computes all query heads of a kv head.
@@ -208,7 +231,7 @@ impl PlanBuilder {
     /// Causal attention of each row over its sequence in the KV cache.
     #[track_caller]
     pub fn cached_attention(&self, q: Slot, k: Slot, v: Slot, rows: Slot, shape: AttentionShape) -> Slot {
-        self.push(Attention { shape, at: [0; 3], cached: true, masked: false }, &[q, k, v, rows])
+        self.push(Attention::cached(shape), &[q, k, v, rows])
     }
 
     /// Attention of each row over its sequence among the step's own rows: with `seq_base` the sequence's first row,
@@ -230,6 +253,11 @@ impl PlanBuilder {
 }
 
 impl Attention {
+    /// Over the cache.
+    pub(super) fn cached(shape: AttentionShape) -> Self {
+        Attention { shape, at: [0; 3], cached: true, masked: false }
+    }
+
     /// Keys of query row `r`: first and count.
     fn span(&self, io: &Io, r: usize) -> (usize, usize) {
         if self.cached {
@@ -350,11 +378,10 @@ impl Op for Attention {
 
     fn variants(&self, caps: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Variants {
         if self.is_decode(inputs) {
-            let variant = |form: &DecodeForm| self.decode(caps, form, inputs);
-            let usual = Variants::usual(variant(&DECODE_FORMS[usize::from(caps.cpu_driver)]));
-            return DECODE_FORMS.iter().fold(usual, |all, form| all.or(variant(form)));
+            self.decode(caps, inputs, None)
+        } else {
+            Variants::usual(self.queries(caps, inputs))
         }
-        Variants::usual(self.queries(caps, inputs))
     }
 }
 
@@ -380,7 +407,7 @@ impl Attention {
     }
 
     /// Whether the kernels for few rows over the cache fit.
-    fn is_decode(&self, inputs: &[&Spec]) -> bool {
+    pub(super) fn is_decode(&self, inputs: &[&Spec]) -> bool {
         let AttentionShape { heads, kv_heads, d } = self.shape;
         let whole = (16..=FEW_D).contains(&d) && d.is_power_of_two() && heads / kv_heads <= 4;
         let widths = [heads * d, kv_heads * d, kv_heads * d];
@@ -388,15 +415,23 @@ impl Attention {
         self.cached && !self.masked && whole && alone && inputs[0].shape[0] <= MAX_DECODE_ROWS
     }
 
+    /// The variants for few rows over the cache, of q, k and v.
+    pub(super) fn decode(&self, caps: &Caps, inputs: &[&Spec], front: Option<Front>) -> Variants {
+        let variant = |form: &DecodeForm| self.decode_variant(caps, form, inputs, front);
+        let usual = Variants::usual(variant(&DECODE_FORMS[usize::from(caps.cpu_driver)]));
+        DECODE_FORMS.iter().fold(usual, |all, form| all.or(variant(form)))
+    }
+
     /// A kernel for few rows over the cache.
     fn decode_kernel(
         &self,
         form: &DecodeForm,
-        inputs: &[&Spec],
+        (inputs, front): (&[&Spec], Option<Front>),
         source: Source,
         overrides: &[(&'static str, usize)],
         grid: Grid,
     ) -> Kernel {
+        let norm = front.and_then(|front| front.norm).unwrap_or(RmsNorm::new(0.0));
         let params = AttentionDecodeParams {
             heads: self.shape.heads as u32,
             d: self.shape.d as u32,
@@ -406,10 +441,15 @@ impl Attention {
             n_keys: inputs[1].shape[0] as u32,
             kv_heads: self.shape.kv_heads as u32,
             scales_at: kv_cache::scales_at(inputs[1]),
+            pairs: front.map_or(0, |front| front.pairs as u32),
+            head_eps: norm.eps,
+            head_floor: norm.floor(),
+            head_in_bound: norm.in_bound(),
+            head_out_bound: norm.out_bound(),
         };
         Kernel {
             source,
-            defines: stored(inputs[1]).into_iter().collect(),
+            defines: stored(inputs[1]).into_iter().chain(front.into_iter().flat_map(Front::defines)).collect(),
             overrides: overrides.iter().map(|&(name, value)| (name, value as f64)).collect(),
             params: params.params(),
             grid,
@@ -417,23 +457,25 @@ impl Attention {
     }
 
     /// The kernel of chunks of contexts, a row's kv head each, and the one that adds them up.
-    fn decode(&self, caps: &Caps, form: &DecodeForm, inputs: &[&Spec]) -> Variant {
+    fn decode_variant(&self, caps: &Caps, form: &DecodeForm, inputs: &[&Spec], front: Option<Front>) -> Variant {
         let AttentionShape { heads, kv_heads, d } = self.shape;
+        let read = (inputs, front);
         let (lanes, keys, group) = (d / 8, DECODE_THREADS / (d / 8), heads / kv_heads);
         let chunks = Extent::Context { per: form.kv_chunk, max: MAX_CHUNKS };
         let rows = Extent::rows(&inputs[0].leading_only(), 1, 1);
         let grid = Grid([Extent::Fixed(kv_heads), rows, chunks]);
-        let kernel = if caps.software_subgroups && d == KEYS_D {
-            self.decode_kernel(form, inputs, shader!("attention/attention_decode_lanes"), &[("GROUP", group)], grid)
+        let mut kernel = if caps.software_subgroups && d == KEYS_D {
+            self.decode_kernel(form, read, shader!("attention/attention_decode_lanes"), &[("GROUP", group)], grid)
         } else {
             let overrides = [("LANES", lanes), ("KEYS", keys), ("GROUP", group), ("TILE", 8 * keys)];
-            let mut kernel = self.decode_kernel(form, inputs, shader!("attention/attention_decode"), &overrides, grid);
+            let mut kernel = self.decode_kernel(form, read, shader!("attention/attention_decode"), &overrides, grid);
             kernel.defines.extend(form.keys_across_threads.then_some("KEYS_ACROSS_THREADS"));
             kernel
         };
+        kernel.defines.extend(front.filter(|front| front.interleaved).map(|_| "INTERLEAVED"));
         let grid = Grid([Extent::Fixed(heads), rows, Extent::IfContextOver { keys: form.kv_chunk }]);
         let threads = [("THREADS", (d / 4).max(32))];
-        let merge = self.decode_kernel(form, inputs, shader!("attention/attention_decode_merge"), &threads, grid);
+        let merge = self.decode_kernel(form, read, shader!("attention/attention_decode_merge"), &threads, grid);
         let words = inputs[0].shape[0] * heads * MAX_CHUNKS * (d + 4);
         Variant::new(form.name, caps, kernel).followed_by(FollowUp { kernel: merge, words })
     }

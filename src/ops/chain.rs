@@ -49,6 +49,34 @@ impl<'a> Composed<'a> {
         (first..self.inputs.len() + self.results.len()).collect()
     }
 
+    /// Runs an op with one result of its own, whose other outputs are those of the fused op from number `states` on. Returns the
+    /// number of the result.
+    ///
+    /// # Panics
+    /// As [`Composed::apply`].
+    pub fn apply_to_states(&mut self, op: &dyn Op, values: &[usize], io: &mut Io, states: usize) -> usize {
+        let inputs: Vec<_> = values.iter().map(|&i| self.value(i)).collect();
+        let specs: Vec<&Spec> = inputs.iter().map(|i| i.0).collect();
+        let mut infer = op.infer(&specs).unwrap_or_else(|e| panic!("{} in a fused op: {e}", op.name()));
+        let spec = infer.swap_remove(0);
+        let mut words = words(spec.words());
+        let states = io.outputs[states..].iter_mut().map(|(s, w)| (*s, &mut **w));
+        let outputs = [(&spec, &mut words[..])].into_iter().chain(states).collect();
+        self.run(op, &mut Io { inputs, outputs, threads: self.threads });
+        self.results.push((spec, words));
+        self.inputs.len() + self.results.len() - 1
+    }
+
+    /// Runs the last op into the fused op's first output, on earlier values with the states from number `states` on behind the
+    /// first of them.
+    pub fn finish_from_states(self, op: &dyn Op, values: [usize; 2], io: &mut Io, states: usize) {
+        let (first, states) = io.outputs.split_at_mut(states);
+        let states = states.iter().map(|(s, w)| (*s, &**w));
+        let inputs = [self.value(values[0])].into_iter().chain(states).chain([self.value(values[1])]).collect();
+        let outputs = first.iter_mut().map(|(s, w)| (*s, &mut **w)).collect();
+        self.run(op, &mut Io { inputs, outputs, threads: self.threads });
+    }
+
     /// Runs the last op on earlier values, into the outputs of the fused one.
     pub fn finish(self, op: &dyn Op, values: &[usize], io: &mut Io) {
         let inputs = values.iter().map(|&i| self.value(i)).collect();

@@ -5,7 +5,7 @@
 //! Order: `sampling`, `chain`, `few_rows`, `embed`, `rms_norm`, `layer_norm`, `l2_norm`, `absmax`, `affine`, `unary`,
 //! `swiglu`, `concat`, `select_rows`, `span_mean`, `quantise`, `patches`, `pixel_shuffle`, `pool`, `matmul`, `lstm_cell`,
 //! `memory_read`, `bandwidth_probe`, `combine`, `norm_quantise`, `kv_cache`, `attention`, `attention_weights`,
-//! `rope_kv_write`, `store_rows`, `router`, `route`, `group_rows`, `ternary_matmul`, `quantise_groups`, `group_matmul`, `bit_linear`,
+//! `rope_kv_write`, `rope_attention`, `store_rows`, `router`, `route`, `group_rows`, `ternary_matmul`, `quantise_groups`, `group_matmul`, `bit_linear`,
 //! `bit_layers`, `sample`.
 //!
 //! ## What is in it
@@ -16,7 +16,7 @@
 //!    fuses them for few rows. With scales by row and group of columns: `quantise_groups`, then `group_matmul`.
 //! 4. Mixture of experts: `router`, `route` (the router with its norm, for few rows), `group_rows`, `combine`. Models ask for
 //!    whole BitLinear layers with `bit_layers`, which chooses the ops.
-//! 5. Attention: `rope_kv_write`, `attention`, `attention_weights`; `memory_read` (a BitGen's episodic memory).
+//! 5. Attention: `rope_kv_write`, `attention`, both for one row in `rope_attention`, `attention_weights`; `memory_read` (a BitGen's episodic memory).
 //! 6. Choosing a token: `sampling` (the arithmetic), `sample`.
 //! 7. Shared by ops: `chain` (an op as a composition of others), `few_rows` (how kernels for few rows divide their work),
 //!    `kv_cache` (how keys and values lie), `simd/` (the fast paths on the CPU). `bandwidth_probe` measures memory for the benchmark.
@@ -66,6 +66,7 @@ mod pool;
 mod quantise;
 mod quantise_groups;
 mod rms_norm;
+mod rope_attention;
 mod rope_kv_write;
 mod route;
 mod router;
@@ -130,6 +131,7 @@ pub const NAMES: &[&str] = &[
     "quantise",
     "quantise_groups",
     "rms_norm",
+    "rope_attention",
     "rope_kv_write",
     "route",
     "router",

@@ -45,21 +45,21 @@ impl Rotation {
 pub struct QkNorm {
     /// Its form.
     pub norm: RmsNorm,
-    /// The weights of queries and of keys, `[d]` each.
-    pub weights: [Slot; 2],
+    /// The weights of queries and of keys, `[2, d]`.
+    pub weights: Slot,
 }
 
 /// Rotates q and k by each row's position and stores k and v at `seq_base + pos`.
 ///
 /// qkv `[n, (heads + 2·kv_heads)·d]` F32 (q, k, v side by side), rows `[n, 4]`, table `[positions, pairs, 2]` F32 (cosine,
-/// sine), and with a norm of heads its weights for q and k, `[d]` each → q `[n, heads·d]` F32, and the caches k, v
+/// sine), and with a norm of heads its weights for q and k, `[2, d]` → q `[n, heads·d]` F32, and the caches k, v
 /// `[capacity, kv_heads·d]` F32 or F16, or `[capacity, kv_heads, d]` Int8 ([`cache_spec`](crate::ops::cache_spec)). A pair becomes `(a·cos − b·sin, b·cos + a·sin)`; d is even. Sources: Su et al. 2021;
 /// the norm is that of [`RmsNorm`], over one head.
 #[derive(Debug)]
-struct RopeKvWrite {
-    shape: AttentionShape,
-    pairing: Pairing,
-    norm: Option<RmsNorm>,
+pub(super) struct RopeKvWrite {
+    pub(super) shape: AttentionShape,
+    pub(super) pairing: Pairing,
+    pub(super) norm: Option<RmsNorm>,
 }
 
 params!(RopeParams { heads: u32, kv_heads: u32, d: u32 });
@@ -97,13 +97,13 @@ impl PlanBuilder {
             self.spec(qkv).counted_by,
         ));
         let op = RopeKvWrite { shape, pairing: rotation.pairing, norm: norm.map(|n| n.norm) };
-        let weights = norm.map_or(vec![], |n| n.weights.to_vec());
-        self.push_into(op, &[&[qkv, rows, table], &weights[..]].concat(), &[q, kv[0], kv[1]]);
+        let inputs: Vec<Slot> = [qkv, rows, table].into_iter().chain(norm.map(|n| n.weights)).collect();
+        self.push_into(op, &inputs, &[q, kv[0], kv[1]]);
         q
     }
 
     /// Cosines and sines of `pos · frequency`, rounded to f32 where the original rounds.
-    fn rotation_table(&self, rotation: &Rotation, positions: usize) -> Slot {
+    pub(super) fn rotation_table(&self, rotation: &Rotation, positions: usize) -> Slot {
         let Rotation { frequencies, factor, .. } = rotation.clone();
         let spec = Spec::fixed(&[positions, frequencies.len(), 2], DType::F32);
         // All that the table depends on: plans share it by this name.
@@ -137,7 +137,7 @@ fn rotate(x: &[f32], table: &[f32], pairing: Pairing, out: &mut [f32]) {
 impl RopeKvWrite {
     /// The norm, and its weights for queries and keys.
     fn weights<'a>(&self, io: &Io<'a>) -> Option<(RmsNorm, [&'a [f32]; 2])> {
-        self.norm.map(|norm| (norm, [io.f32s(3), io.f32s(4)]))
+        self.norm.map(|norm| (norm, io.f32s(3).split_at(self.shape.d).into()))
     }
 
     /// The kernel of every form: one workgroup per head.
@@ -187,8 +187,8 @@ impl Op for RopeKvWrite {
         let pairs = table.shape.get(1).copied().unwrap_or(0);
         expect("table", table, &[table.shape[0], pairs, 2], &[DType::F32])?;
         require("table", table, 2 * pairs <= d, "no more pairs than a head has")?;
-        for (weight, what) in inputs[3..].iter().zip(["weight of q", "weight of k"]) {
-            expect(what, weight, &[d], &[DType::F32])?;
+        if self.norm.is_some() {
+            expect("weights of q and k", inputs[3], &[2, d], &[DType::F32])?;
         }
         Ok(vec![Spec::counted(&[n, heads * d], DType::F32, qkv.counted_by)])
     }

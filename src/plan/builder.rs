@@ -140,6 +140,11 @@ impl PlanBuilder {
         }
     }
 
+    /// Whether it keeps what [`PlanBuilder::trace`] records: what a trace reads must then be a slot of its own.
+    pub fn is_traced(&self) -> bool {
+        self.traced
+    }
+
     /// Names an intermediate slot, for tests and comparisons; returns it.
     pub fn tag(&self, name: impl Into<String>, slot: Slot) -> Slot {
         self.inner.borrow_mut().plan.tags.insert(name.into(), slot);

@@ -30,11 +30,15 @@ const OF_SUBGROUPS: &[&str] = &[
 ];
 
 /// Whether an op can ask a shader for these defines together: the second half of experts has a residual and no norm in
-/// front, the first half no residual (`ops/bit_linear.rs`); sums of floats are not looked up (`ops/group_matmul.rs`).
+/// front, the first half no residual (`ops/bit_linear.rs`); sums of floats are not looked up (`ops/group_matmul.rs`); heads of
+/// a new row are of floats, and no others have a norm or turn (`ops/rope_attention.rs`).
 fn asked_for(name: &str, defines: &[&str]) -> bool {
     let has = |define| defines.contains(&define);
     if name.starts_with("groups/group_matmul_table") && has("FLOATS") {
         return false;
+    }
+    if name.starts_with("attention/attention_decode") {
+        return if has("ROPE") { !has("INT8") } else { !has("NORM") && !has("INTERLEAVED") };
     }
     match (has("COMBINE"), has("SWIGLU")) {
         (true, _) => has("RESIDUAL") && !has("PRE_NORM"),

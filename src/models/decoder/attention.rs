@@ -2,9 +2,9 @@
 
 use crate::models::decoder::linear::{LinearSpec, LinearStack, Norm};
 use crate::models::decoder::spec::{AttentionSpec, Names};
-use crate::models::load::TensorScope;
+use crate::models::load::{Tensor, TensorScope};
 use crate::models::{TextShape, slots};
-use crate::ops::{QkNorm, cache_spec};
+use crate::ops::{QkNorm, RmsNorm, cache_spec};
 use crate::plan::{PlanBuilder, Slot};
 
 /// The weights of an attention.
@@ -12,7 +12,8 @@ use crate::plan::{PlanBuilder, Slot};
 pub struct Attention {
     spec: AttentionSpec,
     qkv: LinearStack,
-    qk_norms: Option<[Norm; 2]>,
+    /// The norm of heads, and its weights for queries and keys `[2, d_head]`.
+    qk_norm: Option<(RmsNorm, Tensor)>,
     sub_norm: Option<Norm>,
     out: LinearStack,
 }
@@ -25,10 +26,11 @@ impl Attention {
             true => LinearStack::load(w, &[names.fused_qkv], &[inner + 2 * d_kv], width, linear),
             false => LinearStack::load(w, &names.qkv, &[inner, d_kv, d_kv], width, linear),
         };
-        let head_norm = |rule| names.qk_norms.map(|name| Norm::load(w, name, spec.heads.d, rule));
+        let d = spec.heads.d;
+        let head_norm = |rule| (rule, Tensor::stack(&names.qk_norms.map(|name| w.vector(name, d)), &[2, d]));
         Attention {
             qkv,
-            qk_norms: spec.qk_norm.map(head_norm),
+            qk_norm: spec.qk_norm.map(head_norm),
             sub_norm: spec.sub_norm.map(|rule| Norm::load(w, names.out_norm, inner, rule)),
             out: LinearStack::load(w, &[names.out], &[width], inner, linear),
             spec,
@@ -41,13 +43,11 @@ impl Attention {
         let cache = cache_spec(shape.kv_rows, [heads.kv_heads, heads.d], shape.kv_dtype);
         let kv = slots::kv(i).map(|name| p.state(&name, cache.clone()));
         let qkv = self.qkv.record(p, x, Some(norm), None); // [rows, (heads + 2·kv_heads)·d_head]
-        let qk_norm = self.qk_norms.as_ref().map(|norms| {
-            let [(norm, q), (_, k)] = norms.each_ref().map(|norm| norm.input(p));
-            QkNorm { norm, weights: [q, k] }
-        });
-        let q = p.rope_kv_write(qkv, rows, (rotation, shape.context), qk_norm, *heads, kv);
-        p.trace(&slots::attention(i), |p| p.cached_attention_weights(q, kv[0], rows, *heads));
-        let a = p.cached_attention(q, kv[0], kv[1], rows, *heads); // [rows, heads·d_head]
+        let qk_norm = self.qk_norm.as_ref().map(|(norm, weights)| QkNorm { norm: *norm, weights: weights.slot(p) });
+        let (a, q) = p.rope_attention(qkv, rows, (rotation, shape.context), qk_norm, *heads, kv); // [rows, heads·d_head]
+        if let Some(q) = q {
+            p.trace(&slots::attention(i), |p| p.cached_attention_weights(q, kv[0], rows, *heads));
+        }
         self.out.record(p, a, self.sub_norm.as_ref(), Some(x))
     }
 }

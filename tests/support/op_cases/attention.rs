@@ -22,6 +22,7 @@ pub fn add(cases: &mut Cases) {
     weights(cases);
     rope(cases);
     rotations(cases);
+    new_rows(cases);
     router(cases);
 }
 
@@ -357,13 +358,54 @@ fn rotations(cases: &mut Cases) {
                 let qkv = r.f32s("qkv", &[max, width], CountedBy::Rows, &noise.f32s(max * width, 3.0));
                 let rows = r.u32s("rows", &[max, 4], CountedBy::Rows, &row_words(&batch, max));
                 let [k, v] = ["k", "v"].map(|name| cache(r, name, [4200, kv_heads * d], dtype, 28));
-                let weights = [0, 1].map(|w| r.weight(&format!("w {w}"), &[d], Pack::F32, &noise.f32s(d, 2.0)));
+                let weights = r.weight("w", &[2, d], Pack::F32, &noise.f32s(2 * d, 2.0));
                 let frequencies = (0..pairs).map(|j| 0.7 / (1 + j * j) as f32).collect();
                 let rotation = Rotation { frequencies, factor: 1.25, pairing };
                 let norm = norm.map(|norm| QkNorm { norm, weights });
                 let q = r.p.rope_kv_write(qkv, rows, (&rotation, 4096), norm, shape, [k, v]);
                 let tol = if dtype == DType::F16 { Close(1e-3) } else { Close(3e-6) };
                 vec![(q, Close(3e-6)), (k, tol), (v, if dtype == DType::F16 { tol } else { Exact })]
+            });
+        }
+    }
+}
+
+/// A new row in front of contexts that are one chunk or several, with heads of all kinds.
+fn new_rows(cases: &mut Cases) {
+    let norms = [None, Some(RmsNorm::new(1e-6)), Some(RmsNorm { eps: 1e-5, clamp: Some(TIGHT_CLAMP) })];
+    // Heads, those of keys, their width, how many pairs of them turn; the row's position and its sequence's first row.
+    let shapes = [
+        (2, 2, 16, 8, 0, 0),
+        (4, 2, 64, 32, 63, 7),
+        (3, 1, 64, 16, 300, 0),
+        (4, 1, 64, 32, 129, 40),
+        (2, 1, 128, 64, 128, 3),
+        (4, 1, 128, 64, 3090, 0),
+        (4, 2, 256, 128, 20, 5),
+        (4, 1, 512, 256, 700, 1),
+        (2, 2, 32, 8, 1, 0),
+    ];
+    for (i, (heads, kv_heads, d, pairs, pos, base)) in shapes.into_iter().enumerate() {
+        for (j, norm) in norms.into_iter().enumerate() {
+            let pairing = [Pairing::HalfSplit, Pairing::Interleaved][(i + j) / 2 % 2];
+            let dtype = [DType::F32, DType::F16][(i + j) % 2];
+            let shape = AttentionShape { heads, kv_heads, d };
+            let name = format!("{shape:?}, {dtype:?}, {pairs} pairs {pairing:?}, {norm:?}, behind {pos} rows");
+            cases.at(step(1, 0), "rope_attention", name, |r| {
+                let (width, mut noise) = ((heads + 2 * kv_heads) * d, Noise(95));
+                let qkv = r.f32s("qkv", &[1, width], CountedBy::Rows, &noise.f32s(width, 2.0));
+                let rows = r.u32s("rows", &[1, 4], CountedBy::Rows, &row_words(&[(0, pos, base)], 1));
+                let [k, v] = ["k", "v"].map(|name| cache(r, name, [3110, kv_heads * d], dtype, 28));
+                let weights = r.weight("w", &[2, d], Pack::F32, &noise.f32s(2 * d, 2.0));
+                let frequencies = (0..pairs).map(|j| 0.7 / (1 + j * j) as f32).collect();
+                let rotation = Rotation { frequencies, factor: 1.25, pairing };
+                let norm = norm.map(|norm| QkNorm { norm, weights });
+                let (y, q) = r.p.rope_attention(qkv, rows, (&rotation, 4096), norm, shape, [k, v]);
+                assert_eq!(q, None, "it is one launch");
+                // A key may be rounded to the next 16-bit float: 1e-3 of a value.
+                let tol = if dtype == DType::F16 { [1e-3; 2] } else { [3e-5, 3e-6] };
+                let exact = if dtype == DType::F16 { Close(tol[1]) } else { Exact };
+                vec![(y, Close(tol[0])), (k, Close(tol[1])), (v, exact)]
             });
         }
     }

@@ -153,7 +153,7 @@ fn writes(cases: &mut Cases) {
                 let qkv = r.f32s("qkv", &[max, width], CountedBy::Rows, &qkv);
                 let rows = r.u32s("rows", &[max, 4], CountedBy::Rows, &row_words(batch, max));
                 let kv = ["k", "v"].map(|name| cache(r, name, 170, shape, 28));
-                let weights = [0, 1].map(|w| r.weight(&format!("w {w}"), &[d], Pack::F32, &noise.f32s(d, 2.0)));
+                let weights = r.weight("w", &[2, d], Pack::F32, &noise.f32s(2 * d, 2.0));
                 let frequencies = (0..pairs).map(|j| 0.7 / (1 + j * j) as f32).collect();
                 let rotation = Rotation { frequencies, factor: 1.25, pairing };
                 let norm = norm.map(|norm| QkNorm { norm, weights });
