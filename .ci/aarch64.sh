@@ -25,6 +25,6 @@ on() {
         --config 'profile.release.package."*".opt-level = 0' -- "$@"
 }
 # What runs on the CPU; there is no adapter.
-tests=(ops:: quant:: cpu_level threads cpu_matches float_ops ternary_matmul finite)
+tests=(ops:: quant:: cpu_level cpu_matches float_ops ternary_matmul finite)
 on max neondot "${tests[@]}"
 on cortex-a72 neon ops:: quant:: cpu_level every_level_of_the_cpu

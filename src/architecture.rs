@@ -92,8 +92,8 @@
 //! **A command.** `src/cli/devices.rs` is the shortest.
 //! 1. A file in `src/cli/` with a `clap` struct and `main`. Output goes to a locked stdout with `writeln!`, all else to
 //!    stderr with `say!`: `print!` and `println!` panic where a stream is closed, so `tests/floors.rs` refuses them.
-//! 2. In `src/cli/mod.rs` its module, its place in the order, a variant of `Command` and its arm in `main`. A command without
-//!    the options of `DeviceArgs` also joins the pattern in front of `size_pool` there.
+//! 2. In `src/cli/mod.rs` its module, its place in the order, a variant of `Command` and its arm in `main`. One that
+//!    computes has the options of `DeviceArgs`, or at least of `ThreadArgs`, and sizes the pool with them.
 //! 3. A row in the README's table, and a test in `tests/cli.rs`.
 //!
 //! It uses the library from outside: what it needs is public, in [`tools`](crate::tools), [`apps`](crate::apps) or

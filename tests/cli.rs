@@ -121,7 +121,7 @@ fn a_converted_model_gives_the_same_text() {
     }
     // The copied tokenizer is found, and a second conversion may replace the first.
     succeeds(&["run", "-m", &text(&out), "-p", "x", "-n", "2", "--device", "cpu"]);
-    succeeds(&["convert", &text(tiny()), &text(&out)]);
+    succeeds(&["convert", &text(tiny()), &text(&out), "--threads", "1"]);
 }
 
 #[test]
@@ -270,6 +270,9 @@ fn values_out_of_range_are_refused_with_the_range() {
     run_fails(&["-p", "x", "-n", "0"], &["max-tokens"]);
     run_fails(&["-p", "x", "--threads", "0"], &["threads", "1..=1024"]);
     run_fails(&["-p", "x", "--threads", "1025"], &["threads", "1..=1024"]);
+    for args in [["inspect", "--threads", "0"], ["bench", "--threads", "0"], ["check", "--threads", "1025"]] {
+        assert_fails(&ternion(&args), &args, &["threads", "1..=1024"]);
+    }
     run_fails(&["-p", "x", "--temp", "-1"], &["temperature", "-1"]);
     run_fails(&["-p", "x", "--temp", "nan"], &["temperature", "NaN"]);
     run_fails(&["-p", "x", "--temp", "1", "--top-p", "0"], &["top_p"]);

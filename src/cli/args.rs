@@ -5,7 +5,7 @@ use std::io::{Read, stdin};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
 use ternion::apps::bitgen::{BitGen, BitGenOptions, EpisodicMemory, MemoryNoise};
 use ternion::cpu_level::CpuLevel;
 use ternion::engine::{
@@ -42,6 +42,26 @@ pub struct ModelArgs {
     pub reserve: Option<usize>,
 }
 
+/// With how many threads a command computes.
+#[derive(Debug, Args)]
+pub struct ThreadArgs {
+    /// Threads of the CPU; default: one for each physical core, of those with most performance where the system tells which
+    /// they are.
+    #[arg(long, value_name = "N", value_parser = thread_counts())]
+    pub threads: Option<usize>,
+}
+
+fn thread_counts() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=DeviceOptions::MAX_THREADS as u64)
+}
+
+impl ThreadArgs {
+    /// From here on the command has these threads.
+    pub fn size_pool(&self) {
+        size_pool(self.threads);
+    }
+}
+
 /// Where and how precisely a model runs.
 #[derive(Debug, Args)]
 pub struct DeviceArgs {
@@ -69,9 +89,8 @@ pub struct DeviceArgs {
     /// machine of a kind.
     #[arg(long)]
     pub no_autotune: bool,
-    /// Threads of the CPU; default: one for each processor.
-    #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
+    #[command(flatten)]
+    pub threads: ThreadArgs,
     /// Vector instructions of the CPU, at most: portable, avx2, avxvnni or avx512, on aarch64 portable, neon or neondot;
     /// default: what the environment variable TERNION_CPU names, or the best that the processor has.
     #[arg(long, value_name = "LEVEL")]
@@ -105,9 +124,9 @@ impl DeviceArgs {
 
     /// The device, and how it is set up; from here on the command has the threads that it may use.
     pub fn options(&self) -> DeviceOptions {
-        size_pool(self.threads.map(|n| n.clamp(1, DeviceOptions::MAX_THREADS)));
-        let DeviceArgs { threads, cpu_level, .. } = *self;
-        DeviceOptions { device: self.device.clone(), autotune: !self.no_autotune, threads, cpu_level }
+        self.threads.size_pool();
+        let DeviceArgs { device, threads: ThreadArgs { threads }, cpu_level, .. } = self;
+        DeviceOptions { device: device.clone(), autotune: !self.no_autotune, threads: *threads, cpu_level: *cpu_level }
     }
 }
 

@@ -8,7 +8,7 @@ use ternion::models::HiddenAct;
 use ternion::tools::convert::{ConvertOptions, convert};
 
 use crate::cli::Outcome;
-use crate::cli::args::one_of;
+use crate::cli::args::{ThreadArgs, one_of};
 use crate::cli::messages::say;
 use crate::cli::output::{Bar, bytes, ms};
 
@@ -33,6 +33,8 @@ pub struct Convert {
     /// The activation of feed-forward parts, for a bitnet whose file does not tell which of the two it was trained with.
     #[arg(long, value_parser = one_of::<HiddenAct>())]
     hidden_act: Option<HiddenAct>,
+    #[command(flatten)]
+    threads: ThreadArgs,
 }
 
 impl Convert {
@@ -41,6 +43,7 @@ impl Convert {
     /// # Errors
     /// Those of [`convert`].
     pub fn main(&self) -> Outcome {
+        self.threads.size_pool();
         let bar = Bar::new("converting");
         let options = ConvertOptions { precision: self.precision, hidden_act: self.hidden_act };
         let report = convert(&self.input, &self.output, self.tokenizer.as_deref(), options, |p| bar.show(&p))?;

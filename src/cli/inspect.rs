@@ -8,7 +8,7 @@ use ternion::engine::Precision;
 use ternion::models::HiddenAct;
 use ternion::tools::inspect::{InspectOptions, Inspection, TensorLine, inspect};
 
-use crate::cli::args::{model_files, one_of};
+use crate::cli::args::{ThreadArgs, model_files, one_of};
 use crate::cli::output::{Bar, bytes, table};
 use crate::cli::terminal_text::printable;
 use crate::cli::{Failure, Outcome};
@@ -29,6 +29,8 @@ pub struct Inspect {
     /// The activation of feed-forward parts, for a bitnet whose file does not tell which of the two it was trained with.
     #[arg(long, value_parser = one_of::<HiddenAct>())]
     hidden_act: Option<HiddenAct>,
+    #[command(flatten)]
+    threads: ThreadArgs,
 }
 
 impl Inspect {
@@ -37,6 +39,7 @@ impl Inspect {
     /// # Errors
     /// Those of [`inspect`], and of writing to stdout.
     pub fn main(&self) -> Outcome {
+        self.threads.size_pool();
         let files = model_files(self.model.as_deref())?;
         let bar = Bar::new("inspecting");
         let options = InspectOptions { precision: self.precision, hidden_act: self.hidden_act };

@@ -111,9 +111,6 @@ pub fn main() -> ExitCode {
     set_runtime_dir();
     let cli = Cli::parse_from(similarity::separate_values(env::args_os()));
     start_log(cli.verbose);
-    if let Command::Convert(_) | Command::Inspect(_) = cli.command {
-        ternion::threads::size_pool(None);
-    }
     let outcome = match cli.command {
         Command::Run(run) => run.main(cli.verbose),
         Command::Chat(chat) => chat.main(cli.verbose),

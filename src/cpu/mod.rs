@@ -52,7 +52,7 @@ impl Default for Cpu {
 }
 
 impl Cpu {
-    /// With SIMD and a thread for each processor that this process may use.
+    /// With SIMD and a thread for each physical core that this process may use ([`ThreadPool::all`]).
     pub fn new() -> Self {
         Self::with(false, threads::shared())
     }

@@ -17,7 +17,7 @@ pub struct Options {
     /// Whether a GPU's kernel variants are timed when the adapter is opened for the first time, which takes seconds, and
     /// the fastest taken ([`DeviceOptions::autotune`]).
     pub autotune: bool,
-    /// Threads of the CPU; none: one for each processor that the process may use.
+    /// Threads of the CPU; none: one for each physical core that the process may use.
     pub threads: Option<usize>,
     /// Vector instructions of the CPU ([`DeviceOptions::cpu_level`]).
     pub cpu_level: Option<CpuLevel>,
@@ -97,7 +97,8 @@ pub struct DeviceOptions {
     /// else those that suit its kind. The choice changes the last bits of logits. It is kept in the user's folder for
     /// caches, or the one that the environment variable `TERNION_CACHE` names; where that is empty, nothing is timed.
     pub autotune: bool,
-    /// Threads of the CPU, at most [`DeviceOptions::MAX_THREADS`]; none: one for each processor that the process may use.
+    /// Threads of the CPU, at most [`DeviceOptions::MAX_THREADS`]; none: one for each physical core that the process may use, of
+    /// those with most performance where the system tells which they are.
     pub threads: Option<usize>,
     /// Vector instructions of the CPU, for all engines of the process from the opening on ([`crate::cpu_level::limit`]); none: as
     /// before, or what the environment variable `TERNION_CPU` names, or the best that the processor has.

@@ -1,5 +1,7 @@
-//! The threads of the process: for loading, for pictures, and for the tasks of one op, which last microseconds: between ops its workers spin instead of
-//! sleeping, since waking a thread takes longer than an op of a decode step.
+//! The threads of the process: for loading, for pictures, and for the tasks of one op, which last microseconds: between ops its
+//! workers spin instead of sleeping, since waking a thread takes longer than an op of a decode step.
+
+mod cores;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -12,6 +14,9 @@ use std::time::{Duration, Instant};
 /// How long a worker spins for the next call before it sleeps: longer than what lies between the ops of a step and
 /// between two steps, short enough to cost nobody anything.
 const SPIN: Duration = Duration::from_micros(200);
+/// How long a thread spins before it lets others of its processor run as well. Where other programs run, the system puts two of
+/// the team on one processor, and who spins there keeps the other one from the task that it waits for.
+const ALONE: Duration = Duration::from_micros(20);
 /// Spins between two looks at the clock.
 const SPINS: usize = 64;
 /// Most tasks of one call.
@@ -87,9 +92,10 @@ impl ThreadPool {
         Self::new(1)
     }
 
-    /// A team with a thread for each processor that this process may use.
+    /// A team with a thread for each physical core that this process may use, of those with most performance where the system
+    /// tells which they are.
     pub fn all() -> Self {
-        Self::new(thread::available_parallelism().map_or(1, usize::from))
+        Self::new(cores::count())
     }
 
     /// Threads of the team.
@@ -124,9 +130,7 @@ impl ThreadPool {
             self.workers.iter().for_each(|w| w.thread().unpark());
         }
         shared.take_tasks(call);
-        while shared.finished.load(Ordering::Acquire) < tasks {
-            std::hint::spin_loop();
-        }
+        spin_until(|| shared.finished.load(Ordering::Acquire) == tasks, Duration::MAX);
         // Before the turn ends: the panic of the next call is not this one's.
         let panic = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(turn);
@@ -180,7 +184,7 @@ pub fn shared() -> Arc<ThreadPool> {
     SHARED.get_or_init(|| Arc::new(ThreadPool::all())).clone()
 }
 
-/// Gives the pool of the process `count` threads, the caller's among them (default: one for each processor), or as many as
+/// Gives the pool of the process `count` threads, the caller's among them (default: as [`ThreadPool::all`]), or as many as
 /// the system gives. A pool that is there already stays as it is.
 pub fn size_pool(count: Option<usize>) {
     SHARED.get_or_init(|| Arc::new(count.map_or_else(ThreadPool::all, ThreadPool::new)));
@@ -264,7 +268,7 @@ impl Shared {
                 self.take_tasks(call);
                 continue;
             }
-            if self.spin(seen) {
+            if spin_until(|| self.call_number() != seen, SPIN) {
                 continue;
             }
             self.sleeping.fetch_add(1, Ordering::SeqCst);
@@ -274,22 +278,33 @@ impl Shared {
             self.sleeping.fetch_sub(1, Ordering::SeqCst);
         }
     }
+}
 
-    /// Waits for another call than `seen`; whether there was one in time.
-    fn spin(&self, seen: u32) -> bool {
-        let start = Instant::now();
-        loop {
-            for _ in 0..SPINS {
-                if self.call_number() != seen {
-                    return true;
-                }
+/// Waits until something is so, for some time at most; whether it was.
+fn spin_until(is_so: impl Fn() -> bool, at_most: Duration) -> bool {
+    let spin = || {
+        (0..SPINS).any(|_| {
+            let so = is_so();
+            if !so {
                 std::hint::spin_loop();
             }
-            if start.elapsed() > SPIN {
-                return false;
-            }
+            so
+        })
+    };
+    if spin() {
+        return true;
+    }
+    let start = Instant::now();
+    while !spin() {
+        let spun = start.elapsed();
+        if spun > at_most {
+            return false;
+        }
+        if spun > ALONE {
+            thread::yield_now();
         }
     }
+    true
 }
 
 #[cfg(test)]
@@ -428,6 +443,42 @@ mod tests {
             });
             assert!(ran.iter().all(|r| r.load(Ordering::Relaxed) == 1), "{tasks} tasks on {count} threads");
         }
+    }
+
+    /// Two threads on one processor, as where other programs run: who waits must not keep the other from its task.
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_thread_that_waits_lets_others_of_its_processor_run() {
+        let on_one_processor = || {
+            // SAFETY: a set of processors is plain numbers; this thread alone, and those that it makes, are moved.
+            unsafe {
+                let mut set: libc::cpu_set_t = std::mem::zeroed();
+                libc::CPU_SET(libc::sched_getcpu() as usize, &mut set);
+                assert_eq!(libc::sched_setaffinity(0, size_of_val(&set), &set), 0);
+            }
+            let threads = ThreadPool::new(2);
+            let computed = || {
+                let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+                // SAFETY: it writes one time.
+                assert_eq!(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut time) }, 0);
+                Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+            };
+            let (caller, before) = (thread::current().id(), computed());
+            for _ in 0..20 {
+                let started = AtomicUsize::new(0);
+                threads.run(2, |_| {
+                    started.fetch_add(1, Ordering::Relaxed);
+                    while started.load(Ordering::Relaxed) < 2 {
+                        thread::yield_now();
+                    }
+                    let from = computed();
+                    while thread::current().id() != caller && computed() - from < Duration::from_millis(1) {}
+                });
+            }
+            computed() - before
+        };
+        let waited = thread::scope(|s| s.spawn(on_one_processor).join().unwrap());
+        assert!(waited < Duration::from_millis(10), "20 tasks of 1 ms kept the caller busy for {waited:?}");
     }
 
     #[test]
