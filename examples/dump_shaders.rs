@@ -17,6 +17,7 @@ mod support {
     pub mod recording;
     #[allow(dead_code)] // The tests use the rest.
     pub mod shader_variants;
+    pub mod spirv;
 }
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -24,11 +25,11 @@ use std::error::Error;
 use std::fs;
 use std::path::Path;
 
-use naga::back::{hlsl, msl, pipeline_constants::process_overrides, spv};
-use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
+use naga::back::{hlsl, msl, pipeline_constants::process_overrides};
 use naga::valid::ModuleInfo;
-use naga::{AddressSpace, Module, ShaderStage, StorageAccess};
+use naga::{Module, ShaderStage};
 use support::shader_variants::{Valid, mentioned, shared};
+use support::spirv::{bindings, bound, to_spirv};
 use ternion::files::Weights;
 use ternion::gpu::shader::expand;
 use ternion::models;
@@ -87,51 +88,6 @@ fn overrides_of(plans: &[&Plan]) -> BTreeMap<Variant, BTreeSet<Overrides>> {
     all
 }
 
-/// What is bound where: number, whether it is a uniform, whether it is written.
-fn bindings(module: &Module) -> Vec<(u32, bool, bool)> {
-    let one = |v: &naga::GlobalVariable| {
-        let (uniform, written) = match v.space {
-            AddressSpace::Uniform => (true, false),
-            AddressSpace::Storage { access } => (false, access.contains(StorageAccess::STORE)),
-            _ => return None,
-        };
-        Some((v.binding?.binding, uniform, written))
-    };
-    let mut all: Vec<_> = module.global_variables.iter().filter_map(|(_, v)| one(v)).collect();
-    all.sort_unstable();
-    all
-}
-
-/// SPIR-V as wgpu's Vulkan backend asks for it.
-fn to_spirv(module: &Module, info: &ModuleInfo, version: (u8, u8), subgroups: bool, dot4: bool) -> Done<Vec<u8>> {
-    use spv::Capability::*;
-    let mut capabilities = vec![Shader, Matrix, Sampled1D, Image1D, ImageQuery, DerivativeControl];
-    if subgroups {
-        capabilities.extend([GroupNonUniform, GroupNonUniformVote, GroupNonUniformArithmetic, GroupNonUniformBallot]);
-        capabilities.extend([GroupNonUniformShuffle, GroupNonUniformShuffleRelative, GroupNonUniformQuad]);
-    }
-    if dot4 {
-        capabilities.extend([DotProduct, DotProductInputAll, DotProductInput4x8Bit]);
-        capabilities.extend([DotProductInput4x8BitPacked, Int8]);
-    }
-    let options = spv::Options {
-        lang_version: version,
-        flags: spv::WriterFlags::LABEL_VARYINGS | spv::WriterFlags::FORCE_POINT_SIZE,
-        capabilities: Some(capabilities.into_iter().collect()),
-        bounds_check_policies: BoundsCheckPolicies {
-            index: BoundsCheckPolicy::Restrict,
-            buffer: BoundsCheckPolicy::Restrict,
-            image_load: BoundsCheckPolicy::Unchecked,
-            binding_array: BoundsCheckPolicy::Unchecked,
-        },
-        zero_initialize_workgroup_memory: spv::ZeroInitializeWorkgroupMemoryMode::None,
-        force_loop_bounding: false,
-        ..Default::default()
-    };
-    let pipeline = spv::PipelineOptions { entry_point: "main".into(), shader_stage: ShaderStage::Compute };
-    Ok(spv::write_vec(module, info, &options, Some(&pipeline))?.into_iter().flat_map(u32::to_le_bytes).collect())
-}
-
 /// HLSL as wgpu's DX12 backend asks for it, and the name of its entry point.
 fn to_hlsl(module: &Module, info: &ModuleInfo, shader_model: hlsl::ShaderModel) -> Done<(String, String)> {
     let mut binding_map = hlsl::BindingMap::default();
@@ -181,22 +137,9 @@ fn dump(dir: &Path, id: &str, (name, defines): &Variant, text: &str, overrides: 
     put("msl24", "metal", text.as_bytes())?;
     entries.push(reflection.entry_point_names.into_iter().next().ok_or("no entry point")??);
     entries.dedup();
-    let kind = |(binding, uniform, written): (u32, bool, bool)| {
-        format!(
-            "{binding}{}",
-            if uniform {
-                'u'
-            } else if written {
-                'w'
-            } else {
-                'r'
-            }
-        )
-    };
-    let bound: Vec<String> = bindings(&module).into_iter().map(kind).collect();
     let values: Vec<String> = overrides.iter().map(|(name, v)| format!("{name}={v}")).collect();
     let who = if support::shader_variants::software(source, defines) { "software" } else { "hardware" };
-    let columns = [bound.join(","), who.into(), defines.join(" "), values.join(" "), entries.join(" ")];
+    let columns = [bound(&module), who.into(), defines.join(" "), values.join(" "), entries.join(" ")];
     Ok(format!("{id}\t{subgroups}\t{}\n", columns.join("\t")))
 }
 

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use naga::Module;
-use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+use naga::valid::{Capabilities, ModuleInfo, ValidationError, ValidationFlags, Validator};
+use naga::{Module, WithSpan};
 use ternion::gpu::shader::expand;
 use ternion::plan::{Caps, Kernel, Plan, Source};
 
@@ -148,6 +148,12 @@ pub fn software(source: Source, defines: &[&str]) -> bool {
 pub fn validate(source: Source, defines: &[&str]) -> Result<Valid, String> {
     let expanded = expand(source, defines).map_err(|e| e.to_string())?;
     let module = naga::front::wgsl::parse_str(&expanded.wgsl).map_err(|e| e.emit_to_string(&expanded.wgsl))?;
+    let info = check(&module, source, defines).map_err(|e| e.emit_to_string(&expanded.wgsl))?;
+    Ok(Valid { module, info })
+}
+
+/// Validates a variant's module.
+pub fn check(module: &Module, source: Source, defines: &[&str]) -> Result<ModuleInfo, WithSpan<ValidationError>> {
     let subgroups = with_subgroups(source, defines);
     // The minimum that each define stands for; `F16` is about conversions, not about a native type.
     let needs =
@@ -158,8 +164,7 @@ pub fn validate(source: Source, defines: &[&str]) -> Result<Valid, String> {
         validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
         validator.subgroup_operations(naga::valid::SubgroupOperationSet::all());
     }
-    let info = validator.validate(&module).map_err(|e| e.emit_to_string(&expanded.wgsl))?;
-    Ok(Valid { module, info })
+    validator.validate(module)
 }
 
 /// One kernel of a recorded op.
