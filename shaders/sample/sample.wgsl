@@ -75,16 +75,21 @@ fn adjusted(logit: f32, word: u32) -> f32 {
     return v;
 }
 
-// A logit with its adjustments, as a key: larger for larger values, equal for both zeros, never 0.
+// Logits as keys: larger for larger values, equal for both zeros, never 0.
+fn keys_of(bits: vec4<u32>) -> vec4<u32> {
+    let keys = select(bits | vec4(SIGN), ~bits, bits >= vec4(SIGN));
+    let of_zeros = select(keys, vec4(SIGN), (bits & vec4(~SIGN)) == vec4(0u));
+    return select(of_zeros, vec4(NONE), (bits & vec4(EXPONENT)) == vec4(EXPONENT));
+}
+
+// The key of a logit with its adjustments.
 fn key_at(i: u32) -> u32 {
     var bits = logits[base + i];
-    if (bits & EXPONENT) == EXPONENT { return NONE; }
-    if sampling.adjustment_row != 0u {
+    if sampling.adjustment_row != 0u && (bits & EXPONENT) != EXPONENT {
         let word = adjustments[row_base + i];
         if word != 0u { bits = bitcast<u32>(adjusted(bitcast<f32>(bits), word)); }
     }
-    if (bits & ~SIGN) == 0u { return SIGN; }
-    return select(bits | SIGN, ~bits, bits >= SIGN);
+    return keys_of(vec4(bits)).x;
 }
 
 fn value_of(key: u32) -> f32 {
@@ -101,12 +106,62 @@ fn before(a: vec2<u32>, b: vec2<u32>) -> bool {
     return a.x > b.x || (a.x == b.x && a.y < b.y);
 }
 
+// The largest values of four runs of tokens, and their ids.
+struct Four {
+    keys: vec4<u32>,
+    ids: vec4<u32>,
+}
+
+// Four tokens of a thread, from `i` on.
+fn four_from(i: u32) -> vec4<u32> {
+    return vec4(i, i + THREADS, i + 2u * THREADS, i + 3u * THREADS);
+}
+
+fn logits_at(ids: vec4<u32>) -> vec4<u32> {
+    let at = min(ids, vec4(params.vocab - 1u)) + vec4(base);
+    return vec4(logits[at.x], logits[at.y], logits[at.z], logits[at.w]);
+}
+
+// The larger ones; tokens from the end of the vocabulary on do not count.
+fn larger(mine: Four, bits: vec4<u32>, ids: vec4<u32>) -> Four {
+    let keys = select(vec4(0u), keys_of(bits), ids < vec4(params.vocab));
+    return Four(max(mine.keys, keys), select(mine.ids, ids, keys > mine.keys));
+}
+
+// The largest value of a thread's tokens without adjustments, and its id. A thread waits for 16 logits at a time, since one
+// workgroup reads them all.
+fn largest_as_it_is(id: u32) -> vec2<u32> {
+    var mine = Four(vec4(0u), vec4(NONE));
+    for (var i = id; i < params.vocab; i += 16u * THREADS) {
+        let a = four_from(i);
+        let b = four_from(i + 4u * THREADS);
+        let c = four_from(i + 8u * THREADS);
+        let d = four_from(i + 12u * THREADS);
+        let of_a = logits_at(a);
+        let of_b = logits_at(b);
+        let of_c = logits_at(c);
+        let of_d = logits_at(d);
+        mine = larger(larger(larger(larger(mine, of_a, a), of_b, b), of_c, c), of_d, d);
+    }
+    let x = vec2(mine.keys.x, mine.ids.x);
+    let y = vec2(mine.keys.y, mine.ids.y);
+    let z = vec2(mine.keys.z, mine.ids.z);
+    let w = vec2(mine.keys.w, mine.ids.w);
+    let xy = select(x, y, before(y, x));
+    let zw = select(z, w, before(w, z));
+    return select(xy, zw, before(zw, xy));
+}
+
 // Every thread's largest value, and the largest of all.
 fn find_top(id: u32) {
     var mine = vec2(0u, NONE);
-    for (var i = id; i < params.vocab; i += THREADS) {
-        let key = key_at(i);
-        if key > mine.x { mine = vec2(key, i); }
+    if sampling.adjustment_row == 0u {
+        mine = largest_as_it_is(id);
+    } else {
+        for (var i = id; i < params.vocab; i += THREADS) {
+            let key = key_at(i);
+            if key > mine.x { mine = vec2(key, i); }
+        }
     }
     best[id] = mine;
     workgroupBarrier();
