@@ -11,12 +11,8 @@ const RUN: u32 = 8u * SPLIT; // words of codes, or vec4s of x, that all shares t
 #ifdef FLOATS
 var<workgroup> tile_x: array<vec4<f32>, ROWS * RUN>;
 #else
-#ifdef DOT4
-var<workgroup> tile_codes: array<u32, ROWS * RUN>;
-#else
 // One 32-bit product does two columns (shared/column_blocks.wgsl): codes 0 and 2 of a word, codes 1 and 3, and all of them.
 var<workgroup> tile_codes: array<vec3<u32>, ROWS * RUN>;
-#endif
 #endif
 var<workgroup> shares: array<vec4<f32>, SPLIT * SPLIT * TILE_LANES>;
 
@@ -58,33 +54,6 @@ fn settle(block: u32, a: u32, is_first: bool, scale: vec4<f32>, bits: u32) {
     }
 }
 #else
-#ifdef DOT4
-var<private> sums: array<vec4<i32>, ROWS>;
-
-fn form_of(act: u32) -> u32 {
-    return act;
-}
-
-fn add_word(w: vec4<u32>, bits: u32, at: u32, left: u32) {
-    if bits == 8u {
-        for (var r = 0u; r < ROWS; r++) { sums[r] += dot_bytes(w, tile_codes[r * RUN + at]); }
-        return;
-    }
-    let mask = vec4<u32>(0x01010101u * ((1u << bits) - 1u));
-    for (var i = 0u; i < 8u / bits; i++) {
-        let t = (w >> vec4<u32>(i * bits)) & mask;
-        for (var r = 0u; r < ROWS; r++) {
-            let act = tile_codes[r * RUN + at + i];
-            sums[r] += vec4<i32>(dot4I8Packed(t.x, act), dot4I8Packed(t.y, act), dot4I8Packed(t.z, act),
-                dot4I8Packed(t.w, act));
-        }
-    }
-}
-
-fn sum_of(r: u32, bits: u32) -> vec4<i32> {
-    return sums[r];
-}
-#else
 var<private> sums: array<vec4<u32>, ROWS>;
 
 // x · 2^16 + y of signed bytes that lie in the uppermost bits of x and y.
@@ -117,7 +86,6 @@ fn sum_of(r: u32, bits: u32) -> vec4<i32> {
     let all = bitcast<vec4<i32>>(sums[r]);
     return select(bitcast<vec4<i32>>(sums[r] + vec4<u32>(0x8000u)) >> vec4<u32>(16u), all, bits == 8u);
 }
-#endif
 
 fn load(id: u32, block: u32, first: u32) {
     for (var i = id; i < ROWS * RUN; i += TILE_LANES * SPLIT) {
@@ -134,14 +102,23 @@ fn settle(block: u32, a: u32, is_first: bool, scale: vec4<f32>, bits: u32) {
     for (var r = 0u; r < ROWS; r++) {
         let m = act_scale_and_sum[row_at(block, r) * params.act_groups + a];
         totals[r] += exact(sum_of(r, bits), select(0.0, m.y, is_first), bits) * (scale * m.x);
-#ifdef DOT4
-        sums[r] = vec4<i32>();
-#else
         sums[r] = vec4<u32>();
-#endif
     }
 }
 #endif
+
+// Adds block `b` of 32 columns to the totals. `bits` is a constant where this is called: drivers that compute on the CPU run
+// all branches that are left, but no loop of a branch that is not taken.
+fn add_block(bits: u32, block: u32, b: u32, first: u32, at: u32, words: u32, scale: vec4<f32>) {
+    for (var j = b * bits; j < min((b + 1u) * bits, words); j++) {
+        let column = j * (32u / bits);
+        add_word(weights[at + j * TILE_LANES], bits, (column - 32u * first) / 4u, (weights[0].y - column) / 4u);
+    }
+    let columns = group_columns();
+    let g = 32u * b / columns;
+    let by_block = params.act_group == 32u;
+    settle(block, select(g, b, by_block), by_block || 32u * b == g * columns, scale, bits);
+}
 
 @compute @workgroup_size(TILE_LANES, SPLIT)
 fn main(
@@ -157,21 +134,20 @@ fn main(
     let at = part.first + tile.tile * words * TILE_LANES + local.x;
     let columns = group_columns();
     let blocks = (weights[0].y + 31u) / 32u;
-    let by_block = params.act_group == 32u;
     for (var first = 0u; first < blocks; first += SPLIT) {
         workgroupBarrier();
         load(id, block, first);
         workgroupBarrier();
         let b = first + local.y;
         if b < blocks {
-            for (var j = b * part.bits; j < min((b + 1u) * part.bits, words); j++) {
-                let column = j * (32u / part.bits);
-                add_word(weights[at + j * TILE_LANES], part.bits, (column - 32u * first) / 4u,
-                    (weights[0].y - column) / 4u);
+            let scale = scales_at(scale0, tile.tile, 32u * b / columns, local.x);
+            if part.bits == 1u {
+                add_block(1u, block, b, first, at, words, scale);
+            } else if part.bits == 2u {
+                add_block(2u, block, b, first, at, words, scale);
+            } else {
+                add_block(8u, block, b, first, at, words, scale);
             }
-            let g = 32u * b / columns;
-            settle(block, select(g, b, by_block), by_block || 32u * b == g * columns,
-                scales_at(scale0, tile.tile, g, local.x), part.bits);
         }
     }
     let in_part = (tile.tile * TILE_LANES + local.x) * 4u;

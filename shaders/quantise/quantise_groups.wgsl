@@ -1,5 +1,5 @@
 // RMSNorm, if there is one, and absmax quantisation of each 32 columns or of the whole row (ops/quantise_groups.rs).
-// Grid: a workgroup per row. 32 columns belong to one thread. With WHOLE_ROW, a run of 64 threads with 4 columns each is
+// Grid: a workgroup per row. 32 columns belong to one thread. With WHOLE_ROW, a run of threads with 4 columns each is
 // whole groups, of up to 256 columns; a group of more is the row. Source: Ma et al. 2024 (BitNet b1.58), section 2.
 #import reduce
 
@@ -22,6 +22,8 @@ struct Params {
 #endif
 #bind var<storage, read_write> codes: array<u32>; // [rows, width / 4 padded to 8]
 #bind var<storage, read_write> act_scale_and_sum: array<vec2<f32>>; // [rows, groups]: 1/k, sum of codes
+
+const MAX_GROUP: u32 = 256u; // columns of a group that is not a row
 
 var<workgroup> sums: array<f32, WG>;
 
@@ -65,7 +67,7 @@ fn of_row(lane: Lane, row: u32, x0: u32, rms: f32) {
     let k = params.max_code / of_order(top);
 
     let words = (params.width + 31u) / 32u * 8u;
-    let span = min(params.group / 4u, WG); // lanes of a group
+    let span = min(params.group, MAX_GROUP) / 4u; // lanes of a group
     let begin = lane.id / span * span;
     var row_sum = 0.0;
     for (var first = 0u; first < words; first += WG) {
@@ -75,7 +77,7 @@ fn of_row(lane: Lane, row: u32, x0: u32, rms: f32) {
         let code = codes_of(v * k, params.max_code);
         if i < words { codes[row * words + i] = word_of(code); }
         let sum = code.x + code.y + code.z + code.w;
-        if params.group <= 4u * WG {
+        if params.group <= MAX_GROUP {
             workgroupBarrier();
             sums[lane.id] = sum;
             workgroupBarrier();
@@ -87,7 +89,7 @@ fn of_row(lane: Lane, row: u32, x0: u32, rms: f32) {
         }
         row_sum += sum;
     }
-    if params.group > 4u * WG {
+    if params.group > MAX_GROUP {
         let total = workgroup_sum(lane, row_sum);
         if lane.id == 0u { act_scale_and_sum[row] = vec2<f32>(of_order(top) / params.max_code, total); }
     }
@@ -97,16 +99,19 @@ const VECTORS: u32 = 8u; // of 32 columns
 
 // Group `g` of 32 columns.
 fn of_columns(row: u32, x0: u32, g: u32, rms: f32) {
-    let end = min(VECTORS * (g + 1u), params.width / 4u);
+    let end = params.width / 4u;
+    var held = array<vec4<f32>, VECTORS>(); // all are loaded before one is used
+    for (var v = 0u; v < VECTORS; v++) {
+        let i = VECTORS * g + v;
+        held[v] = select(vec4<f32>(), value(x0, min(i, end - 1u), rms), i < end);
+    }
     var top = magnitude(params.act_floor);
-    for (var i = VECTORS * g; i < end; i++) { top = max(top, largest(value(x0, i, rms))); }
+    for (var v = 0u; v < VECTORS; v++) { top = max(top, largest(held[v])); }
     let k = params.max_code / of_order(top);
     var total = 0.0;
-    for (var i = VECTORS * g; i < VECTORS * (g + 1u); i++) {
-        var v = vec4<f32>();
-        if i < end { v = value(x0, i, rms); }
-        let code = codes_of(v * k, params.max_code);
-        codes[row * params.groups * VECTORS + i] = word_of(code);
+    for (var v = 0u; v < VECTORS; v++) {
+        let code = codes_of(held[v] * k, params.max_code);
+        codes[(row * params.groups + g) * VECTORS + v] = word_of(code);
         total += code.x + code.y + code.z + code.w;
     }
     act_scale_and_sum[row * params.groups + g] = vec2<f32>(1.0 / k, total);

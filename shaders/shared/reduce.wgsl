@@ -4,7 +4,11 @@
 // A shader that imports this writes `fn run(lane: Lane, group: vec3<u32>)` for its entry point.
 #import bounds
 
+#ifdef WG256
+const WG: u32 = 256u;
+#else
 const WG: u32 = 64u;
+#endif
 const FEW: u32 = 8u;
 
 struct Lane {

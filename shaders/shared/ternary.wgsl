@@ -1,5 +1,5 @@
-// Parameters of the ternary products (ops/ternary_matmul.rs), their bindings behind the codes, reading a stack of matrices
-// (src/quant), and the integer dot products.
+// Parameters of the ternary products (ops/ternary_matmul.rs), their bindings behind the codes, and reading a stack of matrices
+// (src/quant).
 #import step
 #import stack
 #import vectors
@@ -33,32 +33,6 @@ struct Params {
 #bind var<storage, read_write> y: array<f32>; // [rows, slots, out_width]
 
 const NO_ROW: u32 = 0xffffffffu; // in groups: no expert, no place
-
-// Σ a_i · b_i of four signed bytes each.
-fn dot4(a: u32, b: u32) -> i32 {
-#ifdef DOT4
-    return dot4I8Packed(a, b);
-#else
-    let x = vec4<i32>(bitcast<i32>(a << 24u), bitcast<i32>(a << 16u), bitcast<i32>(a << 8u), bitcast<i32>(a))
-        >> vec4<u32>(24u);
-    let y = vec4<i32>(bitcast<i32>(b << 24u), bitcast<i32>(b << 16u), bitcast<i32>(b << 8u), bitcast<i32>(b))
-        >> vec4<u32>(24u);
-    let p = x * y;
-    return p.x + p.y + p.z + p.w;
-#endif
-}
-
-// Columns 4k.. of four rows against one word of activations; stored codes are code + 1 (2 bits) or 0 and 1 (1 bit).
-fn dot_rows(words: vec4<u32>, shift: u32, mask: u32, act: u32) -> vec4<i32> {
-    let w = (words >> vec4<u32>(shift)) & vec4<u32>(mask);
-    return vec4<i32>(dot4(w.x, act), dot4(w.y, act), dot4(w.z, act), dot4(w.w, act));
-}
-
-// The bits of the first code of each byte. Computed, not chosen: where `select` gives one of two masks, FXC keeps the bits
-// that one of them has, and the 2-bit codes of the last byte lose one.
-fn code_mask(bits: u32) -> u32 {
-    return 0x01010101u * ((1u << bits) - 1u);
-}
 
 // Writes four outputs, `in_part` the first one's number in its matrix and `out` its index in y, from sums over stored
 // codes and the activations' scale and sum of set `which`.

@@ -2,11 +2,7 @@
 // weights is unpacked once for 8 rows. A workgroup is 32 lanes times SPLIT_K shares of the columns; codes go through
 // workgroup memory, and the shares are added at the end. Grid: x = tiles of 128 outputs, y = blocks of 8 rows.
 #bind var<storage, read> codes: array<u32>; // [rows, sets, set_words]
-#ifdef DOT4
-#import ternary_blocks
-#else
 #import halves
-#endif
 
 const SPLIT_K: u32 = 4u;
 const WORDS: u32 = 8u; // of codes for a word of 1-bit weights; 4 for one of 2-bit weights
@@ -14,19 +10,7 @@ const WORDS: u32 = 8u; // of codes for a word of 1-bit weights; 4 for one of 2-b
 var<workgroup> tile_codes: array<u32, ROWS * SPLIT_K * WORDS>;
 var<workgroup> shares: array<vec4<i32>, SPLIT_K * SPLIT_K * TILE_LANES>;
 
-#ifdef DOT4
-var<private> sums: array<vec4<i32>, ROWS>; // over stored codes
-
 // Adds the columns of a word of weights, whose codes begin at `first`.
-fn add_word(w: vec4<u32>, bits: u32, first: u32) {
-    let mask = code_mask(bits);
-    for (var g = 0u; g < 8u / bits; g++) {
-        for (var r = 0u; r < ROWS; r++) {
-            sums[r] += dot_rows(w, g * bits, mask, tile_codes[r * SPLIT_K * WORDS + first + g]);
-        }
-    }
-}
-#else
 fn add_word(w: vec4<u32>, bits: u32, first: u32) {
     if bits == 1u { stored_sum += stored_ones(w); } else { stored_sum += stored_twos(w); }
     for (var g = 0u; g < 8u / bits; g++) {
@@ -44,7 +28,6 @@ fn add_word(w: vec4<u32>, bits: u32, first: u32) {
         }
     }
 }
-#endif
 
 // Loads the codes of all rows for SPLIT_K words of weights from `j0` on.
 fn load_codes(id: u32, block: u32, matrix: u32, j0: u32, per_word: u32) {
@@ -78,15 +61,9 @@ fn main(
         if j < words {
             add_word(weights[weights0 + j * TILE_LANES], part.bits, local.y * per_word);
         }
-#ifdef DOT4
-#else
         if j0 / SPLIT_K % RUN == RUN - 1u { settle(); }
-#endif
     }
-#ifdef DOT4
-#else
     settle();
-#endif
     let in_part = (tile.tile * TILE_LANES + local.x) * 4u;
     for (var r0 = 0u; r0 < ROWS; r0 += SPLIT_K) {
         workgroupBarrier();

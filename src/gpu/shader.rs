@@ -15,6 +15,7 @@ const SHARED: &[(&str, &str)] = &[
     ("bit_linear", include_str!("../../shaders/shared/bit_linear.wgsl")),
     ("bit_linear_codes", include_str!("../../shaders/shared/bit_linear_codes.wgsl")),
     ("bounds", include_str!("../../shaders/shared/bounds.wgsl")),
+    ("byte_dots", include_str!("../../shaders/shared/byte_dots.wgsl")),
     ("choose_experts", include_str!("../../shaders/shared/choose_experts.wgsl")),
     ("column_blocks", include_str!("../../shaders/shared/column_blocks.wgsl")),
     ("group_matmul", include_str!("../../shaders/shared/group_matmul.wgsl")),

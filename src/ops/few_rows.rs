@@ -1,12 +1,38 @@
-//! How many rows count as few, and how kernels for few rows divide a ternary product among threads: the forms that
-//! `bit_linear` and `ternary_matmul` offer as variants, by name.
+//! How many rows count as few, and how kernels for few rows, and for more, divide their work among threads: what ops offer as
+//! variants, by name.
 
-use crate::plan::{Caps, Variant, Variants};
+use crate::plan::{Caps, Kernel, Variant, Variants};
+use crate::tensor::Spec;
 
 /// Maximum number of rows for which kernels compute dot products row by row; with more rows, rows share what is read.
 pub(super) const MAX_MATVEC_ROWS: usize = 4;
 /// Maximum number of rows of a decode step: attention over the cache then handles each row separately.
 pub(super) const MAX_DECODE_ROWS: usize = 8;
+
+/// The variants of a kernel that takes a workgroup for each row of `x`, of 64 threads: of few rows also of 256, which wait for
+/// memory less often where threads run at the same time.
+pub(super) fn with_a_group_per_row(caps: &Caps, x: &Spec, kernel: Kernel) -> Variants {
+    let wide = Kernel { defines: [&kernel.defines[..], &["WG256"]].concat(), ..kernel.clone() };
+    let [narrow, wide] = [("64-threads", kernel), ("256-threads", wide)].map(|(name, k)| Variant::new(name, caps, k));
+    match (x.rows() <= MAX_DECODE_ROWS, caps.cpu_driver) {
+        (false, _) => Variants::usual(narrow),
+        (true, false) => Variants::usual(wide).or(narrow),
+        (true, true) => Variants::usual(narrow).or(wide),
+    }
+}
+
+/// The variants of a product of codes for many rows on GPUs: dot products of bytes where the device has them, or sums that need
+/// none. Drivers that compute on the CPU have no such instruction.
+pub(super) fn of_many_rows(caps: &Caps, dots: Kernel, tiles: Kernel) -> Variants {
+    let without = caps.without_subgroups();
+    let tiles = Variant::new("tiles", &Caps { dot4: false, ..without }, tiles);
+    let dots = Variant::new("dots", &without, dots);
+    match (caps.dot4, caps.cpu_driver) {
+        (false, _) => Variants::usual(tiles),
+        (true, false) => Variants::usual(dots).or(tiles),
+        (true, true) => Variants::usual(tiles).or(dots),
+    }
+}
 
 /// A form of the kernels that import `shared/ternary_matvec.wgsl`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,8 +51,10 @@ pub(super) struct FewRows {
     pub lookup_tables: bool,
 }
 
-/// For GPUs: many small workgroups.
+/// For GPUs, where a workgroup makes codes for its tiles.
 const GPU: FewRows = form("k4-v1-t2", [4, 1, 2]);
+/// For GPUs, where it only reads them: many shares, so that each waits for memory less often.
+const GPU_PRODUCT: FewRows = form("k8-v1-t1", [8, 1, 1]);
 /// For drivers that compute on the CPU.
 const CPU_DRIVER: FewRows = FewRows { packed_i16: true, ..form("k1-v4-t4-i16", [1, 4, 4]) };
 /// For drivers that compute on the CPU and have subgroups.
@@ -37,7 +65,7 @@ const FORMS: [FewRows; 6] = [
     TABLES,
     FewRows { packed_i16: true, ..form("k4-v1-t2-i16", [4, 1, 2]) },
     FewRows { packed_i16: true, ..form("k2-v2-t4-i16", [2, 2, 4]) },
-    form("k8-v1-t1", [8, 1, 1]),
+    GPU_PRODUCT,
 ];
 
 const fn form(name: &'static str, [split_k, vec4s_per_thread, tiles]: [usize; 3]) -> FewRows {
@@ -45,10 +73,10 @@ const fn form(name: &'static str, [split_k, vec4s_per_thread, tiles]: [usize; 3]
 }
 
 impl FewRows {
-    /// The default form.
-    fn usual(caps: &Caps) -> FewRows {
+    /// The default form, on GPUs `gpu`.
+    fn usual(caps: &Caps, gpu: FewRows) -> FewRows {
         match (caps.cpu_driver, caps.software_subgroups) {
-            (false, _) => GPU,
+            (false, _) => gpu,
             (true, false) => CPU_DRIVER,
             (true, true) => TABLES,
         }
@@ -59,10 +87,19 @@ impl FewRows {
         if caps.software_subgroups { self.lookup_tables || self.vec4s_per_thread < 4 } else { !self.lookup_tables }
     }
 
-    /// A variant for each form that is possible, the default first.
+    /// A variant for each form that is possible, the default first, of kernels that make codes.
     pub fn variants(caps: &Caps, variant: impl Fn(FewRows) -> Variant) -> Variants {
+        Self::possible(caps, GPU, variant)
+    }
+
+    /// The same of kernels that only multiply.
+    pub fn product_variants(caps: &Caps, variant: impl Fn(FewRows) -> Variant) -> Variants {
+        Self::possible(caps, GPU_PRODUCT, variant)
+    }
+
+    fn possible(caps: &Caps, gpu: FewRows, variant: impl Fn(FewRows) -> Variant) -> Variants {
         let possible = FORMS.into_iter().filter(|form| form.is_possible(caps));
-        possible.fold(Variants::usual(variant(Self::usual(caps))), |all, form| all.or(variant(form)))
+        possible.fold(Variants::usual(variant(Self::usual(caps, gpu))), |all, form| all.or(variant(form)))
     }
 
     /// The defines that make this form.
@@ -98,7 +135,9 @@ mod tests {
             let possible = |caps: Caps| FORMS.into_iter().filter(|f| f.is_possible(&caps)).collect::<Vec<_>>();
             assert_eq!(possible(of(true)), possible(of(false)));
             for caps in [of(true), of(false)] {
-                assert!(FewRows::usual(&caps).is_possible(&caps), "{caps:?}");
+                for gpu in [GPU, GPU_PRODUCT] {
+                    assert!(FewRows::usual(&caps, gpu).is_possible(&caps), "{caps:?}");
+                }
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The product with matrices of low-bit codes that have scales by row and group of columns.
 
 use crate::error::Result;
-use crate::ops::few_rows::{FewRows, MAX_DECODE_ROWS};
+use crate::ops::few_rows::{FewRows, MAX_DECODE_ROWS, of_many_rows};
 use crate::ops::quantise_groups::CODE_GROUP;
 use crate::ops::ternary_matmul::StackPiece;
 use crate::ops::{expect, require, simd};
@@ -180,17 +180,21 @@ impl Op for GroupMatmul {
         if few {
             // Only sums of codes are looked up.
             let caps = if self.floats { &without } else { caps };
-            return FewRows::variants(caps, |form| {
+            return FewRows::product_variants(caps, |form| {
                 Variant::new(form.name, caps, self.few(caps, form, inputs, outputs[0]))
             });
         }
-        let tiles = |caps: &Caps| Variants::usual(Variant::new("tiles", caps, self.many(inputs, outputs[0])));
-        let mut all = tiles(&without);
-        if caps.software_subgroups && !self.floats {
-            let tables = Variant::new("tables", caps, self.table_rows(inputs, outputs[0]));
-            all = Variants::usual(tables).or_lesser("no-subgroups", all);
+        let tiles = self.many(inputs, outputs[0]);
+        if self.floats {
+            return Variants::usual(Variant::new("tiles", &Caps { dot4: false, ..without }, tiles));
         }
-        if caps.dot4 && !self.floats { all.or_lesser("no-dot4", tiles(&Caps { dot4: false, ..without })) } else { all }
+        let dots = Kernel { source: shader!("groups/group_matmul_dots"), ..tiles.clone() };
+        let many = of_many_rows(caps, dots, tiles);
+        if !caps.software_subgroups {
+            return many;
+        }
+        let tables = Variants::usual(Variant::new("tables", caps, self.table_rows(inputs, outputs[0])));
+        many.all().fold(tables, |all, variant| all.or(variant.clone()))
     }
 }
 
@@ -297,13 +301,14 @@ mod tests {
 
     #[test]
     fn the_kernels_for_many_rows_have_blocks_of_as_many() {
-        for shader in [shader!("groups/group_matmul_tiles"), shader!("groups/group_matmul_table_rows")] {
+        let [tiles, dots] = [shader!("groups/group_matmul_tiles"), shader!("groups/group_matmul_dots")];
+        for shader in [tiles, dots, shader!("groups/group_matmul_table_rows")] {
             assert_eq!(shader.number("ROWS"), Some(MANY_BLOCK), "{}", shader.name);
         }
     }
 
     #[test]
-    fn sums_are_looked_up_on_drivers_that_compute_on_the_cpu_alone() {
+    fn every_kind_of_device_has_its_kernel_for_many_rows() {
         let codes = Spec::fixed(&[32, 1, 256], DType::Codes);
         let scale_and_sum = Spec::fixed(&[32, 8, 2], DType::F32);
         let weights = Spec::fixed(&[1, 128, 256], DType::Groups { group: 128 });
@@ -314,8 +319,10 @@ mod tests {
             all.all().map(|variant| variant.name.clone()).collect::<Vec<_>>()
         };
         let gpu = Caps { subgroups: true, dot4: true, ..Caps::PLAIN };
-        assert_eq!(names(gpu), ["tiles", "tiles-no-dot4"]);
+        assert_eq!(names(gpu), ["dots", "tiles"]);
+        assert_eq!(names(Caps { dot4: false, ..gpu }), ["tiles"]);
+        assert_eq!(names(Caps { cpu_driver: true, ..gpu }), ["tiles", "dots"]);
         let software = Caps { software_subgroups: true, cpu_driver: true, ..gpu };
-        assert_eq!(names(software), ["tables", "tiles-no-subgroups", "tiles-no-dot4"]);
+        assert_eq!(names(software), ["tables", "tiles", "dots"]);
     }
 }

@@ -3,9 +3,10 @@
 
 use crate::bounds::{at_least, largest_magnitude};
 use crate::error::Result;
+use crate::ops::few_rows::with_a_group_per_row;
 use crate::ops::{ActQuant, RmsNorm, expect, require, simd};
 use crate::params;
-use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
+use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step, Variants};
 use crate::quant::groups::{MAX_COLS, is_group};
 use crate::shader;
 use crate::tensor::{DType, Spec, code_words};
@@ -153,7 +154,11 @@ impl Op for QuantiseGroups {
         });
     }
 
-    fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
+    fn kernel(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
+        self.variants(caps, inputs, outputs).take(None).kernel
+    }
+
+    fn variants(&self, caps: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Variants {
         let x = inputs[0];
         let (norm, groups) = (self.norm.unwrap_or(RmsNorm::new(0.0)), self.groups(x.width()));
         let params = QuantiseGroupsParams {
@@ -171,13 +176,8 @@ impl Op for QuantiseGroups {
         let whole_row = self.rule.scale == CodeScale::Row;
         let flags = [(self.norm.is_some(), "NORM"), (whole_row, "WHOLE_ROW")];
         let defines = flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect();
-        let grid = Grid::x(Extent::rows(x, 1, 1));
-        Kernel {
-            source: shader!("quantise/quantise_groups"),
-            defines,
-            overrides: vec![],
-            params: params.params(),
-            grid,
-        }
+        let (source, grid) = (shader!("quantise/quantise_groups"), Grid::x(Extent::rows(x, 1, 1)));
+        let kernel = Kernel { source, defines, overrides: vec![], params: params.params(), grid };
+        with_a_group_per_row(caps, x, kernel)
     }
 }

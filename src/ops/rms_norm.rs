@@ -2,9 +2,10 @@
 
 use crate::bounds::at_least;
 use crate::error::Result;
+use crate::ops::few_rows::with_a_group_per_row;
 use crate::ops::{expect, require, simd};
 use crate::params;
-use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
+use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step, Variants};
 use crate::shader;
 use crate::tensor::{DType, Spec};
 
@@ -123,7 +124,11 @@ impl Op for RmsNorm {
         });
     }
 
-    fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
+    fn kernel(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {
+        self.variants(caps, inputs, outputs).take(None).kernel
+    }
+
+    fn variants(&self, caps: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Variants {
         let x = inputs[0];
         let params = RmsNormParams {
             width: x.width() as u32,
@@ -133,6 +138,8 @@ impl Op for RmsNorm {
             out_bound: self.out_bound(),
         };
         let grid = Grid::x(Extent::rows(x, 1, 1));
-        Kernel { source: shader!("norm/rms_norm"), defines: vec![], overrides: vec![], params: params.params(), grid }
+        let source = shader!("norm/rms_norm");
+        let kernel = Kernel { source, defines: vec![], overrides: vec![], params: params.params(), grid };
+        with_a_group_per_row(caps, x, kernel)
     }
 }

@@ -1,7 +1,7 @@
 //! The product of activation codes with ternary matrices: plain stacks, and experts chosen per row.
 
 use crate::error::Result;
-use crate::ops::few_rows::{FewRows, MAX_MATVEC_ROWS};
+use crate::ops::few_rows::{FewRows, MAX_MATVEC_ROWS, of_many_rows};
 use crate::ops::group_rows::{BLOCK, blocks};
 use crate::ops::norm_quantise::Experts;
 use crate::ops::{expect, require, simd};
@@ -251,22 +251,17 @@ impl Op for TernaryMatmul {
     fn variants(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Variants {
         let (codes, counted_by) = (inputs[0], outputs[0].leading_only());
         if !self.grouped && (self.experts.is_some() || counted_by.shape[0] <= MAX_MATVEC_ROWS) {
-            return FewRows::variants(caps, |form| {
+            return FewRows::product_variants(caps, |form| {
                 Variant::new(form.name, caps, self.matvec(caps, form, codes, &counted_by))
             });
         }
-        let tiled = |caps: &Caps| {
-            let name = if caps.software_subgroups { "lanes" } else { "tiles" };
-            Variants::usual(Variant::new(name, caps, self.tiled(caps, codes, &counted_by)))
-        };
-        let mut all = tiled(caps);
-        if caps.dot4 {
-            all = all.or_lesser("no-dot4", tiled(&Caps { dot4: false, ..*caps }));
+        let [lanes, dots, tiles] = self.many(codes, &counted_by);
+        let many = of_many_rows(caps, dots, tiles);
+        if !caps.software_subgroups {
+            return many;
         }
-        if caps.software_subgroups {
-            all = all.or_lesser("no-subgroups", tiled(&caps.without_subgroups()));
-        }
-        all
+        let lanes = Variants::usual(Variant::new("lanes", caps, lanes));
+        many.all().fold(lanes, |all, variant| all.or(variant.clone()))
     }
 }
 
@@ -294,20 +289,26 @@ impl TernaryMatmul {
         }
     }
 
-    /// The kernel for many rows, which share the weights that a workgroup reads.
-    fn tiled(&self, caps: &Caps, codes: &Spec, counted_by: &Spec) -> Kernel {
-        let params = self.params(codes, counted_by);
+    /// The kernels for many rows, which share the weights that a workgroup reads: for lanes that pass words on, for dot products
+    /// of bytes, and for any device.
+    fn many(&self, codes: &Spec, counted_by: &Spec) -> [Kernel; 3] {
         let tiles = Extent::Fixed(self.outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum());
         let in_blocks = match self.grouped {
             true => blocks(codes.counted_by, codes.shape[0], self.experts.unwrap_or_default()),
             false => Extent::rows(counted_by, 1, BLOCK),
         };
-        let (source, grid) = if caps.software_subgroups {
-            (shader!("ternary/ternary_matmul_lanes"), Grid::xy(in_blocks, tiles))
-        } else {
-            (shader!("ternary/ternary_matmul_tiles"), Grid::xy(tiles, in_blocks))
+        let kernel = |source, grid| Kernel {
+            source,
+            defines: self.defines(),
+            overrides: vec![],
+            params: self.params(codes, counted_by).params(),
+            grid,
         };
-        Kernel { source, defines: self.defines(), overrides: vec![], params: params.params(), grid }
+        [
+            kernel(shader!("ternary/ternary_matmul_lanes"), Grid::xy(in_blocks, tiles)),
+            kernel(shader!("ternary/ternary_matmul_dots"), Grid::xy(tiles, in_blocks)),
+            kernel(shader!("ternary/ternary_matmul_tiles"), Grid::xy(tiles, in_blocks)),
+        ]
     }
 
     /// The kernel for few rows, and for experts.

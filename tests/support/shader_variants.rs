@@ -30,11 +30,14 @@ const OF_SUBGROUPS: &[&str] = &[
 ];
 
 /// Whether an op can ask a shader for these defines together: the second half of experts has a residual and no norm in
-/// front, the first half no residual (`ops/bit_linear.rs`); sums of floats are not looked up (`ops/group_matmul.rs`); heads of
-/// a new row are of floats, and no others have a norm or turn (`ops/rope_attention.rs`).
+/// front, the first half no residual (`ops/bit_linear.rs`); sums of floats are neither looked up
+/// nor dot products of bytes (`ops/group_matmul.rs`); two kernels have large workgroups (`ops/few_rows.rs`); heads of a new row are of floats, and no others have a norm or turn (`ops/rope_attention.rs`).
 fn asked_for(name: &str, defines: &[&str]) -> bool {
     let has = |define| defines.contains(&define);
-    if name.starts_with("groups/group_matmul_table") && has("FLOATS") {
+    if has("WG256") && !["norm/rms_norm", "quantise/quantise_groups"].contains(&name) {
+        return false;
+    }
+    if (name.starts_with("groups/group_matmul_table") || name == "groups/group_matmul_dots") && has("FLOATS") {
         return false;
     }
     if name.starts_with("attention/attention_decode") {
