@@ -23,9 +23,12 @@ NAMES = {"b": "bytes", "i": "instructions", "l": "latency", "n": "launch"}
 
 
 def loops(kernel, p, context):
-    """How often the main loop, and all other loops, run for each time that RADV assumes: 8 times a loop, 4 one in it, 2 one in that."""
+    """How often the main loop, and the rest, run for each time that RADV assumes.
+
+    That is 8 times for a loop, 4 for one in it, 2 for one in that, and half as often behind a branch of a workgroup.
+    """
     source, up = kernel.split("__")[0], lambda a, b: math.ceil(a / b)
-    columns = 16 * p.get("vectors", 0)
+    columns, bits = 16 * p.get("vectors", 0), 2 if "2bit" in kernel else 1
     if source == "ternary-bit_linear":
         own = up(p["width"] / 4, p["THREADS"])
         return p["TERMS"] * up(up(p["width"], 32), p["SPLIT_K"]) / 32, p["TERMS"] * own / 16
@@ -34,28 +37,30 @@ def loops(kernel, p, context):
         return p["rows"] * p["per_row"] / 8 * up(loads, p["LANES"]) / 4, 1
     if source == "groups-group_matmul_matvec":
         return up(columns / 128, p["SPLIT_K"]) / 8, 1
-    if source == "ternary-ternary_matmul_tiles":
-        return up(4 * p["set_words"] / (16 if "2bit" in kernel else 32), 4) / 8, 1
-    if source == "groups-group_matmul_tiles":
-        return up(columns / 32, 4) / 8, 1
+    if source in ("ternary-ternary_matmul_tiles", "ternary-ternary_matmul_dots"):
+        blocks, branch = up(p["set_words"], 8), 2 if "GROUPS" in kernel else 1
+        return branch * (up(blocks, 8) / 8 * 2 / 4 if "dots" in source else up(blocks * bits, 4) / 8), 1
+    if source in ("groups-group_matmul_tiles", "groups-group_matmul_dots"):
+        return up(columns / 32, 16) / 8 if "dots" in source else up(columns / 32, 4) / 8 * bits / 4, 1
     if source == "matmul-matmul_tiles":
         return p["d_in"] / 16 / 8, 1
     if source == "attention-attention_decode":
-        return up(min(context, p["kv_chunk"]), p["TILE"]) / 8, 1
+        return 2 * up(min(context, p["kv_chunk"]), p["TILE"]) / 8, 1
     if source == "attention-attention_tiles":
-        return 1 / 8 * context / 32 / 4, 1
+        return 1 / 8 * context / 32 / 4 * 3, 1  # loops in that one: 8 to 32 times, not 2
     if source == "attention-rope_kv_write":
         return (p["heads"] + 2 * p["kv_heads"]) * p["d"] / 4 / 64 / 8, 1
     if source == "sample-sample":
-        return up(p["vocab"], 16 * 256) / 8, 1
+        return up(p["vocab"], 16 * 256) / 8 * 2, 1
     if source == "moe-route":
         return p["experts"] / 8 / 32 * p["width"] / 32 / 2, 1
+    threads = 256 if "WG256" in kernel else 64
     if source == "quantise-quantise_groups":
-        if "WHOLE_ROW" in kernel:
-            return p["width"] / 256 / 8, p["width"] / 256 / 8
-        return up(p["groups"], 64) / 8 * 8 / 4, 1
+        own = up(p["width"] / 4, threads) / 8
+        return (own, own) if "WHOLE_ROW" in kernel else (up(p["groups"], threads) / 8, own)
     if source in ("norm-rms_norm", "quantise-norm_quantise"):
-        return up(p["width"], 64) / 8, up(p["width"], 64) / 8
+        own = up(p["width"], threads) / 8
+        return own, own
     return 1, 1
 
 
@@ -65,7 +70,7 @@ def statistics(path):
         fields = line.rstrip("\n").split("\t")
         values = dict(f.split("=") for f in fields if "=" in f and not f.startswith("Driver"))
         if values:
-            name = next(f for f in fields[-len(values) - 2 :] if "__" in f or "-" in f)
+            name = next(f for f, after in zip(fields, fields[1:]) if "=" in after)
             found[name] = {k: int(v) for k, v in values.items()}
     return found
 

@@ -47,7 +47,7 @@ const GPU: Caps = Caps { subgroups: true, dot4: true, max_binding: 2 << 30, ..Ca
 const MAIN_LOOPS: [(&str, &str); 3] = [
     ("ternary/bit_linear", "tile_sums"),
     ("ternary/ternary_matmul_matvec", "tile_sums"),
-    ("sample/sample", "find_top"),
+    ("sample/sample", "largest_as_it_is"),
 ];
 
 /// Bytes of a weight on the device, without the headers of stacks.
@@ -72,7 +72,7 @@ fn operations(plan: &Plan, node: &Node, kernel: &Kernel, step: &Step) -> u64 {
         "bit_linear" | "ternary_matmul" | "group_matmul" => rows * y.width() * width * terms,
         "matmul" => rows * plan.spec(node.inputs[1]).shape[0] * width,
         // As if each query attended to the whole context.
-        "attention" => 2 * rows * y.width() * step.context as usize,
+        "attention" | "rope_attention" => 2 * rows * y.width() * step.context as usize,
         _ => 0,
     };
     2 * products as u64
