@@ -273,3 +273,30 @@ fn no_op_writes_what_it_reads_or_one_slot_twice() {
         assert!(source.to_string().contains(found), "{source}");
     }
 }
+
+/// 200 nodes of a fraction of a millisecond each, on a device that seems 20 times slower than it is.
+#[test]
+fn no_submission_is_long_on_a_slow_device() {
+    let Some(mut gpu) = gpu(|caps| caps) else { return };
+    gpu.pretend_slower(20);
+    let p = PlanBuilder::new();
+    let mut x = p.input("x", Spec::fixed(&[64, 1024], DType::F32));
+    for i in 0..200 {
+        x = p.unary(x, ternion::ops::UnaryKind::Scale(if i % 2 == 0 { 2.0 } else { 0.5 }));
+    }
+    p.output("y", x);
+    let plan = Arc::new(p.finish().unwrap());
+    let program = gpu.prepare(plan.clone(), false).unwrap();
+    gpu.write(program, plan.input("x").unwrap(), 0, &vec![3.0f32.to_bits(); 64 * 1024]).unwrap();
+    // The median of some runs: other programs may take the processor in one of them.
+    let mut longest = Vec::new();
+    for times in [1, 2, 1, 1, 1] {
+        gpu.repeat(program, &Step::FULL, 0..plan.nodes.len(), times).unwrap();
+        let read = gpu.read(program, &[(plan.outputs["y"], 0..64 * 1024)]).unwrap();
+        assert!(read[0].iter().all(|&word| word == 3.0f32.to_bits()));
+        longest.push(gpu.longest_submission(program));
+    }
+    longest.sort_unstable();
+    assert!(longest[2] <= std::time::Duration::from_millis(200), "{longest:?}");
+    assert!(longest[2] > std::time::Duration::ZERO, "nothing was measured");
+}

@@ -2,10 +2,11 @@
 //! plans that are frozen once and encoded anew every step.
 //!
 //! In reading order: `device`, `buffer` (memory, uploads, reading back), `shader`, `pipeline` (compiled kernels),
-//! `program` (a frozen plan), this file, `profile` (times by node).
+//! `program` (a frozen plan), `pace` (how much a submission holds), this file, `profile` (times by node).
 
 mod buffer;
 pub mod device;
+mod pace;
 mod pipeline;
 mod profile;
 mod program;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use buffer::Readback;
 pub use device::{AdapterKind, AdapterSummary, Adapters, Device};
+use pace::Pace;
 use pipeline::Pipelines;
 use program::Program;
 
@@ -44,6 +46,10 @@ pub struct Gpu {
     shared_buffers: HashMap<String, wgpu::Buffer>,
     step: wgpu::Buffer,
     programs: Vec<Program>,
+    /// The speed of each of them.
+    paces: Vec<Pace>,
+    /// What measured times are multiplied by.
+    slowness: u32,
     readback: Readback,
 }
 
@@ -68,26 +74,71 @@ impl Gpu {
             shared_buffers: HashMap::new(),
             step,
             programs: Vec::new(),
+            paces: Vec::new(),
+            slowness: 1,
             readback: Readback::default(),
         })
     }
 
-    /// Runs nodes of a program, `times` times.
+    /// Takes the device for slower by a factor: times that decide how much a submission holds are multiplied by it. For tests.
+    pub fn pretend_slower(&mut self, factor: u32) {
+        self.slowness = factor.max(1);
+    }
+
+    /// The longest time of a submission of a program since the last call, as far as its end has been seen: by a read, or by the
+    /// next submission.
+    pub fn longest_submission(&mut self, program: ProgramId) -> Duration {
+        self.paces[program.0].longest()
+    }
+
+    /// Runs nodes of a program, `times` times, in submissions as short as [`pace`] says. Where a run is several, each one is waited
+    /// for, since its time decides what the next one holds.
     ///
-    /// The first of many runs is submitted alone, then as many as have been submitted before, so that the device works while the
-    /// next ones are encoded.
+    /// The first of many short runs is submitted alone, then as many as have been submitted before, so that the device works
+    /// while the next ones are encoded.
     fn submit(&mut self, program: ProgramId, step: &Step, nodes: Range<usize>, times: usize) -> Result<()> {
         self.device.check()?;
         self.device.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(step));
         let mut done = 0;
         while done < times {
-            let now = if times <= MAX_RUNS_PER_SUBMIT { times } else { done.clamp(1, times - done) };
-            let mut encoder = self.device.device.create_command_encoder(&Default::default());
-            self.programs[program.0].encode(&mut encoder, &self.pipelines, step, nodes.clone(), now, None)?;
-            self.device.queue.submit([encoder.finish()]);
+            let end = self.paces[program.0].next(nodes.clone(), step.rows);
+            if end < nodes.end {
+                self.submit_pieces(program, step, nodes.clone(), end)?;
+                done += 1;
+                continue;
+            }
+            let now = if times <= MAX_RUNS_PER_SUBMIT { times - done } else { done.clamp(1, times - done) };
+            self.submit_piece(program, step, nodes.clone(), now)?;
             done += now;
         }
         self.device.check()
+    }
+
+    /// One run in pieces, the first of which ends with node `end`.
+    fn submit_pieces(&mut self, program: ProgramId, step: &Step, nodes: Range<usize>, mut end: usize) -> Result<()> {
+        let mut done = nodes.start;
+        while done < nodes.end {
+            self.submit_piece(program, step, done..end, 1)?;
+            if end < nodes.end {
+                let waited = self.device.device.poll(wgpu::PollType::wait_indefinitely());
+                waited.map_err(|e| Error::Device { device: self.device.label.clone(), problem: e.to_string() })?;
+            }
+            done = end;
+            end = self.paces[program.0].next(done..nodes.end, step.rows);
+        }
+        Ok(())
+    }
+
+    /// Nodes as one submission, several times over. The time of one that runs once is kept.
+    fn submit_piece(&mut self, program: ProgramId, step: &Step, nodes: Range<usize>, times: usize) -> Result<()> {
+        let mut encoder = self.device.device.create_command_encoder(&Default::default());
+        self.programs[program.0].encode(&mut encoder, &self.pipelines, step, nodes.clone(), times, None)?;
+        self.device.queue.submit([encoder.finish()]);
+        if times == 1 && !nodes.is_empty() {
+            let clock = self.paces[program.0].clock(nodes, step.rows, self.slowness);
+            self.device.queue.on_submitted_work_done(clock);
+        }
+        Ok(())
     }
 
     /// Destroys the device, as a driver reset would: every later call returns [`Error::Device`].
@@ -175,6 +226,7 @@ impl Backend for Gpu {
         let mut program = Program::new((&self.device, &self.choices), &mut self.pipelines, &self.step, plan, buffers)?;
         program.pooled = pool.iter().map(wgpu::Buffer::size).sum();
         self.programs.push(program);
+        self.paces.push(Pace::default());
         Ok(ProgramId(self.programs.len() - 1))
     }
 
