@@ -3,7 +3,7 @@
 // a row's keys.
 // LANES lanes share a key, 8 elements each; KEYS keys are read at a time, TILE between two updates of the running
 // maximum. With KEYS_ACROSS_THREADS neighbouring threads take different keys, not neighbouring parts of one. With ROPE the row
-// is new: its heads are turned here, and the workgroup of its last chunk writes its key and value first.
+// is new: its heads are turned here, and the workgroup of the chunk with the last key writes its key and value first.
 // Source: Milakov & Gimelshein 2018; Dao et al. 2023 (Flash-Decoding).
 
 #import kv_chunks
@@ -95,79 +95,75 @@ fn write_all(id: u32, max_score: vec4<f32>, total: vec4<f32>, group: vec3<u32>, 
 
 #ifdef ROPE
 #ifdef NORM
-// Root mean squares of a kv head's queries, those beyond GROUP of no meaning.
-fn query_rms(id: u32, first: u32) -> vec4<f32> {
-    var squares = vec4<f32>();
+var<workgroup> key_squares: array<f32, THREADS>;
+
+// Leaves what each eight elements of a kv head's queries, one component each, and of its key add to the sums of squares.
+fn leave_squares(id: u32, at: vec3<u32>) {
     if id < LANES {
+        var squares = vec4<f32>();
         for (var h = 0u; h < GROUP; h++) {
             let mine = vec4<bool>(vec4<u32>(0u, 1u, 2u, 3u) == vec4<u32>(h));
-            squares += select(vec4<f32>(), vec4<f32>(squares_of(first + h * LANES * 2u, id)), mine);
+            squares += select(vec4<f32>(), vec4<f32>(squares_of(at.x + h * LANES * 2u, id)), mine);
         }
+        partial[id] = squares;
+        key_squares[id] = squares_of(at.y, id);
     }
-    partial[id] = squares;
     workgroupBarrier();
+}
+
+// Root mean squares of the queries.
+fn query_rms() -> vec4<f32> {
     var sum = vec4<f32>();
     for (var i = 0u; i < LANES; i++) { sum += partial[i]; }
     return vec4<f32>(head_rms(sum.x), head_rms(sum.y), head_rms(sum.z), head_rms(sum.w));
 }
 #endif
 
-fn key_rms(id: u32, first: u32) -> f32 {
+// That of the key.
+fn key_rms() -> f32 {
 #ifdef NORM
-    workgroupBarrier();
-    if id < LANES { partial[id] = vec4<f32>(squares_of(first, id)); }
-    workgroupBarrier();
     var sum = 0.0;
-    for (var i = 0u; i < LANES; i++) { sum += partial[i].x; }
+    for (var i = 0u; i < LANES; i++) { sum += key_squares[i]; }
     return head_rms(sum);
 #else
     return 1.0;
 #endif
 }
 
-// Leaves the turned queries of a kv head in `shares`, and with `is_last` the new key and value in the cache.
-fn take_new(id: u32, kv: u32, is_last: bool) {
+// Eight elements of each query of a kv head, turned; with `is_last` the new key and value get into the cache.
+fn take_new(id: u32, lane: u32, kv: u32, is_last: bool) -> array<Eight, 4> {
     let at = heads_at(kv);
     let pos = rows[0].y;
     var rms = vec4<f32>(1.0);
 #ifdef NORM
-    rms = query_rms(id, at.x);
+    leave_squares(id, at);
+    rms = query_rms();
 #endif
-    for (var i = id; i < GROUP * LANES; i += THREADS) {
-        let h = i / LANES;
-        let query = turned_eight(at.x + h * LANES * 2u, i % LANES, pos, 0u, component(rms, h));
-        shares[2u * i] = query.a;
-        shares[2u * i + 1u] = query.b;
-    }
     if is_last {
-        let of_key = key_rms(id, at.y);
         if id < LANES {
-            store_key(new_place(kv) + id, turned_eight(at.y, id, pos, params.d / 4u, of_key));
+            store_key(new_place(kv) + id, turned_eight(at.y, id, pos, params.d / 4u, key_rms()));
             let at_value = at.z + 2u * id;
             store_value(new_place(kv) + id, Eight(qkv[at_value], qkv[at_value + 1u]));
         }
+        storageBarrier();
     }
-    storageBarrier();
-    workgroupBarrier();
-}
-#endif
-
-// Eight elements of each query of a kv head.
-fn queries(lane: u32, group: vec2<u32>) -> array<Eight, 4> {
     var query = array<Eight, 4>();
-#ifdef ROPE
     for (var h = 0u; h < GROUP; h++) {
-        query[h] = Eight(shares[(h * LANES + lane) * 2u], shares[(h * LANES + lane) * 2u + 1u]);
+        query[h] = turned_eight(at.x + h * LANES * 2u, lane, pos, 0u, component(rms, h));
     }
-    workgroupBarrier();
+    return query;
+}
 #else
+// Eight elements of each query of a kv head.
+fn take_queries(lane: u32, group: vec2<u32>) -> array<Eight, 4> {
     let first = (group.y * params.heads + group.x * GROUP) * LANES * 2u;
+    var query = array<Eight, 4>();
     for (var h = 0u; h < GROUP; h++) {
         query[h] = Eight(q[first + (h * LANES + lane) * 2u], q[first + (h * LANES + lane) * 2u + 1u]);
     }
-#endif
     return query;
 }
+#endif
 
 #ifdef KEYS_ACROSS_THREADS
 @compute @workgroup_size(KEYS, LANES)
@@ -191,9 +187,10 @@ fn main(
     if group.z >= chunk.chunks { return; }
     let n = chunk.end - chunk.begin;
 #ifdef ROPE
-    take_new(id, group.x, group.z + 1u == chunk.chunks);
+    let query = take_new(id, lane, group.x, chunk.is_last);
+#else
+    let query = take_queries(lane, group.xy);
 #endif
-    let query = queries(lane, group.xy);
     var sum = array<Eight, 4>();
     var max_score = vec4<f32>(MIN_SCORE);
     var total = vec4<f32>();

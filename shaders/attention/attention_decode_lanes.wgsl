@@ -146,7 +146,7 @@ fn main(
     let width = params.heads / GROUP * EIGHTS; // eights of a row of the cache
     let nth = lane.in_subgroup & 7u;
 #ifdef ROPE
-    take_new(lane, group.x, group.z + 1u == chunk.chunks);
+    take_new(lane, group.x, chunk.is_last);
 #else
     take_query(lane, (group.y * params.heads + group.x * GROUP) * EIGHTS * 2u);
 #endif

@@ -132,6 +132,7 @@ struct Chunk {
     begin: u32,
     end: u32,
     chunks: u32, // of the row
+    is_last: bool, // it holds the row's last key; chunks behind it may be empty
 }
 
 fn chunk_at(row: u32, chunk: u32) -> Chunk {
@@ -139,7 +140,9 @@ fn chunk_at(row: u32, chunk: u32) -> Chunk {
     let n = keys_of(row);
     let chunks = chunks_of(n);
     let per = (n + chunks - 1u) / chunks;
-    return Chunk(first + min(chunk * per, n), first + min((chunk + 1u) * per, n), chunks);
+    let begin = min(chunk * per, n);
+    let end = min((chunk + 1u) * per, n);
+    return Chunk(first + begin, first + end, chunks, begin < end && end == n);
 }
 
 // First of the sums of a chunk of a row's head in `parts`; max_score and total are `d / 4` behind it.

@@ -9,8 +9,8 @@ use crate::plan::{Caps, Io, Kernel, Op, PlanBuilder, Slot, Step, Variants};
 use crate::tensor::{DType, Spec};
 
 /// The composition of `rope_kv_write` and `attention` over the cache, for one row: its key and value get into the cache in the
-/// launch that attends to them. Each workgroup turns the queries of its kv head; the one of the last chunk of the context
-/// also writes the key and the value, which no other reads.
+/// launch that attends to them. Each workgroup turns the queries of its kv head; the one of the chunk
+/// with the row's own key also writes the key and the value, which no other reads.
 ///
 /// qkv `[1, (heads + 2·kv_heads)·d]` F32, rows `[1, 4]` with `seq_len = pos + 1`, table `[positions, pairs, 2]` F32, and with a
 /// norm of heads its weights `[2, d]` → y `[1, heads·d]` F32, and the caches k, v `[capacity, kv_heads·d]` F32 or F16. Several rows

@@ -381,6 +381,8 @@ fn new_rows(cases: &mut Cases) {
         (4, 1, 64, 32, 129, 40),
         (2, 1, 128, 64, 128, 3),
         (4, 1, 128, 64, 3090, 0),
+        // Cut into the most chunks, the last one of which is empty in some of the forms.
+        (2, 1, 16, 8, 3085, 0),
         (4, 2, 256, 128, 20, 5),
         (4, 1, 512, 256, 700, 1),
         (2, 2, 32, 8, 1, 0),
