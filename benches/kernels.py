@@ -31,7 +31,7 @@ def loops(kernel, p, context):
     columns, bits = 16 * p.get("vectors", 0), 2 if "2bit" in kernel else 1
     if source == "ternary-bit_linear":
         own = up(p["width"] / 4, p["THREADS"])
-        return p["TERMS"] * up(up(p["width"], 32), p["SPLIT_K"]) / 32, p["TERMS"] * own / 16
+        return p["TERMS"] * up(up(p["width"], 32), 2 * p["SPLIT_K"]) / 32, p["TERMS"] * own / 16
     if source == "matmul-matmul_matvec":
         loads = p["d_in"] / (8 if "WIDE" in kernel else 4)
         return p["rows"] * p["per_row"] / 8 * up(loads, p["LANES"]) / 4, 1
@@ -47,7 +47,7 @@ def loops(kernel, p, context):
     if source == "attention-attention_decode":
         return 2 * up(min(context, p["kv_chunk"]), p["TILE"]) / 8, 1
     if source == "attention-attention_tiles":
-        return 1 / 8 * context / 32 / 4 * 3, 1  # loops in that one: 8 to 32 times, not 2
+        return 1 / 8 * context / 32 / 4 * 2, 1  # loops in that one: 16 and 32 times, not 2; loads once, not twice
     if source == "attention-rope_kv_write":
         return (p["heads"] + 2 * p["kv_heads"]) * p["d"] / 4 / 64 / 8, 1
     if source == "sample-sample":

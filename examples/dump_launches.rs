@@ -7,7 +7,8 @@
 //! it is the usual variant, threads of a workgroup, workgroups, bytes that its node reads, products and sums, parameters and
 //! overrides.
 //! `DIR/spv16/ID.spv` is the kernel as SPIR-V 1.6, `DIR/spv16/ID__rest.spv` the same with its main loop never run: their difference
-//! is what the loop costs. Codes have the bits of the model's weights as a constant, so that no branch for others is counted.
+//! is what the loop costs. The bits of the model's weights and the columns of their groups are constants, so that no branch for
+//! others is counted.
 //! `DIR/index.tsv` has a line for each file: its name, whether it uses subgroups, its bindings (`0u,1u,2r,3w`).
 
 #[path = "../tests/support"]
@@ -88,14 +89,18 @@ struct Kernels<'a> {
 
 impl Kernels<'_> {
     /// Writes a kernel unless it exists; returns its name and the threads of a workgroup.
-    fn add(&mut self, caps: Caps, kernel: &Kernel, bits: u32) -> Done<(String, u32)> {
+    fn add(&mut self, caps: Caps, kernel: &Kernel, (bits, group): (u32, Option<u32>)) -> Done<(String, u32)> {
         let known = mentioned(kernel.source.text, &self.shared);
         let mut defines: Vec<&str> = caps.defines().into_iter().chain(kernel.defines.iter().copied()).collect();
         defines.retain(|define| known.contains(define));
         let wgsl = expand(kernel.source, &defines)?.wgsl;
-        let of_bits = wgsl.replace("return Part(a.x, a.y,", &format!("return Part(a.x, {bits}u,"));
+        let mut of_bits = wgsl.replace("return Part(a.x, a.y,", &format!("return Part(a.x, {bits}u,"));
         let mut id = [&[kernel.source.name.replace('/', "-").as_str()][..], &defines].concat().join("__");
         id.extend((wgsl != of_bits).then(|| format!("__{bits}bit")));
+        if let Some(group) = group.filter(|_| of_bits.contains("return weights[0].z;")) {
+            of_bits = of_bits.replace("return weights[0].z;", &format!("return {group}u;"));
+            id += &format!("__{group}group");
+        }
         id.extend(kernel.overrides.iter().map(|(name, v)| format!("__{name}{v}")));
         if let Some(&threads) = self.threads.get(&id) {
             return Ok((id, threads));
@@ -193,11 +198,15 @@ fn steps(name: &str, rows: usize) -> Done<(Plan, Step)> {
 fn lines(kernels: &mut Kernels, bits: u32, (plan, step): (&Plan, &Step), node: &Node, bytes: u64) -> Done<Vec<String>> {
     let variants = plan.variants(node, &GPU).1;
     let usual = variants.all().next().map(|v| v.name.clone());
+    let group = node.inputs.iter().find_map(|&slot| match plan.spec(slot).dtype {
+        DType::Groups { group } => Some(group),
+        _ => None,
+    });
     let mut all = Vec::new();
     for variant in variants.all() {
         let Variant { name, caps, .. } = variant;
         for (nth, kernel) in variant.kernels().enumerate() {
-            let (id, threads) = kernels.add(*caps, kernel, bits)?;
+            let (id, threads) = kernels.add(*caps, kernel, (bits, group))?;
             let grid = kernel.grid.0.map(|extent| extent.resolve(step));
             if grid.contains(&0) {
                 continue;

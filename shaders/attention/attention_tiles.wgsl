@@ -29,13 +29,16 @@ var<workgroup> partial: array<f32, THREADS>; // of query id % QUERIES
 var<private> max_score: f32; // of query id % QUERIES
 var<private> total: f32; // of this thread's keys
 
+// Loads have loops whose ends are constants, so that a thread waits for all of its loads together.
+
 // The elements that belong to a slice of `width` columns, of four from `column` on; 0 for the others.
 fn inside(four: vec4<f32>, column: u32, width: u32) -> vec4<f32> {
     return select(vec4<f32>(), four, vec4<u32>(column) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(width));
 }
 
 fn load_queries(id: u32, block: u32, queries: u32, kv: u32, at: u32, width: u32) {
-    for (var i = id; i < QUERIES * FOURS; i += THREADS) {
+    for (var nth = 0u; nth < QUERIES * FOURS / THREADS; nth++) {
+        let i = id + nth * THREADS;
         let column = i % FOURS * 4u;
         let first = queried_at(min(block + i / FOURS, queries - 1u), kv) + at + column;
         asked[i / FOURS * PITCH + i % FOURS] = inside(vec4<f32>(q[first], q[first + 1u], q[first + 2u], q[first + 3u]), column, width);
@@ -50,7 +53,8 @@ fn scores_of(id: u32, block: u32, queries: u32, kv: u32, key: u32, last: u32, is
         let width = min(SLICE, params.d - at);
         workgroupBarrier();
         if is_first || params.d > SLICE { load_queries(id, block, queries, kv, at, width); }
-        for (var i = id; i < KEYS * FOURS; i += THREADS) {
+        for (var nth = 0u; nth < KEYS * FOURS / THREADS; nth++) {
+            let i = id + nth * THREADS;
             let column = i % FOURS * 4u;
             let first = key_at(min(key + i / FOURS, last), kv) + at + column;
             held[i / FOURS * PITCH + i % FOURS] = inside(vec4<f32>(k_pair(first), k_pair(first + 2u)), column, width);
@@ -98,7 +102,8 @@ fn weigh(id: u32, chunk: u32) {
 }
 
 fn load_values(id: u32, kv: u32, chunk: u32, last: u32, at: u32, width: u32) {
-    for (var i = id; i < KEYS * FOURS; i += THREADS) {
+    for (var nth = 0u; nth < KEYS * FOURS / THREADS; nth++) {
+        let i = id + nth * THREADS;
         let column = i % FOURS * 4u;
         let key = min(chunk + i / FOURS, last);
         let first = value_at(key, kv) + at + column;

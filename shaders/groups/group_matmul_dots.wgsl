@@ -29,7 +29,8 @@ fn row_at(block: u32, r: u32) -> u32 {
 
 // Loads what all rows have for the blocks of 32 columns from `first` on; those behind the last one are not read.
 fn load(id: u32, block: u32, first: u32, bits: u32) {
-    for (var i = id; i < 2u * ROWS * RUN; i += TILE_LANES * SPLIT) {
+    for (var nth = 0u; nth < 2u * ROWS * RUN / (TILE_LANES * SPLIT); nth++) {
+        let i = id + nth * TILE_LANES * SPLIT;
         let r = i / (2u * RUN);
         let v = i % (2u * RUN);
         tile[v / 2u].codes[r][v % 2u] = codes[row_at(block, r) * params.vectors + min(2u * first + v, params.vectors - 1u)];

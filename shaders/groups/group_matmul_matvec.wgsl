@@ -20,16 +20,13 @@ const ROWS: u32 = 4u;
 #else
 const ROWS: u32 = 1u;
 #endif
-const UNIT: u32 = 128u; // columns whose sums become floats together, at most
+const UNIT: u32 = 128u; // columns that have one scale of weights and are added together, at most
+const BLOCKS: u32 = UNIT / 32u;
 
 override SPLIT_K: u32 = 4u;
 
 var<workgroup> shares: array<vec4<f32>, SPLIT_K * TILE_LANES>;
 
-#ifdef FLOATS
-#else
-var<private> unscaled: array<vec4<i32>, ROWS * VEC4S>; // of a unit, or of a block whose codes have a factor of their own
-#endif
 var<private> sums: array<vec4<f32>, ROWS * VEC4S>; // of a unit
 var<private> totals: array<vec4<f32>, ROWS * VEC4S>;
 
@@ -38,11 +35,25 @@ fn row_at(block: u32, r: u32) -> u32 {
     return min(block * ROWS + r, counted(params.counted_by, params.rows) - 1u);
 }
 
+// A unit of columns: its first block of 32 and the end of its blocks, the group that its scale is of, and whether it is that
+// group's first one.
+struct Unit {
+    first: u32,
+    end: u32,
+    g: u32,
+    is_first: bool,
+}
+
+fn unit_at(u: u32, unit: u32, blocks: u32) -> Unit {
+    let g = u * unit / group_columns();
+    return Unit(u * unit / 32u, min((u + 1u) * unit / 32u, blocks), g, u * unit == g * group_columns());
+}
+
 #ifdef FLOATS
-// Adds block `b` of 32 columns; `at` is the lane's place among the words of the tile.
-fn add_block(block: u32, b: u32, at: u32, words: u32, bits: u32) {
+// Adds a unit; `at` is the lane's place among the words of the tile.
+fn add_unit(bits: u32, n: u32, block: u32, unit: Unit, at: u32, words: u32) {
     let per_word = 8u / bits; // vec4s of x for a word
-    for (var i = 8u * b; i < min(8u * b + 8u, params.vectors); i++) {
+    for (var i = 8u * unit.first; i < min(8u * unit.end, params.vectors); i++) {
         let shift = i % per_word * bits;
         for (var r = 0u; r < ROWS; r++) {
             let v = x[row_at(block, r) * params.vectors + i];
@@ -55,39 +66,34 @@ fn add_block(block: u32, b: u32, at: u32, words: u32, bits: u32) {
     }
 }
 #else
-fn add_block(block: u32, b: u32, at: u32, words: u32, bits: u32) {
-    for (var r = 0u; r < ROWS; r++) {
-        let act = row_at(block, r) * params.vectors + 2u * b;
-        if bits == 8u {
-            for (var q = 0u; q < VEC4S; q++) {
-                unscaled[r * VEC4S + q] += bytes4(at + q, 8u * b, words, codes[act])
-                    + bytes4(at + q, 8u * b + 4u, words, codes[act + 1u]);
-            }
-        } else {
-            let first = pairs(codes[act]);
-            let second = pairs(codes[act + 1u]);
-            for (var q = 0u; q < VEC4S; q++) {
-                if bits == 1u {
-                    unscaled[r * VEC4S + q] += block1(weights[at + b * TILE_LANES + q], first, second);
-                } else {
-                    // The last block may be one word; its other activations are 0.
-                    let next = min(2u * b + 1u, words - 1u);
-                    unscaled[r * VEC4S + q] += block2(weights[at + 2u * b * TILE_LANES + q],
-                        weights[at + next * TILE_LANES + q], first, second);
-                }
-            }
-        }
+// Sums of stored codes of block `b` with 32 codes of a row, from vec4 `act` on.
+fn block_sum(bits: u32, act: u32, b: u32, at: u32, words: u32) -> vec4<i32> {
+    if bits == 8u {
+        return bytes4(at, 8u * b, words, codes[act]) + bytes4(at, 8u * b + 4u, words, codes[act + 1u]);
     }
+    let first = pairs(codes[act]);
+    let second = pairs(codes[act + 1u]);
+    if bits == 1u { return block1(weights[at + b * TILE_LANES], first, second); }
+    // The last block may be one word; its other activations are 0.
+    let next = min(2u * b + 1u, words - 1u);
+    return block2(weights[at + 2u * b * TILE_LANES], weights[at + next * TILE_LANES], first, second);
 }
 
-// Exact sums become floats with the factor of group `a` of codes, whose sum goes off its first part.
-fn add_exact(block: u32, a: u32, is_first: bool, bits: u32) {
-    for (var r = 0u; r < ROWS; r++) {
-        let m = act_scale_and_sum[row_at(block, r) * params.act_groups + a];
-        let less = select(0.0, m.y, is_first);
-        for (var q = 0u; q < VEC4S; q++) {
-            sums[r * VEC4S + q] += exact(unscaled[r * VEC4S + q], less, bits) * m.x;
-            unscaled[r * VEC4S + q] = vec4<i32>();
+// Adds a unit of `n` blocks. No branch stands between its loads, so that a thread waits for all of them together: blocks behind
+// the last one are it again, times 0. The sum of a group of codes goes off its first block.
+fn add_unit(bits: u32, n: u32, block: u32, unit: Unit, at: u32, words: u32) {
+    let by_block = params.act_group == 32u;
+    for (var i = 0u; i < n; i++) {
+        let b = min(unit.first + i, unit.end - 1u);
+        let is_first = by_block || (unit.is_first && i == 0u);
+        for (var r = 0u; r < ROWS; r++) {
+            let m = act_scale_and_sum[row_at(block, r) * params.act_groups + select(unit.g, b, by_block)];
+            let factor = select(0.0, m.x, unit.first + i < unit.end);
+            let act = row_at(block, r) * params.vectors + 2u * b;
+            for (var q = 0u; q < VEC4S; q++) {
+                let sum = block_sum(bits, act, b, at + q, words);
+                sums[r * VEC4S + q] += exact(sum, select(0.0, m.y, is_first), bits) * factor;
+            }
         }
     }
 }
@@ -104,6 +110,19 @@ fn settle(g: u32, scale0: u32, tile: u32, lane: u32) {
     }
 }
 
+// Adds every SPLIT_K-th unit of `n` blocks from `share` on.
+fn add_share(bits: u32, n: u32, block: u32, share: u32, lane: u32, tile: Tile, at: u32) {
+    let unit = 32u * n;
+    let blocks = (weights[0].y + 31u) / 32u;
+    let words = row_words(bits);
+    let scale0 = first_scale(tile.part);
+    for (var u = share; u < (weights[0].y + unit - 1u) / unit; u += SPLIT_K) {
+        let columns = unit_at(u, unit, blocks);
+        add_unit(bits, n, block, columns, at, words);
+        settle(columns.g, scale0, tile.tile, lane);
+    }
+}
+
 @compute @workgroup_size(LANES * SPLIT_K)
 fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: vec3<u32>) {
     let lane = id % LANES;
@@ -111,28 +130,15 @@ fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: 
     let block = group.y;
     let tile = find_tile(0u, group.x);
     let part = part_at(tile.part);
-    let scale0 = first_scale(tile.part);
-    let words = row_words(part.bits);
-    let at = part.first + tile.tile * words * TILE_LANES + lane * VEC4S;
-    let columns = group_columns();
-    let unit = min(columns, UNIT);
-    let blocks = (weights[0].y + 31u) / 32u;
-    let units = (weights[0].y + unit - 1u) / unit;
-    let by_block = params.act_group == 32u;
-    for (var u = share; u < units; u += SPLIT_K) {
-        let g = u * unit / columns;
-        for (var b = u * unit / 32u; b < min((u + 1u) * unit / 32u, blocks); b++) {
-            add_block(block, b, at, words, part.bits);
-#ifdef FLOATS
-#else
-            if by_block { add_exact(block, b, true, part.bits); }
-#endif
-        }
-#ifdef FLOATS
-#else
-        if !by_block { add_exact(block, g, u * unit == g * columns, part.bits); }
-#endif
-        settle(g, scale0, tile.tile, lane);
+    let at = part.first + tile.tile * row_words(part.bits) * TILE_LANES + lane * VEC4S;
+    // With constants the loop over a unit has no branches, and is unrolled.
+    let n = min(group_columns(), UNIT) / 32u;
+    if part.bits == 1u && n == BLOCKS {
+        add_share(1u, BLOCKS, block, share, lane, tile, at);
+    } else if part.bits == 2u && n == BLOCKS {
+        add_share(2u, BLOCKS, block, share, lane, tile, at);
+    } else {
+        add_share(part.bits, n, block, share, lane, tile, at);
     }
     let in_part = (tile.tile * TILE_LANES + lane * VEC4S) * 4u;
     for (var r = 0u; r < ROWS; r++) {

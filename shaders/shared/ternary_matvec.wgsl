@@ -38,6 +38,21 @@ const VEC4S: u32 = 1u;
 #endif
 #endif
 
+#ifdef VEC4S4
+const AHEAD: u32 = 1u;
+#else
+#ifdef VEC4S2
+const AHEAD: u32 = 1u;
+#else
+const AHEAD: u32 = 2u; // blocks of columns that are loaded before one is used
+#endif
+#endif
+
+// The sums of block `i` of those that begin at `first`; 0 behind the last one.
+fn counted_in(first: u32, i: u32, blocks: u32, sums: vec4<i32>) -> vec4<i32> {
+    return select(vec4<i32>(), sums, i == 0u || first + i * SPLIT_K < blocks);
+}
+
 const LANES: u32 = TILE_LANES / VEC4S; // each with VEC4S · 4 consecutive outputs of a tile
 
 // Sums of a lane's outputs of a tile over every SPLIT_K-th block of 32 columns from `share` on; `act` is the first vec4 of
@@ -48,20 +63,28 @@ fn tile_sums(part: Part, tile: u32, lane: u32, share: u32, act: u32) -> array<ve
     let base = part.first + tile * words * TILE_LANES + lane * VEC4S;
     var sum = array<vec4<i32>, VEC4S>();
     if part.bits == 1u {
-        for (var j = share; j < blocks; j += SPLIT_K) {
-            let a = pairs(codes[act + 2u * j]);
-            let b = pairs(codes[act + 2u * j + 1u]);
-            let at = base + j * TILE_LANES;
-            for (var q = 0u; q < VEC4S; q++) { sum[q] += block1(weights[at + q], a, b); }
+        for (var j0 = share; j0 < blocks; j0 += AHEAD * SPLIT_K) {
+            for (var i = 0u; i < AHEAD; i++) {
+                let j = min(j0 + i * SPLIT_K, blocks - 1u);
+                let a = pairs(codes[act + 2u * j]);
+                let b = pairs(codes[act + 2u * j + 1u]);
+                let at = base + j * TILE_LANES;
+                for (var q = 0u; q < VEC4S; q++) { sum[q] += counted_in(j0, i, blocks, block1(weights[at + q], a, b)); }
+            }
         }
     } else {
-        for (var j = share; j < blocks; j += SPLIT_K) {
-            let a = pairs(codes[act + 2u * j]);
-            let b = pairs(codes[act + 2u * j + 1u]);
-            let at = base + 2u * j * TILE_LANES;
-            // The last block may be one word; its other activations are 0.
-            let next = base + min(2u * j + 1u, words - 1u) * TILE_LANES;
-            for (var q = 0u; q < VEC4S; q++) { sum[q] += block2(weights[at + q], weights[next + q], a, b); }
+        for (var j0 = share; j0 < blocks; j0 += AHEAD * SPLIT_K) {
+            for (var i = 0u; i < AHEAD; i++) {
+                let j = min(j0 + i * SPLIT_K, blocks - 1u);
+                let a = pairs(codes[act + 2u * j]);
+                let b = pairs(codes[act + 2u * j + 1u]);
+                let at = base + 2u * j * TILE_LANES;
+                // The last block may be one word; its other activations are 0.
+                let next = base + min(2u * j + 1u, words - 1u) * TILE_LANES;
+                for (var q = 0u; q < VEC4S; q++) {
+                    sum[q] += counted_in(j0, i, blocks, block2(weights[at + q], weights[next + q], a, b));
+                }
+            }
         }
     }
     return sum;

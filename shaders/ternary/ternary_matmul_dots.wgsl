@@ -22,7 +22,8 @@ var<private> sums: array<vec4<i32>, ROWS>; // over stored codes
 // Loads the codes of all rows for blocks of columns from `first` on; those behind the last one are not read.
 fn load(id: u32, block: u32, matrix: u32, first: u32) {
     let vectors = params.set_words / 4u;
-    for (var i = id; i < 2u * ROWS * RUN; i += TILE_LANES * SPLIT_K) {
+    for (var nth = 0u; nth < 2u * ROWS * RUN / (TILE_LANES * SPLIT_K); nth++) {
+        let i = id + nth * TILE_LANES * SPLIT_K;
         let r = i / (2u * RUN);
         let v = i % (2u * RUN);
         let which = set_of(row_at(block, r), matrix);
