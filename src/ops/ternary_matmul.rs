@@ -223,19 +223,18 @@ impl Op for TernaryMatmul {
     }
 
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
-        let (codes, scale_and_sum, stack) = (io.codes(0), io.f32s(1), Stack(io.u32s(2)));
-        let (sets, stride) = (io.spec(0).shape[1], 4 * code_words(io.spec(0).width()));
+        let (codes, scale_and_sum, stack) = (io.u32s(0), io.f32s(1), Stack(io.u32s(2)));
+        let (sets, stride) = (io.spec(0).shape[1], code_words(io.spec(0).width()));
         let expert_ids = if self.experts.is_some() { io.u32s(3) } else { &[] };
         let residual = if self.residual { io.f32s(3) } else { &[] };
         let mut jobs = Vec::new();
         for r in 0..step.rows_in_use(io.spec(0)) {
             self.for_each(r, expert_ids, sets, |matrix, set, out| {
-                let act =
-                    simd::Codes { codes: &codes[set * stride..][..stride], sum: scale_and_sum[2 * set + 1] as i32 };
+                let act = simd::Codes::new(&codes[set * stride..][..stride], scale_and_sum[2 * set + 1] as i32);
                 jobs.push(simd::MatVecJob { matrix, act, inv_k: scale_and_sum[2 * set], out });
             });
         }
-        simd::ternary_products(stack, jobs, io.threads, residual, io.out_f32s(0));
+        simd::ternary_products(stack, &jobs, io.threads, residual, io.out_f32s(0));
     }
 
     fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {

@@ -156,7 +156,7 @@ pub fn validate(source: Source, defines: &[&str]) -> Result<Valid, String> {
 }
 
 /// Validates a variant's module.
-pub fn check(module: &Module, source: Source, defines: &[&str]) -> Result<ModuleInfo, WithSpan<ValidationError>> {
+pub fn check(module: &Module, source: Source, defines: &[&str]) -> Result<ModuleInfo, Box<WithSpan<ValidationError>>> {
     let subgroups = with_subgroups(source, defines);
     // The minimum that each define stands for; `F16` is about conversions, not about a native type.
     let needs =
@@ -167,7 +167,7 @@ pub fn check(module: &Module, source: Source, defines: &[&str]) -> Result<Module
         validator.subgroup_stages(naga::valid::ShaderStages::COMPUTE);
         validator.subgroup_operations(naga::valid::SubgroupOperationSet::all());
     }
-    validator.validate(module)
+    validator.validate(module).map_err(Box::new)
 }
 
 /// One kernel of a recorded op.

@@ -255,4 +255,36 @@ mod tests {
             }
         }
     }
+
+    /// Every kernel of blocks that this processor can run.
+    fn block_kernels() -> Vec<BlockKernel> {
+        let mut all: Vec<BlockKernel> = vec![gemm_block];
+        #[cfg(target_arch = "x86_64")]
+        all.extend(super::super::x86::dense_tiles::kernels());
+        all
+    }
+
+    #[test]
+    fn every_block_kernel_multiplies_rows() {
+        for (rows, d_out, d_in) in [(1, 1, 4), (9, 5, 20), (13, 7, 64), (4, 3, 1100), (6, 8, 2053)] {
+            let number = |i: usize| (i * 7 % 13) as f32 - 6.0;
+            let x: Vec<f32> = (0..rows * d_in).map(number).collect();
+            let w: Vec<f32> = (0..d_out * d_in).map(|i| number(i + 5)).collect();
+            let narrow: Vec<half::f16> = w.iter().map(|&v| half::f16::from_f32(v)).collect();
+            let bytes: Vec<i8> = w.iter().map(|&v| v as i8).collect();
+            for (k, kernel) in block_kernels().into_iter().enumerate() {
+                for w_kind in [Floats::F32(&w), Floats::F16(&narrow), Floats::Int8(&bytes)] {
+                    let (at, y_width) = (3, d_out + 5);
+                    let mut y = vec![-1.0; at + rows * y_width];
+                    kernel(&Block { x: &x, w: w_kind, d_in, y: Shared::new(&mut y), at, y_width });
+                    for (i, &y) in y[at..].iter().enumerate() {
+                        let (r, o) = (i / y_width, i % y_width);
+                        let product = || (0..d_in).map(|k| x[r * d_in + k] * w[o * d_in + k]).sum();
+                        let want = if o < d_out { product() } else { -1.0 };
+                        assert_eq!(y, want, "kernel {k}, row {r}, output {o} of {rows}x{d_out}x{d_in}");
+                    }
+                }
+            }
+        }
+    }
 }

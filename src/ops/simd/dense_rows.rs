@@ -49,8 +49,8 @@ pub(super) use blocks;
 /// rows a and n goes to `y[a · outs + n]`. A row's products are added up in one vector, in the same order in every
 /// batch; its lanes are added with those of other rows, as many at once as a vector has.
 macro_rules! kernel {
-    ($name:ident, $features:literal, $element:ty, $lanes:literal, $zero:ident, $load:expr, $load_x:ident, $fma:ident,
-     $sums:ident, $store:ident, $widen:expr) => {
+    ($name:ident, $features:literal, $element:ty, $lanes:literal, $zero:path, $load:path, $load_x:path, $fma:path,
+     $sums:path, $store:path, $widen:expr) => {
         #[target_feature(enable = $features)]
         fn $name<const A: usize, const O: usize>(x: &[f32], w: &[$element], d_in: usize, y: &mut [f32]) {
             assert!(x.len() == A * d_in, "shapes of a block");

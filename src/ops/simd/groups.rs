@@ -1,11 +1,11 @@
 //! Products with low-bit codes that have scales by row and group: the work cut into tiles, each by the best kernel of this
 //! processor.
 
-use std::cell::Cell;
 use std::ops::Range;
 
 use crate::cpu_level::for_each_level;
 use crate::ops::simd::Shared;
+use crate::ops::simd::low_bit::{BATCH, Kernel, Table, TileWords, rows_at_a_time, with_tables};
 use crate::quant::groups::{GroupPart, GroupStack};
 use crate::quant::{Bits, TILE_ROWS};
 use crate::threads::ThreadPool;
@@ -18,7 +18,7 @@ pub struct GroupActs<'a> {
     pub words: &'a [u32],
     /// `1/k` and the sum of the codes, of each group of them.
     pub scale_and_sum: &'a [f32],
-    /// What the kernel of this processor looks up for one row of 1-bit codes; empty where it has none.
+    /// What a kernel looks up; see [`Kernel`].
     pub(super) tables: &'a [Table],
 }
 
@@ -27,16 +27,6 @@ impl<'a> GroupActs<'a> {
     pub fn new(words: &'a [u32], scale_and_sum: &'a [f32]) -> Self {
         GroupActs { words, scale_and_sum, tables: &[] }
     }
-}
-
-/// Bytes that a vector looks up.
-#[derive(Debug, Clone, Copy)]
-#[repr(align(64))]
-pub struct Table(pub(super) [u8; 64]);
-
-thread_local! {
-    /// Memory of tables between calls.
-    static TABLES: Cell<Vec<Table>> = const { Cell::new(Vec::new()) };
 }
 
 /// What each row of y is made of.
@@ -73,9 +63,6 @@ pub struct GroupPlace {
     pub width: usize,
 }
 
-/// Rows of y that share one pass over a tile.
-pub(super) const BATCH: usize = 4;
-
 /// Outputs of one tile, for up to [`BATCH`] rows.
 pub(super) type TileOuts = [[f32; TILE_ROWS]; BATCH];
 
@@ -83,19 +70,20 @@ pub(super) type TileOuts = [[f32; TILE_ROWS]; BATCH];
 #[derive(Debug, Clone, Copy)]
 pub(super) struct GroupTile<'a> {
     /// Its words.
-    pub words: &'a [u32],
+    pub words: TileWords<'a>,
     /// Its scales, of 128 rows for each group.
     pub scales: &'a [f16],
     /// Words of a group in a row.
     pub group_words: usize,
     /// Words of a row whose activations are one group of codes; all of them lie in one group of weights.
     pub act_words: usize,
-    /// The words that are read after these; `None` where all are in a cache, so that nothing need be fetched.
-    pub after: Option<&'a [u32]>,
 }
 
-/// Adds the products of a tile with rows of codes to outputs.
-pub(super) type GroupKernel = fn(&GroupTile, Bits, &[GroupActs], &mut TileOuts);
+/// Adds the products of a tile, whose codes have so many bits, with rows of codes to outputs.
+pub(super) type GroupRun = fn(&GroupTile, Bits, &[GroupActs], &mut TileOuts);
+
+/// A [`GroupRun`] with its tables.
+pub(super) type GroupKernel = Kernel<GroupRun>;
 
 /// The best kernel for this processor.
 fn group_kernel() -> GroupKernel {
@@ -107,8 +95,11 @@ fn group_kernel() -> GroupKernel {
     if let Some(kernel) = super::arm::low_bit::group_kernels().pop() {
         return kernel;
     }
-    portable_tile
+    PORTABLE
 }
+
+/// The kernel in plain Rust.
+const PORTABLE: GroupKernel = Kernel { run: portable_tile, make_tables: None };
 
 /// Tasks per thread in one call: more share the work better, fewer read longer runs of memory.
 const TASKS: usize = 6;
@@ -133,11 +124,10 @@ impl<'a> Work<'a> {
         let [group_words, act_words] = [shape.group, of_acts].map(|cols| cols / shape.bits.cols_per_word());
         let scales = shape.groups() * TILE_ROWS;
         GroupTile {
-            words: self.words(),
+            words: TileWords { all: self.words(), after: Some(after) },
             scales: &part.scales[self.tile * scales..][..scales],
             group_words,
             act_words,
-            after: Some(after),
         }
     }
 }
@@ -151,33 +141,35 @@ pub fn group_products(
     residual: &[f32],
     y: &mut [f32],
 ) {
-    #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))] // No other kernels look anything up.
-    let mut tables = TABLES.take();
-    let with_tables;
+    let kernel = group_kernel();
     let any_bits = || (0..stack.len()).any(|i| stack.part(i).shape.bits == Bits::One);
-    let input = match input {
-        GroupInput::Codes { acts: [act], group } if any_bits() => {
-            #[cfg(target_arch = "x86_64")]
-            super::x86::groups::make_tables(act.words, &mut tables);
-            with_tables = [GroupActs { tables: &tables, ..*act }];
-            GroupInput::Codes { acts: &with_tables, group }
-        }
-        input => input,
+    let (GroupInput::Codes { acts, group }, Some(make)) = (input, kernel.make_tables.filter(|_| any_bits())) else {
+        return run_tiles(stack, kernel, input, place, threads, residual, y);
     };
-    run_tiles(stack, input, place, threads, residual, y);
-    TABLES.set(tables);
+    let max = rows_at_a_time(acts.first().map_or(0, |act| act.words.len()));
+    for (acts, from) in acts.chunks(max).zip((0..).step_by(max * place.width)) {
+        let to = from + acts.len() * place.width;
+        let residual = if residual.is_empty() { residual } else { &residual[from..to] };
+        let rows: Vec<&[u32]> = acts.iter().map(|act| act.words).collect();
+        with_tables(make, &rows, threads, |tables| {
+            let acts = acts.iter().zip(tables);
+            let acts: Vec<GroupActs> = acts.map(|(act, tables)| GroupActs { tables, ..*act }).collect();
+            let input = GroupInput::Codes { acts: &acts, group };
+            run_tiles(stack, kernel, input, place, threads, residual, &mut y[from..to]);
+        });
+    }
 }
 
 /// [`group_products`] with what the input is looked up in.
 fn run_tiles(
     stack: GroupStack,
+    kernel: GroupKernel,
     input: GroupInput,
     place: GroupPlace,
     threads: &ThreadPool,
     residual: &[f32],
     y: &mut [f32],
 ) {
-    let kernel = group_kernel();
     let mut work: Vec<Work> = Vec::new();
     let mut out = place.first_out;
     for part in (0..stack.len()).map(|i| stack.part(i)) {
@@ -197,7 +189,7 @@ fn run_tiles(
                 // Passes of about the same size.
                 let (from, to) = (rows * pass / passes, rows * (pass + 1) / passes);
                 run_tile(kernel, work, &tile, (from, input.part(from, to - from)), place.width, residual, y);
-                tile.after = None;
+                tile.words.after = None;
             }
         }
     });
@@ -216,7 +208,7 @@ fn run_tile(
     let (bits, rows) = (work.part.shape.bits, from..from + input.rows());
     let mut outs = [[0.0; TILE_ROWS]; BATCH];
     match input {
-        GroupInput::Codes { acts, .. } => kernel(tile, bits, acts, &mut outs),
+        GroupInput::Codes { acts, .. } => (kernel.run)(tile, bits, acts, &mut outs),
         GroupInput::Floats(x) => float_tile(tile, bits, x, &mut outs),
     }
     let used = TILE_ROWS.min(work.part.shape.rows - work.tile * TILE_ROWS);
@@ -233,7 +225,7 @@ fn run_tile(
 
 /// The kernel in plain Rust, written so that the compiler vectorises it over the tile's rows.
 fn portable_tile(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOuts) {
-    let n = tile.words.len() / TILE_ROWS;
+    let n = tile.words.of_a_row();
     for (g, first) in (0..n).step_by(tile.group_words.max(1)).enumerate() {
         let end = (first + tile.group_words).min(n);
         let scales = &tile.scales[g * TILE_ROWS..][..TILE_ROWS];
@@ -258,7 +250,7 @@ fn add_portable(tile: &GroupTile, bits: Bits, act: &GroupActs, words: Range<usiz
     for i in words.start * fours..words.end * fours {
         let bytes = act.words[i].to_le_bytes().map(|b| i32::from(b as i8));
         let shift = (i % fours * count) as u32;
-        let words = &tile.words[i / fours * TILE_ROWS..][..TILE_ROWS];
+        let words = &tile.words.all[i / fours * TILE_ROWS..][..TILE_ROWS];
         for (sum, &word) in sums.iter_mut().zip(words) {
             let code = |b: u32| (word >> (shift + 8 * b) & mask) as i32;
             *sum += code(0) * bytes[0] + code(1) * bytes[1] + code(2) * bytes[2] + code(3) * bytes[3];
@@ -288,13 +280,13 @@ const BLOCK: usize = 32;
 fn float_rows<const A: usize>(tile: &GroupTile, bits: Bits, x: [&[f32]; A], outs: &mut TileOuts) {
     let (per_word, count, [times, offset]) = (bits.cols_per_word(), bits.count(), bits.times_and_offset());
     let mask = (1u32 << count) - 1;
-    let n = tile.words.len() / TILE_ROWS;
+    let n = tile.words.of_a_row();
     for block in (0..TILE_ROWS).step_by(BLOCK) {
         for (g, first) in (0..n).step_by(tile.group_words.max(1)).enumerate() {
             let mut sums = [[0f32; BLOCK]; A];
             let from = first * per_word;
             for c in from..x[0].len().min((first + tile.group_words).min(n) * per_word) {
-                let words = &tile.words[c / per_word * TILE_ROWS + block..][..BLOCK];
+                let words = &tile.words.all[c / per_word * TILE_ROWS + block..][..BLOCK];
                 let shift = (8 * (c % 4) + count * (c % per_word / 4)) as u32;
                 let mut codes = [0f32; BLOCK];
                 for i in 0..BLOCK {
@@ -324,7 +316,7 @@ mod tests {
 
     /// Every kernel that this processor can run.
     fn kernels() -> Vec<GroupKernel> {
-        let mut all: Vec<GroupKernel> = vec![portable_tile];
+        let mut all = vec![PORTABLE];
         #[cfg(target_arch = "x86_64")]
         all.extend(super::super::x86::groups::kernels());
         #[cfg(target_arch = "aarch64")]
@@ -386,15 +378,16 @@ mod tests {
         let mut all: Vec<TileOuts> = Vec::new();
         for kernel in kernels() {
             let mut outs = [[0.0; TILE_ROWS]; BATCH];
-            kernel(tile, bits, &acts, &mut outs);
-            all.push(outs);
-        }
-        #[cfg(target_arch = "x86_64")]
-        if n == 1 && bits == Bits::One {
-            let mut tables = Vec::new();
-            super::super::x86::groups::make_tables(acts[0].words, &mut tables);
-            let mut outs = [[0.0; TILE_ROWS]; BATCH];
-            kernels()[kernels().len() - 1](tile, bits, &[GroupActs { tables: &tables, ..acts[0] }], &mut outs);
+            match kernel.make_tables {
+                None => (kernel.run)(tile, bits, &acts, &mut outs),
+                Some(make) => {
+                    let words: Vec<&[u32]> = acts.iter().map(|act| act.words).collect();
+                    with_tables(make, &words, &ThreadPool::one(), |tables| {
+                        let acts = acts.iter().zip(tables).map(|(act, tables)| GroupActs { tables, ..*act });
+                        (kernel.run)(tile, bits, &acts.collect::<Vec<_>>(), &mut outs);
+                    });
+                }
+            }
             all.push(outs);
         }
         let x: Vec<&[f32]> = rows.floats[..n].iter().map(|x| &x[..]).collect();

@@ -11,17 +11,14 @@ use crate::ops::simd::groups::{GroupActs, GroupTile};
 use crate::ops::simd::prefetch;
 use crate::quant::{Bits, TILE_ROWS};
 
-/// Words and halves of a cache line.
-pub(super) const LINE: [usize; 2] = [16, 32];
-/// Words of a row, and groups, by which fetching is ahead: into the second cache, since the few lines that the first one
-/// waits for at a time bound the rate. Without any, a hardware prefetcher alone may reach half of the memory's rate.
-pub(super) const AHEAD: [usize; 2] = [12, 4];
-/// The same of words of 8-bit codes, which are done with much sooner.
+/// Groups by which fetching of scales is ahead.
+const SCALES_AHEAD: usize = 4;
+/// Words of 8-bit codes by which fetching is ahead: they are done with much sooner than others.
 pub(super) const BYTES_AHEAD: usize = 32;
 
 /// Words of a row, after a check that all of its groups have scales, and all rows of codes what they are multiplied by.
 pub(super) fn checked(tile: &GroupTile, bits: Bits, acts: &[GroupActs]) -> usize {
-    let n = tile.words.len() / TILE_ROWS;
+    let n = tile.words.of_a_row();
     let groups = n.div_ceil(tile.group_words.max(1));
     assert!(tile.group_words > 0 && tile.scales.len() >= groups * TILE_ROWS, "a group lacks its scales");
     let codes = n * bits.cols_per_word() / 4;
@@ -37,28 +34,11 @@ pub(super) fn of_acts(act: &GroupActs, unit: usize, bits: Bits) -> (f32, i32) {
     (act.scale_and_sum[2 * unit], bits.times_and_offset()[1] * act.scale_and_sum[2 * unit + 1] as i32)
 }
 
-/// Fetches word `j` of some rows of a tile, or behind its last one of those that are read next.
-#[inline(always)]
-pub(super) fn fetch_words(tile: &GroupTile, j: usize, rows: Range<usize>) {
-    let Some(after) = tile.after else { return };
-    let at = j * TILE_ROWS;
-    let (from, at) = if at < tile.words.len() { (tile.words, at) } else { (after, at - tile.words.len()) };
-    fetch(from, at + rows.start, rows.len().div_ceil(LINE[0]), LINE[0]);
-}
-
 /// Fetches the scales of some rows, of a group that is used soon after group `g`; the next tile's follow this one's.
 #[inline(always)]
 pub(super) fn fetch_scales(tile: &GroupTile, g: usize, rows: Range<usize>) {
-    if tile.after.is_some() {
-        fetch(tile.scales, (g + AHEAD[1]) * TILE_ROWS + rows.start, rows.len().div_ceil(LINE[1]), LINE[1]);
-    }
-}
-
-/// Fetches `n` lines of `line` elements each, from element `at` on.
-#[inline(always)]
-pub(super) fn fetch<T>(from: &[T], at: usize, n: usize, line: usize) {
-    for i in 0..n {
-        prefetch::into_second(from.as_ptr().wrapping_add(at + i * line));
+    if tile.words.after.is_some() {
+        prefetch::run(tile.scales, (g + SCALES_AHEAD) * TILE_ROWS + rows.start, rows.len());
     }
 }
 
@@ -72,9 +52,9 @@ macro_rules! low_bit_tiles {
         use std::array;
 
         use crate::ops::simd::groups::{GroupActs, GroupTile, TileOuts};
-        use crate::ops::simd::low_bit_tiles::{AHEAD, BYTES_AHEAD, LINE, checked, fetch_scales, fetch_words, of_acts};
-        use crate::ops::simd::prefetch;
-        use crate::ops::simd::ternary::TileSums;
+        use crate::ops::simd::low_bit::{TileWords, WORDS_AHEAD};
+        use crate::ops::simd::low_bit_tiles::{BYTES_AHEAD, checked, fetch_scales, of_acts};
+        use crate::ops::simd::ternary::{Codes, TileSums};
         use crate::quant::{Bits, TILE_ROWS};
 
         const B: [usize; 4] = $sums::BLOCKS;
@@ -84,54 +64,44 @@ macro_rules! low_bit_tiles {
         type Exact<const B: usize, const A: usize, const H: usize> = [[[$v::Ints; B]; A]; H];
 
         #[target_feature(enable = $features)]
-        pub(in crate::ops::simd) fn ternary_tile(
-            words: &[u32],
-            bits: Bits,
-            acts: &[&[u32]],
-            ahead: &[u32],
-            sums: &mut TileSums,
-        ) {
+        pub(in crate::ops::simd) fn ternary_tile(tile: &TileWords, bits: Bits, acts: &[Codes], sums: &mut TileSums) {
             match (bits, acts.len()) {
                 (_, 0) => {}
-                (Bits::One, 1) => ternary_blocks::<{ B[0] }, 1, { $sums::HALVES }, 8>(words, acts, ahead, sums),
-                (Bits::One, 2) => ternary_blocks::<{ B[1] }, 2, 1, 8>(words, acts, ahead, sums),
-                (Bits::One, 3) => ternary_blocks::<{ B[2] }, 3, 1, 8>(words, acts, ahead, sums),
-                (Bits::One, _) => ternary_blocks::<{ B[3] }, 4, 1, 8>(words, acts, ahead, sums),
+                (Bits::One, 1) => ternary_blocks::<{ B[0] }, 1, { $sums::HALVES }, 8>(tile, bits, acts, sums),
+                (Bits::One, 2) => ternary_blocks::<{ B[1] }, 2, 1, 8>(tile, bits, acts, sums),
+                (Bits::One, 3) => ternary_blocks::<{ B[2] }, 3, 1, 8>(tile, bits, acts, sums),
+                (Bits::One, _) => ternary_blocks::<{ B[3] }, 4, 1, 8>(tile, bits, acts, sums),
                 // A ternary matrix has no more.
                 (Bits::Two | Bits::Eight, 1) => {
-                    ternary_blocks::<{ B[0] }, 1, { $sums::HALVES }, 4>(words, acts, ahead, sums)
+                    ternary_blocks::<{ B[0] }, 1, { $sums::HALVES }, 4>(tile, bits, acts, sums)
                 }
-                (Bits::Two | Bits::Eight, 2) => ternary_blocks::<{ B[1] }, 2, 1, 4>(words, acts, ahead, sums),
-                (Bits::Two | Bits::Eight, 3) => ternary_blocks::<{ B[2] }, 3, 1, 4>(words, acts, ahead, sums),
-                (Bits::Two | Bits::Eight, _) => ternary_blocks::<{ B[3] }, 4, 1, 4>(words, acts, ahead, sums),
+                (Bits::Two | Bits::Eight, 2) => ternary_blocks::<{ B[1] }, 2, 1, 4>(tile, bits, acts, sums),
+                (Bits::Two | Bits::Eight, 3) => ternary_blocks::<{ B[2] }, 3, 1, 4>(tile, bits, acts, sums),
+                (Bits::Two | Bits::Eight, _) => ternary_blocks::<{ B[3] }, 4, 1, 4>(tile, bits, acts, sums),
             }
         }
 
-        /// Adds a tile's products to `sums`, in pieces of some words of all rows, so that memory is read in its order. What is
-        /// ahead is fetched evenly meanwhile.
+        /// Sets a tile's sums, in pieces of some words of all rows, so that memory is read in its order.
         #[target_feature(enable = $features)]
         fn ternary_blocks<const B: usize, const A: usize, const H: usize, const G: usize>(
-            words: &[u32],
-            acts: &[&[u32]],
-            ahead: &[u32],
+            tile: &TileWords,
+            bits: Bits,
+            acts: &[Codes],
             sums: &mut TileSums,
         ) {
             const PIECE: usize = 16;
-            let n = words.len() / TILE_ROWS;
-            let codes: [&[u32]; A] = array::from_fn(|a| acts[a]);
+            let (n, rows) = (tile.of_a_row(), B * $v::LANES);
+            let codes: [&[u32]; A] = array::from_fn(|a| acts[a].words);
             assert!(codes.iter().all(|codes| codes.len() >= n * G), "a row of codes is shorter than the weights");
-            let rows = B * $v::LANES;
-            let lines = ahead.len().div_ceil(LINE[0]);
-            let (mut fetched, at_once) = (0, lines.div_ceil(n * (TILE_ROWS / rows)));
+            for (sums, act) in sums.iter_mut().zip(acts) {
+                sums.fill(-bits.times_and_offset()[1] * act.sum);
+            }
             for piece in (0..n).step_by(PIECE) {
                 for from in (0..TILE_ROWS).step_by(rows) {
                     let mut exact: Exact<B, A, H> = [[[$v::splat(0); B]; A]; H];
                     for j in piece..n.min(piece + PIECE) {
-                        for line in fetched..lines.min(fetched + at_once) {
-                            prefetch::into_first(ahead.as_ptr().wrapping_add(line * LINE[0]));
-                        }
-                        fetched += at_once;
-                        add_word::<B, A, H, G, false>(&words[j * TILE_ROWS + from..][..rows], &codes, j, &mut exact);
+                        tile.fetch(j + WORDS_AHEAD, from..from + rows);
+                        add_word::<B, A, H, G>(&tile.all[j * TILE_ROWS + from..][..rows], &codes, j, &mut exact);
                     }
                     for a in 0..A {
                         for b in 0..B {
@@ -158,17 +128,17 @@ macro_rules! low_bit_tiles {
         }
 
         /// Adds the products of word `j` of some rows. `G` words of codes belong to it: 8 at 1 bit, 4 at 2 bits, 1 at 8 bits. A
-        /// bit counts 2 if `TWICE`: it is picked one place above where it is.
+        /// bit counts 2: it is picked one place above where it is.
         #[inline]
         #[target_feature(enable = $features)]
         #[allow(clippy::needless_range_loop)] // Constant bounds unroll, so that the sums stay in registers.
-        fn add_word<const B: usize, const A: usize, const H: usize, const G: usize, const TWICE: bool>(
+        fn add_word<const B: usize, const A: usize, const H: usize, const G: usize>(
             words: &[u32],
             codes: &[&[u32]; A],
             j: usize,
             exact: &mut Exact<B, A, H>,
         ) {
-            let mask = $v::splat([0, -1, 0, 0, 0x0303_0303, 0, 0, 0, if TWICE { 0x0202_0202 } else { 0x0101_0101 }][G]);
+            let mask = $v::splat([0, -1, 0, 0, 0x0303_0303, 0, 0, 0, 0x0202_0202][G]);
             let mut w = [$v::splat(0); B];
             let mut open = [[[$sums::open($v::splat(0)); B]; A]; H];
             assert!(words.len() == B * $v::LANES, "rows of a block");
@@ -188,7 +158,7 @@ macro_rules! low_bit_tiles {
                     x[a] = $v::splat(unsafe { *codes[a].get_unchecked(j * G + four) } as i32);
                 }
                 for b in 0..B {
-                    let first = TWICE && G == 8 && four == 0;
+                    let first = G == 8 && four == 0;
                     let picked = match G {
                         1 if $v::SIGNED => $v::xor(w[b], $v::splat(i32::from_ne_bytes([0x80; 4]))),
                         1 => w[b],
@@ -244,9 +214,9 @@ macro_rules! low_bit_tiles {
             acts: &[GroupActs],
             outs: &mut TileOuts,
         ) {
-            let (n, rows) = (tile.words.len() / TILE_ROWS, B * $v::LANES);
+            let (n, rows) = (tile.words.of_a_row(), B * $v::LANES);
             let codes: [&[u32]; A] = array::from_fn(|a| acts[a].words);
-            let ahead = if G == 1 { BYTES_AHEAD } else { AHEAD[0] };
+            let ahead = if G == 1 { BYTES_AHEAD } else { WORDS_AHEAD };
             for (g, first) in (0..n).step_by(tile.group_words).enumerate() {
                 let end = n.min(first + tile.group_words);
                 for from in (0..TILE_ROWS).step_by(rows) {
@@ -260,9 +230,9 @@ macro_rules! low_bit_tiles {
                             exact[0][a] = [$v::splat(if G == 1 && $v::SIGNED { 0 } else { -less }); B];
                         }
                         for j in start..end.min(start + tile.act_words) {
-                            fetch_words(tile, j + ahead, from..from + rows);
-                            let words = &tile.words[j * TILE_ROWS + from..][..rows];
-                            add_word::<B, A, H, G, true>(words, &codes, j, &mut exact);
+                            tile.words.fetch(j + ahead, from..from + rows);
+                            let words = &tile.words.all[j * TILE_ROWS + from..][..rows];
+                            add_word::<B, A, H, G>(words, &codes, j, &mut exact);
                         }
                         for a in 0..A {
                             let inv_k = of_acts(&acts[a], unit, bits).0;

@@ -313,17 +313,17 @@ for_each_level! {
 }
 
 for_each_level! {
-    /// `y = (times · sum − offset) · factor (+ residual)`.
-    pub fn scale_sums(sums: &[i32], times: i32, offset: i32, factor: f32, residual: Option<&[f32]>, y: &mut [f32]) {
+    /// `y = sum · factor (+ residual)`.
+    pub fn scale_sums(sums: &[i32], factor: f32, residual: Option<&[f32]>, y: &mut [f32]) {
         match residual {
             Some(residual) => {
                 for ((y, s), r) in y.iter_mut().zip(sums).zip(residual) {
-                    *y = (times * s - offset) as f32 * factor + r;
+                    *y = *s as f32 * factor + r;
                 }
             }
             None => {
                 for (y, s) in y.iter_mut().zip(sums) {
-                    *y = (times * s - offset) as f32 * factor;
+                    *y = *s as f32 * factor;
                 }
             }
         }

@@ -4,6 +4,7 @@
 //! - `ternary`: products of codes with ternary matrices, cut into tiles; kernels in `x86::ternary`, `arm::low_bit` and
 //!   `ternary_portable`
 //! - `groups`: products with low-bit codes that have scales by group; kernels in `x86::groups` and `arm::low_bit`
+//! - `low_bit`: what these two share: the words of a tile, tables in which sums are looked up
 //! - `low_bit_tiles`: the tile kernels of both, for several sets of instructions at once
 //! - `dense`: products with f32, f16 or 8-bit weights; `dense_rows` with `x86::dense_rows` and `arm::dense_rows` (few rows),
 //!   `x86::dense_tiles` (many rows)
@@ -23,6 +24,8 @@ mod dense;
 mod dense_rows;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_mut))] // Likewise.
 mod groups;
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Likewise.
+mod low_bit;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod low_bit_tiles;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Likewise.

@@ -1,5 +1,7 @@
 //! Fetching memory into a cache ahead of its use: a hardware prefetcher alone may reach half of the memory's rate.
 
+use crate::alloc::CACHE_LINE;
+
 /// Brings the cache line of an address, which may be any, into the first cache.
 #[inline(always)]
 pub fn into_first<T>(at: *const T) {
@@ -13,6 +15,14 @@ pub fn into_first<T>(at: *const T) {
     #[cfg(target_arch = "aarch64")]
     unsafe {
         std::arch::asm!("prfm pldl1keep, [{at}]", at = in(reg) at, options(nostack, preserves_flags, readonly));
+    }
+}
+
+/// Brings `n` elements from element `at` on, which may be behind the end, into the second cache.
+#[inline(always)]
+pub fn run<T>(from: &[T], at: usize, n: usize) {
+    for i in (0..n).step_by(CACHE_LINE / size_of::<T>()) {
+        into_second(from.as_ptr().wrapping_add(at + i));
     }
 }
 

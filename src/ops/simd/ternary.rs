@@ -1,16 +1,27 @@
 //! Products of codes with ternary matrices: the work cut into tiles, each by the best kernel of this processor.
 
+use crate::ops::simd::low_bit::{BATCH, Kernel, Table, TileWords, rows_at_a_time, with_tables};
 use crate::ops::simd::{Shared, maths, ternary_portable};
 use crate::quant::{Bits, Stack, StackPart, TILE_ROWS};
 use crate::threads::ThreadPool;
 
-/// One row of activation codes, padded to a multiple of 32.
+/// One row of activation codes.
 #[derive(Debug, Clone, Copy)]
 pub struct Codes<'a> {
-    /// The codes.
-    pub codes: &'a [i8],
+    /// The codes, four per word, padded to a multiple of 32.
+    pub(super) words: &'a [u32],
     /// Their sum.
-    pub sum: i32,
+    pub(super) sum: i32,
+    /// What a kernel looks up; see [`Kernel`].
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // No other looks anything up.
+    pub(super) tables: &'a [Table],
+}
+
+impl<'a> Codes<'a> {
+    /// A row of codes, four per word and a multiple of 32, and their sum.
+    pub fn new(words: &'a [u32], sum: i32) -> Self {
+        Codes { words, sum, tables: &[] }
+    }
 }
 
 /// One matrix times one row of codes.
@@ -26,28 +37,39 @@ pub struct MatVecJob<'a> {
     pub out: usize,
 }
 
-/// Rows of codes that share one pass over a tile's words.
-pub(super) const BATCH: usize = 4;
+impl<'a> MatVecJob<'a> {
+    fn with<'b>(&self, tables: &'b [Table]) -> MatVecJob<'b>
+    where
+        'a: 'b,
+    {
+        MatVecJob { act: Codes { tables, ..self.act }, ..*self }
+    }
+}
 
-/// Sums over stored codes (code + 1, or 0 and 1) of one tile, for up to [`BATCH`] rows of codes.
+/// Sums of one tile, for up to [`BATCH`] rows of codes.
 pub(super) type TileSums = [[i32; TILE_ROWS]; BATCH];
 
-/// Adds up a tile: its words, the bits of a code, the rows of codes as words of four; and words that will be read next,
-/// which may be fetched meanwhile.
-pub(super) type TileKernel = fn(&[u32], Bits, &[&[u32]], &[u32], &mut TileSums);
+/// Sets `Σ code · activation` of a tile's rows, whose codes have so many bits, and of up to [`BATCH`] rows of codes.
+pub(super) type TileRun = fn(&TileWords, Bits, &[Codes], &mut TileSums);
+
+/// A [`TileRun`] with its tables.
+pub(super) type TileKernel = Kernel<TileRun>;
 
 /// The best kernel for this processor.
 fn tile_kernel() -> TileKernel {
     #[cfg(target_arch = "x86_64")]
-    if let Some(kernel) = super::x86::ternary::kernel() {
+    if let Some(kernel) = super::x86::ternary::kernels().pop() {
         return kernel;
     }
     #[cfg(target_arch = "aarch64")]
     if let Some(kernel) = super::arm::low_bit::ternary_kernels().pop() {
         return kernel;
     }
-    ternary_portable::tile
+    PORTABLE
 }
+
+/// The kernel in plain Rust.
+const PORTABLE: TileKernel = Kernel { run: ternary_portable::tile, make_tables: None };
 
 /// Tasks per thread in one call: more balance the work better, fewer cost less and read longer runs of memory.
 const TASKS: usize = 6;
@@ -79,10 +101,54 @@ fn overlap(stack: Stack, jobs: &[MatVecJob]) -> Option<usize> {
 
 /// All `jobs`: `y[out..] = scale · inv_k · Σ code · activation (+ residual[out..])`. Outputs must not overlap: tasks write
 /// them at the same time.
-pub fn ternary_products(stack: Stack, mut jobs: Vec<MatVecJob>, threads: &ThreadPool, residual: &[f32], y: &mut [f32]) {
-    debug_assert_eq!(overlap(stack, &jobs), None, "two products write this output");
-    jobs.sort_by_key(|j| j.matrix);
+pub fn ternary_products(stack: Stack, jobs: &[MatVecJob], threads: &ThreadPool, residual: &[f32], y: &mut [f32]) {
+    debug_assert_eq!(overlap(stack, jobs), None, "two products write this output");
     let kernel = tile_kernel();
+    let y = Shared::new(y);
+    let any_bits = || jobs.iter().any(|job| stack.part(job.matrix).bits == Bits::One);
+    let Some(make) = kernel.make_tables.filter(|_| any_bits()) else {
+        return run_tiles(stack, jobs.to_vec(), kernel, threads, residual, y);
+    };
+    let mut jobs = jobs.to_vec();
+    jobs.sort_by_key(|job| job.matrix);
+    for piece in pieces(&jobs) {
+        let mut rows: Vec<&[u32]> = piece.iter().map(|job| job.act.words).collect();
+        rows.sort_unstable_by_key(|row| row.as_ptr());
+        rows.dedup_by_key(|row| row.as_ptr());
+        with_tables(make, &rows, threads, |tables| {
+            let of = |words: &[u32]| rows.partition_point(|row| row.as_ptr() < words.as_ptr());
+            let jobs = piece.iter().map(|job| job.with(tables[of(job.act.words)])).collect();
+            run_tiles(stack, jobs, kernel, threads, residual, y);
+        });
+    }
+}
+
+/// Products, sorted by their matrices, that may have tables at the same time. Those of a matrix stay together if they can, so
+/// that it is read once.
+fn pieces<'j, 'a>(jobs: &'j [MatVecJob<'a>]) -> Vec<&'j [MatVecJob<'a>]> {
+    let max = rows_at_a_time(jobs.first().map_or(0, |job| job.act.words.len()));
+    let (mut pieces, mut from, mut to) = (Vec::new(), 0, 0);
+    for of_matrix in jobs.chunk_by(|a, b| a.matrix == b.matrix) {
+        if to + of_matrix.len() - from > max {
+            pieces.extend(jobs[from..to].chunks(max));
+            from = to;
+        }
+        to += of_matrix.len();
+    }
+    pieces.extend(jobs[from..to].chunks(max));
+    pieces
+}
+
+/// [`ternary_products`] with what the codes are looked up in.
+fn run_tiles(
+    stack: Stack,
+    mut jobs: Vec<MatVecJob>,
+    kernel: TileKernel,
+    threads: &ThreadPool,
+    residual: &[f32],
+    y: Shared<'_, f32>,
+) {
+    jobs.sort_by_key(|j| j.matrix);
     let mut groups: Vec<&[MatVecJob]> = jobs.chunk_by(|a, b| a.matrix == b.matrix).collect();
     // The longest first, so that no thread is left with one of them.
     groups.sort_by_key(|g| std::cmp::Reverse(g.len()));
@@ -102,38 +168,36 @@ pub fn ternary_products(stack: Stack, mut jobs: Vec<MatVecJob>, threads: &Thread
             more
         })
         .collect();
-    let y = Shared::new(y);
     threads.run_ahead(tasks.len(), |i, next| {
         let after = next.map_or(&[][..], |next| &tasks[next][..1]);
         for (n, tile) in tasks[i].iter().enumerate() {
-            let next = tasks[i][n + 1..].first().or(after.first()).map_or(&[][..], Tile::words);
+            let after = tasks[i][n + 1..].first().or(after.first()).map_or(&[][..], Tile::words);
+            let mut words = TileWords { all: tile.words(), after: Some(after) };
             // Passes of about the same size: one for a single row costs nearly as much as one for two.
             let passes = tile.jobs.len().div_ceil(BATCH);
-            let fetched = next.len().div_ceil(passes).max(1);
-            let ahead = next.chunks(fetched).chain(std::iter::repeat(&[][..]));
-            for (jobs, ahead) in tile.jobs.chunks(tile.jobs.len().div_ceil(passes)).zip(ahead) {
-                run_tile(kernel, Tile { jobs, ..*tile }, ahead, residual, y);
+            for jobs in tile.jobs.chunks(tile.jobs.len().div_ceil(passes)) {
+                run_tile(kernel, &words, Tile { jobs, ..*tile }, residual, y);
+                words.after = None;
             }
         }
     });
 }
 
-fn run_tile(kernel: TileKernel, of: Tile, ahead: &[u32], residual: &[f32], y: Shared<'_, f32>) {
+fn run_tile(kernel: TileKernel, words: &TileWords, of: Tile, residual: &[f32], y: Shared<'_, f32>) {
     let Tile { part, tile, jobs: batch } = of;
-    let mut acts: [&[u32]; BATCH] = [&[]; BATCH];
+    let mut acts = [Codes { words: &[], sum: 0, tables: &[] }; BATCH];
     for (act, job) in acts.iter_mut().zip(batch) {
-        *act = bytemuck::cast_slice(job.act.codes);
+        *act = job.act;
     }
     let mut sums = [[0; TILE_ROWS]; BATCH];
-    kernel(of.words(), part.bits, &acts[..batch.len()], ahead, &mut sums);
+    (kernel.run)(words, part.bits, &acts[..batch.len()], &mut sums);
     let rows = TILE_ROWS.min(part.rows - tile * TILE_ROWS);
     for (job, sums) in batch.iter().zip(&sums) {
         let from = job.out + tile * TILE_ROWS;
         // SAFETY: each (output range, tile) belongs to one task.
         let out = unsafe { y.slice(from, rows) };
-        let times = if part.bits == Bits::One { 2 } else { 1 };
         let residual = (!residual.is_empty()).then(|| &residual[from..from + rows]);
-        maths::scale_sums(&sums[..rows], times, job.act.sum, part.scale * job.inv_k, residual, out);
+        maths::scale_sums(&sums[..rows], part.scale * job.inv_k, residual, out);
     }
 }
 
@@ -144,7 +208,7 @@ mod tests {
 
     /// Every kernel that this processor can run.
     fn kernels() -> Vec<TileKernel> {
-        let mut all: Vec<TileKernel> = vec![ternary_portable::tile];
+        let mut all = vec![PORTABLE];
         #[cfg(target_arch = "x86_64")]
         all.extend(super::super::x86::ternary::kernels());
         #[cfg(target_arch = "aarch64")]
@@ -156,7 +220,7 @@ mod tests {
     fn products_that_write_the_same_outputs_are_found() {
         let parts = [Packed::new(3, 4, &[1; 12], 1.0), Packed::new(130, 4, &[1; 520], 1.0)];
         let words = stack(&parts);
-        let product = |matrix, out| MatVecJob { matrix, act: Codes { codes: &[], sum: 0 }, inv_k: 1.0, out };
+        let product = |matrix, out| MatVecJob { matrix, act: Codes::new(&[], 0), inv_k: 1.0, out };
         let found = |jobs: &[MatVecJob]| overlap(Stack(&words), jobs);
         assert_eq!(found(&[product(1, 3), product(0, 0), product(0, 133)]), None);
         assert_eq!(found(&[product(1, 3), product(0, 1)]), Some(3));
@@ -164,8 +228,21 @@ mod tests {
     }
 
     #[test]
+    fn pieces_have_all_products_in_their_order_and_no_more_than_fit() {
+        let words = vec![0; 1 << 13];
+        let max = rows_at_a_time(words.len());
+        let job = |(out, matrix)| MatVecJob { matrix, act: Codes::new(&words, 0), inv_k: 1.0, out };
+        let sizes = [(0, max - 1), (1, 1), (2, 2), (3, 2 * max + 1), (4, 1)];
+        let matrices = sizes.into_iter().flat_map(|(matrix, n)| std::iter::repeat_n(matrix, n));
+        let jobs: Vec<MatVecJob> = matrices.enumerate().map(job).collect();
+        let found = pieces(&jobs);
+        assert_eq!(found.iter().map(|piece| piece.len()).collect::<Vec<_>>(), [max, 2, max, max, 1, 1]);
+        assert!(found.concat().iter().map(|job| job.out).eq(0..jobs.len()));
+    }
+
+    #[test]
     fn every_tile_kernel_sums_like_the_codes() {
-        for (cols, zeros) in [(16, true), (40, false), (96, true), (100, false)] {
+        for (cols, zeros) in [(16, true), (40, false), (96, true), (100, false), (580, false), (580, true)] {
             let codes: Vec<i8> = (0..TILE_ROWS * cols)
                 .map(|i| if zeros { (i * 7 % 3) as i8 - 1 } else { (i * 5 % 7 % 2) as i8 * 2 - 1 })
                 .collect();
@@ -173,25 +250,39 @@ mod tests {
             let part = Stack(&words).part(0);
             let act = |a: usize| -> Vec<i8> {
                 (0..cols.next_multiple_of(32))
-                    .map(|c| if c < cols { ((c * 37 + a * 91) % 256) as u8 as i8 } else { 0 })
+                    .map(|c| match a {
+                        _ if c >= cols => 0,
+                        2 => i8::MAX,
+                        3 => i8::MIN,
+                        _ => (c * 37 + a * 91) as u8 as i8,
+                    })
                     .collect()
             };
             let acts: Vec<Vec<i8>> = (0..BATCH).map(act).collect();
             let act_words: Vec<Vec<u32>> = acts.iter().map(|a| bytemuck::pod_collect_to_vec(a)).collect();
-            for kernel in kernels() {
-                for n in 1..=BATCH {
-                    let list: Vec<&[u32]> = act_words[..n].iter().map(|a| &a[..]).collect();
-                    let mut sums = [[0; TILE_ROWS]; BATCH];
-                    kernel(part.words, part.bits, &list, part.words, &mut sums);
-                    for (act, sums) in acts[..n].iter().zip(&sums) {
-                        let total: i32 = act.iter().map(|&v| i32::from(v)).sum();
-                        for r in 0..TILE_ROWS {
+            let tile = TileWords { all: part.words, after: Some(part.words) };
+            for (k, kernel) in kernels().into_iter().enumerate() {
+                let rows: Vec<&[u32]> = act_words.iter().map(|a| &a[..]).collect();
+                let of =
+                    |a: usize| Codes { words: rows[a], sum: acts[a].iter().map(|&v| i32::from(v)).sum(), tables: &[] };
+                let check = |acts_of: &[Codes]| {
+                    for n in 1..=BATCH {
+                        let mut sums = [[0; TILE_ROWS]; BATCH];
+                        (kernel.run)(&tile, part.bits, &acts_of[..n], &mut sums);
+                        for ((act, sums), r) in
+                            acts[..n].iter().zip(&sums).flat_map(|of| (0..TILE_ROWS).map(move |r| (of, r)))
+                        {
                             let row = &codes[r * cols..][..cols];
                             let want: i32 = row.iter().zip(act).map(|(&w, &x)| i32::from(w) * i32::from(x)).sum();
-                            let times = if part.bits == Bits::One { 2 } else { 1 };
-                            assert_eq!(times * sums[r] - total, want, "row {r} of {cols} columns");
+                            assert_eq!(sums[r], want, "kernel {k}, row {r} of {cols} columns");
                         }
                     }
+                };
+                match kernel.make_tables {
+                    None => check(&[0, 1, 2, 3].map(of)),
+                    Some(make) => with_tables(make, &rows, &ThreadPool::one(), |tables| {
+                        check(&[0, 1, 2, 3].map(|a| Codes { tables: tables[a], ..of(a) }));
+                    }),
                 }
             }
         }

@@ -2,24 +2,23 @@
 //! (dotprod), else by products of 16 bits.
 
 use crate::cpu_level::{CpuLevel, allows};
-use crate::ops::simd::groups::GroupKernel;
+use crate::ops::simd::groups::{GroupKernel, GroupRun};
+use crate::ops::simd::low_bit::Kernel;
 use crate::ops::simd::low_bit_tiles::low_bit_tiles;
-use crate::ops::simd::ternary::TileKernel;
+use crate::ops::simd::ternary::{TileKernel, TileRun};
 
 /// All kernels of ternary tiles that this processor can run, the best last.
 pub fn ternary_kernels() -> Vec<TileKernel> {
     let mut all: Vec<TileKernel> = Vec::new();
     if allows(CpuLevel::Neon) {
-        all.push(|words, bits, acts, ahead, sums| unsafe {
-            // SAFETY: the processor has NEON.
-            with_products::ternary_tile(words, bits, acts, ahead, sums)
-        });
+        // SAFETY: the processor has NEON.
+        let run: TileRun = |tile, bits, acts, sums| unsafe { with_products::ternary_tile(tile, bits, acts, sums) };
+        all.push(Kernel { run, make_tables: None });
     }
     if allows(CpuLevel::NeonDot) {
-        all.push(|words, bits, acts, ahead, sums| unsafe {
-            // SAFETY: the processor has dotprod.
-            with_dots::ternary_tile(words, bits, acts, ahead, sums)
-        });
+        // SAFETY: the processor has dotprod.
+        let run: TileRun = |tile, bits, acts, sums| unsafe { with_dots::ternary_tile(tile, bits, acts, sums) };
+        all.push(Kernel { run, make_tables: None });
     }
     all
 }
@@ -29,11 +28,13 @@ pub fn group_kernels() -> Vec<GroupKernel> {
     let mut all: Vec<GroupKernel> = Vec::new();
     if allows(CpuLevel::Neon) {
         // SAFETY: the processor has NEON.
-        all.push(|tile, bits, acts, outs| unsafe { with_products::group_tile(tile, bits, acts, outs) });
+        let run: GroupRun = |tile, bits, acts, outs| unsafe { with_products::group_tile(tile, bits, acts, outs) };
+        all.push(Kernel { run, make_tables: None });
     }
     if allows(CpuLevel::NeonDot) {
         // SAFETY: the processor has dotprod.
-        all.push(|tile, bits, acts, outs| unsafe { with_dots::group_tile(tile, bits, acts, outs) });
+        let run: GroupRun = |tile, bits, acts, outs| unsafe { with_dots::group_tile(tile, bits, acts, outs) };
+        all.push(Kernel { run, make_tables: None });
     }
     all
 }

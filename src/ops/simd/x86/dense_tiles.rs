@@ -1,139 +1,142 @@
-//! Products of many rows with f32, f16 or 8-bit weights, for x86-64 with AVX-512: tiles of 6 rows of x and 4 of w, whose
-//! sums stay in registers.
-//!
-//! Both matrices are read as they lie, in vectors along their rows, and weights are widened on the way: nothing is copied
-//! into another order first. A tile's rows of x stay in the L1 cache while all rows of w of a block are read.
-
-use std::arch::x86_64::*;
+//! Tiles of products of many rows with f32, f16 or 8-bit weights, for x86-64 with AVX2, FMA and F16C, or AVX-512: the sums of a
+//! tile stay in registers. x and w are read as they lie, in vectors along their rows, and weights are widened on the way:
+//! nothing is copied into another order first. A tile's rows of x stay in the L1 cache while all rows of w of a block are read.
 
 use half::f16;
 
 use crate::cpu_level::{CpuLevel, allows};
 use crate::ops::simd::dense::{Block, BlockKernel};
-use crate::ops::simd::x86::attention_decode::{load16, sums};
-use crate::ops::simd::x86::dense_rows::load16_i8;
+use crate::ops::simd::x86::floats::{avx2, avx512};
 use crate::plan::Floats;
 
-/// Floats of a vector.
-const LANES: usize = 16;
-/// Maximum number of rows of x of a tile.
-const ROWS: usize = 6;
-/// Rows of w of a tile: the sums of four rows of x are then as many as `sums` adds up at once.
-const OUTS: usize = 4;
 /// Columns of a pass: this many of each of a tile's rows of x stay in the L1 cache.
 const DEPTH: usize = 1024;
+/// Maximum number of rows of w of a tile.
+const MAX_OUTS: usize = 4;
 
-/// The kernel, if this processor can run it.
+/// The best kernel that this processor can run.
 pub fn kernel() -> Option<BlockKernel> {
-    // SAFETY: the processor has AVX-512F, BW and VL.
-    allows(CpuLevel::Avx512).then_some(|block| unsafe { block_avx512(block) })
+    kernels().pop()
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+/// All kernels that this processor can run, the best last.
+pub fn kernels() -> Vec<BlockKernel> {
+    let mut all: Vec<BlockKernel> = Vec::new();
+    if allows(CpuLevel::Avx2) {
+        // SAFETY: the processor has AVX2, FMA and F16C.
+        all.push(|block| unsafe { block_avx2(block) });
+    }
+    if allows(CpuLevel::Avx512) {
+        // SAFETY: the processor has AVX-512F and VL.
+        all.push(|block| unsafe { block_avx512(block) });
+    }
+    all
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn block_avx2(block: &Block) {
+    match block.w {
+        Floats::F32(w) => f32_avx2(block, w),
+        Floats::F16(w) => f16_avx2(block, w),
+        Floats::Int8(w) => i8_avx2(block, w),
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512vl")]
 fn block_avx512(block: &Block) {
     match block.w {
-        Floats::F32(w) => f32_block(block, w),
-        Floats::F16(w) => f16_block(block, w),
-        Floats::Int8(w) => i8_block(block, w),
+        Floats::F32(w) => f32_avx512(block, w),
+        Floats::F16(w) => f16_avx512(block, w),
+        Floats::Int8(w) => i8_avx512(block, w),
     }
 }
 
 /// Where a tile is: its first row of x, its first row of w, its first column.
 type At = [usize; 3];
 
-/// Defines the kernel for one weight type: `$load` reads a vector, `$load_some` the lanes of a mask of one. The products of
-/// two rows are added up in one vector, pieces of [`DEPTH`] columns apart, in the same order in every batch.
+/// Defines the kernel for vectors `$v` and one weight type, which `$load` widens: tiles of up to `[… $rows]` rows of x and `$outs`
+/// rows of w, as many as leave their sums in registers. The products of two rows are added up in one vector, pieces of
+/// [`DEPTH`] columns apart, in the same order in every batch.
 macro_rules! tiles {
-    ($block:ident, $tile:ident, $element:ty, $load:ident, $load_some:expr) => {
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    ($block:ident, $tile:ident, $features:literal, $v:ident, [$($some:literal)* | $rows:literal], $outs:literal,
+     $load:ident, $element:ty) => {
+        #[target_feature(enable = $features)]
         fn $block(b: &Block, w: &[$element]) {
             let (rows, outs) = (b.x.len() / b.d_in, w.len() / b.d_in);
             // Tiles of about the same height.
-            let height = rows.div_ceil(rows.div_ceil(ROWS).max(1)).max(1);
+            let height = rows.div_ceil(rows.div_ceil($rows).max(1)).max(1);
             for from in (0..b.d_in).step_by(DEPTH) {
                 for r in (0..rows).step_by(height) {
-                    for o in (0..outs).step_by(OUTS) {
+                    for o in (0..outs).step_by($outs) {
                         match (rows - r).min(height) {
-                            1 => $tile::<1>(b, w, [r, o, from]),
-                            2 => $tile::<2>(b, w, [r, o, from]),
-                            3 => $tile::<3>(b, w, [r, o, from]),
-                            4 => $tile::<4>(b, w, [r, o, from]),
-                            5 => $tile::<5>(b, w, [r, o, from]),
-                            _ => $tile::<ROWS>(b, w, [r, o, from]),
+                            $($some => $tile::<$some>(b, w, [r, o, from]),)*
+                            _ => $tile::<$rows>(b, w, [r, o, from]),
                         }
                     }
                 }
             }
         }
 
-        #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+        #[target_feature(enable = $features)]
         fn $tile<const A: usize>(b: &Block, w: &[$element], [r, o, from]: At) {
+            const LANES: usize = $v::LANES;
             let (depth, outs) = (DEPTH.min(b.d_in - from), w.len() / b.d_in);
             let (whole, rest) = (depth / LANES * LANES, depth % LANES);
             assert!(b.x.len() >= (r + A) * b.d_in && o < outs, "a tile's place");
             // Constant bounds unroll, so that the sums stay in registers; the last row of w may be multiplied again.
-            let x: [_; A] = std::array::from_fn(|a| b.x[(r + a) * b.d_in + from..][..depth].as_ptr());
-            let w: [_; OUTS] = std::array::from_fn(|i| w[(o + i).min(outs - 1) * b.d_in + from..][..depth].as_ptr());
-            let mut acc = [[_mm512_setzero_ps(); OUTS]; A];
+            let x: [&[f32]; A] = std::array::from_fn(|a| &b.x[(r + a) * b.d_in + from..][..depth]);
+            let w: [&[$element]; $outs] =
+                std::array::from_fn(|i| &w[(o + i).min(outs - 1) * b.d_in + from..][..depth]);
+            let mut acc = [[$v::zero(); $outs]; A];
+            let (x_at, w_at) = (x.map(<[f32]>::as_ptr), w.map(<[$element]>::as_ptr));
             for i in (0..whole).step_by(LANES) {
                 // SAFETY: the whole vector lies inside the row.
-                let wide = w.map(|w| unsafe { $load(w.add(i)) });
+                let wide = w_at.map(|w| unsafe { $v::$load(w.add(i)) });
                 for a in 0..A {
                     // SAFETY: as above.
-                    let x = unsafe { _mm512_loadu_ps(x[a].add(i)) };
+                    let x = unsafe { $v::load(x_at[a].add(i)) };
                     for (acc, w) in acc[a].iter_mut().zip(wide) {
-                        *acc = _mm512_fmadd_ps(x, w, *acc);
+                        *acc = $v::multiply_add(x, w, *acc);
                     }
                 }
             }
             if rest > 0 {
-                let there = ((1u32 << rest) - 1) as u16;
-                // SAFETY: the lanes of the mask lie inside the row.
-                let wide = w.map(|w| unsafe { $load_some(there, w.add(whole)) });
+                let wide = w.map(|w| {
+                    let mut padded = [<$element>::default(); LANES];
+                    padded[..rest].copy_from_slice(&w[whole..]);
+                    // SAFETY: the array has an element for each lane.
+                    unsafe { $v::$load(padded.as_ptr()) }
+                });
                 for a in 0..A {
+                    let mut padded = [0.0; LANES];
+                    padded[..rest].copy_from_slice(&x[a][whole..]);
                     // SAFETY: as above.
-                    let x = unsafe { _mm512_maskz_loadu_ps(there, x[a].add(whole)) };
+                    let x = unsafe { $v::load(padded.as_ptr()) };
                     for (acc, w) in acc[a].iter_mut().zip(wide) {
-                        *acc = _mm512_fmadd_ps(x, w, *acc);
+                        *acc = $v::multiply_add(x, w, *acc);
                     }
                 }
             }
-            for a in (0..A).step_by(4) {
-                let mut four = [_mm512_setzero_ps(); LANES];
-                for i in 0..4.min(A - a) {
-                    four[i * OUTS..][..OUTS].copy_from_slice(&acc[a + i]);
+            const TOGETHER: usize = LANES / MAX_OUTS;
+            for a in (0..A).step_by(TOGETHER) {
+                let mut vectors = [$v::zero(); LANES];
+                for i in 0..TOGETHER.min(A - a) {
+                    vectors[i * MAX_OUTS..][..$outs].copy_from_slice(&acc[a + i]);
                 }
-                let mut found = [[0.0; OUTS]; 4];
+                let mut found = [[0.0; MAX_OUTS]; TOGETHER];
                 // SAFETY: the array has an element for each lane.
-                unsafe { _mm512_storeu_ps(found.as_mut_ptr().cast(), sums(&four)) };
-                for i in 0..4.min(A - a) {
-                    b.store(r + a + i, o, &found[i][..OUTS.min(outs - o)], from > 0);
+                unsafe { $v::store(found.as_mut_ptr().cast(), $v::sums(&vectors)) };
+                for i in 0..TOGETHER.min(A - a) {
+                    b.store(r + a + i, o, &found[i][..$outs.min(outs - o)], from > 0);
                 }
             }
         }
     };
 }
 
-/// Some of 16 f16 as f32, the others 0.
-///
-/// # Safety
-/// The elements of the mask can be read.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn some16(there: u16, at: *const f16) -> __m512 {
-    // SAFETY: by the contract.
-    _mm512_cvtph_ps(unsafe { _mm256_maskz_loadu_epi16(there, at.cast()) })
-}
-
-/// Some of 16 integers as f32, the others 0.
-///
-/// # Safety
-/// The elements of the mask can be read.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-unsafe fn some16_i8(there: u16, at: *const i8) -> __m512 {
-    // SAFETY: by the contract.
-    _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(unsafe { _mm_maskz_loadu_epi8(there, at) }))
-}
-
-tiles!(f32_block, f32_tile, f32, _mm512_loadu_ps, _mm512_maskz_loadu_ps);
-tiles!(f16_block, f16_tile, f16, load16, some16);
-tiles!(i8_block, i8_tile, i8, load16_i8, some16_i8);
+tiles!(f32_avx2, f32_avx2_tile, "avx2,fma,f16c", avx2, [1 2 3 | 4], 3, load, f32);
+tiles!(f16_avx2, f16_avx2_tile, "avx2,fma,f16c", avx2, [1 2 3 | 4], 3, load_f16, f16);
+tiles!(i8_avx2, i8_avx2_tile, "avx2,fma,f16c", avx2, [1 2 3 | 4], 3, load_i8, i8);
+tiles!(f32_avx512, f32_avx512_tile, "avx512f,avx512vl", avx512, [1 2 3 4 5 | 6], 4, load, f32);
+tiles!(f16_avx512, f16_avx512_tile, "avx512f,avx512vl", avx512, [1 2 3 4 5 | 6], 4, load_f16, f16);
+tiles!(i8_avx512, i8_avx512_tile, "avx512f,avx512vl", avx512, [1 2 3 4 5 | 6], 4, load_i8, i8);

@@ -9,29 +9,58 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use crate::cpu_level::{CpuLevel, allows};
-use crate::ops::simd::groups::{GroupActs, GroupKernel, GroupTile, Table, TileOuts};
-use crate::ops::simd::low_bit_tiles::{AHEAD, BYTES_AHEAD, checked, fetch_scales, fetch_words, of_acts};
-use crate::ops::simd::x86::low_bit_avx2::{LANES, add_exact, is_one_piece, products};
+use crate::ops::simd::groups::{GroupActs, GroupKernel, GroupTile, TileOuts};
+use crate::ops::simd::low_bit::{Kernel, WORDS_AHEAD};
+use crate::ops::simd::low_bit_tiles::{BYTES_AHEAD, checked, fetch_scales, of_acts};
+use crate::ops::simd::x86::low_bit_avx2::{self, LANES, add_exact};
 use crate::ops::simd::x86::low_bit_vnni::{evex, vex};
+use crate::ops::simd::x86::{lookup_avx2, lookup_avx512};
 use crate::quant::{Bits, TILE_ROWS};
 
 /// All kernels that this processor can run, the best last.
 pub fn kernels() -> Vec<GroupKernel> {
     let mut all: Vec<GroupKernel> = Vec::new();
     if allows(CpuLevel::Avx2) {
-        // SAFETY: the processor has AVX2, FMA and F16C.
-        all.push(|tile, bits, acts, outs| unsafe { tile_avx2(tile, bits, acts, outs) });
+        all.push(Kernel {
+            // SAFETY: the processor has AVX2, FMA and F16C.
+            run: |tile, bits, acts, outs| unsafe { tile_avx2(tile, bits, acts, outs) },
+            make_tables: Some(lookup_avx2::make_tables),
+        });
     }
     if allows(CpuLevel::AvxVnni) && is_x86_feature_detected!("avxvnni") {
-        // SAFETY: the processor has AVX2, FMA, F16C and AVX-VNNI.
-        all.push(|tile, bits, acts, outs| unsafe { vex::group_tile(tile, bits, acts, outs) });
+        all.push(Kernel {
+            run: |tile, bits, acts, out| match bits {
+                // SAFETY: the processor has AVX2, FMA, F16C and AVX-VNNI.
+                Bits::One => unsafe { tile_avx2(tile, bits, acts, out) },
+                // SAFETY: likewise.
+                Bits::Two | Bits::Eight => unsafe { vex::group_tile(tile, bits, acts, out) },
+            },
+            make_tables: Some(lookup_avx2::make_tables),
+        });
     } else if allows(CpuLevel::AvxVnni) {
-        // SAFETY: the processor has AVX2, FMA, F16C, and VNNI with AVX-512 VL.
-        all.push(|tile, bits, acts, outs| unsafe { evex::group_tile(tile, bits, acts, outs) });
+        all.push(Kernel {
+            run: |tile, bits, acts, out| match bits {
+                // SAFETY: the processor has AVX2, FMA, F16C, and VNNI with AVX-512 VL.
+                Bits::One => unsafe { tile_avx2(tile, bits, acts, out) },
+                // SAFETY: likewise.
+                Bits::Two | Bits::Eight => unsafe { evex::group_tile(tile, bits, acts, out) },
+            },
+            make_tables: Some(lookup_avx2::make_tables),
+        });
     }
     if allows(CpuLevel::Avx512) {
-        // SAFETY: the processor has AVX-512F and VNNI.
-        all.push(|tile, bits, acts, outs| unsafe { tile_vnni(tile, bits, acts, outs) });
+        all.push(Kernel {
+            // SAFETY: the processor has AVX-512F and VNNI.
+            run: |tile, bits, acts, outs| unsafe { tile_vnni(tile, bits, acts, outs) },
+            make_tables: None,
+        });
+        if is_x86_feature_detected!("avx512vbmi") {
+            all.push(Kernel {
+                // SAFETY: the processor has AVX-512F, BW, VNNI and VBMI.
+                run: |tile, bits, acts, outs| unsafe { tile_vbmi(tile, bits, acts, outs) },
+                make_tables: Some(lookup_avx512::make_tables),
+            });
+        }
     }
     all
 }
@@ -40,109 +69,6 @@ pub fn kernels() -> Vec<GroupKernel> {
 fn units(tile: &GroupTile, first: usize, end: usize) -> impl Iterator<Item = (usize, Range<usize>)> {
     let (step, number) = (tile.act_words, first / tile.act_words);
     (first..end).step_by(step).enumerate().map(move |(i, from)| (number + i, from..end.min(from + step)))
-}
-
-/// Tables of a word of 1-bit codes: of columns whose bits are the lower half of a byte, then of those of the upper half; of
-/// each the lower 7 bits of the sums, then the upper ones.
-const WORD_TABLES: usize = 4;
-/// What the upper bits of a sum stand for.
-const UPPER: i8 = i8::MIN; // 128, unsigned
-
-/// The tables of a row of codes, on processors that can look up bytes among 64: element `16 b + n` of a half is the sum of
-/// four activations, minus those for which byte `b`'s bits `n` are 0. It takes two look-ups, not four products.
-pub fn make_tables(words: &[u32], to: &mut Vec<Table>) {
-    to.clear();
-    if allows(CpuLevel::Avx512) && is_x86_feature_detected!("avx512vbmi") {
-        to.resize(words.len() / 8 * WORD_TABLES, Table([0; 64]));
-        // SAFETY: the processor has AVX-512 with VBMI, which implies BW.
-        unsafe { fill_tables(bytemuck::cast_slice(words), to) };
-    }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
-fn fill_tables(codes: &[i8], to: &mut [Table]) {
-    // Lanes whose number has bit 0, 1, 2 or 3.
-    const WITH_BIT: [u32; 4] = [0xaaaa_aaaa, 0xcccc_cccc, 0xf0f0_f0f0, 0xff00_ff00];
-    let columns: [[u16; 32]; 2] = [0, 1].map(|i| std::array::from_fn(|lane| (2 * i + lane / 16) as u16));
-    let even: [u8; 64] = std::array::from_fn(|at| 2 * at as u8);
-    for (codes, to) in codes.chunks_exact(16).zip(to.chunks_exact_mut(2)) {
-        // SAFETY: `codes` has 16 elements.
-        let x = unsafe { _mm256_cvtepi8_epi16(_mm_loadu_si128(codes.as_ptr().cast())) };
-        let x = _mm512_castsi256_si512(x);
-        let mut sums = [_mm512_setzero_si512(); 2];
-        for (sums, columns) in sums.iter_mut().zip(&columns) {
-            // SAFETY: `columns` has 32 elements.
-            let mut at = unsafe { _mm512_loadu_si512(columns.as_ptr().cast()) };
-            for with_bit in WITH_BIT {
-                let one = _mm512_permutexvar_epi16(at, x);
-                *sums = _mm512_mask_add_epi16(_mm512_sub_epi16(*sums, one), with_bit, *sums, one);
-                at = _mm512_add_epi16(at, _mm512_set1_epi16(4));
-            }
-        }
-        let lower = sums.map(|sums| _mm512_and_si512(sums, _mm512_set1_epi16(0x7f)));
-        let upper = sums.map(|sums| _mm512_srai_epi16::<7>(sums));
-        for (table, of_sums) in to.iter_mut().zip([lower, upper]) {
-            // SAFETY: both have 64 bytes.
-            unsafe {
-                let even = _mm512_loadu_si512(even.as_ptr().cast());
-                let bytes = _mm512_permutex2var_epi8(of_sums[0], even, of_sums[1]);
-                _mm512_storeu_si512(table.0.as_mut_ptr().cast(), bytes);
-            }
-        }
-    }
-}
-
-/// The tile for one row of codes, by look-ups: 1-bit codes whose tables are there.
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni")]
-fn tile_tables(tile: &GroupTile, act: &GroupActs, outs: &mut [f32; TILE_ROWS]) {
-    const VECTORS: usize = TILE_ROWS / 16;
-    let n = tile.words.len() / TILE_ROWS;
-    assert!(act.tables.len() >= n * WORD_TABLES, "a word of codes lacks its tables");
-    let (mut j, mut unit, mut g) = (0, 0, 0);
-    while j < n {
-        fetch_scales(tile, g, 0..TILE_ROWS);
-        let mut sums = [_mm512_setzero_ps(); VECTORS];
-        let end = n.min(j + tile.group_words);
-        while j < end {
-            let mut exact = [_mm512_setzero_si512(); VECTORS];
-            let stop = end.min(j + tile.act_words);
-            while j < stop {
-                fetch_words(tile, j + AHEAD[0], 0..TILE_ROWS);
-                let words = &tile.words[j * TILE_ROWS..][..TILE_ROWS];
-                add_word(words, &act.tables[j * WORD_TABLES..][..WORD_TABLES], &mut exact);
-                j += 1;
-            }
-            add_scaled(&exact, act.scale_and_sum[2 * unit], &mut sums);
-            unit += 1;
-        }
-        settle_vnni(tile, g, 0, &sums, outs);
-        g += 1;
-    }
-}
-
-/// Adds a word of a tile's rows to the sums.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni")]
-fn add_word(words: &[u32], tables: &[Table], sums: &mut [__m512i; 8]) {
-    // What is looked up: four bits of a byte, and in front of them which byte of its word it is.
-    const OR_OF_AND: i32 = 0xf8;
-    let (half, byte) = (_mm512_set1_epi8(15), _mm512_set1_epi32(0x3020_1000));
-    let (ones, upper) = (_mm512_set1_epi8(1), _mm512_set1_epi8(UPPER));
-    let mut t = [_mm512_setzero_si512(); WORD_TABLES];
-    for (t, table) in t.iter_mut().zip(tables) {
-        // SAFETY: a table has 64 bytes.
-        *t = unsafe { _mm512_loadu_si512(table.0.as_ptr().cast()) };
-    }
-    for (sum, words) in sums.iter_mut().zip(words.chunks_exact(16)) {
-        // SAFETY: `words` has 16 words; unaligned loads are allowed.
-        let w = unsafe { _mm512_loadu_si512(words.as_ptr().cast()) };
-        let first = _mm512_ternarylogic_epi32::<OR_OF_AND>(byte, w, half);
-        let second = _mm512_ternarylogic_epi32::<OR_OF_AND>(byte, _mm512_srli_epi32::<4>(w), half);
-        // Two of 7 bits fit a byte.
-        let low = _mm512_add_epi8(_mm512_permutexvar_epi8(first, t[0]), _mm512_permutexvar_epi8(second, t[2]));
-        let high = _mm512_add_epi8(_mm512_permutexvar_epi8(first, t[1]), _mm512_permutexvar_epi8(second, t[3]));
-        *sum = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(*sum, low, ones), upper, high);
-    }
 }
 
 /// Adds what a group of activations gave, exact sums, times its `1/k`.
@@ -191,13 +117,12 @@ fn tile_avx2(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOu
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn rows_avx2<const A: usize>(tile: &GroupTile, bits: Bits, acts: [GroupActs; A], outs: &mut TileOuts) {
-    let n = tile.words.len() / TILE_ROWS;
+    let n = tile.words.of_a_row();
     for (g, first) in (0..n).step_by(tile.group_words).enumerate() {
         let mut sums = [[0.0; TILE_ROWS]; A];
         for (unit, words) in units(tile, first, (first + tile.group_words).min(n)) {
             match bits {
-                Bits::One => unit_avx2::<A, 8>(tile, unit, words, &acts, &mut sums),
-                Bits::Two => unit_avx2::<A, 4>(tile, unit, words, &acts, &mut sums),
+                Bits::One | Bits::Two => unit_avx2(tile, bits, unit, words, &acts, &mut sums),
                 Bits::Eight => unit_of_bytes_avx2(tile, unit, words, &acts, &mut sums),
             }
         }
@@ -219,29 +144,49 @@ fn rows_avx2<const A: usize>(tile: &GroupTile, bits: Bits, acts: [GroupActs; A],
 /// Adds what a group of activations gives, the words `words` of each row.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn unit_avx2<const A: usize, const FOURS: usize>(
+fn unit_avx2<const A: usize>(
     tile: &GroupTile,
+    bits: Bits,
     unit: usize,
     words: Range<usize>,
     acts: &[GroupActs; A],
     sums: &mut [[f32; TILE_ROWS]; A],
 ) {
-    let bits = if FOURS == 8 { Bits::One } else { Bits::Two };
-    let (of, codes) = (acts.each_ref().map(|act| of_acts(act, unit, bits)), acts.each_ref().map(|act| act.words));
+    let of = acts.each_ref().map(|act| of_acts(act, unit, bits));
     let settle = |sums: &mut [f32; TILE_ROWS], a: usize, row: usize, exact| {
-        let exact = if FOURS == 8 { _mm256_slli_epi32::<1>(exact) } else { exact };
+        let exact = if bits == Bits::One { _mm256_slli_epi32::<1>(exact) } else { exact };
         add_scaled_avx2(sums, row, _mm256_sub_epi32(exact, _mm256_set1_epi32(of[a].1)), of[a].0);
     };
-    if is_one_piece::<FOURS>(words.len()) {
-        return products::<A, FOURS>(tile.words, words, &codes, |a, row, exact| settle(&mut sums[a], a, row, exact));
+    let one_piece = match bits {
+        Bits::One => lookup_avx2::is_one_piece(words.len()),
+        _ => low_bit_avx2::is_one_piece(words.len()),
+    };
+    if one_piece {
+        return pieces_avx2(tile, bits, words, acts, |a, row, exact| settle(&mut sums[a], a, row, exact));
     }
     let mut all = [[0; TILE_ROWS]; A];
-    products::<A, FOURS>(tile.words, words, &codes, |a, row, some| add_exact(&mut all[a], row, some));
+    pieces_avx2(tile, bits, words, acts, |a, row, some| add_exact(&mut all[a], row, some));
     for (a, (all, sums)) in all.iter().zip(sums).enumerate() {
         for (i, exact) in all.chunks_exact(LANES).enumerate() {
             // SAFETY: `exact` has 8 elements.
             settle(sums, a, i * LANES, unsafe { _mm256_loadu_si256(exact.as_ptr().cast()) });
         }
+    }
+}
+
+/// Exact sums over stored codes of 1 or 2 bits, in pieces.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pieces_avx2<const A: usize>(
+    tile: &GroupTile,
+    bits: Bits,
+    words: Range<usize>,
+    acts: &[GroupActs; A],
+    add: impl FnMut(usize, usize, __m256i),
+) {
+    match bits {
+        Bits::One => lookup_avx2::products(&tile.words, words, &acts.each_ref().map(|act| act.tables), add),
+        _ => low_bit_avx2::products(&tile.words, words, &acts.each_ref().map(|act| act.words), add),
     }
 }
 
@@ -274,10 +219,11 @@ fn unit_of_bytes_avx2<const A: usize>(
         for row in (0..TILE_ROWS).step_by(B * LANES) {
             let mut exact = [_mm256_set1_epi32(-less); B];
             for j in words.clone() {
+                tile.words.fetch(j + BYTES_AHEAD, row..row + B * LANES);
                 let x = _mm256_set1_epi32(act.words[j] as i32);
                 let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x));
                 let odd = _mm256_srai_epi16::<8>(x);
-                let codes = &tile.words[j * TILE_ROWS + row..][..B * LANES];
+                let codes = &tile.words.all[j * TILE_ROWS + row..][..B * LANES];
                 for (exact, codes) in exact.iter_mut().zip(codes.chunks_exact(LANES)) {
                     // SAFETY: `codes` has 8 words; unaligned loads are allowed.
                     let w = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
@@ -293,67 +239,104 @@ fn unit_of_bytes_avx2<const A: usize>(
     }
 }
 
-#[target_feature(enable = "avx512f,avx512vnni")]
-fn tile_vnni(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOuts) {
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni")]
+fn tile_vbmi(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOuts) {
+    if bits != Bits::One {
+        return tile_vnni(tile, bits, acts, outs);
+    }
     let _ = checked(tile, bits, acts);
-    match (bits, acts.len()) {
-        (_, 0) => {}
-        // SAFETY: only `make_tables` makes them, on a processor with VBMI.
-        (Bits::One, 1) if !acts[0].tables.is_empty() => unsafe { tile_tables(tile, &acts[0], &mut outs[0]) },
-        (Bits::One, 1) => blocks_vnni::<8, 1, 8>(tile, bits, acts, outs),
-        (Bits::One, 2) => blocks_vnni::<4, 2, 8>(tile, bits, acts, outs),
-        (Bits::One, 3) => blocks_vnni::<4, 3, 8>(tile, bits, acts, outs),
-        (Bits::One, _) => blocks_vnni::<4, 4, 8>(tile, bits, acts, outs),
-        (Bits::Two, 1) => blocks_vnni::<8, 1, 4>(tile, bits, acts, outs),
-        (Bits::Two, 2) => blocks_vnni::<4, 2, 4>(tile, bits, acts, outs),
-        (Bits::Two, 3) => blocks_vnni::<4, 3, 4>(tile, bits, acts, outs),
-        (Bits::Two, _) => blocks_vnni::<4, 4, 4>(tile, bits, acts, outs),
-        (Bits::Eight, 1) => blocks_vnni::<8, 1, 1>(tile, bits, acts, outs),
-        (Bits::Eight, 2) => blocks_vnni::<4, 2, 1>(tile, bits, acts, outs),
-        (Bits::Eight, 3) => blocks_vnni::<4, 3, 1>(tile, bits, acts, outs),
-        (Bits::Eight, _) => blocks_vnni::<4, 4, 1>(tile, bits, acts, outs),
+    // Sums of more rows at once do not stay in registers.
+    for (acts, outs) in acts.chunks(2).zip(outs.chunks_mut(2)) {
+        match *acts {
+            [a] => blocks_vbmi::<8, 1>(tile, [a], outs),
+            [a, b, ..] => blocks_vbmi::<4, 2>(tile, [a, b], outs),
+            [] => {}
+        }
     }
 }
 
-/// `B` vectors of 16 rows whose sums stay in registers: all of a tile for one row of codes, so that memory is read in its
-/// order. `A` rows of codes, `G` words of them per word of weights.
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn tile_vnni(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOuts) {
+    let _ = checked(tile, bits, acts);
+    match bits {
+        Bits::One => rows_vnni::<8>(tile, bits, acts, outs),
+        Bits::Two => rows_vnni::<4>(tile, bits, acts, outs),
+        Bits::Eight => rows_vnni::<1>(tile, bits, acts, outs),
+    }
+}
+
+/// `G` words of codes per word of weights.
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn rows_vnni<const G: usize>(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOuts) {
+    match *acts {
+        [a] => blocks_vnni::<8, 1, G>(tile, bits, [a], outs),
+        [a, b] => blocks_vnni::<4, 2, G>(tile, bits, [a, b], outs),
+        [a, b, c] => blocks_vnni::<4, 3, G>(tile, bits, [a, b, c], outs),
+        [a, b, c, d, ..] => blocks_vnni::<4, 4, G>(tile, bits, [a, b, c, d], outs),
+        [] => {}
+    }
+}
+
+/// A tile in passes of `B` vectors of 16 rows whose sums stay in registers: all of a tile for one row of codes, so that memory is
+/// read in its order. Exact sums of row `a` of codes begin with `$first(a, unit)`, and `$add(j, from, exact)` adds word `j`.
+macro_rules! blocks_512 {
+    ($tile:ident, $acts:ident, $outs:ident, $first:expr, $add:expr) => {
+        let n = $tile.words.of_a_row();
+        for from in (0..TILE_ROWS).step_by(16 * B) {
+            let (mut j, mut unit, mut g) = (0, 0, 0);
+            while j < n {
+                fetch_scales($tile, g, from..from + 16 * B);
+                let mut sums = [[_mm512_setzero_ps(); B]; A];
+                let end = n.min(j + $tile.group_words);
+                while j < end {
+                    let mut exact = [[_mm512_setzero_si512(); B]; A];
+                    for a in 0..A {
+                        exact[a] = [_mm512_set1_epi32($first(a, unit)); B];
+                    }
+                    let stop = end.min(j + $tile.act_words);
+                    while j < stop {
+                        $add(j, from, &mut exact);
+                        j += 1;
+                    }
+                    for a in 0..A {
+                        add_scaled(&exact[a], $acts[a].scale_and_sum[2 * unit], &mut sums[a]);
+                    }
+                    unit += 1;
+                }
+                for a in 0..A {
+                    settle_vnni($tile, g, from, &sums[a], &mut $outs[a]);
+                }
+                g += 1;
+            }
+        }
+    };
+}
+
+/// `A` rows of codes.
 #[target_feature(enable = "avx512f,avx512vnni")]
 #[allow(clippy::needless_range_loop)] // Constant bounds unroll, so that the sums stay in registers.
 fn blocks_vnni<const B: usize, const A: usize, const G: usize>(
     tile: &GroupTile,
     bits: Bits,
-    acts: &[GroupActs],
+    acts: [GroupActs; A],
     outs: &mut TileOuts,
 ) {
-    let n = tile.words.len() / TILE_ROWS;
-    let Ok(acts) = <[GroupActs; A]>::try_from(acts) else { unreachable!("the caller has as many rows of codes") };
-    for from in (0..TILE_ROWS).step_by(16 * B) {
-        let (mut j, mut unit, mut g) = (0, 0, 0);
-        while j < n {
-            fetch_scales(tile, g, from..from + 16 * B);
-            let mut sums = [[_mm512_setzero_ps(); B]; A];
-            let end = n.min(j + tile.group_words);
-            while j < end {
-                let mut exact = [[_mm512_setzero_si512(); B]; A];
-                for a in 0..A {
-                    exact[a] = [_mm512_set1_epi32(-of_acts(&acts[a], unit, bits).1); B];
-                }
-                let stop = end.min(j + tile.act_words);
-                while j < stop {
-                    add_word_vnni::<B, A, G>(tile, j, from, &acts, &mut exact);
-                    j += 1;
-                }
-                for a in 0..A {
-                    add_scaled(&exact[a], of_acts(&acts[a], unit, bits).0, &mut sums[a]);
-                }
-                unit += 1;
-            }
-            for a in 0..A {
-                settle_vnni(tile, g, from, &sums[a], &mut outs[a]);
-            }
-            g += 1;
-        }
-    }
+    let first = |a: usize, unit| -of_acts(&acts[a], unit, bits).1;
+    blocks_512!(tile, acts, outs, first, |j, from, exact: &mut _| {
+        add_word_vnni::<B, A, G>(tile, j, from, &acts, exact);
+    });
+}
+
+/// `A` rows of codes with their tables.
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi,avx512vnni")]
+#[allow(clippy::needless_range_loop)] // As above.
+fn blocks_vbmi<const B: usize, const A: usize>(tile: &GroupTile, acts: [GroupActs; A], outs: &mut [[f32; TILE_ROWS]]) {
+    let tables = acts.map(|act| act.tables);
+    blocks_512!(tile, acts, outs, |_, _| 0, |j, from, exact: &mut _| {
+        tile.words.fetch(j + WORDS_AHEAD, from..from + 16 * B);
+        // SAFETY: as of this function.
+        unsafe { lookup_avx512::add_word(&tile.words.all[j * TILE_ROWS + from..], j, &tables, exact) };
+    });
 }
 
 /// Adds the products of word `j` of each row.
@@ -367,11 +350,11 @@ fn add_word_vnni<const B: usize, const A: usize, const G: usize>(
     acts: &[GroupActs; A],
     exact: &mut [[__m512i; B]; A],
 ) {
-    let ahead = if G == 1 { BYTES_AHEAD } else { AHEAD[0] };
-    fetch_words(tile, j + ahead, from..from + 16 * B);
+    let ahead = if G == 1 { BYTES_AHEAD } else { WORDS_AHEAD };
+    tile.words.fetch(j + ahead, from..from + 16 * B);
     // One bit stands for 2, so it is picked one place above where it is.
     let mask = _mm512_set1_epi8([0, -1, 0, 0, 3, 0, 0, 0, 2][G]);
-    let words = &tile.words[j * TILE_ROWS + from..][..16 * B];
+    let words = &tile.words.all[j * TILE_ROWS + from..][..16 * B];
     let mut w = [_mm512_setzero_si512(); B];
     for (w, words) in w.iter_mut().zip(words.chunks_exact(16)) {
         // SAFETY: `words` has 16 words; unaligned loads are allowed.

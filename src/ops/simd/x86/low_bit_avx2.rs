@@ -1,46 +1,45 @@
-//! Exact sums of products of codes of 1 and 2 bits for x86-64 with AVX2, which has no instruction that adds four products of
-//! bytes: pairs are added up in 16 bits, where many words fit before they are widened.
+//! Exact sums of products of 2-bit codes for x86-64 with AVX2, which has no instruction that adds four products of bytes:
+//! pairs are added up in 16 bits, where many words fit before they are widened.
 //!
 //! A vector holds one word of 8 neighbouring rows, as in `x86::ternary`.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use crate::ops::simd::low_bit::{TileWords, WORDS_AHEAD};
 use crate::quant::TILE_ROWS;
 
 /// Rows of a vector.
-pub(in crate::ops::simd) const LANES: usize = 8;
-/// Words whose products fit 16 bits: the sum of two is at most `2 · 128` at 1 bit and `3 · 2 · 128` at 2 bits, where 3 is code 2.
-const fn words_of_16_bits(fours: usize) -> usize {
-    match fours {
-        8 => 16,
-        _ => 10,
-    }
-}
+pub(super) const LANES: usize = 8;
+
+/// Words whose products fit 16 bits: the sum of two is at most `3 · 2 · 128`, where 3 is code 2.
+const WORDS_OF_16_BITS: usize = 10;
+
+/// Words of activation codes that a word of a row is multiplied with.
+const FOURS: usize = 4;
 
 /// Whether the products of this many words of a row are added up in one piece.
-pub(in crate::ops::simd) fn is_one_piece<const FOURS: usize>(words: usize) -> bool {
-    words <= words_of_16_bits(FOURS)
+pub(super) fn is_one_piece(words: usize) -> bool {
+    words <= WORDS_OF_16_BITS
 }
 
 /// `Σ stored code · activation` over the words `words` of each row of a tile, in pieces: `add(a, row, sums)` is called with those
-/// of [`LANES`] rows from `row` on and row `a` of activations, of a piece of the words. `FOURS` words of activations belong to a
-/// word of codes: 8 at 1 bit, 4 at 2 bits.
+/// of [`LANES`] rows from `row` on and row `a` of activations, of a piece of the words.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(in crate::ops::simd) fn products<const A: usize, const FOURS: usize>(
-    tile: &[u32],
+pub(super) fn products<const A: usize>(
+    tile: &TileWords,
     words: Range<usize>,
     acts: &[&[u32]; A],
     mut add: impl FnMut(usize, usize, __m256i),
 ) {
-    assert!(tile.len() >= words.end * TILE_ROWS, "a tile is shorter than its rows");
+    assert!(tile.all.len() >= words.end * TILE_ROWS, "a tile is shorter than its rows");
     assert!(acts.iter().all(|act| act.len() >= words.end * FOURS), "a row of codes is shorter than the weights");
-    for from in words.clone().step_by(words_of_16_bits(FOURS)) {
-        let piece = from..words.end.min(from + words_of_16_bits(FOURS));
+    for from in words.clone().step_by(WORDS_OF_16_BITS) {
+        let piece = from..words.end.min(from + WORDS_OF_16_BITS);
         match A {
-            1 | 2 => blocks::<A, 4, FOURS>(tile, piece, acts, &mut add),
-            _ => blocks::<A, 2, FOURS>(tile, piece, acts, &mut add),
+            1 | 2 => blocks::<A, 4>(tile, piece, acts, &mut add),
+            _ => blocks::<A, 2>(tile, piece, acts, &mut add),
         }
     }
 }
@@ -48,15 +47,15 @@ pub(in crate::ops::simd) fn products<const A: usize, const FOURS: usize>(
 /// A piece, in blocks of `B` vectors whose sums stay in registers.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn blocks<const A: usize, const B: usize, const FOURS: usize>(
-    tile: &[u32],
+fn blocks<const A: usize, const B: usize>(
+    tile: &TileWords,
     words: Range<usize>,
     acts: &[&[u32]; A],
     add: &mut impl FnMut(usize, usize, __m256i),
 ) {
     let ones = _mm256_set1_epi16(1);
     for row in (0..TILE_ROWS).step_by(B * LANES) {
-        let sums = sums_16::<A, B, FOURS>(tile, words.clone(), row, acts);
+        let sums = sums_16::<A, B>(tile, words.clone(), row, acts);
         for (a, sums) in sums.iter().enumerate() {
             for (b, &sum) in sums.iter().enumerate() {
                 add(a, row + LANES * b, _mm256_madd_epi16(sum, ones));
@@ -69,25 +68,26 @@ fn blocks<const A: usize, const B: usize, const FOURS: usize>(
 #[inline]
 #[target_feature(enable = "avx2")]
 #[allow(clippy::needless_range_loop)] // Constant bounds unroll, so that the sums stay in registers.
-fn sums_16<const A: usize, const B: usize, const FOURS: usize>(
-    tile: &[u32],
+fn sums_16<const A: usize, const B: usize>(
+    tile: &TileWords,
     words: Range<usize>,
     row: usize,
     acts: &[&[u32]; A],
 ) -> [[__m256i; B]; A] {
-    let mask = _mm256_set1_epi8(if FOURS == 8 { 1 } else { 3 });
+    let mask = _mm256_set1_epi8(3);
     let mut sums = [[_mm256_setzero_si256(); B]; A];
     for j in words {
+        tile.fetch(j + WORDS_AHEAD, row..row + B * LANES);
         let mut w = [_mm256_setzero_si256(); B];
         for b in 0..B {
             // SAFETY: row + 8 (b + 1) <= TILE_ROWS, and the tile has word j of all rows, by the assertion of `products`.
-            w[b] = unsafe { _mm256_loadu_si256(tile.as_ptr().add(j * TILE_ROWS + row + LANES * b).cast()) };
+            w[b] = unsafe { _mm256_loadu_si256(tile.all.as_ptr().add(j * TILE_ROWS + row + LANES * b).cast()) };
         }
         for four in 0..FOURS {
             let mut picked = w;
             for b in 0..B {
                 picked[b] = _mm256_and_si256(w[b], mask);
-                w[b] = if FOURS == 8 { _mm256_srli_epi32::<1>(w[b]) } else { _mm256_srli_epi32::<2>(w[b]) };
+                w[b] = _mm256_srli_epi32::<2>(w[b]);
             }
             for a in 0..A {
                 // SAFETY: every row of codes has `FOURS` words for each word of a row, by the same assertion.
@@ -104,7 +104,7 @@ fn sums_16<const A: usize, const B: usize, const FOURS: usize>(
 /// Adds sums of [`LANES`] rows to those from `row` on.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(in crate::ops::simd) fn add_exact(to: &mut [i32; TILE_ROWS], row: usize, sums: __m256i) {
+pub(super) fn add_exact(to: &mut [i32; TILE_ROWS], row: usize, sums: __m256i) {
     let to = &mut to[row..row + LANES];
     // SAFETY: it has 8 elements.
     unsafe {

@@ -1,0 +1,104 @@
+//! What products with low-bit codes share: the words of a tile, and the tables in which kernels look sums up.
+
+use std::cell::Cell;
+use std::ops::Range;
+
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+use crate::ops::simd::prefetch;
+use crate::ops::simd::{Shared, rows_a_task};
+use crate::quant::TILE_ROWS;
+use crate::threads::ThreadPool;
+
+/// Rows of activation codes that share one pass over a tile's words.
+pub(super) const BATCH: usize = 4;
+
+/// The words of a tile: word `j` of row `r` at `128 j + r`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TileWords<'a> {
+    /// All of them.
+    pub all: &'a [u32],
+    /// Those that are read after them; `None` where all are in a cache, so that nothing need be fetched.
+    pub after: Option<&'a [u32]>,
+}
+
+impl TileWords<'_> {
+    /// Words of a row.
+    pub(super) fn of_a_row(&self) -> usize {
+        self.all.len() / TILE_ROWS
+    }
+
+    /// Fetches word `j` of some rows, or behind the last one of those that are read next.
+    #[inline(always)]
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    pub(super) fn fetch(&self, j: usize, rows: Range<usize>) {
+        let Some(after) = self.after else { return };
+        let at = j * TILE_ROWS;
+        let (from, at) = if at < self.all.len() { (self.all, at) } else { (after, at - self.all.len()) };
+        prefetch::run(from, at + rows.start, rows.len());
+    }
+}
+
+/// Words of a row by which fetching is ahead: into the second cache, since the few lines that the first one waits for at a
+/// time bound the rate. Without any, a hardware prefetcher alone may reach half of the memory's rate.
+pub(super) const WORDS_AHEAD: usize = 12;
+
+/// A kernel, and how the tables are made that it needs of a row of codes to multiply it with 1-bit codes; none where it
+/// multiplies.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kernel<R> {
+    /// The kernel.
+    pub run: R,
+    /// Makes [`WORD_TABLES`] tables of every 8 words of codes, those that one word of a 1-bit matrix is multiplied with.
+    pub make_tables: Option<MakeTables>,
+}
+
+/// Fills the tables of a row of codes.
+pub(super) type MakeTables = fn(&[u32], &mut [Table]);
+
+/// Sums of activation codes in bytes. What they mean is the kernel's own.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+pub struct Table(pub(super) [u8; 64]);
+
+/// Tables of the codes that a word of a 1-bit matrix is multiplied with.
+pub(super) const WORD_TABLES: usize = 4;
+
+/// Words of codes that a word of a 1-bit matrix is multiplied with.
+pub(super) const WORD_CODES: usize = 8;
+
+/// Maximum number of tables at a time: 4 MiB, which an outer cache keeps.
+const MAX_TABLES: usize = 1 << 16;
+
+thread_local! {
+    /// Memory of tables between calls.
+    static TABLES: Cell<Vec<Table>> = const { Cell::new(Vec::new()) };
+}
+
+/// Tables of a row of so many words of codes.
+fn tables_of(words: usize) -> usize {
+    words.div_ceil(WORD_CODES).max(1) * WORD_TABLES
+}
+
+/// Rows of so many words of codes that [`with_tables`] may be called with.
+pub(super) fn rows_at_a_time(words: usize) -> usize {
+    (MAX_TABLES / tables_of(words)).max(1).next_multiple_of(BATCH)
+}
+
+/// Makes the tables of rows of codes, all of the same length, and calls `with` with those of each.
+pub(super) fn with_tables(make: MakeTables, rows: &[&[u32]], threads: &ThreadPool, with: impl FnOnce(&[&[Table]])) {
+    let words = rows.first().map_or(0, |row| row.len());
+    let of_a_row = tables_of(words);
+    let mut memory = TABLES.take();
+    if memory.len() < rows.len() * of_a_row {
+        memory.resize(rows.len() * of_a_row, Table([0; 64]));
+    }
+    let tables = Shared::new(&mut memory);
+    threads.chunks(rows.len(), rows_a_task(4 * words), |range| {
+        for row in range {
+            // SAFETY: each row's tables belong to one task.
+            make(rows[row], unsafe { tables.slice(row * of_a_row, of_a_row) });
+        }
+    });
+    with(&memory.chunks_exact(of_a_row).take(rows.len()).collect::<Vec<_>>());
+    TABLES.set(memory);
+}
