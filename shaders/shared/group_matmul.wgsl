@@ -65,17 +65,27 @@ fn codes_at(w: vec4<u32>, shift: u32, bits: u32) -> vec4<f32> {
     return stored - vec4<f32>(select(1.0, 128.0, bits == 8u));
 }
 
+#ifdef DOT4
+#else
+// The products of bytes 0 and 2 of four words with activations: that of byte 2 and 2^16 times that of byte 0, added. One product
+// of 32 bits has both sums of the pairs that belong together in its upper half: 16 bits hold two products, since activations are
+// -127 to 127. Half of the lower half's range takes the sign of what is there away.
+fn two_products(stored: vec4<u32>, acts: u32) -> vec4<i32> {
+    let pair = (stored & vec4<u32>(0x00ff00ffu)) - vec4<u32>(0x00800080u);
+    return bitcast<vec4<i32>>(pair * acts + vec4<u32>(0x8000u)) >> vec4<u32>(16u);
+}
+#endif
+
 // Σ byte · activation of one word of four rows of 8-bit codes.
 fn dot_bytes(stored: vec4<u32>, act: u32) -> vec4<i32> {
-    let w = stored ^ vec4<u32>(0x80808080u);
 #ifdef DOT4
+    let w = stored ^ vec4<u32>(0x80808080u);
     return vec4<i32>(dot4I8Packed(w.x, act), dot4I8Packed(w.y, act), dot4I8Packed(w.z, act), dot4I8Packed(w.w, act));
 #else
-    let v = bitcast<vec4<i32>>(w);
     let a = bitcast<i32>(act);
-    return ((v << vec4<u32>(24u)) >> vec4<u32>(24u)) * ((a << 24u) >> 24u)
-        + ((v << vec4<u32>(16u)) >> vec4<u32>(24u)) * ((a << 16u) >> 24u)
-        + ((v << vec4<u32>(8u)) >> vec4<u32>(24u)) * ((a << 8u) >> 24u) + (v >> vec4<u32>(24u)) * (a >> 24u);
+    let even = bitcast<u32>(((a << 8u) >> 24u) + ((a << 24u) >> 8u));
+    let odd = bitcast<u32>((a >> 24u) + bitcast<i32>(bitcast<u32>((a << 16u) >> 8u) & 0xffff0000u));
+    return two_products(stored, even) + two_products(stored >> vec4<u32>(8u), odd);
 #endif
 }
 
