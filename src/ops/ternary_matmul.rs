@@ -234,7 +234,7 @@ impl Op for TernaryMatmul {
                 jobs.push(simd::MatVecJob { matrix, act, inv_k: scale_and_sum[2 * set], out });
             });
         }
-        simd::ternary_products(stack, &jobs, io.threads, residual, io.out_f32s(0));
+        simd::ternary_products(stack, jobs, io.threads, residual, io.out_f32s(0));
     }
 
     fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {

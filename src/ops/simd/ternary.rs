@@ -101,24 +101,23 @@ fn overlap(stack: Stack, jobs: &[MatVecJob]) -> Option<usize> {
 
 /// All `jobs`: `y[out..] = scale · inv_k · Σ code · activation (+ residual[out..])`. Outputs must not overlap: tasks write
 /// them at the same time.
-pub fn ternary_products(stack: Stack, jobs: &[MatVecJob], threads: &ThreadPool, residual: &[f32], y: &mut [f32]) {
-    debug_assert_eq!(overlap(stack, jobs), None, "two products write this output");
+pub fn ternary_products(stack: Stack, mut jobs: Vec<MatVecJob>, threads: &ThreadPool, residual: &[f32], y: &mut [f32]) {
+    debug_assert_eq!(overlap(stack, &jobs), None, "two products write this output");
+    jobs.sort_by_key(|job| job.matrix);
     let kernel = tile_kernel();
     let y = Shared::new(y);
     let any_bits = || jobs.iter().any(|job| stack.part(job.matrix).bits == Bits::One);
     let Some(make) = kernel.make_tables.filter(|_| any_bits()) else {
-        return run_tiles(stack, jobs.to_vec(), kernel, threads, residual, y);
+        return run_tiles(stack, &jobs, kernel, threads, residual, y);
     };
-    let mut jobs = jobs.to_vec();
-    jobs.sort_by_key(|job| job.matrix);
     for piece in pieces(&jobs) {
         let mut rows: Vec<&[u32]> = piece.iter().map(|job| job.act.words).collect();
         rows.sort_unstable_by_key(|row| row.as_ptr());
         rows.dedup_by_key(|row| row.as_ptr());
         with_tables(make, &rows, threads, |tables| {
             let of = |words: &[u32]| rows.partition_point(|row| row.as_ptr() < words.as_ptr());
-            let jobs = piece.iter().map(|job| job.with(tables[of(job.act.words)])).collect();
-            run_tiles(stack, jobs, kernel, threads, residual, y);
+            let jobs: Vec<MatVecJob> = piece.iter().map(|job| job.with(tables[of(job.act.words)])).collect();
+            run_tiles(stack, &jobs, kernel, threads, residual, y);
         });
     }
 }
@@ -139,16 +138,15 @@ fn pieces<'j, 'a>(jobs: &'j [MatVecJob<'a>]) -> Vec<&'j [MatVecJob<'a>]> {
     pieces
 }
 
-/// [`ternary_products`] with what the codes are looked up in.
+/// [`ternary_products`], sorted by their matrices, with what the codes are looked up in.
 fn run_tiles(
     stack: Stack,
-    mut jobs: Vec<MatVecJob>,
+    jobs: &[MatVecJob],
     kernel: TileKernel,
     threads: &ThreadPool,
     residual: &[f32],
     y: Shared<'_, f32>,
 ) {
-    jobs.sort_by_key(|j| j.matrix);
     let mut groups: Vec<&[MatVecJob]> = jobs.chunk_by(|a, b| a.matrix == b.matrix).collect();
     // The longest first, so that no thread is left with one of them.
     groups.sort_by_key(|g| std::cmp::Reverse(g.len()));
