@@ -33,10 +33,9 @@ const PROMPT: usize = 16;
 const FLOATS_TOLERANCE: f32 = 1e-3;
 /// The same of the mean error with 8-bit activations, where no other program's error is known.
 const INT8_TOLERANCE: f32 = 0.1;
-/// Largest mean error with 8-bit activations, by that of the other program: where its scales are for 32 columns too, both
-/// round alike, but for its scales of 16 bits and for the order in which floats are added, which flips a code now and then: the
-/// backends lie between 1.017 and 1.027 of it for 1-bit weights.
-const NATIVE_SHARE: f32 = 1.03;
+/// Largest mean error with 8-bit activations, by that of the other program. Where its scales are for 32 columns too, the
+/// backends lie between 0.88 and 0.96 of it, since scales are chosen by the error that they give.
+const NATIVE_SHARE: f32 = 1.0;
 
 /// A file, and the logits of each token of a text.
 struct Case {

@@ -21,7 +21,7 @@ struct Params {
 #bind var<storage, read> w: array<vec4<f32>>; // [width / 4]
 #endif
 #bind var<storage, read_write> codes: array<u32>; // [rows, width / 4 padded to 8]
-#bind var<storage, read_write> act_scale_and_sum: array<vec2<f32>>; // [rows, groups]: 1/k, sum of codes
+#bind var<storage, read_write> act_scale_and_sum: array<vec2<f32>>; // [rows, groups]: factor, sum of codes
 
 const MAX_GROUP: u32 = 256u; // columns of a group that is not a row
 
@@ -97,6 +97,36 @@ fn of_row(lane: Lane, row: u32, x0: u32, rms: f32) {
 #else
 const VECTORS: u32 = 8u; // of 32 columns
 
+const LARGEST_CODES: u32 = 3u;
+const MARGIN: f32 = 0.01;
+
+// Σ (vk − code)² of 32 columns.
+fn squared_error(held: ptr<function, array<vec4<f32>, VECTORS>>, k: f32) -> f32 {
+    var sum = 0.0;
+    for (var v = 0u; v < VECTORS; v++) {
+        let scaled = (*held)[v] * k;
+        let error = scaled - codes_of(scaled, params.max_code);
+        sum += dot(error, error);
+    }
+    return sum;
+}
+
+// The largest magnitude becomes the largest code, or one of those below it that gives a smaller error.
+fn best_k(held: ptr<function, array<vec4<f32>, VECTORS>>, top: f32) -> f32 {
+    var best = params.max_code / top;
+    var least = squared_error(held, best);
+    for (var below = 1u; below < LARGEST_CODES; below++) {
+        let most = params.max_code - f32(below);
+        let step = params.max_code / most;
+        let error = squared_error(held, most / top) * step * step;
+        if error < least - MARGIN {
+            best = most / top;
+            least = error;
+        }
+    }
+    return best;
+}
+
 // Group `g` of 32 columns.
 fn of_columns(row: u32, x0: u32, g: u32, rms: f32) {
     let end = params.width / 4u;
@@ -107,13 +137,20 @@ fn of_columns(row: u32, x0: u32, g: u32, rms: f32) {
     }
     var top = magnitude(params.act_floor);
     for (var v = 0u; v < VECTORS; v++) { top = max(top, largest(held[v])); }
-    let k = params.max_code / of_order(top);
+    let k = best_k(&held, of_order(top));
     var total = 0.0;
+    var by_value = 0.0;
+    var squares = 0.0;
     for (var v = 0u; v < VECTORS; v++) {
-        let code = codes_of(held[v] * k, params.max_code);
+        let scaled = held[v] * k;
+        let code = codes_of(scaled, params.max_code);
         codes[(row * params.groups + g) * VECTORS + v] = word_of(code);
         total += code.x + code.y + code.z + code.w;
+        by_value += dot(scaled, code);
+        squares += dot(code, code);
     }
-    act_scale_and_sum[row * params.groups + g] = vec2<f32>(1.0 / k, total);
+    // The factor of the least squared error for these codes.
+    let scale = select(1.0, by_value / max(squares, 1.0), squares > 0.0) / k;
+    act_scale_and_sum[row * params.groups + g] = vec2<f32>(scale, total);
 }
 #endif

@@ -20,7 +20,7 @@ struct Params {
 #bind var<storage, read> x: array<vec4<f32>>; // [rows, width / 4]
 #else
 #bind var<storage, read> codes: array<vec4<u32>>; // [rows, width / 16 padded to 2]
-#bind var<storage, read> act_scale_and_sum: array<vec2<f32>>; // [rows, act_groups]: 1/k, sum of codes
+#bind var<storage, read> act_scale_and_sum: array<vec2<f32>>; // [rows, act_groups]: factor, sum of codes
 #endif
 #bind var<storage, read> weights: array<vec4<u32>>; // a stack: header, table, words and scales
 #ifdef RESIDUAL

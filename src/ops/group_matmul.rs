@@ -21,7 +21,7 @@ pub enum GroupFactor {
     Floats(Slot),
 }
 
-/// `y[r, o] = factor · Σ_G scale[o, G] · Σ_{g in G} 1/k[r, g] · Σ_{c in g} code(o, c) · activation(r, c) (+ residual)`, or with x
+/// `y[r, o] = factor · Σ_G scale[o, G] · Σ_{g in G} act_scale[r, g] · Σ_{c in g} code(o, c) · activation(r, c) (+ residual)`, or with x
 /// of floats `factor · Σ_G scale[o, G] · Σ_{c in G} code(o, c) · x[r, c]`; the factor is that of the matrix. Groups g of activations
 /// have 32 columns, or are the groups G of the matrices.
 ///

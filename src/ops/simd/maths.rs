@@ -2,6 +2,7 @@
 
 use crate::bounds::{at_least, largest_magnitude};
 use crate::cpu_level::for_each_level;
+use crate::ops::quantise_groups::{best_k, fitted};
 
 /// Sums that run side by side: two vectors of the widest processor, which has two units that add.
 const LANES: usize = 32;
@@ -130,8 +131,9 @@ fn quantise_inline(y: &[f32], k: f32, max_code: f32, codes: &mut [i8]) -> i32 {
 }
 
 for_each_level! {
-    /// [`quantise`] of each `group` columns of a row with `k = max_code / max(max |y|, floor)` of them, or of the whole row
-    /// whose maximum is `row_max`; `1/k` and the sum of the codes of each go to `scale_and_sum`.
+    /// [`quantise`] of each `group` columns of a row with `k = max_code / max(row_max, floor)` of the whole row, or else with
+    /// their own [`best_k`]; `1/k`, or else the factor of the least squared error, and the sum of the codes of each go to
+    /// `scale_and_sum`.
     pub fn quantise_groups(
         y: &[f32],
         group: usize,
@@ -143,12 +145,39 @@ for_each_level! {
         let [max_code, floor] = max_code_and_floor;
         let groups = y.chunks(group).zip(codes.chunks_mut(group)).zip(scale_and_sum.chunks_exact_mut(2));
         for ((y, codes), scale_and_sum) in groups {
-            let max = row_max.unwrap_or_else(|| largest_magnitude(y));
-            let k = max_code / at_least(max, floor);
+            let k = match row_max {
+                Some(max) => max_code / at_least(max, floor),
+                None => best_k(max_code, at_least(largest_magnitude(y), floor), |k| squared_error(y, k, max_code)),
+            };
             let sum = quantise_inline(y, k, max_code, codes);
-            scale_and_sum.copy_from_slice(&[1.0 / k, sum as f32]);
+            let scale = if row_max.is_some() { 1.0 / k } else { fitted_inline(y, k, codes) };
+            scale_and_sum.copy_from_slice(&[scale, sum as f32]);
         }
     }
+}
+
+/// `Σ (yk − code)²` of a group, which is as long as the lanes, but for a last one.
+#[inline(always)]
+fn squared_error(y: &[f32], k: f32, max_code: f32) -> f32 {
+    let mut squares = [0.0; LANES];
+    for i in 0..y.len().min(LANES) {
+        let scaled = y[i] * k;
+        let error = scaled - ((scaled.clamp(-max_code - 1.0, max_code) + ROUND) - ROUND);
+        squares[i] = error * error;
+    }
+    total(squares)
+}
+
+/// [`fitted`] of the codes of y.
+#[inline(always)]
+fn fitted_inline(y: &[f32], k: f32, codes: &[i8]) -> f32 {
+    let (mut by_value, mut squares) = ([0.0; LANES], 0);
+    // A group is as long as the lanes, but for a last one.
+    for i in 0..y.len().min(LANES) {
+        by_value[i] = y[i] * k * f32::from(codes[i]);
+        squares += i32::from(codes[i]) * i32::from(codes[i]);
+    }
+    fitted(k, total(by_value), squares as f32)
 }
 
 /// Added to a float below 2^22 in size, rounds it to an integer, ties to even, that stands in the lowest bits; unlike a

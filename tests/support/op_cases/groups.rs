@@ -41,8 +41,9 @@ fn codes(cases: &mut Cases) {
                 let norm =
                     norm.map(|norm| (norm, r.weight("w", &[d], ternion::tensor::Pack::F32, &noise.f32s(d, 8.0))));
                 let [codes, meta] = r.p.quantise_groups(x, norm, GroupQuant { act, group, scale });
-                let group = if scale == CodeScale::Row { group } else { 32 };
-                vec![(codes, Codes), (meta, GroupScaleAndSum { width: d, group })]
+                let fitted = scale == CodeScale::Group;
+                let group = if fitted { 32 } else { group };
+                vec![(codes, Codes), (meta, GroupScaleAndSum { width: d, group, fitted })]
             });
         }
     }

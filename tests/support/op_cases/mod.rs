@@ -45,6 +45,8 @@ pub enum Tol {
         width: usize,
         /// Those of a group.
         group: usize,
+        /// `1/k` is fitted to the codes: it may move where one of them does.
+        fitted: bool,
     },
 }
 
