@@ -45,7 +45,9 @@ const STEPS: [(&str, usize); 3] = [("decode", 1), ("prefill-64", 64), ("prefill-
 /// A discrete or integrated GPU of the last years.
 const GPU: Caps = Caps { subgroups: true, dot4: true, max_binding: 2 << 30, ..Caps::PLAIN };
 /// Functions whose loops are the main one, where it is not the entry point's largest loop.
-const MAIN_LOOPS: [(&str, &str); 3] = [
+const MAIN_LOOPS: [(&str, &str); 5] = [
+    ("groups/group_linear", "add_share"),
+    ("groups/group_matmul_matvec", "add_share"),
     ("ternary/bit_linear", "tile_sums"),
     ("ternary/ternary_matmul_matvec", "tile_sums"),
     ("sample/sample", "largest_as_it_is"),
@@ -67,10 +69,14 @@ fn bytes_of(weight: &WeightRef, bits: u32) -> u64 {
 /// Products and sums of a node's products of matrices; 0 for other nodes.
 fn operations(plan: &Plan, node: &Node, kernel: &Kernel, step: &Step) -> u64 {
     let [x, y] = [node.inputs[0], node.outputs[0]].map(|slot| plan.spec(slot));
-    let (rows, width) = (step.rows_of(y), x.width());
+    // Gate and up lie side by side in front of an activation.
+    let width = x.width() / if kernel.defines.contains(&"GATED") { 2 } else { 1 };
+    let rows = step.rows_of(y);
     let terms = kernel.overrides.iter().find(|(name, _)| *name == "TERMS").map_or(1, |&(_, n)| n as usize);
     let products = match node.op.name() {
-        "bit_linear" | "ternary_matmul" | "group_matmul" => rows * y.width() * width * terms,
+        "bit_linear" | "ternary_matmul" | "group_matmul" | "group_linear" => {
+            rows * y.width() * width * terms
+        }
         "matmul" => rows * plan.spec(node.inputs[1]).shape[0] * width,
         // As if each query attended to the whole context.
         "attention" | "rope_attention" => 2 * rows * y.width() * step.context as usize,

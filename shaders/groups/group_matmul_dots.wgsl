@@ -112,7 +112,7 @@ fn main(
         for (var s = 0u; s < SPLIT; s++) { total += shares[(s * SPLIT + local.y) * TILE_LANES + local.x]; }
         let row = block * ROWS + r0 + local.y;
         if row < counted(params.counted_by, params.rows) {
-            store4(row, factor_of(place.part) * total, in_part, part.rows, place.out + in_part);
+            store4(place_of(row, place.out + in_part), factor_of(place.part) * total, in_part, part.rows);
         }
     }
 }

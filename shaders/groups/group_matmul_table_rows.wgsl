@@ -170,7 +170,7 @@ fn main(
         let in_part = ((tile.tile * LANES + id) * VEC4S + q) * 4u;
         for (var r = 0u; r < ROWS; r++) {
             if row0 + r < rows {
-                store4(row0 + r, factor_of(tile.part) * totals[r * VEC4S + q], in_part, part.rows, tile.out + in_part);
+                store4(place_of(row0 + r, tile.out + in_part), factor_of(tile.part) * totals[r * VEC4S + q], in_part, part.rows);
             }
         }
     }

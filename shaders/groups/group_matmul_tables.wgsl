@@ -89,7 +89,7 @@ fn add_groups(bits: u32, row: u32, scale0: u32, tile: u32, lane: u32) {
 
 fn finish(q: u32, row: u32, tile: Tile, rows: u32, lane: u32) {
     let in_part = (tile.tile * TILE_LANES + lane * VEC4S + q) * 4u;
-    store4(row, factor_of(tile.part) * totals[q], in_part, rows, tile.out + in_part);
+    store4(place_of(row, tile.out + in_part), factor_of(tile.part) * totals[q], in_part, rows);
 }
 
 @compute @workgroup_size(LANES)

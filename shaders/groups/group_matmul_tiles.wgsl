@@ -159,7 +159,7 @@ fn main(
         for (var s = 0u; s < SPLIT; s++) { total += shares[(s * SPLIT + local.y) * TILE_LANES + local.x]; }
         let row = block * ROWS + r0 + local.y;
         if row < counted(params.counted_by, params.rows) {
-            store4(row, factor_of(tile.part) * total, in_part, part.rows, tile.out + in_part);
+            store4(place_of(row, tile.out + in_part), factor_of(tile.part) * total, in_part, part.rows);
         }
     }
 }

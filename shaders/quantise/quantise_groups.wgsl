@@ -2,6 +2,7 @@
 // Grid: a workgroup per row. 32 columns belong to one thread. With WHOLE_ROW, a run of threads with 4 columns each is
 // whole groups, of up to 256 columns; a group of more is the row. Source: Ma et al. 2024 (BitNet b1.58), section 2.
 #import reduce
+#import group_codes
 
 struct Params {
     width: u32,
@@ -20,22 +21,20 @@ struct Params {
 #ifdef NORM
 #bind var<storage, read> w: array<vec4<f32>>; // [width / 4]
 #endif
+#ifdef WHOLE_ROW
 #bind var<storage, read_write> codes: array<u32>; // [rows, width / 4 padded to 8]
+#else
+#bind var<storage, read_write> codes: array<vec4<u32>>; // [rows, width / 16 padded to 2]
+#endif
 #bind var<storage, read_write> act_scale_and_sum: array<vec2<f32>>; // [rows, groups]: factor, sum of codes
 
 const MAX_GROUP: u32 = 256u; // columns of a group that is not a row
 
 var<workgroup> sums: array<f32, WG>;
 
-// Elements 4i.. of the row that begins at x0, under the norm.
-fn value(x0: u32, i: u32, rms: f32) -> vec4<f32> {
-    let v = x[x0 + i];
-#ifdef NORM
-    let normed = w[i] * bounded4(bounded4(v, params.in_bound) / rms, params.out_bound);
-    return bounded4(normed, params.act_bound);
-#else
-    return bounded4(v, params.act_bound);
-#endif
+// Elements 4i.. of the row that begins at x0.
+fn element(x0: u32, i: u32) -> vec4<f32> {
+    return x[x0 + i];
 }
 
 fn run(lane: Lane, group: vec3<u32>) {
@@ -46,10 +45,9 @@ fn run(lane: Lane, group: vec3<u32>) {
 #ifdef NORM
     var squares = 0.0;
     for (var i = lane.id; i < vectors; i += WG) {
-        let v = bounded4(x[x0 + i], params.in_bound);
-        squares += dot(v, v);
+        squares += square(element(x0, i));
     }
-    rms = sqrt(at_least(workgroup_sum(lane, squares) / f32(params.width), params.rms_floor) + params.eps);
+    rms = rms_of(workgroup_sum(lane, squares));
 #endif
 #ifdef WHOLE_ROW
     of_row(lane, row, x0, rms);
@@ -95,62 +93,12 @@ fn of_row(lane: Lane, row: u32, x0: u32, rms: f32) {
     }
 }
 #else
-const VECTORS: u32 = 8u; // of 32 columns
-
-const LARGEST_CODES: u32 = 3u;
-const MARGIN: f32 = 0.01;
-
-// Σ (vk − code)² of 32 columns.
-fn squared_error(held: ptr<function, array<vec4<f32>, VECTORS>>, k: f32) -> f32 {
-    var sum = 0.0;
-    for (var v = 0u; v < VECTORS; v++) {
-        let scaled = (*held)[v] * k;
-        let error = scaled - codes_of(scaled, params.max_code);
-        sum += dot(error, error);
-    }
-    return sum;
-}
-
-// The largest magnitude becomes the largest code, or one of those below it that gives a smaller error.
-fn best_k(held: ptr<function, array<vec4<f32>, VECTORS>>, top: f32) -> f32 {
-    var best = params.max_code / top;
-    var least = squared_error(held, best);
-    for (var below = 1u; below < LARGEST_CODES; below++) {
-        let most = params.max_code - f32(below);
-        let step = params.max_code / most;
-        let error = squared_error(held, most / top) * step * step;
-        if error < least - MARGIN {
-            best = most / top;
-            least = error;
-        }
-    }
-    return best;
-}
-
 // Group `g` of 32 columns.
 fn of_columns(row: u32, x0: u32, g: u32, rms: f32) {
-    let end = params.width / 4u;
-    var held = array<vec4<f32>, VECTORS>(); // all are loaded before one is used
-    for (var v = 0u; v < VECTORS; v++) {
-        let i = VECTORS * g + v;
-        held[v] = select(vec4<f32>(), value(x0, min(i, end - 1u), rms), i < end);
-    }
-    var top = magnitude(params.act_floor);
-    for (var v = 0u; v < VECTORS; v++) { top = max(top, largest(held[v])); }
-    let k = best_k(&held, of_order(top));
-    var total = 0.0;
-    var by_value = 0.0;
-    var squares = 0.0;
-    for (var v = 0u; v < VECTORS; v++) {
-        let scaled = held[v] * k;
-        let code = codes_of(scaled, params.max_code);
-        codes[(row * params.groups + g) * VECTORS + v] = word_of(code);
-        total += code.x + code.y + code.z + code.w;
-        by_value += dot(scaled, code);
-        squares += dot(code, code);
-    }
-    // The factor of the least squared error for these codes.
-    let scale = select(1.0, by_value / max(squares, 1.0), squares > 0.0) / k;
-    act_scale_and_sum[row * params.groups + g] = vec2<f32>(scale, total);
+    hold(x0, g, rms);
+    let made = codes_of_held(best_k());
+    codes[2u * (row * params.groups + g)] = made.first;
+    codes[2u * (row * params.groups + g) + 1u] = made.second;
+    act_scale_and_sum[row * params.groups + g] = made.scale_and_sum;
 }
 #endif

@@ -4,52 +4,19 @@
 // Grid: x = groups of tiles, y = rows (by SWIGLU: rows · slots).
 #import bit_linear_codes
 #import ternary_matvec
+#import workgroup_totals
 
 override SPLIT_K: u32 = 4u;
 override GROUPS: u32 = 1u;
 override TERMS: u32 = 3u; // products that an output adds up
 override UNITS: u32 = 128u; // vec4s of codes of a term
-override CODES: u32 = 640u; // TERMS · UNITS, at max_order 640
-override THREADS: u32 = 256u; // LANES · SPLIT_K · GROUPS, at max_order 256
-override SHARES: u32 = 256u; // SPLIT_K · GROUPS · TILE_LANES, at max_order 256
-const FEW: u32 = 8u;
+override CODES: u32 = 640u; // TERMS · UNITS, at most 640
+override THREADS: u32 = 256u; // LANES · SPLIT_K · GROUPS, at most 256
+override SHARES: u32 = 256u; // SPLIT_K · GROUPS · TILE_LANES, at most 256
 
 var<workgroup> codes: array<vec4<u32>, CODES>;
 var<workgroup> code_scale_and_sum: array<vec2<f32>, TERMS>;
 var<workgroup> shares: array<vec4<i32>, SHARES>;
-var<workgroup> partial: array<f32, THREADS>;
-var<workgroup> few: array<f32, FEW>;
-
-fn sum_all(id: u32, v: f32) -> f32 {
-    workgroupBarrier();
-    partial[id] = v;
-    workgroupBarrier();
-    if id < FEW {
-        var sum = 0.0;
-        for (var i = id; i < THREADS; i += FEW) { sum += partial[i]; }
-        few[id] = sum;
-    }
-    workgroupBarrier();
-    var sum = 0.0;
-    for (var i = 0u; i < FEW; i++) { sum += few[i]; }
-    return sum;
-}
-
-// The largest of magnitudes, NaN above all.
-fn max_all(id: u32, v: f32) -> f32 {
-    workgroupBarrier();
-    partial[id] = v;
-    workgroupBarrier();
-    if id < FEW {
-        var max_order = magnitude(partial[id]);
-        for (var i = id; i < THREADS; i += FEW) { max_order = max(max_order, magnitude(partial[i])); }
-        few[id] = of_order(max_order);
-    }
-    workgroupBarrier();
-    var max_order = magnitude(few[0]);
-    for (var i = 1u; i < FEW; i++) { max_order = max(max_order, magnitude(few[i])); }
-    return of_order(max_order);
-}
 
 // Root mean square of x in front of the first norm.
 fn pre_norm_rms_of(id: u32, at: u32) -> f32 {

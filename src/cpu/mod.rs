@@ -119,7 +119,7 @@ impl Backend for Cpu {
     }
 
     fn caps(&self) -> Caps {
-        Caps::PLAIN
+        Caps { cpu_driver: true, ..Caps::PLAIN }
     }
 
     fn weight_bytes(&self, name: &str) -> Option<u64> {

@@ -15,7 +15,7 @@ use crate::engine::runner::Runner;
 use crate::error::{Error, Result};
 use crate::files::{Image, ModelFiles, Tokenizer};
 use crate::models::{self, ChatModel, ImageInfo, ModelInfo, OpenedPrompt, TextShape, slots};
-use crate::plan::Plan;
+use crate::plan::{Caps, Plan, PlanBuilder};
 use crate::tensor::Spec;
 
 /// Maximum number of tokens of a session unless the caller asks for more.
@@ -78,8 +78,8 @@ fn states(options: &Options, info: &ModelInfo, device: &Opened) -> Result<Arc<St
 }
 
 /// The plan of a step of text, with the hidden vectors of these layers among its outputs, as far as it has them.
-fn record(model: &dyn ChatModel, shape: &TextShape, probed_layers: &[usize]) -> Result<Arc<Plan>> {
-    let mut plan = model.record_text(shape)?;
+fn record(model: &dyn ChatModel, caps: &Caps, shape: &TextShape, probed_layers: &[usize]) -> Result<Arc<Plan>> {
+    let mut plan = model.text_plan(PlanBuilder::new().for_device(caps), shape)?;
     for name in probed_layers.iter().map(|&i| slots::hidden(i)) {
         if let Some(&slot) = plan.tags.get(&name) {
             plan.outputs.insert(name, slot);
@@ -129,7 +129,8 @@ impl Resident {
             images: model.info().image.is_some(),
         };
         let probed_layers = options.probed_layers.clone();
-        let record = |shape: &TextShape| record(model.as_ref(), shape, &probed_layers);
+        let caps = opening.device.caps();
+        let record = |shape: &TextShape| record(model.as_ref(), &caps, shape, &probed_layers);
         let mut ladder = Ladder::record(whole, model.info().layers, record)?;
         let full_states = full_states(model.as_ref(), whole, &opening.device)?;
         let image = model.info().image.map(|_| model.record_image()).transpose()?.map(Arc::new);
@@ -180,8 +181,9 @@ impl Resident {
             return Ok(());
         }
         let mut runner = self.runner()?;
+        let caps = runner.backend.caps();
         self.states.reserve(wanted, |growth| {
-            runner.grow(growth, |shape| record(self.model.as_ref(), shape, &self.probed_layers))
+            runner.grow(growth, |shape| record(self.model.as_ref(), &caps, shape, &self.probed_layers))
         })
     }
 
@@ -285,7 +287,8 @@ mod tests {
         run(0..3);
         let memory = resident.runner().unwrap().backend.memory();
         let growth = Growth { rows: 1 << 50, moves: vec![(0..4, 0)] };
-        let record = |shape: &TextShape| record(resident.model.as_ref(), shape, &[]);
+        let caps = resident.runner().unwrap().backend.caps();
+        let record = |shape: &TextShape| record(resident.model.as_ref(), &caps, shape, &[]);
         let error = resident.runner().unwrap().grow(&growth, record).unwrap_err();
         assert!(
             matches!(&error, Error::Limit { wanted, advice, .. } if wanted.contains("bytes") && advice.contains("--reserve")),

@@ -18,7 +18,10 @@ const SHARED: &[(&str, &str)] = &[
     ("byte_dots", include_str!("../../shaders/shared/byte_dots.wgsl")),
     ("choose_experts", include_str!("../../shaders/shared/choose_experts.wgsl")),
     ("column_blocks", include_str!("../../shaders/shared/column_blocks.wgsl")),
+    ("group_codes", include_str!("../../shaders/shared/group_codes.wgsl")),
     ("group_matmul", include_str!("../../shaders/shared/group_matmul.wgsl")),
+    ("group_matvec", include_str!("../../shaders/shared/group_matvec.wgsl")),
+    ("group_stack", include_str!("../../shaders/shared/group_stack.wgsl")),
     ("half_floats", include_str!("../../shaders/shared/half_floats.wgsl")),
     ("halves", include_str!("../../shaders/shared/halves.wgsl")),
     ("kv_chunks", include_str!("../../shaders/shared/kv_chunks.wgsl")),
@@ -36,6 +39,7 @@ const SHARED: &[(&str, &str)] = &[
     ("ternary_matvec", include_str!("../../shaders/shared/ternary_matvec.wgsl")),
     ("values", include_str!("../../shaders/shared/values.wgsl")),
     ("vectors", include_str!("../../shaders/shared/vectors.wgsl")),
+    ("workgroup_totals", include_str!("../../shaders/shared/workgroup_totals.wgsl")),
 ];
 
 /// Defines that every kernel may get, whether it tests them or not.

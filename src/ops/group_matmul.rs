@@ -29,7 +29,7 @@ pub enum GroupFactor {
 /// matrices are side by side in y `[rows, Σ out]` F32; a residual of y's shape may be added. Sums inside a group g of codes are
 /// exact integers. Error: ≤ 1e-5 of the largest product sum; only the order of the sums of floats differs.
 #[derive(Debug, Clone)]
-struct GroupMatmul {
+pub(super) struct GroupMatmul {
     /// Rows of each matrix.
     outs: Vec<usize>,
     floats: bool,
@@ -94,6 +94,11 @@ fn act_group(scale_and_sum: &Spec, d: usize, group: usize) -> Option<usize> {
 }
 
 impl GroupMatmul {
+    /// The product of codes with a whole stack.
+    pub(super) fn whole(outs: &[usize], residual: bool) -> Self {
+        GroupMatmul { outs: outs.to_vec(), floats: false, residual, first_out: 0, out_width: outs.iter().sum() }
+    }
+
     /// Number of the input that is the weights.
     fn weights(&self) -> usize {
         if self.floats { 1 } else { 2 }
@@ -313,7 +318,7 @@ mod tests {
         let scale_and_sum = Spec::fixed(&[32, 8, 2], DType::F32);
         let weights = Spec::fixed(&[1, 128, 256], DType::Groups { group: 128 });
         let y = Spec::fixed(&[32, 128], DType::F32);
-        let op = GroupMatmul { outs: vec![128], floats: false, residual: false, first_out: 0, out_width: 128 };
+        let op = GroupMatmul::whole(&[128], false);
         let names = |caps: Caps| {
             let all = op.variants(&caps, &[&codes, &scale_and_sum, &weights], &[&y]);
             all.all().map(|variant| variant.name.clone()).collect::<Vec<_>>()

@@ -5,15 +5,16 @@
 //! Order: `sampling`, `chain`, `few_rows`, `embed`, `rms_norm`, `layer_norm`, `l2_norm`, `absmax`, `affine`, `unary`,
 //! `swiglu`, `concat`, `select_rows`, `span_mean`, `quantise`, `patches`, `pixel_shuffle`, `pool`, `matmul`, `lstm_cell`,
 //! `memory_read`, `bandwidth_probe`, `combine`, `norm_quantise`, `kv_cache`, `attention`, `attention_weights`,
-//! `rope_kv_write`, `rope_attention`, `store_rows`, `router`, `route`, `group_rows`, `ternary_matmul`, `quantise_groups`, `group_matmul`, `bit_linear`,
-//! `bit_layers`, `sample`.
+//! `rope_kv_write`, `rope_attention`, `store_rows`, `router`, `route`, `group_rows`, `ternary_matmul`, `quantise_groups`,
+//! `group_matmul`, `group_linear`, `bit_linear`, `bit_layers`, `sample`.
 //!
 //! ## What is in it
 //! 1. Elements and rows: `layer_norm` (the shortest complete op), `rms_norm`, `l2_norm`, `affine`, `unary`, `swiglu`, `concat`;
 //!    `embed`, `select_rows`, `store_rows`, `span_mean`.
 //! 2. Full-precision products: `matmul`; `lstm_cell`. Images: `patches`, `pixel_shuffle`, `pool`.
 //! 3. Ternary products: `absmax` and `quantise`, or `norm_quantise` (activation codes), then `ternary_matmul`; `bit_linear`
-//!    fuses them for few rows. With scales by row and group of columns: `quantise_groups`, then `group_matmul`.
+//!    fuses them for few rows. With scales by row and group of columns: `quantise_groups`, then `group_matmul`; models ask for
+//!    `group_linear`, which fuses them for one row.
 //! 4. Mixture of experts: `router`, `route` (the router with its norm, for few rows), `group_rows`, `combine`. Models ask for
 //!    whole BitLinear layers with `bit_layers`, which chooses the ops.
 //! 5. Attention: `rope_kv_write`, `attention`, both for one row in `rope_attention`, `attention_weights`; `memory_read` (a BitGen's episodic memory).
@@ -51,6 +52,7 @@ mod combine;
 mod concat;
 mod embed;
 mod few_rows;
+mod group_linear;
 mod group_matmul;
 mod group_rows;
 mod kv_cache;
@@ -85,6 +87,7 @@ pub use bandwidth_probe::PROBE_CHUNK;
 pub use bit_layers::{BitStack, MoeInput, MoeSlots};
 pub use bit_linear::BitInput;
 pub use embed::{ROW_WORDS, Row, TOKEN_CLAMP, TOKEN_IMAGE};
+pub use group_linear::GroupInput;
 pub use group_matmul::GroupFactor;
 pub use kv_cache::cache_spec;
 pub use memory_read::MAX_MEMORY;
@@ -117,6 +120,7 @@ pub const NAMES: &[&str] = &[
     "combine",
     "concat",
     "embed",
+    "group_linear",
     "group_matmul",
     "group_rows",
     "l2_norm",

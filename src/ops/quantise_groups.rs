@@ -73,9 +73,9 @@ pub struct GroupQuant {
 /// a group of the matrices.
 /// Error: a code may differ by 1 from `cpu` where rounding is on an edge.
 #[derive(Debug)]
-struct QuantiseGroups {
-    norm: Option<RmsNorm>,
-    rule: GroupQuant,
+pub(super) struct QuantiseGroups {
+    pub(super) norm: Option<RmsNorm>,
+    pub(super) rule: GroupQuant,
 }
 
 params!(QuantiseGroupsParams {
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn the_kernel_tries_as_many_largest_codes() {
-        let number = shader!("quantise/quantise_groups").number("LARGEST_CODES");
+        let number = shader!("shared/group_codes").number("LARGEST_CODES");
         assert_eq!(number, Some(LARGEST_CODES));
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::panic::Location;
 
 use crate::error::{Error, Result};
-use crate::plan::{Constant, Node, Op, Plan, Slot, SlotInfo, SlotKind};
+use crate::plan::{Caps, Constant, Node, Op, Plan, Slot, SlotInfo, SlotKind};
 use crate::tensor::{Spec, WeightRef};
 
 /// Records a [`Plan`]. Each op adds its own method; calls nest, since all take `&self`.
@@ -15,6 +15,7 @@ use crate::tensor::{Spec, WeightRef};
 pub struct PlanBuilder {
     inner: RefCell<Inner>,
     traced: bool,
+    makes_inputs_once: bool,
 }
 
 #[derive(Debug, Default)]
@@ -44,6 +45,18 @@ impl PlanBuilder {
     /// An empty plan that keeps what [`PlanBuilder::trace`] records.
     pub fn traced() -> Self {
         PlanBuilder { traced: true, ..Self::default() }
+    }
+
+    /// The same plan for a device with these capabilities, as far as its ops depend on them.
+    #[must_use]
+    pub fn for_device(self, caps: &Caps) -> Self {
+        PlanBuilder { makes_inputs_once: caps.cpu_driver, ..self }
+    }
+
+    /// Whether ops of one row may make their input again in every workgroup, which costs less than a launch of its own, but where
+    /// a CPU computes. Traced plans read the weights that plans of several rows do, whatever the device.
+    pub fn makes_inputs_again(&self) -> bool {
+        !self.makes_inputs_once && !self.traced
     }
 
     /// Prefixes the labels of the nodes recorded while the result lives.

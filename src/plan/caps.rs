@@ -14,13 +14,14 @@ pub struct Caps {
     pub unpack_f16: bool,
     /// Largest range of a buffer that a kernel can bind, in bytes; larger weights are split.
     pub max_binding: u64,
-    /// The driver computes on the CPU: barriers are expensive, and loads are never coalesced. It decides which variant
-    /// of an op is the default, never which ones are possible.
+    /// A CPU computes, that of the driver or of the backend: barriers are expensive, loads are never coalesced, and
+    /// launches are cheap. It decides which variant of an op is the default, never which ones are possible, and whether ops may
+    /// make their input again in every workgroup ([`crate::plan::PlanBuilder::makes_inputs_again`]).
     pub cpu_driver: bool,
 }
 
 impl Caps {
-    /// No optional capability, and a binding limit that splits nothing: what the CPU backend reports.
+    /// No optional capability, and a binding limit that splits nothing.
     pub const PLAIN: Caps = Caps {
         subgroups: false,
         dot4: false,

@@ -35,7 +35,6 @@ impl Gated {
     /// `x + down(act(gate) · up)` of `norm(x)`, x `[rows, d]`.
     pub fn record_add(&self, p: &PlanBuilder, x: Slot, norm: &Norm) -> Slot {
         let gate_up = self.gate_up.record(p, x, Some(norm), None); // [rows, 2·d_ff]
-        let h = p.swiglu(gate_up, self.spec.act); // [rows, d_ff]
-        self.down.record(p, h, self.sub_norm.as_ref(), Some(x))
+        self.down.record_gated(p, gate_up, self.spec.act, self.sub_norm.as_ref(), Some(x))
     }
 }

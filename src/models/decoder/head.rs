@@ -35,6 +35,6 @@ impl Head {
 
     /// Logits `[outputs, vocab]` of x `[outputs, d]`.
     pub fn record(&self, p: &PlanBuilder, x: Slot) -> Slot {
-        self.head.record(p, x, None, None)
+        self.head.record(p, x, None, None, None)
     }
 }

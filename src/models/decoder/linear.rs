@@ -3,7 +3,7 @@
 use crate::models::decoder::bit_linear::{BitLinearSpec, BitLinearStack};
 use crate::models::decoder::stored_linear::{StoredSpec, StoredStack};
 use crate::models::load::{Tensor, TensorScope};
-use crate::ops::RmsNorm;
+use crate::ops::{Act, RmsNorm};
 use crate::plan::{PlanBuilder, Slot};
 
 /// A root-mean-square norm with its weight.
@@ -61,7 +61,22 @@ impl LinearStack {
     pub fn record(&self, p: &PlanBuilder, x: Slot, norm: Option<&Norm>, residual: Option<Slot>) -> Slot {
         match self {
             LinearStack::BitLinear(stack) => stack.record(p, x, norm, residual),
-            LinearStack::Stored(stack) => stack.record(p, x, norm, residual),
+            LinearStack::Stored(stack) => stack.record(p, x, None, norm, residual),
+        }
+    }
+
+    /// The same of `act(gate) · up`, of gate and up side by side, `[rows, 2·d_in]`.
+    pub fn record_gated(
+        &self,
+        p: &PlanBuilder,
+        gate_up: Slot,
+        act: Act,
+        norm: Option<&Norm>,
+        residual: Option<Slot>,
+    ) -> Slot {
+        match self {
+            LinearStack::BitLinear(stack) => stack.record(p, p.swiglu(gate_up, act), norm, residual),
+            LinearStack::Stored(stack) => stack.record(p, gate_up, Some(act), norm, residual),
         }
     }
 }

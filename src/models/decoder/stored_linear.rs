@@ -4,7 +4,7 @@ use crate::files::Quantisation;
 use crate::models::decoder::bit_linear::cut;
 use crate::models::decoder::linear::Norm;
 use crate::models::load::{Tensor, TensorScope};
-use crate::ops::{ActQuant, CodeScale, GroupFactor, GroupQuant, StackPiece};
+use crate::ops::{Act, ActQuant, CodeScale, GroupFactor, GroupInput, GroupQuant, StackPiece};
 use crate::plan::{PlanBuilder, Slot};
 use crate::quant::groups::GroupShape;
 use crate::quant::{Bits, PART_WORDS, TILE_ROWS};
@@ -22,7 +22,7 @@ pub struct StoredSpec {
 /// Matrices that read the same input, with their biases if they have any, their outputs side by side.
 #[derive(Debug)]
 pub struct StoredStack {
-    act: Option<(ActQuant, CodeScale)>,
+    quant: Option<(ActQuant, CodeScale)>,
     runs: Vec<Run>,
     bias: Option<Tensor>,
 }
@@ -61,14 +61,14 @@ impl StoredStack {
     }
 
     /// Matrices `[d_out, d_in]` that were taken, cut into pieces of at most `max_binding` bytes.
-    pub fn new(matrices: &[Tensor], max_binding: u64, act: Option<(ActQuant, CodeScale)>) -> Self {
+    pub fn new(matrices: &[Tensor], max_binding: u64, quant: Option<(ActQuant, CodeScale)>) -> Self {
         // Codes of one group read the same activations, whatever form of a file they come from.
         let same = |a: &Tensor, b: &Tensor| a.weight.pack.dtype() == b.weight.pack.dtype();
         let run = |of: &[Tensor]| match of[0].weight.pack.dtype() {
             DType::Groups { group } => Run::Codes { group: group as usize, pieces: pieces(of, max_binding) },
             _ => Run::Dense(dense(of, max_binding)),
         };
-        StoredStack { act, runs: matrices.chunk_by(same).map(run).collect(), bias: None }
+        StoredStack { quant, runs: matrices.chunk_by(same).map(run).collect(), bias: None }
     }
 
     /// Its pieces in order.
@@ -80,15 +80,24 @@ impl StoredStack {
         self.runs.into_iter().flat_map(pieces).collect()
     }
 
-    /// x `[rows, d_in]` → `[rows, Σ d_out]`, behind a norm and plus a residual if given.
-    pub fn record(&self, p: &PlanBuilder, x: Slot, norm: Option<&Norm>, residual: Option<Slot>) -> Slot {
+    /// x `[rows, d_in]` → `[rows, Σ d_out]`, behind an activation of gate and up side by side and a norm, and plus a residual, if
+    /// given.
+    pub fn record(
+        &self,
+        p: &PlanBuilder,
+        x: Slot,
+        act: Option<Act>,
+        norm: Option<&Norm>,
+        residual: Option<Slot>,
+    ) -> Slot {
         let bias = self.bias.as_ref().map(|bias| bias.slot(p));
         if let [run] = &self.runs[..] {
-            return self.run(p, run, x, norm, [bias, residual]);
+            return self.run(p, run, x, (act, norm), [bias, residual]);
         }
+        let x = act.map_or(x, |act| p.swiglu(x, act));
         let mut y: Option<Slot> = None;
         for run in &self.runs {
-            let part = self.run(p, run, x, norm, [None; 2]);
+            let part = self.run(p, run, x, (None, norm), [None; 2]);
             y = Some(y.map_or(part, |before| p.concat(before, part)));
         }
         plus(p, y.unwrap_or(x), bias, residual)
@@ -99,22 +108,26 @@ impl StoredStack {
         p: &PlanBuilder,
         run: &Run,
         x: Slot,
-        norm: Option<&Norm>,
+        (act, norm): (Option<Act>, Option<&Norm>),
         [bias, residual]: [Option<Slot>; 2],
     ) -> Slot {
-        let normed = || norm.map_or(x, |norm| norm.record(p, x));
+        let normed = || {
+            let x = act.map_or(x, |act| p.swiglu(x, act));
+            norm.map_or(x, |norm| norm.record(p, x))
+        };
         match run {
             Run::Codes { group, pieces } => {
-                let factor = match self.act {
-                    Some((act, scale)) => {
-                        let rule = GroupQuant { act, group: *group, scale };
-                        GroupFactor::Codes(p.quantise_groups(x, norm.map(|norm| norm.input(p)), rule))
-                    }
-                    None => GroupFactor::Floats(normed()),
-                };
                 let piece = |of| Piece::stack(of, p);
                 let stack: Vec<StackPiece> = pieces.iter().map(piece).collect();
-                plus(p, p.group_matmul(factor, &stack, residual), bias, None)
+                let y = match self.quant {
+                    Some((quant, scale)) => {
+                        let quant = GroupQuant { act: quant, group: *group, scale };
+                        let input = GroupInput { act, norm: norm.map(|norm| norm.input(p)), quant };
+                        p.group_linear(x, input, &stack, residual)
+                    }
+                    None => p.group_matmul(GroupFactor::Floats(normed()), &stack, residual),
+                };
+                plus(p, y, bias, None)
             }
             Run::Dense(shards) => match &shards[..] {
                 [whole] => p.matmul(normed(), whole.slot(p), bias, residual),

@@ -1,14 +1,14 @@
 //! Rows of the products with scales by group, and of the codes that they read.
 
 use half::f16;
-use ternion::ops::{ActQuant, CodeScale, GroupFactor, GroupQuant, RmsNorm, StackPiece};
+use ternion::ops::{ActQuant, CodeScale, GroupFactor, GroupInput, GroupQuant, RmsNorm, StackPiece};
 use ternion::quant::Bits;
 use ternion::quant::groups::{GroupPacked, GroupShape, whole_row};
 use ternion::tensor::CountedBy;
 
 use super::Tol::{Close, Codes, GroupScaleAndSum};
 use super::elements::hard_rows;
-use super::{CLAMP, Cases, step};
+use super::{ACTS, CLAMP, Cases, TIGHT_CLAMP, step};
 use crate::support::numbers::Noise;
 use crate::support::recording::Recording;
 
@@ -22,6 +22,7 @@ pub fn add(cases: &mut Cases) {
     shapes(cases);
     rows(cases);
     pieces(cases);
+    linear(cases);
 }
 
 fn codes(cases: &mut Cases) {
@@ -165,5 +166,49 @@ fn pieces(cases: &mut Cases) {
                 .collect();
             vec![(r.p.group_matmul(factor(r, rows, d, 32, Some(CodeScale::Group)), &pieces, None), Close(TOL))]
         });
+    }
+}
+
+/// A code on the edge may round the other way: a step of the largest activations, times a weight.
+const FLIP: f32 = 2e-2;
+
+/// Activation, norm, codes and product in one launch, against their composition: every activation, norms with bounds and without,
+/// codes by both rules, of 8 bits and of 4, all bits of weights and groups of them, with and without a residual.
+fn linear(cases: &mut Cases) {
+    let shapes: [(&[usize], usize, usize); 8] = [
+        (&[1], 4, 32),
+        (&[128], 32, 32),
+        (&[130, 2], 100, 64),
+        (&[4, 127, 257], 260, 128),
+        (&[64, 5], 512, 256),
+        (&[33], 1028, 128),
+        (&[131], 1000, whole_row(1000)),
+        (&[3], 12288, 128),
+    ];
+    let norms = [None, Some(RmsNorm::new(1e-5)), Some(RmsNorm { eps: 1e-5, clamp: Some(TIGHT_CLAMP) })];
+    for (i, (outs, d, group)) in shapes.into_iter().enumerate() {
+        for turn in 0..3 {
+            let at = 3 * i + turn;
+            let (bits, scale) = (BITS[at % 4], [CodeScale::Group, CodeScale::Row][at / 4 % 2]);
+            let act = (at % 5).checked_sub(1).map(|i| ACTS[i]);
+            let (norm, quant, residual) = (norms[(i + turn) % 3], [ACT, ACT, BOUNDED][at % 7 % 3], at % 3 == 0);
+            let of = format!("{act:?}, {norm:?}, {scale:?} of {} codes", quant.max_code);
+            let name = format!("{d} by {group} to {outs:?}, {bits:?}, {of}, residual {residual}");
+            cases.full("group_linear", name, |r| {
+                let mut noise = Noise(95);
+                let parts = outs.iter().enumerate();
+                let parts: Vec<_> =
+                    parts.map(|(i, &n)| matrix(&mut noise, n, d, bits[i % bits.len()], group)).collect();
+                let weights = r.groups("w", &parts);
+                let width = if act.is_some() { 2 * d } else { d };
+                let x = r.f32s("x", &[1, width], CountedBy::Rows, &noise.f32s(width, 1.0));
+                let w = |norm| (norm, r.weight("norm", &[d], ternion::tensor::Pack::F32, &noise.f32s(d, 1.0)));
+                let input = GroupInput { act, norm: norm.map(w), quant: GroupQuant { act: quant, group, scale } };
+                let n = outs.iter().sum::<usize>();
+                let residual = residual.then(|| r.f32s("residual", &[1, n], CountedBy::Rows, &Noise(96).f32s(n, 1.0)));
+                let piece = StackPiece { weights, first: 0, outs };
+                vec![(r.p.group_linear(x, input, &[piece], residual), Close(FLIP))]
+            });
+        }
     }
 }

@@ -1,0 +1,92 @@
+// Reading a stack of low-bit codes with scales by group (src/quant/groups.rs), and writing what is multiplied with it.
+// Imported where `params` with `groups` of a row, `weights`, `y`, `codes` without FLOATS and `residual` with RESIDUAL are
+// declared.
+#import stack
+#import vectors
+#import half_floats
+
+// Columns of a group.
+fn group_columns() -> u32 {
+    return weights[0].z;
+}
+
+// Scales of group `g` of rows 4 · lane.. of a tile; `first` is the first vec4 of the matrix's scales.
+fn scales_at(first: u32, tile: u32, g: u32, lane: u32) -> vec4<f32> {
+    let eight = weights[first + (tile * params.groups + g) * (TILE_LANES / 2u) + lane / 2u];
+    let pair = select(eight.xy, eight.zw, (lane & 1u) == 1u);
+    return vec4<f32>(float_of(pair.x & 0xffffu), float_of(pair.x >> 16u), float_of(pair.y & 0xffffu),
+        float_of(pair.y >> 16u));
+}
+
+// The first vec4 of a matrix's scales.
+fn first_scale(matrix: u32) -> u32 {
+    return weights[2u + 2u * matrix].y;
+}
+
+// What all of a matrix is multiplied by.
+fn factor_of(matrix: u32) -> f32 {
+    return bitcast<f32>(weights[2u + 2u * matrix].w);
+}
+
+// Sums of codes and activations from those of stored codes, `less` the activations' sum. 8-bit codes are made signed on the
+// way.
+fn exact(stored: vec4<i32>, less: f32, bits: u32) -> vec4<f32> {
+    let sum = vec4<f32>(select(stored, 2 * stored, bits == 1u));
+    return sum - vec4<f32>(select(less, 0.0, bits == 8u));
+}
+
+// The codes of one column of four rows, which begin at bit `shift` of their words.
+fn codes_at(w: vec4<u32>, shift: u32, bits: u32) -> vec4<f32> {
+    let stored = vec4<f32>((w >> vec4<u32>(shift)) & vec4<u32>((1u << bits) - 1u));
+    if bits == 1u { return 2.0 * stored - vec4<f32>(1.0); }
+    return stored - vec4<f32>(select(1.0, 128.0, bits == 8u));
+}
+
+#ifdef DOT4
+#else
+// The products of bytes 0 and 2 of four words with activations: that of byte 2 and 2^16 times that of byte 0, added. One product
+// of 32 bits has both sums of the pairs that belong together in its upper half: 16 bits hold two products, since activations are
+// -127 to 127. Half of the lower half's range takes the sign of what is there away.
+fn two_products(stored: vec4<u32>, acts: u32) -> vec4<i32> {
+    let pair = (stored & vec4<u32>(0x00ff00ffu)) - vec4<u32>(0x00800080u);
+    return bitcast<vec4<i32>>(pair * acts + vec4<u32>(0x8000u)) >> vec4<u32>(16u);
+}
+#endif
+
+// Σ byte · activation of one word of four rows of 8-bit codes.
+fn dot_bytes(stored: vec4<u32>, act: u32) -> vec4<i32> {
+#ifdef DOT4
+    let w = stored ^ vec4<u32>(0x80808080u);
+    return vec4<i32>(dot4I8Packed(w.x, act), dot4I8Packed(w.y, act), dot4I8Packed(w.z, act), dot4I8Packed(w.w, act));
+#else
+    let a = bitcast<i32>(act);
+    let even = bitcast<u32>(((a << 8u) >> 24u) + ((a << 24u) >> 8u));
+    let odd = bitcast<u32>((a >> 24u) + bitcast<i32>(bitcast<u32>((a << 16u) >> 8u) & 0xffff0000u));
+    return two_products(stored, even) + two_products(stored >> vec4<u32>(8u), odd);
+#endif
+}
+
+#ifdef FLOATS
+#else
+// Of eight words of 8-bit codes, those of one vec4 of codes; words behind the last one meet codes that are 0.
+fn bytes4(at: u32, first: u32, words: u32, act: vec4<u32>) -> vec4<i32> {
+    let last = words - 1u;
+    return dot_bytes(weights[at + min(first, last) * TILE_LANES], act.x)
+        + dot_bytes(weights[at + min(first + 1u, last) * TILE_LANES], act.y)
+        + dot_bytes(weights[at + min(first + 2u, last) * TILE_LANES], act.z)
+        + dot_bytes(weights[at + min(first + 3u, last) * TILE_LANES], act.w);
+}
+#endif
+
+// Writes four outputs from place `at` of y on; `in_part` is the first one's number in its matrix of `rows` outputs.
+fn store4(at: u32, v: vec4<f32>, in_part: u32, rows: u32) {
+    for (var i = 0u; i < 4u; i++) {
+        if in_part + i < rows {
+#ifdef RESIDUAL
+            y[at + i] = component(v, i) + residual[at + i];
+#else
+            y[at + i] = component(v, i);
+#endif
+        }
+    }
+}
