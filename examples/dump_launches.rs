@@ -74,7 +74,7 @@ fn operations(plan: &Plan, node: &Node, kernel: &Kernel, step: &Step) -> u64 {
     let rows = step.rows_of(y);
     let terms = kernel.overrides.iter().find(|(name, _)| *name == "TERMS").map_or(1, |&(_, n)| n as usize);
     let products = match node.op.name() {
-        "bit_linear" | "ternary_matmul" | "group_matmul" | "group_linear" => {
+        "bit_linear" | "route_swiglu" | "ternary_matmul" | "group_matmul" | "group_linear" => {
             rows * y.width() * width * terms
         }
         "matmul" => rows * plan.spec(node.inputs[1]).shape[0] * width,

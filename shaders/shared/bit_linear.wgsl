@@ -8,7 +8,7 @@ struct Params {
     width: u32,
     slots: u32, // of a row with experts: k, then the shared ones'; else 1
     k: u32,
-    n_experts: u32,
+    experts: u32, // to choose from
     out_width: u32,
     eps: f32,
     rms_floor: f32,
@@ -27,13 +27,17 @@ struct Params {
 }
 @group(0) @binding(1) var<uniform> params: Params;
 #bind var<storage, read> x: array<vec4<f32>>; // [rows, width / 4], or [rows, slots, width / 4] with COMBINE
-#bind var<storage, read> norms: array<vec4<f32>>; // [matrices, width / 4]
+#bind var<storage, read> norms: array<vec4<f32>>; // [matrices, width / 4], with ROUTE what `pre_norm_at` says behind them
 #bind var<storage, read> weights: array<vec4<u32>>; // a stack: header, table, words
+#ifdef ROUTE
+#bind var<storage, read> rows: array<vec4<u32>>; // [rows]: token, pos, seq_base, seq_len
+#else
 #ifdef PRE_NORM
 #bind var<storage, read> pre_norm: array<vec4<f32>>; // [width / 4]
 #endif
 #ifdef SWIGLU
 #bind var<storage, read> expert_ids: array<u32>; // [rows, k]
+#endif
 #endif
 #ifdef COMBINE
 #bind var<storage, read> expert_ids: array<u32>; // [rows, k]
@@ -43,13 +47,34 @@ struct Params {
 #bind var<storage, read> residual: array<f32>; // [rows, out_width]
 #endif
 #bind var<storage, read_write> y: array<f32>; // [rows, out_width], or [rows, slots, out_width] with SWIGLU
+#ifdef ROUTE
+#bind var<storage, read_write> expert_ids: array<u32>; // [rows, k]
+#bind var<storage, read_write> expert_weights: array<f32>; // [rows, k]
+#bind var<storage, read_write> log: array<u32>; // [capacity, k]
+#endif
 
 #ifdef PLAIN
 #else
+// The expert of a slot of a row. With ROUTE `chosen` finds it among the logits of the workgroup.
 fn expert_of(row: u32, slot: u32) -> u32 {
-    var expert = params.n_experts + slot - params.k;
+    var expert = params.experts + slot - params.k;
+#ifdef ROUTE
+    if slot < params.k { expert = chosen(slot); }
+#else
     if slot < params.k { expert = expert_ids[row * params.k + slot]; }
+#endif
     return expert;
+}
+#endif
+
+#ifdef PRE_NORM
+// Elements 4i.. of the weight of the norm in front.
+fn pre_norm_weight(i: u32) -> vec4<f32> {
+#ifdef ROUTE
+    return norms[pre_norm_at() + i];
+#else
+    return pre_norm[i];
+#endif
 }
 #endif
 

@@ -1,4 +1,4 @@
-// The choice of a router (ops/router.rs, ops/route.rs): the k most probable experts of a row, renormalised.
+// The choice of a router (ops/router.rs, ops/route.rs, ops/route_swiglu.rs): the k most probable experts of a row, renormalised.
 // Imported where `logits`, `rows`, `expert_ids`, `expert_weights`, `log` and `params` with `experts` and `k` are declared.
 #import bounds
 

@@ -5,6 +5,9 @@
 #import bit_linear_codes
 #import ternary_matvec
 #import workgroup_totals
+#ifdef ROUTE
+#import route_experts
+#endif
 
 override SPLIT_K: u32 = 4u;
 override GROUPS: u32 = 1u;
@@ -114,10 +117,9 @@ fn matrix_of(row: u32, first: u32, t: u32) -> u32 {
 }
 
 // The codes of all terms.
-fn make_all(id: u32, row: u32, first: u32) {
+fn make_all(id: u32, row: u32, first: u32, pre_norm_rms: f32) {
     let quarter = params.width / 4u;
     var at = row * quarter;
-    let pre_norm_rms = pre_norm_rms_of(id, at);
 #ifdef COMBINE
     for (var t = 0u; t < TERMS; t++) {
         at = (row * TERMS + t) * quarter;
@@ -152,13 +154,23 @@ fn main(
     let place = Tile(0u, group.x * GROUPS, 0u);
 #ifdef SWIGLU
     let row = group.y / params.slots;
-    let first = expert_of(row, group.y % params.slots) * TERMS;
 #else
     let row = group.y;
     let first = 0u;
 #endif
 #endif
-    make_all(id, row, first);
+    let pre_norm_rms = pre_norm_rms_of(id, row * (params.width / 4u));
+#ifdef SWIGLU
+    let slot = group.y % params.slots;
+#ifdef ROUTE
+    if slot < params.k {
+        find_logits(id, row * (params.width / 4u), pre_norm_rms);
+        if group.x == 0u && slot == 0u && id == 0u { choose(row, 0u); }
+    }
+#endif
+    let first = expert_of(row, slot) * TERMS;
+#endif
+    make_all(id, row, first, pre_norm_rms);
     var result = array<vec4<f32>, VEC4S>();
     var rows = 0u;
     for (var t = 0u; t < TERMS; t++) {

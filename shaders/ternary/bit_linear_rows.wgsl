@@ -172,7 +172,7 @@ fn products(id: u32, tile: u32, in_tile: u32, expert: u32) {
 
 fn combine(id: u32, tile: u32) {
     let in_tile = (tile * LANES + id) * VEC4S;
-    let all = params.n_experts + params.slots - params.k;
+    let all = params.experts + params.slots - params.k;
     for (var expert = 0u; expert < all; expert++) { products(id, tile, in_tile, expert); }
     // A lane adds up what it has written itself, slot by slot.
     let rows = counted(params.counted_by, params.rows);

@@ -31,6 +31,7 @@ const SHARED: &[(&str, &str)] = &[
     ("new_row", include_str!("../../shaders/shared/new_row.wgsl")),
     ("queries", include_str!("../../shaders/shared/queries.wgsl")),
     ("reduce", include_str!("../../shaders/shared/reduce.wgsl")),
+    ("route_experts", include_str!("../../shaders/shared/route_experts.wgsl")),
     ("stack", include_str!("../../shaders/shared/stack.wgsl")),
     ("step", include_str!("../../shaders/shared/step.wgsl")),
     ("subgroup_lanes", include_str!("../../shaders/shared/subgroup_lanes.wgsl")),

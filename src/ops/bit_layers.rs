@@ -2,9 +2,11 @@
 //! number of rows and on the shapes, and is chosen here: fused or composed, experts row by row or grouped.
 
 use crate::ops::bit_linear::fits_fused;
+use crate::ops::route_swiglu::can_route;
 use crate::ops::swiglu::Act;
 use crate::ops::{ActQuant, BitInput, Experts, RmsNorm, StackPiece};
 use crate::plan::{PlanBuilder, Slot};
+use crate::tensor::WeightRef;
 
 /// Maximum number of rows for which experts are applied row by row; with more rows, several use the same expert.
 const MAX_UNGROUPED_ROWS: usize = 5;
@@ -37,6 +39,9 @@ pub struct MoeInput<'a> {
     pub pre_norm: (RmsNorm, Slot),
     /// The router's matrix `[experts, d]` and bias `[experts]`.
     pub router: [Slot; 2],
+    /// The norms of `gate_up`, that of the pre-norm, and both of the router, one behind the other: a slot of the plans in which
+    /// one launch reads them all.
+    pub front: WeightRef,
     /// How many experts there are, and how many a row uses.
     pub experts: Experts,
     /// Gate and up of each expert, `[d_ff, d]` each, the shared experts last.
@@ -107,14 +112,23 @@ impl PlanBuilder {
         MoeSlots { out, expert_ids: ids, expert_weights: weights, hidden, composed: Some([logits, y]) }
     }
 
-    /// [`PlanBuilder::moe`] in three launches.
+    /// [`PlanBuilder::moe`] in three launches, or in two.
     #[track_caller]
     fn fused_moe(&self, x: Slot, moe: &MoeInput, stacks: [[Slot; 2]; 2], [rows, log]: [Slot; 2]) -> MoeSlots {
         let ((norm, w), [router, bias], experts) = (moe.pre_norm, moe.router, moe.experts);
-        let choice = self.route(x, norm, [w, router, bias], rows, log, experts.k);
+        let d_ff = moe.gate_up.outs[0];
         let [first, second] =
             [Some(moe.pre_norm), None].map(|pre_norm| BitInput { pre_norm, norm: moe.norm, act: moe.quant });
-        let hidden = self.bit_swiglu(x, first, stacks[0], moe.gate_up.outs[0], choice[0], (experts, moe.act));
+        let (hidden, choice) = if self.makes_inputs_again() && self.spec(x).shape[0] == 1 && can_route(experts.n) {
+            let n = moe.front.parts.iter().map(|part| part.rows.len() * part.cols).sum();
+            let stack = [self.weight(&moe.front, &[n]), stacks[0][1]];
+            let [hidden, ids, weights] =
+                self.route_swiglu(x, (norm, second), stack, d_ff, [rows, log], (experts, moe.act));
+            (hidden, [ids, weights])
+        } else {
+            let choice = self.route(x, norm, [w, router, bias], rows, log, experts.k);
+            (self.bit_swiglu(x, first, stacks[0], d_ff, choice[0], (experts, moe.act)), choice)
+        };
         let out = self.bit_combine(hidden, second, stacks[1], choice, experts, (x, moe.bound));
         MoeSlots { out, expert_ids: choice[0], expert_weights: choice[1], hidden, composed: None }
     }

@@ -21,7 +21,7 @@ use crate::tensor::{DType, Spec, code_words};
 /// Every workgroup recomputes the codes that it needs, which is cheaper than a launch if there are few rows. Where it is not,
 /// two or more rows take two launches.
 #[derive(Debug)]
-struct BitLinear {
+pub(super) struct BitLinear {
     /// Output rows of each matrix of the stack, or of one expert.
     outs: Vec<usize>,
     /// A norm before the matrices' own, with its weight among the inputs.
@@ -47,7 +47,7 @@ params!(BitLinearParams {
     width: u32,
     slots: u32,
     k: u32,
-    n_experts: u32,
+    experts: u32,
     out_width: u32,
     eps: f32,
     rms_floor: f32,
@@ -149,6 +149,11 @@ impl BitLinear {
     fn new(input: BitInput, outs: &[usize], residual: bool, kind: Kind) -> Self {
         let BitInput { pre_norm, norm, act } = input;
         BitLinear { outs: outs.to_vec(), pre_norm: pre_norm.map(|p| p.0), norm, act, residual, kind }
+    }
+
+    /// The first half of experts, behind the norm that their router reads too.
+    pub(super) fn routed(norm: RmsNorm, input: BitInput, d_ff: usize, (experts, act): (Experts, Act)) -> Self {
+        BitLinear { pre_norm: Some(norm), ..BitLinear::new(input, &[d_ff; 2], false, Kind::SwiGlu(experts, act)) }
     }
 
     fn experts(&self) -> Option<Experts> {
@@ -278,7 +283,7 @@ impl Op for BitLinear {
 
 /// In one launch.
 impl BitLinear {
-    fn fused(&self, caps: &Caps, form: FewRows, inputs: &[&Spec], counted_by: &Spec) -> Kernel {
+    pub(super) fn fused(&self, caps: &Caps, form: FewRows, inputs: &[&Spec], counted_by: &Spec) -> Kernel {
         let slots = if let Kind::SwiGlu(e, _) = self.kind { e.slots() } else { 1 };
         // The two matrices of SwiGLU give the same outputs.
         let outs = if self.kind == Kind::Plain { &self.outs[..] } else { &self.outs[..1] };
@@ -416,7 +421,7 @@ impl BitLinear {
             width: width as u32,
             slots: self.experts().map_or(1, Experts::slots) as u32,
             k: self.experts().map_or(0, |e| e.k) as u32,
-            n_experts: self.experts().map_or(0, |e| e.n) as u32,
+            experts: self.experts().map_or(0, |e| e.n) as u32,
             out_width: self.out_width() as u32,
             eps: norm.eps,
             rms_floor: norm.floor(),

@@ -6,7 +6,8 @@
 //! `swiglu`, `concat`, `select_rows`, `span_mean`, `quantise`, `patches`, `pixel_shuffle`, `pool`, `matmul`, `lstm_cell`,
 //! `memory_read`, `bandwidth_probe`, `combine`, `norm_quantise`, `kv_cache`, `attention`, `attention_weights`,
 //! `rope_kv_write`, `rope_attention`, `store_rows`, `router`, `route`, `group_rows`, `ternary_matmul`, `quantise_groups`,
-//! `group_matmul`, `group_linear`, `bit_linear`, `bit_layers`, `sample`.
+//! `group_matmul`, `group_linear`, `bit_linear`, `route_swiglu`,
+//! `bit_layers`, `sample`.
 //!
 //! ## What is in it
 //! 1. Elements and rows: `layer_norm` (the shortest complete op), `rms_norm`, `l2_norm`, `affine`, `unary`, `swiglu`, `concat`;
@@ -15,8 +16,9 @@
 //! 3. Ternary products: `absmax` and `quantise`, or `norm_quantise` (activation codes), then `ternary_matmul`; `bit_linear`
 //!    fuses them for few rows. With scales by row and group of columns: `quantise_groups`, then `group_matmul`; models ask for
 //!    `group_linear`, which fuses them for one row.
-//! 4. Mixture of experts: `router`, `route` (the router with its norm, for few rows), `group_rows`, `combine`. Models ask for
-//!    whole BitLinear layers with `bit_layers`, which chooses the ops.
+//! 4. Mixture of experts: `router`, `route` (the router with its norm, for few rows), `route_swiglu` (that and the first half of
+//!    the experts, for one), `group_rows`, `combine`. Models ask for whole BitLinear layers with `bit_layers`, which chooses
+//!    the ops.
 //! 5. Attention: `rope_kv_write`, `attention`, both for one row in `rope_attention`, `attention_weights`; `memory_read` (a BitGen's episodic memory).
 //! 6. Choosing a token: `sampling` (the arithmetic), `sample`.
 //! 7. Shared by ops: `chain` (an op as a composition of others), `few_rows` (how kernels for few rows divide their work),
@@ -71,6 +73,7 @@ mod rms_norm;
 mod rope_attention;
 mod rope_kv_write;
 mod route;
+mod route_swiglu;
 mod router;
 mod sample;
 mod sampling;
@@ -138,6 +141,7 @@ pub const NAMES: &[&str] = &[
     "rope_attention",
     "rope_kv_write",
     "route",
+    "route_swiglu",
     "router",
     "sample",
     "select_rows",

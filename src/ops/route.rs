@@ -15,9 +15,9 @@ use crate::tensor::{DType, Spec};
 ///
 /// Of two experts whose logits differ only by rounding either may be chosen.
 #[derive(Debug)]
-struct Route {
-    norm: RmsNorm,
-    k: usize,
+pub(super) struct Route {
+    pub(super) norm: RmsNorm,
+    pub(super) k: usize,
 }
 
 params!(RouteParams { width: u32, experts: u32, k: u32, eps: f32, floor: f32, in_bound: f32, out_bound: f32 });

@@ -54,6 +54,11 @@ impl BitLinearStack {
         p.bit_linears(x, input, &self.slots(p), residual)
     }
 
+    /// Their norms, one behind the other.
+    pub fn norms(&self) -> &Tensor {
+        &self.norms
+    }
+
     /// What an op over a stack reads.
     pub fn slots(&self, p: &PlanBuilder) -> BitStack<'_> {
         BitStack { norms: self.norms.slot(p), pieces: self.weights.pieces(p), outs: &self.weights.outs }

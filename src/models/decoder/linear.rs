@@ -24,6 +24,11 @@ impl Norm {
         p.rms_norm(x, self.weight.slot(p), self.rule)
     }
 
+    /// Its weight.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
     /// What an op with a norm in front reads.
     pub fn input(&self, p: &PlanBuilder) -> (RmsNorm, Slot) {
         (self.rule, self.weight.slot(p))

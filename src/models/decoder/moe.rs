@@ -44,7 +44,10 @@ impl Moe {
     pub fn record_add(&self, p: &PlanBuilder, x: Slot, norm: &Norm, rows: Slot, i: usize, shape: &TextShape) -> Slot {
         let MoeSpec { experts, expert, linear, bound } = self.spec;
         let log = p.state(&slots::routing(i), Spec::fixed(&[shape.kv_rows, experts.k], DType::U32));
+        let [router, bias] = &self.router;
+        let front = [self.gate_up.norms(), norm.weight(), router, bias].map(Tensor::clone);
         let moe = MoeInput {
+            front: Tensor::stack(&front, &[]).weight,
             pre_norm: norm.input(p),
             router: self.router.each_ref().map(|tensor| tensor.slot(p)),
             experts,

@@ -25,6 +25,7 @@ pub fn add(cases: &mut Cases) {
     combine(cases);
     counts_of_experts(cases);
     route(cases);
+    route_swiglu(cases);
 }
 
 /// Norms and matrices of `outs` rows; bits are mixed.
@@ -168,6 +169,32 @@ fn route(cases: &mut Cases) {
             let log = r.state("log", &[40, k], DType::U32, vec![77; 40 * k]);
             let [expert_ids, chosen] = r.p.route(x, PRE, weights, rows, log, k);
             vec![(expert_ids, Exact), (chosen, Close(1e-5)), (log, Exact)]
+        });
+    }
+}
+
+/// Few experts and many, and rows in the middle of a sequence.
+fn route_swiglu(cases: &mut Cases) {
+    for (i, (k, n, shared, d, d_ff)) in
+        [(2, 8, 1, 768, 300), (1, 4, 0, 4, 5), (4, 4, 2, 52, 130), (8, 64, 1, 20, 7)].into_iter().enumerate()
+    {
+        let (experts, act) = (Experts { k, n, shared }, ACTS[i]);
+        cases.full("route_swiglu", format!("{experts:?}, {d} to {d_ff}, {act:?}"), |r| {
+            let x = r.f32s("x", &[1, d], CountedBy::Rows, &Noise(103).f32s(d, 3.0));
+            let parts = [
+                Noise(91).f32s(2 * experts.all() * d, 1.0),
+                Noise(100).f32s(d, 2.0),
+                Noise(101).f32s(n * d, 0.2),
+                Noise(102).f32s(n, 1.0),
+            ];
+            let front = parts.concat();
+            let front = r.weight("front", &[front.len()], Pack::F32, &front);
+            let weights = stack(r, &[d_ff].repeat(2 * experts.all()), d)[1];
+            let rows = r.u32s("rows", &[1, 4], CountedBy::Rows, &row_words(&[(0, 7, 20)], 1));
+            let log = r.state("log", &[40, k], DType::U32, vec![77; 40 * k]);
+            let input = (PRE, input(r, false, d));
+            let [h, ids, chosen] = r.p.route_swiglu(x, input, [front, weights], d_ff, [rows, log], (experts, act));
+            vec![(h, Close(3.0 * FLIP)), (ids, Exact), (chosen, Close(1e-5)), (log, Exact)]
         });
     }
 }
