@@ -187,8 +187,8 @@ fn linear(cases: &mut Cases) {
     ];
     let norms = [None, Some(RmsNorm::new(1e-5)), Some(RmsNorm { eps: 1e-5, clamp: Some(TIGHT_CLAMP) })];
     for (i, (outs, d, group)) in shapes.into_iter().enumerate() {
-        for turn in 0..3 {
-            let at = 3 * i + turn;
+        for turn in 0..2 {
+            let at = 2 * i + turn;
             let (bits, scale) = (BITS[at % 4], [CodeScale::Group, CodeScale::Row][at / 4 % 2]);
             let act = (at % 5).checked_sub(1).map(|i| ACTS[i]);
             let (norm, quant, residual) = (norms[(i + turn) % 3], [ACT, ACT, BOUNDED][at % 7 % 3], at % 3 == 0);
