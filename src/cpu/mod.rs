@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use crate::cpu_level;
 use crate::error::{Error, Result};
 use crate::plan::{
-    Backend, BufferId, Caps, Io, MemoryPlan, Plan, ProgramId, ResizedState, Slot, SlotKind, Step, state_fits,
+    Backend, BufferId, Caps, DeviceParts, Io, MemoryPlan, Plan, ProgramId, ResizedState, Slot, SlotKind, Step,
+    state_fits,
 };
 use crate::threads::{self, ThreadPool};
 use words::Words;
@@ -116,6 +117,10 @@ impl Backend for Cpu {
         let (n, plain) = (self.threads.count(), self.plain);
         let kind = if plain { "plain definitions".into() } else { format!("{} kernels", cpu_level::level()) };
         format!("CPU, {n} thread{}, {kind}", if n == 1 { "" } else { "s" })
+    }
+
+    fn parts(&self) -> DeviceParts {
+        DeviceParts { threads: Some(self.threads.count()), ..DeviceParts::default() }
     }
 
     fn caps(&self) -> Caps {

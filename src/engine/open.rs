@@ -22,6 +22,8 @@ pub struct LoadReport {
     pub device: String,
     /// Why the device was taken.
     pub why: String,
+    /// How full-precision weights are kept: as asked for, if the device can.
+    pub precision: Precision,
     /// Element type of the LM head.
     pub head: DType,
     /// Element type of the KV cache, if the model has one.
@@ -64,6 +66,7 @@ pub(crate) struct Loaded {
     start: Instant,
     pub backend: Box<dyn Backend>,
     why: String,
+    precision: Precision,
     head: DType,
     kv: Option<DType>,
     weight_bytes: u64,
@@ -105,6 +108,7 @@ impl Opening {
         mut also: impl FnMut(&str, &[u32]) -> Result<()>,
         progress: impl FnMut(Progress),
     ) -> Result<Loaded> {
+        let precision = self.precision;
         let (autotunes, (mut backend, why)) = (self.device.autotunes(), self.device.backend()?);
         let put = |name: &str, words: Vec<u32>| {
             also(name, &words)?;
@@ -116,7 +120,7 @@ impl Opening {
         }
         log::info!("{} on {} ({why})", self.files, backend.describe());
         let kv = plans.iter().find_map(|plan| Some(plan.spec(plan.state(&slots::kv(0)[0])?).dtype));
-        Ok(Loaded { start: self.start, backend, why, head, kv, weight_bytes })
+        Ok(Loaded { start: self.start, backend, why, precision, head, kv, weight_bytes })
     }
 }
 
@@ -131,10 +135,10 @@ impl Loaded {
 
     /// The device and the report, once all programs are prepared.
     pub fn finish(self) -> (Box<dyn Backend>, LoadReport) {
-        let Loaded { start, backend, why, head, kv, weight_bytes } = self;
+        let Loaded { start, backend, why, precision, head, kv, weight_bytes } = self;
         let (device, memory_bytes) = (backend.describe(), backend.memory());
         let (max_memory_bytes, time) = (memory_bytes, start.elapsed());
-        (backend, LoadReport { device, why, head, kv, weight_bytes, memory_bytes, max_memory_bytes, time })
+        (backend, LoadReport { device, why, precision, head, kv, weight_bytes, memory_bytes, max_memory_bytes, time })
     }
 }
 

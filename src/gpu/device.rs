@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, Result};
-use crate::plan::Caps;
+use crate::plan::{Caps, DeviceParts};
 
 /// An adapter as wgpu reports it.
 #[derive(Debug, Clone)]
@@ -113,6 +113,17 @@ fn kind(adapter: &wgpu::Adapter) -> AdapterKind {
 fn driver(info: &wgpu::AdapterInfo) -> String {
     let parts = [info.driver.trim(), info.driver_info.trim()];
     parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// An adapter by its parts.
+pub(super) fn parts(info: &wgpu::AdapterInfo) -> DeviceParts {
+    DeviceParts {
+        adapter: Some(info.name.clone()),
+        ids: Some([info.vendor, info.device]),
+        api: Some(info.backend.to_str().to_owned()),
+        driver: Some(driver(info)).filter(|driver| !driver.is_empty()),
+        threads: None,
+    }
 }
 
 /// Maximum bytes of a binding: what a device of these limits takes, and what the 32-bit indices of shaders reach.

@@ -25,7 +25,8 @@ use program::Program;
 
 use crate::error::{Error, Result};
 use crate::plan::{
-    Backend, BufferId, Caps, Choices, MemoryPlan, Plan, ProgramId, ResizedState, Slot, SlotKind, Step, state_fits,
+    Backend, BufferId, Caps, Choices, DeviceParts, MemoryPlan, Plan, ProgramId, ResizedState, Slot, SlotKind, Step,
+    state_fits,
 };
 use crate::tensor::Spec;
 
@@ -191,6 +192,10 @@ impl Backend for Gpu {
         self.device.label.clone()
     }
 
+    fn parts(&self) -> DeviceParts {
+        device::parts(&self.device.device.adapter_info())
+    }
+
     fn caps(&self) -> Caps {
         self.device.caps
     }
@@ -286,6 +291,10 @@ impl Backend for Gpu {
 
     fn choose(&mut self, choices: Choices) {
         self.choices = choices;
+    }
+
+    fn choices(&self) -> Option<&Choices> {
+        Some(&self.choices)
     }
 
     fn launches(&self, program: ProgramId, step: &Step) -> usize {

@@ -52,10 +52,29 @@ impl ResizedState {
     }
 }
 
+/// A device by its parts, for those who compare measurements.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DeviceParts {
+    /// The adapter's name; none on the CPU.
+    pub adapter: Option<String>,
+    /// Numbers of the adapter's vendor and of the adapter among the vendor's, as its interface gives them: on Vulkan and
+    /// DX12 those of PCI, or 0.
+    pub ids: Option<[u32; 2]>,
+    /// The interface by which the adapter is reached: "vulkan", "metal", "dx12" or "gl".
+    pub api: Option<String>,
+    /// The driver and its version.
+    pub driver: Option<String>,
+    /// Threads that compute, on the CPU.
+    pub threads: Option<usize>,
+}
+
 /// Runs plans: the CPU, or a GPU through wgpu. Weights and states are shared between its programs by name.
 pub trait Backend: Send {
     /// One line: the device, its driver, its kind.
     fn describe(&self) -> String;
+
+    /// What [`Backend::describe`] says, in parts.
+    fn parts(&self) -> DeviceParts;
 
     /// What kernels may use here.
     fn caps(&self) -> Caps;
@@ -77,6 +96,11 @@ pub trait Backend: Send {
 
     /// Chooses kernel variants for the programs that are prepared from now on. On the CPU it does nothing.
     fn choose(&mut self, _choices: Choices) {}
+
+    /// The variants that [`Backend::choose`] got; none on the CPU.
+    fn choices(&self) -> Option<&Choices> {
+        None
+    }
 
     /// Frees what belongs to a program alone: its temporaries and bindings. Weights, constants and states stay. A released
     /// program must not be used: it has no nodes, and its slots cannot be read or written.

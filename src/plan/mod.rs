@@ -15,7 +15,7 @@ mod memory;
 mod op;
 mod variant;
 
-pub use backend::{Backend, ProgramId, ResizedState, state_fits};
+pub use backend::{Backend, DeviceParts, ProgramId, ResizedState, state_fits};
 pub use builder::PlanBuilder;
 pub use caps::Caps;
 pub use kernel::{Extent, FollowUp, Grid, Kernel, ParamStruct, Params, Source};
