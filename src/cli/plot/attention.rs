@@ -76,7 +76,7 @@ impl AttentionFigure {
         let mut title = format!("Attention of text token {}", attention.token);
         title += &quoted(attention.token).map_or(String::new(), |text| format!(" “{text}”"));
         let next = attention.token + 1;
-        title += &quoted(next).map_or(String::new(), |text| format!(", which is followed by {next} “{text}”"));
+        title += &quoted(next).map_or(String::new(), |text| format!("; the next, {next}, is “{text}”"));
         let note = format!("Mean of {layers} layers, led back to {cells}.");
         let texts = [(&title, SIZES[0]), (&note, SIZES[1])].map(|(t, size)| font.width(t, size) as i32 * 11 / 10);
         let captions = parts.iter().map(|p| font.width(&p.caption, SIZES[1]) as i32 * 11 / 10);

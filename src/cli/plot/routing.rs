@@ -149,8 +149,8 @@ impl RoutingFigure<'_> {
         for (n, cells) in self.lines.iter().enumerate() {
             if n == 0 {
                 self.heading(paper, cells, "By token", &self.captions[1])?;
-                paper.bar(scale, (cells.right() + 24, cells.y), cells.bottom() - cells.y, "")?;
             }
+            paper.bar(scale, (cells.right() + 24, cells.y), cells.bottom() - cells.y, "")?;
             let row = |column: usize| self.routing.image_rows + first + column;
             paper.cells(cells, scale, false, |expert, column| self.routing.share_of_layers(expert, row(column)))?;
             self.experts(paper, cells)?;

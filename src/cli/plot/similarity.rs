@@ -22,6 +22,8 @@ const CELL: [[usize; 2]; 2] = [[6, 104], [6, 40]];
 const WIDE: i32 = 44;
 /// Minimum height of cells with numbers in them, and the height of lines of text.
 const HIGH: i32 = 20;
+/// Fewer bytes at the beginning of all names stay.
+const MIN_COMMON: usize = 4;
 /// Sizes of the title and of all else.
 const SIZES: [f64; 2] = [26.0, 16.0];
 /// Where names of pictures begin.
@@ -39,6 +41,26 @@ pub struct SimilarityFigure<'a> {
     size: (i32, i32),
 }
 
+/// Of how many lines of this size one has room for its text.
+fn every(size: i32) -> usize {
+    (HIGH / size + i32::from(HIGH % size != 0)).max(1) as usize
+}
+
+/// Names without the ending that all have, and with `…` for the words with which all begin: what is left tells them apart.
+fn without_common(names: &[String]) -> Vec<String> {
+    let Some((first, others)) = names.split_first().filter(|(_, others)| !others.is_empty()) else {
+        return names.to_vec();
+    };
+    let ending = first.rfind('.').map(|dot| &first[dot..]).filter(|e| others.iter().all(|name| name.ends_with(e)));
+    let stems: Vec<&str> = names.iter().map(|n| ending.and_then(|e| n.strip_suffix(e)).unwrap_or(n)).collect();
+    // Up to the last sign between two words that is common to all.
+    let begins = |end: usize| stems.iter().all(|stem| stem.len() > end && stem.starts_with(&stems[0][..end]));
+    let ends = stems[0].char_indices().filter(|(_, c)| !c.is_alphanumeric()).map(|(i, c)| i + c.len_utf8());
+    let common = ends.filter(|&end| end >= MIN_COMMON && begins(end)).max().unwrap_or(0);
+    let mark = if common > 0 { "…" } else { "" };
+    stems.iter().map(|stem| format!("{mark}{}", &stem[common..])).collect()
+}
+
 fn cell_width(pictures: usize) -> i32 {
     (PANEL[0] / pictures.max(1)).clamp(CELL[0][0], CELL[0][1]) as i32
 }
@@ -53,10 +75,12 @@ impl<'a> SimilarityFigure<'a> {
         names: &[String],
         thumbs: Vec<Image>,
     ) -> Self {
-        let cut = |all: &[String], max: f64| -> Vec<String> {
-            all.iter().map(|text| font.cut(&font.shown(text), SIZES[1], max)).collect()
-        };
-        let (texts, names) = (cut(texts, MAX_TEXT_WIDTH[0]), cut(names, MAX_TEXT_WIDTH[1]));
+        let texts: Vec<String> =
+            texts.iter().map(|text| font.cut(&font.shown(text), SIZES[1], MAX_TEXT_WIDTH[0])).collect();
+        let names: Vec<String> = without_common(names)
+            .iter()
+            .map(|name| font.cut_middle(&font.shown(name), SIZES[1], MAX_TEXT_WIDTH[1]))
+            .collect();
         // A viewer without the font may have a wider one.
         let widest =
             |all: &[String]| all.iter().map(|t| font.width(t, SIZES[1]).ceil() as i32).max().unwrap_or(0) * 11 / 10;
@@ -68,6 +92,10 @@ impl<'a> SimilarityFigure<'a> {
         let all = || values.iter().flatten().copied();
         let (min, max) = (all().fold(f32::INFINITY, f32::min), all().fold(f32::NEG_INFINITY, f32::max));
         let scale = if shares { Scale::up_to(1.0) } else { Scale::between(min, max) };
+        let note = match every(cells.width) {
+            1 => note,
+            n => format!("{note} Of the pictures, one in {n} is named."),
+        };
         let note_end = MARGIN + font.width(&note, SIZES[1]) as i32 * 11 / 10;
         let width = (cells.right() + BAR_ROOM).max(note_end) + MARGIN;
         let below = (cells.bottom() + widest(&names) + 16).max(cells.y + 100);
@@ -97,8 +125,6 @@ impl Figure for SimilarityFigure<'_> {
             self.values.get(text).and_then(|row| row.get(picture)).copied().unwrap_or_default()
         };
         paper.cells(cells, self.scale, cells.width >= WIDE && cells.height >= HIGH, at)?;
-        // Lines that are lower than a text leave some out.
-        let every = |size: i32| (HIGH / size + i32::from(HIGH % size != 0)).max(1) as usize;
         for (row, text) in self.texts.iter().enumerate().step_by(every(cells.height)) {
             paper.text(text, (cells.x - 9, cells.row(row)), SIZES[1], INK, Align::Right)?;
         }
@@ -121,6 +147,21 @@ impl Figure for SimilarityFigure<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_keep_what_tells_them_apart() {
+        let short = |names: &[&str]| without_common(&names.iter().map(ToString::to_string).collect::<Vec<_>>());
+        assert_eq!(
+            short(&["spatial_scene_100000.png", "spatial_scene_100001.png"]),
+            ["…100000", "…100001"],
+            "the beginning and the ending are common"
+        );
+        assert_eq!(short(&["spatial_scene_1.png", "spatial_reasoning_1.png"]), ["…scene_1", "…reasoning_1"]);
+        assert_eq!(short(&["a_1.png", "a_2.jpg"]), ["a_1.png", "a_2.jpg"], "a short beginning stays");
+        assert_eq!(short(&["picture.png"]), ["picture.png"], "one name stays whole");
+        assert_eq!(short(&["größe_1", "größe_2"]), ["…1", "…2"]);
+        assert_eq!(short(&["same-thing.png", "same-.png"]), ["same-thing", "same-"], "none becomes empty");
+    }
 
     #[test]
     fn everything_has_its_place_however_much_there_is() {

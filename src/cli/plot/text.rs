@@ -76,6 +76,19 @@ impl Font {
         shorter.into_iter().find(|cut| self.width(cut, size) <= max).unwrap_or_default()
     }
 
+    /// The text, or as much of its beginning and of its end as fits in a width, with `…` between them.
+    pub fn cut_middle(&self, text: &str, size: f64, max: f64) -> String {
+        if self.width(text, size) <= max {
+            return text.to_owned();
+        }
+        let all: Vec<char> = text.chars().collect();
+        let with = |kept: usize| -> String {
+            let (begin, end) = (kept.div_ceil(2), all.len() - kept / 2);
+            all[..begin].iter().chain([&CUT]).chain(&all[end..]).collect()
+        };
+        (0..all.len()).rev().map(with).find(|cut| self.width(cut, size) <= max).unwrap_or_default()
+    }
+
     /// Calls `each` with the characters and the places where they begin; at last with none, and the end.
     fn place(&self, text: &str, size: f64, mut each: impl FnMut(Option<char>, f32)) {
         let font = self.0.as_scaled(self.scale(size));
@@ -238,5 +251,10 @@ mod tests {
         assert!(cut.ends_with(CUT) && name.starts_with(cut.trim_end_matches(CUT)), "{cut}");
         assert!(font.width(&cut, 16.0) <= 80.0 && font.width(&cut, 16.0) > 60.0);
         assert_eq!(font.cut(name, 16.0, 1.0), "");
+        let cut = font.cut_middle("spatial_reasoning_100017", 16.0, 120.0);
+        let (begin, end) = cut.split_once(CUT).unwrap();
+        assert!("spatial_reasoning_100017".starts_with(begin) && end.ends_with("100017"), "{cut}");
+        assert!(font.width(&cut, 16.0) <= 120.0 && font.width(&cut, 16.0) > 100.0);
+        assert_eq!([font.cut_middle(name, 16.0, 500.0), font.cut_middle(name, 16.0, 1.0)], [name, ""]);
     }
 }
