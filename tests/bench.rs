@@ -67,6 +67,10 @@ fn checked(device: &str) -> BTreeMap<String, Value> {
         let host = number(row, "host_us_per_token");
         assert!(if device == "cpu" { host == 0.0 } else { host > 0.0 && host < 1e6 }, "{row}");
         assert!(number(row, "stddev") >= 0.0 && row["device"].as_str().is_some_and(|d| !d.is_empty()), "{row}");
+        let samples = row["samples_ns"].as_array().expect("samples");
+        assert_eq!((samples.len(), row["samples_ts"].as_array().map(Vec::len)), (2, Some(2)), "{row}");
+        let [min, median, max] = ["min", "median", "max"].map(|name| number(row, &format!("tokens_per_s_{name}")));
+        assert!(min <= median && median <= max && (2.0 * median / (min + max) - 1.0).abs() < 1e-9, "{row}");
         let share = number(row, "bytes_per_token") * number(row, "tokens_per_s") / number(row, "bandwidth");
         assert!((share / number(row, "bandwidth_share") - 1.0).abs() < 1e-6, "{row}");
         assert_eq!(row["images_per_s"].is_null(), row["test"] != "image", "{row}");
@@ -145,7 +149,7 @@ fn a_bitgen_is_measured_by_images_and_texts() {
         assert!(number(&rows[1], "bytes_per_token") < number(&rows[0], "bytes_per_token"));
     }
     let table = succeeds(&["bench", "-m", &model, "-r", "1", "--device", "cpu"]);
-    assert!(table.contains("image × 8: ") && table.contains("texts a second."), "{table}");
+    assert!(table.contains("| image × 8 (images) |") && table.contains("| text × 64 (texts) "), "{table}");
 }
 
 #[test]
@@ -162,12 +166,152 @@ fn every_form_holds_every_row() {
     let records: Vec<csv::StringRecord> = reader.records().map(|r| r.expect("a record")).collect();
     assert_eq!(records.len(), 6);
 
+    let sql = bench(&["--device", "cpu", "-o", "sql"]);
+    let statements: Vec<&str> = sql.lines().collect();
+    assert!(statements[0].starts_with("CREATE TABLE IF NOT EXISTS bench (schema, version, "), "{sql}");
+    assert_eq!(statements.len(), 1 + 6);
+    assert!(statements[1..].iter().all(|s| s.starts_with("INSERT INTO bench (schema, ") && s.ends_with(");")), "{sql}");
+    assert!(statements[1].contains("'pp9', 9, 0, 0, 1, ") && statements[1].contains("NULL"), "{sql}");
+}
+
+#[test]
+fn a_table_fits_100_columns_under_what_was_measured() {
     let table = bench(&["--device", "cpu"]);
-    let lines: Vec<&str> = table.lines().take_while(|l| l.starts_with('|')).collect();
+    let (block, table) = table.split_once("\n\n").expect("a block and a table");
+    for part in
+        ["- ternion ", "- model: ", "embernet/tiny", "- device: CPU", "GB/s at best", "- settings: precision f16"]
+    {
+        let words = block.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains(part), "{part}: {block}");
+    }
+    let lines: Vec<&str> = table.lines().collect();
     assert_eq!(lines.len(), 2 + 6);
     assert!(lines.iter().all(|l| l.chars().count() == lines[0].chars().count()), "{table}");
-    assert!(lines[2].contains("| pp9 ") && lines[2].contains(" ± "), "{table}");
-    assert!(table.contains("GB/s at best"), "{table}");
+    assert!(block.lines().chain(lines.iter().copied()).all(|l| l.chars().count() <= 100), "{block}\n{table}");
+    assert!(lines[2].contains("| pp9 ") && lines[2].contains(" ± ") && lines[2].contains('–'), "{table}");
+    // One run has no deviation, and more is told where it is asked for.
+    let wide = succeeds(&["bench", "-m", &text(tiny()), "--device", "cpu", "-p", "9", "-n", "0", "-r", "1", "--wide"]);
+    assert!(!wide.contains('±') && wide.contains("launches/token") && wide.contains("device memory"), "{wide}");
+}
+
+#[test]
+fn every_row_says_what_and_where_it_measured() {
+    const KEYS: &str = "schema version commit system processor memory_bytes time model weight_bytes parameters backend \
+        device adapter vendor_id device_id api driver threads cpu_level precision head kv activations autotune variants \
+        test n_prompt n_gen n_depth n_sessions n_images n_texts context warmup repetitions samples_ns samples_ts \
+        tokens_per_s stddev tokens_per_s_median tokens_per_s_min tokens_per_s_max images_per_s texts_per_s ms \
+        bytes_per_token bandwidth bandwidth_share dispatches_per_token host_us_per_token peak_host_bytes device_bytes";
+    let model = text(tiny());
+    let of = |device: &str| {
+        let args = ["bench", "-m", &model, "-p", "0", "-n", "5", "-d", "3", "-s", "2", "-r", "1", "-o", "csv"];
+        let csv = succeeds(&[&args[..], &["--device", device]].concat());
+        let mut reader = csv::Reader::from_reader(csv.as_bytes());
+        let header = reader.headers().expect("a header").clone();
+        assert_eq!(header.iter().collect::<Vec<_>>(), KEYS.split_whitespace().collect::<Vec<_>>());
+        let record = reader.records().next().expect("a row").expect("a record");
+        header.iter().map(str::to_owned).zip(record.iter().map(str::to_owned)).collect::<BTreeMap<String, String>>()
+    };
+    let cpu = of("cpu");
+    let expected = [("schema", "1"), ("n_prompt", "0"), ("n_gen", "5"), ("n_depth", "3"), ("n_sessions", "2")];
+    for (key, value) in expected.into_iter().chain([("context", "9"), ("warmup", "1"), ("adapter", ""), ("kv", "f16")])
+    {
+        assert_eq!(cpu[key], value, "{key}: {cpu:?}");
+    }
+    assert!(cpu["time"].ends_with('Z') && cpu["version"] == env!("CARGO_PKG_VERSION"), "{cpu:?}");
+    assert!(cpu["system"].contains(std::env::consts::ARCH) && !cpu["cpu_level"].is_empty(), "{cpu:?}");
+    if has_adapter() {
+        let gpu = of("gpu");
+        for key in ["adapter", "vendor_id", "device_id", "api", "driver", "variants"] {
+            assert!(!gpu[key].is_empty(), "{key}: {gpu:?}");
+        }
+        assert_eq!([&gpu["threads"], &gpu["autotune"]], ["", "false"]);
+    }
+}
+
+#[test]
+fn sweeps_measure_each_combination() {
+    let model = text(tiny());
+    let run = |more: &[&str]| {
+        rows(&succeeds(&[&["bench", "-m", &model, "-r", "1", "--device", "cpu", "-o", "json"], more].concat()))
+    };
+    let of = |all: &[Value], key: &str| all.iter().map(|row| row[key].to_string()).collect::<Vec<_>>().join(" ");
+    let all = run(&["-p", "4-16*2", "-n", "0", "--threads", "1,2"]);
+    assert_eq!(of(&all, "n_prompt"), "4 8 16 4 8 16");
+    assert_eq!(of(&all, "threads"), "1 1 1 2 2 2");
+    let all = run(&["-p", "4", "-n", "0", "--precision", "f16,f32", "--head", "f16,int8"]);
+    assert_eq!(of(&all, "precision").replace('"', ""), "f16 f16 f32 f32");
+    assert_eq!(of(&all, "head").replace('"', ""), "f16 int8 f32 int8");
+    let all = run(&["-m", &model, "-p", "4", "-n", "0", "--kv", "f16", "--kv", "int8"]);
+    assert_eq!(of(&all, "kv").replace('"', ""), "f16 int8 f16 int8", "two models, of which each has two caches");
+    let table =
+        succeeds(&["bench", "-m", &model, "-r", "1", "-p", "4", "-n", "0", "--device", "cpu", "--threads", "1,2"]);
+    assert_eq!(table.matches("- model: ").count(), 2, "a block for each setup: {table}");
+}
+
+#[test]
+fn usual_tests_that_do_not_fit_are_left_out_with_a_word() {
+    let model = text(tiny());
+    let args = ["bench", "-m", &model, "--device", "cpu", "-r", "1", "-o", "jsonl"];
+    let ran = ternion(&args);
+    assert_eq!((ran.code, ran.out.lines().count()), (Some(0), 2), "{}", ran.err);
+    assert!(ran.err.contains("pp512 is left out: the model has 256 positions"), "{}", ran.err);
+    let args = ["bench", "-m", &model, "--device", "cpu", "-r", "1", "-p", "512"];
+    assert_fails(&ternion(&args), &args, &["pp512", "513", "256 positions"]);
+    for (kind, test) in [(["-p", "0"], "tg64"), (["-n", "0"], "pp96")] {
+        let all = rows(&succeeds(
+            &[&["bench", "-m", &model, "--device", "cpu", "-r", "1", "-o", "json"][..], &kind].concat(),
+        ));
+        assert_eq!(all.iter().filter_map(|r| r["test"].as_str()).collect::<Vec<_>>(), [test]);
+    }
+}
+
+/// Rows can be read while later tests still run, and Ctrl-C ends the run with them.
+#[cfg(unix)]
+#[test]
+fn rows_come_as_they_are_measured_and_ctrl_c_keeps_them() {
+    use std::io::{BufRead, BufReader, Read};
+    let model = text(tiny());
+    for format in ["jsonl", "json", "md"] {
+        let args = ["bench", "-m", &model, "--device", "cpu", "-p", "4,5", "-n", "200", "-r", "1000", "-o", format];
+        let mut child = support::cli::command(&args).spawn().expect("the command runs");
+        let mut out = BufReader::new(child.stdout.take().expect("stdout"));
+        let mut text = String::new();
+        while !text.contains("pp4") {
+            assert_ne!(out.read_line(&mut text).expect("a line"), 0, "no row of pp4 came: {text}");
+        }
+        assert!(child.try_wait().expect("a state").is_none(), "the run goes on");
+        let pid = child.id().to_string();
+        assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().expect("kill runs").success());
+        out.read_to_string(&mut text).expect("the rest");
+        let ran = child.wait_with_output().expect("the command ends");
+        assert_eq!(ran.status.code(), Some(130), "{format}: {text}");
+        assert!(!text.contains("tg200"), "{format}: {text}");
+        match format {
+            "json" => assert_eq!(rows(&text)[0]["test"], "pp4"),
+            "jsonl" => assert!(text.lines().all(|l| serde_json::from_str::<Value>(l).is_ok()), "{text}"),
+            _ => assert!(text.contains("| pp4 "), "{text}"),
+        }
+    }
+}
+
+#[test]
+fn a_report_is_a_folder_of_a_table_rows_a_chart_and_devices() {
+    let dir = TempDir::new().expect("a directory");
+    let folder = dir.path().join("new/report");
+    bench(&["--device", "cpu", "--image", "--report", &text(&folder)]);
+    let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    assert_eq!(rows(&read("bench.json")).len(), 8);
+    assert!(read("bench.md").contains("| tg5 @ d33 ") && read("bench.md").contains("](bench.svg)"));
+    assert!(read("devices.txt").contains("auto: "), "{}", read("devices.txt"));
+    let chart = read("bench.svg");
+    // A panel for each unit, under a title with the version and the day.
+    for part in ["tokens read per second", "tokens generated per second", "Images per second"] {
+        assert!(chart.contains(part), "{part}");
+    }
+    assert!(chart.contains(concat!("ternion ", env!("CARGO_PKG_VERSION"))) && chart.contains(", 20"));
+    let model = text(tiny());
+    let args = ["bench", "-m", &model, "--device", "cpu", "--report", &text(&folder)];
+    assert_fails(&ternion(&args), &args, &["report", "not empty"]);
 }
 
 #[test]
@@ -226,6 +370,9 @@ fn bad_requests_are_refused_with_the_range() {
     fails(&["-p", "9", "-d", "300"], &["tg64 @ d300", "365", "256 positions"]);
     fails(&["-p", "256"], &["pp256", "257"]);
     fails(&["-o", "csv", "--profile"], &["profile", "csv"]);
+    fails(&["-o", "sql", "--profile"], &["profile", "sql"]);
+    fails(&["-p", "64-16"], &["64-16", "16-64"]);
+    fails(&["-p", "1-99999"], &["1-99999", "1000"]);
     fails(&["--plot", "rates.txt"], &["rates.txt", ".svg or .png"]);
     fails(&["--plot", "nowhere/rates.svg"], &["rates.svg"]);
     fails(&["--shape", "bonsai-8b"], &["--shape", "cannot be used with", "--model"]);

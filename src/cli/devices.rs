@@ -22,31 +22,38 @@ impl Devices {
     /// # Errors
     /// Those of writing to stdout.
     pub fn main(&self) -> Outcome {
-        let mut out = io::stdout().lock();
-        let adapters = Adapters::find().summaries();
-        if adapters.is_empty() {
-            writeln!(out, "no graphics adapter was found")?;
-        }
-        for a in &adapters {
-            let kind = match a.kind {
-                AdapterKind::Discrete => "graphics card",
-                AdapterKind::Integrated => "part of the processor",
-                AdapterKind::Software => "software on the CPU",
-                AdapterKind::Other => "virtual or unknown",
-            };
-            writeln!(out, "{}: {} ({}, {kind})", a.index, a.name, a.backend)?;
-            writeln!(out, "   driver: {}", a.driver)?;
-            let word = |has: bool| if has { "yes" } else { "no" };
-            let features: Vec<String> = a.features.iter().map(|(name, has)| format!("{name} {}", word(*has))).collect();
-            writeln!(out, "   features: {}", features.join(", "))?;
-            for (name, value) in &a.limits {
-                writeln!(out, "   {name}: {value}")?;
-            }
-        }
-        match choose_device(&DeviceOptions { autotune: false, ..DeviceOptions::default() }) {
-            Ok((backend, why)) => writeln!(out, "auto: {} ({why})", backend.describe())?,
-            Err(error) => writeln!(out, "auto: fails: {}", message(&error.to_string()))?,
-        }
-        Ok(())
+        Ok(list(&mut io::stdout().lock())?)
     }
+}
+
+/// Writes the list.
+///
+/// # Errors
+/// Those of writing.
+pub fn list(out: &mut impl Write) -> io::Result<()> {
+    let adapters = Adapters::find().summaries();
+    if adapters.is_empty() {
+        writeln!(out, "no graphics adapter was found")?;
+    }
+    for a in &adapters {
+        let kind = match a.kind {
+            AdapterKind::Discrete => "graphics card",
+            AdapterKind::Integrated => "part of the processor",
+            AdapterKind::Software => "software on the CPU",
+            AdapterKind::Other => "virtual or unknown",
+        };
+        writeln!(out, "{}: {} ({}, {kind})", a.index, a.name, a.backend)?;
+        writeln!(out, "   driver: {}", a.driver)?;
+        let word = |has: bool| if has { "yes" } else { "no" };
+        let features: Vec<String> = a.features.iter().map(|(name, has)| format!("{name} {}", word(*has))).collect();
+        writeln!(out, "   features: {}", features.join(", "))?;
+        for (name, value) in &a.limits {
+            writeln!(out, "   {name}: {value}")?;
+        }
+    }
+    match choose_device(&DeviceOptions { autotune: false, ..DeviceOptions::default() }) {
+        Ok((backend, why)) => writeln!(out, "auto: {} ({why})", backend.describe())?,
+        Err(error) => writeln!(out, "auto: fails: {}", message(&error.to_string()))?,
+    }
+    Ok(())
 }

@@ -1,16 +1,18 @@
 //! The command line: one file per command, and what they share.
 //!
 //! A file uses only files named before it (`tests/floors.rs` checks it).
-//! Order: `messages`, `terminal_text`, `text_warnings`, `line_editor`, `output`, `args`, `generate`, `conversation`, `plot`,
-//! `devices`, `run`, `chat`, `robots`, `similarity`, `search`, `eval`, `perplexity`, `check`, `bench`, `inspect`, `convert`.
+//! Order: `messages`, `terminal_text`, `text_warnings`, `line_editor`, `output`, `args`, `generate`, `conversation`,
+//! `setup_labels`, `plot`, `devices`, `run`, `chat`, `robots`, `similarity`, `search`, `eval`, `perplexity`, `check`, `bench`,
+//! `compare`, `inspect`, `convert`.
 //!
 //! Text that a model writes and tables go to stdout, everything else to stderr. Exit codes: 0, 1 where a check found a
-//! divergence, 2 for an error; 130 where Ctrl-C ends a chat, as shells report it.
+//! divergence, 2 for an error; 130 where Ctrl-C ends a chat or a benchmark, as shells report it.
 
 mod args;
 mod bench;
 mod chat;
 mod check;
+mod compare;
 mod conversation;
 mod convert;
 mod devices;
@@ -25,6 +27,7 @@ mod plot;
 mod robots;
 mod run;
 mod search;
+mod setup_labels;
 mod similarity;
 mod terminal_text;
 mod text_warnings;
@@ -69,6 +72,7 @@ enum Command {
     Perplexity(perplexity::Perplexity),
     Robots(robots::Robots),
     Bench(bench::Bench),
+    Compare(compare::Compare),
     Similarity(similarity::Similarity),
     Search(search::Search),
 }
@@ -84,7 +88,7 @@ pub enum Failure {
     Diverged,
     /// Errors that were printed when they happened.
     Reported,
-    /// Ctrl-C, twice, at the prompt of a chat.
+    /// Ctrl-C: twice at the prompt of a chat; in a benchmark, whose rows so far are printed.
     Interrupted,
 }
 
@@ -122,6 +126,7 @@ pub fn main() -> ExitCode {
         Command::Perplexity(perplexity) => perplexity.main(),
         Command::Robots(robots) => robots.main(),
         Command::Bench(bench) => bench.main(),
+        Command::Compare(compare) => compare.main(),
         Command::Similarity(similarity) => similarity.main(),
         Command::Search(search) => search.main(),
     };

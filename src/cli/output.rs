@@ -32,6 +32,11 @@ impl Bar {
         self.0.set_message(printable(&progress.what));
     }
 
+    /// Runs what writes lines to the same terminal, with the bar out of the way.
+    pub fn aside<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.0.suspend(write)
+    }
+
     /// Removes the bar.
     pub fn end(&self) {
         self.0.finish_and_clear();
@@ -99,6 +104,18 @@ pub fn bytes(n: u64) -> String {
     let units = [(30, "GiB"), (20, "MiB"), (10, "KiB")];
     let unit = units.iter().find(|(shift, _)| n >> shift > 0);
     unit.map_or(format!("{n} B"), |(shift, name)| format!("{:.2} {name}", n as f64 / (1u64 << shift) as f64))
+}
+
+/// A number with three digits or more, and with no more behind the point than say something.
+pub fn digits(n: f64) -> String {
+    let places = if n >= 100.0 || n == 0.0 {
+        0
+    } else if n >= 10.0 {
+        1
+    } else {
+        2
+    };
+    format!("{n:.places$}")
 }
 
 /// A duration in milliseconds.
@@ -284,4 +301,14 @@ pub fn statistics(
         say!("experts:   {}", shares.join(", "));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::digits;
+
+    #[test]
+    fn numbers_have_the_digits_that_matter() {
+        assert_eq!([0.0, 0.123, 4.567, 45.67, 456.7, 4567.8].map(digits), ["0", "0.12", "4.57", "45.7", "457", "4568"]);
+    }
 }

@@ -2,13 +2,14 @@
 //!
 //! In reading order: `options` (`--routing` and `--attention` of a command); this file ([`Figure`] knows its size and draws
 //! itself on a [`Paper`]; [`PlotFile`] writes it); the figures: `routing` (experts by layer and token), `attention` (over
-//! pictures), `similarity` (texts and pictures), `bars` (rates of a benchmark); what they are drawn with: [`heat`] (colours
+//! pictures), `similarity` (texts and pictures), `bars` (rates of a benchmark), `ratios` (of two); what they are drawn with: [`heat`] (colours
 //! and cells) and [`text`] (the font, which is built in, since a machine that runs models may have none).
 
 mod attention;
 mod bars;
 mod heat;
 mod options;
+mod ratios;
 mod routing;
 mod similarity;
 mod text;
@@ -32,6 +33,7 @@ use ternion::{Error, Result};
 use attention::AttentionFigure;
 pub use bars::BarsFigure;
 pub use options::PlotArgs;
+pub use ratios::RatiosFigure;
 use routing::RoutingFigure;
 pub use similarity::SimilarityFigure;
 pub use text::Font;

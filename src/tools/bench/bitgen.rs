@@ -1,18 +1,20 @@
 //! Benchmarks of a BitGen: features of images and texts per second.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use crate::apps::bitgen::{BitGen, BitGenOptions, FEATURE_ROWS, IMAGES};
-use crate::engine::Progress;
 use crate::engine::programs::Program;
 use crate::error::Result;
 use crate::files::{Image, ModelFiles};
 use crate::models::slots;
 use crate::plan::Step;
+use crate::tools::bench::options::BenchOptions;
 use crate::tools::bench::probe::{Cost, Probe};
+use crate::tools::bench::row::{Measured, Setup, TestNumbers, Unit};
+use crate::tools::bench::run::Run;
 use crate::tools::bench::sessions::picture;
-use crate::tools::bench::{BenchOptions, Measured, peak_host_bytes, repeat};
 
 /// What is measured.
 const TESTS: [Features; 3] = [Features::Images(1), Features::Images(8), Features::Texts(64)];
@@ -50,34 +52,31 @@ impl Features {
     }
 }
 
-/// Runs every test, each `repetitions` times behind one run that does not count.
+/// Names of the tests.
+pub fn tests() -> Vec<String> {
+    TESTS.iter().map(Features::to_string).collect()
+}
+
+/// Runs every test.
 ///
 /// # Errors
 /// Those of [`BitGen::open`]; [`crate::Error::Unsupported`] for times of ops on an adapter that takes none.
-pub fn measure(
-    files: &ModelFiles,
-    options: &BenchOptions,
-    progress: &mut impl FnMut(Progress),
-) -> Result<Vec<Measured>> {
-    let (mut done, total) = (0, TESTS.len() * (options.repetitions + 1) + 1);
-    progress(Progress { done, total, what: "opening the model".into() });
+pub fn measure(files: &ModelFiles, options: &BenchOptions, run: &mut Run) -> Result<ControlFlow<()>> {
     let device = options.device.clone();
     let model = BitGen::open(files, &BitGenOptions { device, precision: options.model.precision, tokenizer: None })?;
-    let mut all = Vec::new();
     for test in TESTS {
-        let times = repeat(options.repetitions, || {
-            progress(Progress { done, total, what: test.to_string() });
-            done += 1;
-            run(&model, test)
-        })?;
-        all.push(measured(&model, test, times, options)?);
+        let ControlFlow::Continue(times) = run.repeat(&test.to_string(), || once(&model, test))? else {
+            return Ok(ControlFlow::Break(()));
+        };
+        if run.row(measured(&model, test, times, options, run.model)?).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
     }
-    progress(Progress { done, total, what: "bandwidth".into() });
-    Ok(all)
+    Ok(ControlFlow::Continue(()))
 }
 
 /// Runs a test once, as a caller of the library would.
-fn run(model: &BitGen, test: Features) -> Result<Duration> {
+fn once(model: &BitGen, test: Features) -> Result<Duration> {
     let vocab = model.sizes().vocab;
     let tokens: Vec<u32> = (0..test.count()).map(|i| ((7919 * i + 5) % vocab) as u32).collect();
     let texts: Vec<&[u32]> = tokens.chunks(1).collect();
@@ -93,7 +92,13 @@ fn run(model: &BitGen, test: Features) -> Result<Duration> {
     Ok(start.elapsed())
 }
 
-fn measured(model: &BitGen, test: Features, times: Vec<f64>, options: &BenchOptions) -> Result<Measured> {
+fn measured(
+    model: &BitGen,
+    test: Features,
+    times: Vec<f64>,
+    options: &BenchOptions,
+    name: (&str, u64),
+) -> Result<Measured> {
     let (mut programs, count) = (model.programs(), test.count());
     let (program, max_rows) = match test {
         Features::Images(_) => (programs.image.clone(), IMAGES),
@@ -111,18 +116,19 @@ fn measured(model: &BitGen, test: Features, times: Vec<f64>, options: &BenchOpti
         Some(first) if options.profile => first.profile(backend)?,
         _ => Vec::new(),
     };
+    let (n, images) = (count as u64, matches!(test, Features::Images(_)));
+    let of = |kind: bool| if kind { n } else { 0 };
+    let numbers = TestNumbers { n_images: of(images), n_texts: of(!images), n_sessions: 1, ..TestNumbers::default() };
     Ok(Measured {
         test: test.to_string(),
+        numbers,
         times,
         tokens: test.tokens(model),
-        images: matches!(test, Features::Images(_)).then_some(count),
-        texts: matches!(test, Features::Texts(_)).then_some(count),
-        report: model.report().clone(),
-        device_bytes: model.report().memory_bytes,
-        on_cpu: backend.runs_at_once(),
+        counts: if images { Unit::Images } else { Unit::Texts },
+        setup: Setup::new(name, model.report(), backend, None),
+        device_bytes: backend.memory(),
         cost,
         profile,
-        peak_host_bytes: peak_host_bytes(),
     })
 }
 

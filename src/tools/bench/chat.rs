@@ -1,68 +1,79 @@
 //! Benchmarks of chat models.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
+use crate::engine::Engine;
 use crate::engine::cache::SessionState;
 use crate::engine::resident::Resident;
 use crate::engine::runner::Runner;
-use crate::engine::{Engine, Progress};
 use crate::error::Result;
 use crate::files::ModelFiles;
 use crate::models::{ModelInfo, slots};
 use crate::ops::{Row, SAMPLE_PARAM_WORDS};
 use crate::plan::Step;
-use crate::tools::bench::probe::{Cost, Probe};
+use crate::tools::bench::options::BenchOptions;
+use crate::tools::bench::probe::{Cost, OpTime, Probe};
+use crate::tools::bench::row::{Measured, Setup, TestNumbers, Unit};
+use crate::tools::bench::run::Run;
 use crate::tools::bench::sessions::TestSessions;
 use crate::tools::bench::test::{Test, image, no_image};
-use crate::tools::bench::{BenchOptions, Measured, OpTime, peak_host_bytes, repeat};
 
-/// Runs every test of `options`; the model is opened once for each number of sessions.
+/// Runs tests; the model is opened once for each number of sessions.
 ///
 /// # Errors
 /// As [`super::bench`].
 pub fn measure(
     files: &ModelFiles,
+    tests: &[Test],
     info: &ModelInfo,
     options: &BenchOptions,
-    progress: &mut impl FnMut(Progress),
-) -> Result<Vec<Measured>> {
-    let tests = options.checked_tests(info)?;
-    let total = tests.len() * (options.repetitions + 1) + 1;
-    let (mut all, mut done) = (Vec::new(), 0);
+    run: &mut Run,
+) -> Result<ControlFlow<()>> {
     for group in tests.chunk_by(|a, b| a.sessions() == b.sessions()) {
-        progress(Progress { done, total, what: "opening the model".into() });
         let contexts: Result<Vec<usize>> = group.iter().map(|t| t.context(info)).collect();
         let engine = options.engine(files, group[0].sessions(), contexts?.into_iter().max().unwrap_or(1))?;
         for &test in group {
             let mut sessions = TestSessions::new(&engine, test)?;
-            let times = repeat(options.repetitions, || {
-                progress(Progress { done, total, what: test.to_string() });
-                done += 1;
-                sessions.run()
-            })?;
+            let ControlFlow::Continue(times) = run.repeat(&test.to_string(), || sessions.run())? else {
+                return Ok(ControlFlow::Break(()));
+            };
             drop(sessions);
-            all.push(measured(&engine, test, times, options)?);
+            if run.row(measured(&engine, test, times, options, run.model)?).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
         }
     }
-    progress(Progress { done, total, what: "bandwidth".into() });
-    Ok(all)
+    Ok(ControlFlow::Continue(()))
 }
 
-fn measured(engine: &Engine, test: Test, times: Vec<f64>, options: &BenchOptions) -> Result<Measured> {
+fn measured(
+    engine: &Engine,
+    test: Test,
+    times: Vec<f64>,
+    options: &BenchOptions,
+    model: (&str, u64),
+) -> Result<Measured> {
     let probes = Probes::new(engine)?;
     let (cost, profile) = (probes.cost(test)?, if options.profile { probes.profile(test)? } else { Vec::new() });
+    let activations = Some(options.model.activations);
+    let runner = engine.resident().runner()?;
+    let setup = Setup::new(model, engine.report(), runner.backend.as_ref(), activations);
+    let counts = match test {
+        Test::Prompt { .. } | Test::ImagePrompt { .. } => Unit::Read,
+        Test::Generate { .. } => Unit::Generated,
+        Test::Image => Unit::Images,
+    };
     Ok(Measured {
         test: test.to_string(),
+        numbers: TestNumbers { context: Some(engine.context() as u64), ..test.numbers() },
         times,
         tokens: test.tokens(engine.info()),
-        images: matches!(test, Test::Image).then_some(1),
-        texts: None,
-        report: engine.report().clone(),
-        device_bytes: engine.memory_bytes()?,
-        on_cpu: engine.runs_on_cpu(),
+        counts,
+        setup,
+        device_bytes: runner.backend.memory(),
         cost,
         profile,
-        peak_host_bytes: peak_host_bytes(),
     })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::engine::programs::{Program, required};
 use crate::error::Result;
@@ -15,7 +15,7 @@ const HOST_RUNS: usize = 5;
 const PROFILE_RUNS: u32 = 3;
 
 /// What the ops of one name took in a step.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OpTime {
     /// The op's name.
     pub op: String,

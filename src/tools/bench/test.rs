@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::models::{ImageInfo, ModelInfo};
+use crate::tools::bench::row::TestNumbers;
 
 /// One thing that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +56,19 @@ impl Test {
             Test::Generate { tokens, sessions, .. } => tokens * sessions,
             Test::Image => image,
             Test::ImagePrompt { tokens } => image + tokens,
+        }
+    }
+
+    /// What it does, in numbers, but for the context.
+    pub(crate) fn numbers(self) -> TestNumbers {
+        let none = TestNumbers { n_sessions: 1, ..TestNumbers::default() };
+        match self {
+            Test::Prompt { tokens } => TestNumbers { n_prompt: tokens as u64, ..none },
+            Test::Generate { tokens, depth, sessions } => {
+                TestNumbers { n_gen: tokens as u64, n_depth: depth as u64, n_sessions: sessions as u64, ..none }
+            }
+            Test::Image => TestNumbers { n_images: 1, ..none },
+            Test::ImagePrompt { tokens } => TestNumbers { n_images: 1, n_prompt: tokens as u64, ..none },
         }
     }
 
