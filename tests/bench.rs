@@ -47,8 +47,18 @@ fn number(row: &Value, key: &str) -> f64 {
     row[key].as_f64().unwrap_or_else(|| panic!("{key} is not a number: {row}"))
 }
 
-const TESTS: [&str; 8] =
-    ["pp9", "pp70", "image", "image+pp32", "tg5", "tg5 @ d33", "tg5 × 2 sessions", "tg5 @ d33 × 2 sessions"];
+const TESTS: [&str; 10] = [
+    "pp9",
+    "pp70",
+    "pp9 @ d33",
+    "pp70 @ d33",
+    "image",
+    "image+pp32",
+    "tg5",
+    "tg5 @ d33",
+    "tg5 × 2 sessions",
+    "tg5 @ d33 × 2 sessions",
+];
 
 /// Rows of a run on a device, checked for numbers that can be.
 fn checked(device: &str) -> BTreeMap<String, Value> {
@@ -89,6 +99,10 @@ fn rows_say_what_a_step_costs() {
     assert_eq!(get("pp70", "dispatches_per_token"), 2.0 * (17.0 * 3.0 + 5.0) / 70.0);
     // Keys and values of 33 more tokens: 3 layers, 2 heads of 16, 16 bits.
     assert_eq!(get("tg5 @ d33", "bytes_per_token") - get("tg5", "bytes_per_token"), 33.0 * 3.0 * 2.0 * 2.0 * 32.0);
+    // A prompt of one step reads the same keys and values once.
+    let more = 9.0 * (get("pp9 @ d33", "bytes_per_token") - get("pp9", "bytes_per_token"));
+    assert!((more - 33.0 * 3.0 * 2.0 * 2.0 * 32.0).abs() < 1e-6, "{more}");
+    assert_eq!(get("pp70 @ d33", "dispatches_per_token"), get("pp70", "dispatches_per_token"));
     assert!(get("tg5 × 2 sessions", "bytes_per_token") < get("tg5", "bytes_per_token"));
 }
 
@@ -156,7 +170,7 @@ fn a_bitgen_is_measured_by_images_and_texts() {
 fn every_form_holds_every_row() {
     let objects = |text: &str| text.lines().map(|l| serde_json::from_str(l).expect("JSON")).collect::<Vec<Value>>();
     let lines = objects(&bench(&["--device", "cpu", "-o", "jsonl"]));
-    assert_eq!(lines.len(), 6);
+    assert_eq!(lines.len(), 8);
     let csv = bench(&["--device", "cpu", "-o", "csv"]);
     let mut reader = csv::Reader::from_reader(csv.as_bytes());
     let header = reader.headers().expect("a header").clone();
@@ -164,12 +178,12 @@ fn every_form_holds_every_row() {
     assert_eq!(header.len(), keys.len());
     assert!(keys.iter().all(|key| header.iter().any(|h| h == *key)), "{header:?}");
     let records: Vec<csv::StringRecord> = reader.records().map(|r| r.expect("a record")).collect();
-    assert_eq!(records.len(), 6);
+    assert_eq!(records.len(), 8);
 
     let sql = bench(&["--device", "cpu", "-o", "sql"]);
     let statements: Vec<&str> = sql.lines().collect();
     assert!(statements[0].starts_with("CREATE TABLE IF NOT EXISTS bench (schema, version, "), "{sql}");
-    assert_eq!(statements.len(), 1 + 6);
+    assert_eq!(statements.len(), 1 + 8);
     assert!(statements[1..].iter().all(|s| s.starts_with("INSERT INTO bench (schema, ") && s.ends_with(");")), "{sql}");
     assert!(statements[1].contains("'pp9', 9, 0, 0, 1, ") && statements[1].contains("NULL"), "{sql}");
 }
@@ -185,7 +199,7 @@ fn a_table_fits_100_columns_under_what_was_measured() {
         assert!(words.contains(part), "{part}: {block}");
     }
     let lines: Vec<&str> = table.lines().collect();
-    assert_eq!(lines.len(), 2 + 6);
+    assert_eq!(lines.len(), 2 + 8);
     assert!(lines.iter().all(|l| l.chars().count() == lines[0].chars().count()), "{table}");
     assert!(block.lines().chain(lines.iter().copied()).all(|l| l.chars().count() <= 100), "{block}\n{table}");
     assert!(lines[2].contains("| pp9 ") && lines[2].contains(" ± ") && lines[2].contains('–'), "{table}");
@@ -300,7 +314,7 @@ fn a_report_is_a_folder_of_a_table_rows_a_chart_and_devices() {
     let folder = dir.path().join("new/report");
     bench(&["--device", "cpu", "--image", "--report", &text(&folder)]);
     let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
-    assert_eq!(rows(&read("bench.json")).len(), 8);
+    assert_eq!(rows(&read("bench.json")).len(), 10);
     assert!(read("bench.md").contains("| tg5 @ d33 ") && read("bench.md").contains("](bench.svg)"));
     assert!(read("devices.txt").contains("auto: "), "{}", read("devices.txt"));
     let chart = read("bench.svg");
@@ -345,7 +359,7 @@ fn a_plot_is_a_picture_with_a_bar_for_each_test() {
     let source = fs::read_to_string(&svg).expect("UTF-8");
     let document = roxmltree::Document::parse(&source).unwrap_or_else(|e| panic!("{e}"));
     let texts: Vec<&str> = document.descendants().filter_map(|n| n.text()).map(str::trim).collect();
-    for test in ["pp9", "tg5 @ d33", "tg5 @ d33 x 2 sessions"] {
+    for test in ["pp9", "pp70 @ d33", "tg5 @ d33", "tg5 @ d33 x 2 sessions"] {
         assert!(texts.contains(&test), "{test}: {texts:?}");
     }
     assert!(document.descendants().filter(|n| n.tag_name().name() == "rect").count() > 6 * 4);
@@ -367,7 +381,7 @@ fn bad_requests_are_refused_with_the_range() {
     fails(&["-s", "0"], &["sessions", "is 0", "1..=64"]);
     fails(&["-s", "1,65"], &["sessions", "is 65"]);
     fails(&["-r", "0"], &["repetitions", "is 0"]);
-    fails(&["-p", "9", "-d", "300"], &["tg64 @ d300", "365", "256 positions"]);
+    fails(&["-p", "9", "-d", "300"], &["pp9 @ d300", "310", "256 positions"]);
     fails(&["-p", "256"], &["pp256", "257"]);
     fails(&["-o", "csv", "--profile"], &["profile", "csv"]);
     fails(&["-o", "sql", "--profile"], &["profile", "sql"]);

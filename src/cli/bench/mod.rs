@@ -34,8 +34,8 @@ pub use table::{block, test_name, write_wrapped};
 
 /// Measure how fast a model reads prompts and writes text.
 ///
-/// Tests: ppN reads a prompt of N tokens, to the first token of the answer; tgN generates N tokens, with `@ dD` after D
-/// tokens in the cache, with `× S sessions` in S sessions at once, whose tokens are added up; image encodes a picture;
+/// Tests: ppN reads a prompt of N tokens, to the first token of the answer; tgN generates N tokens; with `@ dD` after D
+/// tokens in the cache; with `× S sessions` in S sessions at once, whose tokens are added up; image encodes a picture;
 /// image+ppN reads one and a prompt. Each test has a warm-up run. Prompts are random, and an end-of-text token does not
 /// end a generation. For a BitGen, features are measured instead: image is one picture, image × 8 are eight at once,
 /// text × 64 are 64 texts of one token each.
@@ -60,7 +60,7 @@ pub struct Bench {
     /// Numbers of tokens to generate, 0 for none; default: 64, if that fits the model.
     #[arg(short = 'n', long, value_name = "TOKENS", value_delimiter = ',')]
     generated: Option<Vec<Counts>>,
-    /// Tokens in the cache before each generation.
+    /// Tokens in the cache before each prompt and each generation.
     #[arg(short, long, value_name = "TOKENS", value_delimiter = ',', default_value = "0")]
     depths: Vec<Counts>,
     /// Numbers of sessions that generate together.

@@ -15,7 +15,7 @@ type Column = (&'static str, usize, fn(&BenchRow) -> String);
 
 /// The columns of each table, behind that of the test.
 const NARROW: [Column; 6] = [
-    ("per second", 12, rate),
+    ("per second", 13, rate),
     ("median", 6, |row| short(row.rate_quantiles()[1])),
     ("min–max", 11, range),
     ("ms", 7, |row| digits(row.ms)),

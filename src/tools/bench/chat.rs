@@ -17,7 +17,7 @@ use crate::tools::bench::probe::{Cost, OpTime, Probe};
 use crate::tools::bench::row::{Measured, Setup, TestNumbers, Unit};
 use crate::tools::bench::run::Run;
 use crate::tools::bench::sessions::TestSessions;
-use crate::tools::bench::test::{Test, image, no_image};
+use crate::tools::bench::test::{Test, no_image};
 
 /// Runs tests; the model is opened once for each number of sessions.
 ///
@@ -89,11 +89,11 @@ struct Shape {
     ends: bool,
 }
 
-/// The steps of a prompt of `tokens` tokens, of at most `max_rows` rows each.
-fn pieces(tokens: usize, max_rows: usize) -> Vec<Shape> {
+/// The steps of a prompt of `tokens` tokens behind `depth` others, of at most `max_rows` rows each.
+fn pieces(tokens: usize, depth: usize, max_rows: usize) -> Vec<Shape> {
     let piece = |done: usize| {
         let rows = (tokens - done).min(max_rows);
-        Shape { sequences: 1, rows, context: done + rows, ends: done + rows == tokens }
+        Shape { sequences: 1, rows, context: depth + done + rows, ends: done + rows == tokens }
     };
     (0..tokens).step_by(max_rows.max(1)).map(piece).collect()
 }
@@ -119,9 +119,7 @@ impl<'a> Probes<'a> {
     /// What one repetition of a test costs. Of pieces of a prompt with equally many rows, the host's time is taken once.
     fn cost(&self, test: Test) -> Result<Cost> {
         let (mut cost, mut hosts) = (Cost::default(), BTreeMap::new());
-        let mut image_tokens = 0;
         if matches!(test, Test::Image | Test::ImagePrompt { .. }) {
-            image_tokens = image(self.info)?.tokens;
             cost.add(self.image(step_cost)?, 1.0);
         }
         match test {
@@ -132,8 +130,12 @@ impl<'a> Probes<'a> {
                 let shape = middle(tokens, depth, sessions);
                 cost.add(self.text(shape, left, step_cost)?, tokens as f64);
             }
-            Test::Prompt { tokens } | Test::ImagePrompt { tokens } => {
-                for shape in pieces(image_tokens + tokens, self.max_rows) {
+            Test::Prompt { .. } | Test::ImagePrompt { .. } => {
+                let (tokens, depth) = match test {
+                    Test::Prompt { tokens, depth } => (tokens, depth),
+                    _ => (test.tokens(self.info), 0),
+                };
+                for shape in pieces(tokens, depth, self.max_rows) {
                     let known = hosts.get(&shape.rows).copied();
                     let piece = self.text(shape, 1, |probe, runner| match known {
                         Some(host) => Ok(Cost { host, ..probe.cost(runner.backend.as_ref()) }),
@@ -152,8 +154,9 @@ impl<'a> Probes<'a> {
         let profile = |probe: &Probe, runner: &mut Runner| probe.profile(runner.backend.as_mut());
         match test {
             Test::Image | Test::ImagePrompt { .. } => self.image(profile),
-            Test::Prompt { tokens: context } => {
-                self.text(Shape { sequences: 1, rows: context.min(self.max_rows), context, ends: true }, 1, profile)
+            Test::Prompt { tokens, depth } => {
+                let (rows, context) = (tokens.min(self.max_rows), depth + tokens);
+                self.text(Shape { sequences: 1, rows, context, ends: true }, 1, profile)
             }
             Test::Generate { tokens, depth, sessions } => self.text(middle(tokens, depth, sessions), 1, profile),
         }
@@ -207,8 +210,10 @@ mod tests {
 
     #[test]
     fn a_prompt_is_cut_into_pieces_and_the_last_one_ends_it() {
-        let all: Vec<_> = pieces(150, 64).iter().map(|s| (s.rows, s.context, s.ends)).collect();
+        let all: Vec<_> = pieces(150, 0, 64).iter().map(|s| (s.rows, s.context, s.ends)).collect();
         assert_eq!(all, [(64, 64, false), (64, 128, false), (22, 150, true)]);
-        assert_eq!(pieces(1, 64).len(), 1);
+        assert_eq!(pieces(1, 0, 64).len(), 1);
+        let deep: Vec<_> = pieces(70, 1000, 64).iter().map(|s| (s.rows, s.context, s.ends)).collect();
+        assert_eq!(deep, [(64, 1064, false), (6, 1070, true)]);
     }
 }

@@ -45,8 +45,6 @@ pub struct Comparison {
     pub pairs: Vec<Pair>,
     /// Tests that only the first has, and that only the second has.
     pub only: [Vec<String>; 2],
-    /// Keys by which rows of one run differ, the test aside: what a sweep went over.
-    pub swept: Vec<&'static str>,
 }
 
 /// A row with its keys.
@@ -104,9 +102,7 @@ pub fn compare(a: &[BenchRow], b: &[BenchRow], ignore: &[String]) -> Result<Comp
     if pairs.is_empty() {
         return Err(nothing_common(&a, &b, &test));
     }
-    let swept = all.iter().chain(&PLACES).copied().filter(|key| !TEST[1..].contains(key));
-    let swept = swept.filter(|key| [&a, &b].iter().any(|rows| rows.iter().any(|r| r.get(key) != rows[0].get(key))));
-    Ok(Comparison { pairs, only, swept: swept.collect() })
+    Ok(Comparison { pairs, only })
 }
 
 fn keyed<'a>(rows: &'a [BenchRow]) -> Result<Vec<Keyed<'a>>> {
@@ -199,7 +195,7 @@ mod tests {
 
     /// A row with some of its keys changed.
     fn row(changes: Value) -> BenchRow {
-        let mut row = json!({
+        let text = r#"{
             "schema": 1, "version": "0.1.0", "commit": null, "system": "linux", "processor": "P", "memory_bytes": 1,
             "time": "2026-01-01T00:00:00Z", "model": "M", "weight_bytes": 1, "parameters": 5, "backend": "cpu",
             "device": "CPU, 2 threads", "adapter": null, "vendor_id": null, "device_id": null, "api": null, "driver": null,
@@ -209,8 +205,9 @@ mod tests {
             "samples_ts": [9e7, 8.2e7, 1e8], "tokens_per_s": 9e7, "stddev": 1e6, "tokens_per_s_median": 9e7,
             "tokens_per_s_min": 8.2e7, "tokens_per_s_max": 1e8, "images_per_s": null, "texts_per_s": null, "ms": 1e-4,
             "bytes_per_token": 1.0, "bandwidth": 1e9, "bandwidth_share": 0.5, "dispatches_per_token": 1.0,
-            "host_us_per_token": 0.0, "peak_host_bytes": null, "device_bytes": 1,
-        });
+            "host_us_per_token": 0.0, "peak_host_bytes": null, "device_bytes": 1
+        }"#;
+        let mut row: Value = serde_json::from_str(text).unwrap();
         for (key, value) in changes.as_object().unwrap() {
             row[key] = value.clone();
         }
@@ -236,7 +233,6 @@ mod tests {
         assert_eq!(tests_of(&found), ["pp9"]);
         assert!((found.pairs[0].ratio.value - 2.0).abs() < 1e-9 && found.pairs[0].ratio.differs() == Some(true));
         assert_eq!(found.only, [["tg5"], ["pp7"]]);
-        assert!(found.swept.is_empty(), "{:?}", found.swept);
     }
 
     #[test]
@@ -256,7 +252,7 @@ mod tests {
     fn sweeps_are_joined_setting_by_setting() {
         let sweep = |ns: u64| ["f16", "f32"].map(|p| row(json!({"precision": p, "samples_ns": [ns, ns, ns]})));
         let found = compare(&sweep(100), &sweep(50), &[]).unwrap();
-        assert_eq!((found.pairs.len(), &found.swept[..]), (2, &["precision"][..]));
+        assert_eq!(found.pairs.len(), 2);
         assert!(found.pairs.iter().all(|pair| pair.a.setup.precision == pair.b.setup.precision));
         // The second file has one of the two only: it is compared with its own.
         let found = compare(&sweep(100), &sweep(50)[..1], &[]).unwrap();

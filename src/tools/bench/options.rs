@@ -27,7 +27,7 @@ pub struct BenchOptions {
     pub prompts: Option<Vec<usize>>,
     /// Numbers of generated tokens; 0 for no such test. Default: 64, at most the model's positions.
     pub generated: Option<Vec<usize>>,
-    /// Tokens in the cache before each generation.
+    /// Tokens in the cache before each prompt and each generation.
     pub depths: Vec<usize>,
     /// Numbers of sessions that generate at the same time.
     pub sessions: Vec<usize>,
@@ -62,13 +62,17 @@ impl BenchOptions {
         // Each test takes one position for the token that follows what it reads.
         let max = max_positions.saturating_sub(1);
         let deepest = self.depths.iter().copied().max().unwrap_or(0);
+        let max = max.saturating_sub(deepest);
         let prompts = Lengths::new(self.prompts.as_deref(), &DEFAULT_PROMPTS, max);
-        let generated = Lengths::new(self.generated.as_deref(), &DEFAULT_GENERATED, max.saturating_sub(deepest));
-        let prompt = |tokens| Test::Prompt { tokens };
+        let generated = Lengths::new(self.generated.as_deref(), &DEFAULT_GENERATED, max);
+        let prompt = |tokens, depth| Test::Prompt { tokens, depth };
         let generate = |tokens, depth, sessions| Test::Generate { tokens, depth, sessions };
-        let left_out = prompts.sentences(prompt, max_positions);
+        let left_out = prompts.sentences(|tokens| prompt(tokens, deepest), max_positions);
         let left_out = [left_out, generated.sentences(|tokens| generate(tokens, deepest, 1), max_positions)].concat();
-        let mut tests: Vec<Test> = prompts.run.into_iter().map(prompt).collect();
+        let mut tests = Vec::new();
+        for &depth in &self.depths {
+            tests.extend(prompts.run.iter().map(|&tokens| prompt(tokens, depth)));
+        }
         if self.image {
             tests.extend([Test::Image, Test::ImagePrompt { tokens: 32 }]);
         }
@@ -196,7 +200,7 @@ mod tests {
         assert_eq!(names(&usual(), 2048), "pp96 pp512 tg64");
         assert_eq!(names(&usual(), 256), "pp96 tg64");
         assert_eq!(names(&usual(), 40), "pp39 tg39");
-        assert_eq!(names(&BenchOptions { depths: vec![0, 20], ..usual() }, 40), "pp39 tg19 tg19 @ d20");
+        assert_eq!(names(&BenchOptions { depths: vec![0, 20], ..usual() }, 40), "pp19 pp19 @ d20 tg19 tg19 @ d20");
         assert_eq!(names(&BenchOptions { prompts: Some(vec![0]), ..usual() }, 256), "tg64");
         assert_eq!(names(&BenchOptions { generated: Some(vec![0]), ..usual() }, 256), "pp96");
         let given = BenchOptions { prompts: Some(vec![300]), generated: Some(vec![5]), ..usual() };

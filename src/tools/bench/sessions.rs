@@ -18,8 +18,8 @@ pub struct TestSessions {
     engine: Engine,
     test: Test,
     sessions: Vec<Session>,
-    /// Text tokens of each session before a repetition.
-    prompts: Vec<Vec<u32>>,
+    /// Tokens that a repetition reads.
+    prompt: Vec<u32>,
     picture: Image,
 }
 
@@ -30,22 +30,29 @@ impl TestSessions {
     /// Those of the engine.
     pub fn new(engine: &Engine, test: Test) -> Result<Self> {
         let sessions: Result<Vec<Session>> = (0..test.sessions()).map(|_| engine.session()).collect();
-        let n = match test {
-            Test::Prompt { tokens } | Test::ImagePrompt { tokens } => tokens,
-            Test::Generate { depth, .. } => depth.max(1),
-            Test::Image => 0,
+        // Tokens that each session reads in a repetition, and those that are in its cache before.
+        let (n, depth) = match test {
+            Test::Prompt { tokens, depth } => (tokens, depth),
+            Test::ImagePrompt { tokens } => (tokens, 0),
+            Test::Generate { depth, .. } => (0, depth.max(1)),
+            Test::Image => (0, 0),
         };
         let vocab = engine.info().vocab as u64;
-        let token = |seed: u64, i: u64| (split_mix(seed, i) % vocab) as u32;
-        let prompt = |seed: usize| (0..n as u64).map(|i| token(seed as u64, i)).collect();
-        let prompts = (0..test.sessions()).map(prompt).collect();
-        let mut all = TestSessions { engine: engine.clone(), test, sessions: sessions?, prompts, picture: picture() };
-        if let Test::Generate { depth, .. } = test {
-            for (session, prompt) in all.sessions.iter_mut().zip(&all.prompts) {
-                session.push_tokens(prompt)?;
-                if depth > 0 {
-                    generate(session, 1)?;
-                }
+        let tokens = |seed: usize, n: usize| -> Vec<u32> {
+            (0..n as u64).map(|i| (split_mix(seed as u64, i) % vocab) as u32).collect()
+        };
+        let mut all = TestSessions {
+            engine: engine.clone(),
+            test,
+            sessions: sessions?,
+            prompt: tokens(0, n),
+            picture: picture(),
+        };
+        for (seed, session) in all.sessions.iter_mut().enumerate().filter(|_| depth > 0) {
+            session.push_tokens(&tokens(seed + 1, depth))?;
+            // Without a depth, the first token of a generation is read in each repetition.
+            if test.depth() > 0 {
+                generate(session, 1)?;
             }
         }
         Ok(all)
@@ -62,16 +69,17 @@ impl TestSessions {
             }
             return together(&self.engine, &mut self.sessions, tokens);
         }
-        let (Some(session), Some(prompt)) = (self.sessions.first_mut(), self.prompts.first()) else {
-            return Ok(Duration::ZERO);
-        };
-        session.reset(true);
+        let Some(session) = self.sessions.first_mut() else { return Ok(Duration::ZERO) };
+        match self.test.depth() {
+            0 => session.reset(true),
+            depth => session.truncate(depth),
+        }
         let start = Instant::now();
         if matches!(self.test, Test::Image | Test::ImagePrompt { .. }) {
             session.push_image(&self.picture)?;
         }
-        if !prompt.is_empty() {
-            session.push_tokens(prompt)?;
+        if !self.prompt.is_empty() {
+            session.push_tokens(&self.prompt)?;
             generate(session, 1)?;
         }
         Ok(start.elapsed())

@@ -9,10 +9,12 @@ use crate::tools::bench::row::TestNumbers;
 /// One thing that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Test {
-    /// `ppN`: a prompt of N tokens is read, to the first token of the answer.
+    /// `ppN @ dD`: a prompt of N tokens is read, to the first token of the answer, behind D tokens that are in the cache.
     Prompt {
         /// Tokens of the prompt.
         tokens: usize,
+        /// Tokens in the cache before; their time does not count.
+        depth: usize,
     },
     /// `tgN @ dD × S sessions`: S sessions generate N tokens each, after D tokens that are in the cache.
     Generate {
@@ -48,11 +50,19 @@ impl Test {
         if let Test::Generate { sessions, .. } = self { sessions } else { 1 }
     }
 
+    /// Tokens in a session's cache before.
+    pub fn depth(self) -> usize {
+        match self {
+            Test::Prompt { depth, .. } | Test::Generate { depth, .. } => depth,
+            Test::Image | Test::ImagePrompt { .. } => 0,
+        }
+    }
+
     /// Tokens that one repetition counts, of all sessions together.
     pub fn tokens(self, info: &ModelInfo) -> usize {
         let image = info.image.map_or(0, |i| i.tokens);
         match self {
-            Test::Prompt { tokens } => tokens,
+            Test::Prompt { tokens, .. } => tokens,
             Test::Generate { tokens, sessions, .. } => tokens * sessions,
             Test::Image => image,
             Test::ImagePrompt { tokens } => image + tokens,
@@ -63,7 +73,7 @@ impl Test {
     pub(crate) fn numbers(self) -> TestNumbers {
         let none = TestNumbers { n_sessions: 1, ..TestNumbers::default() };
         match self {
-            Test::Prompt { tokens } => TestNumbers { n_prompt: tokens as u64, ..none },
+            Test::Prompt { tokens, depth } => TestNumbers { n_prompt: tokens as u64, n_depth: depth as u64, ..none },
             Test::Generate { tokens, depth, sessions } => {
                 TestNumbers { n_gen: tokens as u64, n_depth: depth as u64, n_sessions: sessions as u64, ..none }
             }
@@ -78,8 +88,7 @@ impl Test {
     /// [`Error::Unsupported`] for an image if the model reads none.
     pub fn context(self, info: &ModelInfo) -> Result<usize> {
         Ok(match self {
-            Test::Prompt { tokens } => tokens + 1,
-            Test::Generate { tokens, depth, .. } => depth + 1 + tokens,
+            Test::Prompt { tokens, depth } | Test::Generate { tokens, depth, .. } => depth + 1 + tokens,
             Test::Image => image(info)?.tokens,
             Test::ImagePrompt { tokens } => image(info)?.tokens + tokens + 1,
         })
@@ -88,20 +97,13 @@ impl Test {
 
 impl fmt::Display for Test {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Test::Prompt { tokens } => write!(f, "pp{tokens}"),
+        let at = |depth: usize| if depth > 0 { format!(" @ d{depth}") } else { String::new() };
+        match *self {
+            Test::Prompt { tokens, depth } => write!(f, "pp{tokens}{}", at(depth)),
             Test::Image => write!(f, "image"),
             Test::ImagePrompt { tokens } => write!(f, "image+pp{tokens}"),
-            Test::Generate { tokens, depth, sessions } => {
-                write!(f, "tg{tokens}")?;
-                if *depth > 0 {
-                    write!(f, " @ d{depth}")?;
-                }
-                if *sessions > 1 {
-                    write!(f, " × {sessions} sessions")?;
-                }
-                Ok(())
-            }
+            Test::Generate { tokens, depth, sessions: 1 } => write!(f, "tg{tokens}{}", at(depth)),
+            Test::Generate { tokens, depth, sessions } => write!(f, "tg{tokens}{} × {sessions} sessions", at(depth)),
         }
     }
 }
