@@ -182,9 +182,12 @@ fn every_form_holds_every_row() {
 
     let sql = bench(&["--device", "cpu", "-o", "sql"]);
     let statements: Vec<&str> = sql.lines().collect();
-    assert!(statements[0].starts_with("CREATE TABLE IF NOT EXISTS bench (schema, version, "), "{sql}");
+    assert!(statements[0].starts_with("CREATE TABLE IF NOT EXISTS bench (\"schema\", \"version\", "), "{sql}");
     assert_eq!(statements.len(), 1 + 8);
-    assert!(statements[1..].iter().all(|s| s.starts_with("INSERT INTO bench (schema, ") && s.ends_with(");")), "{sql}");
+    assert!(
+        statements[1..].iter().all(|s| s.starts_with("INSERT INTO bench (\"schema\", ") && s.ends_with(");")),
+        "{sql}"
+    );
     assert!(statements[1].contains("'pp9', 9, 0, 0, 1, ") && statements[1].contains("NULL"), "{sql}");
 }
 

@@ -108,7 +108,8 @@ impl<W: Write> RowWriter<W> {
 
     fn sql_row(&mut self, row: &BenchRow) -> Outcome {
         let Fields(fields) = Fields::of(row)?;
-        let names: Vec<&str> = fields.iter().map(|(name, _)| name.as_str()).collect();
+        // In quotes: some are words of SQL.
+        let names: Vec<String> = fields.iter().map(|(name, _)| format!("\"{name}\"")).collect();
         let (names, values) = (names.join(", "), fields.iter().map(|(_, value)| literal(value)).collect::<Vec<_>>());
         if self.count == 0 {
             writeln!(self.out, "CREATE TABLE IF NOT EXISTS bench ({names});")?;

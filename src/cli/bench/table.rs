@@ -42,9 +42,10 @@ fn rate(row: &BenchRow) -> String {
     if row.repetitions > 1 { format!("{} ± {}", short(mean), short(deviation)) } else { short(mean) }
 }
 
+/// The slowest and the fastest; nothing of one sample.
 fn range(row: &BenchRow) -> String {
     let [min, _, max] = row.rate_quantiles();
-    format!("{}–{}", short(min), short(max))
+    if row.repetitions > 1 { format!("{}–{}", short(min), short(max)) } else { "–".into() }
 }
 
 /// The test's name, with what is counted where that is not tokens.

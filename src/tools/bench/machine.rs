@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 pub struct Machine {
     /// Version of this crate.
     pub version: String,
-    /// The commit at which its sources were compiled last, with `-dirty` where they differed from it; none where it was
-    /// not known when they were.
+    /// The commit at which the library was compiled last, with `-dirty` where its sources differed from it; none where it
+    /// was not known then.
     pub commit: Option<String>,
     /// Operating system and architecture, and on Linux the version of the kernel.
     pub system: String,
