@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use support::device::device;
 use ternion::cpu::Cpu;
-use ternion::engine::{DeviceChoice, DeviceOptions, choose_device};
+use ternion::engine::{DeviceChoice, DeviceOptions, Progress, choose_device};
 use ternion::gpu::{AdapterKind, Adapters};
 use ternion::ops::PROBE_CHUNK;
 use ternion::plan::{Backend, PlanBuilder, Step};
@@ -38,7 +38,7 @@ fn usual(device: &DeviceChoice) -> DeviceOptions {
 /// Panics if a node of the demo model differs from its plain definition.
 fn check_device(device: &DeviceChoice) {
     let options = CheckOptions { device: usual(device), ..CheckOptions::default() };
-    let found = check(ModelFiles::demo().expect("the demo model"), &options, |_| {}).expect("it runs");
+    let found = check(ModelFiles::demo().expect("the demo model"), &options, Progress::ignore).expect("it runs");
     assert!(found.first.is_none(), "{device:?}: {:?}", found.first);
 }
 

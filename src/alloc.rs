@@ -20,7 +20,7 @@ const LARGE: usize = 2 << 20;
 /// is not in use yet.
 ///
 /// # Errors
-/// [`Error::Limit`] for `what` if the system has no such memory.
+/// [`Error::OutOfMemory`] for `what` if the system has no such memory.
 pub fn zeros(what: &str, count: usize) -> Result<Vec<u32>> {
     let refused = || Error::memory(what, count.saturating_mul(size_of::<u32>()));
     let mut words: Vec<u32> = bytemuck::try_zeroed_vec(count.saturating_add(ALIGN_SLACK)).map_err(|()| refused())?;
@@ -90,7 +90,7 @@ mod tests {
         for count in [1 << 58, usize::MAX] {
             let errors = [zeros("the cache", count).map(|_| ()), room::<u64>("the cache", count).map(|_| ())];
             for error in errors.map(Result::unwrap_err) {
-                assert!(matches!(&error, Error::Limit { what, .. } if what == "the cache"), "{error}");
+                assert!(matches!(&error, Error::OutOfMemory { what, .. } if what == "the cache"), "{error}");
             }
         }
     }

@@ -1,13 +1,13 @@
 //! The one error type: what is wrong, with which object, what was expected and found, and what to do.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Every error that files, devices and callers can cause. The engine stays usable, except after an [`Error::Device`] that
-/// says to open it again.
-#[derive(Debug, thiserror::Error)]
+/// Every error that files, devices and callers can cause. The engine stays usable, except after an [`Error::DeviceLost`].
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A file could not be opened, read or written.
@@ -16,7 +16,7 @@ pub enum Error {
         /// The file.
         path: PathBuf,
         /// What the operating system said.
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
     },
     /// A file, or a named part of it, is not what it should be.
     #[error("{object}: {problem}")]
@@ -68,19 +68,63 @@ pub enum Error {
         /// The value found and the range allowed.
         problem: String,
     },
-    /// Something does not fit: memory, a device limit, the context.
+    /// As many sessions are open as the engine was opened for; nothing is evicted.
+    #[error("{open} sessions are open, {max} at most; drop one, or open the engine with more `sessions`")]
+    SessionsFull {
+        /// Sessions that are open.
+        open: usize,
+        /// Sessions that can be.
+        max: usize,
+    },
+    /// Tokens do not fit in the context of a session.
+    #[error(
+        "{what} needs a context of {needed} tokens, {available} there are; shorten it, or open the engine with a larger context"
+    )]
+    ContextFull {
+        /// What does not fit.
+        what: String,
+        /// The context that it needs, in tokens.
+        needed: u64,
+        /// The context that the session has, in tokens.
+        available: u64,
+    },
+    /// There is no memory for something, of the system or of a device.
+    #[error("{what} needs {needed} bytes of memory, {} on {device}; use a smaller context or fewer sessions", some(*available))]
+    OutOfMemory {
+        /// What does not fit.
+        what: String,
+        /// Bytes that it needs.
+        needed: u64,
+        /// Bytes that it can have; none where the system does not tell.
+        available: Option<u64>,
+        /// Whose memory it is.
+        device: String,
+    },
+    /// A file, a text or a step is larger than what is accepted.
     #[error("{what} needs {wanted}, {available} available; {advice}")]
     Limit {
-        /// What does not fit.
+        /// What is too large.
         what: String,
         /// How much it needs.
         wanted: String,
-        /// How much there is.
+        /// How much there may be.
         available: String,
         /// What to do.
         advice: String,
     },
-    /// A graphics device is absent, was lost, or refused a command.
+    /// The caller ended it ([`crate::Cancel`], or a progress callback that breaks).
+    #[error("{0} was cancelled")]
+    Cancelled(String),
+    /// The device is gone, or what a step left on it is not known. Everything else of the engine fails with this too: open
+    /// it again.
+    #[error("device {device}: {problem}; open the engine again")]
+    DeviceLost {
+        /// The adapter's name.
+        device: String,
+        /// What happened.
+        problem: String,
+    },
+    /// A graphics device is absent, or refused a command.
     #[error("device {device}: {problem}")]
     Device {
         /// The adapter's name, or what was asked for.
@@ -89,7 +133,7 @@ pub enum Error {
         problem: String,
     },
     /// The logits of a step hold NaN or infinity, so no token can be chosen.
-    #[error("{0}: the logits are not finite; the weights or the input are broken (`ternion check` finds the op)")]
+    #[error("{0}: the logits are not finite; the weights or the input are broken")]
     NonFiniteLogits(String),
     /// A model was recorded with operands that do not fit; a mistake in a model definition.
     #[error("{op} at {at}: {source}")]
@@ -101,6 +145,11 @@ pub enum Error {
         /// What does not fit.
         source: Box<Error>,
     },
+}
+
+/// Bytes that are available, as far as it is known.
+fn some(available: Option<u64>) -> String {
+    available.map_or_else(|| "less is available".into(), |bytes| format!("{bytes} are available"))
 }
 
 /// Maximum number of names that a message lists.
@@ -119,7 +168,7 @@ impl Error {
     /// [`Error::Io`] for `path`, as a closure for `map_err`.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| Error::Io { path, source }
+        move |source| Error::Io { path, source: source.into() }
     }
 
     /// [`Error::Format`].
@@ -137,14 +186,10 @@ impl Error {
         Error::Config { key: key.to_string(), problem: problem.to_string() }
     }
 
-    /// [`Error::Limit`] for `bytes` of memory that the system does not give.
+    /// [`Error::OutOfMemory`] for `bytes` that the system does not give.
     pub fn memory(what: impl ToString, bytes: usize) -> Self {
-        Error::Limit {
-            what: what.to_string(),
-            wanted: format!("{bytes} bytes of memory"),
-            available: "less".into(),
-            advice: "end other programs, raise the process's limit, or use a smaller context or fewer sessions".into(),
-        }
+        let device = "this system".into();
+        Error::OutOfMemory { what: what.to_string(), needed: bytes as u64, available: None, device }
     }
 
     /// [`Error::Shape`], from anything that prints.

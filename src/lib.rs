@@ -23,8 +23,16 @@
 //! `Engine::demo` opens a small model that is built in and knows drawn scenes; [`Engine::open`] opens any other.
 //!
 //! [`Engine`] is `Send + Sync`: clone it or share it, one [`Session`] for each conversation. Calls block, and there is
-//! no async runtime. A [`Stream`] is an iterator; dropping it ends the generation. [`Engine::generate_all`] generates in
-//! several sessions from one thread.
+//! no async runtime. [`Engine::generate_all`] generates in several sessions from one thread.
+//!
+//! * **Stream**: a [`Stream`] is an iterator of tokens; dropping it ends the generation. A [`Generation`] owns its session, to be
+//!   kept in a struct.
+//! * **Cancel**: a [`Cancel`] handle ends loading ([`Options::cancel`]) or what a session does ([`Session::cancel_with`]) from
+//!   any thread; callbacks of progress end what they are told of where they break.
+//! * **Devices**: [`Options::device`]; an application's own wgpu device through [`gpu::Device::from_wgpu`].
+//! * **Files**: a path, or bytes ([`ModelFiles::from_bytes`]).
+//! * **Errors**: [`Error`] has variants to act on, with numbers; messages name the object, what was expected and found.
+//! * **Silence**: nothing is written to stdout, stderr or the user's folders; messages go to the `log` crate.
 //!
 //! [`architecture`] has the map of the source, a tour of it, and where to add an op, a weight format, a model or a command.
 //!
@@ -64,6 +72,8 @@ pub mod tools;
 pub use apps::bitgen::BitGen;
 pub use apps::picture_index::PictureIndex;
 pub use apps::robots::RobotModel;
-pub use engine::{Engine, GenerateOptions, Options, Session, Stream, Token};
+pub use engine::{Cancel, Engine, GenerateOptions, Generation, Options, Session, Stream, Token};
 pub use error::{Error, Result};
 pub use files::{Image, ModelFiles};
+/// The version of wgpu whose devices [`gpu::Device::from_wgpu`] takes.
+pub use wgpu;

@@ -29,6 +29,13 @@ pub enum DType {
     },
 }
 
+/// As it is printed.
+impl serde::Serialize for DType {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        to.collect_str(&format_args!("{self:?}"))
+    }
+}
+
 /// Rows of [`DType::Codes`] are padded to a multiple of this many codes (the columns of a 1-bit weight word).
 pub const CODE_ALIGN: usize = 32;
 

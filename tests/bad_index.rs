@@ -21,7 +21,7 @@ use support::small_bitgen::{draw, model_dir, open, write_tokenizer};
 use tempfile::TempDir;
 use ternion::apps::bitgen::BitGen;
 use ternion::apps::picture_index::PictureIndex;
-use ternion::engine::DeviceChoice;
+use ternion::engine::{DeviceChoice, Progress};
 
 /// A good index of three pictures, and its file.
 struct SavedIndex {
@@ -45,7 +45,7 @@ impl SavedIndex {
         let pictures = dir.path().join("pictures");
         draw(&pictures, 0..3);
         let mut index = PictureIndex::new(dir.path(), model.clone()).expect("an index");
-        index.add(&[pictures], |_| {}).expect("an update");
+        index.add(&[pictures], Progress::ignore).expect("an update");
         let good = fs::read(index.path()).expect("a file");
         SavedIndex { dir, model, good }
     }

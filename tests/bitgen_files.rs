@@ -15,7 +15,7 @@ use support::golden::golden_root;
 use tempfile::TempDir;
 use ternion::Image;
 use ternion::apps::bitgen::{BitGen, BitGenOptions, CaptionOptions, MemoryNoise};
-use ternion::engine::{DeviceChoice, DeviceOptions, GenerateOptions, Precision, Sampling, StopReason};
+use ternion::engine::{DeviceChoice, DeviceOptions, GenerateOptions, Precision, Progress, Sampling, StopReason};
 use ternion::files::{Tokenizer, Weights};
 use ternion::models::{BitGenStage1, EncoderShape, LoadOptions};
 use ternion::plan::{Plan, SlotKind};
@@ -61,7 +61,8 @@ fn a_converted_model_has_the_same_words_memory_and_results() {
     for variant in VARIANTS {
         let (dir, input) = (TempDir::new().unwrap(), golden(variant));
         for precision in [Precision::F32, Precision::F16] {
-            let report = convert(&input, dir.path(), None, precision, |_| {}).unwrap_or_else(|e| panic!("{e}"));
+            let report =
+                convert(&input, dir.path(), None, precision, Progress::ignore).unwrap_or_else(|e| panic!("{e}"));
             assert!(report.ternary > 10 && !report.tokenizer, "{report:?}");
             let (before, after) = (words(&input, precision), words(dir.path(), precision));
             let differs = before.iter().zip(&after).find(|(a, b)| a != b).map(|(a, _)| &a.0);
@@ -78,7 +79,7 @@ fn a_converted_model_has_the_same_words_memory_and_results() {
         assert_eq!(caption(&before), caption(&after));
         // What is packed can be packed again.
         let again = TempDir::new().unwrap();
-        convert(dir.path(), again.path(), None, Precision::F16, |_| {}).unwrap();
+        convert(dir.path(), again.path(), None, Precision::F16, Progress::ignore).unwrap();
         let file = |dir: &TempDir| fs::read(dir.path().join("model.safetensors")).unwrap();
         assert!(file(&dir) == file(&again));
     }
@@ -93,7 +94,7 @@ fn a_configuration_survives_with_all_its_keys() {
     let config = json!({"num_heads": 4, "next_token": true, "eos_token_id": 7, "memory_alpha": 0.25, "kept": [1, {}]});
     fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
     let out = TempDir::new().unwrap();
-    convert(dir.path(), out.path(), None, Precision::F16, |_| {}).unwrap();
+    convert(dir.path(), out.path(), None, Precision::F16, Progress::ignore).unwrap();
     let written: Value = serde_json::from_slice(&fs::read(out.path().join("config.json")).unwrap()).unwrap();
     for (key, value) in config.as_object().unwrap() {
         assert_eq!(written[key], *value, "{key}");
@@ -155,7 +156,7 @@ fn queues_are_kept_while_they_are_a_small_part() {
     let names = ["cross_modal_fusion.image_queue", "cross_modal_fusion.text_queue"];
     for (columns, kept) in [(64, true), (4096, false)] {
         let (input, dir) = (with_queues(columns), TempDir::new().unwrap());
-        let report = convert(input.path(), dir.path(), None, Precision::F16, |_| {}).unwrap();
+        let report = convert(input.path(), dir.path(), None, Precision::F16, Progress::ignore).unwrap();
         let weights = Weights::open(dir.path()).unwrap();
         assert_eq!(report.left_out_extras, if kept { &[][..] } else { &names });
         for name in names {

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use support::cli::{Ran, assert_fails, command, fed, has_adapter, succeeds, ternion, text};
 use support::golden::golden_root;
 use tempfile::TempDir;
-use ternion::engine::Precision;
+use ternion::engine::{Precision, Progress};
 use ternion::files::Weights;
 use ternion::models;
 use ternion::models::{LoadOptions, TextShape};
@@ -129,7 +129,7 @@ fn every_weight_of_a_converted_model_has_the_same_words() {
     for precision in [Precision::F16, Precision::F32] {
         for input in ["embernet/tiny", "embernet/oddgrid", "embernet/oddgrid/pytorch_model.bin"] {
             let (dir, input) = (TempDir::new().expect("a directory"), golden_root().join(input));
-            convert(&input, dir.path(), None, precision, |_| {}).unwrap_or_else(|e| panic!("{input:?}: {e}"));
+            convert(&input, dir.path(), None, precision, Progress::ignore).unwrap_or_else(|e| panic!("{input:?}: {e}"));
             let (old, new) = (Weights::open(&input).expect("opens"), Weights::open(dir.path()).expect("opens"));
             let load = LoadOptions { max_binding: 10_000, ..LoadOptions::anywhere(precision.pack()) };
             let (a, b) =

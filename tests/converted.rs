@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use support::golden::golden_root;
 use tempfile::TempDir;
-use ternion::engine::Precision;
+use ternion::engine::{Precision, Progress};
 use ternion::files::{GgufMetadata, SamplingDefaults, SpecialTokens, Tokenizer, Weights};
 use ternion::models::{self, ChatModel, HiddenAct, LoadOptions, TextShape};
 use ternion::tensor::{DType, Pack};
@@ -43,7 +43,8 @@ fn open(path: &Path) -> ternion::Result<(Weights, Box<dyn ChatModel>)> {
 fn every_weight_has_the_same_words() {
     for path in models() {
         let dir = TempDir::new().expect("a directory");
-        let report = convert(&path, dir.path(), None, Precision::F16, |_| {}).unwrap_or_else(|e| panic!("{e}"));
+        let report =
+            convert(&path, dir.path(), None, Precision::F16, Progress::ignore).unwrap_or_else(|e| panic!("{e}"));
         assert!(report.ternary > 10, "{}: {report:?}", path.display());
         let [(old, a), (new, b)] =
             [path.as_path(), dir.path()].map(|path| open(path).unwrap_or_else(|e| panic!("{e}")));
@@ -75,11 +76,12 @@ fn every_weight_has_the_same_words() {
 fn a_second_conversion_writes_the_same_file() {
     let path = golden_root().join("gguf/hf/qwen3_mlx_1bit");
     let [once, twice] = [(); 2].map(|()| TempDir::new().expect("a directory"));
-    convert(&path, once.path(), None, Precision::F16, |_| {}).expect("converts");
-    let report = convert(once.path(), twice.path(), None, Precision::F16, |_| {}).expect("converts");
+    convert(&path, once.path(), None, Precision::F16, Progress::ignore).expect("converts");
+    let report = convert(once.path(), twice.path(), None, Precision::F16, Progress::ignore).expect("converts");
     let [a, b] = [&once, &twice].map(|dir| fs::read(dir.path().join("model.safetensors")).expect("read"));
     assert!(a == b && report.left_out == 0);
-    let [old, new] = [path.as_path(), once.path()].map(|path| inspect(path, Precision::F16, |_| {}).expect("inspects"));
+    let [old, new] =
+        [path.as_path(), once.path()].map(|path| inspect(path, Precision::F16, Progress::ignore).expect("inspects"));
     assert_eq!((old.parameters, old.ternary_parameters), (new.parameters, new.ternary_parameters));
     assert!(
         new.stored_bytes < old.stored_bytes + old.stored_bytes / 10,
@@ -93,10 +95,10 @@ fn a_second_conversion_writes_the_same_file() {
 fn an_activation_that_was_chosen_is_written_down() {
     let path = golden_root().join("gguf/tiny/bitnet_tq2_0_scale_tensors.gguf");
     let dir = TempDir::new().expect("a directory");
-    let error = convert(&path, dir.path(), None, Precision::F16, |_| {}).unwrap_err().to_string();
+    let error = convert(&path, dir.path(), None, Precision::F16, Progress::ignore).unwrap_err().to_string();
     assert!(error.contains("--hidden-act"), "{error}");
     let options = ConvertOptions { hidden_act: Some(HiddenAct::SiLu), ..Precision::F16.into() };
-    convert(&path, dir.path(), None, options, |_| {}).expect("converts");
+    convert(&path, dir.path(), None, options, Progress::ignore).expect("converts");
     let (_, model) = open(dir.path()).expect("it opens");
     assert_eq!(model.config()["hidden_act"], "silu");
 }
@@ -109,7 +111,7 @@ fn conversations_are_those_of_the_file() {
     };
     let path = models().into_iter().find(with_tokenizer).expect("a file with a tokenizer");
     let dir = TempDir::new().expect("a directory");
-    convert(&path, dir.path(), None, Precision::F16, |_| {}).expect("converts");
+    convert(&path, dir.path(), None, Precision::F16, Progress::ignore).expect("converts");
     let [old, new] = [path.as_path(), dir.path()].map(|path| {
         let files = path.into();
         let tokenizer = Tokenizer::beside(&files).expect("opens").expect("a tokenizer");
@@ -134,7 +136,7 @@ fn conversations_are_those_of_the_file() {
         fs::copy(dir.path().join(name), bare.path().join(name)).expect("copied");
     }
     let files = |input: &Path| {
-        convert(input, other.path(), None, Precision::F16, |_| {}).unwrap_or_else(|e| panic!("{e}"));
+        convert(input, other.path(), None, Precision::F16, Progress::ignore).unwrap_or_else(|e| panic!("{e}"));
         fs::read_dir(other.path()).expect("a directory").count()
     };
     assert!(files(&path) > 3);

@@ -14,7 +14,7 @@ use support::device::device;
 use support::golden::Golden;
 use support::model_stages::{LoadedModel, PreparedPlan, devices, golden, rms, row};
 use tempfile::TempDir;
-use ternion::engine::{DeviceChoice, Engine, GenerateOptions, LmHead, Options, Precision};
+use ternion::engine::{DeviceChoice, Engine, GenerateOptions, LmHead, Options, Precision, Progress};
 use ternion::files::{ModelFiles, Weights};
 use ternion::models;
 use ternion::models::LoadOptions;
@@ -54,7 +54,7 @@ fn choices() -> Vec<DeviceChoice> {
 fn answers_are_those_of_pytorch() {
     let set = DataSet::open(data()).expect("the questions");
     for choice in choices() {
-        let found = evaluate(&demo(choice.clone()), &set, 32, |_| {}).expect("it runs");
+        let found = evaluate(&demo(choice.clone()), &set, 32, Progress::ignore).expect("it runs");
         let theirs = |i: usize| set.questions()[i].entry["pytorch"].as_str().expect("PyTorch's answer");
         let differ = |(i, got): (usize, &String)| (got != theirs(i)).then(|| format!("{got:?} for {:?}", theirs(i)));
         let other: Vec<String> = found.answers.iter().enumerate().filter_map(differ).collect();
@@ -72,7 +72,7 @@ fn a_head_in_8_bits_answers_alike() {
         let options = Options { device: device.clone(), autotune: false, head, ..Options::default() };
         let engine = Engine::demo(options).expect("the demo model opens");
         assert_eq!(engine.report().head, if head == LmHead::Dense { DType::F16 } else { DType::Int8 });
-        evaluate(&engine, &set, 32, |_| {}).expect("it runs")
+        evaluate(&engine, &set, 32, Progress::ignore).expect("it runs")
     };
     let (full, n) = (answers(&DeviceChoice::Cpu, LmHead::Dense), set.questions().len());
     for choice in choices() {
@@ -175,14 +175,14 @@ fn the_model_in_memory_is_the_one_on_disk() {
 
     // A conversion of it is what it is made of, and both describe themselves alike.
     let dir = TempDir::new().expect("a directory");
-    let report = convert(&demo, dir.path(), None, Precision::F16, |_| {}).expect("converts");
+    let report = convert(&demo, dir.path(), None, Precision::F16, Progress::ignore).expect("converts");
     assert!(report.tokenizer && report.tensors == names(&files).len());
     for name in ["config.json", "tokenizer.json", "model.safetensors"] {
         let read = |dir: &Path| std::fs::read(dir.join(name)).expect("written");
         assert!(read(dir.path()) == read(&model()), "{name} differs");
     }
-    let described = inspect(&demo, Precision::F16, |_| {}).expect("it is inspected");
-    let on_disk = inspect(model(), Precision::F16, |_| {}).expect("it is inspected");
+    let described = inspect(&demo, Precision::F16, Progress::ignore).expect("it is inspected");
+    let on_disk = inspect(model(), Precision::F16, Progress::ignore).expect("it is inspected");
     assert_eq!((described.tensors, described.parameters), (on_disk.tensors, on_disk.parameters));
 }
 

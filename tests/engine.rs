@@ -363,7 +363,7 @@ fn what_does_not_fit_is_refused_with_both_numbers() {
     let options = Options { context: Some(40), sessions: 1, ..options(DeviceChoice::Cpu) };
     let engine = Engine::open(tiny(), options).unwrap();
     let mut session = engine.session().unwrap();
-    assert!(matches!(engine.session(), Err(Error::Limit { .. })), "one session is all");
+    assert!(matches!(engine.session(), Err(Error::SessionsFull { open: 1, max: 1 })), "one session is all");
     let error = session.push_tokens(&[5; 41]).unwrap_err().to_string();
     assert!(error.contains("41") && error.contains("40"), "{error}");
     session.push_tokens(&[5; 30]).unwrap();

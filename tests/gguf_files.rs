@@ -7,7 +7,7 @@ mod support {
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use ternion::engine::{HiddenAct, Precision};
+use ternion::engine::{HiddenAct, Precision, Progress};
 use ternion::files::config::ModelConfig;
 use ternion::files::{Checkpoint, ModelFiles, StorageDType, Weights};
 use ternion::tensor::{GroupCodes, WeightPart};
@@ -252,10 +252,10 @@ fn the_activation_of_a_bitnet_is_never_guessed() {
     assert_eq!(of("bitnet", 480, &[]), Value::Null);
     assert_eq!(of("bitnet", 480, &[("bitnet.hidden_activation", value::text("silu"))]), "silu");
     assert_eq!(of("llama", 480, &[]), "silu");
-    let told = inspect(tiny("bitnet_tq2_0_scale_tensors"), Precision::F16, |_| {}).unwrap();
+    let told = inspect(tiny("bitnet_tq2_0_scale_tensors"), Precision::F16, Progress::ignore).unwrap();
     assert!(told.problems.iter().any(|problem| problem.contains("SiLU or squared ReLU")), "{:?}", told.problems);
     let options = InspectOptions { hidden_act: Some(HiddenAct::SiLu), ..Precision::F16.into() };
-    let told = inspect(tiny("bitnet_tq2_0_scale_tensors"), options, |_| {}).unwrap();
+    let told = inspect(tiny("bitnet_tq2_0_scale_tensors"), options, Progress::ignore).unwrap();
     assert!(told.problems.is_empty() && !told.components.is_empty(), "{:?}", told.problems);
 }
 
@@ -294,7 +294,7 @@ fn defaults_are_those_of_the_format() {
 
 #[test]
 fn inspect_says_what_each_tensor_becomes_and_what_is_wrong() {
-    let found = inspect(tiny("qwen3_q2_0_g128_legacy"), Precision::F16, |_| {}).unwrap();
+    let found = inspect(tiny("qwen3_q2_0_g128_legacy"), Precision::F16, Progress::ignore).unwrap();
     assert_eq!(found.tensors.len(), 3 + 2 * 11, "no tensor is there under two names");
     let line = |name: &str| found.tensors.iter().find(|t| t.name == name).unwrap();
     let q = line("model.layers.0.self_attn.q_proj.weight");
@@ -310,7 +310,7 @@ fn inspect_says_what_each_tensor_becomes_and_what_is_wrong() {
         .tensor("d", &[128], 142, &[0xff; 34])
         .tensor("e", &[64], 38, &[0; 64])
         .tensor("f", &[64], 38, &[0; 64]);
-    let found = inspect(memory(&odd.bytes()), Precision::F16, |_| {}).unwrap();
+    let found = inspect(memory(&odd.bytes()), Precision::F16, Progress::ignore).unwrap();
     let packed: Vec<&str> = found.tensors.iter().map(|t| t.packed.as_str()).collect();
     let want =
         ["2 bits, scales of 32", "2 bits, scales of 32", "int8, scales of 16", "2 bits, scales of 128, codes of +2"];

@@ -23,7 +23,7 @@ use support::mutation::survives;
 use tempfile::TempDir;
 use ternion::apps::bitgen::EpisodicMemory;
 use ternion::apps::picture_index::PictureIndex;
-use ternion::engine::{DeviceChoice, Precision};
+use ternion::engine::{DeviceChoice, Precision, Progress};
 use ternion::files::{Checkpoint, Image, Tokenizer};
 use ternion::tools::convert::convert;
 use ternion::tools::inspect::inspect;
@@ -64,8 +64,8 @@ fn tokenizer(words: u64) -> Value {
 /// Opens, describes and converts the model in a folder; now and then the command does it.
 fn try_model(case: usize, dir: &Path) {
     let out = tempfile::tempdir().expect("a folder");
-    let _ = inspect(dir, Precision::F32, |_| {});
-    let _ = convert(dir, &out.path().join("packed"), None, Precision::F32, |_| {});
+    let _ = inspect(dir, Precision::F32, Progress::ignore);
+    let _ = convert(dir, &out.path().join("packed"), None, Precision::F32, Progress::ignore);
     if !case.is_multiple_of(COMMAND_EVERY) {
         return;
     }
@@ -113,7 +113,7 @@ fn mutated_packed_files() {
     let (dir, out) = (folder(), tempfile::tempdir().expect("a folder"));
     fs::copy(ember().join("model.safetensors"), dir.path().join("model.safetensors")).expect("copied");
     let packed = out.path().join("packed");
-    convert(dir.path(), &packed, None, Precision::F16, |_| {}).expect("a good model");
+    convert(dir.path(), &packed, None, Precision::F16, Progress::ignore).expect("a good model");
     mutate_model(&packed, "model.safetensors");
 }
 
@@ -128,7 +128,7 @@ fn mutated_indices_of_shards() {
         checkpoint.tensors().enumerate().map(|(i, tensor)| (tensor.name.as_str(), shard(i))).collect();
     let index = json!({"metadata": {"total_size": 1}, "weight_map": map}).to_string();
     fs::write(dir.path().join("model.safetensors.index.json"), index).expect("written");
-    assert!(inspect(dir.path(), Precision::F32, |_| {}).is_ok());
+    assert!(inspect(dir.path(), Precision::F32, Progress::ignore).is_ok());
     mutate_model(dir.path(), "model.safetensors.index.json");
 }
 
@@ -220,7 +220,7 @@ fn mutated_indices_of_pictures() {
     let pictures = dir.path().join("pictures");
     support::small_bitgen::draw(&pictures, 0..3);
     let mut index = PictureIndex::new(dir.path(), model.clone()).expect("an index");
-    index.add(&[pictures], |_| {}).expect("an update");
+    index.add(&[pictures], Progress::ignore).expect("an update");
     let (path, good) = (index.path(), read(index.path()));
     drop(index);
     survives("index", &good, |_, bytes| {

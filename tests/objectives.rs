@@ -20,7 +20,7 @@ use support::numbers::floats;
 use tempfile::TempDir;
 use ternion::Error;
 use ternion::apps::bitgen::{BitGen, BitGenOptions, MemoryNoise};
-use ternion::engine::{DeviceChoice, DeviceOptions, Engine, Options, Precision};
+use ternion::engine::{DeviceChoice, DeviceOptions, Engine, Options, Precision, Progress};
 use ternion::files::Image;
 use ternion::tools::eval::{CaptionSet, PairEvaluation, PairOptions, Queues, contrastive_loss, evaluate_pairs};
 
@@ -101,7 +101,7 @@ impl Folder {
     }
 
     fn measure(&self, model: &BitGen, set: &CaptionSet) -> PairEvaluation {
-        evaluate_pairs(model, set, None, &PairOptions::default(), |_| {}).unwrap()
+        evaluate_pairs(model, set, None, &PairOptions::default(), Progress::ignore).unwrap()
     }
 }
 
@@ -225,7 +225,7 @@ fn a_decoder_of_the_next_token_says_descriptions_to_their_end() {
     // Without a prompt the encoder reads the start of a text; the decoder reads its first token, and last says the end.
     for (prompt, asked) in [(None, vec![0]), (Some("t20 t21"), vec![20, 21])] {
         let options = PairOptions { prompt: prompt.map(str::to_owned), ..Default::default() };
-        let found = evaluate_pairs(&model, &set, None, &options, |_| {}).unwrap().reconstruction;
+        let found = evaluate_pairs(&model, &set, None, &options, Progress::ignore).unwrap().reconstruction;
         let context = model.encode(&asked, Some(&image), &MemoryNoise::None).unwrap().context;
         let logits = model.logits_behind(&[asked[0], 7, 8, 9], &context, 0..4).unwrap();
         let rows = logits.chunks(model.sizes().vocab).zip([7, 8, 9, 1]);
@@ -242,14 +242,18 @@ fn several_captions_of_a_picture_are_all_right() {
     let set = folder.list(&[folder.pair(0), folder.pair(1), other("t5 t6"), other("t7"), folder.pair(1)]);
     let model = folder.open(DeviceChoice::Cpu);
     let mut shown = Vec::new();
-    let found = evaluate_pairs(&model, &set, None, &PairOptions::default(), |p| shown.push([p.done, p.total])).unwrap();
+    let found = evaluate_pairs(&model, &set, None, &PairOptions::default(), |p| {
+        shown.push([p.done, p.total]);
+        p.ignore()
+    })
+    .unwrap();
     assert_eq!((found.counts, found.reconstruction.tokens), ([5, 2, 4], 3 * folder.ids[0].len() + 3));
     assert_eq!(shown, [0, 2, 3, 4, 5, 6].map(|done| [done, 7]));
     // Two pictures: the first or the second, and of four captions any three or one.
     assert_eq!([found.recall[0][1], found.recall[1][1]], [1.0, 1.0]);
     // Batches are averaged by their pairs.
     let options = PairOptions { batch: 2, ..Default::default() };
-    let found = evaluate_pairs(&model, &set, None, &options, |_| {}).unwrap();
+    let found = evaluate_pairs(&model, &set, None, &options, Progress::ignore).unwrap();
     let loss = |entries: &[Value]| folder.measure(&model, &folder.list(entries)).contrastive;
     let parts = [loss(&[folder.pair(0), folder.pair(1)]), loss(&[other("t5 t6"), other("t7")])];
     assert!(near(found.contrastive, 2.0 * (parts[0] + parts[1]) / 5.0, 1e-6), "{} {parts:?}", found.contrastive);
@@ -261,10 +265,10 @@ fn texts_that_do_not_fit_are_named_by_their_entry() {
     let model = folder.open(DeviceChoice::Cpu);
     let long = json!({ "image": "image0_224x224.png", "caption": "t5 ".repeat(1 + model.sizes().positions) });
     let set = folder.list(&[folder.pair(0), long]);
-    let error = evaluate_pairs(&model, &set, None, &PairOptions::default(), |_| {}).unwrap_err();
+    let error = evaluate_pairs(&model, &set, None, &PairOptions::default(), Progress::ignore).unwrap_err();
     assert!(matches!(error, Error::Argument { .. }) && error.to_string().contains("entry 2"), "{error}");
     let none = PairOptions { batch: 0, ..Default::default() };
-    assert!(matches!(evaluate_pairs(&model, &set, None, &none, |_| {}), Err(Error::Argument { .. })));
+    assert!(matches!(evaluate_pairs(&model, &set, None, &none, Progress::ignore), Err(Error::Argument { .. })));
     for (entry, says) in [
         (json!({ "image": "image0_224x224.png" }), "has no \"caption\""),
         (json!({ "image": "image0_224x224.png", "caption": " " }), "\"caption\" is empty"),
@@ -313,7 +317,7 @@ fn likelihoods_of_an_embernet_are_those_of_the_originals_logits() {
         let again = session.log_likelihood(&said[..1]).unwrap()[0];
         assert!((again - found[0]).abs() < 1e-5, "{what}: {again} for {} once more", found[0]);
         let room = session.room();
-        assert!(matches!(session.log_likelihood(&vec![3; room + 1]), Err(Error::Limit { .. })));
+        assert!(matches!(session.log_likelihood(&vec![3; room + 1]), Err(Error::ContextFull { .. })));
         assert!(matches!(session.log_likelihood(&[vocab]), Err(Error::Argument { .. })));
     }
 }

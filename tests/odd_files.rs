@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use tempfile::TempDir;
-use ternion::engine::Precision;
+use ternion::engine::{Precision, Progress};
 use ternion::files::{Checkpoint, Weights};
 use ternion::models;
 use ternion::models::{LoadOptions, Model};
@@ -273,7 +273,7 @@ fn what_the_model_does_not_read_may_have_any_number_format() {
     }
     assert!(odd.open().is_ok());
     let dir = odd.write();
-    let found = inspect(dir.path(), Precision::F32, |_| {}).unwrap();
+    let found = inspect(dir.path(), Precision::F32, Progress::ignore).unwrap();
     assert_eq!(found.unreadable.keys().collect::<Vec<_>>(), ["decoder.c64", "decoder.f4", "decoder.scales"]);
     let norm = odd.tensors.get_mut("decoder.norm.weight").unwrap();
     *norm = (Dtype::C64, vec![norm.1[0] / 2], norm.2.clone());

@@ -281,7 +281,7 @@ fn embernet_va_the_pass_without_the_image_needs_a_free_session() {
         let engine = engine(&dir, DeviceChoice::Cpu, 1);
         let (ids, image) = (prompt(&dir), picture(&dir));
         let error = generate(&engine, &ids, Some(&image), 4, Some(RefinerOptions::default())).unwrap_err();
-        assert!(matches!(error, Error::Limit { .. }), "{error}");
+        assert!(matches!(error, Error::SessionsFull { .. }), "{error}");
         let (_, _, scores) = generate(&engine, &ids, None, 4, Some(RefinerOptions::default())).unwrap();
         assert_eq!(scores, [0.5; 4], "there is no baseline without an image");
 

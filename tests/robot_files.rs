@@ -16,7 +16,7 @@ use support::golden::golden_root;
 use tempfile::TempDir;
 use ternion::apps::bitgen::{BitGen, BitGenOptions};
 use ternion::apps::robots::{RobotModel, RobotOptions};
-use ternion::engine::{DeviceChoice, DeviceOptions, Engine, Options, Precision};
+use ternion::engine::{DeviceChoice, DeviceOptions, Engine, Options, Precision, Progress};
 use ternion::files::Weights;
 use ternion::models::{BitGenModel, Model};
 use ternion::tools::convert::convert;
@@ -42,7 +42,7 @@ fn a_converted_model_decides_alike() {
 
 fn convert_and_compare(input: &Path) {
     let (dir, again) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    let report = convert(input, dir.path(), None, Precision::F16, |_| {}).unwrap_or_else(|e| panic!("{e}"));
+    let report = convert(input, dir.path(), None, Precision::F16, Progress::ignore).unwrap_or_else(|e| panic!("{e}"));
     assert!(report.ternary > 20, "{report:?}");
     let image = Image::open(input.join("image0.png")).unwrap();
     let decide = |dir: &Path| {
@@ -50,7 +50,7 @@ fn convert_and_compare(input: &Path) {
         (model.sizes().clone(), model.choose(&[5, 7, 9], Some(&image)).unwrap_or_else(|e| panic!("{e}")))
     };
     assert_eq!(decide(input), decide(dir.path()));
-    convert(dir.path(), again.path(), None, Precision::F16, |_| {}).unwrap_or_else(|e| panic!("{e}"));
+    convert(dir.path(), again.path(), None, Precision::F16, Progress::ignore).unwrap_or_else(|e| panic!("{e}"));
     let file = |dir: &TempDir| std::fs::read(dir.path().join("model.safetensors")).unwrap();
     assert!(file(&dir) == file(&again), "what is packed can be packed again");
 }

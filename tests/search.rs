@@ -21,7 +21,7 @@ use tempfile::TempDir;
 use ternion::apps::bitgen::BitGen;
 use ternion::apps::picture_index::PictureIndex;
 use ternion::apps::picture_index::Update;
-use ternion::engine::DeviceChoice;
+use ternion::engine::{DeviceChoice, Progress};
 use ternion::files::Image;
 
 /// A model, folders for pictures and for an index.
@@ -56,7 +56,7 @@ fn counts(update: &Update) -> [usize; 5] {
 }
 
 fn add(index: &mut PictureIndex, folder: &Path) -> Update {
-    index.add(&[folder.to_owned()], |_| {}).expect("an update")
+    index.add(&[folder.to_owned()], Progress::ignore).expect("an update")
 }
 
 fn held(index: &PictureIndex) -> BTreeMap<PathBuf, Vec<f32>> {
@@ -126,7 +126,7 @@ fn only_what_changed_is_embedded_again() {
     assert!(twins.iter().all(Result::is_ok));
     let mut index = rig.index();
     // New: 30 and 10. Known: the renamed one, the copy, the touched one, a twin. Gone: p00 and p02.
-    assert_eq!(counts(&index.refresh(|_| {}).expect("an update")), [2, 4, 4, 2, 0]);
+    assert_eq!(counts(&index.refresh(Progress::ignore).expect("an update")), [2, 4, 4, 2, 0]);
     let after = held(&index);
     let numbers = [("more/renamed.PNG", 0), ("copy.png", 1), ("p01.png", 1), ("p03.png", 30), ("p04.png", 4)];
     for (name, number) in numbers.into_iter().chain([("p10.png", 10), ("p11.png", 10), ("more/p06.png", 6)]) {
@@ -140,7 +140,7 @@ fn only_what_changed_is_embedded_again() {
     fs::rename(at("p05.png"), at("swap")).expect("renamed");
     fs::rename(at("p01.png"), at("p05.png")).expect("renamed");
     fs::rename(at("swap"), at("p01.png")).expect("renamed");
-    assert_eq!(counts(&index.refresh(|_| {}).expect("an update"))[0], 0);
+    assert_eq!(counts(&index.refresh(Progress::ignore).expect("an update"))[0], 0);
     assert_eq!(held(&index)[&at("p05.png")], after[&at("p01.png")]);
     assert_eq!(held(&index)[&at("p01.png")], after[&at("p05.png")]);
 }
@@ -156,7 +156,12 @@ fn a_run_that_was_ended_goes_on() {
     // What is on the disk in the middle of the run is what is there if it is ended then.
     let copy = |done: usize| done == 24 && fs::copy(&file, half.join(PictureIndex::FILE)).is_ok();
     let mut copied = false;
-    whole.add(&[rig.at("pictures")], |p| copied |= copy(p.done)).expect("an update");
+    whole
+        .add(&[rig.at("pictures")], |p| {
+            copied |= copy(p.done);
+            p.ignore()
+        })
+        .expect("an update");
     assert!(copied);
     let mut index = PictureIndex::open(&half, rig.model.clone()).expect("an index");
     assert_eq!((index.len(), index.folders()[0].complete), (16, false));
@@ -200,7 +205,7 @@ fn what_cannot_be_read_is_left_out_and_named() {
     assert!(update.skipped.iter().all(|s| s.error.to_string().contains(&*s.path.to_string_lossy())));
     // One that could be read before and cannot be any more is no longer found.
     fs::write(at("p01.png"), &whole[..50]).expect("written");
-    let update = index.refresh(|_| {}).expect("an update");
+    let update = index.refresh(Progress::ignore).expect("an update");
     assert_eq!((counts(&update)[0], counts(&update)[4]), (0, skipped.len() + 1));
     assert!(index.pictures().all(|(path, _)| path != at("p01.png")));
 }
@@ -213,22 +218,25 @@ fn folders_in_folders_are_there_once_and_folders_can_be_forgotten() {
     draw(&rig.at("other"), 5..6);
     let mut index = rig.new_index();
     add(&mut index, &rig.at("all/in"));
-    assert_eq!(counts(&index.add(&[rig.at("other"), rig.at("all")], |_| {}).expect("an update")), [3, 0, 2, 0, 0]);
+    assert_eq!(
+        counts(&index.add(&[rig.at("other"), rig.at("all")], Progress::ignore).expect("an update")),
+        [3, 0, 2, 0, 0]
+    );
     assert_eq!(counts(&add(&mut index, &rig.at("all/in/it"))), [0, 0, 4, 0, 0]);
     let folders = |index: &PictureIndex| index.folders().into_iter().map(|f| (f.path, f.pictures)).collect::<Vec<_>>();
     assert_eq!(folders(&index), [(rig.at("all"), 4), (rig.at("other"), 1)]);
     fs::remove_dir_all(rig.at("other")).expect("removed");
-    let error = index.refresh(|_| {}).expect_err("it is gone").to_string();
+    let error = index.refresh(Progress::ignore).expect_err("it is gone").to_string();
     assert!(error.contains("other"), "{error}");
     index.forget(&rig.at("other")).expect("forgotten");
     assert_eq!(folders(&rig.index()), [(rig.at("all"), 4)]);
     let error = index.forget(&rig.at("other")).expect_err("it is not there").to_string();
     assert!(error.contains("other") && error.contains("all"), "{error}");
-    assert!(index.add(&[rig.at("none")], |_| {}).is_err());
+    assert!(index.add(&[rig.at("none")], Progress::ignore).is_err());
     let file = rig.at("all/p00.png");
-    let error = index.add(std::slice::from_ref(&file), |_| {}).expect_err("a file").to_string();
+    let error = index.add(std::slice::from_ref(&file), Progress::ignore).expect_err("a file").to_string();
     assert!(error.contains("p00.png") && error.contains("not a folder"), "{error}");
-    assert_eq!(counts(&index.refresh(|_| {}).expect("it stays usable")), [0, 0, 4, 0, 0]);
+    assert_eq!(counts(&index.refresh(Progress::ignore).expect("it stays usable")), [0, 0, 4, 0, 0]);
 }
 
 #[test]
@@ -243,7 +251,7 @@ fn an_index_among_its_pictures_moves_with_them() {
     let mut index = PictureIndex::open(rig.at("moved"), rig.model.clone()).expect("an index");
     let found = index.by_image(&drawn(2), 1).expect("pictures");
     assert_eq!(found[0].path, rig.at("moved/sub/p02.png"));
-    assert_eq!(counts(&index.refresh(|_| {}).expect("an update")), [0, 0, 3, 0, 0]);
+    assert_eq!(counts(&index.refresh(Progress::ignore).expect("an update")), [0, 0, 3, 0, 0]);
 }
 
 #[test]
@@ -255,13 +263,13 @@ fn two_programs_do_not_write_one_index_at_once() {
     add(&mut first, &rig.at("one"));
     let lock = fs::File::create(rig.at("index/picture-index.lock")).expect("a lock");
     lock.lock().expect("locked");
-    let error = first.add(&[rig.at("two")], |_| {}).expect_err("locked").to_string();
+    let error = first.add(&[rig.at("two")], Progress::ignore).expect_err("locked").to_string();
     assert!(error.contains("another program"), "{error}");
     lock.unlock().expect("unlocked");
     // What another one has written is not lost.
     let mut second = rig.index();
     add(&mut second, &rig.at("two"));
-    assert_eq!(counts(&first.refresh(|_| {}).expect("an update")), [0, 0, 2, 0, 0]);
+    assert_eq!(counts(&first.refresh(Progress::ignore).expect("an update")), [0, 0, 2, 0, 0]);
     assert_eq!(rig.index().len(), 2);
 }
 
@@ -285,7 +293,7 @@ fn another_models_index_is_refused_and_made_again() {
     assert_eq!(rig.index().len(), 3, "it is as it was");
     let mut index = PictureIndex::rebuilt(rig.at("index"), other.clone()).expect("an index");
     assert!(index.is_empty());
-    assert_eq!(counts(&index.refresh(|_| {}).expect("an update")), [3, 0, 0, 0, 0]);
+    assert_eq!(counts(&index.refresh(Progress::ignore).expect("an update")), [3, 0, 0, 0, 0]);
     let want = other.image_features(&[drawn(1)]).expect("features").concat();
     assert!(near(&held(&index)[&rig.at("pictures/p01.png")], &want));
     assert!(PictureIndex::open(rig.at("index"), rig.model.clone()).is_err());

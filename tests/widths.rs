@@ -12,7 +12,7 @@ use support::broken_checkpoints::Parts;
 use support::device::device;
 use ternion::ModelFiles;
 use ternion::engine::ModelOptions;
-use ternion::engine::{DeviceChoice, DeviceOptions, LmHead, Precision};
+use ternion::engine::{DeviceChoice, DeviceOptions, LmHead, Precision, Progress};
 use ternion::models::{EmberNetConfig, SigLipConfig};
 use ternion::tools::check::{CheckOptions, check};
 use ternion::tools::synthetic;
@@ -25,7 +25,8 @@ fn agrees(what: &str, files: &ModelFiles, head: LmHead) {
             let device = DeviceOptions { autotune: false, ..choice.clone().into() };
             let model = ModelOptions { precision, head, ..ModelOptions::default() };
             let options = CheckOptions { device, model, ..Default::default() };
-            let found = check(files.clone(), &options, |_| ()).unwrap_or_else(|e| panic!("{what}, {choice:?}: {e}"));
+            let found =
+                check(files.clone(), &options, Progress::ignore).unwrap_or_else(|e| panic!("{what}, {choice:?}: {e}"));
             assert!(found.nodes > 0 && found.divergences == 0, "{what}, {choice:?}, {precision:?}: {:?}", found.first);
         }
     }
@@ -103,7 +104,7 @@ fn counts_of_experts_beyond_the_bounds_are_named() {
     ] {
         let files = synthetic::embernet_of(with_experts(counts)).expect("a model");
         support::broken_checkpoints::assert_says(
-            check(files, &CheckOptions::default(), |_| ()),
+            check(files, &CheckOptions::default(), Progress::ignore),
             &[key, "expected an integer in"],
         );
     }
@@ -113,7 +114,7 @@ fn counts_of_experts_beyond_the_bounds_are_named() {
 fn widths_that_halves_or_the_pooler_cannot_have_are_named() {
     let says = |text, image, parts: &[&str]| {
         let files = synthetic::embernet_of(embernet(text, image)).expect("a model");
-        support::broken_checkpoints::assert_says(check(files, &CheckOptions::default(), |_| ()), parts);
+        support::broken_checkpoints::assert_says(check(files, &CheckOptions::default(), Progress::ignore), parts);
     };
     says([40, 8, 2, 32], [24, 16, 2, 2, 4], &["hidden_size / num_attention_heads", "is 5", "halves"]);
     says([40, 4, 2, 32], [20, 16, 2, 2, 4], &["vision hidden_size", "is 20", "pooler"]);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use ternion::apps::bitgen::{BitGen, BitGenOptions};
 use ternion::apps::picture_index::PictureIndex;
-use ternion::engine::DeviceChoice;
+use ternion::engine::{DeviceChoice, Progress};
 use ternion::tools::eval::CaptionSet;
 
 #[test]
@@ -28,12 +28,12 @@ fn what_is_open_outlives_the_working_directory() {
     let options = BitGenOptions { device: DeviceChoice::Cpu.into(), ..BitGenOptions::default() };
     let model = Arc::new(BitGen::open(".", &options).unwrap());
     let mut index = PictureIndex::new("index", model.clone()).unwrap();
-    index.add(&["pictures".into()], |_| {}).unwrap();
+    index.add(&["pictures".into()], Progress::ignore).unwrap();
     let captions = CaptionSet::open("pictures").unwrap();
 
     env::set_current_dir(at("elsewhere")).unwrap();
     assert!(model.fingerprint().is_ok());
-    assert_eq!(index.refresh(|_| {}).unwrap().unchanged, 1);
+    assert_eq!(index.refresh(Progress::ignore).unwrap().unchanged, 1);
     assert!(index.pictures().all(|(path, _)| path.is_file()));
     assert!(at("index").join(PictureIndex::FILE).is_file());
     assert!(captions.pairs()[0].image.is_file());

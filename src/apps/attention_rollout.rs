@@ -80,7 +80,7 @@ impl AttentionRollout {
     ///
     /// # Errors
     /// [`Error::Argument`] with the range if there is no such token, and for a session of another engine;
-    /// [`Error::Limit`] if the traced plan does not fit on the device, [`Error::Device`] if the device was lost.
+    /// [`Error::OutOfMemory`] if the traced plan does not fit on the device, [`Error::DeviceLost`] if the device was lost.
     pub fn attention(&mut self, session: &mut Session, token: usize) -> Result<TokenAttention> {
         if !Arc::ptr_eq(&self.engine, &session.engine) {
             return Err(Error::argument("session", "belongs to another engine"));
@@ -145,7 +145,7 @@ fn trace_image(engine: &Resident, image: &Image) -> Result<Origin> {
     let shapes = stage_shapes(&plan, &stages, info.tokens, grid.div_ceil(block.max(1)).pow(2))?;
     let names = stages.iter().zip(&shapes).flat_map(|(names, [n, m])| names.iter().map(move |s| (s.clone(), n * m)));
     let program = Program::prepare(engine.runner()?.backend.as_mut(), &Arc::new(plan))?;
-    let matrices = engine.run_image(&program, image, names.collect());
+    let matrices = engine.run_image(&program, image, names.collect(), None);
     if let Ok(mut runner) = engine.runner() {
         runner.backend.release(program.id);
     }

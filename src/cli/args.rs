@@ -10,7 +10,7 @@ use ternion::apps::bitgen::{BitGen, BitGenOptions, EpisodicMemory, MemoryNoise};
 use ternion::cpu_level::CpuLevel;
 use ternion::engine::{
     Activations, DeviceChoice, DeviceOptions, Engine, HiddenAct, KvPrecision, LmHead, ModelOptions, NamedValues,
-    Options, Precision,
+    Options, Precision, user_cache,
 };
 use ternion::files::tokenizer::MAX_TEXT_BYTES;
 use ternion::files::{Image, Lock, ModelFiles, Weights, text};
@@ -126,8 +126,15 @@ impl DeviceArgs {
     pub fn options(&self) -> DeviceOptions {
         self.threads.size_pool();
         let DeviceArgs { device, threads: ThreadArgs { threads }, cpu_level, .. } = self;
-        DeviceOptions { device: device.clone(), autotune: !self.no_autotune, threads: *threads, cpu_level: *cpu_level }
+        let cache = tuning_cache(self.no_autotune);
+        let autotune = cache.is_some();
+        DeviceOptions { device: device.clone(), autotune, cache, threads: *threads, cpu_level: *cpu_level }
     }
+}
+
+/// The folder where chosen kernel variants are kept. Where nothing can be kept, nothing is timed.
+pub fn tuning_cache(no_autotune: bool) -> Option<PathBuf> {
+    if no_autotune { None } else { user_cache() }
 }
 
 /// A parser of the names of an option's values, which `--help` lists.
@@ -147,10 +154,11 @@ impl ModelArgs {
 
     /// The options for one conversation.
     pub fn options(&self) -> Options {
-        let DeviceOptions { device, autotune, threads, cpu_level } = self.device.options();
+        let DeviceOptions { device, autotune, cache, threads, cpu_level } = self.device.options();
         Options {
             device,
             autotune,
+            cache,
             threads,
             cpu_level,
             precision: self.device.precision,

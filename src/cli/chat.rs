@@ -20,7 +20,7 @@ use crate::cli::generate::GenerateArgs;
 use crate::cli::line_editor::{Input, LineEditor};
 use crate::cli::messages::say;
 use crate::cli::output::{Answer, statistics, stream};
-use crate::cli::{Failure, INTERRUPTED, Outcome, report};
+use crate::cli::{Failure, INTERRUPTED, Outcome, report, report_with};
 
 const HELP: &str = "\
 /image FILE  begin a new conversation about a picture
@@ -132,7 +132,7 @@ impl Chat {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(Failure::Error(error)) => {
-                    report(&error);
+                    chat.report(&error);
                     failed = true;
                 }
                 Err(other) => return Err(other),
@@ -302,27 +302,30 @@ impl ChatLoop<'_> {
 
     /// Pushes a question, with room for an answer.
     fn push(&mut self, question: &str) -> Result<()> {
-        let goes_on = !self.session.tokens().is_empty();
-        let pushed = self.form.ask(&mut self.session, question);
-        let room = self.session.room();
-        let advice = if goes_on {
-            "/reset begins a new conversation, --context makes room for a longer one, --context-shift forgets the older half"
-        } else {
-            "shorten the question, or make room for more with --context"
-        };
-        if let Err(Error::Limit { what, wanted, available, .. }) = pushed {
-            return Err(Error::Limit { what, wanted, available, advice: advice.into() });
-        }
-        pushed?;
-        if room == 0 && !self.form.context_shift {
-            return Err(Error::Limit {
-                what: "an answer".into(),
-                wanted: "at least 1 token".into(),
-                available: format!("0 of the {} of the context are", self.engine.context()),
-                advice: advice.into(),
-            });
+        self.form.ask(&mut self.session, question)?;
+        if self.session.room() == 0 && !self.form.context_shift {
+            let context = self.engine.context() as u64;
+            let what = "the question with an answer".into();
+            return Err(Error::ContextFull { what, needed: context + 1, available: context });
         }
         Ok(())
+    }
+
+    /// Prints an error, with what to do in a conversation.
+    fn report(&self, error: &Error) {
+        match error {
+            Error::ContextFull { .. } if self.session.tokens().is_empty() => {
+                report_with(error, Some("shorten the question, or make room for more with --context"));
+            }
+            Error::ContextFull { .. } => report_with(
+                error,
+                Some(
+                    "/reset begins a new conversation, --context makes room for a longer one, --context-shift forgets \
+                     the older half",
+                ),
+            ),
+            _ => report(error),
+        }
     }
 }
 

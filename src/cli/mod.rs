@@ -40,7 +40,7 @@ use std::process::ExitCode;
 
 use clap::{ArgAction, Parser, Subcommand};
 use messages::say;
-use terminal_text::message;
+use terminal_text::{advice, message, on_command_line};
 
 /// Runs ternary (BitNet b1.58) language and vision-language models on any GPU, or on the CPU.
 #[derive(Debug, Parser)]
@@ -161,13 +161,21 @@ fn set_runtime_dir() {
     }
 }
 
-/// Prints an error on one line, and a line for each cause.
+/// Prints an error on one line, a line for each cause, and one with what to do.
 fn report(error: &ternion::Error) {
-    say!("error: {}", message(&error.to_string()));
+    report_with(error, advice(error));
+}
+
+/// [`report`] with other advice.
+fn report_with(error: &ternion::Error, advice: Option<&str>) {
+    say!("error: {}", message(&on_command_line(&error.to_string())));
     let mut cause = error.source();
     while let Some(error) = cause {
         say!("caused by: {}", message(&error.to_string()));
         cause = error.source();
+    }
+    if let Some(advice) = advice {
+        say!("advice: {advice}");
     }
 }
 

@@ -1,6 +1,7 @@
 //! Progress bars, tables, streamed text and statistics.
 
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use console::Style;
@@ -25,11 +26,12 @@ impl Bar {
         Bar(bar)
     }
 
-    /// Shows how far things are.
-    pub fn show(&self, progress: &Progress) {
+    /// Shows how far things are; they go on.
+    pub fn show(&self, progress: &Progress) -> ControlFlow<()> {
         self.0.set_length(progress.total as u64);
         self.0.set_position(progress.done as u64);
         self.0.set_message(printable(&progress.what));
+        ControlFlow::Continue(())
     }
 
     /// Runs what writes lines to the same terminal, with the bar out of the way.
@@ -258,14 +260,14 @@ pub fn ending(end: Option<StopReason>) -> &'static str {
         Some(StopReason::StopString) => "a stop text came",
         Some(StopReason::Length) => "the maximum number of tokens was reached",
         Some(StopReason::Context) => "the context is full",
-        None => "it was stopped",
+        Some(_) | None => "it was stopped",
     }
 }
 
 /// Prints counts and times of the last answer to stderr, with how often each expert was chosen.
 ///
 /// # Errors
-/// [`ternion::Error::Device`] if the device was lost.
+/// [`ternion::Error::DeviceLost`] if the device was lost.
 pub fn statistics(
     engine: &Engine,
     session: &Session,

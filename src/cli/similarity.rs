@@ -189,7 +189,7 @@ impl Similarity {
         let (mut features, mut thumbs, bar) = (Vec::new(), Vec::new(), Bar::new("embedding"));
         for files in self.image.chunks(BATCH) {
             let what = files.first().map_or(String::new(), |f| f.display().to_string());
-            bar.show(&Progress { done: features.len(), total: self.image.len(), what });
+            let _goes_on = bar.show(&Progress { done: features.len(), total: self.image.len(), what });
             let images = open_images(files)?;
             features.extend(model.image_features(&images)?);
             if drawn {

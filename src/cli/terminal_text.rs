@@ -34,6 +34,39 @@ pub fn message(text: &str) -> String {
     format!("{} … ({} characters are left out) … {}", printable(begin), n - first - last, printable(end))
 }
 
+/// The commands that call what a message of the library names.
+const COMMANDS: [(&str, &str); 3] = [
+    ("Engine::open", "`ternion run` or `ternion chat`"),
+    ("BitGen::open", "`ternion run`, `similarity` or `search`"),
+    ("RobotModel::open", "`ternion robots`"),
+];
+
+/// A message of the library in the words of the command line: its options and calls are those of a program.
+pub fn on_command_line(text: &str) -> String {
+    let mut parts = text.split("the option `");
+    let mut said = parts.next().unwrap_or("").to_owned();
+    for part in parts {
+        let (name, rest) = part.split_once('`').unwrap_or((part, ""));
+        said += &format!("--{}{rest}", name.replace('_', "-"));
+    }
+    COMMANDS.iter().fold(said, |said, (call, command)| said.replace(call, command))
+}
+
+/// What to do on the command line about an error.
+pub fn advice(error: &ternion::Error) -> Option<&'static str> {
+    use ternion::Error::{ContextFull, DeviceLost, NonFiniteLogits, OutOfMemory};
+    Some(match error {
+        ContextFull { .. } => "--context N makes room for more, --context-shift lets the oldest text leave",
+        OutOfMemory { .. } => {
+            "--context N takes less, --kv int8 halves the cache, --reserve N as large as the context needs no second copy, \
+             --device cpu has the memory of the system"
+        }
+        DeviceLost { .. } => "run it again; `ternion check` compares the device with the CPU",
+        NonFiniteLogits(_) => "`ternion check` finds the op",
+        _ => return None,
+    })
+}
+
 /// Columns that a text takes.
 pub fn columns(text: &str) -> usize {
     text.width()
@@ -52,6 +85,14 @@ pub fn padded_left(text: &str, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn options_and_calls_are_those_of_the_command_line() {
+        let text = "it is unknown; give the option `hidden_act` or the option `kv` to Engine::open";
+        let said = "it is unknown; give --hidden-act or --kv to `ternion run` or `ternion chat`";
+        assert_eq!(on_command_line(text), said);
+        assert_eq!(on_command_line("no `tokenizer`"), "no `tokenizer`");
+    }
 
     #[test]
     fn control_characters_are_shown_and_not_obeyed() {

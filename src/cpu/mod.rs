@@ -83,8 +83,8 @@ impl Cpu {
     }
 
     fn usable(&self) -> Result<()> {
-        let problem = || "an op panicked in a step; open the engine again".into();
-        if self.broken { Err(Error::Device { device: self.describe(), problem: problem() }) } else { Ok(()) }
+        let problem = || "an op panicked in a step".into();
+        if self.broken { Err(Error::DeviceLost { device: self.describe(), problem: problem() }) } else { Ok(()) }
     }
 
     fn words_mut(&mut self, program: ProgramId, slot: Slot) -> &mut Words {

@@ -17,7 +17,7 @@ impl Words {
     /// `len` zeros for the slot `name`.
     ///
     /// # Errors
-    /// [`Error::Limit`] if the system has no such memory.
+    /// [`Error::OutOfMemory`] if the system has no such memory.
     pub(super) fn zeros(name: &str, len: usize) -> Result<Self> {
         let all = zeros(name, len.saturating_add(ALIGN_SLACK))?;
         let from = all.as_ptr().align_offset(CACHE_LINE).min(ALIGN_SLACK);

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::engine::generate::{Stream, Token};
+use crate::engine::decoding::Token;
+use crate::engine::generate::Stream;
 use crate::engine::jobs::Work;
 use crate::engine::options::GenerateOptions;
 use crate::engine::resident::Resident;
@@ -38,7 +39,7 @@ impl<'a> Batch<'a> {
         if sessions.iter().any(|s| !Arc::ptr_eq(&s.engine, engine)) {
             return Err(Error::argument("sessions", "one belongs to another engine"));
         }
-        let streams: Result<_> = sessions.iter_mut().zip(options).map(|(s, o)| Stream::new(s, o, None)).collect();
+        let streams: Result<_> = sessions.iter_mut().zip(options).map(|(s, o)| s.generate(o)).collect();
         Ok(Batch { engine: engine.clone(), streams: streams?, failed: VecDeque::new(), turn: 0 })
     }
 
@@ -52,23 +53,24 @@ impl<'a> Batch<'a> {
         let start = Instant::now();
         let (mut numbers, mut jobs) = (Vec::new(), Vec::new());
         for (i, stream) in self.streams.iter_mut().enumerate() {
-            if !stream.goes_on() {
+            if !stream.decoding.goes_on() {
                 continue;
             }
-            match stream.request() {
+            match stream.decoding.request(stream.session, None) {
                 Ok(job) => {
                     numbers.push(i);
                     jobs.push(Work::Text(job));
                 }
-                Err(error) => self.failed.push_back((i, stream.fail(error))),
+                Err(error) => self.failed.extend(stream.decoding.fail(error).map(|error| (i, error))),
             }
         }
         let outputs = self.engine.run_all(jobs);
         let time = start.elapsed();
         for (i, output) in numbers.into_iter().zip(outputs) {
             let stream = &mut self.streams[i];
-            if let Err(error) = output.and_then(|o| stream.receive(o, time)) {
-                self.failed.push_back((i, stream.fail(error)));
+            let received = output.and_then(|o| stream.decoding.receive(stream.session, None, o, time));
+            if let Err(error) = received {
+                self.failed.extend(stream.decoding.fail(error).map(|error| (i, error)));
             }
         }
     }
@@ -86,11 +88,12 @@ impl Iterator for Batch<'_> {
             for _ in 0..n {
                 let i = self.turn;
                 self.turn = (i + 1) % n;
-                if let Some(token) = self.streams[i].take_ready() {
+                let stream = &mut self.streams[i];
+                if let Some(token) = stream.decoding.take_ready(stream.session) {
                     return Some((i, token));
                 }
             }
-            if !self.streams.iter().any(Stream::goes_on) {
+            if !self.streams.iter().any(|stream| stream.decoding.goes_on()) {
                 return None;
             }
             self.run();

@@ -87,15 +87,11 @@ impl StatePool {
     /// Takes the states of one more session.
     ///
     /// # Errors
-    /// [`Error::Limit`] if all are taken: nothing is evicted.
+    /// [`Error::SessionsFull`] if all are taken.
     pub fn take(self: &Arc<Self>) -> Result<SessionState> {
         let mut layout = self.layout();
-        let slot = layout.free.pop().ok_or_else(|| Error::Limit {
-            what: "a session".into(),
-            wanted: "a part of the KV cache".into(),
-            available: format!("0 of {} sessions are", layout.rows.len()),
-            advice: "drop a session, or open the engine with more `sessions`".into(),
-        })?;
+        let max = layout.rows.len();
+        let slot = layout.free.pop().ok_or(Error::SessionsFull { open: max, max })?;
         Ok(SessionState { pool: self.clone(), slot })
     }
 
@@ -155,7 +151,7 @@ mod tests {
         let pool = StatePool::new(8, 8, 2);
         let (a, b) = (pool.take().unwrap(), pool.take().unwrap());
         assert_eq!([&a, &b].map(|s| pool.range(s.slot())), [0..8, 8..16]);
-        assert!(matches!(pool.take(), Err(Error::Limit { .. })));
+        assert!(matches!(pool.take(), Err(Error::SessionsFull { open: 2, max: 2 })));
         let slot = a.slot();
         drop(a);
         assert_eq!(pool.take().unwrap().slot(), slot);

@@ -1,6 +1,8 @@
 //! From a device choice to a backend, and one line that says why. Opening a device gives its capabilities; choosing kernels,
 //! which may take seconds, follows when a model's weights are on it.
 
+use std::path::PathBuf;
+
 use crate::cpu::Cpu;
 use crate::cpu_level;
 use crate::engine::options::{DeviceChoice, DeviceOptions, Precision};
@@ -11,6 +13,10 @@ use crate::plan::{Backend, Caps};
 /// A backend and why it was taken.
 pub type Chosen = (Box<dyn Backend>, String);
 
+/// That kernel variants are timed, and the folder where the choice is kept, if there is one.
+#[derive(Debug, Clone)]
+pub(crate) struct Tuning(pub Option<PathBuf>);
+
 /// A device that is open.
 pub(crate) struct Opened {
     device: Kind,
@@ -19,8 +25,8 @@ pub(crate) struct Opened {
 
 enum Kind {
     Cpu(Box<Cpu>),
-    /// A GPU, and whether kernel variants are to be chosen by timing them.
-    Gpu(Device, bool),
+    /// A GPU, and how kernel variants are to be chosen by timing them, if so.
+    Gpu(Device, Option<Tuning>),
 }
 
 impl Opened {
@@ -54,9 +60,12 @@ impl Opened {
         wanted
     }
 
-    /// Whether [`crate::engine::autotune::tune`] is wanted, once weights are loaded.
-    pub fn autotunes(&self) -> bool {
-        matches!(self.device, Kind::Gpu(_, true))
+    /// How [`crate::engine::autotune::tune`] is to choose, if it is wanted once weights are loaded.
+    pub fn tuning(&self) -> Option<Tuning> {
+        match &self.device {
+            Kind::Cpu(_) => None,
+            Kind::Gpu(_, tuning) => tuning.clone(),
+        }
     }
 
     /// The backend.
@@ -97,9 +106,13 @@ pub(crate) fn open(options: &DeviceOptions) -> Result<Opened> {
     if options.device == DeviceChoice::Cpu {
         return on_cpu("as asked".into());
     }
+    let tuning = options.autotune.then(|| Tuning(options.cache.clone()));
+    if let DeviceChoice::Opened(device) = &options.device {
+        return Ok(Opened { device: Kind::Gpu(device.clone(), tuning), why: "the application's".into() });
+    }
     let adapters = Adapters::find();
     let (found, wanted, why) = match &options.device {
-        DeviceChoice::Cpu | DeviceChoice::Auto => match adapters.best(false) {
+        DeviceChoice::Cpu | DeviceChoice::Opened(_) | DeviceChoice::Auto => match adapters.best(false) {
             Some(index) => (Some(index), "auto", "the best GPU found"),
             None => return on_cpu(no_gpu(&adapters)),
         },
@@ -108,7 +121,7 @@ pub(crate) fn open(options: &DeviceOptions) -> Result<Opened> {
         DeviceChoice::Name(name) => (adapters.named(name), name.as_str(), "as asked"),
     };
     let device = adapters.open(found.ok_or_else(|| missing(wanted, &adapters))?)?;
-    Ok(Opened { device: Kind::Gpu(device, options.autotune), why: why.into() })
+    Ok(Opened { device: Kind::Gpu(device, tuning), why: why.into() })
 }
 
 /// A constructor of the CPU backend, if the number of threads is in range.
@@ -122,7 +135,9 @@ fn cpu(threads: Option<usize>) -> Result<impl FnOnce() -> Cpu> {
 
 fn no_gpu(adapters: &Adapters) -> String {
     match adapters.summaries().iter().find(|a| a.kind == AdapterKind::Software) {
-        Some(a) => format!("the only adapter, {}, computes in software; --device gpu takes it all the same", a.name),
+        Some(a) => {
+            format!("the only adapter, {}, computes in software; the device `gpu` takes it all the same", a.name)
+        }
         None => "no graphics adapter was found".into(),
     }
 }
@@ -130,5 +145,5 @@ fn no_gpu(adapters: &Adapters) -> String {
 fn missing(wanted: &str, adapters: &Adapters) -> Error {
     let names: Vec<String> = adapters.summaries().into_iter().map(|a| a.name).collect();
     let found = if names.is_empty() { "there are none".into() } else { format!("there are: {}", names.join(", ")) };
-    Error::Device { device: wanted.to_owned(), problem: format!("no such adapter; {found}; or use --device cpu") }
+    Error::Device { device: wanted.to_owned(), problem: format!("no such adapter; {found}; or take the device `cpu`") }
 }

@@ -1,5 +1,6 @@
 //! What is to run, rows of text or an image, and what it gives.
 
+use crate::engine::cancel::Cancel;
 use crate::engine::programs::Program;
 use crate::ops::{Row, SampleParams};
 
@@ -25,6 +26,8 @@ pub struct Job {
     pub hidden: Vec<usize>,
     /// Rows that have run.
     pub done: usize,
+    /// What may end it between two batches.
+    pub cancel: Option<Cancel>,
 }
 
 /// An image that an encoder's program is to read.
@@ -38,6 +41,13 @@ pub struct ImageJob {
     pub outputs: Vec<(String, usize)>,
     /// Nodes of the program that have run.
     pub done: usize,
+    /// What may end it between two pieces.
+    pub cancel: Option<Cancel>,
+}
+
+/// Whether what may end a job has done so.
+pub(super) fn is_cancelled(cancel: &Option<Cancel>) -> bool {
+    cancel.as_ref().is_some_and(Cancel::is_cancelled)
 }
 
 /// What a caller adds to the queue.

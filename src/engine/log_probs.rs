@@ -15,8 +15,8 @@ impl Session {
     /// (in nats, unscaled logits) given everything in front of it.
     ///
     /// # Errors
-    /// [`Error::Argument`] for an empty session or a token outside the vocabulary, [`Error::Limit`] if they do not fit in
-    /// the context, [`Error::NonFiniteLogits`] for broken weights, [`Error::Device`] if the device was lost.
+    /// [`Error::Argument`] for an empty session or a token outside the vocabulary, [`Error::ContextFull`] if they do not fit in
+    /// the context, [`Error::NonFiniteLogits`] for broken weights, [`Error::DeviceLost`] if the device was lost.
     pub fn log_likelihood(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         let engine = self.engine.clone();
         Ok(log_likelihoods(&engine, &mut [self], &[tokens])?.pop().unwrap_or_default())
@@ -32,12 +32,8 @@ impl Session {
             return Err(Error::argument("token", format!("{id} is outside the vocabulary of {vocab}")));
         }
         if tokens.len() > room {
-            return Err(Error::Limit {
-                what: "the answer".into(),
-                wanted: format!("{} tokens", tokens.len()),
-                available: format!("{room} in the context are"),
-                advice: "shorten it, or open the engine with a larger context".into(),
-            });
+            let (needed, available) = ((self.len() + tokens.len()) as u64, self.engine.states.context() as u64);
+            return Err(Error::ContextFull { what: "the answer".into(), needed, available });
         }
         Ok(())
     }

@@ -2,8 +2,9 @@
 //! queue that batches their rows, sampling.
 //!
 //! A file uses only files named before it (`tests/floors.rs` checks it).
-//! Order: `sampler`, `generation`, `options`, `device`, `programs`, `open`, `cache`, `jobs`, `queue`, `text_program`,
-//! `ladder`, `runner`, `hook`, `conversation`, `context_shift`, `resident`, `session`, `generate`, `routing`, `log_probs`, `batch`.
+//! Order: `cancel`, `sampler`, `generated_text`, `options`, `device`, `programs`, `open`, `cache`, `jobs`, `queue`,
+//! `text_program`, `ladder`, `runner`, `hook`, `conversation`, `context_shift`, `resident`, `session`, `decoding`, `generate`,
+//! `routing`, `log_probs`, `batch`, `builder`.
 //!
 //! `autotune/` chooses kernel variants by timing them. `open` puts any model on a device; the applications use it too.
 //!
@@ -18,7 +19,7 @@
 //!    ([`Session::push_message`]). A program that embeds the library starts here.
 //! 5. `output::stream` gets a [`Stream`] from [`Session::generate`] and takes its tokens.
 //! 6. [`Stream::next`], if no token is ready, makes a [`jobs::Job`] of the rows that the session has and the model has not
-//!    read (`Stream::request`, `Session::pending`).
+//!    read (`Decoding::request`, `Session::pending`).
 //! 7. `Resident::run` gives it to the queue, once the session has rows of the KV cache for it: a cache that is too small
 //!    grows first (`Resident::reserve`, `Runner::grow`).
 //! 8. [`queue::Queue::run_all`]: a waiting thread runs the next batch for all threads, if no other thread is running one. The
@@ -36,22 +37,25 @@
 //! 1. `TextProgram::outputs` reads token ids with [`Backend::read`](crate::plan::Backend::read); logits instead where a hook
 //!    looks at them, or top k is not 1 to 64. A batch that ends no job reads nothing.
 //! 2. The queue hands each finished job its [`jobs::JobOutput`] (`State::deliver`), and `run_all` returns it.
-//! 3. `Stream::receive` takes it. From logits it chooses a token itself (`Stream::sample`).
-//! 4. `Stream::take_ready` takes the next id; `Generation::accept` decodes it and looks for stop strings and the end.
+//! 3. `Decoding::receive` takes it. From logits it chooses a token itself (`Decoding::sample`).
+//! 4. `Decoding::take_ready` takes the next id; `GeneratedText::accept` decodes it and looks for stop strings and the end.
 //! 5. [`Stream::next`] yields the [`Token`]. `output::stream` splits thoughts off, which go to stderr, and prints the rest.
 //!
-//! [`Batch`] replaces 6 and 7 for several sessions of one thread: `Stream::request` for each of them, then
-//! `Resident::run_all`, `Stream::receive` and `Stream::take_ready`. An image is a [`jobs::ImageJob`] of the same queue: a
+//! [`Batch`] replaces 6 and 7 for several sessions of one thread: `Decoding::request` for each of them, then
+//! `Resident::run_all`, `Decoding::receive` and `Decoding::take_ready`. An image is a [`jobs::ImageJob`] of the same queue: a
 //! piece of its encoder runs, then a batch of text, in turns.
 
 pub(crate) mod autotune;
 mod batch;
+mod builder;
 pub(crate) mod cache;
+pub(crate) mod cancel;
 mod context_shift;
 pub(crate) mod conversation;
+pub(crate) mod decoding;
 pub(crate) mod device;
 pub(crate) mod generate;
-pub(crate) mod generation;
+pub(crate) mod generated_text;
 mod hook;
 pub mod jobs;
 mod ladder;
@@ -68,11 +72,15 @@ pub(crate) mod session;
 mod text_program;
 
 pub use crate::models::{Activations, HiddenAct};
+pub use autotune::user_cache;
 pub use batch::Batch;
+pub use builder::EngineBuilder;
+pub use cancel::Cancel;
 pub use context_shift::ContextShift;
+pub use decoding::{Stats, Token};
 pub use device::choose as choose_device;
-pub use generate::{Stats, Stream, Token};
-pub use generation::StopReason;
+pub use generate::{Generation, NotStarted, Stream};
+pub use generated_text::StopReason;
 pub use hook::LogitsHook;
 pub use open::{LoadReport, Progress};
 pub use options::{
@@ -82,6 +90,7 @@ pub use routing::Routing;
 pub use sampler::Sampling;
 pub use session::Session;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::error::Result;
@@ -95,6 +104,11 @@ use resident::Resident;
 pub struct Engine(Arc<Resident>);
 
 impl Engine {
+    /// Options one by one, then [`EngineBuilder::open`].
+    pub fn builder() -> EngineBuilder<'static> {
+        EngineBuilder::default()
+    }
+
     /// Opens a model: `files` is the path of a checkpoint or of a directory with one, or [`ModelFiles`] in memory.
     ///
     /// The checkpoint is mapped, not copied: while the model is open it must not be changed or cut short (see
@@ -104,7 +118,7 @@ impl Engine {
     /// See [`Error`](crate::Error): the file, its configuration or its tokenizer is broken, a tensor is missing or misshapen, the
     /// device is absent, or the model does not fit on it.
     pub fn open(files: impl Into<ModelFiles>, options: Options) -> Result<Self> {
-        Self::open_with(files, options, |_| {})
+        Self::open_with(files, options, Progress::ignore)
     }
 
     /// Opens the demo model, which is built in: a small EmberNet that answers questions about drawn scenes.
@@ -116,11 +130,15 @@ impl Engine {
         Self::open(ModelFiles::demo()?, options)
     }
 
-    /// [`Engine::open`] with a callback before each weight is loaded.
+    /// [`Engine::open`] with a callback before each weight is loaded, which ends the opening where it breaks.
     ///
     /// # Errors
-    /// As [`Engine::open`].
-    pub fn open_with(files: impl Into<ModelFiles>, options: Options, progress: impl FnMut(Progress)) -> Result<Self> {
+    /// As [`Engine::open`]; [`Error::Cancelled`](crate::Error::Cancelled).
+    pub fn open_with(
+        files: impl Into<ModelFiles>,
+        options: Options,
+        progress: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Self> {
         Ok(Engine(Arc::new(Resident::open(files.into(), &options, progress)?)))
     }
 
@@ -137,7 +155,7 @@ impl Engine {
     /// Bytes in use on the device now: more than [`LoadReport::memory_bytes`] once the KV cache has grown.
     ///
     /// # Errors
-    /// [`Error::Device`](crate::Error::Device) once a step has panicked.
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost) once a step has panicked.
     pub fn memory_bytes(&self) -> Result<u64> {
         Ok(self.0.runner()?.backend.memory())
     }
@@ -191,7 +209,7 @@ impl Engine {
     /// A new conversation.
     ///
     /// # Errors
-    /// [`Error::Limit`](crate::Error::Limit) if as many sessions are open as the engine was opened for.
+    /// [`Error::SessionsFull`](crate::Error::SessionsFull) if as many sessions are open as the engine was opened for.
     pub fn session(&self) -> Result<Session> {
         Session::new(self.0.clone())
     }

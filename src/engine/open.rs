@@ -1,12 +1,15 @@
 //! Opening a model, whatever its family: files, device, tokenizer and options are checked before anything large is loaded.
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+
 use crate::engine::autotune::tune;
-use crate::engine::device::{self, Opened};
+use crate::engine::device::{self, Opened, Tuning};
 use crate::engine::options::{DeviceOptions, ModelOptions, Precision};
 use crate::engine::programs::Program;
 use crate::error::{Error, Result};
@@ -16,7 +19,8 @@ use crate::plan::{Backend, Plan};
 use crate::tensor::DType;
 
 /// What was loaded, on which device, and how long it took.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct LoadReport {
     /// The device, its driver and kind.
     pub device: String,
@@ -39,7 +43,7 @@ pub struct LoadReport {
 }
 
 /// How far loading or converting is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct Progress {
     /// Steps done.
     pub done: usize,
@@ -47,6 +51,18 @@ pub struct Progress {
     pub total: usize,
     /// What is being done.
     pub what: String,
+}
+
+impl Progress {
+    /// A callback that looks at nothing and ends nothing.
+    pub fn ignore(self) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}
+
+/// [`Error::Cancelled`] where a callback of progress breaks.
+pub(crate) fn proceed(flow: ControlFlow<()>) -> Result<()> {
+    if flow.is_break() { Err(Error::Cancelled("the work".into())) } else { Ok(()) }
 }
 
 /// A model's files and the device that it goes to, before anything is loaded.
@@ -100,23 +116,23 @@ impl Opening {
     /// Files and options are in order by now: this may take long.
     ///
     /// # Errors
-    /// Those of [`Backend::load_weight`].
+    /// [`Error::Cancelled`] where `progress` breaks; those of [`Backend::load_weight`].
     pub fn load(
         self,
         plans: &[Arc<Plan>],
         head: DType,
         mut also: impl FnMut(&str, &[u32]) -> Result<()>,
-        progress: impl FnMut(Progress),
+        progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Loaded> {
         let precision = self.precision;
-        let (autotunes, (mut backend, why)) = (self.device.autotunes(), self.device.backend()?);
+        let (tuning, (mut backend, why)) = (self.device.tuning(), self.device.backend()?);
         let put = |name: &str, words: Vec<u32>| {
             also(name, &words)?;
             backend.load_weight(name, words)
         };
         let weight_bytes = load_weights(&self.weights, plans, put, progress)?;
-        if autotunes {
-            tune(backend.as_mut(), plans);
+        if let Some(Tuning(cache)) = tuning {
+            tune(cache, backend.as_mut(), plans);
         }
         log::info!("{} on {} ({why})", self.files, backend.describe());
         let kv = plans.iter().find_map(|plan| Some(plan.spec(plan.state(&slots::kv(0)[0])?).dtype));
@@ -168,8 +184,8 @@ pub(crate) fn open_tokenizer(
 /// [`Error::Argument`] if there is none.
 pub(crate) fn required_tokenizer(tokenizer: Option<&Tokenizer>) -> Result<&Tokenizer> {
     tokenizer.ok_or_else(|| {
-        let problem =
-            "there is none beside the model (tokenizer.json, or vocab.json and merges.txt); give one with --tokenizer";
+        let problem = "there is none beside the model (tokenizer.json, or vocab.json and merges.txt); give one with the \
+                       option `tokenizer`";
         Error::argument("tokenizer", problem)
     })
 }
@@ -179,8 +195,9 @@ fn load_weights(
     weights: &Weights,
     plans: &[Arc<Plan>],
     mut put: impl FnMut(&str, Vec<u32>) -> Result<()>,
-    mut progress: impl FnMut(Progress),
+    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<u64> {
+    let mut step = |done, total, what| proceed(progress(Progress { done, total, what }));
     let (mut names, mut all) = (HashSet::new(), Vec::new());
     for (weight, _) in plans.iter().flat_map(|plan| plan.weights()) {
         let name = weight.to_string();
@@ -191,11 +208,11 @@ fn load_weights(
     let (total, mut bytes) = (all.len(), 0);
     for (done, (name, weight)) in all.into_iter().enumerate() {
         let what = weight.parts.first().map_or(String::new(), |p| p.name.clone());
-        progress(Progress { done, total, what });
+        step(done, total, what)?;
         let words = weights.load(weight)?;
         bytes += 4 * words.len() as u64;
         put(&name, words)?;
     }
-    progress(Progress { done: total, total, what: String::new() });
+    step(total, total, String::new())?;
     Ok(bytes)
 }

@@ -3,9 +3,13 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use serde::Serialize;
+
 use crate::cpu_level::CpuLevel;
+use crate::engine::cancel::Cancel;
 use crate::engine::sampler::Sampling;
 use crate::error::{Error, Result};
+use crate::gpu::Device;
 use crate::models::{Activations, HiddenAct};
 use crate::tensor::{DType, Pack};
 
@@ -14,9 +18,10 @@ use crate::tensor::{DType, Pack};
 pub struct Options {
     /// Where it runs.
     pub device: DeviceChoice,
-    /// Whether a GPU's kernel variants are timed when the adapter is opened for the first time, which takes seconds, and
-    /// the fastest taken ([`DeviceOptions::autotune`]).
+    /// Whether a GPU's kernel variants are timed, and the fastest taken ([`DeviceOptions::autotune`]).
     pub autotune: bool,
+    /// Where the choice of variants is kept ([`DeviceOptions::cache`]).
+    pub cache: Option<PathBuf>,
     /// Threads of the CPU; none: one for each physical core that the process may use.
     pub threads: Option<usize>,
     /// Vector instructions of the CPU ([`DeviceOptions::cpu_level`]).
@@ -45,6 +50,8 @@ pub struct Options {
     /// Maximum number of rows of a prefill step; long prompts are cut so that no submission runs long enough for a driver to reset
     /// the GPU.
     pub prefill_rows: usize,
+    /// Ends the opening, between two weights.
+    pub cancel: Option<Cancel>,
     /// Layers whose shared experts a [`LogitsHook`](crate::engine::LogitsHook) may read; they cost memory, and time in
     /// generations that read them. Layers that the model does not have are left out.
     pub probed_layers: Vec<usize>,
@@ -54,7 +61,8 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             device: DeviceChoice::Auto,
-            autotune: true,
+            autotune: false,
+            cache: None,
             threads: None,
             cpu_level: None,
             precision: Precision::F16,
@@ -68,6 +76,7 @@ impl Default for Options {
             tokenizer: None,
             needs_tokenizer: false,
             prefill_rows: 64,
+            cancel: None,
             probed_layers: Vec::new(),
         }
     }
@@ -93,10 +102,12 @@ pub struct ModelOptions {
 pub struct DeviceOptions {
     /// The device.
     pub device: DeviceChoice,
-    /// Whether a GPU's kernel variants are timed when the adapter is opened for the first time, and the fastest taken;
-    /// else those that suit its kind. The choice changes the last bits of logits. It is kept in the user's folder for
-    /// caches, or the one that the environment variable `TERNION_CACHE` names; where that is empty, nothing is timed.
+    /// Whether a GPU's kernel variants are timed when the adapter is opened for the first time, which takes seconds, and the
+    /// fastest taken; else those that suit its kind. The choice changes the last bits of logits.
     pub autotune: bool,
+    /// The folder in which the choice is kept for later openings, made if there is none ([`user_cache`](crate::engine::user_cache)
+    /// is the user's); none: variants are timed at each opening, and nothing is written.
+    pub cache: Option<PathBuf>,
     /// Threads of the CPU, at most [`DeviceOptions::MAX_THREADS`]; none: one for each physical core that the process may use, of
     /// those with most performance where the system tells which they are.
     pub threads: Option<usize>,
@@ -126,18 +137,19 @@ impl Options {
     /// Where the engine runs, and how.
     pub(crate) fn device_options(&self) -> DeviceOptions {
         let Options { autotune, threads, cpu_level, .. } = *self;
-        DeviceOptions { device: self.device.clone(), autotune, threads, cpu_level }
+        DeviceOptions { device: self.device.clone(), autotune, cache: self.cache.clone(), threads, cpu_level }
     }
 }
 
 impl From<DeviceChoice> for DeviceOptions {
     fn from(device: DeviceChoice) -> Self {
-        DeviceOptions { device, autotune: true, threads: None, cpu_level: None }
+        DeviceOptions { device, autotune: false, cache: None, threads: None, cpu_level: None }
     }
 }
 
 /// Where an engine runs.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum DeviceChoice {
     /// The best real GPU, else the CPU; never a software adapter.
     #[default]
@@ -150,6 +162,8 @@ pub enum DeviceChoice {
     Number(usize),
     /// The first adapter whose name contains this.
     Name(String),
+    /// A device that the application has opened ([`Device::from_wgpu`]).
+    Opened(Device),
 }
 
 impl FromStr for DeviceChoice {
@@ -191,7 +205,8 @@ pub trait NamedValues: Copy + PartialEq + Sized + 'static {
 }
 
 /// How full-precision weights are kept, and the KV cache unless [`KvPrecision`] says otherwise.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 16 bits; sums in 32.
     #[default]

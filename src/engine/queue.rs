@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::engine::jobs::{ImageJob, Job, JobOutput, Turn, Work};
+use crate::engine::jobs::{ImageJob, Job, JobOutput, Turn, Work, is_cancelled};
 use crate::error::{Error, Result};
 
 /// How long a batch waits for the next of the sessions of the batch before: their threads are just waking up.
@@ -125,7 +125,7 @@ impl Drop for Mine<'_> {
 
 /// The error of all jobs once a step has panicked.
 fn dead() -> Error {
-    Error::Device { device: "the engine's".into(), problem: "a step panicked; open the engine again".into() }
+    Error::DeviceLost { device: "the engine's".into(), problem: "a step panicked".into() }
 }
 
 impl Queue {
@@ -136,7 +136,7 @@ impl Queue {
     /// Checks that steps still run.
     ///
     /// # Errors
-    /// [`Error::Device`] once a step has panicked.
+    /// [`Error::DeviceLost`] once a step has panicked.
     pub fn check(&self) -> Result<()> {
         if self.lock().dead { Err(dead()) } else { Ok(()) }
     }
@@ -148,7 +148,7 @@ impl Queue {
     ///
     /// # Errors
     /// What `step` returns goes to every job of its turn. Once it has panicked, every job of every caller fails with
-    /// [`Error::Device`].
+    /// [`Error::DeviceLost`].
     pub fn run_all(
         &self,
         work: impl IntoIterator<Item = Work>,
@@ -166,6 +166,7 @@ impl Queue {
         self.arrived.notify_all();
         let mut state = self.lock();
         loop {
+            state.end_cancelled();
             if ids.iter().all(|id| state.finished.contains_key(id)) {
                 let outputs = ids.iter().filter_map(|id| state.finished.remove(id)).collect();
                 drop(state);
@@ -221,6 +222,18 @@ impl State {
         id
     }
 
+    /// Ends the work whose callers have cancelled it, but for what is running.
+    fn end_cancelled(&mut self) {
+        let jobs = self.jobs.iter().filter(|(_, job)| is_cancelled(&job.cancel)).map(|(&id, _)| id);
+        let images = self.images.iter().filter(|(_, image)| image.as_ref().is_some_and(|i| is_cancelled(&i.cancel)));
+        let ended: Vec<u64> = jobs.chain(images.map(|(&id, _)| id)).collect();
+        for id in ended {
+            self.jobs.remove(&id);
+            self.images.remove(&id);
+            self.finished.insert(id, Err(Error::Cancelled("a step".into())));
+        }
+    }
+
     /// Whether a piece of an image runs next where text waits too: they take turns.
     fn image_is_next(&self) -> bool {
         self.after_text && !self.images.is_empty()
@@ -267,13 +280,10 @@ impl State {
         let mut outputs = match result {
             Ok(outputs) => outputs.into_iter(),
             Err(error) => {
-                let message = error.to_string();
-                let mut first = Some(error);
                 for share in batch {
                     self.jobs.remove(&share.id);
                     self.images.remove(&share.id);
-                    let copy = || Error::Device { device: "the batch's".into(), problem: message.clone() };
-                    self.finished.insert(share.id, Err(first.take().unwrap_or_else(copy)));
+                    self.finished.insert(share.id, Err(error.clone()));
                 }
                 return;
             }
@@ -310,7 +320,7 @@ mod tests {
 
     fn image(value: f32) -> Work {
         let program = Program { id: ProgramId(0), plan: Arc::default() };
-        Work::Image(ImageJob { program, pixels: vec![value], outputs: Vec::new(), done: 0 })
+        Work::Image(ImageJob { program, pixels: vec![value], outputs: Vec::new(), done: 0, cancel: None })
     }
 
     fn waiting(rows: &[usize]) -> Vec<Waiting> {
@@ -380,11 +390,11 @@ mod tests {
         assert_eq!(steps.into_inner(), 1, "steps after a panic");
         assert_eq!(ends.iter().filter(|end| end.is_err()).count(), 1, "callers that see the panic");
         for outcomes in ends.into_iter().flatten() {
-            assert!(matches!(outcomes[..], [Err(Error::Device { .. })]), "{outcomes:?}");
+            assert!(matches!(outcomes[..], [Err(Error::DeviceLost { .. })]), "{outcomes:?}");
         }
-        assert!(matches!(queue.check(), Err(Error::Device { .. })));
+        assert!(matches!(queue.check(), Err(Error::DeviceLost { .. })));
         let later = queue.run_all([token(), image(2.0)], (7, 3), |_| Ok(Vec::new()));
-        assert!(matches!(later[..], [Err(Error::Device { .. }), Err(Error::Device { .. })]), "{later:?}");
+        assert!(matches!(later[..], [Err(Error::DeviceLost { .. }), Err(Error::DeviceLost { .. })]), "{later:?}");
         let state = queue.lock();
         assert!(state.jobs.is_empty() && state.images.is_empty() && state.finished.is_empty(), "{state:?}");
     }

@@ -1,9 +1,11 @@
 //! A model resident on a device, and what its sessions share.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::engine::cache::{FIRST_ROWS, StatePool};
+use crate::engine::cancel::Cancel;
 use crate::engine::device::Opened;
 use crate::engine::jobs::{ImageJob, JobOutput, Turn, Work};
 use crate::engine::ladder::Ladder;
@@ -91,17 +93,17 @@ fn record(model: &dyn ChatModel, caps: &Caps, shape: &TextShape, probed_layers: 
 /// Bytes of the states when all sessions are full.
 ///
 /// # Errors
-/// [`Error::Limit`] where the device has no buffer for the context of one session.
+/// [`Error::OutOfMemory`] where the device has no buffer for the context of one session.
 fn full_states(model: &dyn ChatModel, whole: TextShape, device: &Opened) -> Result<u64> {
     let full = model.record_text(&TextShape { kv_rows: whole.context * whole.sessions, ..whole })?;
     let (max, sessions) = (device.caps().max_binding, whole.sessions as u64);
     let bytes = |(name, spec): (&str, &Spec)| match 4 * spec.words() as u64 {
         bytes if bytes / sessions <= max => Ok(bytes),
-        bytes => Err(Error::Limit {
+        bytes => Err(Error::OutOfMemory {
             what: format!("a session of {} tokens: its part of the state {name}", whole.context),
-            wanted: format!("{} bytes", bytes / sessions),
-            available: format!("{max} bytes per buffer on {}", device.describe()),
-            advice: "use a smaller context, or `--device cpu`".into(),
+            needed: bytes / sessions,
+            available: Some(max),
+            device: format!("one buffer of {}", device.describe()),
         }),
     };
     full.states().map(bytes).sum()
@@ -109,8 +111,16 @@ fn full_states(model: &dyn ChatModel, whole: TextShape, device: &Opened) -> Resu
 
 impl Resident {
     /// Opens a model; see [`crate::Engine::open_with`].
-    pub fn open(files: ModelFiles, options: &Options, progress: impl FnMut(Progress)) -> Result<Self> {
+    pub fn open(
+        files: ModelFiles,
+        options: &Options,
+        mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Self> {
         check_options(options)?;
+        let progress = |at| match &options.cancel {
+            Some(cancel) if cancel.is_cancelled() => ControlFlow::Break(()),
+            _ => progress(at),
+        };
         let opening = Opening::new(files, &options.device_options(), options.model_options())?;
         let model = models::open_chat(&opening.files, &opening.weights, opening.load)?;
         let tokenizer = opening.tokenizer(options.tokenizer.as_deref(), model.vocab(), model.family())?;
@@ -156,7 +166,7 @@ impl Resident {
     /// The device with its programs. A batch that runs holds it.
     ///
     /// # Errors
-    /// [`Error::Device`] once a step has panicked: what it left on the device is not known.
+    /// [`Error::DeviceLost`] once a step has panicked: what it left on the device is not known.
     pub fn runner(&self) -> Result<MutexGuard<'_, Runner>> {
         let runner = self.locked();
         self.queue.check()?;
@@ -213,10 +223,16 @@ impl Resident {
     }
 
     /// Runs a program on an image of the model's size, in pieces between batches of text; the outputs named.
-    pub fn run_image(&self, program: &Program, image: &Image, outputs: Vec<(String, usize)>) -> Result<Vec<Vec<f32>>> {
+    pub fn run_image(
+        &self,
+        program: &Program,
+        image: &Image,
+        outputs: Vec<(String, usize)>,
+        cancel: Option<Cancel>,
+    ) -> Result<Vec<Vec<f32>>> {
         let info = self.image_info()?;
         let pixels = image.pixel_values(info.mean, info.std);
-        let job = ImageJob { program: program.clone(), pixels, outputs, done: 0 };
+        let job = ImageJob { program: program.clone(), pixels, outputs, done: 0, cancel };
         match self.run(Work::Image(job))? {
             JobOutput::Image(outputs) => Ok(outputs),
             JobOutput::Tokens(_) | JobOutput::Logits(..) => Err(Error::format("an image", "has no output")),
@@ -241,9 +257,13 @@ impl Resident {
     }
 
     /// Image tokens `[n, d]` of a picture of the model's size.
-    pub fn encode_image(&self, image: &Image) -> Result<Vec<f32>> {
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`], and those of [`Resident::run`].
+    pub fn encode_image(&self, image: &Image, cancel: Option<Cancel>) -> Result<Vec<f32>> {
         let (info, program) = (self.image_info()?, self.image.as_ref().ok_or_else(|| self.no_images())?);
-        Ok(self.run_image(program, image, vec![(slots::IMAGE.into(), info.tokens * info.width)])?.concat())
+        let outputs = vec![(slots::IMAGE.into(), info.tokens * info.width)];
+        Ok(self.run_image(program, image, outputs, cancel)?.concat())
     }
 
     /// The experts chosen in each layer at the first `n` rows of a slot: `[layer][row · k + i]`.
@@ -270,7 +290,7 @@ mod tests {
         let precision = Precision::F32;
         let options =
             Options { device, precision, autotune: false, reserve: Some(4), sessions: 2, ..Options::default() };
-        Resident::open(model.as_path().into(), &options, |_| {}).unwrap()
+        Resident::open(model.as_path().into(), &options, Progress::ignore).unwrap()
     }
 
     /// A job for the logits of tokens at these positions.
@@ -291,7 +311,7 @@ mod tests {
         let record = |shape: &TextShape| record(resident.model.as_ref(), &caps, shape, &[]);
         let error = resident.runner().unwrap().grow(&growth, record).unwrap_err();
         assert!(
-            matches!(&error, Error::Limit { wanted, advice, .. } if wanted.contains("bytes") && advice.contains("--reserve")),
+            matches!(&error, Error::OutOfMemory { what, needed, .. } if needed >> 50 > 0 && what.contains("KV cache")),
             "{error}"
         );
         assert_eq!(resident.runner().unwrap().backend.memory(), memory);
@@ -314,7 +334,7 @@ mod tests {
             resident.run_all(vec![job(a.slot(), 0..9), job(b.slot(), [u32::MAX - 1]), job(b.slot(), 3..4)]);
         assert_eq!(outputs.remove(0).unwrap(), want);
         let error = outputs.remove(0).unwrap_err();
-        assert!(matches!(&error, Error::Limit { what, .. } if what.contains("KV cache")), "{error}");
+        assert!(matches!(&error, Error::OutOfMemory { what, .. } if what.contains("KV cache")), "{error}");
         let next = outputs.remove(0).unwrap();
         resident.run(job(a.slot(), 0..3)).unwrap();
         assert!(next == resident.run(job(a.slot(), 3..4)).unwrap(), "it reads its first three rows");

@@ -71,7 +71,7 @@ impl Session {
     /// How often each expert was chosen so far: `[layer][expert]`, each layer's shares adding up to 1.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a model without a mixture of experts, [`Error::Device`] if the device was lost.
+    /// [`Error::Unsupported`] for a model without a mixture of experts, [`Error::DeviceLost`] if the device was lost.
     pub fn expert_shares(&self) -> Result<Vec<Vec<f32>>> {
         let Routing { experts, choices, .. } = self.routing_so_far()?;
         let share = |choices: Vec<u32>| {
@@ -89,7 +89,7 @@ impl Session {
     /// Which experts every row of the session chose, pending ones included: those are run first.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a model without a mixture of experts, [`Error::Device`] if the device was lost.
+    /// [`Error::Unsupported`] for a model without a mixture of experts, [`Error::DeviceLost`] if the device was lost.
     pub fn routing(&mut self) -> Result<Routing> {
         self.mixture()?;
         self.advance(self.len())?;

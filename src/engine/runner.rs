@@ -63,13 +63,11 @@ fn resized(old: &Ladder, new: &Ladder, growth: &Growth) -> (Vec<ResizedState>, [
 /// The error of memory for a cache of so many rows, with its bytes before and after.
 fn refused(error: Error, rows: usize, [old, new]: [u64; 2]) -> Error {
     match error {
-        Error::Limit { available, .. } => Error::Limit {
-            what: "the KV cache".into(),
-            wanted: format!("{new} bytes for {rows} rows, beside the {old} that it has until they have moved"),
+        Error::OutOfMemory { available, device, .. } => Error::OutOfMemory {
+            what: format!("the KV cache of {rows} rows, beside the {old} bytes that it has until they have moved,"),
+            needed: new,
             available,
-            advice: "shorten or drop sessions, or open the engine with `--kv int8`, `--device cpu`, or `--reserve` as \
-                     large as the context, which needs no second copy"
-                .into(),
+            device,
         },
         other => other,
     }
@@ -136,7 +134,7 @@ impl Runner {
     /// step needs them, of kernels that are compiled already.
     ///
     /// # Errors
-    /// [`Error::Limit`] with the bytes where the device has no memory for the old rows and the new; those of
+    /// [`Error::OutOfMemory`] with the bytes where the device has no memory for the old rows and the new; those of
     /// [`Backend::resize_states`] and of `record`. Then nothing has changed.
     pub fn grow(&mut self, growth: &Growth, record: impl Fn(&TextShape) -> Result<Arc<Plan>>) -> Result<()> {
         let whole = TextShape { kv_rows: growth.rows, ..self.bounds };
@@ -241,7 +239,7 @@ mod tests {
             (Some(PIECE_TIME / 10), NODES / 4),
         ] {
             let outputs = vec![(slots::IMAGE.to_string(), 1)];
-            let mut image = ImageJob { program: program.clone(), pixels: vec![3.0], outputs, done: 0 };
+            let mut image = ImageJob { program: program.clone(), pixels: vec![3.0], outputs, done: 0, cancel: None };
             runner.node_time = node_time;
             let mut read = runner.encode(&mut image).unwrap();
             assert_eq!(image.done, first, "{node_time:?}");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::engine::cache::SessionState;
+use crate::engine::cancel::Cancel;
 use crate::engine::context_shift::{ContextShift, Forgotten, leaving};
 use crate::engine::conversation::{Advance, Conversation};
 use crate::engine::jobs::{Job, JobOutput, Work};
@@ -40,6 +41,9 @@ pub struct Session {
     image_time: Duration,
     /// What was said in messages.
     conversation: Conversation,
+    /// The number of tokens behind which an answer to a message begins.
+    answer_at: Option<usize>,
+    cancel: Option<Cancel>,
 }
 
 /// An image as the model reads it, before it belongs to a session.
@@ -68,6 +72,8 @@ impl Session {
             row_tokens: Vec::new(),
             image_time: Duration::ZERO,
             conversation: Conversation::default(),
+            answer_at: None,
+            cancel: None,
         })
     }
 
@@ -75,7 +81,7 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Argument`] after text was pushed, [`Error::Unsupported`] for a model without vision,
-    /// [`Error::Limit`] if the context is full.
+    /// [`Error::ContextFull`] if the context is full, [`Error::Cancelled`] ([`Session::cancel_with`]).
     pub fn push_image(&mut self, image: &Image) -> Result<()> {
         if !self.tokens.is_empty() {
             return Err(Error::argument(
@@ -92,7 +98,7 @@ impl Session {
     /// the session stays as it was.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a model without vision, [`Error::Limit`] if the context is too small for an image.
+    /// [`Error::Unsupported`] for a model without vision, [`Error::ContextFull`] if the context is too small for an image.
     pub fn reset_to_image(&mut self, image: &Image) -> Result<()> {
         let encoded = self.encode(image, 0)?;
         self.reset(true);
@@ -105,8 +111,9 @@ impl Session {
         let start = Instant::now();
         let info = self.engine.image_info()?;
         self.check_room(used, info.tokens)?;
+        self.check_cancelled("the image")?;
         let image = image.resized(info.size)?;
-        let vectors = self.engine.encode_image(&image)?;
+        let vectors = self.engine.encode_image(&image, self.cancel.clone())?;
         Ok(Encoded { picture: Arc::new(image), vectors, rows: info.tokens, time: start.elapsed() })
     }
 
@@ -122,7 +129,7 @@ impl Session {
     /// Pushes text as it is, with the tokenizer's special tokens if it is the first.
     ///
     /// # Errors
-    /// [`Error::Argument`] without a tokenizer, [`Error::Limit`] if the context is full.
+    /// [`Error::Argument`] without a tokenizer, [`Error::ContextFull`] if the context is full.
     pub fn push_text(&mut self, text: &str) -> Result<()> {
         let tokenizer = required_tokenizer(self.engine.tokenizer.as_ref())?;
         let ids = tokenizer.encode(text, self.tokens.is_empty())?;
@@ -146,7 +153,7 @@ impl Session {
     ///
     /// # Errors
     /// [`Error::Argument`] without a tokenizer, for a role or an order of roles that the form rejects, and behind text that
-    /// was pushed as it is; [`Error::Format`] for a template that fails; [`Error::Limit`] if the context is full.
+    /// was pushed as it is; [`Error::Format`] for a template that fails; [`Error::ContextFull`] if the context is full.
     pub fn push_message(&mut self, role: &str, text: &str) -> Result<()> {
         let engine = self.engine.clone();
         let tokenizer = required_tokenizer(engine.tokenizer.as_ref())?;
@@ -166,6 +173,7 @@ impl Session {
         self.cut(same);
         self.extend(&all[same..]);
         (self.conversation, self.forgotten) = (conversation, forgotten);
+        self.answer_at = Some(self.tokens.len());
         Ok(())
     }
 
@@ -219,10 +227,31 @@ impl Session {
     /// Makes room for the next token where the context is full and shifts; how many tokens leave for it.
     ///
     /// # Errors
-    /// [`Error::Limit`] if what has to stay leaves none.
+    /// [`Error::ContextFull`] if what has to stay leaves none.
     pub(crate) fn make_room(&mut self) -> Result<usize> {
         // The last token is the one that the next is chosen after.
         if self.shifts() && self.room() == 0 { self.make_room_for(1, 2) } else { Ok(0) }
+    }
+
+    /// Lets this handle end what the session does: an image is then an error and the session stays as it was; a generation
+    /// ends with [`StopReason::Cancelled`](crate::engine::StopReason), in its prompt too, which runs again when the next begins.
+    pub fn cancel_with(&mut self, cancel: Cancel) {
+        self.cancel = Some(cancel);
+    }
+
+    /// Whether the session's handle has ended what it does.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancel.as_ref().is_some_and(Cancel::is_cancelled)
+    }
+
+    /// [`Error::Cancelled`] for `what` if so.
+    pub(crate) fn check_cancelled(&self, what: &str) -> Result<()> {
+        self.cancel.as_ref().map_or(Ok(()), |cancel| cancel.check(what))
+    }
+
+    /// Whether the next token is the first of the answer to a message.
+    pub(crate) fn begins_answer(&self) -> bool {
+        self.answer_at == Some(self.tokens.len())
     }
 
     /// Whether a model that can think before it answers is to do so; none, as at first, leaves it to its template.
@@ -238,7 +267,7 @@ impl Session {
     /// Pushes tokens by number.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a token outside the vocabulary, [`Error::Limit`] if the context is full.
+    /// [`Error::Argument`] for a token outside the vocabulary, [`Error::ContextFull`] if the context is full.
     pub fn push_tokens(&mut self, ids: &[u32]) -> Result<()> {
         self.check_tokens(ids)?;
         self.make_room_for(ids.len(), ids.len())?;
@@ -268,12 +297,7 @@ impl Session {
         if used + n <= context {
             return Ok(());
         }
-        Err(Error::Limit {
-            what: "the session".into(),
-            wanted: format!("{} tokens", used + n),
-            available: format!("a context of {context} is"),
-            advice: "shorten the prompt, or open the engine with a larger context".into(),
-        })
+        Err(Error::ContextFull { what: "the session".into(), needed: (used + n) as u64, available: context as u64 })
     }
 
     /// Tokens so far: image rows, pushed text, generated text.
@@ -308,6 +332,7 @@ impl Session {
         self.forgotten.clear();
         self.row_tokens.clear();
         self.conversation.clear();
+        self.answer_at = None;
         // Nothing before them changes the keys and values of the images.
         self.cached = self.cached.min(self.image_rows);
         if images_too {
@@ -365,7 +390,8 @@ impl Session {
         let rows: Vec<Row> = (from..self.len()).map(|pos| self.row(pos)).collect();
         let width = self.engine.model.info().image.map_or(0, |i| i.width);
         let image = self.image.get(from * width..).unwrap_or_default().to_vec();
-        Job { slot: kv.slot(), rows, image, logits, hidden: hidden.to_vec(), ..Job::default() }
+        let (hidden, cancel) = (hidden.to_vec(), self.cancel.clone());
+        Job { slot: kv.slot(), rows, image, logits, hidden, cancel, ..Job::default() }
     }
 
     /// Everything that is not in the cache yet, as a job; its outcome belongs to the last token. With `logits` come the

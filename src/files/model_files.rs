@@ -9,20 +9,29 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::files::TensorSource;
+use crate::files::checkpoint::bytes::Bytes;
 
 /// The files of a model: its checkpoint, and beside it `config.json` and, as a rule, `tokenizer.json`.
 ///
 /// Whatever opens a model takes a path as well, for [`ModelFiles::Disk`].
 #[derive(Clone)]
+#[non_exhaustive]
 pub enum ModelFiles {
     /// A checkpoint, or a directory with one; the other files lie in the same directory.
     Disk(PathBuf),
-    /// Files that the program holds.
+    /// Files that the program holds as long as it runs.
     Memory {
         /// Stands for the directory in messages.
         name: &'static str,
         /// Names and contents; the checkpoint is [`ModelFiles::CHECKPOINT`].
         files: &'static [(&'static str, &'static [u8])],
+    },
+    /// Files in memory that are freed with the model ([`ModelFiles::from_bytes`]).
+    Owned {
+        /// Stands for the directory in messages.
+        name: Arc<str>,
+        /// Names and contents; the checkpoint is [`ModelFiles::CHECKPOINT`].
+        files: Arc<[(String, Arc<[u8]>)]>,
     },
     /// A source that is asked for each file and each tensor.
     Source(Arc<dyn TensorSource>),
@@ -48,11 +57,22 @@ impl ModelFiles {
     /// [`Error::Argument`] if the crate is built without its feature `demo`.
     pub fn demo() -> Result<Self> {
         if DEMO.is_empty() {
-            let problem = "none is given, and the demo model is not built in; give one with --model, or build with \
-                           the feature `demo`";
+            let problem =
+                "none is given, and the demo model is not built in; give one, or build with the feature `demo`";
             return Err(Error::argument("model", problem));
         }
         Ok(ModelFiles::Memory { name: "the demo model", files: DEMO })
+    }
+
+    /// Files in memory, downloaded or decrypted, with their names: the checkpoint, of whatever form, is
+    /// [`ModelFiles::CHECKPOINT`], and beside it are `config.json` and `tokenizer.json`, which a GGUF file needs not. `name`
+    /// stands for the directory in messages.
+    pub fn from_bytes<N: Into<String>, B: Into<Arc<[u8]>>>(
+        name: impl Into<Arc<str>>,
+        files: impl IntoIterator<Item = (N, B)>,
+    ) -> Self {
+        let files = files.into_iter().map(|(name, bytes)| (name.into(), bytes.into())).collect();
+        ModelFiles::Owned { name: name.into(), files }
     }
 
     /// The path of the file `name` beside the checkpoint; for a model in memory, what messages call it.
@@ -61,6 +81,7 @@ impl ModelFiles {
             ModelFiles::Disk(path) if path.is_dir() => path.join(name),
             ModelFiles::Disk(path) => path.parent().unwrap_or(Path::new(".")).join(name),
             ModelFiles::Memory { name: model, .. } => Path::new(model).join(name),
+            ModelFiles::Owned { name: model, .. } => Path::new(&**model).join(name),
             ModelFiles::Source(source) => Path::new(source.name()).join(name),
         }
     }
@@ -69,7 +90,7 @@ impl ModelFiles {
     pub fn has(&self, name: &str) -> bool {
         match self {
             ModelFiles::Disk(_) => self.path(name).exists(),
-            ModelFiles::Memory { files, .. } => files.iter().any(|(file, _)| *file == name),
+            ModelFiles::Memory { .. } | ModelFiles::Owned { .. } => self.in_memory(name).is_ok(),
             ModelFiles::Source(source) => source.file(name).is_some(),
         }
     }
@@ -81,7 +102,10 @@ impl ModelFiles {
     pub fn read(&self, name: &str, max: u64) -> Result<Cow<'static, [u8]>> {
         match self {
             ModelFiles::Disk(_) => read_at_most(&self.path(name), max).map(Cow::Owned),
-            ModelFiles::Memory { .. } => self.in_memory(name).map(Cow::Borrowed),
+            ModelFiles::Memory { .. } | ModelFiles::Owned { .. } => Ok(match self.in_memory(name)? {
+                Bytes::Static(bytes) => Cow::Borrowed(bytes),
+                other => Cow::Owned(other.bytes().iter().take((max as usize).saturating_add(1)).copied().collect()),
+            }),
             ModelFiles::Source(source) => {
                 source.file(name).map(|bytes| Cow::Owned(bytes.into_owned())).ok_or_else(|| self.missing(name))
             }
@@ -89,9 +113,17 @@ impl ModelFiles {
     }
 
     /// The whole content of the file `name` of a model in memory.
-    pub(crate) fn in_memory(&self, name: &str) -> Result<&'static [u8]> {
-        let ModelFiles::Memory { files, .. } = self else { return Err(self.missing(name)) };
-        files.iter().find(|(file, _)| *file == name).map(|(_, bytes)| *bytes).ok_or_else(|| self.missing(name))
+    pub(crate) fn in_memory(&self, name: &str) -> Result<Bytes> {
+        let found = match self {
+            ModelFiles::Memory { files, .. } => {
+                files.iter().find(|(file, _)| *file == name).map(|(_, bytes)| Bytes::Static(bytes))
+            }
+            ModelFiles::Owned { files, .. } => {
+                files.iter().find(|(file, _)| file == name).map(|(_, bytes)| Bytes::Shared(bytes.clone()))
+            }
+            ModelFiles::Disk(_) | ModelFiles::Source(_) => None,
+        };
+        found.ok_or_else(|| self.missing(name))
     }
 
     /// The same files, found from any working directory.
@@ -122,12 +154,15 @@ impl From<&ModelFiles> for ModelFiles {
     }
 }
 
-/// Sources are equal if they are one and the same.
+/// Sources, and owned files, are equal if they are one and the same.
 impl PartialEq for ModelFiles {
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             (ModelFiles::Disk(a), ModelFiles::Disk(b)) => a == b,
             (ModelFiles::Memory { name: a, files: x }, ModelFiles::Memory { name: b, files: y }) => a == b && x == y,
+            (ModelFiles::Owned { name: a, files: x }, ModelFiles::Owned { name: b, files: y }) => {
+                a == b && Arc::ptr_eq(x, y)
+            }
             (ModelFiles::Source(a), ModelFiles::Source(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }
@@ -141,6 +176,7 @@ impl fmt::Display for ModelFiles {
         match self {
             ModelFiles::Disk(path) => path.display().fmt(f),
             ModelFiles::Memory { name, .. } => f.write_str(name),
+            ModelFiles::Owned { name, .. } => f.write_str(name),
             ModelFiles::Source(source) => f.write_str(source.name()),
         }
     }
@@ -195,6 +231,18 @@ mod tests {
         assert_eq!(format!("{FILES} {FILES:?}"), "a model ModelFiles(a model)");
     }
 
+    #[test]
+    fn owned_files_are_freed_with_the_last_that_holds_them() {
+        let config: Arc<[u8]> = Arc::from(&b"{}"[..]);
+        let files = ModelFiles::from_bytes("m", [("config.json", config.clone())]);
+        assert_eq!(files.read("config.json", 10).unwrap(), &b"{}"[..]);
+        assert_eq!(files.read("config.json", 0).unwrap(), &b"{"[..]);
+        assert!(files == files.clone() && !files.has("x") && files.path("x") == Path::new("m/x"));
+        assert_eq!(files.read("x", 10).unwrap_err().to_string(), missing("m/x"));
+        drop(files);
+        assert_eq!(Arc::strong_count(&config), 1);
+    }
+
     fn missing(path: &str) -> String {
         format!("{path}: cannot be read or written")
     }
@@ -203,7 +251,7 @@ mod tests {
     #[test]
     fn without_the_feature_the_error_says_what_to_do() {
         let error = ModelFiles::demo().unwrap_err().to_string();
-        assert!(error.contains("--model") && error.contains("feature `demo`"), "{error}");
+        assert!(error.contains("feature `demo`"), "{error}");
     }
 
     #[test]

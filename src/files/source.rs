@@ -32,7 +32,7 @@ pub trait TensorSource: fmt::Debug + Send + Sync {
     /// The range lies within the tensor.
     ///
     /// # Errors
-    /// Those of the source; [`Error::Limit`] with the tensor's name if the system has no memory for the bytes.
+    /// Those of the source; [`Error::OutOfMemory`] with the tensor's name if the system has no memory for the bytes.
     fn read(&self, tensor: &str, elements: Range<usize>) -> Result<Vec<u8>>;
 }
 

@@ -171,7 +171,8 @@ impl Weights {
         };
         let values = self.floats(weight)?;
         if let Some(v) = values.iter().find(|&&v| f16::from_f32(v).is_infinite()) {
-            return Err(self.broken(name_of(weight), format!("{v} does not fit in 16 bits; use --precision f32")));
+            return Err(self
+                .broken(name_of(weight), format!("{v} does not fit in 16 bits; give the option `precision` as f32")));
         }
         let mut words = room(name_of(weight), values.len().div_ceil(2))?;
         words.extend(values.chunks(2).map(pair));

@@ -16,15 +16,15 @@ pub fn bytes(words: usize) -> u64 {
 /// A zeroed storage buffer.
 ///
 /// # Errors
-/// [`Error::Limit`] with the buffer's name if it is above the device's limits or memory is short.
+/// [`Error::OutOfMemory`] with the buffer's name if it is above the device's limits or memory is short.
 pub fn storage(device: &Device, name: &str, words: usize) -> Result<wgpu::Buffer> {
     let bytes = bytes(words);
     if bytes > device.caps.max_binding {
-        return Err(Error::Limit {
+        return Err(Error::OutOfMemory {
             what: name.to_owned(),
-            wanted: format!("{bytes} bytes"),
-            available: format!("{} bytes per buffer on {}", device.caps.max_binding, device.label),
-            advice: "use a smaller context or fewer sessions, or `--device cpu`".into(),
+            needed: bytes,
+            available: Some(device.caps.max_binding),
+            device: format!("one buffer of {}", device.label),
         });
     }
     let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
@@ -58,7 +58,7 @@ impl Readback {
     /// Words of buffers, after everything submitted before has run.
     ///
     /// # Errors
-    /// [`Error::Device`] if the device is lost.
+    /// [`Error::DeviceLost`] if the device is lost.
     pub fn read(&mut self, device: &Device, ranges: &[(&wgpu::Buffer, Range<usize>)]) -> Result<Vec<Vec<u32>>> {
         let total: u64 = ranges.iter().map(|(_, r)| 4 * r.len() as u64).sum();
         if total == 0 {

@@ -93,7 +93,7 @@ impl Adapters {
     /// [`Error::Device`] if there is no such adapter, or it cannot be opened.
     pub fn open(&self, index: usize) -> Result<Device> {
         let Some(adapter) = self.list.get(index) else {
-            let problem = format!("there are {} adapters; `ternion devices` lists them", self.list.len());
+            let problem = format!("there are {} adapters", self.list.len());
             return Err(Error::Device { device: format!("number {index}"), problem });
         };
         Device::open(adapter)
@@ -106,6 +106,24 @@ fn kind(adapter: &wgpu::Adapter) -> AdapterKind {
         wgpu::DeviceType::IntegratedGpu => AdapterKind::Integrated,
         wgpu::DeviceType::Cpu => AdapterKind::Software,
         _ => AdapterKind::Other,
+    }
+}
+
+/// Name, backend and driver of an adapter.
+fn label(info: &wgpu::AdapterInfo) -> String {
+    format!("{} ({:?}, {})", info.name, info.backend, driver(info))
+}
+
+/// What kernels may use on a device that was opened with these features and limits.
+fn caps(adapter: &wgpu::Adapter, info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Limits) -> Caps {
+    let subgroups = features.contains(wgpu::Features::SUBGROUP);
+    Caps {
+        subgroups,
+        software_subgroups: subgroups && info.device_type == wgpu::DeviceType::Cpu && info.subgroup_min_size >= 8,
+        dot4: info.backend != wgpu::Backend::Gl,
+        unpack_f16: adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32),
+        max_binding: max_binding(limits),
+        cpu_driver: kind(adapter) == AdapterKind::Software,
     }
 }
 
@@ -182,15 +200,88 @@ pub struct Device {
     pub caps: Caps,
     /// Name, backend, driver.
     pub label: String,
-    trouble: Arc<DeviceErrors>,
+    /// Errors that the device reports; none for an application's device, whose callbacks are its own.
+    trouble: Option<Arc<DeviceErrors>>,
 }
 
+/// Devices are equal if they are one.
+impl PartialEq for Device {
+    fn eq(&self, other: &Self) -> bool {
+        self.device == other.device
+    }
+}
+
+impl Eq for Device {}
+
+/// Features that kernels use where a device has them.
+const WANTED: wgpu::Features = wgpu::Features::SUBGROUP.union(wgpu::Features::TIMESTAMP_QUERY);
+
 impl Device {
+    /// A device that the application has opened, with its queue, from the adapter that it is of: both use it, and share its
+    /// memory. Its callbacks for errors and for its loss stay the application's; errors of this engine's commands are caught
+    /// in error scopes.
+    ///
+    /// Kernels use [`Device::wanted_features`] and [`Device::wanted_limits`] as far as the device was opened with them:
+    /// without subgroups they are slower, and smaller bindings cut matrices into more pieces.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] with the limit that is too small for kernels, what it is and what is needed.
+    pub fn from_wgpu(adapter: &wgpu::Adapter, device: wgpu::Device, queue: wgpu::Queue) -> Result<Self> {
+        let (info, limits, features) = (adapter.get_info(), device.limits(), device.features());
+        let label = label(&info);
+        let needed = wgpu::Limits::defaults();
+        let limit = |name, has: u32, needs: u32| (name, u64::from(has), u64::from(needs));
+        let checked = [
+            limit(
+                "max_compute_invocations_per_workgroup",
+                limits.max_compute_invocations_per_workgroup,
+                needed.max_compute_invocations_per_workgroup,
+            ),
+            limit(
+                "max_compute_workgroup_size_x",
+                limits.max_compute_workgroup_size_x,
+                needed.max_compute_workgroup_size_x,
+            ),
+            limit(
+                "max_compute_workgroup_storage_size",
+                limits.max_compute_workgroup_storage_size,
+                needed.max_compute_workgroup_storage_size,
+            ),
+            limit(
+                "max_compute_workgroups_per_dimension",
+                limits.max_compute_workgroups_per_dimension,
+                needed.max_compute_workgroups_per_dimension,
+            ),
+            limit(
+                "max_storage_buffers_per_shader_stage",
+                limits.max_storage_buffers_per_shader_stage,
+                needed.max_storage_buffers_per_shader_stage,
+            ),
+            ("max_storage_buffer_binding_size", limits.max_storage_buffer_binding_size, 1 << 27),
+        ];
+        if let Some((name, has, needs)) = checked.into_iter().find(|(_, has, needs)| has < needs) {
+            let (object, problem) =
+                (format!("the device of {label}"), format!("{name} is {has}, at least {needs} is needed"));
+            return Err(Error::Unsupported { object, problem });
+        }
+        let caps = caps(adapter, &info, features, &limits);
+        Ok(Device { device, queue, caps, label, trouble: None })
+    }
+
+    /// The features of an adapter that kernels use, to open a device with.
+    pub fn wanted_features(adapter: &wgpu::Adapter) -> wgpu::Features {
+        adapter.features() & WANTED
+    }
+
+    /// The limits of an adapter, to open a device with: kernels use what there is.
+    pub fn wanted_limits(adapter: &wgpu::Adapter) -> wgpu::Limits {
+        adapter.limits()
+    }
+
     fn open(adapter: &wgpu::Adapter) -> Result<Self> {
         let info = adapter.get_info();
-        let label = format!("{} ({:?}, {})", info.name, info.backend, driver(&info));
-        let wanted = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
-        let features = adapter.features() & wanted;
+        let label = label(&info);
+        let features = Self::wanted_features(adapter);
         let limits = adapter.limits();
         let desc = wgpu::DeviceDescriptor {
             label: Some("ternion"),
@@ -209,39 +300,40 @@ impl Device {
             on_lost.lost.store(true, Ordering::SeqCst);
             on_lost.note(format!("the device was lost ({reason:?}): {message}"));
         });
-        let subgroups = features.contains(wgpu::Features::SUBGROUP);
-        let caps = Caps {
-            subgroups,
-            software_subgroups: subgroups && info.device_type == wgpu::DeviceType::Cpu && info.subgroup_min_size >= 8,
-            dot4: info.backend != wgpu::Backend::Gl,
-            unpack_f16: adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32),
-            max_binding: max_binding(&limits),
-            cpu_driver: kind(adapter) == AdapterKind::Software,
-        };
-        Ok(Device { device, queue, caps, label, trouble })
+        let caps = caps(adapter, &info, features, &limits);
+        Ok(Device { device, queue, caps, label, trouble: Some(trouble) })
     }
 
     /// Fails with the errors since the last call, or if the device is lost: after a loss wgpu itself reports nothing.
     ///
     /// # Errors
-    /// [`Error::Device`].
+    /// [`Error::Device`] or [`Error::DeviceLost`].
     pub fn check(&self) -> Result<()> {
-        let message = self.trouble.message.lock().ok().and_then(|mut m| m.take());
-        let lost = self.trouble.lost.load(Ordering::SeqCst);
+        let Some(trouble) = &self.trouble else { return Ok(()) };
+        let message = trouble.message.lock().ok().and_then(|mut m| m.take());
+        let lost = trouble.lost.load(Ordering::SeqCst);
         match (message, lost) {
             (None, false) => Ok(()),
             (message, _) => {
-                let what = message.unwrap_or_else(|| "the device was lost".into());
-                let advice = if lost { "; open the engine again" } else { "" };
-                Err(Error::Device { device: self.label.clone(), problem: what + advice })
+                let (device, problem) = (self.label.clone(), message.unwrap_or_else(|| "the device was lost".into()));
+                Err(if lost { Error::DeviceLost { device, problem } } else { Error::Device { device, problem } })
             }
         }
     }
 
-    /// Runs `f` and returns what wgpu says of its commands: out of memory as [`Error::Limit`] for `what`.
+    /// Runs `f`, whose commands are those of a step. On an application's device, what wgpu says of them comes back here and not to
+    /// the application's callback.
     ///
     /// # Errors
-    /// [`Error::Limit`] or [`Error::Device`].
+    /// Those of `f`, and of [`Device::guarded`].
+    pub fn caught<T>(&self, what: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {
+        if self.trouble.is_some() { f() } else { self.guarded(what, 0, f)? }
+    }
+
+    /// Runs `f` and returns what wgpu says of its commands: out of memory as [`Error::OutOfMemory`] for `what`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::Device`] or [`Error::DeviceLost`].
     pub fn guarded<T>(&self, what: &str, bytes: u64, f: impl FnOnce() -> T) -> Result<T> {
         let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
@@ -250,12 +342,8 @@ impl Device {
         let memory = pollster::block_on(memory.pop());
         let other = pollster::block_on(internal.pop()).or(pollster::block_on(validation.pop()));
         if memory.is_some() {
-            return Err(Error::Limit {
-                what: what.to_owned(),
-                wanted: format!("{bytes} bytes"),
-                available: format!("less on {}", self.label),
-                advice: "use a smaller context, fewer sessions, or `--device cpu`".into(),
-            });
+            let (what, device) = (what.to_owned(), self.label.clone());
+            return Err(Error::OutOfMemory { what, needed: bytes, available: None, device });
         }
         match other {
             Some(e) => Err(Error::Device { device: self.label.clone(), problem: format!("{what}: {e}") }),

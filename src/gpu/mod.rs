@@ -58,7 +58,7 @@ impl Gpu {
     /// A backend on an open device. `caps` may be less than the device's, to run other kernel variants.
     ///
     /// # Errors
-    /// [`Error::Device`] or [`Error::Limit`] if the device cannot even hold the step's uniform.
+    /// [`Error::Device`] or [`Error::OutOfMemory`] if the device cannot even hold the step's uniform.
     pub fn new(mut device: Device, caps: Caps) -> Result<Self> {
         device.caps = caps;
         let desc = wgpu::BufferDescriptor {
@@ -142,7 +142,7 @@ impl Gpu {
         Ok(())
     }
 
-    /// Destroys the device, as a driver reset would: every later call returns [`Error::Device`].
+    /// Destroys the device, as a driver reset would: every later call returns [`Error::DeviceLost`].
     pub fn destroy(&self) {
         self.device.device.destroy();
         let _ = self.device.device.poll(wgpu::PollType::Poll);
@@ -273,16 +273,17 @@ impl Backend for Gpu {
     fn write(&mut self, program: ProgramId, slot: Slot, at: usize, words: &[u32]) -> Result<()> {
         self.device.check()?;
         let buffer = self.slot_buffer(program, slot, &(at..at.saturating_add(words.len())))?;
-        self.device.queue.write_buffer(buffer, 4 * at as u64, bytemuck::cast_slice(words));
-        Ok(())
+        let bytes = bytemuck::cast_slice(words);
+        self.device.caught("an input", || Ok(self.device.queue.write_buffer(buffer, 4 * at as u64, bytes)))
     }
 
     fn run(&mut self, program: ProgramId, step: &Step, nodes: Range<usize>) -> Result<()> {
-        self.submit(program, step, nodes, 1)
+        self.repeat(program, step, nodes, 1)
     }
 
     fn repeat(&mut self, program: ProgramId, step: &Step, nodes: Range<usize>, times: usize) -> Result<()> {
-        self.submit(program, step, nodes, times)
+        let device = self.device.clone();
+        device.caught("a step", || self.submit(program, step, nodes, times))
     }
 
     fn max_repeats(&self) -> usize {
@@ -303,8 +304,10 @@ impl Backend for Gpu {
 
     fn profile(&mut self, program: ProgramId, step: &Step) -> Result<Vec<Duration>> {
         self.device.check()?;
-        self.device.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(step));
-        profile::profile(&self.device, &self.pipelines, &self.programs[program.0], step)
+        self.device.caught("a profile", || {
+            self.device.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(step));
+            profile::profile(&self.device, &self.pipelines, &self.programs[program.0], step)
+        })
     }
 
     fn read(&mut self, program: ProgramId, ranges: &[(Slot, Range<usize>)]) -> Result<Vec<Vec<u32>>> {
@@ -313,7 +316,8 @@ impl Backend for Gpu {
             ranges.iter().map(|(s, r)| Ok((self.slot_buffer(program, *s, r)?.clone(), r.clone()))).collect();
         let buffers = buffers?;
         let list: Vec<_> = buffers.iter().map(|(b, r)| (b, r.clone())).collect();
-        self.readback.read(&self.device, &list)
+        let device = self.device.clone();
+        device.caught("reading back", || self.readback.read(&device, &list))
     }
 
     fn memory(&self) -> u64 {

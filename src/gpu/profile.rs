@@ -15,7 +15,7 @@ const CHUNK: usize = 1024;
 /// Runs a program with a pass for each launch, and returns the time of each node.
 ///
 /// # Errors
-/// [`Error::Unsupported`] if the device has no timestamp queries, [`Error::Device`] if it is lost.
+/// [`Error::Unsupported`] if the device has no timestamp queries, [`Error::DeviceLost`] if it is lost.
 pub fn profile(device: &Device, pipelines: &Pipelines, program: &Program, step: &Step) -> Result<Vec<Duration>> {
     if !device.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
         let problem = "it has no timestamp queries, so launches cannot be timed".to_owned();

@@ -85,7 +85,7 @@ pub trait Backend: Send {
     /// Makes a weight resident under this name.
     ///
     /// # Errors
-    /// [`crate::Error::Limit`] if it does not fit, [`crate::Error::Device`] if the device is gone.
+    /// [`crate::Error::OutOfMemory`] if it does not fit, [`crate::Error::DeviceLost`] if the device is gone.
     fn load_weight(&mut self, name: &str, words: Vec<u32>) -> Result<()>;
 
     /// Freezes a plan: memory, pipelines, bindings. With `keep_temporaries`, every slot stays readable after a step.
@@ -125,7 +125,7 @@ pub trait Backend: Send {
     /// Runs some of a program's nodes in order (all of them: `0..plan.nodes.len()`).
     ///
     /// # Errors
-    /// [`crate::Error::Device`] if the device was lost.
+    /// [`crate::Error::DeviceLost`] if the device was lost.
     fn run(&mut self, program: ProgramId, step: &Step, nodes: Range<usize>) -> Result<()>;
 
     /// Number of launches of a step of a program: dispatches on a GPU, nodes on the CPU.
@@ -159,7 +159,7 @@ pub trait Backend: Send {
     /// Words of slots, in one read, after everything submitted before has run.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] if the device was lost.
+    /// [`crate::Error::DeviceLost`] if the device was lost.
     fn read(&mut self, program: ProgramId, ranges: &[(Slot, Range<usize>)]) -> Result<Vec<Vec<u32>>>;
 
     /// Bytes of device memory in use: weights, states, temporaries.

@@ -25,7 +25,7 @@ pub fn words(rows: usize, cols: usize) -> usize {
 /// The words of a matrix whose rows have `cols` finite elements each.
 ///
 /// # Errors
-/// [`crate::Error::Limit`] if the system has no memory for them.
+/// [`crate::Error::OutOfMemory`] if the system has no memory for them.
 pub fn pack(values: &[f32], cols: usize) -> Result<Vec<u32>> {
     let rows = values.len() / cols.max(1);
     let mut all = zeros("a matrix of 8-bit integers", words(rows, cols))?;

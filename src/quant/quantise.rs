@@ -17,7 +17,7 @@ pub enum WeightQuant {
 /// Codes and scale of one matrix. Means are summed in f64, so they do not depend on the order of summation.
 ///
 /// # Errors
-/// [`crate::Error::Limit`] if the system has no memory for the codes.
+/// [`crate::Error::OutOfMemory`] if the system has no memory for the codes.
 pub fn quantise(w: &[f32], rule: WeightQuant) -> Result<(Vec<i8>, f32)> {
     let mut codes = room("codes of a ternary matrix", w.len())?;
     let n = w.len().max(1) as f64;

@@ -4,11 +4,12 @@
 //! an error is the node's own and never one that it inherits.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::alloc::room;
 use crate::cpu::Cpu;
-use crate::engine::open::{Opening, Progress};
+use crate::engine::open::{Opening, Progress, proceed};
 use crate::engine::options::{DeviceOptions, KvPrecision, LmHead, ModelOptions};
 use crate::engine::sampler::uniform;
 use crate::error::{Error, Result};
@@ -78,7 +79,7 @@ pub struct OpReport {
 pub fn check(
     files: impl Into<ModelFiles>,
     options: &CheckOptions,
-    mut progress: impl FnMut(Progress),
+    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<CheckReport> {
     let opening = Opening::new(files.into(), &options.device, options.model)?;
     let model = models::open(opening.files.clone(), &opening.weights, opening.load)?;
@@ -108,7 +109,8 @@ pub fn check(
     let total = stages.iter().map(|s| s.plan.nodes.len()).sum();
     let mut done = 0;
     for stage in &stages {
-        pair.run(stage, |node| progress(Progress { done: done + node, total, what: stage.name.to_owned() }))?;
+        let at = |node| Progress { done: done + node, total, what: stage.name.to_owned() };
+        pair.run(stage, |node| proceed(progress(at(node))))?;
         done += stage.plan.nodes.len();
     }
     let ops: Vec<OpReport> = pair.ops.into_values().collect();
@@ -169,7 +171,7 @@ struct Pair {
 }
 
 impl Pair {
-    fn run(&mut self, stage: &Stage, mut progress: impl FnMut(usize)) -> Result<()> {
+    fn run(&mut self, stage: &Stage, mut progress: impl FnMut(usize) -> Result<()>) -> Result<()> {
         let plan = &stage.plan;
         let (reference, other) = (self.plain.prepare(plan.clone(), true)?, self.backend.prepare(plan.clone(), true)?);
         for (i, info) in plan.slots.iter().enumerate() {
@@ -178,7 +180,7 @@ impl Pair {
             }
         }
         for (n, node) in plan.nodes.iter().enumerate() {
-            progress(n);
+            progress(n)?;
             let mut given = Vec::new();
             // What an output holds before matters too: some ops write only a part of it.
             for &slot in node.inputs.iter().chain(&node.outputs) {

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::engine::open::{Progress, open_tokenizer};
+use crate::engine::open::{Progress, open_tokenizer, proceed};
 use crate::engine::options::{NamedValues, Precision};
 use crate::error::{Error, Result};
 use crate::files::atomic::{Replacement, TEMPORARY};
@@ -84,7 +85,7 @@ pub fn convert(
     out_dir: &Path,
     tokenizer: Option<&Path>,
     options: impl Into<ConvertOptions>,
-    mut progress: impl FnMut(Progress),
+    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<ConvertReport> {
     let (start, input) = (Instant::now(), input.into());
     let ConvertOptions { precision, hidden_act } = options.into();
@@ -246,13 +247,13 @@ type Table = BTreeMap<String, PackedInfo>;
 fn pack_all(
     weights: &Weights,
     reads: &Reads,
-    progress: &mut impl FnMut(Progress),
+    progress: &mut impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<(BTreeMap<String, OwnedTensor>, Table)> {
     let (mut packed, mut table) = (BTreeMap::new(), Table::new());
     let names: Vec<(&String, Pack)> = reads.iter().map(|(name, &pack)| (name, pack)).collect();
     for group in names.chunks(threads::shared().count()) {
         let what = group.first().map_or(String::new(), |(name, _)| (*name).clone());
-        progress(Progress { done: packed.len(), total: names.len(), what });
+        proceed(progress(Progress { done: packed.len(), total: names.len(), what }))?;
         let done = threads::shared().map(group, |&(name, pack)| pack_one(weights, name, pack));
         let done: Result<Vec<_>> = done.into_iter().collect();
         for ((name, _), (stored, info)) in group.iter().zip(done?) {
@@ -260,7 +261,7 @@ fn pack_all(
             table.extend(info.map(|info| ((*name).clone(), info)));
         }
     }
-    progress(Progress { done: names.len(), total: names.len(), what: String::new() });
+    proceed(progress(Progress { done: names.len(), total: names.len(), what: String::new() }))?;
     Ok((packed, table))
 }
 

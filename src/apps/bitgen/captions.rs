@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::apps::bitgen::BitGen;
 use crate::apps::bitgen::memory::MemoryNoise;
-use crate::engine::generation::{Generation, StopReason};
+use crate::engine::generated_text::{GeneratedText, StopReason};
 use crate::engine::options::GenerateOptions;
 use crate::engine::sampler::{Sampler, Sampling};
 use crate::error::{Error, Result};
@@ -66,7 +66,7 @@ impl BitGen {
         }
         let sampler = Sampler::new(options.sampling.clone())?;
         let context = self.encode(text, image, &options.noise)?.context;
-        let mut caption = Generation::new(Vec::new(), options.eos.into_iter().collect(), options.max_tokens - 1)?;
+        let mut caption = GeneratedText::new(Vec::new(), options.eos.into_iter().collect(), options.max_tokens - 1)?;
         self.write(text.first().copied().unwrap_or_default(), &context, sampler, &mut caption, |_| {})
     }
 
@@ -96,7 +96,7 @@ impl BitGen {
         let max_tokens = self.max_tokens(options.max_tokens)?;
         let sampler = Sampler::new(options.sampling.clone())?;
         let eos = options.eos.or(self.config().eos).or(tokenizer.end_of_text());
-        let mut caption = Generation::new(options.stop.clone(), eos.into_iter().collect(), max_tokens)?;
+        let mut caption = GeneratedText::new(options.stop.clone(), eos.into_iter().collect(), max_tokens)?;
         let start = Instant::now();
         let context = self.encode(&prompt, image, noise)?.context;
         let (reading, start) = (start.elapsed(), Instant::now());
@@ -124,7 +124,7 @@ impl BitGen {
         first: u32,
         context: &[f32],
         mut sampler: Sampler,
-        caption: &mut Generation,
+        caption: &mut GeneratedText,
         mut on_text: impl FnMut(&str),
     ) -> Result<Vec<u32>> {
         let mut tokens = vec![first];

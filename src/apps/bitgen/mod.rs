@@ -19,7 +19,7 @@ pub use memory::{EpisodicMemory, MemoryNoise, MemoryStatistics};
 pub use similarity::Similarities;
 
 use std::fmt;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -128,17 +128,17 @@ impl BitGen {
     /// See [`crate::Error`]: the file or its configuration is broken, it is not a BitGen, a tensor is missing or misshapen, the
     /// device is absent, or the model does not fit on it.
     pub fn open(files: impl Into<ModelFiles>, options: &BitGenOptions) -> Result<Self> {
-        Self::open_with(files, options, |_| {})
+        Self::open_with(files, options, Progress::ignore)
     }
 
-    /// [`BitGen::open`] with a callback before each weight is loaded.
+    /// [`BitGen::open`] with a callback before each weight is loaded, which ends the opening where it breaks.
     ///
     /// # Errors
     /// As [`BitGen::open`].
     pub fn open_with(
         files: impl Into<ModelFiles>,
         options: &BitGenOptions,
-        progress: impl FnMut(Progress),
+        progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Self> {
         let numbers = ModelOptions { precision: options.precision, ..ModelOptions::default() };
         let opening = Opening::new(files.into(), &options.device, numbers)?;
@@ -249,7 +249,7 @@ impl BitGen {
     /// Features of images: vectors `[d]` of length 1. Several are encoded in one step, while the next ones are resized.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] if the device was lost.
+    /// [`crate::Error::DeviceLost`] if the device was lost.
     pub fn image_features(&self, images: &[Image]) -> Result<Vec<Vec<f32>>> {
         Ok(self.all_image_features(images)?.into_iter().map(|seen| seen.features).collect())
     }
@@ -271,7 +271,7 @@ impl BitGen {
     /// token, whatever follows it.
     ///
     /// # Errors
-    /// [`crate::Error::Argument`] for an empty text or an unknown token; [`crate::Error::Device`] if the device was lost.
+    /// [`crate::Error::Argument`] for an empty text or an unknown token; [`crate::Error::DeviceLost`] if the device was lost.
     pub fn text_features(&self, texts: &[&[u32]]) -> Result<Vec<Vec<f32>>> {
         texts.iter().try_for_each(|text| self.check_text(text))?;
         let (d, mut all) = (self.sizes().d, Vec::with_capacity(texts.len()));
@@ -302,7 +302,7 @@ impl BitGen {
     ///
     /// # Errors
     /// [`crate::Error::Argument`] for an empty text, one with more tokens than the model has positions, an unknown token, or
-    /// noise of another size; [`crate::Error::Device`] if the device was lost.
+    /// noise of another size; [`crate::Error::DeviceLost`] if the device was lost.
     pub fn encode(&self, text: &[u32], image: Option<&Image>, noise: &MemoryNoise) -> Result<Encoded> {
         self.check_text(text)?;
         let seen = image.map(|image| self.see(&self.pixels(std::slice::from_ref(image)))).transpose()?;

@@ -23,7 +23,7 @@ const PICTURES: &str = "pictures";
 /// Tolerance of the length of features, which is 1.
 const LENGTH_ERROR: f32 = 0.01;
 /// What to do about a broken file.
-const ADVICE: &str = "embed the pictures again with --rebuild";
+const ADVICE: &str = "embed the pictures again with the option `rebuild`";
 
 /// The JSON of the tensor `pictures`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -57,7 +57,10 @@ pub(crate) fn read(path: &Path) -> Result<(String, Table)> {
     let checkpoint = Checkpoint::open(path).map_err(|error| match error {
         Error::Io { source, .. } if source.kind() == ErrorKind::NotFound => {
             let dir = path.parent().unwrap_or(path);
-            Error::format(dir.display(), "holds no index of pictures; make one by adding a folder with --add")
+            Error::format(
+                dir.display(),
+                "holds no index of pictures; make one by adding a folder with the option `add`",
+            )
         }
         Error::Format { object, problem } => Error::format(object, format!("{problem}, or {ADVICE}")),
         other => other,

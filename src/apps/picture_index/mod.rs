@@ -37,12 +37,13 @@ const SAVE_INTERVAL: Duration = Duration::from_secs(15);
 ///
 /// ```
 /// use std::sync::Arc;
+/// use ternion::engine::Progress;
 /// use ternion::{BitGen, PictureIndex};
 ///
 /// # fn find() -> ternion::Result<()> {
 /// let model = Arc::new(BitGen::open("path/to/model", &Default::default())?);
 /// let mut index = PictureIndex::new("path/to/index", model)?; // or PictureIndex::open
-/// index.add(&["holiday".into(), "work".into()], |_| {})?;
+/// index.add(&["holiday".into(), "work".into()], Progress::ignore)?;
 /// for found in index.by_text("a dog on a beach", 10)? {
 ///     println!("{:.3} {}", found.cosine, found.path.display());
 /// }
@@ -252,7 +253,7 @@ impl PictureIndex {
             let (old, new) = (start(&fingerprint), start(&self.fingerprint));
             let problem = format!(
                 "was made with another model ({old}…; this one is {new}…); give that model, or embed the pictures again \
-                 with --rebuild"
+                 with the option `rebuild`"
             );
             return Err(Error::argument(path.display(), problem));
         }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -10,7 +11,7 @@ use crate::apps::bitgen::similarity::{finite, not_finite};
 use crate::apps::picture_index::walk;
 use crate::apps::picture_index::walk::{Skipped, walk};
 use crate::apps::picture_index::{Folder, Picture, PictureIndex, file, stamp};
-use crate::engine::open::Progress;
+use crate::engine::open::{Progress, proceed};
 use crate::error::{Error, Result};
 use crate::files::{Image, Lock, image, read_at_most};
 use crate::threads;
@@ -90,7 +91,7 @@ impl PictureIndex {
     /// # Errors
     /// [`Error::Io`], [`Error::Format`] for what is not a folder and while another program writes the index; those of
     /// [`crate::apps::bitgen::BitGen::image_features`], after what was embedded is written. The index stays usable.
-    pub fn add(&mut self, folders: &[PathBuf], progress: impl FnMut(Progress)) -> Result<Update> {
+    pub fn add(&mut self, folders: &[PathBuf], progress: impl FnMut(Progress) -> ControlFlow<()>) -> Result<Update> {
         let _lock = self.lock()?;
         if let Some(file) = folders.iter().find(|folder| !folder.is_dir() && folder.exists()) {
             return Err(walk::no_folder(file));
@@ -109,7 +110,7 @@ impl PictureIndex {
     ///
     /// # Errors
     /// As [`PictureIndex::add`]; a folder that does not exist any more is one, see [`PictureIndex::forget`].
-    pub fn refresh(&mut self, progress: impl FnMut(Progress)) -> Result<Update> {
+    pub fn refresh(&mut self, progress: impl FnMut(Progress) -> ControlFlow<()>) -> Result<Update> {
         let _lock = self.lock()?;
         let all = self.table.folders.keys().cloned().collect();
         self.update(&all, progress)
@@ -178,7 +179,11 @@ impl PictureIndex {
     }
 
     /// Scans folders of the index.
-    fn update(&mut self, names: &BTreeSet<String>, progress: impl FnMut(Progress)) -> Result<Update> {
+    fn update(
+        &mut self,
+        names: &BTreeSet<String>,
+        progress: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<Update> {
         let (mut update, mut tasks, mut there) = (Update::default(), Vec::new(), BTreeMap::new());
         let mut walked = Vec::new();
         for name in names {
@@ -221,13 +226,18 @@ impl PictureIndex {
     }
 
     /// Embeds what the files hold that the index does not.
-    fn embed(&mut self, tasks: Vec<Task>, update: &mut Update, mut progress: impl FnMut(Progress)) -> Result<()> {
+    fn embed(
+        &mut self,
+        tasks: Vec<Task>,
+        update: &mut Update,
+        mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+    ) -> Result<()> {
         let (total, mut done) = (tasks.len(), 0);
         let mut rows = self.table.compact();
         let (mut batch, mut saved, mut interval) = (Batch::default(), Instant::now(), self.interval);
         let mut tasks = tasks.into_iter().peekable();
         while let Some(first) = tasks.peek() {
-            progress(Progress { done, total, what: first.file.path.clone() });
+            proceed(progress(Progress { done, total, what: first.file.path.clone() }))?;
             let group: Vec<Task> = tasks.by_ref().take(GROUP).collect();
             done += group.len();
             let looked: Vec<Result<Looked>> = threads::shared().map(&group, |task| look(&self.path_of(task), &rows));
@@ -254,7 +264,7 @@ impl PictureIndex {
                 (saved, interval) = (Instant::now(), self.interval.max(SAVE_SHARE * start.elapsed()));
             }
         }
-        progress(Progress { done, total, what: String::new() });
+        proceed(progress(Progress { done, total, what: String::new() }))?;
         Ok(())
     }
 

@@ -13,6 +13,7 @@ pub use attention_window::RobotAttention;
 pub use cache::RobotCache;
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -168,17 +169,17 @@ impl RobotModel {
     /// See [`Error`]: the file or its configuration is broken, it is not a BitGenModel, a tensor is missing or misshapen, the
     /// device is absent, or the model does not fit on it.
     pub fn open(files: impl Into<ModelFiles>, options: &RobotOptions) -> Result<Self> {
-        Self::open_with(files, options, |_| {})
+        Self::open_with(files, options, Progress::ignore)
     }
 
-    /// [`RobotModel::open`] with a callback before each weight is loaded.
+    /// [`RobotModel::open`] with a callback before each weight is loaded, which ends the opening where it breaks.
     ///
     /// # Errors
     /// As [`RobotModel::open`].
     pub fn open_with(
         files: impl Into<ModelFiles>,
         options: &RobotOptions,
-        progress: impl FnMut(Progress),
+        progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Self> {
         if !(1..=MAX_SAMPLES).contains(&options.samples) {
             let problem = format!("is {}, expected 1..={MAX_SAMPLES}", options.samples);
@@ -276,7 +277,7 @@ impl RobotModel {
     /// # Errors
     /// [`Error::Argument`] for texts that are empty, too long, of several lengths or of unknown tokens, for numbers of
     /// images or of `keep` that do not fit, and for a cache of other samples, sizes or attention;
-    /// [`Error::NonFiniteLogits`] for broken weights; [`Error::Device`] if the device was lost. A cache stays as it was.
+    /// [`Error::NonFiniteLogits`] for broken weights; [`Error::DeviceLost`] if the device was lost. A cache stays as it was.
     pub fn forward(&self, tasks: &Tasks, cache: Option<&mut RobotCache>) -> Result<Vec<RobotDecision>> {
         self.check(tasks, cache.as_deref())?;
         let (samples, n) = (tasks.texts.len(), tasks.texts[0].len());
@@ -302,7 +303,7 @@ impl RobotModel {
     /// Logits `[vocab]` of what follows `tokens` in the text decoder, given a [`RobotDecision::context`].
     ///
     /// # Errors
-    /// [`Error::Argument`] for tokens or a context that do not fit; [`Error::Device`] if the device was lost.
+    /// [`Error::Argument`] for tokens or a context that do not fit; [`Error::DeviceLost`] if the device was lost.
     pub fn decoder_logits(&self, tokens: &[u32], context: &[f32]) -> Result<Vec<f32>> {
         check_text(tokens, self.max_tokens(), self.sizes().vocab)?;
         let (n, mut programs) = (tokens.len(), self.programs());

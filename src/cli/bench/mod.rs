@@ -109,7 +109,7 @@ impl Printed {
                 self.bar.aside(|| new.iter().for_each(|text| say!("{text}")));
                 self.said.extend(new);
             }
-            BenchEvent::Progress(progress) => self.bar.show(progress),
+            BenchEvent::Progress(progress) => return self.bar.show(progress),
             BenchEvent::Row(row) => {
                 let written = self.bar.aside(|| {
                     let written = self.rows.row(row);

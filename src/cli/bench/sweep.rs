@@ -15,6 +15,7 @@ use ternion::tools::synthetic::PublishedModel;
 use ternion::{Error, Result};
 
 use crate::cli::args::one_of;
+use crate::cli::args::tuning_cache;
 
 /// Maximum number of values that a range stands for.
 const MAX_IN_RANGE: usize = 1000;
@@ -111,7 +112,8 @@ impl SweepArgs {
     }
 
     fn devices(&self) -> Vec<DeviceOptions> {
-        let autotune = !self.no_autotune;
+        let cache = tuning_cache(self.no_autotune);
+        let autotune = cache.is_some();
         let mut all = Vec::new();
         for device in &self.device {
             // A GPU is as fast with any of the CPU's threads and instructions.
@@ -119,7 +121,13 @@ impl SweepArgs {
             let few = if is_gpu { 1 } else { usize::MAX };
             for threads in each(&self.threads).into_iter().take(few) {
                 for cpu_level in each(&self.cpu_level).into_iter().take(few) {
-                    all.push(DeviceOptions { device: device.clone(), autotune, threads, cpu_level });
+                    all.push(DeviceOptions {
+                        device: device.clone(),
+                        autotune,
+                        cache: cache.clone(),
+                        threads,
+                        cpu_level,
+                    });
                 }
             }
         }

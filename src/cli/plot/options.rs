@@ -110,7 +110,7 @@ impl Plots {
     ///
     /// # Errors
     /// [`Error::Argument`] for a token that there is not and without a tokenizer, [`Error::Io`] for a file that cannot be
-    /// written, [`Error::Device`] if the device was lost.
+    /// written, [`Error::DeviceLost`] if the device was lost.
     pub fn draw(&self, engine: &Engine, session: &mut Session, images: &[Image], answer: usize) -> Result<()> {
         let missing = || Error::argument("tokenizer", "there is none, and pictures name tokens by their text");
         let tokenizer = engine.tokenizer().ok_or_else(missing)?;

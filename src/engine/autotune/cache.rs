@@ -95,20 +95,25 @@ impl Key {
     }
 }
 
+/// The user's folder for [`DeviceOptions::cache`](crate::engine::DeviceOptions::cache): what the environment variable
+/// `TERNION_CACHE` names, else `ternion` in the system's folder for caches. None if there is neither, or the variable is empty.
+pub fn user_cache() -> Option<PathBuf> {
+    match std::env::var_os(VARIABLE) {
+        Some(dir) => (!dir.is_empty()).then(|| dir.into()),
+        None => match etcetera::base_strategy::choose_native_strategy() {
+            Ok(folders) => Some(folders.cache_dir().join("ternion")),
+            Err(error) => {
+                log::warn!("there is no folder for caches: {error}");
+                None
+            }
+        },
+    }
+}
+
 impl Cache {
-    /// The user's: what `TERNION_CACHE` names, else `ternion` in the system's folder for caches. None if there is
-    /// neither, or the variable is empty.
-    pub fn of_user() -> Option<Self> {
-        match std::env::var_os(VARIABLE) {
-            Some(dir) => (!dir.is_empty()).then(|| Cache(dir.into())),
-            None => match etcetera::base_strategy::choose_native_strategy() {
-                Ok(folders) => Some(Cache(folders.cache_dir().join("ternion"))),
-                Err(error) => {
-                    log::warn!("what is chosen for the adapter is not kept: {error}");
-                    None
-                }
-            },
-        }
+    /// The choices in a folder.
+    pub fn in_folder(dir: PathBuf) -> Self {
+        Cache(dir)
     }
 
     /// The choices of an earlier run. A file that cannot be read, or belongs to another key, is ignored with a warning.

@@ -9,11 +9,13 @@
 mod cache;
 mod probe;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
 use crate::plan::{Backend, Plan};
+pub use cache::user_cache;
 use cache::{Cache, Key};
 use probe::{Probe, probes};
 
@@ -25,20 +27,19 @@ const GAIN: f64 = 0.95;
 const TURNS: usize = 3;
 
 /// Chooses the variants of the programs that will be prepared of these plans: those in the cache, or the fastest. The
-/// plans' weights are resident. Where nothing can be kept, nothing is tried.
+/// plans' weights are resident. Without a folder nothing is kept.
 ///
 /// What goes wrong with the cache or with a variant is logged as a warning, and the choice goes on without it.
-pub fn tune(backend: &mut dyn Backend, plans: &[Arc<Plan>]) {
-    match Cache::of_user() {
-        Some(cache) if !backend.runs_at_once() => tune_with(&cache, backend, plans),
-        _ => {}
+pub fn tune(cache: Option<PathBuf>, backend: &mut dyn Backend, plans: &[Arc<Plan>]) {
+    if !backend.runs_at_once() {
+        tune_with(cache.map(Cache::in_folder).as_ref(), backend, plans);
     }
 }
 
-fn tune_with(cache: &Cache, backend: &mut dyn Backend, plans: &[Arc<Plan>]) {
+fn tune_with(cache: Option<&Cache>, backend: &mut dyn Backend, plans: &[Arc<Plan>]) {
     let label = backend.describe();
     let key = Key::new(&label, backend.caps());
-    let mut choices = cache.load(&key).unwrap_or_default();
+    let mut choices = cache.and_then(|cache| cache.load(&key)).unwrap_or_default();
     let mut open = probes(backend, plans);
     open.retain(|probe| {
         let known = choices.get(probe.op, &probe.bucket);
@@ -54,7 +55,9 @@ fn tune_with(cache: &Cache, backend: &mut dyn Backend, plans: &[Arc<Plan>]) {
             choices.set(probe.op, &probe.bucket, best);
         }
         log::info!("{label}: variants of kernels chosen in {} ms", start.elapsed().as_millis());
-        cache.store(&key, &choices);
+        if let Some(cache) = cache {
+            cache.store(&key, &choices);
+        }
     }
     backend.choose(choices);
 }

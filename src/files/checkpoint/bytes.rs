@@ -17,6 +17,7 @@ use crate::files::checkpoint::gguf::MAGIC;
 pub(crate) enum Bytes {
     Map(Mmap),
     Static(&'static [u8]),
+    Shared(Arc<[u8]>),
     Inflated(Vec<u8>),
     /// No bytes: elements are asked for when they are read.
     Source(Arc<dyn TensorSource>),
@@ -27,6 +28,7 @@ impl Bytes {
         match self {
             Bytes::Map(map) => map,
             Bytes::Static(bytes) => bytes,
+            Bytes::Shared(bytes) => bytes,
             Bytes::Inflated(bytes) => bytes,
             Bytes::Source(_) => &[],
         }

@@ -132,7 +132,7 @@ impl Checkpoint {
         let files = files.into();
         let path = match &files {
             ModelFiles::Disk(path) => find_file(path)?,
-            ModelFiles::Memory { .. } => files.path(ModelFiles::CHECKPOINT),
+            ModelFiles::Memory { .. } | ModelFiles::Owned { .. } => files.path(ModelFiles::CHECKPOINT),
             ModelFiles::Source(from) => {
                 return Ok(Self { path: from.name().into(), contents: source::contents(from)? });
             }
@@ -140,7 +140,7 @@ impl Checkpoint {
         let file = match &files {
             ModelFiles::Disk(_) if path.to_string_lossy().ends_with(".index.json") => None,
             ModelFiles::Disk(_) => Some(map_file(&path)?),
-            _ => Some(Bytes::Static(files.in_memory(ModelFiles::CHECKPOINT)?)),
+            _ => Some(files.in_memory(ModelFiles::CHECKPOINT)?),
         };
         let mut contents = match file {
             None => sharded::read(&path)?,

@@ -134,7 +134,7 @@ fn pre_tokenizer(keys: &GgufMetadata, tokens: usize) -> Result<(PreTokenizer, Op
     let guess = |why: String| {
         let note = format!(
             "{}: {why}; words are split in the usual way, which may not be the model's: put its tokenizer.json beside it, \
-             or give one with --tokenizer",
+             or give one with the option `tokenizer`",
             keys.file()
         );
         (DEFAULT, Some(note))

@@ -15,7 +15,7 @@ use crate::tensor::DType;
 pub static BITGEN: Family = Family {
     name: "BitGen (stage 1)",
     identified_by: "the tensors episodic_memory.gpm.memory_mean and cross_modal_fusion.vision_to_embed.weight",
-    open_with: "BitGen::open, on the command line with `ternion run`, `similarity` or `search`",
+    open_with: "BitGen::open",
     tokenizer_note: "",
     recognises: |_, weights| Ok(BitGenSizes::recognises(weights)),
     open: |files, weights, options| {

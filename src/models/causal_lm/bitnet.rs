@@ -18,7 +18,7 @@ const RULES: Rules = Rules {
 pub static BITNET: Family = Family {
     name: "BitNet",
     identified_by: "model_type bitnet or general.architecture bitnet, bitnet-25 or bitnet-b1.58",
-    open_with: "Engine::open, on the command line with `ternion run` and `ternion chat`",
+    open_with: "Engine::open",
     tokenizer_note: "",
     recognises: |files, w| is_model_type(files, w, "bitnet"),
     open: |files, weights, options| CausalLm::open(&BITNET, RULES, files, weights, options),

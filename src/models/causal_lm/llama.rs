@@ -16,7 +16,7 @@ const RULES: Rules = Rules {
 pub static LLAMA: Family = Family {
     name: "Llama",
     identified_by: "model_type or general.architecture llama",
-    open_with: "Engine::open, on the command line with `ternion run` and `ternion chat`",
+    open_with: "Engine::open",
     tokenizer_note: "",
     recognises: |files, w| is_model_type(files, w, "llama"),
     open: |files, weights, options| CausalLm::open(&LLAMA, RULES, files, weights, options),

@@ -112,7 +112,7 @@ fn act(file: &str, config: &CausalLmConfig, rules: Rules, options: LoadOptions) 
         Some(HiddenAct::Relu2) => Ok(Act::Relu2),
         None => {
             let problem = "is not told by anything in the file; with the wrong one answers are fluent and wrong: choose \
-                           silu (the first reproductions) or relu2 (BitNet b1.58 2B-4T) with --hidden-act";
+                           silu (the first reproductions) or relu2 (BitNet b1.58 2B-4T) with the option `hidden_act`";
             Err(Error::config(format!("{file}: hidden_act"), problem))
         }
     }

@@ -16,7 +16,7 @@ const RULES: Rules = Rules {
 pub static QWEN3: Family = Family {
     name: "Qwen3",
     identified_by: "model_type or general.architecture qwen3",
-    open_with: "Engine::open, on the command line with `ternion run` and `ternion chat`",
+    open_with: "Engine::open",
     tokenizer_note: "",
     recognises: |files, w| is_model_type(files, w, "qwen3"),
     open: |files, weights, options| CausalLm::open(&QWEN3, RULES, files, weights, options),

@@ -28,9 +28,9 @@ use crate::tensor::{DType, Spec};
 pub static EMBERNET: Family = Family {
     name: "EmberNet",
     identified_by: "model_type embernet_vlm in config.json",
-    open_with: "Engine::open, on the command line with `ternion run` and `ternion chat`",
+    open_with: "Engine::open",
     tokenizer_note: "EmberNet was trained with TinyLlama's tokenizer, although phi-2's files are published beside it: give \
-                     TinyLlama's tokenizer.json with --tokenizer",
+                     TinyLlama's tokenizer.json with the option `tokenizer`",
     recognises: |files, w| Ok(EmberNetConfig::recognises(&ModelConfig::of(files, w.checkpoint())?.keys)),
     open: |files, weights, options| {
         options.check_fixed(EMBERNET.name)?;

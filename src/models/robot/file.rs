@@ -15,7 +15,7 @@ use crate::tensor::DType;
 pub static ROBOTS: Family = Family {
     name: "BitGenModel",
     identified_by: "the tensors reasoning_module.reasoning_encoder.weight and robot_selector.robot_embeddings",
-    open_with: "RobotModel::open, on the command line with `ternion robots`",
+    open_with: "RobotModel::open",
     tokenizer_note: "",
     recognises: |_, weights| Ok(RobotSizes::recognises(weights)),
     open: |files, weights, options| {

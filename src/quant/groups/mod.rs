@@ -121,7 +121,7 @@ impl GroupPacked<'static> {
     ///
     /// # Errors
     /// Those of `fill`; [`Error::Unsupported`] for another shape than [`GroupShape`] says, [`Error::Format`] for a scale
-    /// that is not finite, [`Error::Limit`] if the system has no memory.
+    /// that is not finite, [`Error::OutOfMemory`] if the system has no memory.
     pub fn from_words(
         shape: GroupShape,
         fill: impl Fn(usize, &mut [u32], &mut [f16]) -> Result<()> + Sync,

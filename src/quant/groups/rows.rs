@@ -11,7 +11,7 @@ impl<'a> GroupPacked<'a> {
     /// Some of its rows, borrowed as it is where they are whole tiles.
     ///
     /// # Errors
-    /// [`Error::Shape`] for rows that it does not have; [`Error::Limit`] if the system has no memory.
+    /// [`Error::Shape`] for rows that it does not have; [`Error::OutOfMemory`] if the system has no memory.
     pub fn rows(self, rows: Range<usize>) -> Result<GroupPacked<'a>> {
         let (whole, factor) = (self.shape, self.factor);
         if rows.start >= rows.end || rows.end > whole.rows {

@@ -23,7 +23,7 @@ fn table_words(parts: usize) -> usize {
 /// The buffer of a stack of matrices that have the columns and groups of the first.
 ///
 /// # Errors
-/// [`Error::Shape`] for one with others, [`Error::Limit`] if the system has no memory.
+/// [`Error::Shape`] for one with others, [`Error::OutOfMemory`] if the system has no memory.
 pub fn stack(parts: &[GroupPacked]) -> Result<Vec<u32>> {
     let shapes: Vec<GroupShape> = parts.iter().map(|p| p.shape).collect();
     laid_out(&shapes, |i, to| {

@@ -19,7 +19,7 @@ const ROUNDS: usize = 6;
 /// one launch per buffer of a GPU; the fastest of six rounds. Timed by the device's clock if it has one.
 ///
 /// # Errors
-/// [`Error::Device`] if there is no such device, [`Error::Limit`] if it has too little memory.
+/// [`Error::Device`] if there is no such device, [`Error::OutOfMemory`] if it has too little memory.
 pub fn bandwidth(options: &DeviceOptions) -> Result<f64> {
     // What is tuned reads no faster here.
     let (mut backend, _) = device::choose(&DeviceOptions { autotune: false, ..options.clone() })?;

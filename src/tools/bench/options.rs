@@ -123,11 +123,12 @@ impl BenchOptions {
 
     /// Opens the model for some sessions of `context` tokens each.
     pub(super) fn engine(&self, files: &ModelFiles, sessions: usize, context: usize) -> Result<Engine> {
-        let DeviceOptions { device, autotune, threads, cpu_level } = self.device.clone();
+        let DeviceOptions { device, autotune, cache, threads, cpu_level } = self.device.clone();
         let ModelOptions { precision, kv, head, activations, hidden_act } = self.model;
         let options = Options {
             device,
             autotune,
+            cache,
             threads,
             cpu_level,
             precision,

@@ -84,7 +84,7 @@ impl Probe {
     /// Seconds to write the step's inputs, encode it and submit it, the median; 0 where the host computes itself.
     ///
     /// # Errors
-    /// [`crate::Error::Device`] if the device was lost.
+    /// [`crate::Error::DeviceLost`] if the device was lost.
     pub fn host(&self, backend: &mut dyn Backend) -> Result<f64> {
         if backend.runs_at_once() {
             return Ok(0.0);

@@ -209,6 +209,9 @@ pub(crate) fn at(place: String, error: Error) -> Error {
         Error::Limit { what, wanted, available, advice } => {
             Error::Limit { what: format!("{place}: {what}"), wanted, available, advice }
         }
+        Error::ContextFull { what, needed, available } => {
+            Error::ContextFull { what: format!("{place}: {what}"), needed, available }
+        }
         Error::Argument { name, problem } => Error::Argument { name: format!("{place}: {name}"), problem },
         other => other,
     }

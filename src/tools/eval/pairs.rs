@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use crate::apps::bitgen::BitGen;
 use crate::apps::bitgen::memory::MemoryNoise;
 use crate::engine::log_probs::log_probability;
-use crate::engine::open::Progress;
+use crate::engine::open::{Progress, proceed};
 use crate::error::{Error, Result};
 use crate::files::Image;
 use crate::ops::{argmax, check_logits};
@@ -131,7 +132,7 @@ pub fn evaluate_pairs(
     data: &CaptionSet,
     queues: Option<&Queues>,
     options: &PairOptions,
-    mut progress: impl FnMut(Progress),
+    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<PairEvaluation> {
     if options.batch == 0 {
         return Err(Error::argument("batch", "is 0, expected at least 1"));
@@ -141,11 +142,11 @@ pub fn evaluate_pairs(
     let captions = Different::new(pairs.iter().map(|p| p.caption.as_str()));
     let tokens = tokens(model, data, &captions)?;
     let total = images.all.len() + pairs.len();
-    let mut step = |done, what: &Path| progress(Progress { done, total, what: what.display().to_string() });
+    let mut step = |done, what: &Path| proceed(progress(Progress { done, total, what: what.display().to_string() }));
     let features = features(model, &images.all, &tokens, &mut step)?;
     let mut total = Reconstruction::default();
     for (i, pair) in pairs.iter().enumerate() {
-        step(images.all.len() + i, &pair.image);
+        step(images.all.len() + i, &pair.image)?;
         let common = &features.common[images.of[i]];
         let one =
             reconstruct(model, pair, &tokens[captions.of[i]], common, options).map_err(|e| at(data.place(i), e))?;
@@ -183,12 +184,12 @@ fn features(
     model: &BitGen,
     images: &[&Path],
     texts: &[Vec<u32>],
-    step: &mut impl FnMut(usize, &Path),
+    step: &mut impl FnMut(usize, &Path) -> Result<()>,
 ) -> Result<Features> {
     let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
     let mut all = Features { texts: model.text_features(&texts)?, images: Vec::new(), common: Vec::new() };
     for files in images.chunks(PICTURES) {
-        files.first().into_iter().for_each(|file| step(all.images.len(), file));
+        files.first().map_or(Ok(()), |file| step(all.images.len(), file))?;
         let pictures: Result<Vec<Image>> = threads::shared().map(files, Image::open).into_iter().collect();
         for seen in model.all_image_features(&pictures?)? {
             all.images.push(seen.features);

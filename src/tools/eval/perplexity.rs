@@ -1,9 +1,11 @@
 //! What a text surprises a chat model by.
 
+use crate::engine::Engine;
 use crate::engine::open::required_tokenizer;
+use crate::engine::open::{Progress, proceed};
 use crate::engine::session::Session;
-use crate::engine::{Engine, Progress};
 use crate::error::{Error, Result};
+use std::ops::ControlFlow;
 
 /// Fewest tokens of a window, of which one counts.
 const MIN_WINDOW: usize = 4;
@@ -72,13 +74,13 @@ impl Perplexity {
 ///
 /// # Errors
 /// [`Error::Argument`] without a tokenizer, for a window of fewer than four tokens or more than the engine's context, and
-/// for a text that does not fill one; [`Error::Limit`] if the engine has fewer sessions; those of
+/// for a text that does not fill one; [`Error::SessionsFull`] if the engine has fewer sessions; those of
 /// [`Session::log_likelihood`].
 pub fn perplexity(
     engine: &Engine,
     text: &str,
     options: PerplexityOptions,
-    mut progress: impl FnMut(Progress),
+    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Perplexity> {
     let (window, context) = (options.window, engine.context());
     if window < MIN_WINDOW {
@@ -104,7 +106,7 @@ pub fn perplexity(
     let mut found = Perplexity::default();
     for windows in windows.chunks(n).map(|together| together.iter().map(|ids| ids.split_at(window / 2 + 1))) {
         let what = format!("perplexity {:.4}", found.perplexity());
-        progress(Progress { done: found.windows, total: ids.len() / window, what });
+        proceed(progress(Progress { done: found.windows, total: ids.len() / window, what }))?;
         let counted: Vec<&[u32]> = windows.clone().map(|(_, counted)| counted).collect();
         let sessions = &mut sessions[..counted.len()];
         for (session, (read, _)) in sessions.iter_mut().zip(windows) {

@@ -1,11 +1,13 @@
 //! Asking a model questions whose answers are known, and counting.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
+use crate::engine::Engine;
 use crate::engine::open::required_tokenizer;
+use crate::engine::open::{Progress, proceed};
 use crate::engine::options::GenerateOptions;
 use crate::engine::session::Session;
-use crate::engine::{Engine, Progress};
 use crate::error::Result;
 use crate::files::Image;
 use crate::tools::eval::data::{DataSet, Question, at};
@@ -89,13 +91,13 @@ impl Evaluation {
 /// answer, and the token that ends a text, each token from those in front of it.
 ///
 /// # Errors
-/// [`crate::Error::Argument`] without a tokenizer, [`crate::Error::Limit`] for a question or an answer that does not fit
-/// in the context, those of [`Image::open`], and [`crate::Error::Device`] if the device was lost.
+/// [`crate::Error::Argument`] without a tokenizer, [`crate::Error::ContextFull`] for a question or an answer that does not fit
+/// in the context, those of [`Image::open`], and [`crate::Error::DeviceLost`] if the device was lost.
 pub fn evaluate(
     engine: &Engine,
     data: &DataSet,
     max_tokens: usize,
-    mut progress: impl FnMut(Progress),
+    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Evaluation> {
     let (questions, experts) = (data.questions(), &engine.info().experts);
     let own = |q: &Question| experts.iter().position(|name| *name == q.family);
@@ -110,7 +112,7 @@ pub fn evaluate(
     let mut session = engine.session()?;
     let mut shown: Option<&Path> = None;
     for (done, (i, q)) in order.into_iter().enumerate() {
-        progress(Progress { done, total: questions.len(), what: q.image.display().to_string() });
+        proceed(progress(Progress { done, total: questions.len(), what: q.image.display().to_string() }))?;
         let new = shown.replace(&q.image) != Some(&q.image);
         session.reset(new);
         if new {

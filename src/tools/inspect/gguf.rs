@@ -1,11 +1,12 @@
 //! GGUF files of any architecture: what each tensor would become, and what is wrong.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use half::f16;
 use serde_json::Value;
 
-use crate::engine::open::Progress;
+use crate::engine::open::{Progress, proceed};
 use crate::engine::options::Precision;
 use crate::error::Result;
 use crate::files::config::ModelConfig;
@@ -28,7 +29,7 @@ pub(super) fn problems(files: &ModelFiles, checkpoint: &Checkpoint, hidden_act: 
     match ModelConfig::of(files, checkpoint) {
         Ok(config) if config.keys.get("hidden_act") == Some(&Value::Null) && hidden_act.is_none() => all.push(
             "nothing in the file tells whether its feed-forward part has SiLU or squared ReLU; with the wrong one \
-             answers are fluent and wrong (--hidden-act says it)"
+             answers are fluent and wrong (the option `hidden_act` says it)"
                 .to_owned(),
         ),
         Ok(_) => {}
@@ -74,17 +75,17 @@ pub(super) fn describe(
     weights: &Weights,
     (precision, hidden_act): (Precision, Option<HiddenAct>),
     why: String,
-    progress: &mut dyn FnMut(Progress),
+    progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Inspection> {
     let checkpoint = weights.checkpoint();
     let all: Vec<&TensorInfo> = checkpoint.tensors().collect();
     let mut tensors = Vec::with_capacity(all.len());
     for (done, info) in all.iter().enumerate() {
-        progress(Progress { done, total: all.len(), what: info.name.clone() });
+        proceed(progress(Progress { done, total: all.len(), what: info.name.clone() }))?;
         tensors.push(line(checkpoint, info, precision)?);
         checkpoint.release(&info.name);
     }
-    progress(Progress { done: all.len(), total: all.len(), what: String::new() });
+    proceed(progress(Progress { done: all.len(), total: all.len(), what: String::new() }))?;
     let architecture = checkpoint.gguf().and_then(|keys| keys.text("general.architecture").ok().flatten());
     let mut problems = problems(files, checkpoint, hidden_act);
     problems.push(why);

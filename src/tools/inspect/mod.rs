@@ -4,10 +4,11 @@
 mod gguf;
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use serde::Serialize;
 
-use crate::engine::open::Progress;
+use crate::engine::open::{Progress, proceed};
 use crate::engine::options::Precision;
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, TensorInfo, Weights};
@@ -96,7 +97,7 @@ const OTHER: &str = "other";
 pub fn inspect(
     files: impl Into<ModelFiles>,
     options: impl Into<InspectOptions>,
-    mut progress: impl FnMut(Progress),
+    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Inspection> {
     let (files, InspectOptions { precision, hidden_act }) = (files.into(), options.into());
     let weights = Weights::open(&files)?;
@@ -112,10 +113,10 @@ pub fn inspect(
     let all: Vec<&TensorInfo> = weights.checkpoint().tensors().collect();
     let mut tensors = Vec::with_capacity(all.len());
     for (done, info) in all.iter().enumerate() {
-        progress(Progress { done, total: all.len(), what: info.name.clone() });
+        proceed(progress(Progress { done, total: all.len(), what: info.name.clone() }))?;
         tensors.push(line(&weights, info, model.reads().get(&info.name).copied())?);
     }
-    progress(Progress { done: all.len(), total: all.len(), what: String::new() });
+    proceed(progress(Progress { done: all.len(), total: all.len(), what: String::new() }))?;
     let counted = || tensors.iter().filter(|t| model.counts(&t.name));
     let ternary = counted().filter(|t| t.shares.is_some());
     Ok(Inspection {

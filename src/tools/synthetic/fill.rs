@@ -54,7 +54,7 @@ impl Fill {
     /// The bytes of some elements of `size` bytes each of a tensor.
     ///
     /// # Errors
-    /// [`Error::Limit`] with the tensor's name if the system has no memory for them.
+    /// [`Error::OutOfMemory`] with the tensor's name if the system has no memory for them.
     pub fn bytes(self, name: &str, seed: u64, size: usize, elements: Range<usize>) -> Result<Vec<u8>> {
         let len = size.saturating_mul(elements.len());
         let mut bytes: Vec<u8> = bytemuck::try_zeroed_vec(len).map_err(|()| Error::memory(name, len))?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::alloc::room;
 use crate::error::{Error, Result};
 use crate::files::ModelFiles;
-use crate::files::checkpoint::bytes::{Bytes, map_file};
+use crate::files::checkpoint::bytes::map_file;
 use crate::files::checkpoint::find_file;
 use crate::files::checkpoint::gguf::reader::Reader;
 use crate::files::checkpoint::gguf::value::{GgufValue, Place};
@@ -48,8 +48,8 @@ impl GgufMetadata {
                 let file = map_file(&path)?;
                 (path, file)
             }
-            ModelFiles::Memory { .. } => {
-                (files.path(ModelFiles::CHECKPOINT), Bytes::Static(files.in_memory(ModelFiles::CHECKPOINT)?))
+            ModelFiles::Memory { .. } | ModelFiles::Owned { .. } => {
+                (files.path(ModelFiles::CHECKPOINT), files.in_memory(ModelFiles::CHECKPOINT)?)
             }
             ModelFiles::Source(_) => return Ok(None),
         };
@@ -130,7 +130,7 @@ impl GgufMetadata {
     /// An array of texts.
     ///
     /// # Errors
-    /// [`Error::Config`] for another value, with the element that is not UTF-8; [`Error::Limit`] if the system has no
+    /// [`Error::Config`] for another value, with the element that is not UTF-8; [`Error::OutOfMemory`] if the system has no
     /// memory for the list.
     pub fn texts(&self, key: &str) -> Result<Option<Vec<&str>>> {
         self.all(key, "texts in UTF-8", GgufValue::as_text)

@@ -90,7 +90,7 @@ pub(crate) struct GgufTensor {
 ///
 /// # Errors
 /// [`crate::Error::Format`] with the byte, key or tensor for what is cut short, not a GGUF file of these versions, or
-/// broken; [`crate::Error::Limit`] if the system has no memory for the header.
+/// broken; [`crate::Error::OutOfMemory`] if the system has no memory for the header.
 pub(crate) fn read_header(path: &Path, bytes: &[u8]) -> Result<GgufHeader> {
     let file = path.display().to_string();
     let mut reader = Reader::new(&file, bytes);

@@ -30,7 +30,7 @@ pub(crate) fn read(path: &Path, file: Bytes) -> Result<Contents> {
     }
     if count > 1 {
         check_number(&first, 0)?;
-        let in_memory = contents.backings.iter().any(|file| matches!(file, Bytes::Static(_)));
+        let in_memory = contents.backings.iter().any(|file| matches!(file, Bytes::Static(_) | Bytes::Shared(_)));
         for i in 1..count {
             if in_memory {
                 let problem = "it is the first of several files, which are read from a directory".to_owned();

@@ -1,11 +1,15 @@
 //! A text as its tokens come: what of it is certain, and when it ends.
 
+use serde::Serialize;
+
 use crate::engine::sampler::StopStrings;
 use crate::error::Result;
 use crate::files::{DecodeStream, Tokenizer};
 
 /// Why a generation ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum StopReason {
     /// The model ended its text.
     Eos,
@@ -15,11 +19,13 @@ pub enum StopReason {
     Length,
     /// The context is full.
     Context,
+    /// The caller ended it ([`Cancel`](crate::engine::Cancel)).
+    Cancelled,
 }
 
 /// The text of one generation, whoever chooses its tokens.
 #[derive(Debug)]
-pub(crate) struct Generation {
+pub(crate) struct GeneratedText {
     stop: StopStrings,
     text: DecodeStream,
     eos: Vec<u32>,
@@ -30,7 +36,7 @@ pub(crate) struct Generation {
     ended: Option<StopReason>,
 }
 
-impl Generation {
+impl GeneratedText {
     /// A text of at most `max_tokens` tokens that ends with any token of `eos`, or before any of the strings `stop`.
     ///
     /// # Errors
@@ -38,7 +44,7 @@ impl Generation {
     pub fn new(stop: Vec<String>, eos: Vec<u32>, max_tokens: usize) -> Result<Self> {
         let ended = (max_tokens == 0).then_some(StopReason::Length);
         let (stop, text) = (StopStrings::new(stop)?, DecodeStream::new(true));
-        Ok(Generation { stop, text, eos, left: max_tokens, limit: StopReason::Length, ended })
+        Ok(GeneratedText { stop, text, eos, left: max_tokens, limit: StopReason::Length, ended })
     }
 
     /// The same, where it is the context that holds no more tokens.
@@ -51,6 +57,11 @@ impl Generation {
     /// Why it ended, if it has.
     pub fn ended(&self) -> Option<StopReason> {
         self.ended
+    }
+
+    /// Ends it where it is; what was held back does not come.
+    pub fn cancel(&mut self) {
+        self.ended.get_or_insert(StopReason::Cancelled);
     }
 
     /// Tokens that may still come.
@@ -76,7 +87,7 @@ impl Generation {
         self.push(id, tokenizer)
     }
 
-    /// [`Generation::accept`] of a token that is part of the text whatever its number.
+    /// [`GeneratedText::accept`] of a token that is part of the text whatever its number.
     ///
     /// # Errors
     /// Those of [`DecodeStream::push`].
@@ -106,20 +117,20 @@ mod tests {
 
     #[test]
     fn a_text_ends_at_any_of_its_ends_and_at_its_length() {
-        let generation = |n| Generation::new(Vec::new(), vec![5, 7], n).unwrap();
+        let text_of = |n| GeneratedText::new(Vec::new(), vec![5, 7], n).unwrap();
         for eos in [5, 7] {
-            let mut text = generation(3);
+            let mut text = text_of(3);
             text.accept(1, None).unwrap();
             assert_eq!(text.ended(), None);
             text.accept(eos, None).unwrap();
             assert_eq!((text.ended(), text.left()), (Some(StopReason::Eos), 1));
         }
-        let mut text = generation(1);
+        let mut text = text_of(1);
         text.push(5, None).unwrap();
         assert_eq!(text.ended(), Some(StopReason::Length), "a token that is pushed is part of the text");
-        assert_eq!(generation(0).ended(), Some(StopReason::Length));
-        assert_eq!(generation(0).until_full().ended(), Some(StopReason::Context));
-        let mut text = generation(1).until_full();
+        assert_eq!(text_of(0).ended(), Some(StopReason::Length));
+        assert_eq!(text_of(0).until_full().ended(), Some(StopReason::Context));
+        let mut text = text_of(1).until_full();
         assert_eq!(text.ended(), None);
         text.accept(1, None).unwrap();
         assert_eq!(text.ended(), Some(StopReason::Context));
