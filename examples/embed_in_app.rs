@@ -19,7 +19,7 @@ struct App {
 /// A conversation on the screen: between answers there is a session, while one is written a generation that owns it.
 enum Conversation {
     Waiting(Session),
-    Answering(Generation),
+    Answering(Box<Generation>),
 }
 
 impl App {
@@ -44,7 +44,7 @@ impl Conversation {
         };
         session.push_question(question)?;
         Ok(match session.into_generation(short()) {
-            Ok(generation) => Conversation::Answering(generation),
+            Ok(generation) => Conversation::Answering(Box::new(generation)),
             Err(refused) => {
                 eprintln!("refused: {refused}");
                 Conversation::Waiting(refused.session)

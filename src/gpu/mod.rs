@@ -274,7 +274,10 @@ impl Backend for Gpu {
         self.device.check()?;
         let buffer = self.slot_buffer(program, slot, &(at..at.saturating_add(words.len())))?;
         let bytes = bytemuck::cast_slice(words);
-        self.device.caught("an input", || Ok(self.device.queue.write_buffer(buffer, 4 * at as u64, bytes)))
+        self.device.caught("an input", || {
+            self.device.queue.write_buffer(buffer, 4 * at as u64, bytes);
+            Ok(())
+        })
     }
 
     fn run(&mut self, program: ProgramId, step: &Step, nodes: Range<usize>) -> Result<()> {
