@@ -78,7 +78,7 @@ pub enum Error {
     },
     /// Tokens do not fit in the context of a session.
     #[error(
-        "{what} needs a context of {needed} tokens, {available} there are; shorten it, or open the engine with a larger context"
+        "{what} needs {needed} tokens, a context of {available} is available; shorten it, or open the engine with a larger context"
     )]
     ContextFull {
         /// What does not fit.

@@ -89,7 +89,7 @@ impl SavedIndex {
 
     #[track_caller]
     fn refuses_changed(&self, change: impl FnOnce(&mut Parts), texts: &[&str]) {
-        self.refuses(&self.changed(change), &[texts, &["--rebuild"]].concat());
+        self.refuses(&self.changed(change), &[texts, &["the option `rebuild`"]].concat());
     }
 }
 
@@ -123,8 +123,8 @@ fn files_of_another_kind_are_no_index() {
     rig.refuses(b"", &[]);
     rig.refuses(b"<html></html>", &["HTML"]);
     rig.refuses(&fs::read(model_dir("cnn").join("pytorch_model.bin")).expect("read"), &["not an index of pictures"]);
-    rig.refuses(&rig.changed(|p| p.version = None), &["not an index of pictures", "--rebuild"]);
-    rig.refuses(&rig.changed(|p| p.version = Some("2")), &["version", "\"2\"", "--rebuild"]);
+    rig.refuses(&rig.changed(|p| p.version = None), &["not an index of pictures", "the option `rebuild`"]);
+    rig.refuses(&rig.changed(|p| p.version = Some("2")), &["version", "\"2\"", "the option `rebuild`"]);
     fs::remove_file(rig.file()).expect("removed");
     fs::create_dir(rig.file()).expect("made");
     assert!(PictureIndex::open(rig.dir.path(), rig.model.clone()).is_err(), "a folder of that name");

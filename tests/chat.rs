@@ -42,7 +42,9 @@ fn a_full_context_is_told_and_the_chat_goes_on_after_reset() {
     let ran = piped(&["-c", "60"], lines);
     assert_eq!(ran.code, Some(2), "{}", ran.err);
     let errors: Vec<&str> = ran.err.lines().filter(|l| l.starts_with("error: ")).collect();
-    assert!(!errors.is_empty() && errors.iter().all(|e| e.contains("context") && e.contains("/reset")), "{errors:?}");
+    assert!(!errors.is_empty() && errors.iter().all(|e| e.contains("a context of 60 is available")), "{errors:?}");
+    let advice = ran.err.lines().filter(|l| l.starts_with("advice: ") && l.contains("/reset"));
+    assert_eq!(advice.count(), errors.len(), "{}", ran.err);
     assert_eq!(ran.out.lines().last(), one.out.lines().last());
 
     let ran = piped(&["-c", "20"], format!("Is {}?\n", "it ".repeat(40)));
@@ -74,7 +76,7 @@ fn a_question_that_is_refused_is_no_part_of_the_conversation() {
     // A question that leaves no room for an answer is refused as well: find the context in which it does.
     let tokens = read_tokens(&plain)[1];
     let ran = piped(&["-c", &tokens.to_string(), "-v"], "What is it?\nAnd now?\nAnd?\n");
-    assert!(ran.err.contains(&format!("0 of the {tokens}")), "{}", ran.err);
+    assert!(ran.err.contains(&format!("a context of {tokens} is available")), "{}", ran.err);
     assert_eq!(ran.err.lines().filter(|l| l.starts_with("error: ")).count(), 1, "{}", ran.err);
     assert_eq!(read_tokens(&ran).len(), 2, "{}", ran.err);
 }

@@ -96,7 +96,7 @@ fn an_activation_that_was_chosen_is_written_down() {
     let path = golden_root().join("gguf/tiny/bitnet_tq2_0_scale_tensors.gguf");
     let dir = TempDir::new().expect("a directory");
     let error = convert(&path, dir.path(), None, Precision::F16, Progress::ignore).unwrap_err().to_string();
-    assert!(error.contains("--hidden-act"), "{error}");
+    assert!(error.contains("the option `hidden_act`"), "{error}");
     let options = ConvertOptions { hidden_act: Some(HiddenAct::SiLu), ..Precision::F16.into() };
     convert(&path, dir.path(), None, options, Progress::ignore).expect("converts");
     let (_, model) = open(dir.path()).expect("it opens");

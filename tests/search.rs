@@ -289,7 +289,7 @@ fn another_models_index_is_refused_and_made_again() {
     add(&mut rig.new_index(), &rig.at("pictures"));
     let other = Arc::new(open("dino_tiny", DeviceChoice::Cpu, &write_tokenizer(rig.dir.path())));
     let error = PictureIndex::open(rig.at("index"), other.clone()).expect_err("another model").to_string();
-    assert!(error.contains("another model") && error.contains("--rebuild"), "{error}");
+    assert!(error.contains("another model") && error.contains("the option `rebuild`"), "{error}");
     assert_eq!(rig.index().len(), 3, "it is as it was");
     let mut index = PictureIndex::rebuilt(rig.at("index"), other.clone()).expect("an index");
     assert!(index.is_empty());
