@@ -18,7 +18,7 @@ struct App {
 
 /// A conversation on the screen: between answers there is a session, while one is written a generation that owns it.
 enum Conversation {
-    Waiting(Session),
+    Waiting(Box<Session>),
     Answering(Box<Generation>),
 }
 
@@ -39,7 +39,7 @@ impl Conversation {
     /// Begins an answer.
     fn ask(self, question: &str) -> Result<Self> {
         let mut session = match self {
-            Conversation::Waiting(session) => session,
+            Conversation::Waiting(session) => *session,
             Conversation::Answering(generation) => generation.finish(),
         };
         session.push_question(question)?;
@@ -47,7 +47,7 @@ impl Conversation {
             Ok(generation) => Conversation::Answering(Box::new(generation)),
             Err(refused) => {
                 eprintln!("refused: {refused}");
-                Conversation::Waiting(refused.session)
+                Conversation::Waiting(Box::new(refused.session))
             }
         })
     }
@@ -90,7 +90,7 @@ fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let cancel = Cancel::new();
     let mut session = app.engine.session()?;
     session.cancel_with(cancel.clone());
-    let mut conversation = Conversation::Waiting(session).ask("Describe the image.")?;
+    let mut conversation = Conversation::Waiting(Box::new(session)).ask("Describe the image.")?;
     let mut text = String::new();
     while let Some(piece) = conversation.next() {
         text += &piece?;

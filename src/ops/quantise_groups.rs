@@ -20,7 +20,7 @@ pub enum CodeScale {
     /// A row: BitNet's rule.
     Row,
     /// 32 columns of a row: for models that were trained with activations of floats. The largest magnitude becomes the largest
-    /// code, or one of the two below it, whichever gives the least squared error ([`MARGIN`]); what codes are multiplied by is
+    /// code, or one of the two below it, whichever gives the least squared error; what codes are multiplied by is
     /// then the factor of the least squared error, `1/k · Σ yk·code / Σ code²`. Together the error is 7 % smaller than with the
     /// largest code and `1/k` (of normal numbers, rms).
     Group,
