@@ -1,7 +1,7 @@
 //! Options that several commands share, and reading the prompt.
 
 use std::fs::File;
-use std::io::{Read, stdin};
+use std::io::{IsTerminal, Read, stdin};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -26,7 +26,7 @@ use crate::cli::output::Bar;
 pub struct ModelArgs {
     /// The model: a directory, a safetensors file or index, or a torch checkpoint, with config.json beside it; default:
     /// the demo model, which is built in and knows drawn scenes only.
-    #[arg(short, long, value_name = "PATH", allow_hyphen_values = true)]
+    #[arg(short, long, value_name = "PATH", allow_hyphen_values = true, env = "TERNION_MODEL")]
     pub model: Option<PathBuf>,
     #[command(flatten)]
     pub device: DeviceArgs,
@@ -67,7 +67,7 @@ impl ThreadArgs {
 pub struct DeviceArgs {
     /// auto (the best GPU, else the CPU), cpu, gpu (software adapters too), a number from `ternion devices`, or a part
     /// of an adapter's name.
-    #[arg(long, value_name = "DEVICE", allow_hyphen_values = true, default_value = "auto")]
+    #[arg(long, value_name = "DEVICE", allow_hyphen_values = true, default_value = "auto", env = "TERNION_DEVICE")]
     pub device: DeviceChoice,
     /// How full-precision weights are kept, and the KV cache unless --kv says otherwise.
     #[arg(long, default_value = "f16", value_parser = one_of::<Precision>())]
@@ -284,9 +284,30 @@ pub fn model_files(path: Option<&Path>) -> Result<ModelFiles> {
 /// Decodes pictures.
 ///
 /// # Errors
-/// As [`Image::open`].
+/// As [`Image::open`]; [`Error::Argument`] for an address, which names no file.
 pub fn open_images(files: &[PathBuf]) -> Result<Vec<Image>> {
+    let address =
+        |file: &&PathBuf| ["http://", "https://"].iter().any(|scheme| file.to_string_lossy().starts_with(scheme));
+    if let Some(file) = files.iter().find(address) {
+        let problem = format!("{} is an address; pictures are read from files: fetch it first", file.display());
+        return Err(Error::argument("image", problem));
+    }
     files.iter().map(Image::open).collect()
+}
+
+/// The question that was given, or where none was and stdin is no terminal, what it holds.
+///
+/// # Errors
+/// Those of [`read_prompt`]; [`Error::Argument`] where there is none.
+pub fn question(given: Option<String>) -> Result<String> {
+    match given {
+        Some(prompt) => Ok(prompt),
+        None if !stdin().is_terminal() => read_prompt("-").map_err(|error| match error {
+            Error::Argument { .. } => Error::argument("prompt", "is missing; ask with -p, or on stdin"),
+            other => other,
+        }),
+        None => Err(Error::argument("prompt", "is missing; ask with -p, or on stdin")),
+    }
 }
 
 /// The text that `-p` stands for: itself, `-` for stdin, `@FILE` for a file. One line break at the end is dropped.

@@ -14,7 +14,11 @@ use crate::cli::terminal_text::message;
 /// WGPU_BACKEND (vulkan, metal, dx12, gl) and WGPU_ADAPTER_NAME narrow the list.
 #[derive(Debug, Args)]
 #[command(after_help = "Example: ternion devices")]
-pub struct Devices {}
+pub struct Devices {
+    /// Print a JSON array of the adapters, without the choice of `auto`.
+    #[arg(long)]
+    json: bool,
+}
 
 impl Devices {
     /// Runs the command.
@@ -22,7 +26,12 @@ impl Devices {
     /// # Errors
     /// Those of writing to stdout.
     pub fn main(&self) -> Outcome {
-        Ok(list(&mut io::stdout().lock())?)
+        let mut out = io::stdout().lock();
+        if self.json {
+            let text = serde_json::to_string_pretty(&Adapters::find().summaries()).map_err(io::Error::from)?;
+            return Ok(writeln!(out, "{text}")?);
+        }
+        Ok(list(&mut out)?)
     }
 }
 

@@ -3,7 +3,7 @@
 //! A file uses only files named before it (`tests/floors.rs` checks it).
 //! Order: `messages`, `terminal_text`, `text_warnings`, `line_editor`, `output`, `args`, `generate`, `conversation`,
 //! `setup_labels`, `plot`, `devices`, `run`, `chat`, `robots`, `similarity`, `search`, `eval`, `perplexity`, `check`, `bench`,
-//! `compare`, `inspect`, `convert`.
+//! `compare`, `inspect`, `convert`, `completions`.
 //!
 //! Text that a model writes and tables go to stdout, everything else to stderr. Exit codes: 0, 1 where a check found a
 //! divergence, 2 for an error; 130 where Ctrl-C ends a chat or a benchmark, as shells report it.
@@ -13,6 +13,7 @@ mod bench;
 mod chat;
 mod check;
 mod compare;
+mod completions;
 mod conversation;
 mod convert;
 mod devices;
@@ -38,8 +39,8 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{ArgAction, Parser, Subcommand};
-use messages::say;
+use clap::{ArgAction, CommandFactory, Parser, Subcommand};
+use messages::complain;
 use terminal_text::{advice, message, on_command_line};
 
 /// Runs ternary (BitNet b1.58) language and vision-language models on any GPU, or on the CPU.
@@ -58,6 +59,9 @@ struct Cli {
     /// Print statistics and progress to stderr.
     #[arg(short, long, global = true, action = ArgAction::SetTrue)]
     verbose: bool,
+    /// Write nothing but errors to stderr.
+    #[arg(short, long, global = true, action = ArgAction::SetTrue, conflicts_with = "verbose")]
+    quiet: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -75,6 +79,8 @@ enum Command {
     Compare(compare::Compare),
     Similarity(similarity::Similarity),
     Search(search::Search),
+    Completions(completions::Completions),
+    Man(completions::Man),
 }
 
 /// Why a command ends early.
@@ -114,7 +120,7 @@ impl From<io::Error> for Failure {
 pub fn main() -> ExitCode {
     set_runtime_dir();
     let cli = Cli::parse_from(similarity::separate_values(env::args_os()));
-    start_log(cli.verbose);
+    start_log(cli.verbose, cli.quiet);
     let outcome = match cli.command {
         Command::Run(run) => run.main(cli.verbose),
         Command::Chat(chat) => chat.main(cli.verbose),
@@ -129,13 +135,15 @@ pub fn main() -> ExitCode {
         Command::Compare(compare) => compare.main(),
         Command::Similarity(similarity) => similarity.main(),
         Command::Search(search) => search.main(),
+        Command::Completions(completions) => completions.main(Cli::command()),
+        Command::Man(man) => man.main(Cli::command()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever closed the pipe has read enough.
         Err(Failure::Output(e)) if e.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(Failure::Output(e)) => {
-            say!("error: stdout: {e}");
+            complain!("error: stdout: {e}");
             ExitCode::from(2)
         }
         Err(Failure::Error(error)) => {
@@ -168,20 +176,29 @@ fn report(error: &ternion::Error) {
 
 /// [`report`] with other advice.
 fn report_with(error: &ternion::Error, advice: Option<&str>) {
-    say!("error: {}", message(&on_command_line(&error.to_string())));
+    complain!("error: {}", message(&on_command_line(&error.to_string())));
     let mut cause = error.source();
     while let Some(error) = cause {
-        say!("caused by: {}", message(&error.to_string()));
+        complain!("caused by: {}", message(&error.to_string()));
         cause = error.source();
     }
     if let Some(advice) = advice {
-        say!("advice: {advice}");
+        complain!("advice: {advice}");
     }
 }
 
 /// Logs to stderr; graphics libraries stay silent unless `RUST_LOG` asks for them, since their errors are returned.
-fn start_log(verbose: bool) {
-    let level = if verbose { "info" } else { "warn" };
+fn start_log(verbose: bool, quiet: bool) {
+    if quiet {
+        messages::be_quiet();
+    }
+    let level = if verbose {
+        "info"
+    } else if quiet {
+        "error"
+    } else {
+        "warn"
+    };
     let default = format!("{level},wgpu_hal=off,wgpu_core=error,naga=error");
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default)).format_target(false).init();
 }

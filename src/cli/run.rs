@@ -1,16 +1,19 @@
 //! `ternion run`: one question, one answer; with a BitGen, a picture's caption.
 
+use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::Args;
+use serde::Serialize;
 use ternion::Error;
 use ternion::apps::bitgen::{BitGen, Caption};
-use ternion::engine::GenerateOptions;
+use ternion::engine::{Engine, GenerateOptions, Session, Stats, StopReason};
+use ternion::files::chat_template::thoughts::{Part, ThoughtSplitter};
 use ternion::files::{Image, ModelFiles, SamplingDefaults};
 use ternion::models::BITGEN;
 
 use crate::cli::Outcome;
-use crate::cli::args::{MemoryArgs, ModelArgs, family, model_files, open_images, read_prompt};
+use crate::cli::args::{MemoryArgs, ModelArgs, family, model_files, open_images, question, read_prompt};
 use crate::cli::conversation::ConversationArgs;
 use crate::cli::generate::GenerateArgs;
 use crate::cli::messages::say;
@@ -33,10 +36,10 @@ use crate::cli::text_warnings::warn_of_words;
 pub struct Run {
     #[command(flatten)]
     model: ModelArgs,
-    /// A picture to ask about (PNG, JPEG, WebP, BMP, GIF); can be given several times.
+    /// Pictures to ask about (PNG, JPEG, WebP, BMP, GIF); can be given several times.
     #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     image: Vec<PathBuf>,
-    /// The question; `-` reads it from stdin, `@FILE` from a file. Optional for a BitGen.
+    /// The question; `-` reads it from stdin, `@FILE` from a file; default: stdin, unless it is a terminal. Optional for a BitGen.
     #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: Option<String>,
     #[command(flatten)]
@@ -48,6 +51,9 @@ pub struct Run {
     /// With a BitGen: write the prompt beside the picture into its memory, which the file of --memory keeps.
     #[arg(long, requires = "memory")]
     remember: bool,
+    /// Print a JSON object when the answer has ended: text, thoughts, tokens, why it ended, counts, times, device and version.
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     plot: PlotArgs,
 }
@@ -67,24 +73,26 @@ impl Run {
         if family(&files)? == &BITGEN {
             self.describe(files, prompt.as_deref(), &images, &options, verbose)
         } else {
-            self.answer(files, prompt.as_deref(), &images, options, verbose)
+            self.answer(files, &question(prompt)?, &images, options, verbose)
         }
     }
 
     fn answer(
         &self,
         files: ModelFiles,
-        prompt: Option<&str>,
+        prompt: &str,
         images: &[Image],
         options: GenerateOptions,
         verbose: bool,
     ) -> Outcome {
-        let prompt = prompt.ok_or_else(|| Error::argument("prompt", "is missing; ask with -p"))?;
         self.memory.reject()?;
         if self.remember {
             return Err(Error::argument("remember", "is for a BitGen; this model has no episodic memory").into());
         }
         let plots = self.plot.plots(&self.image)?;
+        if plots.any() && self.json {
+            return Err(Error::argument("json", "cannot go with plots").into());
+        }
         if plots.any() && self.conversation.context_shift {
             return Err(Error::argument("context-shift", "cannot go with plots, which show whole answers").into());
         }
@@ -97,6 +105,9 @@ impl Run {
         }
         self.conversation.begin(&mut session)?;
         self.conversation.ask(&mut session, prompt)?;
+        if self.json {
+            return json_answer(&engine, &mut session, options);
+        }
         let first = session.tokens().len();
         let answer = stream(&mut session, options, plots.any(), self.conversation.hide_thoughts, || false)?;
         if verbose {
@@ -115,6 +126,9 @@ impl Run {
         verbose: bool,
     ) -> Outcome {
         self.plot.reject("a BitGen")?;
+        if self.json {
+            return Err(Error::argument("json", "is for a model that chats").into());
+        }
         self.conversation.reject()?;
         if images.len() > 1 {
             let problem = format!("{} pictures are given; a BitGen describes one", images.len());
@@ -146,6 +160,47 @@ impl Run {
         }
         Ok(written?)
     }
+}
+
+/// An answer and what there is to know of it.
+#[derive(Debug, Serialize)]
+struct JsonAnswer<'a> {
+    version: &'static str,
+    model: &'a str,
+    device: &'a str,
+    text: String,
+    /// What the model thought before it answered.
+    thoughts: String,
+    tokens: Vec<u32>,
+    stop: Option<StopReason>,
+    stats: Stats,
+}
+
+/// Generates an answer and prints it as JSON.
+fn json_answer(engine: &Engine, session: &mut Session, options: GenerateOptions) -> Outcome {
+    let mut splitter = session.thought_splitter();
+    let (mut text, mut thoughts, mut tokens) = (String::new(), String::new(), Vec::new());
+    let mut add = |parts: Vec<(Part, String)>| {
+        for (part, piece) in parts {
+            if part == Part::Thought { thoughts += &piece } else { text += &piece }
+        }
+    };
+    let mut stream = session.generate(options)?;
+    for token in stream.by_ref() {
+        let token = token?;
+        tokens.push(token.id);
+        add(match &mut splitter {
+            Some(splitter) => splitter.push(&token.text),
+            None => vec![(Part::Answer, token.text)],
+        });
+    }
+    add(splitter.as_mut().map_or_else(Vec::new, ThoughtSplitter::finish));
+    let (stop, stats) = (stream.stop_reason(), stream.stats());
+    let (version, model, device) = (env!("CARGO_PKG_VERSION"), engine.info().family, &engine.report().device);
+    let text = text.trim_start().to_owned();
+    let answer = JsonAnswer { version, model, device, text, thoughts, tokens, stop, stats };
+    let json = serde_json::to_string_pretty(&answer).map_err(io::Error::from)?;
+    Ok(writeln!(io::stdout().lock(), "{json}")?)
 }
 
 /// Prints counts and times of a caption to stderr.

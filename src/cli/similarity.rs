@@ -62,19 +62,19 @@ pub struct Similarity {
 ///
 /// Clap has lists whose values may begin with a dash, but they take all that follows, other options too.
 pub fn separate_values(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
-    const LISTS: [&str; 4] = ["-i", "--image", "-t", "--text"];
     let mut args = args.into_iter().peekable();
     let mut separate: Vec<OsString> = args.next().into_iter().collect();
     // Options of the program itself stand before the command and have no values.
     while let Some(option) = args.next_if(begins_with_dash) {
         separate.push(option);
     }
-    if args.peek().is_none_or(|command| command != "similarity") {
-        separate.extend(args);
-        return separate;
-    }
+    let lists: &[&str] = match args.peek().and_then(|command| command.to_str()) {
+        Some("similarity") => &["-i", "--image", "-t", "--text"],
+        Some("run" | "chat") => &["--image"],
+        _ => &[],
+    };
     while let Some(option) = args.next() {
-        let is_list = LISTS.iter().any(|list| option == *list);
+        let is_list = lists.iter().any(|list| option == *list);
         separate.push(option.clone());
         if is_list {
             separate.extend(args.next());
@@ -247,7 +247,8 @@ mod tests {
         );
         assert_eq!(separated("ternion similarity -i --text"), "ternion similarity -i --text");
         assert_eq!(separated("ternion similarity --text=-5 -i"), "ternion similarity --text=-5 -i");
-        for other in ["ternion run --image a b", "ternion search similarity --image a b", "ternion"] {
+        assert_eq!(separated("ternion run --image a b -p - -t c d"), "ternion run --image a --image b -p - -t c d");
+        for other in ["ternion search similarity --image a b", "ternion"] {
             assert_eq!(separated(other), other);
         }
     }

@@ -3,11 +3,14 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use serde::Serialize;
+
 use crate::error::{Error, Result};
 use crate::plan::{Caps, DeviceParts};
 
 /// An adapter as wgpu reports it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct AdapterSummary {
     /// Number in the list, for `--device N`.
     pub index: usize,
@@ -26,7 +29,8 @@ pub struct AdapterSummary {
 }
 
 /// What kind of device an adapter is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum AdapterKind {
     /// A graphics card.
     Discrete,

@@ -18,7 +18,10 @@ pub fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ternion"));
     command.env("TERNION_CACHE", "");
     // Without it, a graphics driver's library prints an `error:` line of its own.
-    command.args(args).env_remove("RUST_LOG").env("XDG_RUNTIME_DIR", std::env::temp_dir());
+    for variable in ["RUST_LOG", "TERNION_MODEL", "TERNION_DEVICE"] {
+        command.env_remove(variable);
+    }
+    command.args(args).env("XDG_RUNTIME_DIR", std::env::temp_dir());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
