@@ -105,7 +105,8 @@ fn codes_of_held(k: f32) -> Codes {
 #ifdef WHOLE_ROW
     let scale = 1.0 / k;
 #else
-    let scale = select(1.0, by_value / max(squares, 1.0), squares > 0.0) / k;
+    let some = squares > 0.0;
+    let scale = select(1.0, by_value / select(1.0, squares, some), some) / k;
 #endif
     let first = vec4<u32>(words[0], words[1], words[2], words[3]);
     let second = vec4<u32>(words[4], words[5], words[6], words[7]);
