@@ -21,7 +21,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     if row >= counted(params.counted_by, params.rows) * params.per_row { return; }
     let at = row * 2u * params.width + id.x % params.width;
     let g = bounded(x[at], params.gate_bound);
-    var v = g / (1.0 + exp(-g));
+    var v = silu(vec4<f32>(g)).x;
     if params.relu2 != 0u { v = relu_squared(vec4<f32>(g)).x; }
     y[id.x] = bounded(v * x[at + params.width], params.out_bound);
 }

@@ -55,7 +55,7 @@ fn scales_from(block: u32, r: u32) -> u32 {
 fn element(x0: u32, i: u32) -> vec4<f32> {
 #ifdef GATED
     let g = bounded4(x[x0 + i], params.gate_bound);
-    var v = g / (1.0 + exp(-g));
+    var v = silu(g);
     if params.relu2 != 0u { v = relu_squared(g); }
     return bounded4(v * x[x0 + params.width / 4u + i], params.product_bound);
 #else

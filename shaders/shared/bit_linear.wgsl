@@ -97,7 +97,7 @@ fn accumulate(before: vec4<f32>, v: vec4<f32>, row: u32, t: u32) -> vec4<f32> {
 #ifdef RELU2
     return relu_squared(g);
 #else
-    return g / (1.0 + exp(-g));
+    return silu(g);
 #endif
 #else
 #ifdef COMBINE

@@ -78,6 +78,11 @@ fn word_of(code: vec4<f32>) -> u32 {
     return byte.x | byte.y | byte.z | byte.w;
 }
 
+// v · σ(v).
+fn silu(v: vec4<f32>) -> vec4<f32> {
+    return v / (1.0 + exp(-v));
+}
+
 // max(v, 0)². Bits below those of −infinity are of negative numbers, those behind are NaN's.
 fn relu_squared(v: vec4<f32>) -> vec4<f32> {
     let is_negative = bitcast<vec4<u32>>(v) - vec4<u32>(0x80000000u) <= vec4<u32>(0x7f800000u);

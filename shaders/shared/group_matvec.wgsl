@@ -4,16 +4,8 @@
 // says whether its entries are of 32 columns, `codes_from` and `scales_from` where the codes and entries of row r of a block begin.
 #import group_stack
 #import column_blocks
+#import vec4s_per_thread
 
-#ifdef VEC4S4
-const VEC4S: u32 = 4u;
-#else
-#ifdef VEC4S2
-const VEC4S: u32 = 2u;
-#else
-const VEC4S: u32 = 1u;
-#endif
-#endif
 const LANES: u32 = TILE_LANES / VEC4S;
 const UNIT: u32 = 128u; // columns that have one scale of weights and are added together, at most
 const BLOCKS: u32 = UNIT / 32u;

@@ -28,15 +28,7 @@ fn tile_sums(part: Part, tile: u32, lane: u32, share: u32, act: u32) -> array<ve
         bitcast<vec4<i32>>(found[2]), bitcast<vec4<i32>>(found[3]));
 }
 #else
-#ifdef VEC4S4
-const VEC4S: u32 = 4u;
-#else
-#ifdef VEC4S2
-const VEC4S: u32 = 2u;
-#else
-const VEC4S: u32 = 1u;
-#endif
-#endif
+#import vec4s_per_thread
 
 #ifdef VEC4S4
 const AHEAD: u32 = 1u;

@@ -1,7 +1,7 @@
 //! The command line: one file per command, and what they share.
 //!
 //! A file uses only files named before it (`tests/floors.rs` checks it).
-//! Order: `messages`, `terminal_text`, `text_warnings`, `line_editor`, `output`, `args`, `generate`, `conversation`,
+//! Order: `messages`, `terminal_text`, `text_warnings`, `list_options`, `line_editor`, `output`, `args`, `generate`, `conversation`,
 //! `setup_labels`, `plot`, `devices`, `run`, `chat`, `robots`, `similarity`, `search`, `eval`, `perplexity`, `check`, `bench`,
 //! `compare`, `inspect`, `convert`, `completions`.
 //!
@@ -21,6 +21,7 @@ mod eval;
 mod generate;
 mod inspect;
 mod line_editor;
+mod list_options;
 mod messages;
 mod output;
 mod perplexity;
@@ -119,7 +120,7 @@ impl From<io::Error> for Failure {
 /// Runs the command that the arguments ask for.
 pub fn main() -> ExitCode {
     set_runtime_dir();
-    let cli = Cli::parse_from(similarity::separate_values(env::args_os()));
+    let cli = Cli::parse_from(list_options::separate_values(env::args_os()));
     start_log(cli.verbose, cli.quiet);
     let outcome = match cli.command {
         Command::Run(run) => run.main(cli.verbose),

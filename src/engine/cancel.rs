@@ -32,6 +32,11 @@ impl Cancel {
         self.0.load(Ordering::SeqCst)
     }
 
+    /// Whether there is a handle that has ended something.
+    pub(crate) fn has_ended(cancel: &Option<Cancel>) -> bool {
+        cancel.as_ref().is_some_and(Cancel::is_cancelled)
+    }
+
     /// [`Error::Cancelled`] for `what` once it is.
     pub(crate) fn check(&self, what: &str) -> Result<()> {
         if self.is_cancelled() { Err(Error::Cancelled(what.to_owned())) } else { Ok(()) }

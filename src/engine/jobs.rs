@@ -45,11 +45,6 @@ pub struct ImageJob {
     pub cancel: Option<Cancel>,
 }
 
-/// Whether what may end a job has done so.
-pub(super) fn is_cancelled(cancel: &Option<Cancel>) -> bool {
-    cancel.as_ref().is_some_and(Cancel::is_cancelled)
-}
-
 /// What a caller adds to the queue.
 #[derive(Debug)]
 pub enum Work {

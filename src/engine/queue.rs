@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::engine::jobs::{ImageJob, Job, JobOutput, Turn, Work, is_cancelled};
+use crate::engine::cancel::Cancel;
+use crate::engine::jobs::{ImageJob, Job, JobOutput, Turn, Work};
 use crate::error::{Error, Result};
 
 /// How long a batch waits for the next of the sessions of the batch before: their threads are just waking up.
@@ -224,8 +225,9 @@ impl State {
 
     /// Ends the work whose callers have cancelled it, but for what is running.
     fn end_cancelled(&mut self) {
-        let jobs = self.jobs.iter().filter(|(_, job)| is_cancelled(&job.cancel)).map(|(&id, _)| id);
-        let images = self.images.iter().filter(|(_, image)| image.as_ref().is_some_and(|i| is_cancelled(&i.cancel)));
+        let jobs = self.jobs.iter().filter(|(_, job)| Cancel::has_ended(&job.cancel)).map(|(&id, _)| id);
+        let images =
+            self.images.iter().filter(|(_, image)| image.as_ref().is_some_and(|i| Cancel::has_ended(&i.cancel)));
         let ended: Vec<u64> = jobs.chain(images.map(|(&id, _)| id)).collect();
         for id in ended {
             self.jobs.remove(&id);

@@ -117,10 +117,7 @@ impl Resident {
         mut progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Self> {
         check_options(options)?;
-        let progress = |at| match &options.cancel {
-            Some(cancel) if cancel.is_cancelled() => ControlFlow::Break(()),
-            _ => progress(at),
-        };
+        let progress = |at| if Cancel::has_ended(&options.cancel) { ControlFlow::Break(()) } else { progress(at) };
         let opening = Opening::new(files, &options.device_options(), options.model_options())?;
         let model = models::open_chat(&opening.files, &opening.weights, opening.load)?;
         let tokenizer = opening.tokenizer(options.tokenizer.as_deref(), model.vocab(), model.family())?;

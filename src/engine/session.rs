@@ -241,7 +241,7 @@ impl Session {
 
     /// Whether the session's handle has ended what it does.
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.cancel.as_ref().is_some_and(Cancel::is_cancelled)
+        Cancel::has_ended(&self.cancel)
     }
 
     /// [`Error::Cancelled`] for `what` if so.

@@ -104,7 +104,10 @@ impl ModelFiles {
             ModelFiles::Disk(_) => read_at_most(&self.path(name), max).map(Cow::Owned),
             ModelFiles::Memory { .. } | ModelFiles::Owned { .. } => Ok(match self.in_memory(name)? {
                 Bytes::Static(bytes) => Cow::Borrowed(bytes),
-                other => Cow::Owned(other.bytes().iter().take((max as usize).saturating_add(1)).copied().collect()),
+                other => {
+                    let bytes = other.bytes();
+                    Cow::Owned(bytes[..bytes.len().min((max as usize).saturating_add(1))].to_vec())
+                }
             }),
             ModelFiles::Source(source) => {
                 source.file(name).map(|bytes| Cow::Owned(bytes.into_owned())).ok_or_else(|| self.missing(name))

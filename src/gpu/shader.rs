@@ -40,6 +40,7 @@ const SHARED: &[(&str, &str)] = &[
     ("ternary_matvec", include_str!("../../shaders/shared/ternary_matvec.wgsl")),
     ("values", include_str!("../../shaders/shared/values.wgsl")),
     ("vectors", include_str!("../../shaders/shared/vectors.wgsl")),
+    ("vec4s_per_thread", include_str!("../../shaders/shared/vec4s_per_thread.wgsl")),
     ("workgroup_totals", include_str!("../../shaders/shared/workgroup_totals.wgsl")),
 ];
 

@@ -102,8 +102,9 @@ const FACTORS: [Option<CodeScale>; 3] = [Some(CodeScale::Group), Some(CodeScale:
 /// Bits of a stack's matrices, by turns.
 const BITS: [&[Bits]; 4] = [&[Bits::One], &[Bits::Two], &[Bits::Eight], &[Bits::Two, Bits::Eight, Bits::One]];
 
-fn shapes(cases: &mut Cases) {
-    let shapes: [(&[usize], usize, usize); 7] = [
+/// Stacks: rows of their matrices, columns, and columns of a group.
+fn stacks() -> [(&'static [usize], usize, usize); 7] {
+    [
         (&[1], 4, 32),
         (&[128], 32, 32),
         (&[130, 2], 100, 64),
@@ -111,8 +112,11 @@ fn shapes(cases: &mut Cases) {
         (&[64, 5], 512, 256),
         (&[33], 1028, 128),
         (&[131], 1000, whole_row(1000)),
-    ];
-    for (outs, d, group) in shapes {
+    ]
+}
+
+fn shapes(cases: &mut Cases) {
+    for (outs, d, group) in stacks() {
         for bits in BITS {
             for (rows, scale) in [1, 11].into_iter().flat_map(|rows| FACTORS.map(|scale| (rows, scale))) {
                 let name = format!("{rows} rows, {d} by {group} to {outs:?}, {bits:?}, {scale:?}");
@@ -175,18 +179,9 @@ const FLIP: f32 = 2e-2;
 /// Activation, norm, codes and product in one launch, against their composition: every activation, norms with bounds and without,
 /// codes by both rules, of 8 bits and of 4, all bits of weights and groups of them, with and without a residual.
 fn linear(cases: &mut Cases) {
-    let shapes: [(&[usize], usize, usize); 8] = [
-        (&[1], 4, 32),
-        (&[128], 32, 32),
-        (&[130, 2], 100, 64),
-        (&[4, 127, 257], 260, 128),
-        (&[64, 5], 512, 256),
-        (&[33], 1028, 128),
-        (&[131], 1000, whole_row(1000)),
-        (&[3], 12288, 128),
-    ];
+    let widest: (&[usize], usize, usize) = (&[3], 12288, 128);
     let norms = [None, Some(RmsNorm::new(1e-5)), Some(RmsNorm { eps: 1e-5, clamp: Some(TIGHT_CLAMP) })];
-    for (i, (outs, d, group)) in shapes.into_iter().enumerate() {
+    for (i, (outs, d, group)) in stacks().into_iter().chain([widest]).enumerate() {
         for turn in 0..2 {
             let at = 2 * i + turn;
             let (bits, scale) = (BITS[at % 4], [CodeScale::Group, CodeScale::Row][at / 4 % 2]);
