@@ -10,7 +10,7 @@ use crate::files::weights::PackedInfo;
 use crate::files::{Blocks, StorageDType, Weights};
 use crate::quant::formats::{Content, IntegerFormat, magnitude};
 use crate::quant::groups::{self, GroupPacked, GroupRows, GroupShape, integers, is_infinite, whole_row};
-use crate::quant::{Bits, WeightQuant, row_words};
+use crate::quant::{Bits, WeightQuant, reorder};
 use crate::tensor::{GroupCodes, Pack, WeightPart};
 use crate::threads;
 
@@ -258,13 +258,11 @@ impl Weights {
             let bytes = self.row_of(&blocks, &part, row)?;
             match blocks.format.content() {
                 Content::Codes(codes) => {
-                    let mut fields = vec![0u8; part.cols * bits.count() / 8];
-                    let mut all = vec![f16::ONE; part.cols / blocks.format.elements()];
-                    codes.unpack(bytes, &mut fields, &mut all);
-                    row_words(bits, &fields, words);
-                    match factor {
-                        Some(_) => scales.fill(f16::ONE),
-                        None => scales.iter_mut().zip(&all).for_each(|(to, from)| *to = *from),
+                    let fields = &mut bytemuck::cast_slice_mut(words)[..part.cols * bits.count() / 8];
+                    codes.unpack(bytes, fields, scales);
+                    reorder(bits, words);
+                    if factor.is_some() {
+                        scales.fill(f16::ONE);
                     }
                 }
                 Content::Integers(format) => {
@@ -384,7 +382,8 @@ impl Weights {
         let fill = move |row: usize, to: &mut [u32], to_scales: &mut [f16]| {
             let row = part.rows.start + row;
             let from = words.get(row * per_row..(row + 1) * per_row).ok_or_else(|| self.short(&part, row))?;
-            row_words(bits, bytemuck::cast_slice(from), to);
+            to[..per_row].iter_mut().zip(from).for_each(|(to, from)| *to = from.to_le());
+            reorder(bits, to);
             let of_one = if bits == Bits::One { 0.5 } else { 1.0 };
             for ((to, scale), bias) in to_scales.iter_mut().zip(row_of(&scales, row)?).zip(row_of(&biases, row)?) {
                 if bias != -scale * of_one {

@@ -5,7 +5,7 @@
 //! * [`Packed`] holds one ternary matrix: 2 bits per code, or 1 bit where no code is 0 ([`Bits`]); lossless.
 //! * [`groups`]: matrices of codes with scales by row and group of columns.
 //! * [`int8`]: matrices of 8-bit integers with a scale per row, which are multiplied as floats.
-//! * [`formats`]: block formats of files; [`row_words`] makes words of their codes.
+//! * [`formats`]: block formats of files; [`reorder`] makes words of their codes.
 //! * [`stack`] lays several matrices out as one buffer that a kernel can index by matrix ([`Stack`] reads it).
 //!
 //! ## Words
@@ -29,7 +29,7 @@ mod reorder;
 mod stack;
 
 pub use quantise::{WeightQuant, quantise};
-pub use reorder::row_words;
+pub use reorder::reorder;
 pub(crate) use stack::fill_stack;
 pub use stack::{PART_WORDS, Stack, StackPart, stack, stack_words};
 

@@ -3,24 +3,22 @@
 use crate::cpu_level::for_each_level;
 use crate::quant::Bits;
 
-/// The words of a row from its packed codes: in `fields`, columns follow one another from the lowest bits of the first
-/// byte, as [`crate::quant::formats::CodeFormat::unpack`] writes them. The row has a whole number of words.
-pub fn row_words(bits: Bits, fields: &[u8], words: &mut [u32]) {
+/// Moves a row's codes to their places. Before, columns follow one another from the lowest bits of the first byte of `words`, as
+/// [`crate::quant::formats::CodeFormat::unpack`] writes them.
+pub fn reorder(bits: Bits, words: &mut [u32]) {
     match bits {
-        Bits::One => reorder_1(fields, words),
-        Bits::Two => reorder_2(fields, words),
-        Bits::Eight => {
-            words.iter_mut().zip(fields.as_chunks().0).for_each(|(word, &four)| *word = u32::from_le_bytes(four));
-        }
+        Bits::One => reorder_1(words),
+        Bits::Two => reorder_2(words),
+        Bits::Eight => words.iter_mut().for_each(|word| *word = u32::from_le(*word)),
     }
 }
 
 for_each_level! {
     /// Column `4k + b` moves from bit `8k + 2b` to bit `8b + 2k`: the transpose of 4 x 4 fields, by pairs and then by pairs of
     /// pairs.
-    fn reorder_2(fields: &[u8], words: &mut [u32]) {
-        for (word, &four) in words.iter_mut().zip(fields.as_chunks::<4>().0) {
-            let w = exchanged(u32::from_le_bytes(four), 6, 0x00CC_00CC);
+    fn reorder_2(words: &mut [u32]) {
+        for word in words {
+            let w = exchanged(u32::from_le(*word), 6, 0x00CC_00CC);
             *word = exchanged(w, 12, 0x0000_F0F0);
         }
     }
@@ -29,10 +27,10 @@ for_each_level! {
 for_each_level! {
     /// Column `4k + b` moves from bit `4k + b` to bit `8b + k`. The number of a bit has five digits, `kkkbb` before and `bbkkk`
     /// after; an exchange of bits exchanges two digits.
-    fn reorder_1(fields: &[u8], words: &mut [u32]) {
-        for (word, &four) in words.iter_mut().zip(fields.as_chunks::<4>().0) {
+    fn reorder_1(words: &mut [u32]) {
+        for word in words {
             // Digits 1 and 0, 2 and 0, 3 and 1, 4 and 2, counted from the lowest.
-            let w = exchanged(u32::from_le_bytes(four), 1, 0x2222_2222);
+            let w = exchanged(u32::from_le(*word), 1, 0x2222_2222);
             let w = exchanged(w, 3, 0x0A0A_0A0A);
             let w = exchanged(w, 6, 0x00CC_00CC);
             *word = exchanged(w, 12, 0x0000_F0F0);
@@ -59,9 +57,8 @@ mod tests {
             let n = bits.count();
             for column in 0..bits.cols_per_word() {
                 for code in 1..1u32 << n {
-                    let fields = (code << (n * column)).to_le_bytes();
-                    let mut words = [7];
-                    row_words(bits, &fields, &mut words);
+                    let mut words = [(code << (n * column)).to_le()];
+                    reorder(bits, &mut words);
                     assert_eq!(words[0], code << at(column), "{bits:?}, column {column}");
                 }
             }

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use half::f16;
 
-use crate::alloc::zeros;
+use crate::alloc::{CACHE_LINE, zeros};
 use crate::error::{Error, Result};
 use crate::quant::{Bits, TILE_ROWS, pack_word};
 use crate::threads;
@@ -115,7 +115,7 @@ pub struct GroupPacked<'a> {
 }
 
 impl GroupPacked<'static> {
-    /// From the words of each row's codes ([`crate::quant::row_words`]), in the order of columns, and the scales of its groups: `fill(row, words, scales)`
+    /// From the words of each row's codes ([`crate::quant::reorder`]), in the order of columns, and the scales of its groups: `fill(row, words, scales)`
     /// writes them into zeros, on any thread and in any order of rows. What it writes for columns that are not there, and
     /// for groups without a scale, has no effect.
     ///
@@ -225,6 +225,19 @@ pub fn integers(row: usize, values: &[f32], group: usize, words: &mut [u32], sca
     Ok(())
 }
 
+/// Rows of a tile whose words of one number fill a cache line: as many are made before they are written, whole lines at a time.
+const LINE_ROWS: usize = CACHE_LINE / size_of::<u32>();
+
+/// Writes the first `rows` of [`LINE_ROWS`] rows, which lie one behind the other, to the rows of a tile from `first` on.
+fn transpose_into<T: Copy>(tile: &mut [T], first: usize, rows_of: &[T], rows: usize) {
+    let n = rows_of.len() / LINE_ROWS;
+    for (i, to) in tile.chunks_exact_mut(TILE_ROWS).take(n).enumerate() {
+        for (r, to) in to[first..][..rows].iter_mut().enumerate() {
+            *to = rows_of[r * n + i];
+        }
+    }
+}
+
 /// Writes rows, as [`GroupPacked::from_words`] takes them, into the codes and scales of a matrix, which are zeros.
 fn fill_rows(
     shape: GroupShape,
@@ -235,19 +248,22 @@ fn fill_rows(
     let tiles = words.chunks_mut(n_words * TILE_ROWS).zip(scales.chunks_mut(n_groups * SCALE_WORDS)).enumerate();
     let filled = threads::shared().map(tiles, |(tile, (words, scales))| -> Result<()> {
         let scales: &mut [f16] = bytemuck::cast_slice_mut(scales);
-        let (mut row_words, mut row_scales) = (vec![0; n_words], vec![f16::ZERO; n_groups]);
-        for in_tile in 0..TILE_ROWS.min(shape.rows - tile * TILE_ROWS) {
-            row_words.fill(0);
-            row_scales.fill(f16::ZERO);
-            let row = tile * TILE_ROWS + in_tile;
-            fill(row, &mut row_words, &mut row_scales)?;
-            if let Some(g) = row_scales.iter().position(|scale| !scale.is_finite()) {
-                let problem = format!("scale {g} of row {row} is {}, expected a finite number", row_scales[g]);
-                return Err(Error::format("low-bit codes", problem));
+        let (mut of_words, mut of_scales) = (vec![0; LINE_ROWS * n_words], vec![f16::ZERO; LINE_ROWS * n_groups]);
+        let rows = shape.rows.min((tile + 1) * TILE_ROWS);
+        for first in (tile * TILE_ROWS..rows).step_by(LINE_ROWS) {
+            of_words.fill(0);
+            of_scales.fill(f16::ZERO);
+            let some = first..rows.min(first + LINE_ROWS);
+            let each = of_words.chunks_exact_mut(n_words).zip(of_scales.chunks_exact_mut(n_groups));
+            for (row, (words, scales)) in some.clone().zip(each) {
+                fill(row, words, scales)?;
+                if let Some(g) = scales.iter().position(|scale| !scale.is_finite()) {
+                    let problem = format!("scale {g} of row {row} is {}, expected a finite number", scales[g]);
+                    return Err(Error::format("low-bit codes", problem));
+                }
             }
-            let at = |i: usize| i * TILE_ROWS + in_tile;
-            row_words.iter().enumerate().for_each(|(j, &word)| words[at(j)] = word);
-            row_scales.iter().enumerate().for_each(|(g, &scale)| scales[at(g)] = scale);
+            transpose_into(words, first % TILE_ROWS, &of_words, some.len());
+            transpose_into(scales, first % TILE_ROWS, &of_scales, some.len());
         }
         Ok(())
     });
