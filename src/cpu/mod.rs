@@ -1,7 +1,8 @@
 //! The CPU backend: memory for every slot, and each op's own function in order.
 //!
-//! In reading order: `words` (aligned memory of a slot), this file.
+//! In reading order: `words` (aligned memory of a slot), `weights` (where weights are), this file.
 
+mod weights;
 mod words;
 
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use crate::plan::{
     state_fits,
 };
 use crate::threads::{self, ThreadPool};
+use weights::{Place, Weights};
 use words::Words;
 
 /// Runs plans on the CPU: by the plain definitions, or with SIMD and threads where an op has them.
@@ -23,7 +25,8 @@ use words::Words;
 pub struct Cpu {
     plain: bool,
     threads: Arc<ThreadPool>,
-    /// Weights, constants and states, shared between programs.
+    weights: Weights,
+    /// Constants and states, shared between programs.
     own: Vec<Words>,
     by_name: HashMap<String, usize>,
     programs: Vec<Program>,
@@ -44,6 +47,7 @@ struct Program {
 enum At {
     Pool(usize),
     Own(usize),
+    Weight(Place),
 }
 
 impl Default for Cpu {
@@ -69,7 +73,8 @@ impl Cpu {
     }
 
     fn with(plain: bool, threads: Arc<ThreadPool>) -> Self {
-        Cpu { plain, threads, own: Vec::new(), by_name: HashMap::new(), programs: Vec::new(), broken: false }
+        let (own, by_name) = (Vec::new(), HashMap::new());
+        Cpu { plain, threads, weights: Weights::default(), own, by_name, programs: Vec::new(), broken: false }
     }
 
     fn own(&mut self, name: String, words: impl FnOnce(&str) -> Result<Words>) -> Result<usize> {
@@ -87,25 +92,30 @@ impl Cpu {
         if self.broken { Err(Error::DeviceLost { device: self.describe(), problem: problem() }) } else { Ok(()) }
     }
 
-    fn words_mut(&mut self, program: ProgramId, slot: Slot) -> &mut Words {
+    /// The words of a slot, if they can be written: those of weights stay as they are.
+    fn words_mut(&mut self, program: ProgramId, slot: Slot) -> Option<&mut Words> {
         let p = &mut self.programs[program.0];
         match p.places[slot.0] {
-            At::Pool(i) => &mut p.pool[i],
-            At::Own(i) => &mut self.own[i],
+            At::Pool(i) => Some(&mut p.pool[i]),
+            At::Own(i) => Some(&mut self.own[i]),
+            At::Weight(_) => None,
         }
     }
 
-    /// The words of a slot that a caller names.
-    fn slot_mut(&mut self, program: ProgramId, slot: Slot) -> Result<&mut Words> {
-        match self.programs.get(program.0).map_or(0, |p| p.places.len()) {
-            n if slot.0 < n => Ok(self.words_mut(program, slot)),
-            n => Err(Error::argument("slot", format!("is %{}; the program has {n}", slot.0))),
+    /// Where the slot is that a caller names.
+    fn place(&self, program: ProgramId, slot: Slot) -> Result<At> {
+        let places = self.programs.get(program.0).map_or(&[][..], |p| &p.places);
+        let missing = || Error::argument("slot", format!("is %{}; the program has {}", slot.0, places.len()));
+        places.get(slot.0).copied().ok_or_else(missing)
+    }
+
+    fn words(&self, program: ProgramId, at: At) -> &[u32] {
+        match at {
+            At::Pool(i) => &self.programs[program.0].pool[i],
+            At::Own(i) => &self.own[i],
+            At::Weight(place) => self.weights.words(place),
         }
     }
-}
-
-fn weight_key(name: &str) -> String {
-    format!("weight {name}")
 }
 
 fn state_key(name: &str) -> String {
@@ -128,11 +138,11 @@ impl Backend for Cpu {
     }
 
     fn weight_bytes(&self, name: &str) -> Option<u64> {
-        self.by_name.get(&weight_key(name)).map(|&i| 4 * self.own[i].len() as u64)
+        self.weights.bytes_of(name)
     }
 
     fn load_weight(&mut self, name: &str, words: Vec<u32>) -> Result<()> {
-        self.own(weight_key(name), |_| Words::of(name, words)).map(|_| ())
+        self.weights.put(name, &words, &self.threads)
     }
 
     fn prepare(&mut self, plan: Arc<Plan>, keep_temporaries: bool) -> Result<ProgramId> {
@@ -142,9 +152,9 @@ impl Backend for Cpu {
             places.push(match (&slot.kind, place) {
                 (_, BufferId::Pooled(i)) => At::Pool(*i),
                 (SlotKind::Weight(w), _) => {
-                    let key = weight_key(&w.to_string());
-                    let found = self.by_name.get(&key).copied();
-                    At::Own(found.ok_or_else(|| Error::format(&key, "is not resident"))?)
+                    let name = w.to_string();
+                    let missing = || Error::format(format!("weight {name}"), "is not resident");
+                    At::Weight(self.weights.find(&name).ok_or_else(missing)?)
                 }
                 (SlotKind::Constant(name, words), _) => {
                     At::Own(self.own(format!("constant {name}"), |name| Words::of(name, words.words()))?)
@@ -197,7 +207,8 @@ impl Backend for Cpu {
 
     fn write(&mut self, program: ProgramId, slot: Slot, at: usize, words: &[u32]) -> Result<()> {
         let n = words.len();
-        let target = self.slot_mut(program, slot)?.get_mut(at..at.saturating_add(n));
+        let _ = self.place(program, slot)?;
+        let target = self.words_mut(program, slot).and_then(|to| to.get_mut(at..at.saturating_add(n)));
         target.ok_or_else(|| Error::argument("write", format!("{n} words at {at} do not fit")))?.copy_from_slice(words);
         Ok(())
     }
@@ -211,16 +222,10 @@ impl Backend for Cpu {
         for node in some {
             // Outputs are taken out while the op runs; no node reads what it writes, which the plan's
             // builder checks.
-            let taken: Vec<Words> = node.outputs.iter().map(|&s| std::mem::take(self.words_mut(program, s))).collect();
-            let p = &self.programs[program.0];
-            let read = |slot: &Slot| {
-                let words = match p.places[slot.0] {
-                    At::Pool(i) => &p.pool[i],
-                    At::Own(i) => &self.own[i],
-                };
-                (plan.spec(*slot), &words[..])
-            };
-            let mut taken = taken;
+            let take = |&s: &Slot| self.words_mut(program, s).map(std::mem::take).unwrap_or_default();
+            let mut taken: Vec<Words> = node.outputs.iter().map(take).collect();
+            let places = &self.programs[program.0].places;
+            let read = |slot: &Slot| (plan.spec(*slot), self.words(program, places[slot.0]));
             let outputs = node.outputs.iter().zip(&mut taken).map(|(&s, w)| (plan.spec(s), &mut w[..])).collect();
             let inputs = node.inputs.iter().map(read).collect();
             let mut io = Io { inputs, outputs, threads: &self.threads };
@@ -230,7 +235,9 @@ impl Backend for Cpu {
                 node.op.cpu_fast(step, &mut io);
             }
             for (&slot, words) in node.outputs.iter().zip(taken) {
-                *self.words_mut(program, slot) = words;
+                if let Some(to) = self.words_mut(program, slot) {
+                    *to = words;
+                }
             }
         }
         self.broken = false;
@@ -258,7 +265,7 @@ impl Backend for Cpu {
         self.usable()?;
         let mut all = Vec::new();
         for (slot, range) in ranges {
-            let words = self.slot_mut(program, *slot)?.get(range.clone());
+            let words = self.words(program, self.place(program, *slot)?).get(range.clone());
             all.push(words.ok_or_else(|| Error::argument("read", format!("{range:?} is out of bounds")))?.to_vec());
         }
         Ok(all)
@@ -266,6 +273,6 @@ impl Backend for Cpu {
 
     fn memory(&self) -> u64 {
         let pools = self.programs.iter().flat_map(|p| &p.pool);
-        self.own.iter().chain(pools).map(|w| 4 * w.len() as u64).sum()
+        self.weights.bytes() + self.own.iter().chain(pools).map(|w| 4 * w.len() as u64).sum::<u64>()
     }
 }

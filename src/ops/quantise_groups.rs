@@ -32,15 +32,21 @@ pub(super) const LARGEST_CODES: usize = 3;
 /// floats in another order do not choose another one where all codes are exact.
 pub(super) const MARGIN: f32 = 0.01;
 
-/// What k makes of the largest magnitude `top`, by the squared errors of k and codes `Σ (yk − code)²`.
+/// The k that makes a code `below` the largest one of the largest magnitude `top`.
 #[inline(always)]
-pub(super) fn best_k(max_code: f32, top: f32, squared_error: impl Fn(f32) -> f32) -> f32 {
-    let mut best = max_code / top;
-    let mut least = squared_error(best);
+pub(super) fn candidate_k(max_code: f32, below: usize, top: f32) -> f32 {
+    (max_code - below as f32) / top
+}
+
+/// What k makes of the largest magnitude `top`, by the squared errors `Σ (yk − code)²` of each candidate's number and k.
+#[inline(always)]
+pub(super) fn best_k(max_code: f32, top: f32, squared_error: impl Fn(usize, f32) -> f32) -> f32 {
+    let mut best = candidate_k(max_code, 0, top);
+    let mut least = squared_error(0, best);
     for below in 1..LARGEST_CODES {
-        let k = (max_code - below as f32) / top;
+        let k = candidate_k(max_code, below, top);
         let step = max_code / (max_code - below as f32);
-        let error = squared_error(k) * step * step;
+        let error = squared_error(below, k) * step * step;
         if error < least - MARGIN {
             (best, least) = (k, error);
         }
@@ -149,7 +155,7 @@ impl Op for QuantiseGroups {
             for (g, y_group) in y.chunks(self.group()).enumerate() {
                 let top = largest_magnitude(if self.rule.scale == CodeScale::Row { &y } else { y_group });
                 let code = |v: f32, k: f32| (v * k).round_ties_even().clamp(-max_code - 1.0, max_code);
-                let error = |k: f32| y_group.iter().map(|v| (v * k - code(*v, k)).powi(2)).sum::<f32>();
+                let error = |_, k: f32| y_group.iter().map(|v| (v * k - code(*v, k)).powi(2)).sum::<f32>();
                 let k = match self.rule.scale {
                     CodeScale::Row => max_code / at_least(top, floor),
                     CodeScale::Group => best_k(max_code, at_least(top, floor), error),
@@ -191,8 +197,10 @@ impl Op for QuantiseGroups {
                     unsafe { (codes.slice(r * stride, stride), scale_and_sum.slice(2 * r * groups, 2 * groups)) };
                 let (codes, behind) = codes.split_at_mut(width);
                 behind.fill(0);
-                let row_max = (self.rule.scale == CodeScale::Row).then_some(max);
-                simd::quantise_groups(&y, group, row_max, [max_code, floor], codes, scale_and_sum);
+                match self.rule.scale {
+                    CodeScale::Row => simd::quantise_by_row(&y, group, max, [max_code, floor], codes, scale_and_sum),
+                    CodeScale::Group => simd::quantise_groups(&y, [max_code, floor], codes, scale_and_sum),
+                }
             }
         });
     }
@@ -237,7 +245,7 @@ mod tests {
 
     #[test]
     fn another_largest_code_is_taken_where_it_gives_a_smaller_error_alone() {
-        let error = |y: [f32; 3]| move |k: f32| y.iter().map(|v| (v * k - (v * k).round_ties_even()).powi(2)).sum();
+        let error = |y: [f32; 3]| move |_, k: f32| y.iter().map(|v| (v * k - (v * k).round_ties_even()).powi(2)).sum();
         // Exact with 127, whatever the others give.
         assert_eq!(best_k(127.0, 127.0, error([127.0, 5.0, -64.0])), 1.0);
         // Halves are whole numbers of steps of 126: 63 of 126, where 63.5 of 127 is off by a half.

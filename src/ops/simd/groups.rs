@@ -101,8 +101,9 @@ fn group_kernel() -> GroupKernel {
 /// The kernel in plain Rust.
 const PORTABLE: GroupKernel = Kernel { run: portable_tile, make_tables: None };
 
-/// Tasks per thread in one call: more share the work better, fewer read longer runs of memory.
-const TASKS: usize = 6;
+/// Tasks per thread in one call: with 6, a thread that another program slows down kept the others waiting for up to a sixth
+/// of its share. Fetching goes on into the next task, so that short ones cost no more.
+const TASKS: usize = 24;
 
 /// A tile, and the column of y that its first row is.
 #[derive(Clone, Copy)]

@@ -2,7 +2,7 @@
 
 use crate::bounds::{at_least, largest_magnitude};
 use crate::cpu_level::for_each_level;
-use crate::ops::quantise_groups::{best_k, fitted};
+use crate::ops::quantise_groups::{CODE_GROUP, LARGEST_CODES, best_k, candidate_k, fitted};
 
 /// Sums that run side by side: two vectors of the widest processor, which has two units that add.
 const LANES: usize = 32;
@@ -131,53 +131,114 @@ fn quantise_inline(y: &[f32], k: f32, max_code: f32, codes: &mut [i8]) -> i32 {
 }
 
 for_each_level! {
-    /// [`quantise`] of each `group` columns of a row with `k = max_code / max(row_max, floor)` of the whole row, or else with
-    /// their own [`best_k`]; `1/k`, or else the factor of the least squared error, and the sum of the codes of each go to
-    /// `scale_and_sum`.
-    pub fn quantise_groups(
+    /// [`quantise`] of each `group` columns of a row with `k = max_code / max(row_max, floor)` of the whole row; `1/k` and the
+    /// sum of the codes of each go to `scale_and_sum`.
+    pub fn quantise_by_row(
         y: &[f32],
         group: usize,
-        row_max: Option<f32>,
+        row_max: f32,
         max_code_and_floor: [f32; 2],
         codes: &mut [i8],
         scale_and_sum: &mut [f32],
     ) {
         let [max_code, floor] = max_code_and_floor;
+        let k = max_code / at_least(row_max, floor);
         let groups = y.chunks(group).zip(codes.chunks_mut(group)).zip(scale_and_sum.chunks_exact_mut(2));
         for ((y, codes), scale_and_sum) in groups {
-            let k = match row_max {
-                Some(max) => max_code / at_least(max, floor),
-                None => best_k(max_code, at_least(largest_magnitude(y), floor), |k| squared_error(y, k, max_code)),
-            };
-            let sum = quantise_inline(y, k, max_code, codes);
-            let scale = if row_max.is_some() { 1.0 / k } else { fitted_inline(y, k, codes) };
-            scale_and_sum.copy_from_slice(&[scale, sum as f32]);
+            scale_and_sum.copy_from_slice(&[1.0 / k, quantise_inline(y, k, max_code, codes) as f32]);
         }
     }
 }
 
-/// `Σ (yk − code)²` of a group, which is as long as the lanes, but for a last one.
+for_each_level! {
+    /// [`quantise`] of each [`CODE_GROUP`] columns of a row with their own [`best_k`]; the factor of the least squared error and
+    /// the sum of the codes of each go to `scale_and_sum`.
+    pub fn quantise_groups(
+        y: &[f32],
+        max_code_and_floor: [f32; 2],
+        codes: &mut [i8],
+        scale_and_sum: &mut [f32],
+    ) {
+        let cols = SIDE_BY_SIDE * CODE_GROUP;
+        let blocks = y.chunks_exact(cols).zip(codes.chunks_exact_mut(cols));
+        let mut to = scale_and_sum.chunks_mut(2 * SIDE_BY_SIDE);
+        for ((y, codes), to) in blocks.zip(&mut to) {
+            quantise_block(bytemuck::cast_slice(y), max_code_and_floor, bytemuck::cast_slice_mut(codes), to);
+        }
+        let rest = y.len() / cols * cols;
+        if let Some(to) = to.next() {
+            // What is behind a row is 0: its codes are, and it adds nothing to a sum.
+            let (mut block, mut block_codes) = ([[0.0; CODE_GROUP]; SIDE_BY_SIDE], [[0; CODE_GROUP]; SIDE_BY_SIDE]);
+            let (y, codes) = (&y[rest..], &mut codes[rest..]);
+            block.as_flattened_mut()[..y.len()].copy_from_slice(y);
+            let groups = y.len().div_ceil(CODE_GROUP);
+            quantise_block(&block[..groups], max_code_and_floor, &mut block_codes[..groups], to);
+            codes.copy_from_slice(&block_codes.as_flattened()[..y.len()]);
+        }
+    }
+}
+
+/// Groups that take each step together: a group alone would wait for its sums, one behind the other.
+const SIDE_BY_SIDE: usize = 16;
+
+/// Quantises up to [`SIDE_BY_SIDE`] groups.
 #[inline(always)]
-fn squared_error(y: &[f32], k: f32, max_code: f32) -> f32 {
-    let mut squares = [0.0; LANES];
-    for i in 0..y.len().min(LANES) {
+#[allow(clippy::needless_range_loop)] // Loops over all lanes become vectors.
+fn quantise_block(
+    y: &[[f32; CODE_GROUP]],
+    [max_code, floor]: [f32; 2],
+    codes: &mut [[i8; CODE_GROUP]],
+    scale_and_sum: &mut [f32],
+) {
+    let mut top = [1.0; SIDE_BY_SIDE];
+    for (top, y) in top.iter_mut().zip(y) {
+        *top = at_least(largest_magnitude(y), floor);
+    }
+    let mut errors = [[0.0; SIDE_BY_SIDE]; LARGEST_CODES];
+    for (below, errors) in errors.iter_mut().enumerate() {
+        for ((error, y), top) in errors.iter_mut().zip(y).zip(top) {
+            *error = squared_error(y, candidate_k(max_code, below, top));
+        }
+    }
+    let mut k = [0.0; SIDE_BY_SIDE];
+    for g in 0..SIDE_BY_SIDE {
+        k[g] = best_k(max_code, top[g], |below, _| errors[below][g]);
+    }
+    let (mut sums, mut by_value, mut squares) = ([0; SIDE_BY_SIDE], [0.0; SIDE_BY_SIDE], [0; SIDE_BY_SIDE]);
+    for (g, (y, codes)) in y.iter().zip(codes).enumerate() {
+        sums[g] = quantise_inline(y, k[g], max_code, codes);
+        (by_value[g], squares[g]) = products(y, k[g], codes);
+    }
+    let mut scales = [0.0; SIDE_BY_SIDE];
+    for g in 0..SIDE_BY_SIDE {
+        scales[g] = fitted(k[g], by_value[g], squares[g] as f32);
+    }
+    for (to, (scale, sum)) in scale_and_sum.chunks_exact_mut(2).zip(scales.iter().zip(sums)) {
+        to.copy_from_slice(&[*scale, sum as f32]);
+    }
+}
+
+/// `Σ (yk − code)²` of a group for a k with which no code is beyond the largest one.
+#[inline(always)]
+fn squared_error(y: &[f32; CODE_GROUP], k: f32) -> f32 {
+    let mut squares = [0.0; CODE_GROUP];
+    for i in 0..CODE_GROUP {
         let scaled = y[i] * k;
-        let error = scaled - ((scaled.clamp(-max_code - 1.0, max_code) + ROUND) - ROUND);
+        let error = scaled - ((scaled + ROUND) - ROUND);
         squares[i] = error * error;
     }
     total(squares)
 }
 
-/// [`fitted`] of the codes of y.
+/// `Σ yk · code` and `Σ code²` of a group.
 #[inline(always)]
-fn fitted_inline(y: &[f32], k: f32, codes: &[i8]) -> f32 {
-    let (mut by_value, mut squares) = ([0.0; LANES], 0);
-    // A group is as long as the lanes, but for a last one.
-    for i in 0..y.len().min(LANES) {
+fn products(y: &[f32; CODE_GROUP], k: f32, codes: &[i8; CODE_GROUP]) -> (f32, i32) {
+    let (mut by_value, mut squares) = ([0.0; CODE_GROUP], 0);
+    for i in 0..CODE_GROUP {
         by_value[i] = y[i] * k * f32::from(codes[i]);
         squares += i32::from(codes[i]) * i32::from(codes[i]);
     }
-    fitted(k, total(by_value), squares as f32)
+    (total(by_value), squares)
 }
 
 /// Added to a float below 2^22 in size, rounds it to an integer, ties to even, that stands in the lowest bits; unlike a

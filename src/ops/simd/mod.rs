@@ -43,8 +43,8 @@ pub(super) use attention::{Attention, Matrix};
 pub(super) use dense::{Dense, dense};
 pub(super) use groups::{GroupActs, GroupInput, GroupPlace, group_products};
 pub(super) use maths::{
-    Normed, argmax, bounded, combine, gelu_erf, gelu_tanh, layer_norm, norm, quantise, quantise_groups, relu2_gate,
-    sum_of_squares, swiglu,
+    Normed, argmax, bounded, combine, gelu_erf, gelu_tanh, layer_norm, norm, quantise, quantise_by_row,
+    quantise_groups, relu2_gate, sum_of_squares, swiglu,
 };
 pub(super) use ternary::{Codes, MatVecJob, ternary_products};
 
