@@ -29,6 +29,9 @@
 //!   kept in a struct.
 //! * **Cancel**: a [`Cancel`] handle ends loading ([`Options::cancel`]) or what a session does ([`Session::cancel_with`]) from
 //!   any thread; callbacks of progress end what they are told of where they break.
+//! * **Keep**: [`Session::save`] writes a conversation to a file and [`Session::load`] goes on with it; [`Session::fork`] makes a
+//!   second one that goes on from here; [`Session::undo`] takes the last question back.
+//! * **Memory**: [`Engine::estimate`] says what a model needs before it is loaded, [`Options::max_memory`] bounds it.
 //! * **Devices**: [`Options::device`]; an application's own wgpu device through [`gpu::Device::from_wgpu`].
 //! * **Files**: a path, or bytes ([`ModelFiles::from_bytes`]).
 //! * **Errors**: [`Error`] has variants to act on, with numbers; messages name the object, what was expected and found.

@@ -6,10 +6,13 @@ mod support {
 }
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use support::cli::{Ran, command, has_adapter, text};
 use tempfile::TempDir;
+use ternion::Error;
+use ternion::engine::{DeviceChoice, Engine, Progress};
 
 /// Answers a question of the demo model on the best adapter, which shows in its answer and in what it logs.
 fn answer(cache: &Path, more: &[&str]) -> Ran {
@@ -87,4 +90,30 @@ fn without_a_folder_nothing_is_chosen() {
         let ran = answer(Path::new(""), &[]);
         assert!(!ran.err.contains("chosen"), "{}", ran.err);
     }
+}
+
+#[test]
+fn timing_kernels_is_told_and_can_be_ended() {
+    if !has_adapter() {
+        return;
+    }
+    let dir = TempDir::new().expect("a folder");
+    let open = |end: bool| {
+        let (mut told, options) = (Vec::new(), Engine::builder().device(DeviceChoice::Gpu).autotune(true));
+        let progress = |at: Progress| {
+            let timing = at.what.starts_with("timing the kernels of ");
+            if timing {
+                told.push((at.done, at.total));
+            }
+            if timing && end { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let opened = options.cache(dir.path()).progress(progress).open_demo().map(|_| ());
+        (opened, told)
+    };
+    let (opened, told) = open(true);
+    assert!(matches!(opened, Err(Error::Cancelled(_))) && told.len() == 1 && files(dir.path()).is_empty());
+    let (opened, told) = open(false);
+    let total = told[0].1;
+    assert!(opened.is_ok() && total > 0 && told == (0..total).map(|done| (done, total)).collect::<Vec<_>>());
+    assert!(open(false).1.is_empty(), "once");
 }

@@ -7,18 +7,19 @@ mod support {
     pub mod numbers;
 }
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use support::device::device;
 use support::golden::Golden;
 use support::model_stages::rms;
-use ternion::Result;
 use ternion::apps::attention_rollout::AttentionRollout;
 use ternion::engine::{
     ContextShift, DeviceChoice, Engine, GenerateOptions, KvPrecision, LogitsHook, Options, Precision, Sampling,
     Session, StopReason,
 };
 use ternion::tensor::DType;
+use ternion::{Error, Result};
 
 fn tiny() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/embernet/tiny")
@@ -339,4 +340,54 @@ fn a_chat_goes_on_past_its_context() {
         assert!(answers.iter().all(|answer| answer.len() == 10));
         assert_eq!(answers, chat());
     }
+}
+
+#[test]
+fn an_estimate_is_what_the_model_takes_and_a_limit_holds() {
+    let gguf =
+        |name: &str| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/gguf/tiny/{name}.gguf"));
+    let mut refused = 0;
+    for choice in choices() {
+        for files in [tiny(), gguf("qwen3_q1_0"), gguf("llama_q2_0_linear_rope")] {
+            let own = Options { tokenizer: None, reserve: Some(16), sessions: 2, ..options(choice.clone()) };
+            let estimate = Engine::estimate(files.as_path(), &own).unwrap();
+            let engine = Engine::open(files.as_path(), own.clone()).unwrap();
+            let (found, most) = (engine.report().memory_bytes, engine.report().max_memory_bytes);
+            let what = format!("{choice:?}, {}: {found} and {most}, {estimate:?}", files.display());
+            assert!((found..=found + found / 8).contains(&estimate.bytes()), "{what}");
+            assert!((most..=most + most / 8).contains(&estimate.max_bytes()), "{what}");
+            drop(engine);
+
+            let limited = |bytes| Options { max_memory: Some(bytes), ..own.clone() };
+            let mut begun = false;
+            let opened = Engine::open_with(files.as_path(), limited(estimate.bytes() - 1), |_| {
+                begun = true;
+                ControlFlow::Continue(())
+            });
+            let error = opened.unwrap_err();
+            let wanted = Some(estimate.bytes() - 1);
+            assert!(matches!(&error, Error::OutOfMemory { available, .. } if *available == wanted), "{error}");
+            assert!(!begun && error.to_string().contains("max_memory"), "{error}");
+
+            // Room for the whole context of one session and not for both.
+            let limit = found + (most - found) / 2;
+            let Ok(engine) = Engine::open(files.as_path(), limited(limit)) else { continue };
+            let mut sessions = [(); 2].map(|()| engine.session().unwrap());
+            let grow = |session: &mut Session| -> Result<()> {
+                while session.room() > 8 {
+                    session.push_tokens(&[3; 4])?;
+                    session.generate(greedy(1))?.try_for_each(|token| token.map(|_| ()))?;
+                    assert!(engine.memory_bytes()? <= limit, "{what}");
+                }
+                Ok(())
+            };
+            let error = sessions.iter_mut().find_map(|session| grow(session).err()).expect("the cache is full");
+            assert!(matches!(error, Error::OutOfMemory { .. }) && error.to_string().contains("max_memory"), "{error}");
+            refused += 1;
+            let [session, _] = &mut sessions;
+            session.truncate(4);
+            assert_eq!(session.generate(greedy(2)).unwrap().filter(Result::is_ok).count(), 2);
+        }
+    }
+    assert!(refused > 0, "no cache was refused");
 }

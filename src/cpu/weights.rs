@@ -101,10 +101,10 @@ mod tests {
             all.put(&i.to_string(), &words(i), &threads).unwrap();
         }
         all.put("1", &[7], &threads).unwrap();
-        for i in 0..sizes.len() {
+        for (i, size) in sizes.iter().enumerate() {
             let found = all.words(all.find(&i.to_string()).unwrap());
             assert!(found == words(i) && found.as_ptr().addr() % CACHE_LINE == 0, "weight {i}");
-            assert_eq!(all.bytes_of(&i.to_string()), Some(4 * sizes[i] as u64));
+            assert_eq!(all.bytes_of(&i.to_string()), Some(4 * *size as u64));
         }
         assert_eq!(all.bytes(), 4 * sizes.iter().sum::<usize>() as u64);
         assert!(all.find("9").is_none() && all.blocks.len() < sizes.len());

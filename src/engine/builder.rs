@@ -69,6 +69,7 @@ setters! {
     hidden_act: HiddenAct => Some(hidden_act);
     context: usize => Some(context);
     reserve: usize => Some(reserve);
+    max_memory: u64 => Some(max_memory);
     sessions: usize => sessions;
     tokenizer: impl Into<PathBuf> => Some(tokenizer.into());
     needs_tokenizer: bool => needs_tokenizer;
@@ -78,7 +79,7 @@ setters! {
 }
 
 impl<'a> EngineBuilder<'a> {
-    /// A callback before each weight is loaded, which ends the opening where it breaks.
+    /// A callback before each weight is loaded and each kernel is timed, which ends the opening where it breaks.
     #[must_use]
     pub fn progress(mut self, progress: impl FnMut(Progress) -> ControlFlow<()> + 'a) -> Self {
         self.progress = Some(Box::new(progress));

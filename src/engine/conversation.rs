@@ -2,20 +2,23 @@
 
 use std::time::SystemTime;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 use crate::files::Tokenizer;
 use crate::files::chat_template::thoughts::ThoughtSplitter;
 use crate::files::chat_template::{ChatTemplate, Message, TemplateOptions, opens_thought};
 use crate::models::Prompt;
 
-/// Who answers.
+/// Who asks, and who answers.
+const USER: &str = "user";
 const ASSISTANT: &str = "assistant";
 
 /// What was said, and where it ended in the session's tokens.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Conversation {
-    /// Messages, each with the number of tokens at its end.
-    messages: Vec<(Message, usize)>,
+    messages: Vec<Said>,
     /// Whether a model that can think is to do so; none leaves it to the template.
     pub enable_thinking: Option<bool>,
     /// When it began.
@@ -26,7 +29,18 @@ pub(crate) struct Conversation {
     pub opening: usize,
 }
 
-/// A conversation with one more message, and how the session's tokens become its prompt.
+/// A message, and the tokens that it is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Said {
+    message: Message,
+    /// The number of tokens before it, when it was said.
+    start: usize,
+    /// The number of tokens at its end.
+    end: usize,
+}
+
+/// A conversation with one more message, or fewer, and how the session's tokens become its prompt.
 #[derive(Debug)]
 pub(crate) struct Advance {
     pub conversation: Conversation,
@@ -58,41 +72,80 @@ impl Conversation {
             Prompt::Turns(turns) => {
                 let text = turns.turn(&message, tokens.is_empty(), with_image)?;
                 let ids = tokenizer.encode(&text, tokens.is_empty())?;
+                next.messages.push(Said { message, start: tokens.len(), end: tokens.len() + ids.len() });
                 return Ok(Advance { conversation: next, keep: tokens.len(), ids });
             }
             Prompt::Template(template) => template,
         };
-        let said = self.messages.last().map_or(0, |(_, end)| *end);
+        let said = self.messages.last().map_or(0, |said| said.end);
         if self.messages.is_empty() && !tokens.is_empty() {
             let problem = "cannot follow text that was pushed as it is; reset the session";
             return Err(Error::argument("message", problem));
         }
         if let Some(answer) = tokens.get(said..).filter(|answer| !answer.is_empty()) {
             let answer = Message::new(ASSISTANT, tokenizer.decode(answer, true)?);
-            next.messages.push((answer, tokens.len()));
+            next.messages.push(Said { message: answer, start: said, end: tokens.len() });
         }
-        let answers = matches!(message.role.as_str(), "user" | "tool");
-        next.messages.push((message, tokens.len()));
+        let answers = matches!(message.role.as_str(), USER | "tool");
+        next.messages.push(Said { message, start: tokens.len(), end: tokens.len() });
         if !answers {
             return Ok(Advance { conversation: next, keep: tokens.len(), ids: Vec::new() });
         }
         let now = *next.began.get_or_insert_with(SystemTime::now);
         let options = TemplateOptions { add_generation_prompt: true, enable_thinking: self.enable_thinking, now };
-        let messages: Vec<Message> = next.messages.iter().map(|(message, _)| message.clone()).collect();
+        let messages = next.said();
         let text = template.render(&messages, &options)?;
         let ids = tokenizer.encode_prompt(&text)?;
         next.opening = opening(&messages, &ids, &options, template, tokenizer);
         next.inside_thought = opens_thought(&text);
         let keep = tokens.iter().zip(&ids).take_while(|(a, b)| a == b).count();
-        if let Some((_, end)) = next.messages.last_mut() {
-            *end = ids.len();
+        if let Some(last) = next.messages.last_mut() {
+            last.end = ids.len();
         }
         Ok(Advance { conversation: next, keep, ids: ids.get(keep..).unwrap_or_default().to_vec() })
     }
 
+    /// The conversation without the last message of the user and what followed it, and how the session's tokens become it; none
+    /// where the user has said nothing.
+    ///
+    /// # Errors
+    /// Those of the template and the tokenizer.
+    pub fn without_last(&self, tokens: &[u32], prompt: &Prompt, tokenizer: &Tokenizer) -> Result<Option<Advance>> {
+        let Some(at) = self.messages.iter().rposition(|said| said.message.role == USER) else { return Ok(None) };
+        let (mut next, mut keep, mut ids) = (self.clone(), self.messages[at].start, Vec::new());
+        next.messages.truncate(at);
+        next.inside_thought = false;
+        if let Prompt::Template(template) = prompt {
+            if next.messages.iter().any(|said| said.message.role == USER) {
+                let now = self.began.unwrap_or_else(SystemTime::now);
+                let enable_thinking = self.enable_thinking;
+                let options = TemplateOptions { add_generation_prompt: false, enable_thinking, now };
+                ids = tokenizer.encode_prompt(&template.render(&next.said(), &options)?)?;
+            }
+            // Else the next message of the user writes what there is.
+            let end = ids.len();
+            next.messages.iter_mut().for_each(|said| (said.start, said.end) = (said.start.min(end), said.end.min(end)));
+            if let Some(last) = next.messages.last_mut() {
+                last.end = end;
+            }
+            keep = tokens.iter().zip(&ids).take_while(|(a, b)| a == b).count();
+            ids.drain(..keep);
+        }
+        Ok(Some(Advance { conversation: next, keep: keep.min(tokens.len()), ids }))
+    }
+
+    /// Whether all that it says of tokens can be so where there are `tokens`.
+    pub fn fits(&self, tokens: usize) -> bool {
+        self.opening <= tokens && self.messages.iter().all(|said| said.start <= said.end && said.end <= tokens)
+    }
+
+    fn said(&self) -> Vec<Message> {
+        self.messages.iter().map(|said| said.message.clone()).collect()
+    }
+
     /// Forgets the messages that do not lie within the first `tokens` tokens.
     pub fn truncate(&mut self, tokens: usize) {
-        while self.messages.last().is_some_and(|(_, end)| *end > tokens) {
+        while self.messages.last().is_some_and(|said| said.end > tokens) {
             self.messages.pop();
         }
     }
@@ -143,7 +196,7 @@ mod tests {
 
     /// Messages as `role: text;`, thoughts of earlier answers left out.
     const SOURCE: &str = "{% for m in messages %}{{ m.role[0] }}:{{ m.content.split('</think>')[-1] }};{% endfor %}\
-                          a:{% if enable_thinking %}<think>{% endif %}";
+                          {% if add_generation_prompt %}a:{% if enable_thinking %}<think>{% endif %}{% endif %}";
 
     /// A session's part of it.
     struct Talk {
@@ -167,6 +220,16 @@ mod tests {
             self.tokens.extend(advance.ids);
             self.conversation = advance.conversation;
             Ok(advance.keep)
+        }
+
+        /// Takes the last question back; the text then.
+        fn undo(&mut self) -> Option<String> {
+            let (prompt, tokenizer) = (&self.prompt, &self.tokenizer);
+            let advance = self.conversation.without_last(&self.tokens, prompt, tokenizer).unwrap()?;
+            self.tokens.truncate(advance.keep);
+            self.tokens.extend(advance.ids);
+            self.conversation = advance.conversation;
+            Some(self.text())
         }
 
         fn generate(&mut self, text: &str) {
@@ -219,6 +282,27 @@ mod tests {
         talk.conversation.clear();
         talk.push("user", "new").unwrap();
         assert_eq!(talk.text(), "u:new;a:");
+    }
+
+    #[test]
+    fn the_last_question_can_be_taken_back_until_none_is_left() {
+        let mut talk = Talk::new(SOURCE);
+        talk.conversation.enable_thinking = Some(true);
+        talk.push("system", "be kind").unwrap();
+        for question in ["one", "two", "three"] {
+            talk.push("user", question).unwrap();
+            talk.generate("hm</think>yes");
+        }
+        assert_eq!(talk.text(), "s:be kind;u:one;a:yes;u:two;a:yes;u:three;a:<think>hm</think>yes");
+        assert_eq!(talk.undo().as_deref(), Some("s:be kind;u:one;a:yes;u:two;a:yes;"));
+        talk.push("user", "again").unwrap();
+        assert_eq!(talk.text(), "s:be kind;u:one;a:yes;u:two;a:yes;u:again;a:<think>");
+        assert_eq!(talk.undo().as_deref(), Some("s:be kind;u:one;a:yes;u:two;a:yes;"));
+        assert_eq!(talk.undo().as_deref(), Some("s:be kind;u:one;a:yes;"));
+        assert_eq!(talk.undo().as_deref(), Some(""));
+        assert_eq!(talk.undo(), None);
+        talk.push("user", "new").unwrap();
+        assert_eq!(talk.text(), "s:be kind;u:new;a:<think>");
     }
 
     #[test]

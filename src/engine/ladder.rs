@@ -74,6 +74,12 @@ impl Ladder {
         self.rungs.iter().map(|rung| &rung.plan)
     }
 
+    /// The plans of the programs that [`Ladder::prepare`] prepares.
+    pub fn first_and_last(&self) -> Vec<&Arc<Plan>> {
+        let last = self.rungs.len() - 1;
+        self.rungs.iter().enumerate().filter(|(i, _)| [0, last].contains(i)).map(|(_, rung)| &rung.plan).collect()
+    }
+
     /// Prepares the smallest program and the largest.
     ///
     /// # Errors

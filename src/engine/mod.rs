@@ -3,7 +3,7 @@
 //!
 //! A file uses only files named before it (`tests/floors.rs` checks it).
 //! Order: `cancel`, `sampler`, `generated_text`, `options`, `device`, `programs`, `open`, `cache`, `jobs`, `queue`,
-//! `text_program`, `ladder`, `runner`, `hook`, `conversation`, `context_shift`, `resident`, `session`, `decoding`, `generate`,
+//! `text_program`, `ladder`, `recorded`, `runner`, `hook`, `conversation`, `context_shift`, `resident`, `session`, `decoding`, `generate`,
 //! `routing`, `log_probs`, `batch`, `builder`.
 //!
 //! `autotune/` chooses kernel variants by timing them. `open` puts any model on a device; the applications use it too.
@@ -64,6 +64,7 @@ pub(crate) mod open;
 pub(crate) mod options;
 pub(crate) mod programs;
 pub mod queue;
+pub(crate) mod recorded;
 pub(crate) mod resident;
 mod routing;
 pub(crate) mod runner;
@@ -86,6 +87,7 @@ pub use open::{LoadReport, Progress};
 pub use options::{
     DeviceChoice, DeviceOptions, GenerateOptions, KvPrecision, LmHead, ModelOptions, NamedValues, Options, Precision,
 };
+pub use recorded::Estimate;
 pub use routing::Routing;
 pub use sampler::Sampling;
 pub use session::Session;
@@ -97,6 +99,7 @@ use crate::error::Result;
 use crate::files::chat_template::ChatTemplate;
 use crate::files::{ModelFiles, Tokenizer};
 use crate::models::{ModelInfo, Prompt};
+use recorded::Recorded;
 use resident::Resident;
 
 /// A model on a device. Cheap to clone; clones share everything.
@@ -107,6 +110,14 @@ impl Engine {
     /// Options one by one, then [`EngineBuilder::open`].
     pub fn builder() -> EngineBuilder<'static> {
         EngineBuilder::default()
+    }
+
+    /// What a model would need of the memory of its device, without loading a weight.
+    ///
+    /// # Errors
+    /// As [`Engine::open`], but for those of loading.
+    pub fn estimate(files: impl Into<ModelFiles>, options: &Options) -> Result<Estimate> {
+        Recorded::new(files.into(), options)?.estimate()
     }
 
     /// Opens a model: `files` is the path of a checkpoint or of a directory with one, or [`ModelFiles`] in memory.
@@ -130,7 +141,7 @@ impl Engine {
         Self::open(ModelFiles::demo()?, options)
     }
 
-    /// [`Engine::open`] with a callback before each weight is loaded, which ends the opening where it breaks.
+    /// [`Engine::open`] with a callback before each weight is loaded and each kernel is timed, which ends the opening where it breaks.
     ///
     /// # Errors
     /// As [`Engine::open`]; [`Error::Cancelled`](crate::Error::Cancelled).

@@ -122,7 +122,7 @@ impl Opening {
         plans: &[Arc<Plan>],
         head: DType,
         mut also: impl FnMut(&str, &[u32]) -> Result<()>,
-        progress: impl FnMut(Progress) -> ControlFlow<()>,
+        mut progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Loaded> {
         let precision = self.precision;
         let (tuning, (mut backend, why)) = (self.device.tuning(), self.device.backend()?);
@@ -130,9 +130,12 @@ impl Opening {
             also(name, &words)?;
             backend.load_weight(name, words)
         };
-        let weight_bytes = load_weights(&self.weights, plans, put, progress)?;
+        let weight_bytes = load_weights(&self.weights, plans, put, &mut progress)?;
         if let Some(Tuning(cache)) = tuning {
-            tune(cache, backend.as_mut(), plans);
+            let what = format!("timing the kernels of {}, once", backend.describe());
+            tune(cache, backend.as_mut(), plans, |done, total| {
+                proceed(progress(Progress { done, total, what: what.clone() }))
+            })?;
         }
         log::info!("{} on {} ({why})", self.files, backend.describe());
         let kv = plans.iter().find_map(|plan| Some(plan.spec(plan.state(&slots::kv(0)[0])?).dtype));

@@ -41,6 +41,9 @@ pub struct Options {
     /// Tokens of a session that the KV cache has room for from the beginning; it grows where a session has more. None: 512 on
     /// a GPU, and on the CPU `context`, since there memory is taken as it is written.
     pub reserve: Option<usize>,
+    /// Bytes that the model may hold of the device's memory; none: as many as there are. A model that needs more is refused
+    /// before it is loaded ([`crate::Engine::estimate`]), a KV cache that would grow beyond it when it would.
+    pub max_memory: Option<u64>,
     /// Sessions that can be open at once; each has its part of the KV cache.
     pub sessions: usize,
     /// A `tokenizer.json`, or a folder with a tokenizer's files; none: those beside the model, if there are any.
@@ -72,6 +75,7 @@ impl Default for Options {
             hidden_act: None,
             context: None,
             reserve: None,
+            max_memory: None,
             sessions: 4,
             tokenizer: None,
             needs_tokenizer: false,

@@ -1,30 +1,23 @@
 //! A model resident on a device, and what its sessions share.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::engine::cache::{FIRST_ROWS, StatePool};
+use crate::engine::cache::StatePool;
 use crate::engine::cancel::Cancel;
-use crate::engine::device::Opened;
 use crate::engine::jobs::{ImageJob, JobOutput, Turn, Work};
-use crate::engine::ladder::Ladder;
-use crate::engine::open::{LoadReport, Opening, Progress, required_tokenizer};
+use crate::engine::open::{LoadReport, Progress};
 use crate::engine::options::Options;
 use crate::engine::programs::Program;
 use crate::engine::queue::Queue;
+use crate::engine::recorded::{Recorded, record};
 use crate::engine::runner::Runner;
 use crate::error::{Error, Result};
+use crate::files::hash::SampledHash;
 use crate::files::{Image, ModelFiles, Tokenizer};
-use crate::models::{self, ChatModel, ImageInfo, ModelInfo, OpenedPrompt, TextShape, slots};
-use crate::plan::{Caps, Plan, PlanBuilder};
-use crate::tensor::Spec;
-
-/// Maximum number of tokens of a session unless the caller asks for more.
-const DEFAULT_CONTEXT: usize = 2048;
-/// Bounds on what a caller may ask for.
-pub(crate) const MAX_SESSIONS: usize = 64;
-const MAX_PREFILL_ROWS: usize = 1024;
+use crate::models::{ChatModel, ImageInfo, OpenedPrompt, slots};
 
 /// What an engine and its sessions share.
 pub(crate) struct Resident {
@@ -34,6 +27,8 @@ pub(crate) struct Resident {
     pub prompt: Option<OpenedPrompt>,
     pub states: Arc<StatePool>,
     pub report: LoadReport,
+    /// What tells its weights from those of other models ([`SampledHash`]).
+    pub fingerprint: String,
     /// The program that encodes an image, if the model reads any.
     pub image: Option<Program>,
     probed_layers: Vec<usize>,
@@ -49,66 +44,6 @@ impl fmt::Debug for Resident {
     }
 }
 
-fn check_options(options: &Options) -> Result<()> {
-    let within = |name: &str, n: usize, max: usize| {
-        let problem = || Error::argument(name, format!("is {n}, expected 1..={max}"));
-        if (1..=max).contains(&n) { Ok(()) } else { Err(problem()) }
-    };
-    within("sessions", options.sessions, MAX_SESSIONS)?;
-    within("prefill_rows", options.prefill_rows, MAX_PREFILL_ROWS)
-}
-
-fn context(options: &Options, info: &ModelInfo) -> Result<usize> {
-    let max = info.max_positions;
-    match options.context {
-        None => Ok(max.min(DEFAULT_CONTEXT)),
-        Some(n) if (1..=max).contains(&n) => Ok(n),
-        Some(n) => Err(Error::argument("context", format!("is {n}; the model has 1..={max} positions"))),
-    }
-}
-
-/// The states of all sessions, on this device.
-fn states(options: &Options, info: &ModelInfo, device: &Opened) -> Result<Arc<StatePool>> {
-    let context = context(options, info)?;
-    let first = match options.reserve {
-        Some(n) if (1..=context).contains(&n) => n,
-        Some(n) => return Err(Error::argument("reserve", format!("is {n}; the context has 1..={context} tokens"))),
-        None if device.takes_memory_at_once() => FIRST_ROWS,
-        None => context,
-    };
-    Ok(StatePool::new(context, first, options.sessions))
-}
-
-/// The plan of a step of text, with the hidden vectors of these layers among its outputs, as far as it has them.
-fn record(model: &dyn ChatModel, caps: &Caps, shape: &TextShape, probed_layers: &[usize]) -> Result<Arc<Plan>> {
-    let mut plan = model.text_plan(PlanBuilder::new().for_device(caps), shape)?;
-    for name in probed_layers.iter().map(|&i| slots::hidden(i)) {
-        if let Some(&slot) = plan.tags.get(&name) {
-            plan.outputs.insert(name, slot);
-        }
-    }
-    Ok(Arc::new(plan))
-}
-
-/// Bytes of the states when all sessions are full.
-///
-/// # Errors
-/// [`Error::OutOfMemory`] where the device has no buffer for the context of one session.
-fn full_states(model: &dyn ChatModel, whole: TextShape, device: &Opened) -> Result<u64> {
-    let full = model.record_text(&TextShape { kv_rows: whole.context * whole.sessions, ..whole })?;
-    let (max, sessions) = (device.caps().max_binding, whole.sessions as u64);
-    let bytes = |(name, spec): (&str, &Spec)| match 4 * spec.words() as u64 {
-        bytes if bytes / sessions <= max => Ok(bytes),
-        bytes => Err(Error::OutOfMemory {
-            what: format!("a session of {} tokens: its part of the state {name}", whole.context),
-            needed: bytes / sessions,
-            available: Some(max),
-            device: format!("one buffer of {}", device.describe()),
-        }),
-    };
-    full.states().map(bytes).sum()
-}
-
 impl Resident {
     /// Opens a model; see [`crate::Engine::open_with`].
     pub fn open(
@@ -116,42 +51,41 @@ impl Resident {
         options: &Options,
         mut progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Self> {
-        check_options(options)?;
         let progress = |at| if Cancel::has_ended(&options.cancel) { ControlFlow::Break(()) } else { progress(at) };
-        let opening = Opening::new(files, &options.device_options(), options.model_options())?;
-        let model = models::open_chat(&opening.files, &opening.weights, opening.load)?;
-        let tokenizer = opening.tokenizer(options.tokenizer.as_deref(), model.vocab(), model.family())?;
-        if options.needs_tokenizer {
-            required_tokenizer(tokenizer.as_ref())?;
-        }
-        let prompt = model.prompt().open(&opening.files, tokenizer.as_ref())?;
-        let states = states(options, model.info(), &opening.device)?;
-        let whole = TextShape {
-            max_rows: options.prefill_rows.max(options.sessions),
-            max_outputs: options.sessions,
-            kv_rows: states.rows(),
-            context: states.context(),
-            sessions: options.sessions,
-            kv_dtype: options.kv.dtype(opening.precision),
-            images: model.info().image.is_some(),
-        };
-        let probed_layers = options.probed_layers.clone();
-        let caps = opening.device.caps();
-        let record = |shape: &TextShape| record(model.as_ref(), &caps, shape, &probed_layers);
-        let mut ladder = Ladder::record(whole, model.info().layers, record)?;
-        let full_states = full_states(model.as_ref(), whole, &opening.device)?;
-        let image = model.info().image.map(|_| model.record_image()).transpose()?.map(Arc::new);
-        let plans: Vec<_> = ladder.plans().chain(&image).cloned().collect();
+        let recorded = Recorded::new(files, options)?;
+        let estimate = recorded.estimate()?;
+        estimate.check(options.max_memory)?;
+        let (tokenizer, prompt) = recorded.tokenizer(options)?;
+        let plans = recorded.plans();
+        let Recorded { opening, model, states, whole, mut ladder, image, .. } = recorded;
         let head = opening.load.head.dtype();
-        let mut loaded = opening.load(&plans, head, |_, _| Ok(()), progress)?;
+        let mut fingerprint = SampledHash::default();
+        let sample = |name: &str, words: &[u32]| {
+            fingerprint.add(name, words);
+            Ok(())
+        };
+        let mut loaded = opening.load(&plans, head, sample, progress)?;
         let image = image.map(|plan| loaded.program(&plan)).transpose()?;
         ladder.prepare(&mut loaded)?;
         let (backend, mut report) = loaded.finish();
-        let runner = Runner::new(backend, ladder)?;
-        report.max_memory_bytes += full_states - runner.state_bytes();
+        let runner = Runner::new(backend, ladder, options.max_memory)?;
+        report.max_memory_bytes += estimate.max_state_bytes - runner.state_bytes();
         let limits = (whole.max_rows, whole.max_outputs);
-        let (runner, queue) = (Mutex::new(runner), Queue::default());
-        Ok(Resident { model, tokenizer, prompt, states, report, image, probed_layers, runner, queue, limits })
+        let probed_layers = options.probed_layers.clone();
+        let (runner, queue, fingerprint) = (Mutex::new(runner), Queue::default(), fingerprint.finish());
+        Ok(Resident {
+            model,
+            tokenizer,
+            prompt,
+            states,
+            report,
+            fingerprint,
+            image,
+            probed_layers,
+            runner,
+            queue,
+            limits,
+        })
     }
 
     /// The tokens that end an answer: the model's, and those that its files tell for conversations.
@@ -263,6 +197,27 @@ impl Resident {
         Ok(self.run_image(program, image, outputs, cancel)?.concat())
     }
 
+    /// What the first `n` rows of a slot hold, by state.
+    ///
+    /// # Errors
+    /// Those of [`Runner::rows`].
+    pub fn rows(&self, slot: usize, n: usize) -> Result<Vec<(String, Vec<u32>)>> {
+        let mut runner = self.runner()?;
+        let base = self.states.range(slot).start;
+        runner.rows(base..base + n)
+    }
+
+    /// Writes what [`Resident::rows`] gave to the first `n` rows of a slot, which has as many.
+    ///
+    /// # Errors
+    /// Those of [`Runner::write_rows`].
+    pub fn write_rows(&self, slot: usize, n: usize, states: &[(String, Cow<[u32]>)]) -> Result<()> {
+        self.reserve(&[(slot, n)])?;
+        let mut runner = self.runner()?;
+        let base = self.states.range(slot).start;
+        runner.write_rows(base..base + n, states)
+    }
+
     /// The experts chosen in each layer at the first `n` rows of a slot: `[layer][row · k + i]`.
     pub fn routing(&self, slot: usize, n: usize) -> Result<Vec<Vec<u32>>> {
         let (info, mut runner) = (self.model.info(), self.runner()?);
@@ -279,6 +234,7 @@ mod tests {
     use crate::engine::jobs::Job;
     use crate::engine::options::{DeviceChoice, Precision};
     use crate::gpu::Adapters;
+    use crate::models::TextShape;
     use crate::ops::Row;
     use std::path::Path;
 

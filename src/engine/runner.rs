@@ -1,5 +1,6 @@
 //! The device with its programs: a batch of rows in, tokens or logits out; images in, their vectors out.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use crate::engine::cache::{Growth, StatePool};
 use crate::engine::jobs::{ImageJob, JobOutput, Turn};
 use crate::engine::ladder::Ladder;
 use crate::engine::programs::{Program, floats};
+use crate::engine::recorded::beyond;
 use crate::engine::text_program::{Rows, TextProgram};
 use crate::error::{Error, Result};
 use crate::models::{ModelInfo, TextShape, slots};
@@ -30,6 +32,8 @@ pub(crate) struct Runner {
     bounds: TextShape,
     /// Time of a node in the last piece of an image.
     node_time: Option<Duration>,
+    /// Bytes that the device may hold.
+    max_memory: Option<u64>,
 }
 
 impl fmt::Debug for Runner {
@@ -78,8 +82,8 @@ impl Runner {
     ///
     /// # Errors
     /// [`Error::Format`] without a text program.
-    pub fn new(backend: Box<dyn Backend>, text: Ladder) -> Result<Self> {
-        Ok(Runner { backend, bounds: text.whole()?, text, node_time: None })
+    pub fn new(backend: Box<dyn Backend>, text: Ladder, max_memory: Option<u64>) -> Result<Self> {
+        Ok(Runner { backend, bounds: text.whole()?, text, node_time: None, max_memory })
     }
 
     /// Bytes of the states.
@@ -130,6 +134,63 @@ impl Runner {
         program.read_states(self.backend.as_mut(), wanted)
     }
 
+    /// The states that have a row for each of the cache, and that a session needs to go on; of each the words of the rows, in parts.
+    fn row_states(&mut self, rows: &Range<usize>) -> Result<Vec<(String, Vec<Range<usize>>)>> {
+        let kv_rows = self.bounds.kv_rows;
+        let words = |(at, n): (usize, usize)| at + rows.start * n..at + rows.end * n;
+        let plan = self.smallest()?.program.plan.clone();
+        // What was sampled is read in the same burst of steps only.
+        let by_row = plan
+            .states()
+            .filter(|(name, spec)| spec.shape[0] == kv_rows && ![slots::ADJUSTMENTS, slots::SAMPLED].contains(name));
+        Ok(by_row.map(|(name, spec)| (name.to_owned(), spec.row_words().into_iter().map(words).collect())).collect())
+    }
+
+    /// What some rows of the cache hold, by state: keys and values, and the experts that were chosen.
+    ///
+    /// # Errors
+    /// As [`Runner::read_states`].
+    pub fn rows(&mut self, rows: Range<usize>) -> Result<Vec<(String, Vec<u32>)>> {
+        let states = self.row_states(&rows)?;
+        let wanted: Vec<_> =
+            states.iter().flat_map(|(name, parts)| parts.iter().map(|part| (name.clone(), part.clone()))).collect();
+        let mut read = self.read_states(&wanted)?.into_iter();
+        Ok(states
+            .into_iter()
+            .map(|(name, parts)| (name, read.by_ref().take(parts.len()).flatten().collect()))
+            .collect())
+    }
+
+    /// Writes what [`Runner::rows`] gave to as many rows.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for other states than there are, or of another size; those of [`Backend::write`].
+    pub fn write_rows(&mut self, rows: Range<usize>, states: &[(String, Cow<[u32]>)]) -> Result<()> {
+        let known = self.row_states(&rows)?;
+        let size = |parts: &[Range<usize>]| parts.iter().map(Range::len).sum::<usize>();
+        let sizes = |n: &str| known.iter().find(|(name, _)| name == n).map(|(_, parts)| size(parts));
+        let wrong = states.iter().find(|(name, words)| sizes(name) != Some(words.len()));
+        if states.len() != known.len() || wrong.is_some() {
+            let found = wrong.map_or(format!("{} states", states.len()), |(name, words)| {
+                format!("{} words of the state {name}", words.len())
+            });
+            let expected = wrong.and_then(|(name, _)| sizes(name));
+            let expected = expected.map_or(format!("{} others", known.len()), |n| n.to_string());
+            return Err(Error::format("rows of the KV cache", format!("{found}, expected {expected}")));
+        }
+        let program = self.smallest()?.program.clone();
+        for (name, parts) in &known {
+            let Some((_, words)) = states.iter().find(|(n, _)| n == name) else { continue };
+            let mut words = &words[..];
+            for part in parts {
+                let (now, rest) = words.split_at(part.len());
+                program.write_state(self.backend.as_mut(), name, part.start, now)?;
+                words = rest;
+            }
+        }
+        Ok(())
+    }
+
     /// Gives the cache more rows. Plans are recorded anew, for sizes are part of them; their programs are prepared when a
     /// step needs them, of kernels that are compiled already.
     ///
@@ -140,6 +201,11 @@ impl Runner {
         let whole = TextShape { kv_rows: growth.rows, ..self.bounds };
         let text = self.text.recorded_for(whole, record)?;
         let (states, bytes) = resized(&self.text, &text, growth);
+        // The old rows leave once they have moved.
+        let needed = self.backend.memory() + bytes[1];
+        if let Some(limit) = self.max_memory.filter(|&limit| needed > limit) {
+            return Err(beyond(format!("the model with a KV cache of {} rows", growth.rows), needed, limit));
+        }
         self.backend.resize_states(&states).map_err(|error| refused(error, growth.rows, bytes))?;
         log::info!("the KV cache has {} rows, {} bytes for {}", growth.rows, bytes[1], bytes[0]);
         (self.bounds, self.text) = (whole, text);
@@ -229,7 +295,8 @@ mod tests {
             images: false,
         };
         let mut runner =
-            Runner::new(Box::new(Cpu::plain()), Ladder::record(whole, 0, |_| Ok(Arc::default())).unwrap()).unwrap();
+            Runner::new(Box::new(Cpu::plain()), Ladder::record(whole, 0, |_| Ok(Arc::default())).unwrap(), None)
+                .unwrap();
         let program = Program::prepare(runner.backend.as_mut(), &Arc::new(encoder())).unwrap();
         // Nobody knows how long a node takes; far too long; no time; a tenth of a piece.
         for (node_time, first) in [

@@ -179,6 +179,20 @@ impl Weights {
         }
     }
 
+    /// Words of [`Weights::group_stack`], at most.
+    pub(super) fn most_group_words(&self, parts: &[WeightPart], group: usize, codes: GroupCodes) -> Result<usize> {
+        let shape = |part: &WeightPart| -> Result<GroupShape> {
+            let packed = self.packed(&part.name).and_then(PackedInfo::groups).map(|shape| shape.bits);
+            let told = match packed {
+                Some(bits) => Some(bits),
+                None => self.group_rows(part, group, codes)?.map(|rows| rows.shape.bits),
+            };
+            Ok(GroupShape { rows: part.rows.len(), cols: part.cols, bits: told.unwrap_or(Bits::Two), group })
+        };
+        let shapes: Result<Vec<GroupShape>> = parts.iter().map(shape).collect();
+        Ok(groups::stack_words(&shapes?))
+    }
+
     /// What a file multiplies a matrix's products by, beside its codes and scales.
     fn factor_beside(&self, part: &WeightPart) -> Result<f32> {
         Ok(self.beside(&part.name, "scale")?.unwrap_or(1.0))

@@ -15,12 +15,14 @@
 //! * [`SamplingDefaults`]: how a model's publisher recommends to sample.
 //! * [`text`]: UTF-8 and JSON as other tools write them.
 //! * [`image`]: decoding and resizing pictures.
+//! * `hash`: hashes by which files and weights are recognised.
 //! * [`atomic`]: replacing a file atomically; [`Lock`]: one program at a time.
 
 pub mod atomic;
 pub mod chat_template;
 mod checkpoint;
 pub mod config;
+pub(crate) mod hash;
 pub mod image;
 mod lock;
 mod low_bit;

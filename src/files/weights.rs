@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::files::{Checkpoint, ModelFiles, StorageDType, TensorInfo};
 use crate::quant::groups::{GroupShape, is_infinite};
 use crate::quant::int8;
-use crate::quant::{Bits, Packed, TILE_ROWS, WeightQuant, fill_stack, quantise, stack_words};
+use crate::quant::{Bits, Packed, TILE_ROWS, WeightQuant, fill_stack, quantise, stack_table_words, stack_words};
 use crate::tensor::{Pack, WeightPart, WeightRef};
 use crate::threads;
 
@@ -123,6 +123,28 @@ impl Weights {
         };
         weight.parts.iter().for_each(|part| self.release(part));
         Ok(words)
+    }
+
+    /// Bytes that the words of a weight take, at most: matrices whose codes may turn out to need 1 bit are counted at 2. No element
+    /// is read.
+    ///
+    /// # Errors
+    /// Those of finding the tensors.
+    pub fn most_bytes(&self, weight: &WeightRef) -> Result<u64> {
+        let parts = &weight.parts;
+        let elements = || parts.iter().map(|p| p.rows.len() * p.cols).sum::<usize>();
+        let words = match weight.pack {
+            Pack::F32 => elements(),
+            Pack::F16 => elements().div_ceil(2),
+            Pack::Int8 => int8::words(parts.iter().map(|p| p.rows.len()).sum(), parts.first().map_or(1, |p| p.cols)),
+            Pack::Groups { group, codes } => self.most_group_words(parts, group as usize, codes)?,
+            Pack::Ternary(_) => {
+                let bits = |p: &WeightPart| self.packed(&p.name).and_then(|info| Bits::from_count(info.bits));
+                let words = |p: &WeightPart| bits(p).unwrap_or(Bits::Two).matrix_words(p.rows.len(), p.cols);
+                stack_table_words(parts.len()) + parts.iter().map(words).sum::<usize>()
+            }
+        };
+        Ok(4 * words as u64)
     }
 
     /// Drops a tensor's pages from resident memory (see [`Checkpoint::release`]).

@@ -30,8 +30,8 @@ mod stack;
 
 pub use quantise::{WeightQuant, quantise};
 pub use reorder::reorder;
-pub(crate) use stack::fill_stack;
 pub use stack::{PART_WORDS, Stack, StackPart, stack, stack_words};
+pub(crate) use stack::{fill_stack, stack_table_words};
 
 /// Rows of a tile: 32 lanes of 4 rows.
 pub const TILE_ROWS: usize = 128;

@@ -17,15 +17,20 @@ pub fn stack(parts: &[Packed]) -> Vec<u32> {
     out
 }
 
+/// Words of the table in front of a stack of so many matrices.
+pub(crate) fn stack_table_words(parts: usize) -> usize {
+    HEADER_WORDS + PART_WORDS * parts
+}
+
 /// Words of a stack's buffer.
 pub fn stack_words(parts: &[Packed]) -> usize {
-    HEADER_WORDS + PART_WORDS * parts.len() + parts.iter().map(|p| p.words.len()).sum::<usize>()
+    stack_table_words(parts.len()) + parts.iter().map(|p| p.words.len()).sum::<usize>()
 }
 
 /// Writes a stack into zeros, as many as [`stack_words`] says.
 pub(crate) fn fill_stack(parts: &[Packed], out: &mut [u32]) {
     let cols = parts.first().map_or(0, |p| p.cols);
-    let table = HEADER_WORDS + PART_WORDS * parts.len();
+    let table = stack_table_words(parts.len());
     let (head, mut rest) = out.split_at_mut(table);
     head[..2].copy_from_slice(&[parts.len() as u32, cols as u32]);
     let (mut at, mut tiles, mut rows) = (table, 0, 0);

@@ -131,7 +131,7 @@ impl BitGen {
         Self::open_with(files, options, Progress::ignore)
     }
 
-    /// [`BitGen::open`] with a callback before each weight is loaded, which ends the opening where it breaks.
+    /// [`BitGen::open`] with a callback before each weight is loaded and each kernel is timed, which ends the opening where it breaks.
     ///
     /// # Errors
     /// As [`BitGen::open`].

@@ -8,11 +8,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::apps::bitgen::fingerprint::{HASH, from_hex, hex};
 use crate::apps::bitgen::similarity::length;
 use crate::apps::picture_index::walk::is_inside;
 use crate::apps::picture_index::{Folder, Picture, Table};
 use crate::error::{Error, Result};
+use crate::files::hash::{HASH, from_hex, hex};
 use crate::files::{Checkpoint, NewTensor, StorageDType, write_tensors};
 
 /// The metadata entry of an index: its version.

@@ -16,9 +16,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::apps::bitgen::BitGen;
-use crate::apps::bitgen::fingerprint::HASH;
 use crate::apps::bitgen::similarity::{cosine, finite, not_finite};
 use crate::error::{Error, Result};
+use crate::files::hash::HASH;
 use crate::files::{Image, absolute};
 use crate::threads;
 

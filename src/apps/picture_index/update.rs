@@ -6,13 +6,13 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::apps::bitgen::fingerprint::{HASH, hash};
 use crate::apps::bitgen::similarity::{finite, not_finite};
 use crate::apps::picture_index::walk;
 use crate::apps::picture_index::walk::{Skipped, walk};
 use crate::apps::picture_index::{Folder, Picture, PictureIndex, file, stamp};
 use crate::engine::open::{Progress, proceed};
 use crate::error::{Error, Result};
+use crate::files::hash::{HASH, hash};
 use crate::files::{Image, Lock, image, read_at_most};
 use crate::threads;
 

@@ -172,7 +172,7 @@ impl RobotModel {
         Self::open_with(files, options, Progress::ignore)
     }
 
-    /// [`RobotModel::open`] with a callback before each weight is loaded, which ends the opening where it breaks.
+    /// [`RobotModel::open`] with a callback before each weight is loaded and each kernel is timed, which ends the opening where it breaks.
     ///
     /// # Errors
     /// As [`RobotModel::open`].

@@ -30,13 +30,27 @@ const TURNS: usize = 3;
 /// plans' weights are resident. Without a folder nothing is kept.
 ///
 /// What goes wrong with the cache or with a variant is logged as a warning, and the choice goes on without it.
-pub fn tune(cache: Option<PathBuf>, backend: &mut dyn Backend, plans: &[Arc<Plan>]) {
-    if !backend.runs_at_once() {
-        tune_with(cache.map(Cache::in_folder).as_ref(), backend, plans);
+///
+/// # Errors
+/// Those of `before`, which is told how many kernels have been tried, and of how many, before each.
+pub fn tune(
+    cache: Option<PathBuf>,
+    backend: &mut dyn Backend,
+    plans: &[Arc<Plan>],
+    before: impl FnMut(usize, usize) -> Result<()>,
+) -> Result<()> {
+    if backend.runs_at_once() {
+        return Ok(());
     }
+    tune_with(cache.map(Cache::in_folder).as_ref(), backend, plans, before)
 }
 
-fn tune_with(cache: Option<&Cache>, backend: &mut dyn Backend, plans: &[Arc<Plan>]) {
+fn tune_with(
+    cache: Option<&Cache>,
+    backend: &mut dyn Backend,
+    plans: &[Arc<Plan>],
+    mut before: impl FnMut(usize, usize) -> Result<()>,
+) -> Result<()> {
     let label = backend.describe();
     let key = Key::new(&label, backend.caps());
     let mut choices = cache.and_then(|cache| cache.load(&key)).unwrap_or_default();
@@ -49,7 +63,8 @@ fn tune_with(cache: Option<&Cache>, backend: &mut dyn Backend, plans: &[Arc<Plan
         log::info!("{label}: variants of kernels as chosen before");
     } else {
         let start = Instant::now();
-        for probe in &open {
+        for (done, probe) in open.iter().enumerate() {
+            before(done, open.len())?;
             let best = fastest(backend, probe, start);
             log::debug!("{}, {}: {best}", probe.op, probe.bucket);
             choices.set(probe.op, &probe.bucket, best);
@@ -60,6 +75,7 @@ fn tune_with(cache: Option<&Cache>, backend: &mut dyn Backend, plans: &[Arc<Plan
         }
     }
     backend.choose(choices);
+    Ok(())
 }
 
 /// The name of the fastest of the variants that are tried within the budget; the usual one's if none is.

@@ -25,7 +25,7 @@ use std::time::SystemTime;
 
 use minijinja::machinery::{Vm, make_string_output};
 use minijinja::{AutoEscape, ErrorKind, Value};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::files::tokenizer::MAX_TEXT_BYTES;
@@ -36,7 +36,7 @@ use environment::Refusal;
 pub const MAX_TEMPLATE_BYTES: usize = 1 << 20;
 
 /// One message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// Who says it: `system`, `user`, `assistant`, or another role that the template knows.
     pub role: String,

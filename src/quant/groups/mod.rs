@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::quant::{Bits, TILE_ROWS, pack_word};
 use crate::threads;
 
+pub(crate) use stack::stack_words;
 pub use stack::{GroupPart, GroupStack, stack, stack_rows};
 
 /// Maximum number of columns, for which a sum of products of two 8-bit codes fits in 32 bits.

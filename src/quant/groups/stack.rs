@@ -12,7 +12,7 @@ use crate::threads;
 const HEADER_WORDS: usize = 4;
 
 /// Words of a stack's buffer.
-fn stack_words(shapes: &[GroupShape]) -> usize {
+pub(crate) fn stack_words(shapes: &[GroupShape]) -> usize {
     table_words(shapes.len()) + shapes.iter().map(|shape| shape.words() + shape.scale_words()).sum::<usize>()
 }
 

@@ -2,7 +2,7 @@
 
 use crate::engine::Engine;
 use crate::engine::options::{DeviceOptions, ModelOptions, Options};
-use crate::engine::resident::MAX_SESSIONS;
+use crate::engine::recorded::MAX_SESSIONS;
 use crate::error::{Error, Result};
 use crate::files::ModelFiles;
 use crate::models::ModelInfo;

@@ -92,6 +92,7 @@ pub(super) fn describe(
     Ok(Inspection {
         file: weights.path().display().to_string(),
         family: format!("no family, architecture {}", architecture.unwrap_or("none")),
+        card: None,
         problems,
         unreadable: checkpoint.unreadable().clone(),
         components: Vec::new(),

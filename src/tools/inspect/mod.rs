@@ -1,6 +1,7 @@
 //! What a model file holds: its tensors, how they are packed, and how many parameters each component has; `gguf`: what is
-//! wrong with a GGUF file, and what its tensors would become.
+//! wrong with a GGUF file, and what its tensors would become; `card`: what a model that chats is.
 
+mod card;
 mod gguf;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,8 @@ use crate::models::{HiddenAct, LoadOptions, Model};
 use crate::quant::groups::GroupShape;
 use crate::tensor::Pack;
 use crate::tools::convert::whole;
+
+pub use card::Card;
 
 /// How a model is looked at. A [`Precision`] is one of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,6 +43,8 @@ pub struct Inspection {
     pub file: String,
     /// The model's family.
     pub family: String,
+    /// Its sizes and how one talks with it, of a model that chats and that runs.
+    pub card: Option<Card>,
     /// What is wrong with the file, or unclear in it; empty where nothing is.
     pub problems: Vec<String>,
     /// All tensors of the checkpoint, by name.
@@ -119,14 +124,19 @@ pub fn inspect(
     proceed(progress(Progress { done: all.len(), total: all.len(), what: String::new() }))?;
     let counted = || tensors.iter().filter(|t| model.counts(&t.name));
     let ternary = counted().filter(|t| t.shares.is_some());
+    let [parameters, ternary_parameters] =
+        [counted().map(TensorLine::elements).sum(), ternary.map(TensorLine::elements).sum()];
+    let (family, components) = (model.family().name.to_owned(), components(model.as_ref(), counted())?);
+    let options = InspectOptions { precision, hidden_act };
     Ok(Inspection {
         file: weights.path().display().to_string(),
-        family: model.family().name.to_owned(),
+        family,
+        card: model.into_chat().map(|model| Card::of(model.as_ref(), &files, &weights, options)),
         problems,
         unreadable: weights.checkpoint().unreadable().clone(),
-        components: components(model.as_ref(), counted())?,
-        parameters: counted().map(TensorLine::elements).sum(),
-        ternary_parameters: ternary.map(TensorLine::elements).sum(),
+        components,
+        parameters,
+        ternary_parameters,
         stored_bytes: all.iter().map(|t| t.bytes() as u64).sum(),
         packed_bytes: tensors.iter().map(|t| t.packed_bytes).sum(),
         tensors,

@@ -1,4 +1,8 @@
 //! A conversation: what was pushed, what was said, and where it lies in the KV cache.
+//!
+//! In reading order: this file, `saved` (sessions that fork, and that go into files and come back).
+
+mod saved;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -160,21 +164,51 @@ impl Session {
         let no_form = || Error::argument("message", "has no form without the model's own tokenizer");
         let opened = engine.prompt.as_ref().ok_or_else(no_form)?;
         let (message, with_image) = (Message::new(role, text), !self.pictures.is_empty());
-        let mut all = self.forgotten.whole(&self.tokens);
+        let all = self.forgotten.whole(&self.tokens);
         let advance = self.conversation.with(message, &all, with_image, &opened.prompt, tokenizer)?;
+        let new = if self.shifts() { tokenizer.encode(text, false)?.len() } else { 0 };
+        self.change_to(all, advance, new)?;
+        self.answer_at = Some(self.tokens.len());
+        Ok(())
+    }
+
+    /// Makes the session one of other tokens than `all` that it has, the last `new` of which stay.
+    fn change_to(&mut self, mut all: Vec<u32>, advance: Advance, new: usize) -> Result<()> {
         let Advance { conversation, keep, ids } = advance;
         self.check_tokens(&ids)?;
         all.truncate(keep);
         all.extend(ids);
-        let new = if self.shifts() { tokenizer.encode(text, false)?.len() } else { 0 };
         let gap = self.gap(conversation.opening, all.len(), new)?;
         let forgotten = Forgotten { at: gap.start, tokens: all.drain(gap).collect() };
         let same = self.tokens.iter().zip(&all).take_while(|(a, b)| a == b).count();
         self.cut(same);
         self.extend(&all[same..]);
-        (self.conversation, self.forgotten) = (conversation, forgotten);
-        self.answer_at = Some(self.tokens.len());
+        (self.conversation, self.forgotten, self.answer_at) = (conversation, forgotten, None);
         Ok(())
+    }
+
+    /// Takes the last message of the user back, with what followed it: the conversation is as it was before, written as
+    /// its form writes it. False where there is none; with an error the session stays as it was.
+    ///
+    /// # Errors
+    /// Those of the chat template.
+    pub fn undo(&mut self) -> Result<bool> {
+        let engine = self.engine.clone();
+        let (Some(tokenizer), Some(opened)) = (engine.tokenizer.as_ref(), engine.prompt.as_ref()) else {
+            return Ok(false);
+        };
+        let all = self.forgotten.whole(&self.tokens);
+        match self.conversation.without_last(&all, &opened.prompt, tokenizer)? {
+            Some(advance) => self.change_to(all, advance, 0).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
+    /// Takes the answer to the last message back, so that another one can be generated. False where there is no message that
+    /// is answered, or its beginning has left the context.
+    pub fn undo_answer(&mut self) -> bool {
+        let answer = self.answer_at.filter(|&at| at < self.tokens.len());
+        answer.map(|at| self.cut(at)).is_some()
     }
 
     /// Whether, and how, tokens leave when the context is full, so that pushing and generating go on; at first they do not,
@@ -220,6 +254,7 @@ impl Session {
             self.forgotten.at = at;
             self.forgotten.tokens.extend(self.tokens.drain(at..at + more));
             self.cached = self.cached.min(self.image_rows + at);
+            self.answer_at = self.answer_at.filter(|&answer| answer >= at + more).map(|answer| answer - more);
         }
         Ok(more)
     }
@@ -272,6 +307,7 @@ impl Session {
         self.check_tokens(ids)?;
         self.make_room_for(ids.len(), ids.len())?;
         self.extend(ids);
+        self.answer_at = None;
         Ok(())
     }
 
@@ -357,6 +393,11 @@ impl Session {
         self.tokens.truncate(tokens);
         self.row_tokens.truncate(tokens);
         self.cached = self.cached.min(self.len());
+    }
+
+    /// How many pictures were pushed.
+    pub fn images(&self) -> usize {
+        self.pictures.len()
     }
 
     /// Its pictures at the model's size, in order.
