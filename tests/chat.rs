@@ -52,6 +52,68 @@ fn a_full_context_is_told_and_the_chat_goes_on_after_reset() {
 }
 
 #[test]
+fn a_conversation_is_kept_in_a_file_and_goes_on() {
+    let folder = TempDir::new().expect("a folder");
+    let file = text(folder.path().join("my talk"));
+    let whole = piped(&["-v"], "What is it?\nAnd now?\n");
+    let ran = piped(&["-v"], format!("What is it?\n/save {file}\n/reset\nAnd now?\n/load '{file}'\nAnd now?\n"));
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+    assert_eq!(ran.out.lines().last(), whole.out.lines().last());
+    assert_eq!(read_tokens(&ran).last(), read_tokens(&whole).last(), "nothing runs again");
+
+    let picture = picture();
+    let ran = piped(&[], format!("/load {picture}\n/save {picture}\n/load nowhere\nWhat is it?\n"));
+    assert_eq!((ran.code, ran.out.lines().last()), (Some(2), whole.out.lines().next()), "{}", ran.err);
+    assert_eq!(ran.err.lines().filter(|line| line.starts_with("error: ")).count(), 3, "{}", ran.err);
+    assert!(ran.err.contains("is no saved session"), "{}", ran.err);
+}
+
+#[test]
+fn questions_and_answers_are_taken_back() {
+    let plain = piped(&[], "What is it?\nAnd now?\n");
+    let answers: Vec<&str> = plain.out.lines().collect();
+    let ran = piped(&[], "/retry\n/undo\nWhat is it?\n/retry\nWhy?\n/undo\nAnd now?\n");
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert_eq!((lines[0], lines[1], lines.last()), (answers[0], answers[0], answers.last()), "{}", ran.out);
+    assert!(ran.err.contains("no answer to take back") && ran.err.contains("no question to take back"), "{}", ran.err);
+    assert!(ran.err.contains("always the same"), "{}", ran.err);
+    let random = ["--temp", "5", "--seed", "3", "--top-k", "0", "--top-p", "1"];
+    let ran = piped(&random, "What is it?\n/retry\n/retry\n");
+    let lines: std::collections::HashSet<&str> = ran.out.lines().collect();
+    assert!(lines.len() > 1, "a seed a try: {}", ran.out);
+}
+
+#[test]
+fn a_question_of_several_lines_is_one() {
+    let one = piped(&["-v"], "\"\"\"What is it?\nAnd now?\n/quit\"\"\"\n");
+    assert_eq!((one.code, one.out.lines().count(), read_tokens(&one).len()), (Some(0), 1, 1), "{}", one.err);
+    let longer = piped(&["-v"], "\"\"\"\r\nWhat is it?\r\nAnd now?\r\n/quit\n\n\n");
+    assert!(read_tokens(&longer)[0] > read_tokens(&one)[0], "{}", longer.err);
+}
+
+#[test]
+fn settings_change_in_a_conversation() {
+    let ran = piped(
+        &[],
+        "/set\n/set temp 2 --top_k 7 seed 5\n/set\n/set top-k x\n/set colour red\n/set temp\n/set temp -1\n",
+    );
+    assert!(ran.err.contains("temp 0, top-k 50") && ran.err.contains("temp 2, top-k 7"), "{}", ran.err);
+    let errors: Vec<&str> = ran.err.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!((errors.len(), ran.code), (4, Some(2)), "{}", ran.err);
+    assert!(errors[0].contains("top-k") && errors[1].contains("colour") && errors[2].contains("/set temp 0.8"));
+    assert!(errors[3].contains("temp"), "{}", errors[3]);
+    let drawn = piped(&["--temp", "5", "--seed", "3"], "What is it?\n");
+    let set = piped(&[], "/set temp 5 seed 3\nWhat is it?\n");
+    assert_eq!(drawn.out, set.out);
+    // This model knows no such role: the conversation begins again as it was.
+    let ran = piped(&[], "/system Be kind.\nWhat is it?\n");
+    assert!(ran.code == Some(2) && ran.err.contains("system"), "{}", ran.err);
+    assert_eq!(ran.out, piped(&[], "What is it?\n").out);
+    let ran = piped(&["--no-template"], "/system Be kind.\n");
+    assert!(ran.code == Some(2) && ran.err.contains("--no-template"), "{}", ran.err);
+}
+
+#[test]
 fn an_answer_that_the_context_cuts_says_so() {
     let ends = |n: &str| {
         let mut args = chat(&["-c", "60", "-v", "--logit-bias", "77=1e9"]);
@@ -169,6 +231,11 @@ mod terminal {
 
     impl Terminal {
         fn open(args: &[String]) -> Self {
+            Self::open_with(args, &[])
+        }
+
+        /// With variables of the environment.
+        fn open_with(args: &[String], variables: &[(&str, &str)]) -> Self {
             let (mut ours, mut theirs) = (0, 0);
             let (name, modes, size) = (std::ptr::null_mut(), std::ptr::null(), std::ptr::null());
             // SAFETY: both numbers are written, and nothing else is asked for.
@@ -178,6 +245,7 @@ mod terminal {
             let (ours, theirs) = unsafe { (File::from_raw_fd(ours), OwnedFd::from_raw_fd(theirs)) };
             let mut command = command(&args.iter().map(String::as_str).collect::<Vec<_>>());
             let copy = || theirs.try_clone().expect("a copy");
+            command.envs(variables.iter().copied());
             command.env("TERM", "xterm").stdin(copy()).stdout(copy()).stderr(copy());
             let own_session = || {
                 // SAFETY: two system calls, of the child alone: Ctrl-C goes to who has the terminal.
@@ -199,6 +267,14 @@ mod terminal {
                 }
             });
             Terminal { child, keys: ours, pieces, unread: RefCell::default() }
+        }
+
+        /// Gives it another number of columns.
+        fn resize(&self, columns: u16) {
+            let size = libc::winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+            // SAFETY: the call reads a size, of an open terminal.
+            let done = unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&self.keys), libc::TIOCSWINSZ, &size) };
+            assert_eq!(done, 0);
         }
 
         fn press(&mut self, keys: &str) {
@@ -262,6 +338,91 @@ mod terminal {
         let plain = asked(&["What is 2 + 43?\n"]);
         let edited = asked(&["What is 2 + 3?\x1b[D\x1b[D4\x1b[C\x1b[C\n", "\x1b[A\x1b[A\n"]);
         assert_eq!(edited, [plain[0].clone(), plain[0].clone()]);
+    }
+
+    /// The tokens of the last prompt, by -v.
+    fn prompt_of(shown: &str) -> String {
+        let line = shown.lines().rfind(|line| line.starts_with("prefill:")).unwrap_or_else(|| panic!("{shown:?}"));
+        line.split_whitespace().nth(1).expect("a number").to_owned()
+    }
+
+    #[test]
+    fn a_text_is_pasted_as_one_and_tab_completes() {
+        let asked = |keys: &str| {
+            let mut chat = Terminal::open(&chat(&["-v"]));
+            chat.shows("> ");
+            chat.press(keys);
+            prompt_of(&chat.shows("experts:"))
+        };
+        let pasted = asked("\x1b[200~What is it?\rAnd\tnow?\r/quit\r\x1b[201~\r");
+        let mut chat = Terminal::open(&chat(&["-v"]));
+        chat.shows("> ");
+        chat.press("\"\"\"What is it?\r");
+        chat.shows("… ");
+        chat.press("And now?\r");
+        chat.shows("… ");
+        chat.press("/quit\"\"\"\r");
+        let block = prompt_of(&chat.shows("experts:"));
+        assert!(
+            pasted.parse::<usize>().expect("a number").abs_diff(block.parse().expect("a number")) < 3,
+            "{pasted} {block}"
+        );
+        chat.shows("> ");
+        // Both that begin so are listed, and the one that is left is taken.
+        chat.press("/re\t");
+        chat.shows("/reset  /retry");
+        chat.press("s\t\r");
+        chat.shows("/reset\r\n");
+        chat.shows("> ");
+        chat.press("/sy\tBe kind.\r");
+        chat.shows("error: ");
+        chat.shows("> ");
+        assert_eq!(chat.ends_by("\x04").code(), Some(0));
+    }
+
+    #[test]
+    fn earlier_conversations_are_recalled() {
+        let folder = super::TempDir::new().expect("a folder");
+        for first in [true, false] {
+            let mut chat =
+                Terminal::open_with(&chat(&["-v"]), &[("TERNION_CACHE", folder.path().to_str().expect("UTF-8"))]);
+            chat.shows("> ");
+            chat.press(if first { "What is 2 + 43?\r" } else { "\x1b[A\r" });
+            let shown = chat.shows("experts:");
+            assert!(first || shown.contains("What is 2 + 43?"), "{shown:?}");
+            chat.shows("> ");
+            assert_eq!(chat.ends_by("\x04").code(), Some(0));
+        }
+    }
+
+    #[test]
+    fn a_terminal_of_another_size_shows_the_line_again() {
+        let mut chat = Terminal::open(&chat(&["-v"]));
+        chat.shows("> ");
+        chat.resize(20);
+        chat.press("0123456789012345678901234567890");
+        chat.shows("> ");
+        let last = |shown: String| shown.rsplit("> ").next().unwrap_or_default().to_owned();
+        chat.press("X");
+        let narrow = chat.shows("X");
+        assert!(last(narrow.clone()).len() < 20, "{narrow:?}");
+        chat.resize(80);
+        chat.press("Y");
+        assert!(chat.shows("Y").contains("0123456789012345678901234567890X"));
+        chat.press("\r");
+        chat.shows("experts:");
+    }
+
+    #[test]
+    fn a_terminal_is_told_the_model_and_the_device_in_a_line() {
+        let chat = Terminal::open(&chat(&[]));
+        let shown = chat.shows("> ");
+        let line = shown.lines().find(|line| line.contains(" · CPU, ")).unwrap_or_else(|| panic!("{shown:?}"));
+        assert!(
+            line.contains("embernet/tiny") && !shown.contains("device:") && !shown.contains("as asked"),
+            "{shown:?}"
+        );
+        assert_eq!(chat.ends_by("\x04").code(), Some(0));
     }
 
     #[test]

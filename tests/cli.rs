@@ -61,7 +61,8 @@ fn run_answers_on_the_cpu_and_on_a_gpu() {
     let on_cpu = answers(&tiny(), &["--device", "cpu", "--image", &image]);
     assert!(!on_cpu.trim().is_empty());
     for (threads, said) in [("1", "1 thread,"), ("3", "3 threads,")] {
-        let ran = ternion(&borrowed(&run_on(&tiny(), &["--device", "cpu", "--threads", threads, "--image", &image])));
+        let ran =
+            ternion(&borrowed(&run_on(&tiny(), &["--device", "cpu", "-v", "--threads", threads, "--image", &image])));
         assert_eq!((ran.code, ran.out), (Some(0), on_cpu.clone()), "{threads} threads");
         assert!(ran.err.contains(&format!("device: CPU, {said}")), "{}", ran.err);
     }
@@ -191,8 +192,24 @@ fn inspect_counts_what_the_configuration_counts() {
     assert!((shares - 1.0).abs() < 1e-9 && q["scale"].as_f64() > Some(0.0));
     assert_eq!(tensor("decoder.embed_tokens.weight")["packed"], "f16");
     assert_eq!(tensor("image_newline")["packed"], "not read");
-    let table = succeeds(&["inspect", &text(tiny())]);
+    let table = succeeds(&["inspect", &text(tiny()), "--tensors"]);
     assert!(table.contains("decoder.norm.weight") && table.contains("909624"), "{table}");
+    let card = succeeds(&["inspect", &text(tiny())]);
+    assert!(!card.contains("decoder.norm.weight") && card.contains("909624"), "{card}");
+    let info = &found["card"];
+    let sizes = &config["language_decoder"];
+    assert_eq!([&info["layers"], &info["vocab"]], [&sizes["num_layers"], &sizes["vocab_size"]]);
+    assert_eq!(info["experts"].as_array().map(Vec::len), Some(8));
+    assert!(info["memory"]["weight_bytes"].as_u64() > Some(909_624 / 4), "{info}");
+}
+
+#[test]
+fn a_model_that_needs_more_memory_than_it_may_is_refused() {
+    run_fails(&["-p", "x", "--max-memory", "100KiB"], &["--max-memory", "102400"]);
+    for wrong in ["", "x", "1kb", "1.5GiB", "99999999999GiB"] {
+        run_fails(&["-p", "x", "--max-memory", wrong], &["--max-memory", "as 800MiB"]);
+    }
+    assert!(!answers(&tiny(), &["--device", "cpu", "--max-memory", "1GiB"]).is_empty());
 }
 
 #[test]

@@ -179,13 +179,15 @@ fn commands_without_a_model_take_the_demo_and_say_so() {
     let picture = text(samples().join("spatial_scene_100000.png"));
     let args = ["run", "--device", "cpu", "--image", &picture, "-p", "What color is the circle?"];
     let ran = ternion(&args);
+    assert_eq!((ran.code, ran.out.trim(), ran.err.as_str()), (Some(0), "red", ""));
+    let ran = ternion(&[&args[..], &["-v"]].concat());
     assert_eq!((ran.code, ran.out.trim()), (Some(0), "red"), "{}", ran.err);
     let said: Vec<&str> = ran.err.lines().filter(|l| l.starts_with("model: the demo model")).collect();
     assert!(said.len() == 1 && said[0].contains("drawn scenes only"), "{}", ran.err);
 
     // With a model nothing is said of the demo; a tokenizer of one's own takes the place of the demo's.
     let model = text(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/shapes/model"));
-    let with_model = ternion(&[&args[..], &["-m", &model]].concat());
+    let with_model = ternion(&[&args[..], &["-v", "-m", &model]].concat());
     assert_eq!((with_model.out.trim(), with_model.err.contains("demo model")), ("red", false));
     let tokenizer = text(support::golden::golden_root().join("tokenizer.json"));
     assert_eq!(succeeds(&[&args[..], &["--tokenizer", &tokenizer]].concat()).trim(), "red");

@@ -330,6 +330,11 @@ fn the_command_embeds_finds_and_says_what_it_did() {
     let lines: Vec<&str> = out.lines().collect();
     assert_eq!(lines.len(), 3);
     assert!(lines[1].starts_with("1 ") && lines[1].ends_with(&text(&want[0].path)), "{out}");
+    let paths: Vec<String> = want[..2].iter().map(|found| text(&found.path)).collect();
+    assert_eq!(succeeds(&args(&["t7", "-k", "2", "--paths"])), format!("{}\n{}\n", paths[0], paths[1]));
+    assert_eq!(succeeds(&args(&["t7", "-k", "2", "-0"])), format!("{}\0{}\0", paths[0], paths[1]));
+    let address = args(&["--image", "https://example.com/a.png"]);
+    assert_fails(&ternion(&address), &address, &["is an address", "fetch it first"]);
     let query = text(rig.at("pictures/p03.png"));
     let out = succeeds(&[&args(&["-k", "1", "--image"])[..], &[query.as_str()]].concat());
     assert!(out.contains("1.000") && out.contains("p03.png"), "{out}");

@@ -18,7 +18,7 @@ use ternion::models::Family;
 use ternion::threads::size_pool;
 use ternion::{Error, Result};
 
-use crate::cli::messages::say;
+use crate::cli::messages::{is_verbose, say, say_setup};
 use crate::cli::output::Bar;
 
 /// Which model, and where and how it runs.
@@ -40,6 +40,9 @@ pub struct ModelArgs {
     /// all, since there memory is taken as it is written.
     #[arg(long, value_name = "TOKENS")]
     pub reserve: Option<usize>,
+    /// Memory that the model may hold of the device's, as 800MiB or 2GiB; one that needs more is refused before it is loaded.
+    #[arg(long, value_name = "SIZE", value_parser = byte_size)]
+    pub max_memory: Option<u64>,
 }
 
 /// With how many threads a command computes.
@@ -49,6 +52,20 @@ pub struct ThreadArgs {
     /// they are.
     #[arg(long, value_name = "N", value_parser = thread_counts())]
     pub threads: Option<usize>,
+}
+
+/// A number of bytes, with a unit or without.
+fn byte_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let shift = match text[digits.len()..].trim() {
+        "" | "B" => Some(0),
+        "KiB" => Some(10),
+        "MiB" => Some(20),
+        "GiB" => Some(30),
+        _ => None,
+    };
+    let bytes = digits.parse::<u64>().ok().zip(shift).and_then(|(n, shift)| n.checked_mul(1 << shift));
+    bytes.ok_or_else(|| "expected a whole number with B, KiB, MiB or GiB behind it, as 800MiB".into())
 }
 
 fn thread_counts() -> RangedU64ValueParser<usize> {
@@ -168,6 +185,7 @@ impl ModelArgs {
             hidden_act: self.device.hidden_act,
             context: self.context,
             reserve: self.reserve,
+            max_memory: self.max_memory,
             sessions: 1,
             tokenizer: self.tokenizer.clone(),
             needs_tokenizer: true,
@@ -180,11 +198,11 @@ impl ModelArgs {
     /// # Errors
     /// As [`Engine::open`].
     pub fn open_with(&self, files: ModelFiles, options: Options) -> Result<Engine> {
-        let bar = Bar::new("loading");
+        let (bar, model) = (Bar::new("loading"), files.to_string());
         let engine = Engine::open_with(files, options, |p| bar.show(&p))?;
         bar.end();
         let report = engine.report();
-        say!("device: {} ({})", report.device, report.why);
+        say_setup(&model, &report.device, &report.why);
         Ok(engine)
     }
 
@@ -193,7 +211,11 @@ impl ModelArgs {
     /// # Errors
     /// As [`BitGen::open`]; [`Error::Argument`] for options that do not apply to it.
     pub fn open_bitgen(&self, files: ModelFiles) -> Result<BitGen> {
-        let given = [("context", self.context.is_some()), ("reserve", self.reserve.is_some())];
+        let given = [
+            ("context", self.context.is_some()),
+            ("reserve", self.reserve.is_some()),
+            ("max-memory", self.max_memory.is_some()),
+        ];
         if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
             let problem = "is for a model that chats; a BitGen has as many positions as it was trained with";
             return Err(Error::argument(*option, problem));
@@ -265,7 +287,7 @@ impl MemoryArgs {
     }
 }
 
-/// The files of the model at `path`; without one those of the demo model, with a note on stderr.
+/// The files of the model at `path`; without one those of the demo model, with a note on stderr where reasons are wanted.
 ///
 /// # Errors
 /// Those of [`ModelFiles::demo`].
@@ -274,25 +296,33 @@ pub fn model_files(path: Option<&Path>) -> Result<ModelFiles> {
         return Ok(path.into());
     }
     let demo = ModelFiles::demo()?;
-    say!(
-        "model: {demo}, since none is given; it knows drawn scenes only: words and numbers, boxes and arrows, bar charts, \
-         sums, colours and shapes, positions and counts, gauges and clocks, robots and terrain"
-    );
+    if is_verbose() {
+        say!(
+            "model: {demo}, since none is given; it knows drawn scenes only: words and numbers, boxes and arrows, bar \
+             charts, sums, colours and shapes, positions and counts, gauges and clocks, robots and terrain"
+        );
+    }
     Ok(demo)
+}
+
+/// Decodes a picture.
+///
+/// # Errors
+/// As [`Image::open`]; [`Error::Argument`] for an address, which names no file.
+pub fn open_image(file: &Path) -> Result<Image> {
+    if ["http://", "https://"].iter().any(|scheme| file.to_string_lossy().starts_with(scheme)) {
+        let problem = format!("{} is an address; pictures are read from files: fetch it first", file.display());
+        return Err(Error::argument("image", problem));
+    }
+    Image::open(file)
 }
 
 /// Decodes pictures.
 ///
 /// # Errors
-/// As [`Image::open`]; [`Error::Argument`] for an address, which names no file.
+/// As [`open_image`].
 pub fn open_images(files: &[PathBuf]) -> Result<Vec<Image>> {
-    let address =
-        |file: &&PathBuf| ["http://", "https://"].iter().any(|scheme| file.to_string_lossy().starts_with(scheme));
-    if let Some(file) = files.iter().find(address) {
-        let problem = format!("{} is an address; pictures are read from files: fetch it first", file.display());
-        return Err(Error::argument("image", problem));
-    }
-    files.iter().map(Image::open).collect()
+    files.iter().map(|file| open_image(file)).collect()
 }
 
 /// The question that was given, or where none was and stdin is no terminal, what it holds.
@@ -393,11 +423,11 @@ pub fn open_bitgen(files: ModelFiles, device: &DeviceArgs, tokenizer: Option<&Pa
     device.reject_for("a BitGen")?;
     let (tokenizer, precision) = (tokenizer.map(Path::to_owned), device.precision);
     let options = BitGenOptions { device: device.options(), precision, tokenizer };
-    let bar = Bar::new("loading");
+    let (bar, name) = (Bar::new("loading"), files.to_string());
     let model = BitGen::open_with(files, &options, |p| bar.show(&p))?;
     bar.end();
     let report = model.report();
-    say!("device: {} ({})", report.device, report.why);
+    say_setup(&name, &report.device, &report.why);
     Ok(model)
 }
 

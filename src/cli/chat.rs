@@ -6,32 +6,26 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use clap::Args;
-use percent_encoding::percent_decode_str;
+use clap::{Args, Parser};
 use signal_hook::flag;
 use ternion::engine::{Engine, GenerateOptions, Session, Stats, StopReason};
+use ternion::files::SamplingDefaults;
 use ternion::files::tokenizer::MAX_TEXT_BYTES;
-use ternion::files::{Image, SamplingDefaults};
 use ternion::{Error, Result};
 
-use crate::cli::args::{ModelArgs, model_files, open_images, utf8};
+use crate::cli::args::{ModelArgs, model_files, open_image, open_images, utf8};
+use crate::cli::chat_lines::{BLOCK, HELP, Line, block, completions, file_path, parse, set_options};
 use crate::cli::conversation::ConversationArgs;
 use crate::cli::generate::GenerateArgs;
 use crate::cli::line_editor::{Input, LineEditor};
 use crate::cli::messages::say;
-use crate::cli::output::{Answer, statistics, stream};
+use crate::cli::output::{Answer, bytes, statistics, stream};
 use crate::cli::{Failure, INTERRUPTED, Outcome, report, report_with};
-
-const HELP: &str = "\
-/image FILE  begin a new conversation about a picture
-/reset       begin a new conversation about the same pictures
-/stats       show counts, times and experts of the last answer
-/quit        end (also Ctrl-D)
-/help        show this
-Anything else is a question. Ctrl-C ends an answer.";
 
 /// What the user types behind.
 const PROMPT: &str = "> ";
+/// The same inside a question of several lines.
+const MORE: &str = "… ";
 
 /// Talk with a model: each line of stdin is a question.
 ///
@@ -52,34 +46,6 @@ pub struct Chat {
     conversation: ConversationArgs,
 }
 
-/// What a line asks for.
-#[derive(Debug, PartialEq)]
-enum Line<'a> {
-    Nothing,
-    Quit,
-    Reset,
-    Stats,
-    Help,
-    Image(&'a str),
-    Unknown(&'a str),
-    Question(&'a str),
-}
-
-fn parse(line: &str) -> Line<'_> {
-    let line = line.trim();
-    let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-    match (word, rest.trim()) {
-        ("", _) => Line::Nothing,
-        ("/quit" | "/exit", "") => Line::Quit,
-        ("/reset", "") => Line::Reset,
-        ("/stats", "") => Line::Stats,
-        ("/help", "") => Line::Help,
-        ("/image", file) if !file.is_empty() => Line::Image(file),
-        (word, _) if word.starts_with('/') => Line::Unknown(word),
-        _ => Line::Question(line),
-    }
-}
-
 impl Chat {
     /// Runs the command.
     ///
@@ -89,34 +55,29 @@ impl Chat {
         self.generate.check()?;
         let images = open_images(&self.image)?;
         let files = model_files(self.model.model.as_deref())?;
-        let options = self.generate.options(verbose, &SamplingDefaults::of(&files)?)?;
+        let recommended = SamplingDefaults::of(&files)?;
+        let options = self.generate.options(verbose, &recommended)?;
         let engine = self.model.open_chat(files)?;
         self.conversation.check(&engine, verbose);
-        let mut editor = LineEditor::new();
-        let (session, interrupt) = (engine.session()?, Interrupt::new(editor.is_none()));
-        let form = &self.conversation;
-        let mut chat = ChatLoop { session, engine, options, form, images: 0, last: None, verbose, interrupt };
-        for image in &images {
-            chat.session.push_image(image)?;
-            chat.images += 1;
-        }
-        form.begin(&mut chat.session)?;
-        let terminal = io::stdin().is_terminal();
-        if terminal {
+        let mut lines = Lines::new();
+        let (session, interrupt) = (engine.session()?, Interrupt::new(lines.editor.is_none()));
+        let (form, settings) = (self.conversation.clone(), self.generate.clone());
+        let mut chat =
+            ChatLoop { session, engine, options, settings, recommended, form, last: None, verbose, interrupt };
+        images.iter().try_for_each(|image| chat.session.push_image(image))?;
+        chat.form.begin(&mut chat.session)?;
+        if lines.terminal {
             chat.interrupt.watch()?;
             say!("/help lists the commands, Ctrl-D ends.");
         }
         let (mut failed, mut warned) = (false, false);
         loop {
-            let line = match &mut editor {
-                Some(editor) => {
-                    let read = editor.read(PROMPT, || chat.interrupt.came());
-                    Ok(read.map_err(Error::io("the terminal"))?)
-                }
-                None => next_line(terminal)?,
-            };
-            let done = match line {
-                Ok(Input::Line(line)) => chat.answer(&line),
+            let done = match lines.next(PROMPT, &chat.interrupt)? {
+                Ok(Input::Line(line)) => lines.whole(line, &chat.interrupt)?.and_then(|asked| match asked {
+                    Some(Asked::Line(line)) => chat.answer(&line),
+                    Some(Asked::Block(text)) => chat.ask(&text).map(|()| true),
+                    None => Ok(true),
+                }),
                 Ok(Input::Interrupted) if warned => return Err(Failure::Interrupted),
                 // It may have been meant for an answer that has just ended.
                 Ok(Input::Interrupted) => {
@@ -138,15 +99,66 @@ impl Chat {
                 Err(other) => return Err(other),
             }
         }
-        if failed && !terminal { Err(Failure::Reported) } else { Ok(()) }
+        if failed && !lines.terminal { Err(Failure::Reported) } else { Ok(()) }
+    }
+}
+
+/// What the user asks.
+enum Asked {
+    /// A line: a command or a question.
+    Line(String),
+    /// A question of several lines.
+    Block(String),
+}
+
+/// Where lines come from.
+struct Lines {
+    editor: Option<LineEditor>,
+    terminal: bool,
+}
+
+impl Lines {
+    fn new() -> Self {
+        Lines { editor: LineEditor::new(completions), terminal: io::stdin().is_terminal() }
+    }
+
+    /// The next line; an error inside for one that is not text or is too long, which is skipped.
+    fn next(&mut self, prompt: &str, interrupt: &Interrupt) -> Outcome<Result<Input>> {
+        match &mut self.editor {
+            Some(editor) => {
+                let read = editor.read(prompt, || interrupt.came());
+                Ok(Ok(read.map_err(Error::io("the terminal"))?))
+            }
+            None => next_line(prompt, self.terminal),
+        }
+    }
+
+    /// What a line asks, with the lines behind it where it begins a question of several; none where Ctrl-C ended that.
+    fn whole(&mut self, line: String, interrupt: &Interrupt) -> Outcome<Outcome<Option<Asked>>> {
+        if !line.trim_start().starts_with(BLOCK) {
+            return Ok(Ok(Some(Asked::Line(line))));
+        }
+        let text = block(&line, || match self.next(MORE, interrupt) {
+            Ok(Ok(Input::Line(line))) => Ok(Some(line.trim_end_matches(['\r', '\n']).to_owned())),
+            Ok(Ok(Input::End)) => Ok(None),
+            Ok(Ok(Input::Interrupted)) => Err(None),
+            Ok(Err(error)) => Err(Some(Ok(error))),
+            Err(failure) => Err(Some(Err(failure))),
+        });
+        match text {
+            Ok(text) => Ok(Ok(Some(Asked::Block(text)))),
+            Err(None) => Ok(Ok(None)),
+            Err(Some(Ok(error))) => Ok(Err(error.into())),
+            Err(Some(Err(failure))) => Err(failure),
+        }
     }
 }
 
 /// The next line of stdin where there is no editor; an error inside for a line that is not text or is too long, which is
 /// skipped.
-fn next_line(terminal: bool) -> Outcome<Result<Input>> {
+fn next_line(prompt: &str, terminal: bool) -> Outcome<Result<Input>> {
     if terminal {
-        super::messages::write(format_args!("{PROMPT}"));
+        super::messages::write(format_args!("{prompt}"));
     }
     let (mut input, mut bytes) = (io::stdin().lock(), Vec::new());
     let max = MAX_TEXT_BYTES as u64 + 1;
@@ -155,33 +167,6 @@ fn next_line(terminal: bool) -> Outcome<Result<Input>> {
         input.skip_until(b'\n').map_err(Error::io("stdin"))?;
     }
     Ok(if bytes.is_empty() { Ok(Input::End) } else { utf8("stdin", bytes).map(Input::Line) })
-}
-
-/// The file that a line names: as it is written, or as terminals write a file that is dragged into them, in quotes, with
-/// escaped characters or as a file:// address; `~` is the user's folder. A file with the very name comes first.
-fn picture_path(written: &str) -> PathBuf {
-    let literal = PathBuf::from(written);
-    if literal.exists() {
-        return literal;
-    }
-    if let Some(address) = written.strip_prefix("file://") {
-        let path = address.strip_prefix("localhost").unwrap_or(address);
-        // An address of Windows has a slash in front of the drive.
-        let path = if cfg!(windows) { path.trim_start_matches('/') } else { path };
-        return percent_decode_str(path).decode_utf8().map_or(literal, |path| path.as_ref().into());
-    }
-    let path = if cfg!(windows) {
-        written.trim_matches('"').to_owned()
-    } else {
-        // One word as a shell reads it; several are a name with spaces.
-        let words = shlex::split(written).and_then(|words| <[String; 1]>::try_from(words).ok());
-        words.map_or_else(|| written.to_owned(), |[word]| word)
-    };
-    let in_home = written.strip_prefix('~').filter(|rest| rest.is_empty() || rest.starts_with(['/', '\\']));
-    match (in_home, etcetera::home_dir()) {
-        (Some(_), Ok(home)) => home.join(path.trim_start_matches('~').trim_start_matches(['/', '\\'])),
-        _ => path.into(),
-    }
 }
 
 /// What Ctrl-C does as a signal: ends an answer, or the program where the answer does not end.
@@ -229,20 +214,30 @@ impl Interrupt {
     }
 }
 
+/// The options that `/set` changes.
+#[derive(Debug, Parser)]
+#[command(no_binary_name = true, disable_help_flag = true)]
+struct Settings {
+    #[command(flatten)]
+    generate: GenerateArgs,
+}
+
 /// A conversation in progress.
-struct ChatLoop<'a> {
+struct ChatLoop {
     session: Session,
     engine: Engine,
     options: GenerateOptions,
+    /// What the options are made of: what was given, and what the model's files recommend.
+    settings: GenerateArgs,
+    recommended: SamplingDefaults,
     /// How questions are written.
-    form: &'a ConversationArgs,
-    images: usize,
+    form: ConversationArgs,
     last: Option<(Stats, Option<StopReason>)>,
     verbose: bool,
     interrupt: Interrupt,
 }
 
-impl ChatLoop<'_> {
+impl ChatLoop {
     /// Does what a line asks for; false ends the conversation.
     fn answer(&mut self, line: &str) -> Outcome<bool> {
         match parse(line) {
@@ -255,10 +250,17 @@ impl ChatLoop<'_> {
                 self.form.begin(&mut self.session)?;
             }
             Line::Stats => match &self.last {
-                Some(last) => statistics(&self.engine, &self.session, self.images, last)?,
+                Some(last) => statistics(&self.engine, &self.session, self.session.images(), last)?,
                 None => say!("no answer yet"),
             },
-            Line::Image(file) => self.show(&picture_path(file))?,
+            Line::Image(file) => self.show(&file_path(file))?,
+            Line::System(text) => self.tell(text)?,
+            Line::Set(given) => self.set(given)?,
+            Line::Save(file) => self.save(&file_path(file))?,
+            Line::Load(file) => self.load(&file_path(file))?,
+            Line::Retry => self.retry()?,
+            Line::Undo if self.session.undo()? => say!("the last question and its answer are taken back"),
+            Line::Undo => return Err(Error::argument("/undo", "there is no question to take back").into()),
             Line::Question(question) => self.ask(question)?,
         }
         Ok(true)
@@ -266,43 +268,118 @@ impl ChatLoop<'_> {
 
     /// Begins a conversation about a picture; one that cannot be shown leaves the conversation as it is.
     fn show(&mut self, file: &Path) -> Result<()> {
-        self.session.reset_to_image(&Image::open(file)?)?;
-        self.images = 1;
+        self.session.reset_to_image(&open_image(file)?)?;
         self.form.begin(&mut self.session)
+    }
+
+    /// Begins a conversation in which the model is told something first; where that cannot be, one as before.
+    fn tell(&mut self, text: &str) -> Result<()> {
+        let old = self.form.change_system(text)?;
+        self.session.reset(false);
+        let begun = self.form.begin(&mut self.session);
+        if begun.is_err() {
+            self.form.system = old;
+            self.form.begin(&mut self.session)?;
+        }
+        begun
+    }
+
+    /// Changes how text is generated, or says how it is.
+    fn set(&mut self, given: &str) -> Result<()> {
+        let wrong = |problem: &str| Error::argument("/set", problem);
+        let options = set_options(given).ok_or_else(|| wrong("expected names, each with a value: /set temp 0.8"))?;
+        if options.is_empty() {
+            self.say_settings();
+            return Ok(());
+        }
+        let mut settings = Settings { generate: self.settings.clone() };
+        settings.try_update_from(options).map_err(|error| {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            wrong(line.trim_start_matches("error: "))
+        })?;
+        settings.generate.check()?;
+        self.options = settings.generate.options(self.verbose, &self.recommended)?;
+        self.settings = settings.generate;
+        Ok(())
+    }
+
+    fn say_settings(&self) {
+        let GenerateOptions { max_tokens, sampling, stop, .. } = &self.options;
+        let most = max_tokens.map_or("as the context allows".into(), |n| n.to_string());
+        say!("max-tokens {most}, temp {}, top-k {}", sampling.temperature, sampling.top_k);
+        say!("top-p {}, min-p {}, seed {}", sampling.top_p, sampling.min_p, sampling.seed);
+        let penalties = [sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty];
+        let [repeat, presence, frequency] = penalties;
+        say!("repeat-penalty {repeat}, presence-penalty {presence}, frequency-penalty {frequency}");
+        if !stop.is_empty() {
+            say!("stop {stop:?}");
+        }
+    }
+
+    /// Keeps the conversation in a file.
+    fn save(&self, file: &Path) -> Result<()> {
+        self.session.save(file)?;
+        let size = std::fs::metadata(file).map_or(0, |data| data.len());
+        say!("{}: {} tokens, {}", file.display(), self.session.len(), bytes(size));
+        Ok(())
+    }
+
+    /// Goes on with a conversation from a file; one that cannot be read leaves the conversation as it is.
+    fn load(&mut self, file: &Path) -> Result<()> {
+        self.session.load(file)?;
+        say!("{}: {} tokens", file.display(), self.session.len());
+        Ok(())
+    }
+
+    /// Answers the last question again.
+    fn retry(&mut self) -> Outcome {
+        if !self.session.undo_answer() {
+            return Err(Error::argument("/retry", "there is no answer to take back").into());
+        }
+        if self.options.sampling.temperature > 0.0 {
+            self.options.sampling.seed = self.options.sampling.seed.wrapping_add(1);
+        } else {
+            say!("note: at temperature 0 an answer is always the same; /set temp 0.8 draws others");
+        }
+        self.generate()
     }
 
     /// Answers a question; one that cannot be answered leaves the conversation as it is.
     fn ask(&mut self, question: &str) -> Outcome {
         let before = self.session.tokens().len() + self.session.forgotten();
-        let answered = self.push(question).map_err(Failure::Error).and_then(|()| {
-            let options = self.options.clone();
-            // An answer that is cut by the context is better than none.
-            let most = if self.form.context_shift { usize::MAX } else { self.session.room() };
-            let (max_tokens, is_cut) =
-                (options.max_tokens.map(|n| n.min(most)), options.max_tokens.is_some_and(|n| n > most));
-            let (options, form) = (GenerateOptions { max_tokens, ..options }, &self.form);
-            let mut answer = self
-                .interrupt
-                .during(|interrupted| stream(&mut self.session, options, false, form.hide_thoughts, interrupted))?;
-            if let Some(end @ StopReason::Length) = answer.stats.1.as_mut().filter(|_| is_cut) {
-                *end = StopReason::Context;
-            }
-            Ok(answer)
-        });
-        if answered.is_err() {
+        self.form.ask(&mut self.session, question)?;
+        let answered = self.check_room().map_err(Failure::Error).and_then(|()| self.generate());
+        // A question without messages is text behind the text before it.
+        if answered.is_err() && !self.session.undo()? {
             self.session.truncate(before.saturating_sub(self.session.forgotten()));
         }
-        let Answer { stats, written } = answered?;
+        answered
+    }
+
+    /// Generates an answer and prints it.
+    fn generate(&mut self) -> Outcome {
+        let options = self.options.clone();
+        // An answer that is cut by the context is better than none.
+        let most = if self.form.context_shift { usize::MAX } else { self.session.room() };
+        let (max_tokens, is_cut) =
+            (options.max_tokens.map(|n| n.min(most)), options.max_tokens.is_some_and(|n| n > most));
+        let (options, hide) = (GenerateOptions { max_tokens, ..options }, self.form.hide_thoughts);
+        let session = &mut self.session;
+        let answer = self.interrupt.during(|interrupted| stream(session, options, false, hide, interrupted))?;
+        let Answer { mut stats, written } = answer;
+        if let Some(end @ StopReason::Length) = stats.1.as_mut().filter(|_| is_cut) {
+            *end = StopReason::Context;
+        }
         if self.verbose {
-            statistics(&self.engine, &self.session, self.images, &stats)?;
+            statistics(&self.engine, &self.session, self.session.images(), &stats)?;
         }
         self.last = Some(stats);
         Ok(written?)
     }
 
-    /// Pushes a question, with room for an answer.
-    fn push(&mut self, question: &str) -> Result<()> {
-        self.form.ask(&mut self.session, question)?;
+    /// Checks that there is room for an answer.
+    fn check_room(&self) -> Result<()> {
         if self.session.room() == 0 && !self.form.context_shift {
             let context = self.engine.context() as u64;
             let what = "the question with an answer".into();
@@ -326,44 +403,5 @@ impl ChatLoop<'_> {
             ),
             _ => report(error),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn commands_are_told_from_questions() {
-        assert_eq!(parse("  \n"), Line::Nothing);
-        assert_eq!(parse("/image my cat.png\n"), Line::Image("my cat.png"));
-        assert_eq!(parse("/image"), Line::Unknown("/image"));
-        assert_eq!(parse("/quit\r\n"), Line::Quit);
-        assert_eq!(parse("what is 1 / 2?"), Line::Question("what is 1 / 2?"));
-    }
-
-    #[test]
-    fn a_dragged_picture_is_found() {
-        let dir = tempfile::TempDir::new().expect("a folder");
-        let file = dir.path().join("my pics").join("a b.png");
-        std::fs::create_dir(file.parent().expect("a folder")).expect("made");
-        std::fs::write(&file, "").expect("written");
-        let path = file.to_str().expect("UTF-8");
-        assert_eq!(picture_path(path), file);
-        assert_eq!(picture_path(&format!("\"{path}\"")), file);
-        if cfg!(unix) {
-            assert_eq!(picture_path(&format!("'{path}'")), file);
-            assert_eq!(picture_path(&path.replace(' ', "\\ ")), file);
-            let address = path.replace(' ', "%20");
-            assert_eq!(picture_path(&format!("file://{address}")), file);
-            assert_eq!(picture_path(&format!("file://localhost{address}")), file);
-            let odd = dir.path().join("it's \\ \"odd\".png");
-            std::fs::write(&odd, "").expect("written");
-            assert_eq!(picture_path(odd.to_str().expect("UTF-8")), odd, "the very name comes first");
-        }
-        let home = etcetera::home_dir().expect("a home");
-        assert_eq!(picture_path("~/no such picture.png"), home.join("no such picture.png"));
-        assert_eq!(picture_path("~no_such_user/a.png"), Path::new("~no_such_user/a.png"));
-        assert_eq!(picture_path("no such picture.png"), Path::new("no such picture.png"));
     }
 }

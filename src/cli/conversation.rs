@@ -7,11 +7,11 @@ use ternion::{Error, Result};
 use crate::cli::messages::say;
 
 /// How a conversation with a model is written.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct ConversationArgs {
     /// Tell the model this before the first question, as its chat template writes it.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "no_template")]
-    system: Option<String>,
+    pub system: Option<String>,
     /// Give the model the text as it is, without its chat template.
     #[arg(long)]
     no_template: bool,
@@ -61,6 +61,17 @@ impl ConversationArgs {
         session.enable_thinking(self.thinking());
         session.shift_context(self.context_shift.then(ContextShift::default));
         self.system.as_ref().map_or(Ok(()), |system| session.push_message("system", system))
+    }
+
+    /// Changes what the model is told first, by an empty text to nothing; what it was.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] without a template.
+    pub fn change_system(&mut self, text: &str) -> Result<Option<String>> {
+        if self.no_template {
+            return Err(Error::argument("/system", "needs a chat template, and --no-template was given"));
+        }
+        Ok(std::mem::replace(&mut self.system, Some(text.to_owned()).filter(|text| !text.is_empty())))
     }
 
     /// Pushes a question.

@@ -52,6 +52,9 @@ impl Convert {
         let (n, ternary, left_out) = (report.tensors, report.ternary, report.left_out);
         say!("{}: {n} tensors, {ternary} of them ternary; {left_out} left out", report.file.display());
         say!("{from} became {to} in {}", ms(report.time));
+        if report.output_bytes >= report.input_bytes {
+            say!("there was nothing to gain: the model was as small before");
+        }
         if !report.left_out_extras.is_empty() {
             let names = report.left_out_extras.join(" and ");
             say!("{names} are left out, more than a tenth of the file; evaluation goes without them");

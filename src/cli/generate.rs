@@ -10,7 +10,7 @@ use ternion::{Error, Result};
 use crate::cli::messages::say;
 
 /// How text is generated.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct GenerateArgs {
     /// Maximum number of tokens of an answer; default: as many as the context holds, at most 512, of a caption at most 32.
     #[arg(short = 'n', long, value_name = "TOKENS")]

@@ -1,10 +1,12 @@
-//! Reading lines from a terminal, with keys that move, delete and recall earlier lines.
+//! Reading lines from a terminal: keys that move, delete, complete and recall earlier lines, and texts that are pasted.
 
 use std::env;
 use std::io::{self, IsTerminal};
 
 use console::{Key, Term};
 use unicode_width::UnicodeWidthChar;
+
+use crate::cli::history::History;
 
 /// What a reader of lines gets.
 #[derive(Debug, PartialEq)]
@@ -29,18 +31,28 @@ mod control {
     pub const W: char = '\x17';
 }
 
+/// What makes terminals mark a text that is pasted, and what ends that. A pasted line break is a part of the line.
+const MARKS_PASTED: [&str; 2] = if cfg!(unix) { ["\x1b[?2004h", "\x1b[?2004l"] } else { [""; 2] };
+/// What the marks begin with, as a key: `ESC [ 200 ~` before a text and `ESC [ 201 ~` behind it.
+const MARK: [char; 3] = ['[', '2', '0'];
+/// Maximum number of completions that are listed.
+const MAX_LISTED: usize = 40;
+
 /// Reads lines on one row of the terminal, which moves along lines that are longer. The prompt goes to stderr.
 pub struct LineEditor {
     term: Term,
-    history: Vec<String>,
+    history: History,
+    /// The texts that one before the cursor may become.
+    complete: fn(&str) -> Vec<String>,
 }
 
 impl LineEditor {
     /// An editor; none where stdin or stderr is not a terminal, or one whose cursor does not move.
-    pub fn new() -> Option<Self> {
+    pub fn new(complete: fn(&str) -> Vec<String>) -> Option<Self> {
         let term = Term::buffered_stderr();
         let moves = env::var_os("TERM").is_none_or(|name| name != "dumb");
-        (moves && term.is_term() && io::stdin().is_terminal()).then_some(LineEditor { term, history: Vec::new() })
+        let is_terminal = moves && term.is_term() && io::stdin().is_terminal();
+        is_terminal.then(|| LineEditor { term, history: History::open(), complete })
     }
 
     /// Reads a line behind a prompt. Ctrl-C is a key meanwhile; `interrupted` says whether one came before that.
@@ -52,9 +64,10 @@ impl LineEditor {
         if interrupted() {
             return self.leave(Input::Interrupted);
         }
+        self.term.write_str(MARKS_PASTED[0])?;
         let mut line = Line::default();
         // Which line of the history is shown; its length stands for the new one, which is kept meanwhile.
-        let (mut shown, mut new) = (self.history.len(), String::new());
+        let (mut shown, mut new) = (self.history.lines().len(), String::new());
         loop {
             self.draw(prompt, &mut line)?;
             let key = match self.term.read_key_raw() {
@@ -64,28 +77,81 @@ impl LineEditor {
             let to = match key {
                 Key::Enter => {
                     let text = line.text();
-                    if !text.trim().is_empty() && self.history.last() != Some(&text) {
-                        self.history.push(text.clone());
-                    }
+                    self.history.add(&text);
                     return self.leave(Input::Line(text));
                 }
                 Key::CtrlC => return self.leave(Input::Interrupted),
                 Key::Char(control::D) if line.chars.is_empty() => return self.leave(Input::End),
                 Key::ArrowUp | Key::Char(control::P) => shown.saturating_sub(1),
-                Key::ArrowDown | Key::Char(control::N) => (shown + 1).min(self.history.len()),
+                Key::ArrowDown | Key::Char(control::N) => (shown + 1).min(self.history.lines().len()),
+                Key::UnknownEscSeq(keys) if keys == MARK => {
+                    self.pasted()?.chars().for_each(|c| line.insert(c));
+                    shown
+                }
+                Key::Tab => {
+                    self.complete(&mut line)?;
+                    shown
+                }
                 key => {
                     line.press(&key);
                     shown
                 }
             };
             if to != shown {
-                if shown == self.history.len() {
+                if shown == self.history.lines().len() {
                     new = line.text();
                 }
-                line = Line::new(self.history.get(to).unwrap_or(&new));
+                line = Line::new(self.history.lines().get(to).unwrap_or(&new));
                 shown = to;
             }
         }
+    }
+
+    /// The text between the marks of which the first has begun; line breaks and tabs stay, other keys do not.
+    fn pasted(&self) -> io::Result<String> {
+        let mut text = String::new();
+        if self.term.read_key_raw()? != Key::Char('0') || self.term.read_key_raw()? != Key::Char('~') {
+            return Ok(text);
+        }
+        loop {
+            match self.term.read_key_raw()? {
+                Key::UnknownEscSeq(keys) if keys == MARK => break,
+                Key::Enter => text.push('\n'),
+                Key::Tab => text.push('\t'),
+                Key::Char(c) if !c.is_control() => text.push(c),
+                _ => {}
+            }
+        }
+        // The rest of the second mark.
+        self.term.read_key_raw()?;
+        self.term.read_key_raw()?;
+        Ok(text)
+    }
+
+    /// Completes what is before the cursor as far as all completions agree; lists them where they agree no further.
+    fn complete(&self, line: &mut Line) -> io::Result<()> {
+        let before: String = line.chars[..line.at].iter().collect();
+        let all = (self.complete)(&before);
+        let Some(first) = all.first() else { return Ok(()) };
+        let agreed = all.iter().fold(first.chars().count(), |n, other| {
+            n.min(first.chars().zip(other.chars()).take_while(|(a, b)| a == b).count())
+        });
+        if agreed > line.at || all.len() == 1 {
+            line.delete(0, line.at);
+            first.chars().take(agreed).for_each(|c| line.insert(c));
+            return Ok(());
+        }
+        self.term.clear_line()?;
+        // Of a path the last part, as it is the one that differs.
+        let name = |text: &String| match text.trim_end().split_once(' ') {
+            Some((_, path)) => path.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_owned(),
+            None => text.trim_end().to_owned(),
+        };
+        let mut names: Vec<String> = all.iter().take(MAX_LISTED).map(name).collect();
+        if all.len() > MAX_LISTED {
+            names.push("…".into());
+        }
+        self.term.write_line(&names.join("  "))
     }
 
     /// Shows the part of the line around the cursor.
@@ -104,6 +170,7 @@ impl LineEditor {
 
     fn leave(&self, input: Input) -> io::Result<Input> {
         self.term.write_line("")?;
+        self.term.write_str(MARKS_PASTED[1])?;
         self.term.flush()?;
         Ok(input)
     }
@@ -151,7 +218,16 @@ impl Keys {
 
 /// Columns that a character takes.
 fn width(c: char) -> usize {
-    c.width().unwrap_or(0)
+    shown(c).width().unwrap_or(0)
+}
+
+/// What a character looks like in a line.
+fn shown(c: char) -> char {
+    match c {
+        '\n' => '⏎',
+        '\t' => ' ',
+        c => c,
+    }
 }
 
 /// A line and a cursor in it.
@@ -210,7 +286,6 @@ impl Line {
             Key::Char(control::K) => self.delete(self.at, self.chars.len()),
             Key::Char(control::U) => self.delete(0, self.at),
             Key::Char(control::W) => self.delete(self.word(), self.at),
-            Key::Tab => self.insert(' '),
             Key::Char(c) if !c.is_control() => self.insert(*c),
             _ => {}
         }
@@ -230,13 +305,22 @@ impl Line {
             before -= width(self.chars[self.first]);
             self.first += 1;
         }
+        // In a terminal that has become wider, as much as fits is shown again.
+        let behind: usize = self.chars[self.at..].iter().map(|&c| width(c)).sum();
+        while let Some(&c) = self.first.checked_sub(1).and_then(|first| self.chars.get(first)) {
+            if width(c) + before + behind > room {
+                break;
+            }
+            before += width(c);
+            self.first -= 1;
+        }
         let (mut text, mut columns) = (String::new(), 0);
         for &c in &self.chars[self.first..] {
             if columns + width(c) > room {
                 break;
             }
             columns += width(c);
-            text.push(c);
+            text.push(shown(c));
         }
         (text, columns - before)
     }
@@ -268,6 +352,14 @@ mod tests {
     }
 
     #[test]
+    fn line_breaks_of_a_pasted_text_are_seen_and_kept() {
+        let mut line = Line::new("one\n\ttwo\n");
+        assert_eq!((line.visible(20), line.text()), (("one⏎ two⏎".into(), 0), "one\n\ttwo\n".to_owned()));
+        line.press(&Key::Backspace);
+        assert_eq!(line.text(), "one\n\ttwo");
+    }
+
+    #[test]
     fn a_long_line_moves_under_the_cursor() {
         let mut line = Line::new("0123456789");
         assert_eq!(line.visible(20), ("0123456789".into(), 0));
@@ -276,6 +368,10 @@ mod tests {
         assert_eq!(line.visible(4), ("6789".into(), 1));
         line.press(&Key::Home);
         assert_eq!(line.visible(4), ("0123".into(), 4));
+        line.press(&Key::End);
+        assert_eq!(line.visible(4), ("6789".into(), 0));
+        assert_eq!(line.visible(6), ("456789".into(), 0), "a wider terminal");
+        assert_eq!(line.visible(20), ("0123456789".into(), 0));
         let mut wide = Line::new("緑の四角形");
         assert_eq!(wide.visible(5), ("角形".into(), 0));
         wide.press(&Key::Home);

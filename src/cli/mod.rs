@@ -1,8 +1,8 @@
 //! The command line: one file per command, and what they share.
 //!
 //! A file uses only files named before it (`tests/floors.rs` checks it).
-//! Order: `messages`, `terminal_text`, `text_warnings`, `list_options`, `line_editor`, `output`, `args`, `generate`, `conversation`,
-//! `setup_labels`, `plot`, `devices`, `run`, `chat`, `robots`, `similarity`, `search`, `eval`, `perplexity`, `check`, `bench`,
+//! Order: `terminal_text`, `messages`, `text_warnings`, `list_options`, `history`, `line_editor`, `output`, `args`, `generate`, `conversation`,
+//! `setup_labels`, `plot`, `devices`, `run`, `chat_lines`, `chat`, `robots`, `similarity`, `search`, `eval`, `perplexity`, `check`, `bench`,
 //! `compare`, `inspect`, `convert`, `completions`.
 //!
 //! Text that a model writes and tables go to stdout, everything else to stderr. Exit codes: 0, 1 where a check found a
@@ -11,6 +11,7 @@
 mod args;
 mod bench;
 mod chat;
+mod chat_lines;
 mod check;
 mod compare;
 mod completions;
@@ -19,6 +20,7 @@ mod convert;
 mod devices;
 mod eval;
 mod generate;
+mod history;
 mod inspect;
 mod line_editor;
 mod list_options;
@@ -192,6 +194,9 @@ fn report_with(error: &ternion::Error, advice: Option<&str>) {
 fn start_log(verbose: bool, quiet: bool) {
     if quiet {
         messages::be_quiet();
+    }
+    if verbose {
+        messages::be_verbose();
     }
     let level = if verbose {
         "info"

@@ -7,11 +7,10 @@ use clap::Args;
 use serde_json::{Value, json};
 use ternion::apps::robots::{RobotAttention, RobotDecision, RobotModel, RobotOptions};
 use ternion::engine::NamedValues;
-use ternion::files::Image;
 
 use crate::cli::Outcome;
-use crate::cli::args::{DeviceArgs, one_of, read_prompt};
-use crate::cli::messages::say;
+use crate::cli::args::{DeviceArgs, one_of, open_image, read_prompt};
+use crate::cli::messages::say_setup;
 use crate::cli::output::{Bar, table};
 use crate::cli::text_warnings::warn_of_words;
 
@@ -58,7 +57,7 @@ impl Robots {
     pub fn main(&self) -> Outcome {
         self.device.reject_for("a robot's model")?;
         let text = read_prompt(&self.prompt)?;
-        let image = self.image.as_ref().map(Image::open).transpose()?;
+        let image = self.image.as_deref().map(open_image).transpose()?;
         let options = RobotOptions {
             device: self.device.options(),
             precision: self.device.precision,
@@ -69,7 +68,8 @@ impl Robots {
         let bar = Bar::new("loading");
         let model = RobotModel::open_with(self.model.as_path(), &options, |p| bar.show(&p))?;
         bar.end();
-        say!("device: {} ({})", model.report().device, model.report().why);
+        let (name, report) = (self.model.display().to_string(), model.report());
+        say_setup(&name, &report.device, &report.why);
         let tokens = model.tokens(&text)?;
         warn_of_words(model.tokenizer(), &text)?;
         let decision = model.choose(&tokens, image.as_ref())?;

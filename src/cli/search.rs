@@ -9,12 +9,10 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use ternion::apps::picture_index::PictureIndex;
 use ternion::apps::picture_index::{Found, Update};
-use ternion::files::Image;
 use ternion::{Error, Result};
 
 use crate::cli::Outcome;
-use crate::cli::args::BitGenArgs;
-use crate::cli::args::read_prompt;
+use crate::cli::args::{BitGenArgs, open_image, read_prompt};
 use crate::cli::messages::say;
 use crate::cli::output::{Bar, table};
 use crate::cli::terminal_text::message;
@@ -59,6 +57,12 @@ pub struct Search {
     /// Print JSON instead of a table.
     #[arg(long)]
     json: bool,
+    /// Print the pictures' paths alone, a line each.
+    #[arg(long, conflicts_with = "json")]
+    paths: bool,
+    /// Print the pictures' paths alone, each with a zero byte behind it, as `xargs -0` reads them.
+    #[arg(short = '0', long, conflicts_with_all = ["json", "paths"])]
+    null: bool,
     /// Find pictures that fit this text; `-` reads it from stdin, @FILE from a file.
     query: Option<String>,
 }
@@ -78,7 +82,7 @@ impl Search {
             return Err(Error::argument("query", problem).into());
         }
         let text = self.query.as_deref().map(read_prompt).transpose()?;
-        let image = self.image.as_ref().map(Image::open).transpose()?;
+        let image = self.image.as_deref().map(open_image).transpose()?;
         let mut index = self.open()?;
         if let Some(text) = &text {
             warn_of_features(index.model(), std::slice::from_ref(text))?;
@@ -92,6 +96,12 @@ impl Search {
         let mut out = io::stdout().lock();
         if self.json {
             writeln!(out, "{:#}", self.as_json(&index, update.as_ref(), text.as_deref(), found.as_deref()))?;
+        } else if let Some(found) = found.as_deref().filter(|_| self.paths || self.null) {
+            let end: &[u8] = if self.null { b"\0" } else { b"\n" };
+            for path in found.iter().map(|found| self.shown(&found.path)) {
+                out.write_all(path.as_os_str().as_encoded_bytes())?;
+                out.write_all(end)?;
+            }
         } else if let Some(found) = found {
             let row = |(i, f): (usize, &Found)| {
                 vec![(i + 1).to_string(), format!("{:.3}", f.cosine), self.shown(&f.path).display().to_string()]
