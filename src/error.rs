@@ -6,12 +6,21 @@ use std::sync::Arc;
 /// The result of everything in this crate that can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// What is wrong with a file, in a few words; the cause says it as the system does.
+fn io_problem(source: &std::io::Error) -> &'static str {
+    match source.kind() {
+        std::io::ErrorKind::NotFound => "there is no such file or folder",
+        std::io::ErrorKind::PermissionDenied => "may not be read or written",
+        _ => "cannot be read or written",
+    }
+}
+
 /// Every error that files, devices and callers can cause. The engine stays usable, except after an [`Error::DeviceLost`].
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A file could not be opened, read or written.
-    #[error("{path}: cannot be read or written", path = path.display())]
+    #[error("{path}: {problem}", path = path.display(), problem = io_problem(source))]
     Io {
         /// The file.
         path: PathBuf,

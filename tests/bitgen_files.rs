@@ -7,6 +7,7 @@ mod support {
 }
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -245,12 +246,22 @@ fn captions_of_the_original_begin_with_the_prompts_first_token() {
     let options = GenerateOptions { max_tokens: Some(30), sampling, ..Default::default() };
     let mut said = String::new();
     let describe = |prompt: Option<&str>, options: &GenerateOptions, said: &mut String| {
-        model.describe(prompt, Some(&image), options, &noise, |piece| said.push_str(piece))
+        model.describe(prompt, Some(&image), options, &noise, |piece| {
+            said.push_str(piece);
+            ControlFlow::Continue(())
+        })
     };
     let caption = describe(Some("a bad cab"), &options, &mut said).unwrap();
     assert_eq!((&caption.tokens, caption.tokens[0]), (&tokens, prompt[0]));
     assert_eq!((&caption.text, &said), (&model.text(&tokens).unwrap(), &caption.text));
     assert_eq!((caption.prompt_tokens, caption.steps), (prompt.len(), tokens.len() - 1));
+    let mut pieces = 0;
+    let ended = model.describe(Some("a bad cab"), Some(&image), &options, &noise, |_| {
+        pieces += 1;
+        if pieces < 3 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    let ended = ended.unwrap();
+    assert_eq!((pieces, ended.end, ended.tokens.len()), (3, StopReason::Cancelled, 3));
     // Without a prompt, the start of a text is GPT-2's one special token.
     assert_eq!(describe(None, &options, &mut said).unwrap().tokens[0], 511);
     // A stop string ends the text in front of it.

@@ -10,6 +10,7 @@ mod support {
     pub mod numbers;
 }
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -112,7 +113,10 @@ fn captions_are_those_of_pytorch() {
         for scene in &scenes[..some] {
             let (options, mut said) = (GenerateOptions::default(), String::new());
             let caption = model
-                .describe(Some(PROMPT), Some(&scene.image), &options, &MemoryNoise::None, |piece| said.push_str(piece))
+                .describe(Some(PROMPT), Some(&scene.image), &options, &MemoryNoise::None, |piece| {
+                    said.push_str(piece);
+                    ControlFlow::Continue(())
+                })
                 .expect("a caption");
             assert_eq!((said.as_str(), caption.end), (caption.text.as_str(), StopReason::Eos));
             right += usize::from(caption.text == scene.shows);
@@ -147,7 +151,8 @@ fn tokens_and_logits_of_a_caption_are_those_of_pytorch() {
             assert!(off < 0.05, "logits {n} of scene {i} are off by {off}");
         }
         let options = GenerateOptions { max_tokens: Some(said.len() - 1), ..Default::default() };
-        let caption = model.describe(Some(PROMPT), Some(&scene.image), &options, &MemoryNoise::None, |_| {});
+        let all = |_: &str| ControlFlow::Continue(());
+        let caption = model.describe(Some(PROMPT), Some(&scene.image), &options, &MemoryNoise::None, all);
         assert_eq!(caption.expect("a caption").tokens, said[1..]);
     }
 }

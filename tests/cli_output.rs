@@ -6,7 +6,7 @@ mod support {
 }
 
 use serde_json::Value;
-use support::cli::{Ran, assert_fails, command, fed, succeeds, ternion};
+use support::cli::{Ran, assert_fails, command, fed, succeeds, ternion, text};
 
 const PICTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/shapes/samples/spatial_scene_100000.png");
 const QUESTION: &str = "What color is the circle?";
@@ -57,7 +57,7 @@ fn the_environment_names_the_model_and_the_device() {
     };
     let ran = with("TERNION_MODEL", "no such model", &["--device", "cpu"]);
     assert!(ran.code == Some(2) && ran.err.contains("no such model"), "{}", ran.err);
-    let ran = with("TERNION_DEVICE", "cpu", &[]);
+    let ran = with("TERNION_DEVICE", "cpu", &["-v"]);
     assert!(ran.code == Some(0) && ran.err.contains("CPU") && ran.err.contains("as asked"), "{}", ran.err);
     let ran = with("TERNION_DEVICE", "no such device", &["--device", "cpu"]);
     assert_eq!(ran.code, Some(0), "what is given comes first: {}", ran.err);
@@ -70,6 +70,33 @@ fn quiet_leaves_errors_alone_on_stderr() {
     let args = [&ON_CPU[..], &["-q", "-m", "nowhere", "-p", QUESTION]].concat();
     let ran = ternion(&args);
     assert!(ran.code == Some(2) && ran.err.starts_with("error: "), "{}", ran.err);
+}
+
+#[test]
+fn a_file_of_questions_has_an_answer_for_each_line() {
+    let dir = tempfile::TempDir::new().expect("a folder");
+    let file = dir.path().join("in.jsonl");
+    let ask = |image: &str| format!("{{\"prompt\": \"{QUESTION}\"{image}}}\n");
+    let (one, list) = (format!(", \"image\": \"{PICTURE}\""), format!(", \"image\": [\"{PICTURE}\"]"));
+    let good = [ask(&one), "\n".into(), ask(&list), ask("")].concat();
+    std::fs::write(&file, &good).expect("written");
+    let path = text(&file);
+    let args = [&ON_CPU[..], &["--batch", &path]].concat();
+    let answers: Vec<Value> = succeeds(&args).lines().map(json).collect();
+    let alone = json(&succeeds(&[&ON_CPU[..], &["--image", PICTURE, "-p", QUESTION, "--json"]].concat()));
+    assert_eq!(answers.iter().map(|a| a["line"].as_u64().expect("a number")).collect::<Vec<_>>(), [1, 3, 4]);
+    assert_eq!([&answers[0]["text"], &answers[1]["text"]], [&alone["text"]; 2]);
+    assert!(answers[2]["tokens"] != Value::Null && answers.iter().all(|a| a.get("error").is_none()), "{answers:?}");
+
+    let bad = "{\n{\"prompt\": 3}\n{\"prompt\": \"x\", \"image\": \"nowhere.png\"}\n{\"prompt\": \"x\", \"more\": 1}\n";
+    let ran = fed(&[&ON_CPU[..], &["--batch", "-"]].concat(), format!("{bad}{good}").as_bytes());
+    let found: Vec<Value> = ran.out.lines().map(json).collect();
+    assert_eq!((ran.code, found.len()), (Some(2), 7), "{}", ran.err);
+    assert!(found[..4].iter().all(|a| a["error"].is_string() && a.get("text").is_none()), "{found:?}");
+    assert!(found[2]["error"].as_str().is_some_and(|e| e.contains("nowhere.png")));
+    assert_eq!(found[4]["text"], alone["text"], "the others are answered");
+    let args = [&ON_CPU[..], &["--batch", "nowhere.jsonl"]].concat();
+    assert_fails(&ternion(&args), &args, &["nowhere.jsonl", "no such file"]);
 }
 
 #[test]

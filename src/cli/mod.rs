@@ -2,7 +2,7 @@
 //!
 //! A file uses only files named before it (`tests/floors.rs` checks it).
 //! Order: `terminal_text`, `messages`, `text_warnings`, `list_options`, `history`, `line_editor`, `output`, `args`, `generate`, `conversation`,
-//! `setup_labels`, `plot`, `devices`, `run`, `chat_lines`, `chat`, `robots`, `similarity`, `search`, `eval`, `perplexity`, `check`, `bench`,
+//! `setup_labels`, `plot`, `devices`, `json_answer`, `run`, `chat_lines`, `chat`, `robots`, `similarity`, `search`, `eval`, `perplexity`, `check`, `bench`,
 //! `compare`, `inspect`, `convert`, `completions`.
 //!
 //! Text that a model writes and tables go to stdout, everything else to stderr. Exit codes: 0, 1 where a check found a
@@ -22,6 +22,7 @@ mod eval;
 mod generate;
 mod history;
 mod inspect;
+mod json_answer;
 mod line_editor;
 mod list_options;
 mod messages;

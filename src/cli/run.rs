@@ -1,14 +1,12 @@
 //! `ternion run`: one question, one answer; with a BitGen, a picture's caption.
 
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use serde::Serialize;
 use ternion::Error;
 use ternion::apps::bitgen::{BitGen, Caption};
-use ternion::engine::{Engine, GenerateOptions, Session, Stats, StopReason};
-use ternion::files::chat_template::thoughts::{Part, ThoughtSplitter};
+use ternion::engine::GenerateOptions;
 use ternion::files::{Image, ModelFiles, SamplingDefaults};
 use ternion::models::BITGEN;
 
@@ -16,6 +14,7 @@ use crate::cli::Outcome;
 use crate::cli::args::{MemoryArgs, ModelArgs, family, model_files, open_images, question, read_prompt};
 use crate::cli::conversation::ConversationArgs;
 use crate::cli::generate::GenerateArgs;
+use crate::cli::json_answer::{self, JsonAnswer};
 use crate::cli::messages::say;
 use crate::cli::output::{StreamedText, bytes, ending, ms, statistics, stream};
 use crate::cli::plot::PlotArgs;
@@ -54,6 +53,10 @@ pub struct Run {
     /// Print a JSON object when the answer has ended: text, thoughts, tokens, why it ended, counts, times, device and version.
     #[arg(long)]
     json: bool,
+    /// Answer each line of this file (`-`: stdin), a JSON object as {"prompt": "What is it?", "image": "a.png"}, where `image` may
+    /// be a list or be left out; print an object a line, as --json has it.
+    #[arg(long, value_name = "FILE", allow_hyphen_values = true, conflicts_with_all = ["prompt", "image", "json", "remember"])]
+    batch: Option<PathBuf>,
     #[command(flatten)]
     plot: PlotArgs,
 }
@@ -70,11 +73,24 @@ impl Run {
         let images = open_images(&self.image)?;
         let files = model_files(self.model.model.as_deref())?;
         let options = self.generate.options(verbose, &SamplingDefaults::of(&files)?)?;
+        if let Some(batch) = &self.batch {
+            return self.answer_all(files, batch, &options, verbose);
+        }
         if family(&files)? == &BITGEN {
             self.describe(files, prompt.as_deref(), &images, &options, verbose)
         } else {
             self.answer(files, &question(prompt)?, &images, options, verbose)
         }
+    }
+
+    fn answer_all(&self, files: ModelFiles, batch: &Path, options: &GenerateOptions, verbose: bool) -> Outcome {
+        self.memory.reject()?;
+        if self.plot.plots(&[])?.any() {
+            return Err(Error::argument("batch", "cannot go with plots").into());
+        }
+        let engine = self.model.open_chat(files)?;
+        self.conversation.check(&engine, verbose);
+        json_answer::batch(&engine, &self.conversation, batch, options)
     }
 
     fn answer(
@@ -106,7 +122,7 @@ impl Run {
         self.conversation.begin(&mut session)?;
         self.conversation.ask(&mut session, prompt)?;
         if self.json {
-            return json_answer(&engine, &mut session, options);
+            return JsonAnswer::of(&engine, &mut session, options)?.print();
         }
         let first = session.tokens().len();
         let answer = stream(&mut session, options, plots.any(), self.conversation.hide_thoughts, || false)?;
@@ -146,7 +162,11 @@ impl Run {
         }
         let _lock = self.memory.open(&model)?;
         let mut text = StreamedText::new();
-        let on_text = |piece: &str| text.push(piece);
+        let on_text = |piece: &str| {
+            text.push(piece);
+            // Nobody reads what comes behind.
+            if text.written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
         let caption = model.describe(prompt, images.first(), options, &self.memory.noise(), on_text);
         // The text before an error ends its line.
         let written = if text.begun || caption.is_ok() { text.end() } else { Ok(()) };
@@ -160,47 +180,6 @@ impl Run {
         }
         Ok(written?)
     }
-}
-
-/// An answer and what there is to know of it.
-#[derive(Debug, Serialize)]
-struct JsonAnswer<'a> {
-    version: &'static str,
-    model: &'a str,
-    device: &'a str,
-    text: String,
-    /// What the model thought before it answered.
-    thoughts: String,
-    tokens: Vec<u32>,
-    stop: Option<StopReason>,
-    stats: Stats,
-}
-
-/// Generates an answer and prints it as JSON.
-fn json_answer(engine: &Engine, session: &mut Session, options: GenerateOptions) -> Outcome {
-    let mut splitter = session.thought_splitter();
-    let (mut text, mut thoughts, mut tokens) = (String::new(), String::new(), Vec::new());
-    let mut add = |parts: Vec<(Part, String)>| {
-        for (part, piece) in parts {
-            if part == Part::Thought { thoughts += &piece } else { text += &piece }
-        }
-    };
-    let mut stream = session.generate(options)?;
-    for token in stream.by_ref() {
-        let token = token?;
-        tokens.push(token.id);
-        add(match &mut splitter {
-            Some(splitter) => splitter.push(&token.text),
-            None => vec![(Part::Answer, token.text)],
-        });
-    }
-    add(splitter.as_mut().map_or_else(Vec::new, ThoughtSplitter::finish));
-    let (stop, stats) = (stream.stop_reason(), stream.stats());
-    let (version, model, device) = (env!("CARGO_PKG_VERSION"), engine.info().family, &engine.report().device);
-    let text = text.trim_start().to_owned();
-    let answer = JsonAnswer { version, model, device, text, thoughts, tokens, stop, stats };
-    let json = serde_json::to_string_pretty(&answer).map_err(io::Error::from)?;
-    Ok(writeln!(io::stdout().lock(), "{json}")?)
 }
 
 /// Prints counts and times of a caption to stderr.

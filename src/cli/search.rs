@@ -1,6 +1,5 @@
 //! `ternion search`: pictures of folders, found by text or by picture.
 
-use std::error::Error as _;
 use std::io::{self, Write};
 use std::path::{self, Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use crate::cli::Outcome;
 use crate::cli::args::{BitGenArgs, open_image, read_prompt};
 use crate::cli::messages::say;
 use crate::cli::output::{Bar, table};
-use crate::cli::terminal_text::message;
+use crate::cli::terminal_text::{causes, message};
 use crate::cli::text_warnings::warn_of_features;
 
 /// Find pictures by a text or by another picture.
@@ -216,14 +215,4 @@ impl Search {
         }
         Value::Object(json)
     }
-}
-
-/// An error and its causes, on one line.
-fn causes(error: &Error) -> String {
-    let (mut text, mut cause) = (error.to_string(), error.source());
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }

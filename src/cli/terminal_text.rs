@@ -1,6 +1,9 @@
 //! Text from files and users made fit for a terminal: without control characters, of limited length, and aligned by display
 //! width.
 
+use std::error::Error as _;
+
+use ternion::Error;
 use unicode_width::UnicodeWidthStr;
 
 /// Maximum number of characters of a message at its beginning and at its end; what lies between them is left out.
@@ -80,6 +83,16 @@ pub fn padded(text: &str, width: usize) -> String {
 /// The text with spaces in front of it, up to a number of columns.
 pub fn padded_left(text: &str, width: usize) -> String {
     format!("{}{text}", " ".repeat(width.saturating_sub(columns(text))))
+}
+
+/// An error and its causes, on one line.
+pub fn causes(error: &Error) -> String {
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        text += &format!(": {error}");
+        cause = error.source();
+    }
+    text
 }
 
 #[cfg(test)]

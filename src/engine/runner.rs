@@ -152,13 +152,12 @@ impl Runner {
     /// As [`Runner::read_states`].
     pub fn rows(&mut self, rows: Range<usize>) -> Result<Vec<(String, Vec<u32>)>> {
         let states = self.row_states(&rows)?;
-        let wanted: Vec<_> =
-            states.iter().flat_map(|(name, parts)| parts.iter().map(|part| (name.clone(), part.clone()))).collect();
-        let mut read = self.read_states(&wanted)?.into_iter();
-        Ok(states
-            .into_iter()
-            .map(|(name, parts)| (name, read.by_ref().take(parts.len()).flatten().collect()))
-            .collect())
+        // One state at a time: a device has no buffer for all of a long context.
+        let read = |(name, parts): (String, Vec<Range<usize>>)| {
+            let wanted: Vec<_> = parts.into_iter().map(|part| (name.clone(), part)).collect();
+            self.read_states(&wanted).map(|words| (name, words.concat()))
+        };
+        states.into_iter().map(read).collect()
     }
 
     /// Writes what [`Runner::rows`] gave to as many rows.

@@ -247,7 +247,7 @@ mod tests {
     }
 
     fn missing(path: &str) -> String {
-        format!("{path}: cannot be read or written")
+        format!("{path}: there is no such file or folder")
     }
 
     #[cfg(not(feature = "demo"))]

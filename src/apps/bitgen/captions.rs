@@ -1,5 +1,6 @@
 //! Captions: generating their tokens, and their text.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use crate::apps::bitgen::BitGen;
@@ -67,10 +68,13 @@ impl BitGen {
         let sampler = Sampler::new(options.sampling.clone())?;
         let context = self.encode(text, image, &options.noise)?.context;
         let mut caption = GeneratedText::new(Vec::new(), options.eos.into_iter().collect(), options.max_tokens - 1)?;
-        self.write(text.first().copied().unwrap_or_default(), &context, sampler, &mut caption, |_| {})
+        self.write(text.first().copied().unwrap_or_default(), &context, sampler, &mut caption, |_| {
+            ControlFlow::Continue(())
+        })
     }
 
-    /// Describes an image, or continues a text alone; `on_text` gets the text as it becomes certain.
+    /// Describes an image, or continues a text alone; `on_text` gets the text as it becomes certain, and ends it where it
+    /// breaks ([`StopReason::Cancelled`]).
     ///
     /// The prompt is what the encoder reads, without one the tokenizer's start of a text alone, and the prompt's first
     /// token is what the decoder starts from. It is the caption's first word for a decoder that was trained to say the
@@ -89,7 +93,7 @@ impl BitGen {
         image: Option<&Image>,
         options: &GenerateOptions,
         noise: &MemoryNoise,
-        mut on_text: impl FnMut(&str),
+        mut on_text: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Caption> {
         let (prompt, next_token) = (self.prompt(prompt)?, self.config().next_token);
         let tokenizer = self.required_tokenizer()?;
@@ -104,10 +108,10 @@ impl BitGen {
         let mut text = String::new();
         let mut take = |piece: &str| {
             text.push_str(piece);
-            on_text(piece);
+            on_text(piece)
         };
-        if !next_token {
-            take(&caption.push(first, Some(tokenizer))?);
+        if !next_token && take(&caption.push(first, Some(tokenizer))?).is_break() {
+            caption.cancel();
         }
         let mut tokens = self.write(first, &context, sampler, &mut caption, take)?;
         let (writing, steps) = (start.elapsed(), tokens.len() - 1);
@@ -125,14 +129,16 @@ impl BitGen {
         context: &[f32],
         mut sampler: Sampler,
         caption: &mut GeneratedText,
-        mut on_text: impl FnMut(&str),
+        mut on_text: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Vec<u32>> {
         let mut tokens = vec![first];
         while caption.ended().is_none() {
             let mut logits = self.logits(&tokens, context)?;
             let token = sampler.next(&mut logits, &tokens)?;
             tokens.push(token);
-            on_text(&caption.accept(token, self.tokenizer())?);
+            if on_text(&caption.accept(token, self.tokenizer())?).is_break() {
+                caption.cancel();
+            }
         }
         Ok(tokens)
     }

@@ -50,7 +50,7 @@ struct Loaded {
 
 impl Session {
     /// A second session that goes on from here by itself: it has the same pictures, text and messages, and its own rows of
-    /// the KV cache, which are copied, so that nothing runs again.
+    /// the KV cache, which are copied, so that nothing runs again. It is cancelled by a handle of its own.
     ///
     /// # Errors
     /// [`Error::SessionsFull`]; [`Error::OutOfMemory`] if the device has no memory for its rows; those of the device.

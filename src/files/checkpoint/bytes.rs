@@ -99,6 +99,9 @@ pub(crate) fn recognise(path: &Path, bytes: &[u8]) -> Result<FileFormat> {
     if bytes.trim_ascii_start().starts_with(b"<") {
         return Err(Error::format(file, "is an HTML or XML page, not a model file; the download went wrong"));
     }
+    if bytes.trim_ascii_start().starts_with(b"{") {
+        return Err(Error::format(file, "is a text (JSON), not a model file; give the folder that it lies in"));
+    }
     let tar = bytes.get(257..262) == Some(b"ustar");
     let bare_pickle = matches!(bytes, [0x80, 2..=5, ..]);
     if tar || bare_pickle {
@@ -141,6 +144,7 @@ mod tests {
     fn things_that_are_not_checkpoints_are_named() {
         assert!(refusal(b"version https://git-lfs.github.com/spec/v1\noid sha256:0").contains("git lfs pull"));
         assert!(refusal(b"\n<!DOCTYPE html><html>").contains("HTML"));
+        assert!(refusal(b"{\n  \"model_type\": 1}").contains("JSON"));
         assert!(refusal(b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.").contains("torch.save"));
         assert!(refusal(b"abc").contains("3 bytes"));
         let mut tar = vec![0u8; 512];

@@ -1,5 +1,7 @@
 //! What a model that chats is, at a glance.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 
 use crate::engine::open::open_tokenizer;
@@ -48,6 +50,8 @@ impl Card {
             Prompt::Template(template) => template.name().to_owned(),
             Prompt::Turns(_) => "its own form".to_owned(),
         });
+        let told = opened.into_iter().flat_map(|opened| opened.stop);
+        let stop_tokens: BTreeSet<u32> = info.eos.iter().copied().chain(told).collect();
         let InspectOptions { precision, hidden_act } = options;
         let device = DeviceChoice::Cpu;
         let estimated = Options { device, precision, hidden_act, sessions: 1, ..Options::default() };
@@ -60,7 +64,7 @@ impl Card {
             experts_per_token: info.experts_per_token,
             image: info.image.map(|image| [image.size, image.tokens]),
             conversations: form,
-            stop_tokens: info.eos.iter().copied().chain(opened.into_iter().flat_map(|opened| opened.stop)).collect(),
+            stop_tokens: stop_tokens.into_iter().collect(),
             license: license.map(str::to_owned),
             memory: Recorded::new(files.clone(), &estimated).and_then(|recorded| recorded.estimate()).ok(),
         }
