@@ -1,7 +1,7 @@
 //! Options that several commands share, and reading the prompt.
 
 use std::fs::File;
-use std::io::{IsTerminal, Read, stdin};
+use std::io::{BufRead, IsTerminal, Read, stdin};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -429,6 +429,19 @@ pub fn open_bitgen(files: ModelFiles, device: &DeviceArgs, tokenizer: Option<&Pa
     let report = model.report();
     say_setup(&name, &report.device, &report.why);
     Ok(model)
+}
+
+/// The next line of `name`, none at its end; an error inside for one that is not text or is too long, which is skipped.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn bounded_line(input: &mut impl BufRead, name: &str) -> Result<Option<Result<String>>> {
+    let (mut bytes, max) = (Vec::new(), MAX_TEXT_BYTES as u64 + 1);
+    input.by_ref().take(max).read_until(b'\n', &mut bytes).map_err(Error::io(name))?;
+    if bytes.len() as u64 == max && !bytes.ends_with(b"\n") {
+        input.skip_until(b'\n').map_err(Error::io(name))?;
+    }
+    Ok((!bytes.is_empty()).then(|| utf8(name, bytes)))
 }
 
 /// The texts that `--text` stands for: itself, or one per line of stdin (`-`) or of a file (`@FILE`). Empty lines are

@@ -1,7 +1,7 @@
 //! `ternion chat`: a conversation, line by line.
 
 use std::cell::Cell;
-use std::io::{self, BufRead, IsTerminal, Read};
+use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,10 +10,9 @@ use clap::{Args, Parser};
 use signal_hook::flag;
 use ternion::engine::{Engine, GenerateOptions, Session, Stats, StopReason};
 use ternion::files::SamplingDefaults;
-use ternion::files::tokenizer::MAX_TEXT_BYTES;
 use ternion::{Error, Result};
 
-use crate::cli::args::{ModelArgs, model_files, open_image, open_images, utf8};
+use crate::cli::args::{ModelArgs, bounded_line, model_files, open_image, open_images};
 use crate::cli::chat_lines::{BLOCK, HELP, Line, block, completions, file_path, parse, set_options};
 use crate::cli::conversation::ConversationArgs;
 use crate::cli::generate::GenerateArgs;
@@ -73,7 +72,7 @@ impl Chat {
         let (mut failed, mut warned) = (false, false);
         loop {
             let done = match lines.next(PROMPT, &chat.interrupt)? {
-                Ok(Input::Line(line)) => lines.whole(line, &chat.interrupt)?.and_then(|asked| match asked {
+                Ok(Input::Line(line)) => lines.whole(line, &chat.interrupt).and_then(|asked| match asked {
                     Some(Asked::Line(line)) => chat.answer(&line),
                     Some(Asked::Block(text)) => chat.ask(&text).map(|()| true),
                     None => Ok(true),
@@ -134,39 +133,30 @@ impl Lines {
     }
 
     /// What a line asks, with the lines behind it where it begins a question of several; none where Ctrl-C ended that.
-    fn whole(&mut self, line: String, interrupt: &Interrupt) -> Outcome<Outcome<Option<Asked>>> {
+    fn whole(&mut self, line: String, interrupt: &Interrupt) -> Outcome<Option<Asked>> {
         if !line.trim_start().starts_with(BLOCK) {
-            return Ok(Ok(Some(Asked::Line(line))));
+            return Ok(Some(Asked::Line(line)));
         }
-        let text = block(&line, || match self.next(MORE, interrupt) {
-            Ok(Ok(Input::Line(line))) => Ok(Some(line.trim_end_matches(['\r', '\n']).to_owned())),
-            Ok(Ok(Input::End)) => Ok(None),
-            Ok(Ok(Input::Interrupted)) => Err(None),
-            Ok(Err(error)) => Err(Some(Ok(error))),
-            Err(failure) => Err(Some(Err(failure))),
-        });
-        match text {
-            Ok(text) => Ok(Ok(Some(Asked::Block(text)))),
-            Err(None) => Ok(Ok(None)),
-            Err(Some(Ok(error))) => Ok(Err(error.into())),
-            Err(Some(Err(failure))) => Err(failure),
-        }
+        let mut interrupted = false;
+        let text = block(&line, || match self.next(MORE, interrupt)?? {
+            Input::Line(line) => Ok::<_, Failure>(Some(line.trim_end_matches(['\r', '\n']).to_owned())),
+            Input::End => Ok(None),
+            Input::Interrupted => {
+                interrupted = true;
+                Ok(None)
+            }
+        })?;
+        Ok(if interrupted { None } else { Some(Asked::Block(text)) })
     }
 }
 
-/// The next line of stdin where there is no editor; an error inside for a line that is not text or is too long, which is
-/// skipped.
+/// The next line of stdin where there is no editor.
 fn next_line(prompt: &str, terminal: bool) -> Outcome<Result<Input>> {
     if terminal {
         super::messages::write(format_args!("{prompt}"));
     }
-    let (mut input, mut bytes) = (io::stdin().lock(), Vec::new());
-    let max = MAX_TEXT_BYTES as u64 + 1;
-    input.by_ref().take(max).read_until(b'\n', &mut bytes).map_err(Error::io("stdin"))?;
-    if bytes.len() as u64 == max && !bytes.ends_with(b"\n") {
-        input.skip_until(b'\n').map_err(Error::io("stdin"))?;
-    }
-    Ok(if bytes.is_empty() { Ok(Input::End) } else { utf8("stdin", bytes).map(Input::Line) })
+    let line = bounded_line(&mut io::stdin().lock(), "stdin")?;
+    Ok(line.map_or(Ok(Input::End), |line| line.map(Input::Line)))
 }
 
 /// What Ctrl-C does as a signal: ends an answer, or the program where the answer does not end.

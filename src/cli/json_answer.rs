@@ -1,16 +1,15 @@
 //! Answers as JSON: one, or one for each line of a file of questions.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use ternion::engine::{Engine, GenerateOptions, Session, Stats, StopReason};
 use ternion::files::chat_template::thoughts::{Part, ThoughtSplitter};
-use ternion::files::tokenizer::MAX_TEXT_BYTES;
 use ternion::{Error, Result};
 
-use crate::cli::args::{open_images, utf8};
+use crate::cli::args::{bounded_line, open_images};
 use crate::cli::conversation::ConversationArgs;
 use crate::cli::terminal_text::causes;
 use crate::cli::{Failure, Outcome};
@@ -123,7 +122,7 @@ pub fn batch(engine: &Engine, form: &ConversationArgs, file: &Path, options: &Ge
     };
     let (mut session, mut failed) = (engine.session()?, false);
     for line in 1.. {
-        let Some(read) = next_line(&mut input, file)? else { break };
+        let Some(read) = bounded_line(&mut input, &file.to_string_lossy())? else { break };
         let answer = match read {
             Ok(text) if text.trim().is_empty() => continue,
             Ok(text) => answered(engine, &mut session, form, &text, options.clone()),
@@ -140,16 +139,6 @@ pub fn batch(engine: &Engine, form: &ConversationArgs, file: &Path, options: &Ge
         out.flush()?;
     }
     if failed { Err(Failure::Reported) } else { Ok(()) }
-}
-
-/// The next line; an error inside for one that is not text or is too long, which is skipped.
-fn next_line(input: &mut dyn BufRead, file: &Path) -> Result<Option<Result<String>>> {
-    let (mut bytes, max) = (Vec::new(), MAX_TEXT_BYTES as u64 + 1);
-    input.take(max).read_until(b'\n', &mut bytes).map_err(Error::io(file))?;
-    if bytes.len() as u64 == max && !bytes.ends_with(b"\n") {
-        input.skip_until(b'\n').map_err(Error::io(file))?;
-    }
-    Ok((!bytes.is_empty()).then(|| utf8("a line", bytes)))
 }
 
 fn answered<'a>(
