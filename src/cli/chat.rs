@@ -299,9 +299,8 @@ impl ChatLoop {
         let most = max_tokens.map_or("as the context allows".into(), |n| n.to_string());
         say!("max-tokens {most}, temp {}, top-k {}", sampling.temperature, sampling.top_k);
         say!("top-p {}, min-p {}, seed {}", sampling.top_p, sampling.min_p, sampling.seed);
-        let penalties = [sampling.repetition_penalty, sampling.presence_penalty, sampling.frequency_penalty];
-        let [repeat, presence, frequency] = penalties;
-        say!("repeat-penalty {repeat}, presence-penalty {presence}, frequency-penalty {frequency}");
+        say!("repeat-penalty {}, presence-penalty {}", sampling.repetition_penalty, sampling.presence_penalty);
+        say!("frequency-penalty {}", sampling.frequency_penalty);
         if !stop.is_empty() {
             say!("stop {stop:?}");
         }

@@ -1,5 +1,6 @@
 //! Text programs for few rows and for many, and which of them a step takes.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::engine::open::Loaded;
@@ -74,10 +75,14 @@ impl Ladder {
         self.rungs.iter().map(|rung| &rung.plan)
     }
 
+    /// The rungs whose programs are prepared when the model is opened: the smallest and the largest.
+    fn first_rungs(&self) -> BTreeSet<usize> {
+        [0, self.rungs.len() - 1].into()
+    }
+
     /// The plans of the programs that [`Ladder::prepare`] prepares.
-    pub fn first_and_last(&self) -> Vec<&Arc<Plan>> {
-        let last = self.rungs.len() - 1;
-        self.rungs.iter().enumerate().filter(|(i, _)| [0, last].contains(i)).map(|(_, rung)| &rung.plan).collect()
+    pub fn first_plans(&self) -> impl Iterator<Item = &Arc<Plan>> {
+        self.first_rungs().into_iter().map(|rung| &self.rungs[rung].plan)
     }
 
     /// Prepares the smallest program and the largest.
@@ -85,8 +90,7 @@ impl Ladder {
     /// # Errors
     /// Those of [`Backend::prepare`].
     pub fn prepare(&mut self, loaded: &mut Loaded) -> Result<()> {
-        let last = self.rungs.len() - 1;
-        [0, last].into_iter().try_for_each(|rung| self.program(loaded.backend.as_mut(), rung).map(|_| ()))
+        self.first_rungs().into_iter().try_for_each(|rung| self.program(loaded.backend.as_mut(), rung).map(|_| ()))
     }
 
     /// The bounds of a step.

@@ -56,11 +56,8 @@ impl Estimate {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] with both.
-    pub(crate) fn check(&self, limit: Option<u64>) -> Result<()> {
-        match limit.filter(|&limit| self.bytes() > limit) {
-            Some(limit) => Err(beyond("the model".into(), self.bytes(), limit)),
-            None => Ok(()),
-        }
+    pub(crate) fn check(&self, limit: u64) -> Result<()> {
+        if self.bytes() > limit { Err(beyond("the model".into(), self.bytes(), limit)) } else { Ok(()) }
     }
 }
 
@@ -84,7 +81,7 @@ pub(crate) struct Recorded {
     /// The plan that encodes an image, if the model reads any.
     pub image: Option<Arc<Plan>>,
     /// Bytes of the states when all sessions are full.
-    full_states: u64,
+    pub full_states: u64,
 }
 
 impl Recorded {
@@ -154,7 +151,7 @@ impl Recorded {
         let working = |plan: &Arc<Plan>| -> u64 {
             MemoryPlan::assign(plan, false).sizes.iter().map(|&words| padded(4 * words as u64)).sum()
         };
-        let prepared = self.ladder.first_and_last().into_iter().chain(&self.image);
+        let prepared = self.ladder.first_plans().chain(&self.image);
         Ok(Estimate {
             // And one that stands for what no node uses.
             weight_bytes: weights.values().sum::<u64>() + padded(1),

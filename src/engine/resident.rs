@@ -53,11 +53,12 @@ impl Resident {
     ) -> Result<Self> {
         let progress = |at| if Cancel::has_ended(&options.cancel) { ControlFlow::Break(()) } else { progress(at) };
         let recorded = Recorded::new(files, options)?;
-        let estimate = recorded.estimate()?;
-        estimate.check(options.max_memory)?;
+        if let Some(limit) = options.max_memory {
+            recorded.estimate()?.check(limit)?;
+        }
         let (tokenizer, prompt) = recorded.tokenizer(options)?;
         let plans = recorded.plans();
-        let Recorded { opening, model, states, whole, mut ladder, image, .. } = recorded;
+        let Recorded { opening, model, states, whole, mut ladder, image, full_states } = recorded;
         let head = opening.load.head.dtype();
         let mut fingerprint = SampledHash::default();
         let sample = |name: &str, words: &[u32]| {
@@ -69,7 +70,7 @@ impl Resident {
         ladder.prepare(&mut loaded)?;
         let (backend, mut report) = loaded.finish();
         let runner = Runner::new(backend, ladder, options.max_memory)?;
-        report.max_memory_bytes += estimate.max_state_bytes - runner.state_bytes();
+        report.max_memory_bytes += full_states - runner.state_bytes();
         let limits = (whole.max_rows, whole.max_outputs);
         let probed_layers = options.probed_layers.clone();
         let (runner, queue, fingerprint) = (Mutex::new(runner), Queue::default(), fingerprint.finish());

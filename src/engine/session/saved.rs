@@ -56,7 +56,7 @@ impl Session {
     /// [`Error::SessionsFull`]; [`Error::OutOfMemory`] if the device has no memory for its rows; those of the device.
     pub fn fork(&self) -> Result<Session> {
         let mut other = Session::new(self.engine.clone())?;
-        let rows = if self.cached > 0 { self.engine.rows(self.state.slot(), self.cached)? } else { Vec::new() };
+        let rows = self.cached_rows()?;
         if !rows.is_empty() {
             let rows: Vec<_> = rows.into_iter().map(|(name, words)| (name, Cow::Owned(words))).collect();
             self.engine.write_rows(other.state.slot(), self.cached, &rows)?;
@@ -78,7 +78,7 @@ impl Session {
     /// [`Error::Io`]; [`Error::Argument`] for a file that is there and is no saved session; those of the device.
     pub fn save(&self, file: impl AsRef<Path>) -> Result<()> {
         check_target(file.as_ref())?;
-        let rows = if self.cached > 0 { self.engine.rows(self.state.slot(), self.cached)? } else { Vec::new() };
+        let rows = self.cached_rows()?;
         let json = Json {
             model: self.engine.fingerprint.clone(),
             cache: self.cache_form(),
@@ -138,6 +138,11 @@ impl Session {
         self.forgotten = Forgotten { at: json.forgotten_at, tokens: json.forgotten };
         (self.conversation, self.answer_at, self.image_time) = (json.conversation, json.answer_at, Duration::ZERO);
         Ok(())
+    }
+
+    /// What its rows of the cache hold, by state; nothing where there is none yet.
+    fn cached_rows(&self) -> Result<Vec<(String, Vec<u32>)>> {
+        if self.cached > 0 { self.engine.rows(self.state.slot(), self.cached) } else { Ok(Vec::new()) }
     }
 
     /// The form of keys and values in the cache.
