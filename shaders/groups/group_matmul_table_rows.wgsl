@@ -54,19 +54,41 @@ fn settle_all() {
     settle(3u, 1u);
 }
 
-fn add_bytes(q: u32, b: u32, words: u32) {
-    for (var i = 0u; i < 8u; i++) {
-        // Words behind the last one meet codes that are 0.
-        let w = weights[at + q + min(8u * b + i, words - 1u) * TILE_LANES];
-        for (var r = 0u; r < ROWS; r++) {
-            let four = codes[row_codes[r] + 2u * b + i / 4u];
-            let two = select(four.xy, four.zw, (i & 2u) != 0u);
-            whole[r * VEC4S + q] += dot_bytes(w, select(two.x, two.y, (i & 1u) != 0u));
-        }
-    }
+// Holds the words of 8-bit codes' activations of row r, for products with two columns at once.
+fn hold_pairs(r: u32, i: u32) {
+    let mine = codes[row_codes[r] + i];
+    bytes[2u * r] = even_codes(mine);
+    bytes[2u * r + 1u] = odd_codes(mine);
+}
+
+fn add_products(r: u32, i: u32, first: vec4<u32>, second: vec4<u32>, lane: u32) {
+    let even = subgroupShuffle(bytes[2u * r][i % 4u], lane + i / 4u);
+    let odd = subgroupShuffle(bytes[2u * r + 1u][i % 4u], lane + i / 4u);
+    whole[r * VEC4S] += dot_pairs(first, even, odd);
+    whole[r * VEC4S + 1u] += dot_pairs(second, even, odd);
+}
+
+// Adds word i of a block of 8-bit codes; words behind the last one meet codes that are 0.
+fn add_word(i: u32, b: u32, words: u32, lane: u32) {
+    let place = at + min(8u * b + i, words - 1u) * TILE_LANES;
+    let first = weights[place];
+    let second = weights[place + 1u];
+    add_products(0u, i, first, second, lane);
+    add_products(1u, i, first, second, lane);
+    add_products(2u, i, first, second, lane);
+    add_products(3u, i, first, second, lane);
+    add_products(4u, i, first, second, lane);
+    add_products(5u, i, first, second, lane);
+    add_products(6u, i, first, second, lane);
+    add_products(7u, i, first, second, lane);
+}
+
+fn settle_bytes() {
     for (var r = 0u; r < ROWS; r++) {
-        sums[r * VEC4S + q] += vec4<f32>(whole[r * VEC4S + q]) * factors[r];
-        whole[r * VEC4S + q] = vec4<i32>();
+        for (var q = 0u; q < VEC4S; q++) {
+            sums[r * VEC4S + q] += vec4<f32>(whole[r * VEC4S + q]) * factors[r];
+            whole[r * VEC4S + q] = vec4<i32>();
+        }
     }
 }
 
@@ -84,8 +106,15 @@ fn add_block(bits: u32, b: u32, words: u32, lane: u32) {
         add_twos(lane + 1u);
         settle_all();
     } else {
-        add_bytes(0u, b, words);
-        add_bytes(1u, b, words);
+        add_word(0u, b, words, lane);
+        add_word(1u, b, words, lane);
+        add_word(2u, b, words, lane);
+        add_word(3u, b, words, lane);
+        add_word(4u, b, words, lane);
+        add_word(5u, b, words, lane);
+        add_word(6u, b, words, lane);
+        add_word(7u, b, words, lane);
+        settle_bytes();
     }
 }
 
@@ -108,35 +137,52 @@ fn add_scaled(q: u32, bits: u32, scale: vec4<f32>) {
     }
 }
 
-// Adds all groups of weights. `bits` is a constant where this is called: drivers that compute on the CPU run all branches
-// that are left, but no loop of a branch that is not taken.
-fn add_groups(bits: u32, scale0: u32, tile: u32, lane: u32) {
+// Holds what a lane holds of the codes of all rows.
+fn hold_all(bits: u32, i: u32) {
+    if bits == 8u {
+        for (var r = 0u; r < ROWS; r++) { hold_pairs(r, i); }
+    } else {
+        hold(0u, i);
+        hold(1u, i);
+        hold(2u, i);
+        hold(3u, i);
+    }
+}
+
+// Scales what the lane found in group `g` of weights.
+fn end_group(bits: u32, g: u32, scale0: u32, tile: u32, lane: u32) {
+    let eight = eight_scales(scale0, tile, g, lane);
+    add_scaled(0u, bits, four_scales(eight.xy));
+    add_scaled(1u, bits, four_scales(eight.zw));
+    less = array<f32, ROWS>();
+}
+
+// Adds all columns. `bits` is a constant where this is called: drivers that compute on the CPU run all branches that are left,
+// but no loop of a branch that is not taken.
+fn add_columns_of(bits: u32, scale0: u32, tile: u32, lane: u32) {
     let words = row_words(bits);
     let blocks = params.vectors / 2u;
     let group_blocks = group_columns() / 32u;
-    for (var g = 0u; g < params.groups; g++) {
-        let end = min((g + 1u) * group_blocks, blocks);
+    for (var first = 0u; first < blocks; first += 4u) {
+        // Eight lanes hold the codes of 128 columns. Lanes behind the last codes hold those again, and are not asked.
+        hold_all(bits, min(2u * first + lane_number, params.vectors - 1u));
+        let end = min(first + 4u, blocks);
+        for (var g = first / group_blocks; g * group_blocks < end; g++) {
+            let group_end = min((g + 1u) * group_blocks, blocks);
+            let from_block = max(g * group_blocks, first);
 #ifdef BY_BLOCK
 #else
-        take_factors(g);
+            for (var begins = from_block == g * group_blocks; begins; begins = false) { take_factors(g); }
 #endif
-        for (var first = g * group_blocks; first < end; first += 4u) {
-            // Eight lanes hold the codes of 128 columns. Lanes behind the last codes hold those again, and are not asked.
-            let mine = min(2u * first + lane_number, params.vectors - 1u);
-            hold(0u, mine);
-            hold(1u, mine);
-            hold(2u, mine);
-            hold(3u, mine);
-            for (var b = first; b < min(first + 4u, end); b++) {
+            for (var b = from_block; b < min(group_end, end); b++) {
 #ifdef BY_BLOCK
                 take_factors(b);
 #endif
                 add_block(bits, b, words, lane0 + 2u * (b - first));
             }
+            // Once, where the group ends here.
+            for (var ends = group_end <= end; ends; ends = false) { end_group(bits, g, scale0, tile, lane); }
         }
-        add_scaled(0u, bits, scales_at(scale0, tile, g, lane * VEC4S));
-        add_scaled(1u, bits, scales_at(scale0, tile, g, lane * VEC4S + 1u));
-        less = array<f32, ROWS>();
     }
 }
 
@@ -160,11 +206,11 @@ fn main(
     let scale0 = first_scale(tile.part);
     at = part.first + tile.tile * row_words(part.bits) * TILE_LANES + id * VEC4S;
     if part.bits == 1u {
-        add_groups(1u, scale0, tile.tile, id);
+        add_columns_of(1u, scale0, tile.tile, id);
     } else if part.bits == 2u {
-        add_groups(2u, scale0, tile.tile, id);
+        add_columns_of(2u, scale0, tile.tile, id);
     } else {
-        add_groups(8u, scale0, tile.tile, id);
+        add_columns_of(8u, scale0, tile.tile, id);
     }
     for (var q = 0u; q < VEC4S; q++) {
         let in_part = ((tile.tile * LANES + id) * VEC4S + q) * 4u;

@@ -10,13 +10,19 @@ var<private> at: u32; // the lane's first vec4 of weights
 var<private> sums: array<vec4<f32>, VEC4S>; // of a group of weights
 var<private> totals: array<vec4<f32>, VEC4S>;
 
-fn add_bytes(q: u32, b: u32, words: u32, act: u32) {
-    let first = bytes4(at + q, 8u * b, words, codes[act]);
-    found[q] += bitcast<vec4<u32>>(first + bytes4(at + q, 8u * b + 4u, words, codes[act + 1u]));
+// Adds word i of a block of 8-bit codes; words behind the last one meet codes that are 0.
+fn add_word(i: u32, b: u32, words: u32, lane: u32) {
+    let place = at + min(8u * b + i, words - 1u) * TILE_LANES;
+    let even = subgroupShuffle(bytes[0][i % 4u], lane + i / 4u);
+    let odd = subgroupShuffle(bytes[1][i % 4u], lane + i / 4u);
+    found[0] += bitcast<vec4<u32>>(dot_pairs(weights[place], even, odd));
+    found[1] += bitcast<vec4<u32>>(dot_pairs(weights[place + 1u], even, odd));
+    found[2] += bitcast<vec4<u32>>(dot_pairs(weights[place + 2u], even, odd));
+    found[3] += bitcast<vec4<u32>>(dot_pairs(weights[place + 3u], even, odd));
 }
 
-// Adds block `b` of 32 columns, whose codes lie from `act` on, and in `lane` and the next one.
-fn add_block(bits: u32, b: u32, words: u32, act: u32, lane: u32) {
+// Adds block `b` of 32 columns, whose codes lie in `lane` and the next one.
+fn add_block(bits: u32, b: u32, words: u32, lane: u32) {
     if bits == 1u {
         take_words(at + b * TILE_LANES);
         add_ones(lane);
@@ -27,10 +33,14 @@ fn add_block(bits: u32, b: u32, words: u32, act: u32, lane: u32) {
         take_words(at + min(2u * b + 1u, words - 1u) * TILE_LANES);
         add_twos(lane + 1u);
     } else {
-        add_bytes(0u, b, words, act);
-        add_bytes(1u, b, words, act);
-        add_bytes(2u, b, words, act);
-        add_bytes(3u, b, words, act);
+        add_word(0u, b, words, lane);
+        add_word(1u, b, words, lane);
+        add_word(2u, b, words, lane);
+        add_word(3u, b, words, lane);
+        add_word(4u, b, words, lane);
+        add_word(5u, b, words, lane);
+        add_word(6u, b, words, lane);
+        add_word(7u, b, words, lane);
     }
 }
 
@@ -39,51 +49,71 @@ fn make_float(q: u32, m: vec2<f32>, bits: u32) {
     found[q] = vec4<u32>();
 }
 
-// Exact sums become floats with the factor of group `a` of codes, whose sum goes off.
-fn add_exact(bits: u32, row: u32, a: u32) {
-    let m = act_scale_and_sum[row * params.act_groups + a];
+// Exact sums become floats with the factor of a group of codes, whose sum goes off.
+fn add_exact(bits: u32, m: vec2<f32>) {
     make_float(0u, m, bits);
     make_float(1u, m, bits);
     make_float(2u, m, bits);
     make_float(3u, m, bits);
 }
 
-fn add_scaled(q: u32, g: u32, scale0: u32, tile: u32, lane: u32) {
-    totals[q] += sums[q] * scales_at(scale0, tile, g, lane * VEC4S + q);
+fn add_scaled(q: u32, scale: vec4<f32>) {
+    totals[q] += sums[q] * scale;
     sums[q] = vec4<f32>();
 }
 
-// Adds all groups of weights. `bits` is a constant where this is called: drivers that compute on the CPU run all branches
-// that are left, but no loop of a branch that is not taken.
-fn add_groups(bits: u32, row: u32, scale0: u32, tile: u32, lane: u32) {
-    let words = row_words(bits);
-    let act = row * params.vectors;
-    let blocks = params.vectors / 2u;
-    let group_blocks = group_columns() / 32u;
-    for (var g = 0u; g < params.groups; g++) {
-        let end = min((g + 1u) * group_blocks, blocks);
-        for (var first = g * group_blocks; first < end; first += 4u) {
-            // Eight lanes hold the codes of 128 columns. Lanes behind the last codes hold those again, and are not asked.
-            let mine = codes[act + min(2u * first + lane_number, params.vectors - 1u)];
-            bytes[0] = signed_byte(mine, 0u);
-            bytes[1] = signed_byte(mine, 1u);
-            bytes[2] = signed_byte(mine, 2u);
-            bytes[3] = signed_byte(mine, 3u);
-            for (var b = first; b < min(first + 4u, end); b++) {
-                add_block(bits, b, words, act + 2u * b, lane0 + 2u * (b - first));
-#ifdef BY_BLOCK
-                add_exact(bits, row, b);
-#endif
-            }
-        }
+// Scales what the lane found in group `g` of weights.
+fn end_group(bits: u32, row: u32, g: u32, scale0: u32, tile: u32, lane: u32) {
 #ifdef BY_BLOCK
 #else
-        add_exact(bits, row, g);
+    add_exact(bits, act_scale_and_sum[row * params.act_groups + g]);
 #endif
-        add_scaled(0u, g, scale0, tile, lane);
-        add_scaled(1u, g, scale0, tile, lane);
-        add_scaled(2u, g, scale0, tile, lane);
-        add_scaled(3u, g, scale0, tile, lane);
+    let first8 = eight_scales(scale0, tile, g, 2u * lane);
+    let second8 = eight_scales(scale0, tile, g, 2u * lane + 1u);
+    add_scaled(0u, four_scales(first8.xy));
+    add_scaled(1u, four_scales(first8.zw));
+    add_scaled(2u, four_scales(second8.xy));
+    add_scaled(3u, four_scales(second8.zw));
+}
+
+// Takes apart the codes that this lane holds for its eight.
+fn hold(bits: u32, mine: vec4<u32>) {
+    if bits == 8u {
+        bytes[0] = even_codes(mine);
+        bytes[1] = odd_codes(mine);
+    } else {
+        bytes[0] = signed_byte(mine, 0u);
+        bytes[1] = signed_byte(mine, 1u);
+        bytes[2] = signed_byte(mine, 2u);
+        bytes[3] = signed_byte(mine, 3u);
+    }
+}
+
+// Adds all columns. `bits` is a constant where this is called: drivers that compute on the CPU run all branches that are left,
+// but no loop of a branch that is not taken.
+fn add_columns_of(bits: u32, row: u32, scale0: u32, tile: u32, lane: u32) {
+    let words = row_words(bits);
+    let blocks = params.vectors / 2u;
+    let group_blocks = group_columns() / 32u;
+    for (var first = 0u; first < blocks; first += 4u) {
+        // Eight lanes hold the codes of 128 columns. Lanes behind the last codes hold those again, and are not asked.
+        hold(bits, codes[row * params.vectors + min(2u * first + lane_number, params.vectors - 1u)]);
+#ifdef BY_BLOCK
+        let of_mine = act_scale_and_sum[row * params.act_groups + min(first + lane_number, params.act_groups - 1u)];
+#endif
+        let end = min(first + 4u, blocks);
+        for (var g = first / group_blocks; g * group_blocks < end; g++) {
+            let group_end = min((g + 1u) * group_blocks, blocks);
+            for (var b = max(g * group_blocks, first); b < min(group_end, end); b++) {
+                add_block(bits, b, words, lane0 + 2u * (b - first));
+#ifdef BY_BLOCK
+                let of_block = lane0 + b - first;
+                add_exact(bits, vec2<f32>(subgroupShuffle(of_mine.x, of_block), subgroupShuffle(of_mine.y, of_block)));
+#endif
+            }
+            // Once, where the group ends here.
+            for (var ends = group_end <= end; ends; ends = false) { end_group(bits, row, g, scale0, tile, lane); }
+        }
     }
 }
 
@@ -105,11 +135,11 @@ fn main(
     let scale0 = first_scale(tile.part);
     at = part.first + tile.tile * row_words(part.bits) * TILE_LANES + id * VEC4S;
     if part.bits == 1u {
-        add_groups(1u, row, scale0, tile.tile, id);
+        add_columns_of(1u, row, scale0, tile.tile, id);
     } else if part.bits == 2u {
-        add_groups(2u, row, scale0, tile.tile, id);
+        add_columns_of(2u, row, scale0, tile.tile, id);
     } else {
-        add_groups(8u, row, scale0, tile.tile, id);
+        add_columns_of(8u, row, scale0, tile.tile, id);
     }
     finish(0u, row, tile, part.rows, id);
     finish(1u, row, tile, part.rows, id);

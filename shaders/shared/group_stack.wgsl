@@ -10,12 +10,21 @@ fn group_columns() -> u32 {
     return weights[0].z;
 }
 
-// Scales of group `g` of rows 4 · lane.. of a tile; `first` is the first vec4 of the matrix's scales.
-fn scales_at(first: u32, tile: u32, g: u32, lane: u32) -> vec4<f32> {
-    let eight = weights[first + (tile * params.groups + g) * (TILE_LANES / 2u) + lane / 2u];
-    let pair = select(eight.xy, eight.zw, (lane & 1u) == 1u);
+// The scales of group `g` of eight rows of a tile, from row 8i on; `first` is the first vec4 of the matrix's scales.
+fn eight_scales(first: u32, tile: u32, g: u32, i: u32) -> vec4<u32> {
+    return weights[first + (tile * params.groups + g) * (TILE_LANES / 2u) + i];
+}
+
+// Four of them as floats.
+fn four_scales(pair: vec2<u32>) -> vec4<f32> {
     return vec4<f32>(float_of(pair.x & 0xffffu), float_of(pair.x >> 16u), float_of(pair.y & 0xffffu),
         float_of(pair.y >> 16u));
+}
+
+// Scales of group `g` of rows 4 · lane.. of a tile.
+fn scales_at(first: u32, tile: u32, g: u32, lane: u32) -> vec4<f32> {
+    let eight = eight_scales(first, tile, g, lane / 2u);
+    return four_scales(select(eight.xy, eight.zw, (lane & 1u) == 1u));
 }
 
 // The first vec4 of a matrix's scales.
@@ -42,8 +51,6 @@ fn codes_at(w: vec4<u32>, shift: u32, bits: u32) -> vec4<f32> {
     return stored - vec4<f32>(select(1.0, 128.0, bits == 8u));
 }
 
-#ifdef DOT4
-#else
 // The products of bytes 0 and 2 of four words with activations: that of byte 2 and 2^16 times that of byte 0, added. One product
 // of 32 bits has both sums of the pairs that belong together in its upper half: 16 bits hold two products, since activations are
 // -127 to 127. Half of the lower half's range takes the sign of what is there away.
@@ -51,18 +58,32 @@ fn two_products(stored: vec4<u32>, acts: u32) -> vec4<i32> {
     let pair = (stored & vec4<u32>(0x00ff00ffu)) - vec4<u32>(0x00800080u);
     return bitcast<vec4<i32>>(pair * acts + vec4<u32>(0x8000u)) >> vec4<u32>(16u);
 }
-#endif
 
-// Σ byte · activation of one word of four rows of 8-bit codes.
+// What those bytes multiply: codes 0 and 2 of a word.
+fn even_codes(act: vec4<u32>) -> vec4<u32> {
+    let a = bitcast<vec4<i32>>(act);
+    return bitcast<vec4<u32>>(((a << vec4<u32>(8u)) >> vec4<u32>(24u)) + ((a << vec4<u32>(24u)) >> vec4<u32>(8u)));
+}
+
+// The same of codes 1 and 3, for words shifted by a byte.
+fn odd_codes(act: vec4<u32>) -> vec4<u32> {
+    let a = bitcast<vec4<i32>>(act);
+    let upper = bitcast<vec4<u32>>((a << vec4<u32>(16u)) >> vec4<u32>(8u)) & vec4<u32>(0xffff0000u);
+    return bitcast<vec4<u32>>(a >> vec4<u32>(24u)) + upper;
+}
+
+// Σ byte · activation of one word of four rows of 8-bit codes, of codes taken apart.
+fn dot_pairs(stored: vec4<u32>, even: u32, odd: u32) -> vec4<i32> {
+    return two_products(stored, even) + two_products(stored >> vec4<u32>(8u), odd);
+}
+
+// The same of a word of codes.
 fn dot_bytes(stored: vec4<u32>, act: u32) -> vec4<i32> {
 #ifdef DOT4
     let w = stored ^ vec4<u32>(0x80808080u);
     return vec4<i32>(dot4I8Packed(w.x, act), dot4I8Packed(w.y, act), dot4I8Packed(w.z, act), dot4I8Packed(w.w, act));
 #else
-    let a = bitcast<i32>(act);
-    let even = bitcast<u32>(((a << 8u) >> 24u) + ((a << 24u) >> 8u));
-    let odd = bitcast<u32>((a >> 24u) + bitcast<i32>(bitcast<u32>((a << 16u) >> 8u) & 0xffff0000u));
-    return two_products(stored, even) + two_products(stored >> vec4<u32>(8u), odd);
+    return dot_pairs(stored, even_codes(vec4<u32>(act)).x, odd_codes(vec4<u32>(act)).x);
 #endif
 }
 
