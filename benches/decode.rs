@@ -14,14 +14,14 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use support::device::device;
-use ternion::cpu::Cpu;
 use ternion::engine::{DeviceChoice, DeviceOptions, Progress, choose_device};
 use ternion::gpu::{AdapterKind, Adapters};
-use ternion::ops::PROBE_CHUNK;
-use ternion::plan::{Backend, PlanBuilder, Step};
-use ternion::tensor::{DType, Spec};
 use ternion::tools::check::{CheckOptions, check};
 use ternion::tools::synthetic;
+use ternion::unstable::cpu::Cpu;
+use ternion::unstable::ops::PROBE_CHUNK;
+use ternion::unstable::plan::{Backend, PlanBuilder, Step};
+use ternion::unstable::tensor::{DType, Spec};
 use ternion::{Engine, GenerateOptions, Image, ModelFiles, Options, Session};
 use timing::{Timed, quick};
 

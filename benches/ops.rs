@@ -20,14 +20,14 @@ use half::f16;
 use support::device::{device, gpu};
 use support::numbers::{Noise, compare, f16_words, floats};
 use support::recording::Recording;
-use ternion::cpu::Cpu;
-use ternion::ops::{
+use ternion::unstable::cpu::Cpu;
+use ternion::unstable::ops::{
     ActQuant, AttentionShape, CodeScale, Columns, Experts, GroupFactor, GroupQuant, PROBE_CHUNK, RmsNorm, StackPiece,
 };
-use ternion::plan::{Backend, Plan, Slot, Step};
-use ternion::quant::groups::{GroupPacked, GroupShape};
-use ternion::quant::{Bits, Packed};
-use ternion::tensor::{CountedBy, DType, Pack};
+use ternion::unstable::plan::{Backend, Plan, Slot, Step};
+use ternion::unstable::quant::groups::{GroupPacked, GroupShape};
+use ternion::unstable::quant::{Bits, Packed};
+use ternion::unstable::tensor::{CountedBy, DType, Pack};
 use timing::{Timed, quick};
 
 /// Bytes that copies of an op read together at least.

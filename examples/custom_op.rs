@@ -4,10 +4,10 @@
 
 use std::sync::Arc;
 
-use ternion::cpu::Cpu;
 use ternion::gpu::{Adapters, Gpu};
-use ternion::plan::{Backend, Caps, Extent, Grid, Io, Kernel, Op, Params, PlanBuilder, Slot, Source, Step};
-use ternion::tensor::{CountedBy, DType, Spec};
+use ternion::unstable::cpu::Cpu;
+use ternion::unstable::plan::{Backend, Caps, Extent, Grid, Io, Kernel, Op, Params, PlanBuilder, Slot, Source, Step};
+use ternion::unstable::tensor::{CountedBy, DType, Spec};
 use ternion::{Error, Result};
 
 /// `y = x² · sign(x)`, element by element.   x `[rows, d]` F32 → y `[rows, d]` F32
@@ -84,7 +84,7 @@ impl Op for SignedSquare {
 fn run(backend: &mut dyn Backend) -> Result<Vec<f32>> {
     let p = PlanBuilder::new();
     let x = p.input("x", Spec::counted(&[8, 4], DType::F32, CountedBy::Rows));
-    let y = p.unary(p.signed_square(x), ternion::ops::UnaryKind::Scale(10.0));
+    let y = p.unary(p.signed_square(x), ternion::unstable::ops::UnaryKind::Scale(10.0));
     p.output("y", y);
     let plan = Arc::new(p.finish()?);
     print!("{}\n{plan}", backend.describe());

@@ -29,10 +29,10 @@ use support::shader_variants::{check, mentioned, shared, with_subgroups};
 use support::spirv::{bound, to_spirv};
 use ternion::files::Weights;
 use ternion::gpu::shader::expand;
-use ternion::models::{self, LoadOptions, TextShape};
-use ternion::plan::{Caps, Kernel, Node, Plan, Step, Variant};
-use ternion::tensor::{DType, Pack, WeightRef};
 use ternion::tools::synthetic::PublishedModel;
+use ternion::unstable::models::{self, LoadOptions, TextShape};
+use ternion::unstable::plan::{Caps, Kernel, Node, Plan, Step, Variant};
+use ternion::unstable::tensor::{DType, Pack, WeightRef};
 
 type Done<T> = Result<T, Box<dyn Error>>;
 

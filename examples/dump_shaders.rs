@@ -32,11 +32,11 @@ use support::shader_variants::{Valid, mentioned, shared};
 use support::spirv::{bindings, bound, to_spirv};
 use ternion::files::Weights;
 use ternion::gpu::shader::expand;
-use ternion::models;
-use ternion::models::{LoadOptions, TextShape};
-use ternion::plan::Plan;
-use ternion::tensor::{DType, Pack};
 use ternion::tools::synthetic;
+use ternion::unstable::models;
+use ternion::unstable::models::{LoadOptions, TextShape};
+use ternion::unstable::plan::Plan;
+use ternion::unstable::tensor::{DType, Pack};
 
 type Done<T> = Result<T, Box<dyn Error>>;
 /// Values of overrides, which are all whole numbers.

@@ -8,10 +8,10 @@ use std::io::Write;
 
 use ternion::Result;
 use ternion::files::Weights;
-use ternion::models;
-use ternion::models::{ChatModel, LoadOptions, TextShape};
-use ternion::plan::{MemoryPlan, Plan, SlotKind};
-use ternion::tensor::{DType, Pack};
+use ternion::unstable::models;
+use ternion::unstable::models::{ChatModel, LoadOptions, TextShape};
+use ternion::unstable::plan::{MemoryPlan, Plan, SlotKind};
+use ternion::unstable::tensor::{DType, Pack};
 
 /// The sizes of a step: as the engine chooses them for one session.
 fn record(model: &dyn ChatModel, which: &str) -> Result<Plan> {

@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use ternion::threads;
 use ternion::tools::synthetic::about_normal;
+use ternion::unstable::threads;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 

@@ -12,9 +12,9 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
-use ternion::ops::split_mix;
-use ternion::threads;
 use ternion::tools::synthetic::{DenseForm, DenseModel, PublishedModel, about_normal};
+use ternion::unstable::ops::split_mix;
+use ternion::unstable::threads;
 
 #[derive(Parser)]
 #[command(about = "Writes a GGUF file of a published Qwen3 model's sizes with random weights")]

@@ -2,7 +2,7 @@
 //!
 //! # The map
 //! A room is a file or a folder of `src/`. It uses only what the last column names, and what those rooms may use;
-//! `tests/floors.rs` holds these edges as its `MAP` and fails on a breach.
+//! `tests/floors.rs` holds these edges as its `MAP` and fails on a breach. From outside, the lower rooms are in [`unstable`](crate::unstable).
 //!
 //! | room | what is in it | may use |
 //! |---|---|---|
@@ -22,8 +22,18 @@
 //! The same test keeps files to 500 lines and functions to 60. A folder with more than 12 files lists them in its `mod.rs`
 //! behind the word `Order:`; each of them uses only files named before it, which the test checks too.
 //!
+//! # Words
+//! A model records a [`plan::Plan`](crate::plan::Plan) of [`plan::Op`](crate::plan::Op)s once; a backend freezes the plan into a
+//! program once; every step only fills in rows and runs it again.
+//!
+//! *prefill*: the pass over a prompt; *decode*: one token after another; *step*: one run of a program over a *batch*
+//! of *rows*, each a token at a position of a sequence. *Code*: −1, 0 or +1; *absmean*, *absmax*: how weights and
+//! activations get their scale. *Slot*: a value of a plan; *program*: a plan frozen for a device; *caps*: what kernels
+//! may use there. *Feature*: a vector by which texts and pictures are compared. *Expert*, *router*,
+//! *top-k*, *combine*: the parts of a mixture of experts. *Room*: a file or folder of `src/` in the map.
+//!
 //! # In which order to read
-//! The words are on the crate's [front page](crate). Then, with the files open beside this page:
+//! With the files open beside this page:
 //!
 //! | minutes | read | and know |
 //! |---|---|---|

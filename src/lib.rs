@@ -1,9 +1,6 @@
 //! An inference engine for ternary and 1-bit (BitNet b1.58) language and vision-language models, on any GPU through wgpu
 //! and on the CPU.
 //!
-//! A model records a [`plan::Plan`] of [`plan::Op`]s once; a backend freezes the plan into a program once; every step
-//! only fills in rows and runs it again.
-//!
 //! ```
 //! use ternion::{Engine, GenerateOptions, Image, Options};
 //!
@@ -37,14 +34,10 @@
 //! * **Errors**: [`Error`] has variants to act on, with numbers; messages name the object, what was expected and found.
 //! * **Silence**: nothing is written to stdout, stderr or the user's folders; messages go to the `log` crate.
 //!
-//! [`architecture`] has the map of the source, a tour of it, and where to add an op, a weight format, a model or a command.
-//!
-//! # Words
-//! *prefill*: the pass over a prompt; *decode*: one token after another; *step*: one run of a program over a *batch*
-//! of *rows*, each a token at a position of a sequence. *Code*: −1, 0 or +1; *absmean*, *absmax*: how weights and
-//! activations get their scale. *Slot*: a value of a plan; *program*: a plan frozen for a device; *caps*: what kernels
-//! may use there. *Feature*: a vector by which texts and pictures are compared. *Expert*, *router*,
-//! *top-k*, *combine*: the parts of a mixture of experts. *Room*: a file or folder of `src/` in the map of [`architecture`].
+//! # Versions
+//! Until 1.0 a minor version may break what it must. Outputs, events, errors and what may get another choice are `non_exhaustive`.
+//! Options are written with `..Default::default()`, since they get new fields. [`unstable`] has the floors below the engine, for
+//! ops, backends and models of one's own: they may change in every version. [`architecture`] is for who changes Ternion itself.
 //!
 //! # Features
 //! * `cli` (on by default): the program `ternion` and the crates that only it needs. Disable it to embed the library
@@ -58,19 +51,25 @@ mod alloc;
 pub mod apps;
 pub mod architecture;
 mod bounds;
-pub mod cpu;
-pub mod cpu_level;
 pub mod engine;
 pub mod error;
 pub mod files;
 pub mod gpu;
-pub mod models;
-pub mod ops;
-pub mod plan;
-pub mod quant;
-pub mod tensor;
-pub mod threads;
 pub mod tools;
+
+/// What lies below the engine: ops, plans, backends, weights and models. It may change in every version.
+// Its files lie in `src/` beside the others.
+#[path = "."]
+pub mod unstable {
+    pub mod cpu;
+    pub mod cpu_level;
+    pub mod models;
+    pub mod ops;
+    pub mod plan;
+    pub mod quant;
+    pub mod tensor;
+    pub mod threads;
+}
 
 pub use apps::bitgen::BitGen;
 pub use apps::picture_index::PictureIndex;
@@ -80,3 +79,6 @@ pub use error::{Error, Result};
 pub use files::{Image, ModelFiles};
 /// The version of wgpu whose devices [`gpu::Device::from_wgpu`] takes.
 pub use wgpu;
+
+use plan::{params, shader};
+use unstable::{cpu, cpu_level, models, ops, plan, quant, tensor, threads};

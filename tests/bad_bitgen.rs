@@ -15,8 +15,8 @@ use tempfile::TempDir;
 use ternion::apps::bitgen::{BitGen, BitGenOptions};
 use ternion::engine::{DeviceChoice, DeviceOptions, Engine, Options};
 use ternion::files::Weights;
-use ternion::models;
-use ternion::models::{BitGenStage1, Model};
+use ternion::unstable::models;
+use ternion::unstable::models::{BitGenStage1, Model};
 use ternion::{Error, Result};
 
 impl Parts {

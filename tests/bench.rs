@@ -17,11 +17,11 @@ use support::golden::golden_root;
 use tempfile::TempDir;
 use ternion::engine::NamedValues;
 use ternion::files::Weights;
-use ternion::models;
-use ternion::models::{LoadOptions, TextShape};
-use ternion::plan::{Plan, Step};
-use ternion::tensor::{DType, Pack, WeightRef};
 use ternion::tools::synthetic::{self, PublishedModel};
+use ternion::unstable::models;
+use ternion::unstable::models::{LoadOptions, TextShape};
+use ternion::unstable::plan::{Plan, Step};
+use ternion::unstable::tensor::{DType, Pack, WeightRef};
 
 fn tiny() -> PathBuf {
     golden_root().join("embernet/tiny")
@@ -482,13 +482,13 @@ fn a_made_up_model_is_an_embernet_of_the_published_sizes() {
         .sum();
     // 840,822,056 of the published checkpoint, less the encoder's pooling head, which the model does not read.
     assert_eq!(parameters, 833_717_120);
-    let part = |name: &str, cols| ternion::tensor::WeightPart { name: name.into(), rows: 0..768, cols };
-    let rule = ternion::quant::WeightQuant::SignMean;
+    let part = |name: &str, cols| ternion::unstable::tensor::WeightPart { name: name.into(), rows: 0..768, cols };
+    let rule = ternion::unstable::quant::WeightQuant::SignMean;
     let q = weights.ternary(&part("decoder.layers.3.attention.q_proj.weight", 768), rule).expect("a matrix");
     let [minus, zero, plus] = q.counts();
     assert!(zero == 0 && minus.abs_diff(plus) < 10_000, "{minus} {zero} {plus}");
     let norm = |name: &str| WeightRef {
-        parts: vec![ternion::tensor::WeightPart { name: name.into(), rows: 0..1, cols: 768 }],
+        parts: vec![ternion::unstable::tensor::WeightPart { name: name.into(), rows: 0..1, cols: 768 }],
         pack: Pack::F32,
     };
     let words = weights.load(&norm("decoder.norm.weight")).expect("a norm");

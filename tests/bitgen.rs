@@ -15,10 +15,10 @@ use support::numbers::{bits, floats};
 use ternion::apps::bitgen::{BitGen, BitGenOptions, CaptionOptions, MemoryNoise};
 use ternion::engine::{DeviceChoice, DeviceOptions, Precision};
 use ternion::files::{Image, Weights};
-use ternion::models::{BitGenStage1, EncoderShape, LoadOptions, bitgen_slots, slots};
-use ternion::ops::Row;
-use ternion::plan::{Backend, Plan, Step};
-use ternion::tensor::{DType, Pack};
+use ternion::unstable::models::{BitGenStage1, EncoderShape, LoadOptions, bitgen_slots, slots};
+use ternion::unstable::ops::Row;
+use ternion::unstable::plan::{Backend, Plan, Step};
+use ternion::unstable::tensor::{DType, Pack};
 
 /// The variants; a root without any fails.
 fn bitgens() -> Vec<PathBuf> {

@@ -18,9 +18,9 @@ use ternion::Image;
 use ternion::apps::bitgen::{BitGen, BitGenOptions, CaptionOptions, MemoryNoise};
 use ternion::engine::{DeviceChoice, DeviceOptions, GenerateOptions, Precision, Progress, Sampling, StopReason};
 use ternion::files::{Tokenizer, Weights};
-use ternion::models::{BitGenStage1, EncoderShape, LoadOptions};
-use ternion::plan::{Plan, SlotKind};
 use ternion::tools::convert::convert;
+use ternion::unstable::models::{BitGenStage1, EncoderShape, LoadOptions};
+use ternion::unstable::plan::{Plan, SlotKind};
 
 fn golden(name: &str) -> PathBuf {
     golden_root().join("bitgen_stage1").join(name)

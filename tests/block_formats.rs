@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use half::f16;
-use ternion::quant::Bits;
-use ternion::quant::formats::{Content, FORMATS, Format, codes, magnitude, other_type};
+use ternion::unstable::quant::Bits;
+use ternion::unstable::quant::formats::{Content, FORMATS, Format, codes, magnitude, other_type};
 
 fn golden(name: &str, end: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/gguf/blocks").join(format!("{name}.{end}"));

@@ -15,9 +15,9 @@ use support::golden::golden_root;
 use tempfile::TempDir;
 use ternion::engine::{Precision, Progress};
 use ternion::files::Weights;
-use ternion::models;
-use ternion::models::{LoadOptions, TextShape};
 use ternion::tools::convert::convert;
+use ternion::unstable::models;
+use ternion::unstable::models::{LoadOptions, TextShape};
 
 fn tiny() -> PathBuf {
     golden_root().join("embernet/tiny")

@@ -12,12 +12,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use support::device::backends;
 use support::recording::{Recording, run};
 use ternion::files::Weights;
-use ternion::models;
-use ternion::models::{EmberNetConfig, LoadOptions, SigLipConfig, TextShape};
-use ternion::ops::UnaryKind;
-use ternion::plan::{SlotKind, Step};
-use ternion::tensor::{DType, Pack, Spec};
 use ternion::tools::synthetic;
+use ternion::unstable::models;
+use ternion::unstable::models::{EmberNetConfig, LoadOptions, SigLipConfig, TextShape};
+use ternion::unstable::ops::UnaryKind;
+use ternion::unstable::plan::{SlotKind, Step};
+use ternion::unstable::tensor::{DType, Pack, Spec};
 
 #[test]
 fn a_table_is_made_once_by_each_backend() {

@@ -18,7 +18,7 @@ use ternion::engine::{
     ContextShift, DeviceChoice, Engine, GenerateOptions, KvPrecision, LogitsHook, Options, Precision, Sampling,
     Session, StopReason,
 };
-use ternion::tensor::DType;
+use ternion::unstable::tensor::DType;
 use ternion::{Error, Result};
 
 fn tiny() -> PathBuf {

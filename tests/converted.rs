@@ -13,10 +13,10 @@ use support::golden::golden_root;
 use tempfile::TempDir;
 use ternion::engine::{Precision, Progress};
 use ternion::files::{GgufMetadata, SamplingDefaults, SpecialTokens, Tokenizer, Weights};
-use ternion::models::{self, ChatModel, HiddenAct, LoadOptions, TextShape};
-use ternion::tensor::{DType, Pack};
 use ternion::tools::convert::{ConvertOptions, convert};
 use ternion::tools::inspect::inspect;
+use ternion::unstable::models::{self, ChatModel, HiddenAct, LoadOptions, TextShape};
+use ternion::unstable::tensor::{DType, Pack};
 
 /// Files and folders that a family opens without being told anything.
 fn models() -> Vec<PathBuf> {

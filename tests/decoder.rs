@@ -14,16 +14,16 @@ use std::sync::Arc;
 
 use support::model_stages::{PreparedPlan, devices, row};
 use support::numbers::{Noise, bits, compare};
-use ternion::cpu::Cpu;
 use ternion::files::{ModelFiles, StorageDType, TensorInfo, TensorSource, Weights};
-use ternion::models::{
+use ternion::unstable::cpu::Cpu;
+use ternion::unstable::models::{
     AttentionSpec, BitLinearSpec, Decoder, DecoderSpec, Ffn, GatedSpec, HeadSpec, LayerSpec, LinearSpec, LoadOptions,
     Mixer, MoeSpec, Names, StoredSpec, TextShape, load_model, requests, slots,
 };
-use ternion::ops::{Act, ActQuant, AttentionShape, Experts, GateClamp, NormClamp, RmsNorm, Rotation, Row};
-use ternion::plan::{Backend, PlanBuilder, Step};
-use ternion::quant::WeightQuant;
-use ternion::tensor::{DType, Pack};
+use ternion::unstable::ops::{Act, ActQuant, AttentionShape, Experts, GateClamp, NormClamp, RmsNorm, Rotation, Row};
+use ternion::unstable::plan::{Backend, PlanBuilder, Step};
+use ternion::unstable::quant::WeightQuant;
+use ternion::unstable::tensor::{DType, Pack};
 
 const VOCAB: usize = 50;
 const CAPACITY: usize = 40;

@@ -16,12 +16,12 @@ use support::model_stages::{LoadedModel, PreparedPlan, devices, golden, rms, row
 use tempfile::TempDir;
 use ternion::engine::{DeviceChoice, Engine, GenerateOptions, LmHead, Options, Precision, Progress};
 use ternion::files::{ModelFiles, Weights};
-use ternion::models;
-use ternion::models::LoadOptions;
-use ternion::tensor::{DType, Pack};
 use ternion::tools::convert::convert;
 use ternion::tools::eval::{DataSet, evaluate, is_right};
 use ternion::tools::inspect::inspect;
+use ternion::unstable::models;
+use ternion::unstable::models::LoadOptions;
+use ternion::unstable::tensor::{DType, Pack};
 use ternion::{Error, Image};
 
 /// Relative rms of what a rounding flip and weights of 16 bits may change.

@@ -11,15 +11,15 @@ use std::sync::Arc;
 use support::device::gpu;
 use support::recording::{Recording, run};
 use ternion::Error;
-use ternion::plan::{
+use ternion::unstable::plan::{
     Backend, Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, Plan, PlanBuilder, ResizedState, Source, Step,
 };
-use ternion::tensor::{CountedBy, DType, Spec};
+use ternion::unstable::tensor::{CountedBy, DType, Spec};
 
 fn small_plan() -> (Arc<Plan>, support::recording::Feed) {
     let rig = Recording::new("devices");
     let x = rig.f32s("x", &[2, 8], CountedBy::Fixed, &[1.0; 16]);
-    let y = rig.p.unary(x, ternion::ops::UnaryKind::Scale(2.0));
+    let y = rig.p.unary(x, ternion::unstable::ops::UnaryKind::Scale(2.0));
     rig.p.output("y", y);
     rig.finish()
 }
@@ -117,7 +117,7 @@ fn a_misfit_is_reported_where_it_was_recorded() {
     let x = p.input("x", Spec::fixed(&[2, 8], DType::F32));
     let w = p.input("w", Spec::fixed(&[5], DType::F32));
     p.layer_norm(x, w, w, 1e-5);
-    p.rms_norm(x, w, ternion::ops::RmsNorm::new(1e-5));
+    p.rms_norm(x, w, ternion::unstable::ops::RmsNorm::new(1e-5));
     let error = p.finish().unwrap_err();
     let text = format!("{error}: {}", std::error::Error::source(&error).unwrap());
     for part in ["layer_norm", "devices.rs:", "[5]", "[8]"] {
@@ -130,10 +130,10 @@ fn a_state_of_two_sizes_is_refused() {
     let plan = |n| {
         let p = PlanBuilder::new();
         let x = p.state("devices.shared", Spec::fixed(&[n, 8], DType::F32));
-        p.output("y", p.unary(x, ternion::ops::UnaryKind::Scale(2.0)));
+        p.output("y", p.unary(x, ternion::unstable::ops::UnaryKind::Scale(2.0)));
         Arc::new(p.finish().unwrap())
     };
-    let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(ternion::cpu::Cpu::new())];
+    let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(ternion::unstable::cpu::Cpu::new())];
     if let Some(gpu) = gpu(|caps| caps) {
         backends.push(Box::new(gpu));
     }
@@ -153,7 +153,7 @@ fn a_state_of_another_size_keeps_what_moves_and_releases_its_programs() {
         p.output("x", x);
         Arc::new(p.finish().unwrap())
     };
-    let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(ternion::cpu::Cpu::new())];
+    let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(ternion::unstable::cpu::Cpu::new())];
     backends.extend(gpu(|caps| Caps { max_binding: 1 << 16, ..caps }).map(|gpu| Box::new(gpu) as Box<dyn Backend>));
     for mut backend in backends {
         let other = backend.prepare(small_plan().0, false).unwrap();
@@ -190,7 +190,7 @@ fn a_state_of_another_size_keeps_what_moves_and_releases_its_programs() {
 
 #[test]
 fn a_program_that_is_given_back_leaves_its_memory_and_others_alone() {
-    let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(ternion::cpu::Cpu::new())];
+    let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(ternion::unstable::cpu::Cpu::new())];
     if let Some(gpu) = gpu(|caps| caps) {
         backends.push(Box::new(gpu));
     }
@@ -245,14 +245,14 @@ impl Op for Panics {
 
 #[test]
 fn after_an_op_panics_the_cpu_says_that_it_must_be_opened_again() {
-    let mut cpu = ternion::cpu::Cpu::with_threads(1);
+    let mut cpu = ternion::unstable::cpu::Cpu::with_threads(1);
     let p = PlanBuilder::new();
     let x = p.input("x", Spec::fixed(&[4], DType::F32));
     let y = p.push(Panics, &[x]);
     p.output("y", y);
     let program = cpu.prepare(Arc::new(p.finish().unwrap()), false).unwrap();
     cpu.run(program, &Step::FULL, 0..1).unwrap();
-    assert_eq!(cpu.describe(), format!("CPU, 1 thread, {} kernels", ternion::cpu_level::level()));
+    assert_eq!(cpu.describe(), format!("CPU, 1 thread, {} kernels", ternion::unstable::cpu_level::level()));
     cpu.write(program, x, 0, &[1]).unwrap();
     let run = std::panic::AssertUnwindSafe(|| cpu.run(program, &Step::FULL, 0..1));
     assert!(std::panic::catch_unwind(run).is_err());
@@ -282,7 +282,7 @@ fn no_submission_is_long_on_a_slow_device() {
     let p = PlanBuilder::new();
     let mut x = p.input("x", Spec::fixed(&[64, 1024], DType::F32));
     for i in 0..200 {
-        x = p.unary(x, ternion::ops::UnaryKind::Scale(if i % 2 == 0 { 2.0 } else { 0.5 }));
+        x = p.unary(x, ternion::unstable::ops::UnaryKind::Scale(if i % 2 == 0 { 2.0 } else { 0.5 }));
     }
     p.output("y", x);
     let plan = Arc::new(p.finish().unwrap());

@@ -15,7 +15,7 @@ use support::model_stages::Greedy;
 use ternion::apps::refiner::{Refiner, RefinerOptions};
 use ternion::engine::{DeviceChoice, Engine, GenerateOptions, Options, Precision, Sampling, Session, StopReason};
 use ternion::files::Image;
-use ternion::ops::TOKEN_IMAGE;
+use ternion::unstable::ops::TOKEN_IMAGE;
 use ternion::{Error, Result};
 
 fn tiny() -> PathBuf {

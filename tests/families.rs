@@ -17,13 +17,13 @@ use std::path::{Path, PathBuf};
 use support::device::{backends, device};
 use support::golden::golden_root;
 use support::model_stages::{PreparedPlan, golden, row, variants};
-use ternion::cpu::Cpu;
 use ternion::engine::{DeviceChoice, Engine, GenerateOptions, Options, Precision};
 use ternion::files::Weights;
-use ternion::models::{Activations, ChatModel, HiddenAct, LoadOptions, TextShape, open_chat, slots};
-use ternion::ops::Row;
-use ternion::plan::{Backend, Step};
-use ternion::tensor::Pack;
+use ternion::unstable::cpu::Cpu;
+use ternion::unstable::models::{Activations, ChatModel, HiddenAct, LoadOptions, TextShape, open_chat, slots};
+use ternion::unstable::ops::Row;
+use ternion::unstable::plan::{Backend, Step};
+use ternion::unstable::tensor::Pack;
 
 /// Rows of the cache.
 const CAPACITY: usize = 64;

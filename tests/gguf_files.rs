@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use ternion::engine::{HiddenAct, Precision, Progress};
 use ternion::files::config::ModelConfig;
 use ternion::files::{Checkpoint, ModelFiles, StorageDType, Weights};
-use ternion::tensor::{GroupCodes, WeightPart};
 use ternion::tools::inspect::{InspectOptions, inspect};
+use ternion::unstable::tensor::{GroupCodes, WeightPart};
 use ternion::{Error, Result};
 
 use support::gguf_files::{GgufFile, value};

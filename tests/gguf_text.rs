@@ -14,7 +14,7 @@ use ternion::files::chat_template::builtin::BITNET;
 use ternion::files::chat_template::source::TemplateSource;
 use ternion::files::chat_template::{ChatTemplate, Message, TemplateOptions};
 use ternion::files::{GgufMetadata, ModelFiles, SamplingDefaults, SpecialTokens, Tokenizer};
-use ternion::models::{FamilyPrompt, OpenedPrompt, Prompt};
+use ternion::unstable::models::{FamilyPrompt, OpenedPrompt, Prompt};
 use ternion::{Error, Result};
 
 /// A key with its value.

@@ -9,11 +9,11 @@ mod support {
 
 use support::model_stages::{LoadedModel, PreparedPlan, devices, embernets, rms};
 use support::numbers::floats;
-use ternion::models::slots;
-use ternion::ops::Row;
-use ternion::plan::{Plan, Slot, SlotKind};
-use ternion::quant::int8;
-use ternion::tensor::{DType, Pack};
+use ternion::unstable::models::slots;
+use ternion::unstable::ops::Row;
+use ternion::unstable::plan::{Plan, Slot, SlotKind};
+use ternion::unstable::quant::int8;
+use ternion::unstable::tensor::{DType, Pack};
 
 const WHOLE: u64 = u64::MAX;
 /// What other orders of a sum change, as a share of a bound.

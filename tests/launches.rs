@@ -1,10 +1,10 @@
 //! How many launches a decoded token takes on a GPU, counted without one.
 
 use ternion::files::Weights;
-use ternion::models::{self, LoadOptions, TextShape};
-use ternion::plan::{Caps, Plan, PlanBuilder, Step, Variant};
-use ternion::tensor::{DType, Pack};
 use ternion::tools::synthetic::PublishedModel;
+use ternion::unstable::models::{self, LoadOptions, TextShape};
+use ternion::unstable::plan::{Caps, Plan, PlanBuilder, Step, Variant};
+use ternion::unstable::tensor::{DType, Pack};
 
 /// A discrete or integrated GPU of the last years.
 const GPU: Caps = Caps { subgroups: true, dot4: true, max_binding: 2 << 30, ..Caps::PLAIN };

@@ -8,8 +8,8 @@ mod support {
 use std::path::PathBuf;
 
 use ternion::files::{MatrixForm, Quantisation, StorageDType, Weights};
-use ternion::quant::groups::GroupPacked;
-use ternion::tensor::WeightPart;
+use ternion::unstable::quant::groups::GroupPacked;
+use ternion::unstable::tensor::WeightPart;
 
 use support::golden::golden_root;
 

@@ -14,9 +14,9 @@ use support::model_stages::{
     Greedy, LoadedModel, Report, devices, embernets, forced_walk, golden, main_picture, rms, row, variants,
 };
 use ternion::files::{Image, Weights};
-use ternion::models::{LoadOptions, slots};
-use ternion::plan::Step;
-use ternion::tensor::Pack;
+use ternion::unstable::models::{LoadOptions, slots};
+use ternion::unstable::plan::Step;
+use ternion::unstable::tensor::Pack;
 
 /// Relative rms that rounding flips upstream may cause where a model runs freely.
 const FREE: f64 = 0.08;
@@ -314,7 +314,7 @@ fn embernet_checkpoint_forms_load_to_the_same_words() {
         for path in forms.iter().map(|f| dir.join(f)).filter(|p| p.exists()) {
             let weights = Weights::open(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
             let options = LoadOptions { max_binding: WHOLE, ..LoadOptions::anywhere(Pack::F16) };
-            let model = ternion::models::open_chat(&dir, &weights, options).unwrap();
+            let model = ternion::unstable::models::open_chat(&dir, &weights, options).unwrap();
             let plans = [model.record_image().unwrap(), model.record_text(&shape()).unwrap()];
             let words = plans.iter().flat_map(|p| p.weights().map(|(w, _)| weights.load(w).unwrap())).collect();
             match &first {
@@ -329,9 +329,9 @@ fn embernet_checkpoint_forms_load_to_the_same_words() {
     println!("{compared} forms compared with the first of their variant");
 }
 
-fn shape() -> ternion::models::TextShape {
-    let kv_dtype = ternion::tensor::DType::F16;
-    ternion::models::TextShape {
+fn shape() -> ternion::unstable::models::TextShape {
+    let kv_dtype = ternion::unstable::tensor::DType::F16;
+    ternion::unstable::models::TextShape {
         max_rows: 4,
         max_outputs: 4,
         kv_rows: 64,

@@ -16,10 +16,10 @@ use safetensors::tensor::TensorView;
 use tempfile::TempDir;
 use ternion::engine::{Precision, Progress};
 use ternion::files::{Checkpoint, Weights};
-use ternion::models;
-use ternion::models::{LoadOptions, Model};
-use ternion::tensor::Pack;
 use ternion::tools::inspect::inspect;
+use ternion::unstable::models;
+use ternion::unstable::models::{LoadOptions, Model};
+use ternion::unstable::tensor::Pack;
 use ternion::{Error, Result};
 
 use support::torch_files::pickled::*;

@@ -12,11 +12,11 @@ use support::device::backends;
 use support::golden::Golden;
 use support::numbers::{compare, floats, worst};
 use support::recording::{Feed, Recording, UNWRITTEN, run};
-use ternion::cpu::Cpu;
-use ternion::ops::{Act, ActQuant, AttentionShape, Experts, GateClamp, NormClamp, RmsNorm, Rotation};
-use ternion::plan::{Backend, Slot, Step};
-use ternion::quant::{Packed, WeightQuant, quantise};
-use ternion::tensor::{CountedBy, DType, Pack};
+use ternion::unstable::cpu::Cpu;
+use ternion::unstable::ops::{Act, ActQuant, AttentionShape, Experts, GateClamp, NormClamp, RmsNorm, Rotation};
+use ternion::unstable::plan::{Backend, Slot, Step};
+use ternion::unstable::quant::{Packed, WeightQuant, quantise};
+use ternion::unstable::tensor::{CountedBy, DType, Pack};
 
 const TOL: f32 = 1e-5;
 const CLAMP: NormClamp = NormClamp { input: 100.0, output: 10.0 };
@@ -200,7 +200,7 @@ fn attention_layer(golden: &Golden, name: &str, from: usize, t: usize) -> (Recor
     let row = |s: usize, i: usize| [0, from + i, s * CAPACITY, from + i + 1].map(|v| v as u32);
     let rows: Vec<u32> = (0..2).flat_map(|s| (0..t).flat_map(move |i| row(s, i))).collect();
     let rows = r.u32s("rows", &[2 * t, 4], CountedBy::Rows, &rows);
-    let spec = ternion::tensor::Spec::fixed(&[2 * CAPACITY, 32], DType::F32);
+    let spec = ternion::unstable::tensor::Spec::fixed(&[2 * CAPACITY, 32], DType::F32);
     let [k, v] = ["k", "v"].map(|name| r.p.state(name, spec.clone()));
     let qkv = bit_linears(&r, golden, x, &["q", "k", "v"].map(|n| format!("attn.{n}_proj")));
     let q = r.p.rope_kv_write(qkv, rows, (&Rotation::plain(10_000.0, HEADS.d), CAPACITY), None, HEADS, [k, v]);
@@ -244,7 +244,7 @@ fn attention_with_its_cache_is_the_originals() {
 /// Runs a plan without touching its states beforehand.
 fn stage(
     backend: &mut dyn Backend,
-    plan: &std::sync::Arc<ternion::plan::Plan>,
+    plan: &std::sync::Arc<ternion::unstable::plan::Plan>,
     feed: &Feed,
     slots: &[Slot],
 ) -> Vec<Vec<f32>> {

@@ -11,12 +11,12 @@ use support::device::{backends, choices, gpu};
 use support::numbers::{compare, floats};
 use support::op_cases::{Case, Tol};
 use support::recording::{Feed, UNWRITTEN, run};
-use ternion::cpu::Cpu;
-use ternion::cpu_level::{self, CpuLevel};
-use ternion::ops::NAMES;
-use ternion::plan::{Backend, Choices, Slot, Step};
-use ternion::quant::int8;
-use ternion::tensor::{DType, Spec, code_words};
+use ternion::unstable::cpu::Cpu;
+use ternion::unstable::cpu_level::{self, CpuLevel};
+use ternion::unstable::ops::NAMES;
+use ternion::unstable::plan::{Backend, Choices, Slot, Step};
+use ternion::unstable::quant::int8;
+use ternion::unstable::tensor::{DType, Spec, code_words};
 
 /// Words of one output as numbers to compare: F16 words hold two.
 fn numbers(spec: &Spec, words: &[u32]) -> Vec<f32> {

@@ -18,8 +18,8 @@ use ternion::apps::bitgen::{BitGen, BitGenOptions};
 use ternion::apps::robots::{RobotModel, RobotOptions};
 use ternion::engine::{DeviceChoice, DeviceOptions, Engine, Options, Precision, Progress};
 use ternion::files::Weights;
-use ternion::models::{BitGenModel, Model};
 use ternion::tools::convert::convert;
+use ternion::unstable::models::{BitGenModel, Model};
 use ternion::{Image, Result};
 
 const TINY: &str = "bitgen_model/tiny";

@@ -23,8 +23,8 @@ use ternion::apps::robots::{RobotAttention, RobotCache, RobotModel, RobotOptions
 use ternion::apps::robots::{RobotDecision, Tasks, Wanted};
 use ternion::engine::{DeviceChoice, DeviceOptions, Precision};
 use ternion::files::Weights;
-use ternion::models::{BitGenModel, ForwardShape, LoadOptions};
-use ternion::tensor::Pack;
+use ternion::unstable::models::{BitGenModel, ForwardShape, LoadOptions};
+use ternion::unstable::tensor::Pack;
 
 /// Relative rms that a rounding flip may cause.
 const FREE: f64 = 0.05;

@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use support::device::backends;
 use support::numbers::{Noise, bits};
-use ternion::cpu::Cpu;
 use ternion::engine::sampler::Sampler;
-use ternion::ops::{SAMPLE_PARAM_WORDS, SampleParams, Sampled, Sampling, adjustment_words, adjustments};
-use ternion::plan::{Backend, Plan, PlanBuilder, Slot, Step};
-use ternion::tensor::{CountedBy, DType, Spec};
+use ternion::unstable::cpu::Cpu;
+use ternion::unstable::ops::{SAMPLE_PARAM_WORDS, SampleParams, Sampled, Sampling, adjustment_words, adjustments};
+use ternion::unstable::plan::{Backend, Plan, PlanBuilder, Slot, Step};
+use ternion::unstable::tensor::{CountedBy, DType, Spec};
 
 const OUTPUTS: usize = 48;
 const VOCAB: usize = 1500;

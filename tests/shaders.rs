@@ -19,7 +19,7 @@ use support::shader_variants::{
     Recorded, Valid, define_sets, mentioned, shaders, shared, software, source, validate, with_subgroups,
 };
 use ternion::gpu::shader::expand;
-use ternion::plan::Source;
+use ternion::unstable::plan::Source;
 
 /// Workgroup memory that every adapter has.
 const WORKGROUP_BYTES: u32 = 16 << 10;

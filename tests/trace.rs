@@ -18,10 +18,10 @@ use support::recording::{Recording, run};
 use ternion::apps::attention_rollout::{AttentionRollout, TokenAttention};
 use ternion::engine::{DeviceChoice, Engine, GenerateOptions, Options, Precision, Session};
 use ternion::files::Image;
-use ternion::models::{TextShape, slots};
-use ternion::ops::{AttentionShape, Columns};
-use ternion::plan::{Node, Step};
-use ternion::tensor::{CountedBy, DType};
+use ternion::unstable::models::{TextShape, slots};
+use ternion::unstable::ops::{AttentionShape, Columns};
+use ternion::unstable::plan::{Node, Step};
+use ternion::unstable::tensor::{CountedBy, DType};
 use ternion::{Error, Result};
 
 /// Two results whose sums are in another order, with no code that rounds to the other side between them.

@@ -13,9 +13,9 @@ use support::device::device;
 use ternion::ModelFiles;
 use ternion::engine::ModelOptions;
 use ternion::engine::{DeviceChoice, DeviceOptions, LmHead, Precision, Progress};
-use ternion::models::{EmberNetConfig, SigLipConfig};
 use ternion::tools::check::{CheckOptions, check};
 use ternion::tools::synthetic;
+use ternion::unstable::models::{EmberNetConfig, SigLipConfig};
 
 /// Compares a model on the CPU, and on a GPU if there is one, with the plain definitions; in 16 bits with this head.
 fn agrees(what: &str, files: &ModelFiles, head: LmHead) {

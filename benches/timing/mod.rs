@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode};
-use ternion::plan::{Backend, Plan, ProgramId, Step};
+use ternion::unstable::plan::{Backend, Plan, ProgramId, Step};
 
 /// Whether everything runs once only (`cargo bench -- --test`).
 pub fn quick() -> bool {

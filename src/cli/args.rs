@@ -7,15 +7,14 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
 use ternion::apps::bitgen::{BitGen, BitGenOptions, EpisodicMemory, MemoryNoise};
-use ternion::cpu_level::CpuLevel;
 use ternion::engine::{
-    Activations, DeviceChoice, DeviceOptions, Engine, HiddenAct, KvPrecision, LmHead, ModelOptions, NamedValues,
-    Options, Precision, user_cache,
+    Activations, CpuLevel, DeviceChoice, DeviceOptions, Engine, HiddenAct, KvPrecision, LmHead, ModelOptions,
+    NamedValues, Options, Precision, user_cache,
 };
 use ternion::files::tokenizer::MAX_TEXT_BYTES;
 use ternion::files::{Image, Lock, ModelFiles, Weights, text};
-use ternion::models::Family;
-use ternion::threads::size_pool;
+use ternion::unstable::models::Family;
+use ternion::unstable::threads::size_pool;
 use ternion::{Error, Result};
 
 use crate::cli::messages::{is_verbose, say, say_setup};

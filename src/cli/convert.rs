@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use ternion::engine::Precision;
-use ternion::models::HiddenAct;
 use ternion::tools::convert::{ConvertOptions, convert};
+use ternion::unstable::models::HiddenAct;
 
 use crate::cli::Outcome;
 use crate::cli::args::{ThreadArgs, one_of};

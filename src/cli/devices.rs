@@ -49,7 +49,7 @@ pub fn list(out: &mut impl Write) -> io::Result<()> {
             AdapterKind::Discrete => "graphics card",
             AdapterKind::Integrated => "part of the processor",
             AdapterKind::Software => "software on the CPU",
-            AdapterKind::Other => "virtual or unknown",
+            _ => "virtual or unknown",
         };
         writeln!(out, "{}: {} ({}, {kind})", a.index, a.name, a.backend)?;
         writeln!(out, "   driver: {}", a.driver)?;

@@ -10,10 +10,10 @@ use same_file::is_same_file;
 use serde_json::{Map, Value, json};
 use ternion::Error;
 use ternion::files::{ModelFiles, atomic};
-use ternion::models::BITGEN;
 use ternion::tools::eval::{
     CaptionSet, DataSet, Evaluation, PairEvaluation, PairOptions, Queues, Score, evaluate, evaluate_pairs,
 };
+use ternion::unstable::models::BITGEN;
 
 use crate::cli::Outcome;
 use crate::cli::args::{MemoryArgs, ModelArgs, family, model_files};

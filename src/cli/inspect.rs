@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use ternion::engine::Precision;
-use ternion::models::HiddenAct;
 use ternion::tools::inspect::{Card, InspectOptions, Inspection, TensorLine, inspect};
+use ternion::unstable::models::HiddenAct;
 
 use crate::cli::args::{ThreadArgs, model_files, one_of};
 use crate::cli::output::{Bar, bytes, table};

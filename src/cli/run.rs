@@ -8,7 +8,7 @@ use ternion::Error;
 use ternion::apps::bitgen::{BitGen, Caption};
 use ternion::engine::GenerateOptions;
 use ternion::files::{Image, ModelFiles, SamplingDefaults};
-use ternion::models::BITGEN;
+use ternion::unstable::models::BITGEN;
 
 use crate::cli::Outcome;
 use crate::cli::args::{MemoryArgs, ModelArgs, family, model_files, open_images, question, read_prompt};

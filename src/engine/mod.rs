@@ -72,6 +72,7 @@ pub mod sampler;
 pub(crate) mod session;
 mod text_program;
 
+pub use crate::cpu_level::CpuLevel;
 pub use crate::models::{Activations, HiddenAct};
 pub use autotune::user_cache;
 pub use batch::Batch;

@@ -211,6 +211,7 @@ pub trait NamedValues: Copy + PartialEq + Sized + 'static {
 /// How full-precision weights are kept, and the KV cache unless [`KvPrecision`] says otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Precision {
     /// 16 bits; sums in 32.
     #[default]
@@ -248,6 +249,7 @@ impl FromStr for Precision {
 
 /// How keys and values are kept in the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum KvPrecision {
     /// Like full-precision weights: in 16 bits, or in 32 with [`Precision::F32`].
     #[default]
@@ -286,6 +288,7 @@ impl FromStr for KvPrecision {
 
 /// How the matrix is kept that gives the logits, the largest weight that every token reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum LmHead {
     /// Like other full-precision weights: in 16 bits, or in 32 with [`Precision::F32`].
     #[default]

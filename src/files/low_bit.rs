@@ -21,6 +21,7 @@ const FOUND_GROUP: u32 = 128;
 
 /// How the matrices of a Hugging Face checkpoint are quantised, as its configuration says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Quantisation {
     /// `bitnet`, packed: four rows a byte, with one scale a matrix, which divides or multiplies.
     PackedRows {

@@ -31,6 +31,7 @@ pub struct AdapterSummary {
 /// What kind of device an adapter is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum AdapterKind {
     /// A graphics card.
     Discrete,

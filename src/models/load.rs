@@ -29,6 +29,7 @@ pub struct LoadOptions {
 
 /// What low-bit matrices read, in models whose definition does not say it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Activations {
     /// 8-bit integers with a scale for 32 columns.
     #[default]
@@ -39,6 +40,7 @@ pub enum Activations {
 
 /// The activation of a gated feed-forward part ([`crate::ops::Act`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum HiddenAct {
     /// `x / (1 + e^−x)`.
     SiLu,

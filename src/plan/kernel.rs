@@ -48,13 +48,13 @@ impl Source {
 }
 
 /// The [`Source`] of `shaders/NAME.wgsl`.
-#[macro_export]
-#[doc(hidden)]
 macro_rules! shader {
     ($name:literal) => {
         $crate::plan::Source::own($name, include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $name, ".wgsl")))
     };
 }
+
+pub(crate) use shader;
 
 /// One dispatch, described.
 #[derive(Debug, Clone, PartialEq)]
@@ -101,8 +101,6 @@ pub trait ParamStruct: Pod {
 }
 
 /// Declares a `Params` struct of `u32` and `f32` fields whose layout the shader test checks.
-#[macro_export]
-#[doc(hidden)]
 macro_rules! params {
     ($name:ident { $($field:ident : $ty:ty),+ $(,)? }) => {
         #[repr(C)]
@@ -113,6 +111,8 @@ macro_rules! params {
         }
     };
 }
+
+pub(crate) use params;
 
 /// Workgroups along one axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -19,6 +19,7 @@ pub use backend::{Backend, DeviceParts, ProgramId, ResizedState, state_fits};
 pub use builder::PlanBuilder;
 pub use caps::Caps;
 pub use kernel::{Extent, FollowUp, Grid, Kernel, ParamStruct, Params, Source};
+pub(crate) use kernel::{params, shader};
 pub use memory::{BufferId, MemoryPlan};
 pub use op::{Floats, Io, Op, Step};
 pub use variant::{Choices, Variant, Variants, shape_bucket};

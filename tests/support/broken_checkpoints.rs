@@ -11,8 +11,8 @@ use safetensors::tensor::TensorView;
 use serde_json::Value;
 use tempfile::TempDir;
 use ternion::files::Weights;
-use ternion::models::LoadOptions;
-use ternion::tensor::Pack;
+use ternion::unstable::models::LoadOptions;
+use ternion::unstable::tensor::Pack;
 use ternion::{Error, Result};
 
 pub const LOAD: LoadOptions = LoadOptions::anywhere(Pack::F16);

@@ -3,9 +3,9 @@
 
 use std::sync::Once;
 
-use ternion::cpu::Cpu;
 use ternion::gpu::{Adapters, Device, Gpu};
-use ternion::plan::{Backend, Caps, Choices, Plan};
+use ternion::unstable::cpu::Cpu;
+use ternion::unstable::plan::{Backend, Caps, Choices, Plan};
 
 /// An open adapter, software ones included. Without one it says so once, or panics if `REQUIRE_GPU=1`.
 pub fn device() -> Option<Device> {

@@ -5,13 +5,13 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ternion::cpu::Cpu;
 use ternion::files::Weights;
-use ternion::models;
-use ternion::models::{ChatModel, LoadOptions, TextShape, slots};
-use ternion::ops::{Row, TOKEN_IMAGE};
-use ternion::plan::{Backend, Plan, ProgramId, Slot, Step};
-use ternion::tensor::{DType, Pack};
+use ternion::unstable::cpu::Cpu;
+use ternion::unstable::models;
+use ternion::unstable::models::{ChatModel, LoadOptions, TextShape, slots};
+use ternion::unstable::ops::{Row, TOKEN_IMAGE};
+use ternion::unstable::plan::{Backend, Plan, ProgramId, Slot, Step};
+use ternion::unstable::tensor::{DType, Pack};
 
 use crate::support::device::gpu;
 use crate::support::golden::{Golden, golden_root};

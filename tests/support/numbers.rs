@@ -1,7 +1,7 @@
 //! Numbers as words, how near two lists of them are, and reproducible noise.
 #![allow(dead_code)] // Each test uses a part.
 
-use ternion::quant::Packed;
+use ternion::unstable::quant::Packed;
 
 /// Floats as words.
 pub fn bits(data: &[f32]) -> Vec<u32> {

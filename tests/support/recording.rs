@@ -4,10 +4,10 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use ternion::plan::{Backend, Plan, PlanBuilder, Slot, Step};
-use ternion::quant::groups::{self, GroupPacked};
-use ternion::quant::{Packed, WeightQuant, stack};
-use ternion::tensor::{CountedBy, DType, GroupCodes, Pack, Spec, WeightPart, WeightRef, code_words};
+use ternion::unstable::plan::{Backend, Plan, PlanBuilder, Slot, Step};
+use ternion::unstable::quant::groups::{self, GroupPacked};
+use ternion::unstable::quant::{Packed, WeightQuant, stack};
+use ternion::unstable::tensor::{CountedBy, DType, GroupCodes, Pack, Spec, WeightPart, WeightRef, code_words};
 
 use crate::support::numbers::{bits, f16_words};
 
@@ -95,7 +95,7 @@ impl Recording {
     pub fn weight(&self, name: &str, shape: &[usize], pack: Pack, data: &[f32]) -> Slot {
         let words = match pack {
             Pack::F16 => f16_words(data),
-            Pack::Int8 => ternion::quant::int8::pack(data, shape[shape.len() - 1]).unwrap(),
+            Pack::Int8 => ternion::unstable::quant::int8::pack(data, shape[shape.len() - 1]).unwrap(),
             _ => bits(data),
         };
         self.add_weight(name, shape, pack, words)

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use ternion::files::Weights;
-use ternion::models::{BitGenModel, LoadOptions, RobotSizes};
-use ternion::tensor::Pack;
+use ternion::unstable::models::{BitGenModel, LoadOptions, RobotSizes};
+use ternion::unstable::tensor::Pack;
 
 /// Rows of a width.
 #[derive(Clone)]

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use ternion::files::{Image, Weights};
-use ternion::models::{BitGenModel, ForwardShape, LoadOptions, RobotSizes, robot_slots, slots};
-use ternion::ops::{MASKED, Row};
-use ternion::plan::{Backend, Plan, Step};
-use ternion::tensor::Pack;
+use ternion::unstable::models::{BitGenModel, ForwardShape, LoadOptions, RobotSizes, robot_slots, slots};
+use ternion::unstable::ops::{MASKED, Row};
+use ternion::unstable::plan::{Backend, Plan, Step};
+use ternion::unstable::tensor::Pack;
 
 use crate::support::golden::Golden;
 use crate::support::model_stages::{PreparedPlan, Report, golden};

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use naga::valid::{Capabilities, ModuleInfo, ValidationError, ValidationFlags, Validator};
 use naga::{Module, WithSpan};
 use ternion::gpu::shader::expand;
-use ternion::plan::{Caps, Kernel, Plan, Source};
+use ternion::unstable::plan::{Caps, Kernel, Plan, Source};
 
 /// Shaders that need exactly one of some defines. All other sets are the subsets of what `#ifdef` lines mention.
 const ONE_OF: &[(&str, &[&str])] = &[

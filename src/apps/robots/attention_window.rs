@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 /// both ways the rest of a call depends on that call alone: scales of activations are those of all its tokens, and
 /// reasoning and the choice of robots see the mean of its tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum RobotAttention {
     /// As the original's code does.
     #[default]

@@ -5,13 +5,13 @@ use std::str::FromStr;
 
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
-use ternion::cpu_level::CpuLevel;
 use ternion::engine::{
     Activations, DeviceChoice, DeviceOptions, HiddenAct, KvPrecision, LmHead, ModelOptions, Precision,
 };
 use ternion::files::ModelFiles;
-use ternion::threads::size_pool;
 use ternion::tools::synthetic::PublishedModel;
+use ternion::unstable::cpu_level::CpuLevel;
+use ternion::unstable::threads::size_pool;
 use ternion::{Error, Result};
 
 use crate::cli::args::one_of;

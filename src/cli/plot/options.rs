@@ -7,7 +7,7 @@ use clap::Args;
 use ternion::apps::attention_rollout::AttentionRollout;
 use ternion::engine::{Engine, Session};
 use ternion::files::Image;
-use ternion::models::ModelInfo;
+use ternion::unstable::models::ModelInfo;
 use ternion::{Error, Result};
 
 use crate::cli::plot::text::pieces;

@@ -2,7 +2,7 @@
 
 use plotters::prelude::DrawingBackend;
 use ternion::engine::Routing;
-use ternion::models::ModelInfo;
+use ternion::unstable::models::ModelInfo;
 
 use crate::cli::plot::heat::{Cells, Scale};
 use crate::cli::plot::text::{Align, Font};

@@ -64,7 +64,12 @@ macro_rules! low_bit_tiles {
         type Exact<const B: usize, const A: usize, const H: usize> = [[[$v::Ints; B]; A]; H];
 
         #[target_feature(enable = $features)]
-        pub(in crate::ops::simd) fn ternary_tile(tile: &TileWords, bits: Bits, acts: &[Codes], sums: &mut TileSums) {
+        pub(in crate::unstable::ops::simd) fn ternary_tile(
+            tile: &TileWords,
+            bits: Bits,
+            acts: &[Codes],
+            sums: &mut TileSums,
+        ) {
             match (bits, acts.len()) {
                 (_, 0) => {}
                 (Bits::One, 1) => ternary_blocks::<{ B[0] }, 1, { $sums::HALVES }, 8>(tile, bits, acts, sums),
@@ -185,7 +190,12 @@ macro_rules! low_bit_tiles {
         }
 
         #[target_feature(enable = $features)]
-        pub(in crate::ops::simd) fn group_tile(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOuts) {
+        pub(in crate::unstable::ops::simd) fn group_tile(
+            tile: &GroupTile,
+            bits: Bits,
+            acts: &[GroupActs],
+            outs: &mut TileOuts,
+        ) {
             let _ = checked(tile, bits, acts);
             match (bits, acts.len()) {
                 (_, 0) => {}

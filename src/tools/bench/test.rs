@@ -8,6 +8,7 @@ use crate::tools::bench::row::TestNumbers;
 
 /// One thing that is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Test {
     /// `ppN @ dD`: a prompt of N tokens is read, to the first token of the answer, behind D tokens that are in the cache.
     Prompt {

@@ -10,6 +10,7 @@ use crate::tools::synthetic::embernet;
 
 /// A published model, of which the sizes are known here.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[non_exhaustive]
 pub enum PublishedModel {
     /// EmberNet: a mixture of experts that reads images.
     #[default]

@@ -1,8 +1,8 @@
 //! Rows of attention, of rope with the cache, and of the router.
 
-use ternion::ops::{AttentionShape, Columns, MASKED, Pairing, QkNorm, RmsNorm, Rotation};
-use ternion::plan::Slot;
-use ternion::tensor::{CountedBy, DType, Pack};
+use ternion::unstable::ops::{AttentionShape, Columns, MASKED, Pairing, QkNorm, RmsNorm, Rotation};
+use ternion::unstable::plan::Slot;
+use ternion::unstable::tensor::{CountedBy, DType, Pack};
 
 use super::Tol::{Close, Exact};
 use super::{Cases, TIGHT_CLAMP, row_words, step};

@@ -2,9 +2,9 @@
 
 use std::f32::consts::SQRT_2;
 
-use ternion::ops::{PROBE_CHUNK, Pixels, RmsNorm, TOKEN_CLAMP, TOKEN_IMAGE, UnaryKind, Window};
-use ternion::quant::Bits;
-use ternion::tensor::{CountedBy, Pack};
+use ternion::unstable::ops::{PROBE_CHUNK, Pixels, RmsNorm, TOKEN_CLAMP, TOKEN_IMAGE, UnaryKind, Window};
+use ternion::unstable::quant::Bits;
+use ternion::unstable::tensor::{CountedBy, Pack};
 
 use super::Tol::{Close, Exact};
 use super::groups::matrix as group_matrix;

@@ -1,9 +1,9 @@
 //! Rows of the layers of few rows in one launch, against the composition of their parts.
 
-use ternion::ops::{ActQuant, BitInput, Experts, NormClamp, RmsNorm};
-use ternion::plan::Slot;
-use ternion::quant::Packed;
-use ternion::tensor::{CountedBy, DType, Pack};
+use ternion::unstable::ops::{ActQuant, BitInput, Experts, NormClamp, RmsNorm};
+use ternion::unstable::plan::Slot;
+use ternion::unstable::quant::Packed;
+use ternion::unstable::tensor::{CountedBy, DType, Pack};
 
 use super::Tol::{Close, Exact};
 use super::{ACT, ACTS, CLAMP, Cases, TIGHT_CLAMP, row_words, step};

@@ -1,10 +1,10 @@
 //! Rows of the products with scales by group, and of the codes that they read.
 
 use half::f16;
-use ternion::ops::{ActQuant, CodeScale, GroupFactor, GroupInput, GroupQuant, RmsNorm, StackPiece};
-use ternion::quant::Bits;
-use ternion::quant::groups::{GroupPacked, GroupShape, whole_row};
-use ternion::tensor::CountedBy;
+use ternion::unstable::ops::{ActQuant, CodeScale, GroupFactor, GroupInput, GroupQuant, RmsNorm, StackPiece};
+use ternion::unstable::quant::Bits;
+use ternion::unstable::quant::groups::{GroupPacked, GroupShape, whole_row};
+use ternion::unstable::tensor::CountedBy;
 
 use super::Tol::{Close, Codes, GroupScaleAndSum};
 use super::elements::hard_rows;
@@ -39,8 +39,8 @@ fn codes(cases: &mut Cases) {
             cases.at(step(used, 0), "quantise_groups", name, |r| {
                 let mut noise = Noise(90);
                 let x = r.f32s("x", &[rows, d], CountedBy::Rows, &hard_rows(rows, d, &mut noise));
-                let norm =
-                    norm.map(|norm| (norm, r.weight("w", &[d], ternion::tensor::Pack::F32, &noise.f32s(d, 8.0))));
+                let norm = norm
+                    .map(|norm| (norm, r.weight("w", &[d], ternion::unstable::tensor::Pack::F32, &noise.f32s(d, 8.0))));
                 let [codes, meta] = r.p.quantise_groups(x, norm, GroupQuant { act, group, scale });
                 let fitted = scale == CodeScale::Group;
                 let group = if fitted { 32 } else { group };
@@ -197,7 +197,8 @@ fn linear(cases: &mut Cases) {
                 let weights = r.groups("w", &parts);
                 let width = if act.is_some() { 2 * d } else { d };
                 let x = r.f32s("x", &[1, width], CountedBy::Rows, &noise.f32s(width, 1.0));
-                let w = |norm| (norm, r.weight("norm", &[d], ternion::tensor::Pack::F32, &noise.f32s(d, 1.0)));
+                let w =
+                    |norm| (norm, r.weight("norm", &[d], ternion::unstable::tensor::Pack::F32, &noise.f32s(d, 1.0)));
                 let input = GroupInput { act, norm: norm.map(w), quant: GroupQuant { act: quant, group, scale } };
                 let n = outs.iter().sum::<usize>();
                 let residual = residual.then(|| r.f32s("residual", &[1, n], CountedBy::Rows, &Noise(96).f32s(n, 1.0)));

@@ -1,9 +1,9 @@
 //! Rows of rope and attention over a cache of 8-bit integers.
 
-use ternion::ops::{AttentionShape, Columns, MASKED, Pairing, QkNorm, RmsNorm, Rotation, cache_spec};
-use ternion::plan::Slot;
-use ternion::quant::int8;
-use ternion::tensor::{CountedBy, DType, Pack};
+use ternion::unstable::ops::{AttentionShape, Columns, MASKED, Pairing, QkNorm, RmsNorm, Rotation, cache_spec};
+use ternion::unstable::plan::Slot;
+use ternion::unstable::quant::int8;
+use ternion::unstable::tensor::{CountedBy, DType, Pack};
 
 use super::Tol::{Close, Int8};
 use super::{Cases, row_words, step};

@@ -12,8 +12,8 @@ mod vectors;
 
 use std::sync::Arc;
 
-use ternion::ops::{Act, GateClamp, NormClamp};
-use ternion::plan::{Plan, Slot, Step};
+use ternion::unstable::ops::{Act, GateClamp, NormClamp};
+use ternion::unstable::plan::{Plan, Slot, Step};
 
 use crate::support::recording::{Feed, Recording};
 

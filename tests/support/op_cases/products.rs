@@ -1,6 +1,6 @@
 //! Rows of the dense product.
 
-use ternion::tensor::{CountedBy, Pack};
+use ternion::unstable::tensor::{CountedBy, Pack};
 
 use super::Tol::Close;
 use super::{Cases, step};

@@ -1,9 +1,9 @@
 //! Rows of the quantised path: norm_quantise, and the ternary product by stacks and by experts.
 
-use ternion::ops::{ActQuant, Experts, RmsNorm, StackPiece};
-use ternion::plan::Slot;
-use ternion::quant::Packed;
-use ternion::tensor::{CountedBy, Pack};
+use ternion::unstable::ops::{ActQuant, Experts, RmsNorm, StackPiece};
+use ternion::unstable::plan::Slot;
+use ternion::unstable::quant::Packed;
+use ternion::unstable::tensor::{CountedBy, Pack};
 
 use super::Tol::{Close, Codes, Exact, ScaleAndSum};
 use super::elements::hard_rows;

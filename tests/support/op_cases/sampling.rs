@@ -1,8 +1,8 @@
 //! Rows of the op that chooses tokens.
 
-use ternion::ops::{SAMPLE_PARAM_WORDS, SampleParams, Sampled, Sampling, adjustment_words, adjustments};
-use ternion::plan::Slot;
-use ternion::tensor::{CountedBy, DType};
+use ternion::unstable::ops::{SAMPLE_PARAM_WORDS, SampleParams, Sampled, Sampling, adjustment_words, adjustments};
+use ternion::unstable::plan::Slot;
+use ternion::unstable::tensor::{CountedBy, DType};
 
 use super::Tol::{self, Exact};
 use super::{Cases, row_words, step};

@@ -1,7 +1,7 @@
 //! Rows of the ops between whole vectors: multiply-adds, concatenation, lengths, means, reading a memory.
 
-use ternion::ops::{Columns, MAX_MEMORY, PoolKind, Window};
-use ternion::tensor::{CountedBy, DType, Pack};
+use ternion::unstable::ops::{Columns, MAX_MEMORY, PoolKind, Window};
+use ternion::unstable::tensor::{CountedBy, DType, Pack};
 
 use super::Tol::{Close, Codes, Exact, ScaleAndSum};
 use super::elements::hard_rows;

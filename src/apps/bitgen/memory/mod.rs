@@ -34,6 +34,7 @@ pub struct EpisodicMemory {
 
 /// Noise on the memory of one pass. The original always draws some, the mean itself is what it stands for.
 #[derive(Debug, Clone, PartialEq, Default)]
+#[non_exhaustive]
 pub enum MemoryNoise {
     /// None: equal inputs give equal results.
     #[default]

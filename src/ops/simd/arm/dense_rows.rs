@@ -32,7 +32,7 @@ fn dots(x: &[f32], w: Floats, d_in: usize, y: &mut [f32]) {
 /// 4 elements can be read.
 #[inline]
 #[target_feature(enable = "neon")]
-pub(in crate::ops::simd) unsafe fn load_f16(at: *const f16) -> float32x4_t {
+pub(in crate::unstable::ops::simd) unsafe fn load_f16(at: *const f16) -> float32x4_t {
     // SAFETY: by the contract.
     let narrow = unsafe { vld1_u16(at.cast()) };
     let wide;

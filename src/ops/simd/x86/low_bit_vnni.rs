@@ -3,13 +3,13 @@
 use crate::ops::simd::low_bit_tiles::low_bit_tiles;
 
 /// AVX-VNNI.
-pub(in crate::ops::simd) mod vex {
+pub(in crate::unstable::ops::simd) mod vex {
     use super::{v256, vex_sums};
     super::low_bit_tiles!("avx2,fma,f16c,avxvnni", v256, vex_sums);
 }
 
 /// AVX-512 VL and VNNI: processors that have it and not AVX-VNNI take this one for the same level.
-pub(in crate::ops::simd) mod evex {
+pub(in crate::unstable::ops::simd) mod evex {
     use super::{evex_sums, v256};
     super::low_bit_tiles!("avx2,fma,f16c,avx512vl,avx512vnni", v256, evex_sums);
 }
