@@ -156,3 +156,20 @@ fn plots_replace_plots_only() {
         refused(picture.as_ref(), &args.iter().map(String::as_str).collect::<Vec<_>>(), &["overwritten"]);
     }
 }
+
+#[test]
+fn a_report_has_the_machine_its_adapters_and_what_each_does() {
+    let out = succeeds(&["report"]);
+    let program = concat!("- program: ternion ", env!("CARGO_PKG_VERSION"));
+    for part in ["# Ternion: report", program, "- system: ", "- processor: ", "## Adapters", "\nauto: "] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
+    let cpu = out.lines().find(|line| line.starts_with("| CPU ")).expect("a row of the CPU");
+    assert!(cpu.contains("180 ops agree") && !out.contains("failed") && !out.contains(" differ"), "{out}");
+    let adapters = ternion::gpu::Adapters::find().summaries().len();
+    assert_eq!(out.lines().filter(|line| line.contains("ops agree")).count(), 1 + adapters, "{out}");
+    let home = std::env::var("HOME").unwrap_or_default();
+    assert!(home.len() < 2 || !out.contains(&home), "{out}");
+    let short = succeeds(&["report", "--no-tests"]);
+    assert!(short.contains("## Adapters") && !short.contains("The demo model"), "{short}");
+}

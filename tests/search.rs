@@ -350,3 +350,36 @@ fn the_command_embeds_finds_and_says_what_it_did() {
     assert_eq!((&json["update"]["embedded"], json.get("pictures")), (&Value::from(12), None));
     assert!(succeeds(&other(&["t7"])).lines().count() == 11);
 }
+
+/// The first Ctrl-C ends the run at its next picture, and what was embedded is there for the next one.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_keeps_what_was_embedded() {
+    use std::io::{BufRead, BufReader};
+    let dir = TempDir::new().expect("a folder");
+    let at = |name: &str| text(dir.path().join(name));
+    let model = text(model_dir("cnn"));
+    let tokenizer = text(write_tokenizer(dir.path()));
+    let pictures = 150;
+    draw(&dir.path().join("pictures"), 0..pictures);
+    let options = ["-m", &model, "--tokenizer", &tokenizer, "--device", "cpu", "-v"];
+    let (index, folder) = (at("index"), at("pictures"));
+    let args = [&["search", "--index", &index, "--add", &folder][..], &options].concat();
+    let mut child = support::cli::command(&args).spawn().expect("the command runs");
+    let mut err = BufReader::new(child.stderr.take().expect("stderr"));
+    let mut said = String::new();
+    while !said.contains("device: ") {
+        assert_ne!(err.read_line(&mut said).expect("a line"), 0, "it ended: {said}");
+    }
+    std::thread::sleep(Duration::from_millis(1500));
+    let pid = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-INT", &pid]).status().expect("kill runs").success());
+    std::io::Read::read_to_string(&mut err, &mut said).expect("the rest");
+    assert_eq!(child.wait().expect("it ends").code(), Some(130), "{said}");
+    assert!(said.contains("what was embedded so far is kept; --update continues"), "{said}");
+    let args = [&["search", "--index", &index, "--update", "--json"][..], &options].concat();
+    let found: Value = serde_json::from_str(&succeeds(&args)).expect("JSON");
+    let number = |name: &str| found["update"][name].as_u64().expect("a number");
+    assert_eq!(number("embedded") + number("known") + number("unchanged"), pictures as u64, "{found}");
+    assert!(number("unchanged") > 0 && number("embedded") > 0, "{found}");
+}

@@ -19,7 +19,7 @@ use crate::cli::generate::GenerateArgs;
 use crate::cli::line_editor::{Input, LineEditor};
 use crate::cli::messages::say;
 use crate::cli::output::{Answer, bytes, statistics, stream};
-use crate::cli::{Failure, INTERRUPTED, Outcome, report, report_with};
+use crate::cli::{Failure, INTERRUPTED, Outcome, print_error, print_error_with};
 
 /// What the user types behind.
 const PROMPT: &str = "> ";
@@ -381,16 +381,16 @@ impl ChatLoop {
     fn report(&self, error: &Error) {
         match error {
             Error::ContextFull { .. } if self.session.tokens().is_empty() => {
-                report_with(error, Some("shorten the question, or make room for more with --context"));
+                print_error_with(error, Some("shorten the question, or make room for more with --context"));
             }
-            Error::ContextFull { .. } => report_with(
+            Error::ContextFull { .. } => print_error_with(
                 error,
                 Some(
                     "/reset begins a new conversation, --context makes room for a longer one, --context-shift forgets \
                      the older half",
                 ),
             ),
-            _ => report(error),
+            _ => print_error(error),
         }
     }
 }

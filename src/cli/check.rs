@@ -8,6 +8,7 @@ use ternion::Error;
 use ternion::tools::check::{CheckOptions, CheckReport, check};
 
 use crate::cli::args::{DeviceArgs, model_files};
+use crate::cli::interrupts;
 use crate::cli::messages::say;
 use crate::cli::output::{Bar, table};
 use crate::cli::{Failure, Outcome};
@@ -43,6 +44,7 @@ impl Check {
         let device = self.device.options();
         let options = CheckOptions { device, model: self.device.model_options(), tolerance: self.tolerance };
         let files = model_files(self.model.as_deref())?;
+        interrupts::watch()?;
         let bar = Bar::new("checking");
         let found = check(files, &options, |p| bar.show(&p))?;
         bar.end();

@@ -9,6 +9,7 @@ use ternion::unstable::models::HiddenAct;
 
 use crate::cli::Outcome;
 use crate::cli::args::{ThreadArgs, one_of};
+use crate::cli::interrupts;
 use crate::cli::messages::say;
 use crate::cli::output::{Bar, bytes, ms};
 
@@ -44,6 +45,7 @@ impl Convert {
     /// Those of [`convert`].
     pub fn main(&self) -> Outcome {
         self.threads.size_pool();
+        interrupts::watch()?;
         let bar = Bar::new("converting");
         let options = ConvertOptions { precision: self.precision, hidden_act: self.hidden_act };
         let report = convert(&self.input, &self.output, self.tokenizer.as_deref(), options, |p| bar.show(&p))?;

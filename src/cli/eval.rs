@@ -15,10 +15,11 @@ use ternion::tools::eval::{
 };
 use ternion::unstable::models::BITGEN;
 
-use crate::cli::Outcome;
 use crate::cli::args::{MemoryArgs, ModelArgs, family, model_files};
+use crate::cli::interrupts;
 use crate::cli::messages::say;
 use crate::cli::output::{Bar, ms, table};
+use crate::cli::{Failure, Outcome};
 
 /// Answer a folder of questions about pictures and count the right answers; measure a BitGen on captions.
 ///
@@ -105,10 +106,12 @@ impl Eval {
             return Err(Error::argument(option, "is for a BitGen, which is measured on captions").into());
         }
         let engine = self.model.open_chat(files)?;
+        interrupts::watch()?;
         let (bar, start) = (Bar::new("answering"), Instant::now());
         let found = evaluate(&engine, data, self.max_tokens, |p| bar.show(&p))?;
         bar.end();
-        say!("{} questions in {}", data.questions().len(), ms(start.elapsed()));
+        let asked = found.answers.iter().flatten().count();
+        say!("{asked} of {} questions in {}", data.questions().len(), ms(start.elapsed()));
         if let Some(file) = &self.answers {
             write_answers(file, data, &found)?;
         }
@@ -119,7 +122,7 @@ impl Eval {
         } else {
             print(&mut out, &found)?;
         }
-        Ok(())
+        if interrupts::came() { Err(Failure::Interrupted) } else { Ok(()) }
     }
 
     fn pairs(&self, files: ModelFiles, data: &CaptionSet) -> Outcome {
@@ -135,6 +138,7 @@ impl Eval {
         let default = PairOptions::default();
         let batch = self.batch.unwrap_or(default.batch);
         let options = PairOptions { batch, prompt: self.prompt.clone(), noise: self.memory.noise() };
+        interrupts::watch()?;
         let (bar, start) = (Bar::new("measuring"), Instant::now());
         let found = evaluate_pairs(&model, data, queues.as_ref(), &options, |p| bar.show(&p))?;
         bar.end();
@@ -260,7 +264,7 @@ fn check_answers(file: &Path, data: &Path) -> ternion::Result<()> {
 fn write_answers(file: &Path, data: &DataSet, found: &Evaluation) -> Outcome {
     let answered = data.questions().iter().zip(&found.answers).map(|(question, got)| {
         let mut entry = question.entry.clone();
-        entry.insert("got".into(), got.as_str().into());
+        entry.insert("got".into(), got.as_deref().into());
         Value::Object(entry)
     });
     let json = format!("{:#}\n", Value::Array(answered.collect()));

@@ -9,6 +9,7 @@ use ternion::tools::inspect::{Card, InspectOptions, Inspection, TensorLine, insp
 use ternion::unstable::models::HiddenAct;
 
 use crate::cli::args::{ThreadArgs, model_files, one_of};
+use crate::cli::interrupts;
 use crate::cli::output::{Bar, bytes, table};
 use crate::cli::terminal_text::printable;
 use crate::cli::{Failure, Outcome};
@@ -44,6 +45,7 @@ impl Inspect {
     pub fn main(&self) -> Outcome {
         self.threads.size_pool();
         let files = model_files(self.model.as_deref())?;
+        interrupts::watch()?;
         let bar = Bar::new("inspecting");
         let options = InspectOptions { precision: self.precision, hidden_act: self.hidden_act };
         let found = inspect(files, options, |p| bar.show(&p))?;

@@ -1,12 +1,12 @@
 //! The command line: one file per command, and what they share.
 //!
 //! A file uses only files named before it (`tests/floors.rs` checks it).
-//! Order: `terminal_text`, `messages`, `text_warnings`, `list_options`, `history`, `line_editor`, `output`, `args`, `generate`, `conversation`,
+//! Order: `terminal_text`, `messages`, `text_warnings`, `list_options`, `interrupts`, `history`, `line_editor`, `output`, `args`, `generate`, `conversation`,
 //! `setup_labels`, `plot`, `devices`, `json_answer`, `run`, `chat_lines`, `chat`, `robots`, `similarity`, `search`, `eval`, `perplexity`, `check`, `bench`,
-//! `compare`, `inspect`, `convert`, `completions`.
+//! `report`, `compare`, `inspect`, `convert`, `completions`.
 //!
 //! Text that a model writes and tables go to stdout, everything else to stderr. Exit codes: 0, 1 where a check found a
-//! divergence, 2 for an error; 130 where Ctrl-C ends a chat or a benchmark, as shells report it.
+//! divergence, 2 for an error; 130 where Ctrl-C ends a command, as shells report it.
 
 mod args;
 mod bench;
@@ -22,6 +22,7 @@ mod eval;
 mod generate;
 mod history;
 mod inspect;
+mod interrupts;
 mod json_answer;
 mod line_editor;
 mod list_options;
@@ -29,6 +30,7 @@ mod messages;
 mod output;
 mod perplexity;
 mod plot;
+mod report;
 mod robots;
 mod run;
 mod search;
@@ -44,7 +46,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
+use env_logger::Target;
 use messages::complain;
+use output::BesideBars;
 use terminal_text::{advice, message, on_command_line};
 
 /// Runs ternary (BitNet b1.58) language and vision-language models on any GPU, or on the CPU.
@@ -76,6 +80,7 @@ enum Command {
     Inspect(inspect::Inspect),
     Devices(devices::Devices),
     Check(check::Check),
+    Report(report::Report),
     Eval(eval::Eval),
     Perplexity(perplexity::Perplexity),
     Robots(robots::Robots),
@@ -98,7 +103,7 @@ pub enum Failure {
     Diverged,
     /// Errors that were printed when they happened.
     Reported,
-    /// Ctrl-C: twice at the prompt of a chat; in a benchmark, whose rows so far are printed.
+    /// Ctrl-C: twice at the prompt of a chat; in a command that has kept or printed what there was.
     Interrupted,
 }
 
@@ -132,6 +137,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(inspect) => inspect.main(),
         Command::Devices(devices) => devices.main(),
         Command::Check(check) => check.main(),
+        Command::Report(report) => report.main(),
         Command::Eval(eval) => eval.main(),
         Command::Perplexity(perplexity) => perplexity.main(),
         Command::Robots(robots) => robots.main(),
@@ -150,8 +156,9 @@ pub fn main() -> ExitCode {
             complain!("error: stdout: {e}");
             ExitCode::from(2)
         }
+        Err(Failure::Error(ternion::Error::Cancelled(_))) if interrupts::came() => ExitCode::from(INTERRUPTED),
         Err(Failure::Error(error)) => {
-            report(&error);
+            print_error(&error);
             ExitCode::from(2)
         }
         Err(Failure::Diverged) => ExitCode::from(1),
@@ -174,12 +181,12 @@ fn set_runtime_dir() {
 }
 
 /// Prints an error on one line, a line for each cause, and one with what to do.
-fn report(error: &ternion::Error) {
-    report_with(error, advice(error));
+fn print_error(error: &ternion::Error) {
+    print_error_with(error, advice(error));
 }
 
-/// [`report`] with other advice.
-fn report_with(error: &ternion::Error, advice: Option<&str>) {
+/// [`print_error`] with other advice.
+fn print_error_with(error: &ternion::Error, advice: Option<&str>) {
     complain!("error: {}", message(&on_command_line(&error.to_string())));
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -207,5 +214,8 @@ fn start_log(verbose: bool, quiet: bool) {
         "warn"
     };
     let default = format!("{level},wgpu_hal=off,wgpu_core=error,naga=error");
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default)).format_target(false).init();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(default))
+        .format_target(false)
+        .target(Target::Pipe(Box::new(BesideBars)))
+        .init();
 }

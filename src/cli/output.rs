@@ -2,15 +2,33 @@
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use console::Style;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use ternion::engine::{Engine, GenerateOptions, Progress, Session, Stats, StopReason};
 use ternion::files::chat_template::thoughts::{Part, ThoughtSplitter};
 
+use crate::cli::interrupts;
 use crate::cli::messages::{say, write};
 use crate::cli::terminal_text::{columns, padded, padded_left, printable};
+
+/// The bars that are on the screen, with which what else is logged there is written.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// Stderr for what is logged while bars are shown, which are out of the way meanwhile.
+pub struct BesideBars;
+
+impl Write for BesideBars {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        BARS.suspend(|| io::stderr().lock().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
 
 /// A progress bar on stderr; nothing where stderr is not a terminal.
 pub struct Bar(ProgressBar);
@@ -23,15 +41,15 @@ impl Bar {
         if let Ok(style) = ProgressStyle::with_template("{prefix} {bar:30} {pos}/{len} {wide_msg}") {
             bar.set_style(style);
         }
-        Bar(bar)
+        Bar(BARS.add(bar))
     }
 
-    /// Shows how far things are; they go on.
+    /// Shows how far things are; they go on until Ctrl-C, where a command watches for it.
     pub fn show(&self, progress: &Progress) -> ControlFlow<()> {
         self.0.set_length(progress.total as u64);
         self.0.set_position(progress.done as u64);
         self.0.set_message(printable(&progress.what));
-        ControlFlow::Continue(())
+        if interrupts::came() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     /// Runs what writes lines to the same terminal, with the bar out of the way.

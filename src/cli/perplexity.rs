@@ -11,6 +11,7 @@ use ternion::tools::eval::{PerplexityOptions, perplexity};
 
 use crate::cli::Outcome;
 use crate::cli::args::{ModelArgs, model_files, text_file};
+use crate::cli::interrupts;
 use crate::cli::messages::say;
 use crate::cli::output::{Bar, ms};
 
@@ -46,6 +47,7 @@ impl Perplexity {
         let files = model_files(self.model.model.as_deref())?;
         let options = Options { context: Some(window), sessions: self.sessions, ..self.model.options() };
         let engine = self.model.open_with(files, options)?;
+        interrupts::watch()?;
         let (bar, start) = (Bar::new("reading"), Instant::now());
         let found =
             perplexity(&engine, &text, PerplexityOptions { window, sessions: self.sessions }, |p| bar.show(&p))?;

@@ -12,6 +12,7 @@ use ternion::{Error, Result};
 
 use crate::cli::Outcome;
 use crate::cli::args::{BitGenArgs, open_image, read_prompt};
+use crate::cli::interrupts;
 use crate::cli::messages::say;
 use crate::cli::output::{Bar, table};
 use crate::cli::terminal_text::{causes, message};
@@ -86,7 +87,12 @@ impl Search {
         if let Some(text) = &text {
             warn_of_features(index.model(), std::slice::from_ref(text))?;
         }
-        let update = self.change(&mut index)?;
+        interrupts::watch()?;
+        let update = self.change(&mut index).inspect_err(|_| {
+            if interrupts::came() {
+                say!("what was embedded so far is kept; --update continues");
+            }
+        })?;
         let found = match (&text, &image) {
             (Some(text), _) => Some(index.by_text(text, self.k)?),
             (None, Some(image)) => Some(index.by_image(image, self.k)?),

@@ -13,19 +13,17 @@ use std::cell::RefCell;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
-use signal_hook::{consts, flag};
 use ternion::Error;
 use ternion::tools::bench::{BenchEvent, BenchOptions, BenchRow, BenchRun, bench};
 
+use crate::cli::interrupts;
 use crate::cli::messages::say;
 use crate::cli::output::Bar;
 use crate::cli::plot::{BarsFigure, Font, PlotFile};
 use crate::cli::setup_labels::labels;
-use crate::cli::{Failure, INTERRUPTED, Outcome};
+use crate::cli::{Failure, Outcome};
 use report::Report;
 use rows::{Format, RowWriter};
 pub use rows::{json, read};
@@ -144,11 +142,11 @@ impl Bench {
         runs.iter().try_for_each(|run| self.options(run).validate())?;
         let plot = self.plot.as_ref().map(|file| PlotFile::new("plot", file.as_os_str())).transpose()?;
         let report = self.report.as_deref().map(Report::new).transpose()?;
-        let stop = watch_interrupts()?;
+        interrupts::watch()?;
         let rows = RowWriter::new(io::BufWriter::new(io::stdout()), self.output, self.wide);
         let mut printed = Printed { bar: Bar::new("measuring"), rows, said: Vec::new(), failed: None };
         let mut all = Vec::new();
-        let measured = runs.iter().try_for_each(|run| self.measure(run, &stop, &mut printed, &mut all));
+        let measured = runs.iter().try_for_each(|run| self.measure(run, &mut printed, &mut all));
         let Printed { bar, rows, failed, .. } = printed;
         bar.end();
         // Before the text's end, whose reader may be gone.
@@ -158,14 +156,14 @@ impl Bench {
     }
 
     /// Measures one combination; its rows are added to `all` as they come.
-    fn measure(&self, run: &SweepRun, stop: &AtomicBool, printed: &mut Printed, all: &mut Vec<BenchRow>) -> Outcome {
+    fn measure(&self, run: &SweepRun, printed: &mut Printed, all: &mut Vec<BenchRow>) -> Outcome {
         let seen = RefCell::new(Vec::new());
         let done = bench(&run.files, &self.options(run), |event| {
             let flow = printed.event(&event);
             if let BenchEvent::Row(row) = event {
                 seen.borrow_mut().push(row.clone());
             }
-            if stop.load(Ordering::SeqCst) { ControlFlow::Break(()) } else { flow }
+            if interrupts::came() { ControlFlow::Break(()) } else { flow }
         });
         all.append(&mut seen.into_inner());
         let ended = printed.bar.aside(|| if printed.failed.is_none() { printed.rows.end_run() } else { Ok(()) });
@@ -215,13 +213,4 @@ fn warn_of_moves(run: &BenchRun) {
              speed; repeat the run on a quiet machine"
         );
     }
-}
-
-/// The first Ctrl-C sets what is returned, and the second one ends the program.
-fn watch_interrupts() -> ternion::Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    flag::register_conditional_shutdown(consts::SIGINT, INTERRUPTED.into(), stop.clone())
-        .and_then(|_| flag::register(consts::SIGINT, stop.clone()))
-        .map_err(Error::io("Ctrl-C"))?;
-    Ok(stop)
 }

@@ -4,8 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use crate::engine::Engine;
-use crate::engine::open::required_tokenizer;
-use crate::engine::open::{Progress, proceed};
+use crate::engine::open::{Progress, required_tokenizer};
 use crate::engine::options::GenerateOptions;
 use crate::engine::session::Session;
 use crate::error::Result;
@@ -33,8 +32,9 @@ pub struct Score {
 /// What the model answered, and how right it was.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evaluation {
-    /// What the model answered, in the order of the questions, trimmed.
-    pub answers: Vec<String>,
+    /// What the model answered, in the order of the questions, trimmed; none for a question that was not asked, since the
+    /// callback broke before.
+    pub answers: Vec<Option<String>>,
     /// The families in the order in which they first occur.
     pub families: Vec<Score>,
 }
@@ -85,7 +85,8 @@ impl Evaluation {
 }
 
 /// Asks every question of a data set by itself, the most likely token at each step, with at most `max_tokens` tokens an
-/// answer. A picture is decoded and encoded once, however many questions are about it.
+/// answer. A picture is decoded and encoded once, however many questions are about it. A callback that breaks ends it with what
+/// was answered before.
 ///
 /// Behind the same question the right answer is read too, as text that the model might have generated: a space, the
 /// answer, and the token that ends a text, each token from those in front of it.
@@ -101,7 +102,7 @@ pub fn evaluate(
 ) -> Result<Evaluation> {
     let (questions, experts) = (data.questions(), &engine.info().experts);
     let own = |q: &Question| experts.iter().position(|name| *name == q.family);
-    let mut found = Evaluation { answers: vec![String::new(); questions.len()], families: Vec::new() };
+    let mut found = Evaluation { answers: vec![None; questions.len()], families: Vec::new() };
     for q in questions {
         if !found.families.iter().any(|f| f.family == q.family) {
             found.families.push(Score { family: q.family.clone(), ..Score::default() });
@@ -112,7 +113,10 @@ pub fn evaluate(
     let mut session = engine.session()?;
     let mut shown: Option<&Path> = None;
     for (done, (i, q)) in order.into_iter().enumerate() {
-        proceed(progress(Progress { done, total: questions.len(), what: q.image.display().to_string() }))?;
+        let at_this = Progress { done, total: questions.len(), what: q.image.display().to_string() };
+        if progress(at_this).is_break() {
+            break;
+        }
         let new = shown.replace(&q.image) != Some(&q.image);
         session.reset(new);
         if new {
@@ -120,7 +124,7 @@ pub fn evaluate(
         }
         let (answer, score) = ask(engine, &mut session, q, max_tokens, own(q)).map_err(|e| at(data.place(i), e))?;
         found.families.iter_mut().filter(|f| f.family == q.family).for_each(|f| f.add(&score));
-        found.answers[i] = answer;
+        found.answers[i] = Some(answer);
     }
     Ok(found)
 }
