@@ -22,6 +22,7 @@ use crate::cli::output::Bar;
 
 /// Which model, and where and how it runs.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// The model: a directory, a safetensors file or index, or a torch checkpoint, with config.json beside it; default:
     /// the demo model, which is built in and knows drawn scenes only.
@@ -46,6 +47,7 @@ pub struct ModelArgs {
 
 /// With how many threads a command computes.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Device")]
 pub struct ThreadArgs {
     /// Threads of the CPU; default: one for each physical core, of those with most performance where the system tells which
     /// they are.
@@ -80,6 +82,7 @@ impl ThreadArgs {
 
 /// Where and how precisely a model runs.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Device")]
 pub struct DeviceArgs {
     /// auto (the best GPU, else the CPU), cpu, gpu (software adapters too), a number from `ternion devices`, or a part
     /// of an adapter's name.
@@ -233,6 +236,7 @@ pub fn family(files: &ModelFiles) -> Result<&'static Family> {
 
 /// How a BitGen's episodic memory is used.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Memory of a BitGen")]
 pub struct MemoryArgs {
     /// With a BitGen: read its memory with noise of this seed, as the original does with another one in each pass;
     /// without it equal inputs give equal results.
@@ -390,6 +394,7 @@ pub fn utf8(name: &str, bytes: Vec<u8>) -> Result<String> {
 
 /// Which model, and where and how it runs.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Model")]
 pub struct BitGenArgs {
     /// The model, a BitGen: a directory, a safetensors file or a torch checkpoint, with config.json beside it.
     #[arg(short, long, value_name = "PATH", allow_hyphen_values = true)]

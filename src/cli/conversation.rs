@@ -8,6 +8,7 @@ use crate::cli::messages::say;
 
 /// How a conversation with a model is written.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Conversation")]
 pub struct ConversationArgs {
     /// Tell the model this before the first question, as its chat template writes it.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, conflicts_with = "no_template")]

@@ -11,6 +11,7 @@ use crate::cli::messages::say;
 
 /// How text is generated.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Generation")]
 pub struct GenerateArgs {
     /// Maximum number of tokens of an answer; default: as many as the context holds, at most 512, of a caption at most 32.
     #[arg(short = 'n', long, value_name = "TOKENS")]

@@ -22,6 +22,7 @@ const MAX_IN_RANGE: usize = 1000;
 
 /// What is measured, and where: each option can have several values, separated by commas or each behind its own option.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Model and device")]
 pub struct SweepArgs {
     /// The model: a directory, a safetensors file or index, or a torch checkpoint; several with an option each.
     #[arg(short, long, value_name = "PATH", allow_hyphen_values = true)]

@@ -15,16 +15,17 @@ use crate::cli::plot::{AttentionFigure, Font, PlotFile, RoutingFigure};
 
 /// Pictures of what the model did.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Pictures of the answer")]
 pub struct PlotArgs {
     /// Draw which experts were chosen, by layer and by token, into an .svg or .png file.
     #[arg(long, value_name = "FILE", allow_hyphen_values = true)]
     routing: Option<PathBuf>,
-    /// Draw where in the picture the attention of text token N goes, into an .svg or .png file.
+    /// Draw where in the picture the model looked as it wrote WORD, or the attention of text token N, into an .svg or .png file.
     ///
-    /// The text tokens of the prompt and the answer are counted from 0, as --routing shows them; -1 is the last one. This
-    /// is the attention with which the model, having read token N, chooses the next: where it looked as it wrote
-    /// token N is the attention of N - 1. It can be given several times.
-    #[arg(long, num_args = 2, value_names = ["N", "FILE"], allow_hyphen_values = true)]
+    /// The last token of the prompt or the answer that holds the word counts. Text tokens are counted from 0, as --routing
+    /// shows them; -1 is the last one. The attention of token N is that with which the model, having read it, chooses the
+    /// next: where it looked as it wrote token N is the attention of N - 1. It can be given several times.
+    #[arg(long, num_args = 2, value_names = ["WORD|N", "FILE"], allow_hyphen_values = true)]
     attention: Vec<OsString>,
 }
 
@@ -33,7 +34,16 @@ pub struct PlotArgs {
 pub struct Plots {
     font: Font,
     routing: Option<PlotFile>,
-    attention: Vec<(i64, PlotFile)>,
+    attention: Vec<(Which, PlotFile)>,
+}
+
+/// Whose attention is drawn.
+#[derive(Debug, Clone, PartialEq)]
+enum Which {
+    /// That of the text token of this number, which counts from the end if it is negative.
+    Number(i64),
+    /// That with which the last token that holds this was chosen.
+    Word(String),
 }
 
 impl PlotArgs {
@@ -53,24 +63,16 @@ impl PlotArgs {
     /// What is asked for; `images` are the files of the pictures that the model sees.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a number that is none, for attention without a picture, for a file that is named twice or
+    /// [`Error::Argument`] for what is neither a number nor a word, for attention without a picture, for a file that is named twice or
     /// that is a picture of the question; those of [`PlotFile::new`].
     pub fn plots(&self, images: &[PathBuf]) -> Result<Plots> {
         if !self.attention.is_empty() && images.is_empty() {
             return Err(Error::argument("attention", "needs a picture to look at; give one with --image"));
         }
-        let number = |n: &OsString| {
-            let problem = || {
-                format!(
-                    "{n:?} is not a number; expected that of a text token: from 0 or, counted from the end, from -1"
-                )
-            };
-            n.to_str().and_then(|n| n.parse().ok()).ok_or_else(|| Error::argument("attention", problem()))
-        };
         let routing = self.routing.as_ref().map(|file| PlotFile::new("routing", file.as_os_str())).transpose()?;
         let mut attention = Vec::new();
         for pair in self.attention.chunks_exact(2) {
-            attention.push((number(&pair[0])?, PlotFile::new("attention", &pair[1])?));
+            attention.push((which(&pair[0])?, PlotFile::new("attention", &pair[1])?));
         }
         let plots = Plots { font: Font::built_in()?, routing, attention };
         let files: Vec<&PlotFile> = plots.routing.iter().chain(plots.attention.iter().map(|(_, f)| f)).collect();
@@ -121,12 +123,49 @@ impl Plots {
             file.write(&self.font, &figure)?;
         }
         let mut rollout = AttentionRollout::new(engine);
-        for (number, file) in &self.attention {
-            let found = rollout.attention(session, place(*number, texts.len())?)?;
+        for (which, file) in &self.attention {
+            let found = rollout.attention(session, which.place(&texts)?)?;
             file.write(&self.font, &AttentionFigure::new(&self.font, &found, images, &texts)?)?;
         }
         Ok(())
     }
+}
+
+/// A number, or a word.
+fn which(text: &OsString) -> Result<Which> {
+    let text = text.to_string_lossy();
+    match text.parse() {
+        Ok(number) => Ok(Which::Number(number)),
+        Err(_) if text.chars().any(char::is_alphabetic) => Ok(Which::Word(text.into_owned())),
+        Err(_) => {
+            let problem = format!(
+                "{text:?} is not a number; expected a word of the prompt or the answer, or the number of a text token: from 0 or, \
+                 counted from the end, from -1"
+            );
+            Err(Error::argument("attention", problem))
+        }
+    }
+}
+
+impl Which {
+    /// The token whose attention is meant, of tokens with these texts.
+    fn place(&self, texts: &[String]) -> Result<usize> {
+        match self {
+            Which::Number(number) => place(*number, texts.len()),
+            Which::Word(word) => before(word, texts),
+        }
+    }
+}
+
+/// The token in front of the last one that holds a word, whatever its case; of the first token, itself.
+fn before(word: &str, texts: &[String]) -> Result<usize> {
+    let wanted = word.to_lowercase();
+    let found = texts.iter().rposition(|text| text.to_lowercase().contains(&wanted));
+    let problem = || {
+        let all: Vec<String> = texts.iter().enumerate().map(|(i, text)| format!("{i} {text:?}")).collect();
+        format!("no token of prompt and answer holds {word:?}; they are {}", all.join(", "))
+    };
+    found.map(|at| at.saturating_sub(1)).ok_or_else(|| Error::argument("attention", problem()))
 }
 
 /// The token with this number of `n`, which counts from the end if it is negative.
@@ -142,6 +181,15 @@ fn place(number: i64, n: usize) -> Result<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_word_is_what_was_chosen_last() {
+        let texts = ["What", " is", " green", "?", " The", " Gre", "en", "."].map(str::to_owned);
+        let at = |word: &str| which(&word.into()).unwrap().place(&texts);
+        assert_eq!([at("green").unwrap(), at("GRE").unwrap(), at("what").unwrap(), at("-1").unwrap()], [1, 4, 0, 7]);
+        let error = at("red").unwrap_err().to_string();
+        assert!(error.contains("\"red\"") && error.contains("2 \" green\""), "{error}");
+    }
 
     #[test]
     fn numbers_count_from_both_ends() {
