@@ -184,3 +184,15 @@ fn an_application_s_device_runs_the_model_and_keeps_its_own_callbacks() {
         assert_eq!(answer(&engine), text);
     }
 }
+
+#[path = "../examples/draw_and_ask.rs"]
+#[allow(dead_code)] // Its `main` is the example's.
+mod draw_and_ask;
+
+#[test]
+fn a_program_asks_about_what_it_draws_on_the_same_device() {
+    if Adapters::find().best(true).is_some() {
+        let answers = draw_and_ask::ask(None).unwrap();
+        assert_eq!(answers.iter().map(|a| a.trim()).collect::<Vec<_>>(), ["green", "purple"]);
+    }
+}
