@@ -98,7 +98,7 @@ fn decode(session: &mut Session, depth: usize, each: usize, n: u64) -> Duration 
 fn prefill(engine: &Engine, n: u64) -> Duration {
     let mut session = engine.session().expect("a session");
     timed(n, || {
-        session.reset(true);
+        session.reset();
         session.push_tokens(&tokens(PROMPT)).expect("it fits");
         let start = Instant::now();
         generate(&mut session, 1);
@@ -109,7 +109,7 @@ fn prefill(engine: &Engine, n: u64) -> Duration {
 fn encode(engine: &Engine, picture: &Image, n: u64) -> Duration {
     let mut session = engine.session().expect("a session");
     timed(n, || {
-        session.reset(true);
+        session.reset();
         let start = Instant::now();
         session.push_image(picture).expect("it is encoded");
         start.elapsed()

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use ternion::engine::DeviceChoice;
 use ternion::gpu::Device;
 use ternion::wgpu;
-use ternion::{Engine, GenerateOptions, Image};
+use ternion::{Engine, GenerateOptions, Image, ModelFiles};
 
 /// Pixels of a side. A row of them is a multiple of what copies to buffers need.
 const SIDE: u32 = 256;
@@ -45,7 +45,7 @@ pub fn ask(file: Option<&str>) -> Result<Vec<String>, Box<dyn Error>> {
     let Some((adapter, device, queue)) = pollster::block_on(open())? else { return Ok(Vec::new()) };
     // The engine gets handles: device and queue stay the program's.
     let own = Device::from_wgpu(&adapter, device.clone(), queue.clone())?;
-    let engine = Engine::builder().device(DeviceChoice::Opened(own)).open_demo()?;
+    let engine = Engine::builder().device(DeviceChoice::Opened(own)).open(ModelFiles::demo()?)?;
     println!("{}", engine.report().device);
 
     let picture = draw(&device, &queue)?;

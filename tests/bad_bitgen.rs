@@ -36,7 +36,7 @@ fn load(dir: &Path) -> Result<BitGenStage1> {
 
 fn open(dir: &Path) -> Result<BitGen> {
     let device = DeviceOptions { autotune: false, ..DeviceChoice::Cpu.into() };
-    BitGen::open(dir, &BitGenOptions { device, ..Default::default() })
+    BitGen::open(dir, BitGenOptions { device, ..Default::default() })
 }
 
 #[test]

@@ -384,7 +384,7 @@ fn the_library_gives_the_originals_similarities_captions_and_read_counts() {
             let ids: Vec<u32> = ids.into_iter().map(|id| id as u32).collect();
             let device = DeviceOptions { autotune: false, ..device.into() };
             let model =
-                BitGen::open(&dir, &BitGenOptions { device, precision: Precision::F32, ..Default::default() }).unwrap();
+                BitGen::open(&dir, BitGenOptions { device, precision: Precision::F32, ..Default::default() }).unwrap();
             let what = format!("{} on {}", dir.display(), model.device());
             let images = [0, 1].map(|i| Image::open(dir.join(format!("image{i}_224x224.png"))).unwrap());
             let texts: Vec<&[u32]> = ids.chunks(shape[1]).collect();
@@ -414,7 +414,7 @@ fn check_reads(dir: &Path, golden: &Golden, texts: &[&[u32]], images: &[Image], 
     let options = BitGenOptions { device: DeviceChoice::Cpu.into(), precision: Precision::F32, ..Default::default() };
     let given = MemoryNoise::Given(golden.f32s("noise_eps"));
     for (prefix, noise) in [("det", &MemoryNoise::None), ("noise", &given)] {
-        let model = BitGen::open(dir, &options).unwrap();
+        let model = BitGen::open(dir, options.clone()).unwrap();
         let mut memory = model.memory();
         let read = |i: usize| model.encode(texts[i], Some(&images[i]), noise).unwrap().read;
         memory.count_reads(&[read(0), read(1)].concat());

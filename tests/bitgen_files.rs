@@ -35,7 +35,7 @@ fn on_the_cpu(tokenizer: Option<PathBuf>) -> BitGenOptions {
 }
 
 fn open(path: &Path) -> BitGen {
-    BitGen::open(path, &on_the_cpu(None)).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    BitGen::open(path, on_the_cpu(None)).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// Weights and constants of all plans, with their names.
@@ -124,7 +124,7 @@ fn a_trainers_checkpoint_holds_its_own_configuration() {
     );
     // One folder above comes first, as the trainer pushes it.
     fs::write(dir.path().join("deep/config.json"), "{\"num_heads\": 2}").unwrap();
-    assert!(BitGen::open(&alone, &on_the_cpu(None)).is_ok_and(|m| m.sizes().n_heads == 2));
+    assert!(BitGen::open(&alone, on_the_cpu(None)).is_ok_and(|m| m.sizes().n_heads == 2));
     // So it does for a path without a folder.
     fs::write(dir.path().join("deep/config.json"), "{\"num_heads\": 0}").unwrap();
     let args = ["inspect", "checkpoint.pt"];
@@ -237,7 +237,7 @@ fn captions_of_the_original_begin_with_the_prompts_first_token() {
     gpt2(dir.path());
     let input = golden("cnn");
     let image = Image::open(input.join("image0_224x224.png")).unwrap();
-    let model = BitGen::open(&input, &on_the_cpu(Some(dir.path().to_owned()))).unwrap();
+    let model = BitGen::open(&input, on_the_cpu(Some(dir.path().to_owned()))).unwrap();
     let prompt = model.tokens("a bad cab").unwrap();
     let sampling = Sampling { temperature: 3.0, top_k: 0, top_p: 1.0, seed: 2, ..Sampling::greedy() };
     let noise = MemoryNoise::Seed(4);

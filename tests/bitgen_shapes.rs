@@ -62,7 +62,7 @@ fn models() -> Vec<(DeviceChoice, BitGen)> {
     let choices = [DeviceChoice::Cpu].into_iter().chain(device().map(|_| DeviceChoice::Gpu));
     let open = |choice: DeviceChoice| {
         let device = DeviceOptions { autotune: false, ..choice.clone().into() };
-        let model = BitGen::open(model(), &BitGenOptions { device, ..Default::default() }).expect("it opens");
+        let model = BitGen::open(model(), BitGenOptions { device, ..Default::default() }).expect("it opens");
         (choice, model)
     };
     choices.map(open).collect()
@@ -82,6 +82,8 @@ fn scenes_are_found_by_text_and_texts_by_scene() {
         let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
         let images: Vec<Image> = scenes.iter().map(|s| s.image.clone()).collect();
         let (text, image) = (model.text_features(&texts).unwrap(), model.image_features(&images).unwrap());
+        let phrases: Vec<&str> = scenes.iter().map(|s| s.phrase.as_str()).collect();
+        assert_eq!(model.features_of(&phrases).unwrap(), text, "{choice:?}: texts as they are written");
         for i in 0..SAMPLES {
             let ids: Vec<u32> =
                 golden.i32s(&format!("sample{i}.caption_ids")).into_iter().map(|id| id as u32).collect();
@@ -132,7 +134,7 @@ fn tokens_and_logits_of_a_caption_are_those_of_pytorch() {
     let (scenes, golden) = (scenes(), Golden::open("bitgen_shapes/golden.safetensors"));
     let device = DeviceOptions { autotune: false, ..DeviceChoice::Cpu.into() };
     let options = BitGenOptions { device, precision: Precision::F32, ..Default::default() };
-    let model = BitGen::open(model(), &options).expect("it opens");
+    let model = BitGen::open(model(), options).expect("it opens");
     for (i, scene) in scenes[..SAMPLES].iter().enumerate() {
         let ids = |name: &str| -> Vec<u32> {
             golden.i32s(&format!("sample{i}.{name}")).into_iter().map(|id| id as u32).collect()
@@ -160,7 +162,7 @@ fn tokens_and_logits_of_a_caption_are_those_of_pytorch() {
 #[test]
 fn texts_that_are_unknown_or_read_in_part_are_warned_of() {
     let open =
-        |choice: DeviceChoice| BitGen::open(model(), &BitGenOptions { device: choice.into(), ..Default::default() });
+        |choice: DeviceChoice| BitGen::open(model(), BitGenOptions { device: choice.into(), ..Default::default() });
     let bitgen = open(DeviceChoice::Cpu).expect("it opens");
     let of = |text: &str| {
         let found = bitgen.feature_text(text).expect("tokens");

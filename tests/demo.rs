@@ -223,7 +223,7 @@ fn a_question_after_a_reset_is_answered_as_in_a_new_session() {
     for question in questions {
         let mut fresh = engine.session().expect("a session");
         fresh.push_image(&picture).expect("an image");
-        one.reset(false);
+        one.reset_text();
         assert_eq!(ask(&mut one, question), ask(&mut fresh, question), "{question}");
         // The experts of the images' rows are still known, and those of the text are the new question's.
         assert_eq!(one.routing().expect("a log"), fresh.routing().expect("a log"), "{question}");

@@ -33,7 +33,7 @@ fn an_answer_has_no_space_in_front_and_raw_text_keeps_it() {
     session.push_image(&Image::open(PICTURE).unwrap()).unwrap();
     session.push_question(QUESTION).unwrap();
     let prompt = session.tokens().to_vec();
-    session.reset(false);
+    session.reset_text();
     session.push_tokens(&prompt).unwrap();
     let raw: String = session.generate(GenerateOptions::default()).unwrap().map(|token| token.unwrap().text).collect();
     assert_eq!(raw.trim_start(), text);

@@ -154,7 +154,7 @@ fn a_session_can_generate_again_after_the_end_of_text() {
         let mut session = engine.session().unwrap();
         session.push_tokens(&prompt()).unwrap();
         let first = session.generate(greedy(1)).unwrap().next().unwrap().unwrap().id;
-        session.reset(true);
+        session.reset();
         session.push_tokens(&prompt()).unwrap();
         for _ in 0..2 {
             let until_first = GenerateOptions { eos: Some(first), ..greedy(4) };
@@ -174,9 +174,9 @@ fn a_reset_session_keeps_its_image() {
         session.push_tokens(&prompt()).unwrap();
         let ids: Vec<u32> = session.generate(greedy(6)).unwrap().map(|t| t.unwrap().id).collect();
         assert_eq!(ids, whole);
-        session.reset(false);
+        session.reset_text();
     }
-    session.reset(true);
+    session.reset();
     assert!(session.is_empty());
 }
 

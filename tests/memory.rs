@@ -32,7 +32,7 @@ fn options(device: DeviceChoice) -> BitGenOptions {
 }
 
 fn open() -> BitGen {
-    BitGen::open(stage1("cnn"), &options(DeviceChoice::Cpu)).unwrap()
+    BitGen::open(stage1("cnn"), options(DeviceChoice::Cpu)).unwrap()
 }
 
 fn golden() -> Golden {
@@ -67,7 +67,7 @@ fn what_is_remembered_is_what_the_tokens_ask_with() {
     let mut devices = vec![DeviceChoice::Cpu];
     devices.extend(support::device::device().map(|_| DeviceChoice::Gpu));
     for device in devices {
-        let model = BitGen::open(stage1("cnn"), &options(device.clone())).unwrap();
+        let model = BitGen::open(stage1("cnn"), options(device.clone())).unwrap();
         let before = model.memory();
         let encoded = model.encode(&ids, Some(&image), &MemoryNoise::None).unwrap();
         let want = golden().f32s("det.memory.x_proj");
@@ -232,7 +232,7 @@ fn the_configuration_says_how_the_memory_is_written() {
         let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
         config[key] = serde_json::from_str(value).unwrap();
         fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
-        BitGen::open(dir.path(), &options(DeviceChoice::Cpu))
+        BitGen::open(dir.path(), options(DeviceChoice::Cpu))
     };
     let (ids, _) = sample();
     let whole = with("memory_alpha", "1").unwrap();

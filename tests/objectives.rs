@@ -97,7 +97,7 @@ impl Folder {
     fn open(&self, device: DeviceChoice) -> BitGen {
         let device = DeviceOptions { autotune: false, ..device.into() };
         let options = BitGenOptions { device, precision: Precision::F32, ..Default::default() };
-        BitGen::open(self.dir.path(), &options).unwrap()
+        BitGen::open(self.dir.path(), options).unwrap()
     }
 
     fn measure(&self, model: &BitGen, set: &CaptionSet) -> PairEvaluation {

@@ -35,7 +35,7 @@ fn by_definition(device: DeviceChoice, words: &str) -> (f64, usize) {
     let mut session = engine.session().unwrap();
     let mut nats = Vec::new();
     for window in ids.chunks_exact(WINDOW) {
-        session.reset(true);
+        session.reset();
         let mut window = window.to_vec();
         if let Some(&first) = front.first() {
             window[0] = first;

@@ -32,7 +32,7 @@ fn load(dir: &Path) -> Result<BitGenModel> {
 
 fn open(dir: &Path) -> Result<RobotModel> {
     let device = DeviceOptions { autotune: false, ..DeviceChoice::Cpu.into() };
-    RobotModel::open(dir, &RobotOptions { device, ..Default::default() })
+    RobotModel::open(dir, RobotOptions { device, ..Default::default() })
 }
 
 #[test]
@@ -117,6 +117,6 @@ fn other_families_say_what_opens_them() {
     let engine = Engine::open(robots.as_path(), Options { device: DeviceChoice::Cpu, ..Options::default() });
     assert_says(engine, &["BitGenModel", "RobotModel::open"]);
     let options = BitGenOptions { device: DeviceChoice::Cpu.into(), ..Default::default() };
-    assert_says(BitGen::open(robots.as_path(), &options), &["BitGenModel", "RobotModel::open"]);
+    assert_says(BitGen::open(robots.as_path(), options), &["BitGenModel", "RobotModel::open"]);
     assert_says(open(&golden_root().join("bitgen_stage1/cnn")), &["BitGen (stage 1)", "BitGen::open"]);
 }

@@ -59,7 +59,7 @@ fn models(dir: &Path, attention: RobotAttention, samples: usize) -> Vec<RobotMod
             let device = DeviceOptions { autotune: false, ..device.into() };
             let options =
                 RobotOptions { device, precision: Precision::F32, attention, samples, ..RobotOptions::default() };
-            all.push(RobotModel::open(dir, &options).unwrap_or_else(|e| panic!("{}: {e}", dir.display())));
+            all.push(RobotModel::open(dir, options).unwrap_or_else(|e| panic!("{}: {e}", dir.display())));
         }
     }
     all
@@ -304,7 +304,7 @@ fn what_callers_do_wrong_is_said() {
     assert!(matches!(model.tokens("a task"), Err(ternion::Error::Argument { .. })));
     for samples in [0, 65] {
         let options = RobotOptions { samples, ..RobotOptions::default() };
-        assert!(matches!(RobotModel::open(dir.as_path(), &options), Err(ternion::Error::Argument { .. })));
+        assert!(matches!(RobotModel::open(dir.as_path(), options), Err(ternion::Error::Argument { .. })));
     }
 }
 
@@ -333,13 +333,13 @@ fn broken_configurations_are_said() {
         config[key] = value.clone();
         fs::write(copy.path().join("config.json"), config.to_string()).unwrap();
         let device = DeviceOptions { autotune: false, ..DeviceChoice::Cpu.into() };
-        let error = RobotModel::open(copy.path(), &RobotOptions { device, ..RobotOptions::default() }).unwrap_err();
+        let error = RobotModel::open(copy.path(), RobotOptions { device, ..RobotOptions::default() }).unwrap_err();
         assert!(matches!(error, ternion::Error::Config { .. }), "{key} {value}: {error}");
         assert!(error.to_string().contains(key), "{error}");
     }
     let stage1 = support::golden::golden_root().join("bitgen_stage1/cnn");
     if stage1.exists() {
-        let error = RobotModel::open(stage1, &RobotOptions::default()).unwrap_err();
+        let error = RobotModel::open(stage1, RobotOptions::default()).unwrap_err();
         assert!(matches!(error, ternion::Error::Unsupported { .. }), "{error}");
     }
 }

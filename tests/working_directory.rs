@@ -26,7 +26,7 @@ fn what_is_open_outlives_the_working_directory() {
     }
     env::set_current_dir(dir.path()).unwrap();
     let options = BitGenOptions { device: DeviceChoice::Cpu.into(), ..BitGenOptions::default() };
-    let model = Arc::new(BitGen::open(".", &options).unwrap());
+    let model = Arc::new(BitGen::open(".", options).unwrap());
     let mut index = PictureIndex::new("index", model.clone()).unwrap();
     index.add(&["pictures".into()], Progress::ignore).unwrap();
     let captions = CaptionSet::open("pictures").unwrap();

@@ -428,7 +428,7 @@ pub fn open_bitgen(files: ModelFiles, device: &DeviceArgs, tokenizer: Option<&Pa
     let (tokenizer, precision) = (tokenizer.map(Path::to_owned), device.precision);
     let options = BitGenOptions { device: device.options(), precision, tokenizer };
     let (bar, name) = (Bar::new("loading"), files.to_string());
-    let model = BitGen::open_with(files, &options, |p| bar.show(&p))?;
+    let model = BitGen::open_with(files, options, |p| bar.show(&p))?;
     bar.end();
     let report = model.report();
     say_setup(&name, &report.device, &report.why);

@@ -236,7 +236,7 @@ impl ChatLoop {
             Line::Help => say!("{HELP}"),
             Line::Unknown(word) => return Err(Error::argument(word, "is not a command; /help lists them").into()),
             Line::Reset => {
-                self.session.reset(false);
+                self.session.reset_text();
                 self.form.begin(&mut self.session)?;
             }
             Line::Stats => match &self.last {
@@ -265,7 +265,7 @@ impl ChatLoop {
     /// Begins a conversation in which the model is told something first; where that cannot be, one as before.
     fn tell(&mut self, text: &str) -> Result<()> {
         let old = self.form.change_system(text)?;
-        self.session.reset(false);
+        self.session.reset_text();
         let begun = self.form.begin(&mut self.session);
         if begun.is_err() {
             self.form.system = old;

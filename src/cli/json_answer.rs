@@ -152,7 +152,7 @@ fn answered<'a>(
         |e| Error::format("a line", format!("{e}; expected {{\"prompt\": TEXT}}, with \"image\": FILE or a list"));
     let question: Question = serde_json::from_str(line).map_err(wrong)?;
     let images = open_images(question.image.all())?;
-    session.reset(true);
+    session.reset();
     images.iter().try_for_each(|image| session.push_image(image))?;
     form.begin(session)?;
     form.ask(session, &question.prompt)?;

@@ -66,7 +66,7 @@ impl Robots {
             samples: 1,
         };
         let bar = Bar::new("loading");
-        let model = RobotModel::open_with(self.model.as_path(), &options, |p| bar.show(&p))?;
+        let model = RobotModel::open_with(self.model.as_path(), options, |p| bar.show(&p))?;
         bar.end();
         let (name, report) = (self.model.display().to_string(), model.report());
         say_setup(&name, &report.device, &report.why);

@@ -84,6 +84,7 @@ pub use vision::siglip::SigLipConfig;
 use crate::error::{Error, Result};
 use crate::plan::{Plan, PlanBuilder};
 use crate::tensor::DType;
+use serde::Serialize;
 
 /// How text is recorded: the bounds of a step, and the memory that it shares with other plans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,7 +152,7 @@ pub mod slots {
 }
 
 /// Model metadata for the engine.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct ModelInfo {
     /// "EmberNet".
     pub family: &'static str,
@@ -172,7 +173,7 @@ pub struct ModelInfo {
 }
 
 /// How a model reads images.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct ImageInfo {
     /// Pixels per side.
     pub size: usize,

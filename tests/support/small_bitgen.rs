@@ -38,7 +38,7 @@ pub fn write_tokenizer(dir: &Path) -> PathBuf {
 pub fn open(variant: &str, choice: DeviceChoice, tokenizer: &Path) -> BitGen {
     let device = DeviceOptions { autotune: false, ..choice.into() };
     let options = BitGenOptions { device, precision: Precision::F32, tokenizer: Some(tokenizer.to_owned()) };
-    BitGen::open(model_dir(variant), &options).expect("a model")
+    BitGen::open(model_dir(variant), options).expect("a model")
 }
 
 /// The CPU, and the GPU if there is one.

@@ -17,6 +17,15 @@ pub struct FeatureText {
 }
 
 impl BitGen {
+    /// [`BitGen::text_features`] of texts as they are written.
+    ///
+    /// # Errors
+    /// As [`BitGen::tokens`] and [`BitGen::text_features`].
+    pub fn features_of(&self, texts: &[impl AsRef<str>]) -> Result<Vec<Vec<f32>>> {
+        let tokens: Vec<Vec<u32>> = texts.iter().map(|text| self.tokens(text.as_ref())).collect::<Result<_>>()?;
+        self.text_features(&tokens.iter().map(Vec::as_slice).collect::<Vec<_>>())
+    }
+
     /// Which part of a text its features depend on.
     ///
     /// # Errors

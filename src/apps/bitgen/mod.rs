@@ -77,7 +77,7 @@ pub struct Encoded {
 ///
 /// # std::env::set_current_dir(env!("CARGO_MANIFEST_DIR"))?;
 /// let options = BitGenOptions { device: DeviceChoice::Cpu.into(), ..Default::default() };
-/// let model = BitGen::open("examples/shapes/bitgen/model", &options)?;
+/// let model = BitGen::open("examples/shapes/bitgen/model", options)?;
 /// let scene = |n| Image::open(format!("examples/shapes/samples/spatial_scene_10000{n}.png"));
 /// let scenes = [scene(0)?, scene(1)?];
 /// let similarities = model.similarity(&[&model.tokens("red circle")?], &scenes)?;
@@ -127,7 +127,7 @@ impl BitGen {
     /// # Errors
     /// See [`crate::Error`]: the file or its configuration is broken, it is not a BitGen, a tensor is missing or misshapen, the
     /// device is absent, or the model does not fit on it.
-    pub fn open(files: impl Into<ModelFiles>, options: &BitGenOptions) -> Result<Self> {
+    pub fn open(files: impl Into<ModelFiles>, options: BitGenOptions) -> Result<Self> {
         Self::open_with(files, options, Progress::ignore)
     }
 
@@ -137,7 +137,7 @@ impl BitGen {
     /// As [`BitGen::open`].
     pub fn open_with(
         files: impl Into<ModelFiles>,
-        options: &BitGenOptions,
+        options: BitGenOptions,
         progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Self> {
         let numbers = ModelOptions { precision: options.precision, ..ModelOptions::default() };

@@ -41,7 +41,7 @@ const SAVE_INTERVAL: Duration = Duration::from_secs(15);
 /// use ternion::{BitGen, PictureIndex};
 ///
 /// # fn find() -> ternion::Result<()> {
-/// let model = Arc::new(BitGen::open("path/to/model", &Default::default())?);
+/// let model = Arc::new(BitGen::open("path/to/model", Default::default())?);
 /// let mut index = PictureIndex::new("path/to/index", model)?; // or PictureIndex::open
 /// index.add(&["holiday".into(), "work".into()], Progress::ignore)?;
 /// for found in index.by_text("a dog on a beach", 10)? {

@@ -168,7 +168,7 @@ impl RobotModel {
     /// # Errors
     /// See [`Error`]: the file or its configuration is broken, it is not a BitGenModel, a tensor is missing or misshapen, the
     /// device is absent, or the model does not fit on it.
-    pub fn open(files: impl Into<ModelFiles>, options: &RobotOptions) -> Result<Self> {
+    pub fn open(files: impl Into<ModelFiles>, options: RobotOptions) -> Result<Self> {
         Self::open_with(files, options, Progress::ignore)
     }
 
@@ -178,7 +178,7 @@ impl RobotModel {
     /// As [`RobotModel::open`].
     pub fn open_with(
         files: impl Into<ModelFiles>,
-        options: &RobotOptions,
+        options: RobotOptions,
         progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Self> {
         if !(1..=MAX_SAMPLES).contains(&options.samples) {
@@ -195,7 +195,7 @@ impl RobotModel {
         let [patches, images, plain, masked, fused, both, decoder] = [a?, b?, c?, d?, e?, f?, g?];
         let (backend, report) = loaded.finish();
         let programs = Programs { backend, patches, images, forward: [plain, masked, fused, both], decoder };
-        let (info, options) = (model.image_info(), options.clone());
+        let info = model.image_info();
         Ok(RobotModel { model, info, options, report, tokenizer, programs: Mutex::new(programs) })
     }
 

@@ -105,7 +105,7 @@ impl Session {
     /// [`Error::Unsupported`] for a model without vision, [`Error::ContextFull`] if the context is too small for an image.
     pub fn reset_to_image(&mut self, image: &Image) -> Result<()> {
         let encoded = self.encode(image, 0)?;
-        self.reset(true);
+        self.reset();
         self.hold(encoded);
         Ok(())
     }
@@ -362,8 +362,8 @@ impl Session {
         self.image_time
     }
 
-    /// Forgets the text, and the images too if asked; image vectors that stay are not encoded again.
-    pub fn reset(&mut self, images_too: bool) {
+    /// Forgets the text; image vectors stay, and are not encoded again.
+    pub fn reset_text(&mut self) {
         self.tokens.clear();
         self.forgotten.clear();
         self.row_tokens.clear();
@@ -371,12 +371,15 @@ impl Session {
         self.answer_at = None;
         // Nothing before them changes the keys and values of the images.
         self.cached = self.cached.min(self.image_rows);
-        if images_too {
-            self.cached = 0;
-            self.image.clear();
-            self.pictures.clear();
-            (self.image_rows, self.image_time) = (0, Duration::ZERO);
-        }
+    }
+
+    /// Forgets the text and the images.
+    pub fn reset(&mut self) {
+        self.reset_text();
+        self.cached = 0;
+        self.image.clear();
+        self.pictures.clear();
+        (self.image_rows, self.image_time) = (0, Duration::ZERO);
     }
 
     /// Forgets the text behind its first `tokens` tokens, with the messages that ended there; what stays is not run again.

@@ -77,10 +77,7 @@ impl Image {
         let (pixels, orientation) = decode_limited(bytes, format).map_err(|e| explain(name, bytes, format, e))?;
         let mut pixels = DynamicImage::ImageRgb8(pixels.into_rgb8());
         pixels.apply_orientation(orientation);
-        let rgb = pixels.into_rgb8();
-        let (width, height) = rgb.dimensions();
-        Self::from_rgb(width as usize, height as usize, rgb.into_raw())
-            .map_err(|e| Error::format(name, format!("not a picture: {e}")))
+        Self::try_from(pixels).map_err(|e| Error::format(name, format!("not a picture: {e}")))
     }
 
     /// A picture from rows of red, green and blue bytes, `[height, width, 3]`.
@@ -97,6 +94,20 @@ impl Image {
             return Err(Error::shape("image", shape, format!("{} bytes", rgb.len())));
         }
         Ok(Self { width, height, rgb })
+    }
+
+    /// A picture from rows of red, green, blue and alpha bytes, `[height, width, 4]`, as textures have them; alpha is dropped, as
+    /// [`Image::decode`] drops it.
+    ///
+    /// # Errors
+    /// As [`Image::from_rgb`].
+    pub fn from_rgba(width: usize, height: usize, rgba: &[u8]) -> Result<Self> {
+        let (pixels, rest) = rgba.as_chunks::<4>();
+        if !rest.is_empty() {
+            let shape = format!("[{height}, {width}, 4] u8");
+            return Err(Error::shape("image", shape, format!("{} bytes", rgba.len())));
+        }
+        Self::from_rgb(width, height, pixels.iter().flat_map(|&[r, g, b, _]| [r, g, b]).collect())
     }
 
     /// The picture at `size` x `size` pixels, the aspect ratio ignored: Pillow's BICUBIC (a = -0.5, with the support
@@ -151,6 +162,17 @@ impl Image {
             values.extend(self.rgb.iter().skip(channel).step_by(CHANNELS).map(|&u| table[usize::from(u)]));
         }
         values
+    }
+}
+
+/// A decoded picture of the `image` crate: its colours in 8 bits, without alpha.
+impl TryFrom<DynamicImage> for Image {
+    type Error = Error;
+
+    fn try_from(picture: DynamicImage) -> Result<Self> {
+        let rgb = picture.into_rgb8();
+        let (width, height) = rgb.dimensions();
+        Self::from_rgb(width as usize, height as usize, rgb.into_raw())
     }
 }
 
@@ -271,6 +293,17 @@ mod tests {
         let mut bytes = Cursor::new(Vec::new());
         image.write_to(&mut bytes, format).unwrap();
         bytes.into_inner()
+    }
+
+    #[test]
+    fn pixels_of_textures_and_of_decoders_become_pictures() {
+        let rgb = Image::from_rgb(2, 1, vec![1, 2, 3, 4, 5, 6]).unwrap();
+        assert_eq!(Image::from_rgba(2, 1, &[1, 2, 3, 0, 4, 5, 6, 255]).unwrap(), rgb);
+        for bytes in [7, 9, 12] {
+            assert!(matches!(Image::from_rgba(2, 1, &vec![0; bytes]), Err(Error::Shape { .. })), "{bytes} bytes");
+        }
+        let decoded = image::RgbImage::from_raw(2, 1, rgb.rgb.clone()).unwrap();
+        assert_eq!(Image::try_from(DynamicImage::ImageRgb8(decoded)).unwrap(), rgb);
     }
 
     #[test]

@@ -63,7 +63,7 @@ pub fn tests() -> Vec<String> {
 /// Those of [`BitGen::open`]; [`crate::Error::Unsupported`] for times of ops on an adapter that takes none.
 pub fn measure(files: &ModelFiles, options: &BenchOptions, run: &mut Run) -> Result<ControlFlow<()>> {
     let device = options.device.clone();
-    let model = BitGen::open(files, &BitGenOptions { device, precision: options.model.precision, tokenizer: None })?;
+    let model = BitGen::open(files, BitGenOptions { device, precision: options.model.precision, tokenizer: None })?;
     for test in TESTS {
         let ControlFlow::Continue(times) = run.repeat(&test.to_string(), || once(&model, test))? else {
             return Ok(ControlFlow::Break(()));

@@ -71,7 +71,7 @@ impl TestSessions {
         }
         let Some(session) = self.sessions.first_mut() else { return Ok(Duration::ZERO) };
         match self.test.depth() {
-            0 => session.reset(true),
+            0 => session.reset(),
             depth => session.truncate(depth),
         }
         let start = Instant::now();

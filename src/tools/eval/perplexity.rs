@@ -110,7 +110,7 @@ pub fn perplexity(
         let counted: Vec<&[u32]> = windows.clone().map(|(_, counted)| counted).collect();
         let sessions = &mut sessions[..counted.len()];
         for (session, (read, _)) in sessions.iter_mut().zip(windows) {
-            session.reset(true);
+            session.reset();
             session.push_tokens(read)?;
         }
         engine.log_likelihoods(sessions, &counted)?.iter().for_each(|logarithms| found.add(logarithms));

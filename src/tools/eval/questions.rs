@@ -118,8 +118,9 @@ pub fn evaluate(
             break;
         }
         let new = shown.replace(&q.image) != Some(&q.image);
-        session.reset(new);
+        session.reset_text();
         if new {
+            session.reset();
             session.push_image(&Image::open(&q.image)?)?;
         }
         let (answer, score) = ask(engine, &mut session, q, max_tokens, own(q)).map_err(|e| at(data.place(i), e))?;
