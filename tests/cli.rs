@@ -322,6 +322,21 @@ fn run_writes_a_conversation_as_it_is_told() {
 }
 
 #[test]
+fn a_repository_is_not_fetched_and_the_version_says_what_is_in_the_program() {
+    for name in ["microsoft/bitnet-b1.58-2B-4T", "hf:microsoft/bitnet-b1.58-2B-4T"] {
+        let args = ["run", "-m", name, "-p", "x"];
+        let download = "hf download microsoft/bitnet-b1.58-2B-4T --local-dir bitnet-b1.58-2B-4T";
+        assert_fails(&ternion(&args), &args, &[name, download]);
+    }
+    let args = ["run", "-m", "no/such/model", "-p", "x"];
+    assert_fails(&ternion(&args), &args, &["no/such/model: there is no such file or folder"]);
+    let out = support::cli::succeeds(&["--version"]);
+    for part in [concat!("ternion ", env!("CARGO_PKG_VERSION")), "features: cli", "backends: CPU (", "vulkan"] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
+}
+
+#[test]
 fn a_model_samples_as_its_files_recommend() {
     let dir = TempDir::new().expect("a directory");
     for name in ["model.safetensors", "siglip_vision_config.json", "config.json"] {
@@ -339,7 +354,7 @@ fn a_model_samples_as_its_files_recommend() {
     }
     let given = run(&["--temp", "0", "--min-p", "0.2", "--top-p", "0.5"]).err;
     assert!(given.contains(".json recommends top k 7") && !given.contains("seed:"), "{given}");
-    assert!(given.contains("--top-p and --min-p without a --temp above 0"), "{given}");
+    assert!(given.contains("--top-p and --min-p without effect"), "{given}");
     recommends(r#"{"do_sample": false, "temperature": 0.5, "presence_penalty": 1000}"#);
     let greedy = run(&[]);
     assert!(greedy.err.contains("recommends temperature 0, presence penalty 1000"), "{}", greedy.err);

@@ -290,13 +290,32 @@ impl MemoryArgs {
     }
 }
 
+/// What to do about a path that is the name of a repository, as other programs take it.
+fn elsewhere(path: &Path) -> Option<Error> {
+    let text = path.to_str()?;
+    let name = text.strip_prefix("hf:").unwrap_or(text);
+    let (owner, model) = name.split_once('/')?;
+    let is_name = |part: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(plain)
+    };
+    if path.exists() || !is_name(owner) || !is_name(model) || Path::new(owner).exists() {
+        return None;
+    }
+    let problem = format!(
+        "{text} is no file or folder here; models are read from files: fetch it first, for example with `hf download {name} \
+         --local-dir {model}`, and give the folder, or the .gguf file in it"
+    );
+    Some(Error::argument("model", problem))
+}
+
 /// The files of the model at `path`; without one those of the demo model, with a note on stderr where reasons are wanted.
 ///
 /// # Errors
-/// Those of [`ModelFiles::demo`].
+/// Those of [`ModelFiles::demo`]; [`Error::Argument`] for the name of a repository, which is not fetched.
 pub fn model_files(path: Option<&Path>) -> Result<ModelFiles> {
     if let Some(path) = path {
-        return Ok(path.into());
+        return elsewhere(path).map_or_else(|| Ok(path.into()), Err);
     }
     let demo = ModelFiles::demo()?;
     if is_verbose() {

@@ -120,7 +120,7 @@ impl GenerateArgs {
             let idle: Vec<&str> = given.into_iter().filter_map(|(name, given)| given.then_some(name)).collect();
             if !idle.is_empty() {
                 let names = idle.join(" and ");
-                say!("note: {names} without a --temp above 0 change nothing: the most likely token is taken");
+                say!("note: {names} without effect: the most likely token is taken, since no --temp above 0 is given");
             }
         }
         let stop = self.stop.clone();

@@ -44,18 +44,23 @@ use std::error::Error as _;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 use env_logger::Target;
 use messages::complain;
 use output::BesideBars;
 use terminal_text::{advice, message, on_command_line};
+use ternion::engine::CpuLevel;
+use ternion::tools::bench::Machine;
+use ternion::wgpu;
 
 /// Runs ternary (BitNet b1.58) language and vision-language models on any GPU, or on the CPU.
 #[derive(Debug, Parser)]
 #[command(
     name = "ternion",
-    version,
+    version = short_version(),
+    long_version = long_version(),
     about,
     after_help = "Example: ternion run --image examples/shapes/samples/spatial_scene_100000.png -p 'What color is the circle?'\n\
                   Example: ternion run -m models/embernet --image cat.png -p 'What is in the picture?'\n\
@@ -165,6 +170,30 @@ pub fn main() -> ExitCode {
         Err(Failure::Reported) => ExitCode::from(2),
         Err(Failure::Interrupted) => ExitCode::from(INTERRUPTED),
     }
+}
+
+/// The version and its commit.
+fn short_version() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| Machine::this().program().replacen("ternion ", "", 1));
+    &TEXT
+}
+
+/// The same with what the program was built with.
+fn long_version() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        let demo = if cfg!(feature = "demo") { "cli, demo" } else { "cli" };
+        let (short, os, arch) = (short_version(), env::consts::OS, env::consts::ARCH);
+        let backends = wgpu_backends();
+        format!("{short}\nfeatures: {demo}\nsystem: {os} {arch}\nbackends: CPU ({}), {backends}", CpuLevel::highest())
+    });
+    &TEXT
+}
+
+/// The interfaces to graphics adapters that this build has.
+fn wgpu_backends() -> String {
+    let built = wgpu::Instance::enabled_backend_features();
+    let names = built.iter_names().map(|(name, _)| name.to_lowercase());
+    names.collect::<Vec<_>>().join(", ")
 }
 
 /// Gives the process an XDG_RUNTIME_DIR where it has no valid one, as on machines without a desktop.
