@@ -19,6 +19,7 @@ use ternion::{Error, Result};
 
 use crate::cli::messages::{is_verbose, say, say_setup};
 use crate::cli::output::Bar;
+use crate::cli::repositories::elsewhere;
 
 /// Which model, and where and how it runs.
 #[derive(Debug, Args)]
@@ -288,25 +289,6 @@ impl MemoryArgs {
             None => Ok(()),
         }
     }
-}
-
-/// What to do about a path that is the name of a repository, as other programs take it.
-fn elsewhere(path: &Path) -> Option<Error> {
-    let text = path.to_str()?;
-    let name = text.strip_prefix("hf:").unwrap_or(text);
-    let (owner, model) = name.split_once('/')?;
-    let is_name = |part: &str| {
-        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(plain)
-    };
-    if path.exists() || !is_name(owner) || !is_name(model) || Path::new(owner).exists() {
-        return None;
-    }
-    let problem = format!(
-        "{text} is no file or folder here; models are read from files: fetch it first, for example with `hf download {name} \
-         --local-dir {model}`, and give the folder, or the .gguf file in it"
-    );
-    Some(Error::argument("model", problem))
 }
 
 /// The files of the model at `path`; without one those of the demo model, with a note on stderr where reasons are wanted.

@@ -1,9 +1,9 @@
 //! The command line: one file per command, and what they share.
 //!
 //! A file uses only files named before it (`tests/floors.rs` checks it).
-//! Order: `terminal_text`, `messages`, `text_warnings`, `list_options`, `interrupts`, `history`, `line_editor`, `output`, `args`, `generate`, `conversation`,
+//! Order: `terminal_text`, `messages`, `text_warnings`, `list_options`, `interrupts`, `history`, `line_editor`, `output`, `repositories`, `args`, `generate`, `conversation`,
 //! `setup_labels`, `plot`, `devices`, `json_answer`, `run`, `chat_lines`, `chat`, `robots`, `similarity`, `search`, `eval`, `perplexity`, `check`, `bench`,
-//! `report`, `compare`, `inspect`, `convert`, `completions`.
+//! `report`, `compare`, `inspect`, `convert`, `completions`, `version`.
 //!
 //! Text that a model writes and tables go to stdout, everything else to stderr. Exit codes: 0, 1 where a check found a
 //! divergence, 2 for an error; 130 where Ctrl-C ends a command, as shells report it.
@@ -31,6 +31,7 @@ mod output;
 mod perplexity;
 mod plot;
 mod report;
+mod repositories;
 mod robots;
 mod run;
 mod search;
@@ -38,29 +39,26 @@ mod setup_labels;
 mod similarity;
 mod terminal_text;
 mod text_warnings;
+mod version;
 
 use std::env;
 use std::error::Error as _;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::LazyLock;
 
 use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 use env_logger::Target;
 use messages::complain;
 use output::BesideBars;
 use terminal_text::{advice, message, on_command_line};
-use ternion::engine::CpuLevel;
-use ternion::tools::bench::Machine;
-use ternion::wgpu;
 
 /// Runs ternary (BitNet b1.58) language and vision-language models on any GPU, or on the CPU.
 #[derive(Debug, Parser)]
 #[command(
     name = "ternion",
-    version = short_version(),
-    long_version = long_version(),
+    version = version::short(),
+    long_version = version::long(),
     about,
     after_help = "Example: ternion run --image examples/shapes/samples/spatial_scene_100000.png -p 'What color is the circle?'\n\
                   Example: ternion run -m models/embernet --image cat.png -p 'What is in the picture?'\n\
@@ -170,30 +168,6 @@ pub fn main() -> ExitCode {
         Err(Failure::Reported) => ExitCode::from(2),
         Err(Failure::Interrupted) => ExitCode::from(INTERRUPTED),
     }
-}
-
-/// The version and its commit.
-fn short_version() -> &'static str {
-    static TEXT: LazyLock<String> = LazyLock::new(|| Machine::this().program().replacen("ternion ", "", 1));
-    &TEXT
-}
-
-/// The same with what the program was built with.
-fn long_version() -> &'static str {
-    static TEXT: LazyLock<String> = LazyLock::new(|| {
-        let demo = if cfg!(feature = "demo") { "cli, demo" } else { "cli" };
-        let (short, os, arch) = (short_version(), env::consts::OS, env::consts::ARCH);
-        let backends = wgpu_backends();
-        format!("{short}\nfeatures: {demo}\nsystem: {os} {arch}\nbackends: CPU ({}), {backends}", CpuLevel::highest())
-    });
-    &TEXT
-}
-
-/// The interfaces to graphics adapters that this build has.
-fn wgpu_backends() -> String {
-    let built = wgpu::Instance::enabled_backend_features();
-    let names = built.iter_names().map(|(name, _)| name.to_lowercase());
-    names.collect::<Vec<_>>().join(", ")
 }
 
 /// Gives the process an XDG_RUNTIME_DIR where it has no valid one, as on machines without a desktop.

@@ -53,6 +53,11 @@ pub struct Adapters {
 const NATIVE: wgpu::Backends = wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
 
 impl Adapters {
+    /// The interfaces that this build reaches adapters through: "vulkan", "metal", "dx12" or "gl".
+    pub fn interfaces() -> Vec<String> {
+        wgpu::Instance::enabled_backend_features().iter_names().map(|(name, _)| name.to_lowercase()).collect()
+    }
+
     /// All adapters of the backends that `WGPU_BACKEND` names (default: Vulkan, Metal, DX12; GL if there are none).
     pub fn find() -> Self {
         let list = match wgpu::Backends::from_env() {
