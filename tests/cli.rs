@@ -322,6 +322,23 @@ fn run_writes_a_conversation_as_it_is_told() {
 }
 
 #[test]
+fn an_answer_that_repeats_itself_without_end_is_ended() {
+    let (model, tokenizer) = (text(tiny()), text(tokenizer()));
+    for device in if has_adapter() { &["cpu", "gpu"][..] } else { &["cpu"] } {
+        let same = ["--device", device, "--logit-bias", "7=1000", "-p", "x", "-n", "200", "--json"];
+        let args = [&["run", "-m", &model, "--tokenizer", &tokenizer], &same[..]].concat();
+        let count = |args: &[&str]| {
+            let answer: serde_json::Value = serde_json::from_str(&succeeds(args)).expect("JSON");
+            (answer["tokens"].as_array().expect("tokens").len(), answer["stop"].as_str().expect("a reason").to_owned())
+        };
+        assert_eq!(count(&args), (96, "repetition".to_owned()), "{device}");
+        assert_eq!(count(&[&args[..], &["--allow-loops"]].concat()), (200, "length".to_owned()), "{device}");
+    }
+    let args = ["run", "-m", &model, "--tokenizer", &tokenizer, "--device", "cpu", "--logit-bias", "7=1000", "-p", "x"];
+    assert!(ternion(&args).err.contains("note: the answer repeated itself and was ended"));
+}
+
+#[test]
 fn a_repository_is_not_fetched_and_the_version_says_what_is_in_the_program() {
     for name in ["microsoft/bitnet-b1.58-2B-4T", "hf:microsoft/bitnet-b1.58-2B-4T"] {
         let args = ["run", "-m", name, "-p", "x"];

@@ -51,6 +51,10 @@ pub struct GenerateArgs {
     /// End the answer in front of this text; can be given several times.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub stop: Vec<String>,
+    /// Let an answer repeat itself without end; else it ends where a passage of at most 64 tokens came eight times in a row, with
+    /// 96 tokens together or more.
+    #[arg(long)]
+    pub allow_loops: bool,
 }
 
 impl GenerateArgs {
@@ -124,7 +128,8 @@ impl GenerateArgs {
             }
         }
         let stop = self.stop.clone();
-        Ok(GenerateOptions { max_tokens: self.max_tokens, sampling, stop, ..GenerateOptions::default() })
+        let (max_tokens, end_loops) = (self.max_tokens, !self.allow_loops);
+        Ok(GenerateOptions { max_tokens, sampling, stop, end_loops, ..GenerateOptions::default() })
     }
 }
 

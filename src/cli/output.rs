@@ -268,6 +268,12 @@ pub fn stream(
         }
     }
     let written = text.end();
+    if stream.stop_reason() == Some(StopReason::Repetition) {
+        say!(
+            "note: the answer repeated itself and was ended; --temp and --repeat-penalty give other ones, --allow-loops lets it \
+             go on"
+        );
+    }
     Ok(Answer { stats: (stream.stats(), stream.stop_reason()), written })
 }
 
@@ -278,6 +284,7 @@ pub fn ending(end: Option<StopReason>) -> &'static str {
         Some(StopReason::StopString) => "a stop text came",
         Some(StopReason::Length) => "the maximum number of tokens was reached",
         Some(StopReason::Context) => "the context is full",
+        Some(StopReason::Repetition) => "it repeated itself without end",
         Some(_) | None => "it was stopped",
     }
 }

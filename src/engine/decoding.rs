@@ -125,7 +125,7 @@ impl Decoding {
         options.sampling.check_vocab(session.engine.model.info().vocab)?;
         let (max_tokens, until_full) = max_tokens(session, options.max_tokens)?;
         let eos = options.eos.map_or_else(|| session.engine.stop_tokens(), |eos| vec![eos]);
-        let text = GeneratedText::new(options.stop, eos, max_tokens)?;
+        let text = GeneratedText::new(options.stop, eos, max_tokens)?.end_loops(options.end_loops);
         Ok(Decoding {
             chooser: chooser(session, options.sampling.clone(), hook.is_some())?,
             sampling: options.sampling,

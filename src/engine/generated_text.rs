@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::engine::repetition::Repetition;
 use crate::engine::sampler::StopStrings;
 use crate::error::Result;
 use crate::files::{DecodeStream, Tokenizer};
@@ -19,6 +20,8 @@ pub enum StopReason {
     Length,
     /// The context is full.
     Context,
+    /// It repeated itself without end ([`GenerateOptions::end_loops`](crate::engine::GenerateOptions)).
+    Repetition,
     /// The caller ended it ([`Cancel`](crate::engine::Cancel)).
     Cancelled,
 }
@@ -34,6 +37,8 @@ pub(crate) struct GeneratedText {
     /// Why it ends when none may.
     limit: StopReason,
     ended: Option<StopReason>,
+    /// Where a repetition ends it.
+    repetition: Option<Repetition>,
 }
 
 impl GeneratedText {
@@ -44,13 +49,19 @@ impl GeneratedText {
     pub fn new(stop: Vec<String>, eos: Vec<u32>, max_tokens: usize) -> Result<Self> {
         let ended = (max_tokens == 0).then_some(StopReason::Length);
         let (stop, text) = (StopStrings::new(stop)?, DecodeStream::new(true));
-        Ok(GeneratedText { stop, text, eos, left: max_tokens, limit: StopReason::Length, ended })
+        Ok(GeneratedText { stop, text, eos, left: max_tokens, limit: StopReason::Length, ended, repetition: None })
     }
 
     /// The same, where it is the context that holds no more tokens.
     pub fn until_full(mut self) -> Self {
         self.limit = StopReason::Context;
         self.ended = self.ended.map(|_| self.limit);
+        self
+    }
+
+    /// The same, which ends where it repeats itself, if that is so wanted.
+    pub fn end_loops(mut self, wanted: bool) -> Self {
+        self.repetition = wanted.then(Repetition::default);
         self
     }
 
@@ -95,10 +106,11 @@ impl GeneratedText {
         self.left = self.left.saturating_sub(1);
         let piece = tokenizer.map_or(Ok(String::new()), |tokenizer| self.text.push(tokenizer, id))?;
         let (mut text, stopped) = self.stop.push(&piece);
+        let repeats = self.repetition.as_mut().is_some_and(|repetition| repetition.push(id));
         if stopped {
             self.ended = Some(StopReason::StopString);
-        } else if self.left == 0 {
-            self.ended = Some(self.limit);
+        } else if repeats || self.left == 0 {
+            self.ended = Some(if repeats { StopReason::Repetition } else { self.limit });
             text += &self.rest();
         }
         Ok(text)
@@ -114,6 +126,20 @@ impl GeneratedText {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_ends_where_it_repeats_itself_if_that_is_wanted() {
+        for wanted in [false, true] {
+            let mut text = GeneratedText::new(Vec::new(), vec![5], 1000).unwrap().end_loops(wanted);
+            for i in 0..1000 {
+                if text.ended().is_none() {
+                    text.accept(10 + i % 3, None).unwrap();
+                }
+            }
+            let (why, left) = if wanted { (StopReason::Repetition, 904) } else { (StopReason::Length, 0) };
+            assert_eq!((text.ended(), text.left()), (Some(why), left));
+        }
+    }
 
     #[test]
     fn a_text_ends_at_any_of_its_ends_and_at_its_length() {

@@ -2,7 +2,7 @@
 //! queue that batches their rows, sampling.
 //!
 //! A file uses only files named before it (`tests/floors.rs` checks it).
-//! Order: `cancel`, `sampler`, `generated_text`, `options`, `device`, `programs`, `open`, `cache`, `jobs`, `queue`,
+//! Order: `cancel`, `sampler`, `repetition`, `generated_text`, `options`, `device`, `programs`, `open`, `cache`, `jobs`, `queue`,
 //! `text_program`, `ladder`, `recorded`, `runner`, `hook`, `conversation`, `context_shift`, `resident`, `session`, `decoding`, `generate`,
 //! `routing`, `log_probs`, `batch`, `builder`.
 //!
@@ -65,6 +65,7 @@ pub(crate) mod options;
 pub(crate) mod programs;
 pub mod queue;
 pub(crate) mod recorded;
+mod repetition;
 pub(crate) mod resident;
 mod routing;
 pub(crate) mod runner;

@@ -373,11 +373,20 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// Ends the text; none: the model's.
     pub eos: Option<u32>,
+    /// Whether a text ends that repeats itself without end: a passage of at most 64 tokens eight times in a row, with 96 tokens
+    /// together or more ([`StopReason::Repetition`](crate::engine::StopReason)).
+    pub end_loops: bool,
 }
 
 impl Default for GenerateOptions {
     /// Greedy, to the end of text.
     fn default() -> Self {
-        GenerateOptions { max_tokens: None, sampling: Sampling::greedy(), stop: Vec::new(), eos: None }
+        GenerateOptions {
+            max_tokens: None,
+            sampling: Sampling::greedy(),
+            stop: Vec::new(),
+            eos: None,
+            end_loops: false,
+        }
     }
 }

@@ -100,7 +100,8 @@ impl BitGen {
         let max_tokens = self.max_tokens(options.max_tokens)?;
         let sampler = Sampler::new(options.sampling.clone())?;
         let eos = options.eos.or(self.config().eos).or(tokenizer.end_of_text());
-        let mut caption = GeneratedText::new(options.stop.clone(), eos.into_iter().collect(), max_tokens)?;
+        let caption = GeneratedText::new(options.stop.clone(), eos.into_iter().collect(), max_tokens)?;
+        let mut caption = caption.end_loops(options.end_loops);
         let start = Instant::now();
         let context = self.encode(&prompt, image, noise)?.context;
         let (reading, start) = (start.elapsed(), Instant::now());
