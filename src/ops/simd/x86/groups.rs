@@ -107,6 +107,8 @@ fn settle_vnni<const B: usize>(
 fn tile_avx2(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOuts) {
     let _ = checked(tile, bits, acts);
     match *acts {
+        [a] if bits == Bits::One && tile.act_words == 1 => rows_of_ones_avx2(tile, [a], outs),
+        [a, b] if bits == Bits::One && tile.act_words == 1 => rows_of_ones_avx2(tile, [a, b], outs),
         [a] => rows_avx2(tile, bits, [a], outs),
         [a, b] => rows_avx2(tile, bits, [a, b], outs),
         [a, b, c] => rows_avx2(tile, bits, [a, b, c], outs),
@@ -137,6 +139,54 @@ fn rows_avx2<const A: usize>(tile: &GroupTile, bits: Bits, acts: [GroupActs; A],
                     _mm256_storeu_ps(out.as_mut_ptr(), total);
                 }
             }
+        }
+    }
+}
+
+/// [`rows_avx2`] of 1-bit codes whose activations have a factor for each word: the sums of 32 rows stay in registers over a
+/// group of weights.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn rows_of_ones_avx2<const A: usize>(tile: &GroupTile, acts: [GroupActs; A], outs: &mut TileOuts) {
+    const B: usize = lookup_avx2::ROWS / LANES;
+    let (n, tables) = (tile.words.of_a_row(), acts.each_ref().map(|act| act.tables));
+    lookup_avx2::check(&tile.words, n, &tables);
+    for (g, first) in (0..n).step_by(tile.group_words).enumerate() {
+        for row in (0..TILE_ROWS).step_by(B * LANES) {
+            let mut sums = [[_mm256_setzero_ps(); B]; A];
+            for j in first..n.min(first + tile.group_words) {
+                let found = lookup_avx2::word_sums(&tile.words, j, row, &tables);
+                for a in 0..A {
+                    add_ones_avx2(found[a], of_acts(&acts[a], j, Bits::One), &mut sums[a]);
+                }
+            }
+            let scales = &tile.scales[g * TILE_ROWS + row..][..B * LANES];
+            for (sums, outs) in sums.iter().zip(outs.iter_mut()) {
+                let outs = outs[row..row + B * LANES].chunks_exact_mut(LANES);
+                for ((out, &sum), scales) in outs.zip(sums).zip(scales.chunks_exact(LANES)) {
+                    // SAFETY: `scales` and `out` have 8 elements; unaligned loads and stores are allowed.
+                    unsafe {
+                        let scale = _mm256_cvtph_ps(_mm_loadu_si128(scales.as_ptr().cast()));
+                        let total = _mm256_fmadd_ps(sum, scale, _mm256_loadu_ps(out.as_ptr()));
+                        _mm256_storeu_ps(out.as_mut_ptr(), total);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Adds what a word of 1-bit codes gave, the sums of 32 rows in 16 bits, by `(1/k, sum of codes)` of its activations.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn add_ones_avx2(found: [__m256i; 2], (inv_k, less): (f32, i32), sums: &mut [__m256; 4]) {
+    // A code is 2 · stored − 1, so the exact sum fits 16 bits. In the upper half of 32 bits it is 2^16 times itself.
+    let less = _mm256_set1_epi16((2 * i32::from(lookup_avx2::WORD_BIAS) + less) as i16);
+    let (factor, zero) = (_mm256_set1_ps(inv_k / 65536.0), _mm256_setzero_si256());
+    for (found, sums) in found.into_iter().zip(sums.chunks_exact_mut(2)) {
+        let exact = _mm256_sub_epi16(_mm256_add_epi16(found, found), less);
+        let halves = [_mm256_unpacklo_epi16(zero, exact), _mm256_unpackhi_epi16(zero, exact)];
+        for (sum, half) in sums.iter_mut().zip(halves) {
+            *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(half), factor, *sum);
         }
     }
 }

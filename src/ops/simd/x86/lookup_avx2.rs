@@ -23,7 +23,9 @@ const HALVES: usize = 2;
 /// Words of a row whose sums fit 16 bits: a word's are at most `8 · (31 + 31 · 32)`.
 const WORDS_OF_16_BITS: usize = 8;
 /// Rows whose bytes are looked up together.
-const ROWS: usize = 32;
+pub(super) const ROWS: usize = 32;
+/// What the sums of a word are larger by than they are: a number of 16 bits with a sign holds two times a sum, in exact form.
+pub(super) const WORD_BIAS: i16 = BIAS * (BYTES * HALVES) as i16;
 
 /// Whether the products of this many words of a row are added up in one piece.
 pub(super) fn is_one_piece(words: usize) -> bool {
@@ -86,8 +88,7 @@ pub(super) fn products<const A: usize>(
     tables: &[&[Table]; A],
     mut add: impl FnMut(usize, usize, __m256i),
 ) {
-    assert!(tile.all.len() >= words.end * TILE_ROWS, "a tile is shorter than its rows");
-    assert!(tables.iter().all(|tables| tables.len() >= words.end * WORD_TABLES), "a word of codes lacks its tables");
+    check(tile, words.end, tables);
     let zero = _mm256_setzero_si256();
     for from in words.clone().step_by(WORDS_OF_16_BITS) {
         let piece = from..words.end.min(from + WORDS_OF_16_BITS);
@@ -104,6 +105,24 @@ pub(super) fn products<const A: usize>(
             }
         }
     }
+}
+
+/// Checks that a tile has the first `end` words of each row, and each of them its tables.
+pub(super) fn check(tile: &TileWords, end: usize, tables: &[&[Table]]) {
+    assert!(tile.all.len() >= end * TILE_ROWS, "a tile is shorter than its rows");
+    assert!(tables.iter().all(|tables| tables.len() >= end * WORD_TABLES), "a word of codes lacks its tables");
+}
+
+/// [`sums_16`] of one word, which [`check`] has found.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn word_sums<const A: usize>(
+    tile: &TileWords,
+    word: usize,
+    row: usize,
+    tables: &[&[Table]; A],
+) -> [[__m256i; 2]; A] {
+    sums_16(tile, word..word + 1, row, tables)
 }
 
 /// The sums of [`ROWS`] rows from `row` on over some words, in 16 bits without a sign: of rows 0 to 15 and 16 to 31, in the order
@@ -128,7 +147,7 @@ fn sums_16<const A: usize>(
             let upper = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes[byte]), half);
             for (which, half) in [_mm256_and_si256(bytes[byte], half), upper].into_iter().enumerate() {
                 for a in 0..A {
-                    // SAFETY: `products` asserts that each word has its tables, of two times 16 bytes for each half and byte.
+                    // SAFETY: `check` has found that each word has its tables, of two times 16 bytes for each half and byte.
                     let table = unsafe {
                         let table = tables[a].as_ptr().add(j * WORD_TABLES).cast::<__m128i>();
                         let table = table.add(2 * (BYTES * which + byte));
