@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, Parser};
-use signal_hook::flag;
 use ternion::engine::{Engine, GenerateOptions, Session, Stats, StopReason};
 use ternion::files::SamplingDefaults;
 use ternion::{Error, Result};
@@ -16,10 +15,11 @@ use crate::cli::args::{ModelArgs, bounded_line, model_files, open_image, open_im
 use crate::cli::chat_lines::{BLOCK, HELP, Line, block, completions, file_path, parse, set_options};
 use crate::cli::conversation::ConversationArgs;
 use crate::cli::generate::GenerateArgs;
+use crate::cli::interrupts;
 use crate::cli::line_editor::{Input, LineEditor};
 use crate::cli::messages::say;
 use crate::cli::output::{Answer, bytes, statistics, stream};
-use crate::cli::{Failure, INTERRUPTED, Outcome, print_error, print_error_with};
+use crate::cli::{Failure, Outcome, print_error, print_error_with};
 
 /// What the user types behind.
 const PROMPT: &str = "> ";
@@ -174,11 +174,7 @@ impl Interrupt {
 
     /// Takes Ctrl-C from the system, which ends the program with it until then.
     fn watch(&self) -> Result<()> {
-        let (signal, code) = (signal_hook::consts::SIGINT, INTERRUPTED.into());
-        flag::register_conditional_shutdown(signal, code, self.ends_all.clone())
-            .and_then(|_| flag::register(signal, self.ends_all.clone()))
-            .map(|_| ())
-            .map_err(Error::io("Ctrl-C"))
+        interrupts::set(&self.ends_all)
     }
 
     /// Whether one came that has ended nothing; it is forgotten then.

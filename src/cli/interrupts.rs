@@ -20,7 +20,14 @@ pub fn watch() -> Result<()> {
     if CAME.get().is_some() {
         return Ok(());
     }
-    let came = CAME.get_or_init(Arc::default);
+    set(CAME.get_or_init(Arc::default))
+}
+
+/// From here on Ctrl-C sets a flag, and ends the program where it is set already.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn set(came: &Arc<AtomicBool>) -> Result<()> {
     flag::register_conditional_shutdown(consts::SIGINT, INTERRUPTED.into(), came.clone())
         .and_then(|_| flag::register(consts::SIGINT, came.clone()))
         .map(drop)

@@ -5,11 +5,14 @@ use std::sync::LazyLock;
 
 use ternion::engine::CpuLevel;
 use ternion::gpu::Adapters;
-use ternion::tools::bench::Machine;
 
 /// The version and its commit.
 pub fn short() -> &'static str {
-    static TEXT: LazyLock<String> = LazyLock::new(|| Machine::this().program().replacen("ternion ", "", 1));
+    // Every start of the program asks for it: nothing is read from the machine.
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        let commit = option_env!("TERNION_COMMIT").map_or(String::new(), |commit| format!(" ({commit})"));
+        format!("{}{commit}", env!("CARGO_PKG_VERSION"))
+    });
     &TEXT
 }
 
