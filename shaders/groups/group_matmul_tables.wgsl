@@ -1,7 +1,8 @@
-// Codes × low-bit matrices with scales by group, for few rows, by looking sums up (ops/group_matmul.rs). Grid: x = tiles of 128
-// outputs, y = rows. A workgroup is LANES lanes, each with VEC4S times 4 outputs.
+// Codes × low-bit matrices with scales by group, for few rows (ops/group_matmul.rs): sums of 1-bit codes are looked up, others
+// multiplied two at once. Grid: x = tiles of 128 outputs, y = rows. A workgroup is LANES lanes, each with VEC4S times 4 outputs.
 #import group_matmul
 #import lookup_tables
+#import code_products
 
 const VEC4S: u32 = 4u;
 const NUMBERS: u32 = 1u;
@@ -28,10 +29,10 @@ fn add_block(bits: u32, b: u32, words: u32, lane: u32) {
         add_ones(lane);
     } else if bits == 2u {
         take_words(at + 2u * b * TILE_LANES);
-        add_twos(lane);
+        multiply_twos(lane);
         // The last block may be one word; its other activations are 0.
         take_words(at + min(2u * b + 1u, words - 1u) * TILE_LANES);
-        add_twos(lane + 1u);
+        multiply_twos(lane + 1u);
     } else {
         add_word(0u, b, words, lane);
         add_word(1u, b, words, lane);
@@ -86,6 +87,7 @@ fn hold(bits: u32, mine: vec4<u32>) {
         bytes[1] = signed_byte(mine, 1u);
         bytes[2] = signed_byte(mine, 2u);
         bytes[3] = signed_byte(mine, 3u);
+        if bits == 2u { make_pairs(); }
     }
 }
 
