@@ -2,7 +2,7 @@
 // multiplied two at once. Grid: x = tiles of 128 outputs, y = rows. A workgroup is LANES lanes, each with VEC4S times 4 outputs.
 #import group_matmul
 #import lookup_tables
-#import code_products
+#import column_blocks
 
 const VEC4S: u32 = 4u;
 const NUMBERS: u32 = 1u;
@@ -22,17 +22,36 @@ fn add_word(i: u32, b: u32, words: u32, lane: u32) {
     found[3] += bitcast<vec4<u32>>(dot_pairs(weights[place + 3u], even, odd));
 }
 
+// The pairs of 16 columns, which `lane` holds.
+fn pairs_of(lane: u32) -> Acts {
+    let even = bytes[0];
+    let odd = bytes[1];
+    return Acts(
+        vec4<u32>(subgroupShuffle(even.x, lane), subgroupShuffle(even.y, lane), subgroupShuffle(even.z, lane),
+            subgroupShuffle(even.w, lane)),
+        vec4<u32>(subgroupShuffle(odd.x, lane), subgroupShuffle(odd.y, lane), subgroupShuffle(odd.z, lane),
+            subgroupShuffle(odd.w, lane)));
+}
+
+// Adds two words of 2-bit codes. For one row these are fewer instructions than looking sums up takes; several rows share
+// what is looked up, and are faster so.
+fn add_two_words(first: u32, second: u32, lane: u32) {
+    let a = pairs_of(lane);
+    let b = pairs_of(lane + 1u);
+    found[0] += bitcast<vec4<u32>>(block2(weights[first], weights[second], a, b));
+    found[1] += bitcast<vec4<u32>>(block2(weights[first + 1u], weights[second + 1u], a, b));
+    found[2] += bitcast<vec4<u32>>(block2(weights[first + 2u], weights[second + 2u], a, b));
+    found[3] += bitcast<vec4<u32>>(block2(weights[first + 3u], weights[second + 3u], a, b));
+}
+
 // Adds block `b` of 32 columns, whose codes lie in `lane` and the next one.
 fn add_block(bits: u32, b: u32, words: u32, lane: u32) {
     if bits == 1u {
         take_words(at + b * TILE_LANES);
         add_ones(lane);
     } else if bits == 2u {
-        take_words(at + 2u * b * TILE_LANES);
-        multiply_twos(lane);
         // The last block may be one word; its other activations are 0.
-        take_words(at + min(2u * b + 1u, words - 1u) * TILE_LANES);
-        multiply_twos(lane + 1u);
+        add_two_words(at + 2u * b * TILE_LANES, at + min(2u * b + 1u, words - 1u) * TILE_LANES, lane);
     } else {
         add_word(0u, b, words, lane);
         add_word(1u, b, words, lane);
@@ -79,15 +98,14 @@ fn end_group(bits: u32, row: u32, g: u32, scale0: u32, tile: u32, lane: u32) {
 
 // Takes apart the codes that this lane holds for its eight.
 fn hold(bits: u32, mine: vec4<u32>) {
-    if bits == 8u {
-        bytes[0] = even_codes(mine);
-        bytes[1] = odd_codes(mine);
-    } else {
+    if bits == 1u {
         bytes[0] = signed_byte(mine, 0u);
         bytes[1] = signed_byte(mine, 1u);
         bytes[2] = signed_byte(mine, 2u);
         bytes[3] = signed_byte(mine, 3u);
-        if bits == 2u { make_pairs(); }
+    } else {
+        bytes[0] = even_codes(mine);
+        bytes[1] = odd_codes(mine);
     }
 }
 

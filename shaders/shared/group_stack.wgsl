@@ -4,6 +4,7 @@
 #import stack
 #import vectors
 #import half_floats
+#import code_pairs
 
 // Columns of a group.
 fn group_columns() -> u32 {
@@ -51,25 +52,9 @@ fn codes_at(w: vec4<u32>, shift: u32, bits: u32) -> vec4<f32> {
     return stored - vec4<f32>(select(1.0, 128.0, bits == 8u));
 }
 
-// The products of bytes 0 and 2 of four words with activations: that of byte 2 and 2^16 times that of byte 0, added. One product
-// of 32 bits has both sums of the pairs that belong together in its upper half: 16 bits hold two products, since activations are
-// -127 to 127. Half of the lower half's range takes the sign of what is there away.
+// The products of bytes 0 and 2 of four words with a pair of activations, added: two of them stay within 2^15.
 fn two_products(stored: vec4<u32>, acts: u32) -> vec4<i32> {
-    let pair = (stored & vec4<u32>(0x00ff00ffu)) - vec4<u32>(0x00800080u);
-    return bitcast<vec4<i32>>(pair * acts + vec4<u32>(0x8000u)) >> vec4<u32>(16u);
-}
-
-// What those bytes multiply: codes 0 and 2 of a word.
-fn even_codes(act: vec4<u32>) -> vec4<u32> {
-    let a = bitcast<vec4<i32>>(act);
-    return bitcast<vec4<u32>>(((a << vec4<u32>(8u)) >> vec4<u32>(24u)) + ((a << vec4<u32>(24u)) >> vec4<u32>(8u)));
-}
-
-// The same of codes 1 and 3, for words shifted by a byte.
-fn odd_codes(act: vec4<u32>) -> vec4<u32> {
-    let a = bitcast<vec4<i32>>(act);
-    let upper = bitcast<vec4<u32>>((a << vec4<u32>(16u)) >> vec4<u32>(8u)) & vec4<u32>(0xffff0000u);
-    return bitcast<vec4<u32>>(a >> vec4<u32>(24u)) + upper;
+    return high(((stored & vec4<u32>(0x00ff00ffu)) - vec4<u32>(0x00800080u)) * acts);
 }
 
 // Σ byte · activation of one word of four rows of 8-bit codes, of codes taken apart.

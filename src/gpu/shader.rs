@@ -17,7 +17,7 @@ const SHARED: &[(&str, &str)] = &[
     ("bounds", include_str!("../../shaders/shared/bounds.wgsl")),
     ("byte_dots", include_str!("../../shaders/shared/byte_dots.wgsl")),
     ("choose_experts", include_str!("../../shaders/shared/choose_experts.wgsl")),
-    ("code_products", include_str!("../../shaders/shared/code_products.wgsl")),
+    ("code_pairs", include_str!("../../shaders/shared/code_pairs.wgsl")),
     ("column_blocks", include_str!("../../shaders/shared/column_blocks.wgsl")),
     ("group_codes", include_str!("../../shaders/shared/group_codes.wgsl")),
     ("group_matmul", include_str!("../../shaders/shared/group_matmul.wgsl")),

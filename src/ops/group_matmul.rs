@@ -251,7 +251,9 @@ impl GroupMatmul {
     /// The kernel for few rows, which reads the weights once for [`FEW_BLOCK`] of them, or looks sums up for each row.
     fn few(&self, caps: &Caps, form: FewRows, inputs: &[&Spec], y: &Spec) -> Kernel {
         if form.lookup_tables {
-            return self.tables(inputs, y);
+            let mut kernel = self.tables(inputs, y);
+            kernel.defines.push("PACKED_I16"); // of codes that are not looked up
+            return kernel;
         }
         let several = y.shape[0] > 1;
         let mut defines = [form.defines(caps), self.defines()].concat();

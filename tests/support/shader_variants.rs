@@ -16,6 +16,7 @@ const ONE_OF: &[(&str, &[&str])] = &[
     ("ternary/bit_linear_codes", &["COMBINE", "PLAIN", "SWIGLU"]),
     ("ternary/bit_linear", &["COMBINE", "PLAIN", "SWIGLU"]),
     ("ternary/bit_linear_rows", &["COMBINE", "PLAIN", "SWIGLU"]),
+    ("groups/group_matmul_tables", &["PACKED_I16"]),
     ("matmul/matmul_lanes", &["SOFTWARE_SUBGROUPS"]),
     ("ternary/ternary_matmul_lanes", &["SOFTWARE_SUBGROUPS"]),
     ("vision/pool", &["MAX", "MEAN"]),

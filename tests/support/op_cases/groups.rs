@@ -22,6 +22,7 @@ pub fn add(cases: &mut Cases) {
     shapes(cases);
     rows(cases);
     pieces(cases);
+    extremes(cases);
     linear(cases);
 }
 
@@ -169,6 +170,30 @@ fn pieces(cases: &mut Cases) {
                 .map(|(&weights, out)| StackPiece { weights, first: 0, outs: std::slice::from_ref(out) })
                 .collect();
             vec![(r.p.group_matmul(factor(r, rows, d, 32, Some(CodeScale::Group)), &pieces, None), Close(TOL))]
+        });
+    }
+}
+
+/// The largest codes of weights times the largest of activations, of either sign, in every column: what kernels add up in 16 bits
+/// is at its bounds.
+fn extremes(cases: &mut Cases) {
+    let all = [(Bits::One, -1), (Bits::One, 1), (Bits::Two, 2), (Bits::Eight, -128), (Bits::Eight, 127)];
+    let places = [1, 4, 12].into_iter().flat_map(|rows| [-1.0, 1.0].map(|sign| (rows, sign)));
+    for ((rows, sign), (bits, code)) in places.flat_map(|place| all.map(|codes| (place, codes))) {
+        cases.full("group_matmul", format!("{rows} rows of {sign}, all codes {code} of {bits:?}"), |r| {
+            let (d, out) = (256, 130);
+            let shape = GroupShape { rows: out, cols: d, bits, group: 128 };
+            let scale = f16::from_f32(1.0 / (f32::from(code) * d as f32));
+            let packed = GroupPacked::from_codes(shape, |_, to, to_scales| {
+                to.fill(code);
+                to_scales.fill(scale);
+                Ok(())
+            });
+            let weights = r.groups("w", &[packed.unwrap()]);
+            let x = r.f32s("x", &[rows, d], CountedBy::Rows, &vec![sign; rows * d]);
+            let quant = GroupQuant { act: ACT, group: 128, scale: CodeScale::Row };
+            let codes = GroupFactor::Codes(r.p.quantise_groups(x, None, quant));
+            vec![(r.p.group_matmul(codes, &[StackPiece { weights, first: 0, outs: &[out] }], None), Close(TOL))]
         });
     }
 }
