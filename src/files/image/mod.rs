@@ -9,8 +9,9 @@ pub(crate) mod gif;
 use std::io::Cursor;
 use std::path::Path;
 
-use fast_image_resize::images::{Image as Plane, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
@@ -143,12 +144,14 @@ impl Image {
         let side = |n: usize| u32::try_from(n).map_err(|_| too_large("image", format!("a side of {n} pixels")));
         let failed = |e: &dyn std::fmt::Display| Error::format("image", format!("cannot be resized: {e}"));
         let source =
-            ImageRef::new(side(self.width)?, side(self.height)?, &self.rgb, PixelType::U8x3).map_err(|e| failed(&e))?;
-        let mut target = Plane::new(side(width)?, side(height)?, PixelType::U8x3);
+            TypedImageRef::from_buffer(side(self.width)?, side(self.height)?, &self.rgb).map_err(|e| failed(&e))?;
+        let mut rgb = vec![0; CHANNELS * width * height];
+        let mut target = TypedImage::from_buffer(side(width)?, side(height)?, &mut rgb).map_err(|e| failed(&e))?;
         let algorithm = ResizeAlg::Convolution(FilterType::CatmullRom);
         let options = ResizeOptions::new().resize_alg(algorithm).use_alpha(false);
-        Resizer::new().resize(&source, &mut target, &options).map_err(|e| failed(&e))?;
-        Self::from_rgb(width, height, target.into_vec())
+        // Typed, since the resize of whatever type there is would be compiled for all of them.
+        Resizer::new().resize_typed::<U8x3>(&source, &mut target, &options).map_err(|e| failed(&e))?;
+        Self::from_rgb(width, height, rgb)
     }
 
     /// What a vision encoder reads, `[3, height, width]`: `(x / 255 - mean) / std` for each channel.
