@@ -11,7 +11,7 @@ const RUN: u32 = 8u * SPLIT; // words of codes, or vec4s of x, that all shares t
 #ifdef FLOATS
 var<workgroup> tile_x: array<vec4<f32>, ROWS * RUN>;
 #else
-// One 32-bit product does two columns (shared/column_blocks.wgsl): codes 0 and 2 of a word, codes 1 and 3, and all of them.
+// One 32-bit product does two columns (shared/code_pairs.wgsl): codes 0 and 2 of a word, codes 1 and 3, and all of them.
 var<workgroup> tile_codes: array<vec3<u32>, ROWS * RUN>;
 #endif
 var<workgroup> shares: array<vec4<f32>, SPLIT * SPLIT * TILE_LANES>;
