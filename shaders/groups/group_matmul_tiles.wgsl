@@ -56,13 +56,10 @@ fn settle(block: u32, a: u32, is_first: bool, scale: vec4<f32>, bits: u32) {
 #else
 var<private> sums: array<vec4<u32>, ROWS>;
 
-// x · 2^16 + y of signed bytes that lie in the uppermost bits of x and y.
-fn pair(x: u32, y: u32) -> u32 {
-    return bitcast<u32>((bitcast<i32>(x) >> 8u) + (bitcast<i32>(y) >> 24u));
-}
-
+// The pairs of a word of activations, and the word.
 fn form_of(act: u32) -> vec3<u32> {
-    return vec3<u32>(pair(act << 24u, act << 8u), pair((act & 0xff00u) << 16u, act), act);
+    let word = vec4<u32>(act);
+    return vec3<u32>(even_codes(word).x, odd_codes(word).x, act);
 }
 
 fn add_word(w: vec4<u32>, bits: u32, at: u32, left: u32) {
@@ -81,10 +78,9 @@ fn add_word(w: vec4<u32>, bits: u32, at: u32, left: u32) {
     }
 }
 
-// Over 32 columns the low part stays within 2^15, so that adding 2^15 before the shift rounds it away exactly.
+// What 32 columns add up to: within 2^15, as `high` asks.
 fn sum_of(r: u32, bits: u32) -> vec4<i32> {
-    let all = bitcast<vec4<i32>>(sums[r]);
-    return select(bitcast<vec4<i32>>(sums[r] + vec4<u32>(0x8000u)) >> vec4<u32>(16u), all, bits == 8u);
+    return select(high(sums[r]), bitcast<vec4<i32>>(sums[r]), bits == 8u);
 }
 
 fn load(id: u32, block: u32, first: u32) {
