@@ -44,6 +44,7 @@ mod version;
 use std::env;
 use std::error::Error as _;
 use std::io;
+use std::panic;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -52,6 +53,7 @@ use env_logger::Target;
 use messages::complain;
 use output::BesideBars;
 use terminal_text::{advice, message, on_command_line};
+use ternion::files::panic_is_contained;
 
 /// Runs ternary (BitNet b1.58) language and vision-language models on any GPU, or on the CPU.
 #[derive(Debug, Parser)]
@@ -131,6 +133,7 @@ impl From<io::Error> for Failure {
 /// Runs the command that the arguments ask for.
 pub fn main() -> ExitCode {
     set_runtime_dir();
+    report_own_panics();
     let cli = Cli::parse_from(list_options::separate_values(env::args_os()));
     start_log(cli.verbose, cli.quiet);
     let outcome = match cli.command {
@@ -168,6 +171,16 @@ pub fn main() -> ExitCode {
         Err(Failure::Reported) => ExitCode::from(2),
         Err(Failure::Interrupted) => ExitCode::from(INTERRUPTED),
     }
+}
+
+/// Reports panics as ever, but for those of libraries that become errors, which are reported as such.
+fn report_own_panics() {
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if !panic_is_contained() {
+            report(info);
+        }
+    }));
 }
 
 /// Gives the process an XDG_RUNTIME_DIR where it has no valid one, as on machines without a desktop.

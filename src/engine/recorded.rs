@@ -123,6 +123,10 @@ impl Recorded {
             required_tokenizer(tokenizer.as_ref())?;
         }
         let prompt = model.prompt().open(&self.opening.files, tokenizer.as_ref())?;
+        let (files, vocab) = (&self.opening.files, model.vocab());
+        for id in prompt.iter().flat_map(|opened| &opened.stop).filter(|&&id| id as usize >= vocab) {
+            log::warn!("{files}: the token {id}, which is to end answers, is outside the vocabulary of {vocab}");
+        }
         Ok((tokenizer, prompt))
     }
 

@@ -15,6 +15,7 @@
 //! * [`SamplingDefaults`]: how a model's publisher recommends to sample.
 //! * [`text`]: UTF-8 and JSON as other tools write them.
 //! * [`image`]: decoding and resizing pictures.
+//! * `contained`: panics of other libraries as errors.
 //! * `hash`: hashes by which files and weights are recognised.
 //! * [`atomic`]: replacing a file atomically; [`Lock`]: one program at a time.
 
@@ -22,6 +23,7 @@ pub mod atomic;
 pub mod chat_template;
 mod checkpoint;
 pub mod config;
+mod contained;
 pub(crate) mod hash;
 pub mod image;
 mod lock;
@@ -35,14 +37,17 @@ pub mod weights;
 
 pub use checkpoint::gguf::metadata::GgufMetadata;
 pub use checkpoint::gguf::value::{GgufArray, GgufValue};
+pub(crate) use checkpoint::not_fetched;
 pub use checkpoint::storage_dtype::StorageDType;
 pub(crate) use checkpoint::write::{NewTensor, write_tensors, write_tensors_into};
 pub use checkpoint::{Blocks, CONFIG_ENTRY, Checkpoint, TensorInfo};
+pub(crate) use contained::contained;
+pub use contained::panic_is_contained;
 pub use image::Image;
 pub use lock::Lock;
 pub use low_bit::{MatrixForm, Quantisation};
 pub use model_files::ModelFiles;
-pub(crate) use model_files::{absolute, read_at_most};
+pub(crate) use model_files::{absolute, read_at_most, read_regular};
 pub use sampling_defaults::SamplingDefaults;
 pub use source::TensorSource;
 pub use tokenizer::pieces::Piece;

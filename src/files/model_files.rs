@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -98,10 +98,10 @@ impl ModelFiles {
     /// The content of the file `name` beside the checkpoint, or the first `max + 1` bytes of a longer one.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`], [`Error::Format`] for what is not a regular file.
     pub fn read(&self, name: &str, max: u64) -> Result<Cow<'static, [u8]>> {
         match self {
-            ModelFiles::Disk(_) => read_at_most(&self.path(name), max).map(Cow::Owned),
+            ModelFiles::Disk(_) => read_regular(&self.path(name), max).map(Cow::Owned),
             ModelFiles::Memory { .. } | ModelFiles::Owned { .. } => Ok(match self.in_memory(name)? {
                 Bytes::Static(bytes) => Cow::Borrowed(bytes),
                 other => {
@@ -198,6 +198,18 @@ impl fmt::Debug for ModelFiles {
 /// [`Error::Io`] for an empty path, and without a working directory.
 pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(Error::io(path))
+}
+
+/// [`read_at_most`] of a regular file: a pipe in its place would be waited for without end.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Format`] for anything else.
+pub(crate) fn read_regular(path: &Path, max: u64) -> Result<Vec<u8>> {
+    let kind = fs::metadata(path).map_err(Error::io(path))?;
+    if !kind.is_file() && !kind.is_dir() {
+        return Err(Error::format(path.display(), "is not a regular file"));
+    }
+    read_at_most(path, max)
 }
 
 /// The content of a file, or the first `max + 1` bytes of a longer one, so that an endless file is told from one that

@@ -37,7 +37,18 @@ pub(crate) fn json<T: DeserializeOwned>(name: &str, bytes: &[u8], expected: &str
         Cow::Owned(quoted) => serde_json::from_str(&quoted),
         Cow::Borrowed(_) => Err(error),
     });
-    value.map_err(|error| Error::format(name, format!("is not {expected}: {error}")))
+    value.map_err(|error| {
+        Error::format(name, instead(bytes).map_or_else(|| format!("is not {expected}: {error}"), str::to_owned))
+    })
+}
+
+/// What is wrong with a file in whose place a download left something else.
+pub(crate) fn instead(bytes: &[u8]) -> Option<&'static str> {
+    if bytes.starts_with(b"version https://git-lfs") {
+        return Some("is a Git LFS pointer, not the file itself; run `git lfs pull` to fetch it");
+    }
+    let page = bytes.trim_ascii_start().starts_with(b"<");
+    page.then_some("is an HTML or XML page, not the file itself; the download went wrong")
 }
 
 /// The encoding that is not UTF-8, by a byte order mark or by zero bytes between the first characters.

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::alloc::{COPY_CHUNK, room, zeros};
 use crate::error::{Error, Result};
+use crate::files::checkpoint::safetensors::{MAX_TENSORS, Named};
 use crate::files::{Checkpoint, ModelFiles, StorageDType, TensorInfo};
 use crate::quant::groups::{GroupShape, is_infinite};
 use crate::quant::int8;
@@ -61,13 +62,17 @@ impl Weights {
     pub fn open(files: impl Into<ModelFiles>) -> Result<Self> {
         let checkpoint = Checkpoint::open(files)?;
         let file = checkpoint.path().display().to_string();
-        let packed: BTreeMap<String, PackedInfo> = match checkpoint.metadata().get(PACKED_KEY) {
+        let table: Named<PackedInfo, MAX_TENSORS> = match checkpoint.metadata().get(PACKED_KEY) {
             Some(json) => serde_json::from_str(json)
                 .map_err(|e| Error::format(&file, format!("its metadata {PACKED_KEY} is not a table: {e}")))?,
-            None => BTreeMap::new(),
+            None => Named::default(),
         };
-        for (name, info) in &packed {
-            check_packed(&file, name, info, checkpoint.get(name))?;
+        let mut packed = BTreeMap::new();
+        for (name, info) in table.pairs {
+            check_packed(&file, &name, &info, checkpoint.get(&name))?;
+            if packed.insert(name.clone(), info).is_some() {
+                return Err(Error::format(format!("{file}: tensor {name:?}"), "is in the packed table twice"));
+            }
         }
         Ok(Weights { checkpoint, packed })
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
+use std::iter::Peekable;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -18,8 +19,9 @@ use crate::threads;
 
 /// Keeps other programs from writing the file.
 const LOCK: &str = "picture-index.lock";
-/// Files that are read and decoded at once.
+/// Files that are read and decoded at once, and about as many bytes as they may take together.
 const GROUP: usize = 8;
+const GROUP_BYTES: u64 = 512 << 20;
 /// Pictures that are embedded at once, and bytes of them after which fewer are.
 const BATCH: usize = 16;
 const BATCH_BYTES: usize = 256 << 20;
@@ -238,7 +240,7 @@ impl PictureIndex {
         let mut tasks = tasks.into_iter().peekable();
         while let Some(first) = tasks.peek() {
             proceed(progress(Progress { done, total, what: first.file.path.clone() }))?;
-            let group: Vec<Task> = tasks.by_ref().take(GROUP).collect();
+            let group = self.next_group(&mut tasks);
             done += group.len();
             let looked: Vec<Result<Looked>> = threads::shared().map(&group, |task| look(&self.path_of(task), &rows));
             for (task, looked) in group.into_iter().zip(looked) {
@@ -266,6 +268,20 @@ impl PictureIndex {
         }
         proceed(progress(Progress { done, total, what: String::new() }))?;
         Ok(())
+    }
+
+    /// The first files, which are looked at together: at least one, and so many as memory is meant for.
+    fn next_group<'a>(&self, tasks: &mut Peekable<impl Iterator<Item = Task<'a>>>) -> Vec<Task<'a>> {
+        let (mut group, mut left) = (Vec::new(), GROUP_BYTES);
+        while let Some(task) = tasks.peek().filter(|_| group.len() < GROUP) {
+            match left.checked_sub(image::decoded_bytes(&self.path_of(task))) {
+                Some(rest) => left = rest,
+                None if group.is_empty() => left = 0,
+                None => break,
+            }
+            group.extend(tasks.next());
+        }
+        group
     }
 
     fn embed_batch(&mut self, batch: Batch, update: &mut Update, rows: &mut HashMap<[u8; HASH], usize>) -> Result<()> {

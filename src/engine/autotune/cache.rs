@@ -152,6 +152,10 @@ impl Cache {
 fn read(path: &Path) -> io::Result<String> {
     use std::io::Read;
     let mut text = String::new();
+    // Opening a pipe would wait for who writes to it.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("is not a regular file"));
+    }
     fs::File::open(path)?.take(MAX_BYTES).read_to_string(&mut text)?;
     Ok(text)
 }

@@ -136,6 +136,7 @@ impl Session {
     /// [`Error::Argument`] without a tokenizer, [`Error::ContextFull`] if the context is full.
     pub fn push_text(&mut self, text: &str) -> Result<()> {
         let tokenizer = required_tokenizer(self.engine.tokenizer.as_ref())?;
+        tokenizer.check_text(text, self.state.context())?;
         let ids = tokenizer.encode(text, self.tokens.is_empty())?;
         self.push_tokens(&ids)
     }
@@ -163,6 +164,7 @@ impl Session {
         let tokenizer = required_tokenizer(engine.tokenizer.as_ref())?;
         let no_form = || Error::argument("message", "has no form without the model's own tokenizer");
         let opened = engine.prompt.as_ref().ok_or_else(no_form)?;
+        tokenizer.check_text(text, self.state.context())?;
         let (message, with_image) = (Message::new(role, text), !self.pictures.is_empty());
         let all = self.forgotten.whole(&self.tokens);
         let advance = self.conversation.with(message, &all, with_image, &opened.prompt, tokenizer)?;

@@ -20,7 +20,6 @@ mod python_json;
 pub mod source;
 pub mod thoughts;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::SystemTime;
 
 use minijinja::machinery::{Vm, make_string_output};
@@ -28,6 +27,7 @@ use minijinja::{AutoEscape, ErrorKind, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::files::contained;
 use crate::files::tokenizer::MAX_TEXT_BYTES;
 use bounds::{Exhausted, MAX_MADE, MAX_STEPS};
 use environment::Refusal;
@@ -174,12 +174,10 @@ impl ChatTemplate {
 
     /// Runs `work` of the template library. A panic in there becomes an error as well.
     fn contained<T>(&self, what: &str, work: impl FnOnce() -> Result<T, minijinja::Error>) -> Result<T> {
-        let failure = match catch_unwind(AssertUnwindSafe(work)) {
-            Ok(result) => match result {
-                Ok(value) => return Ok(value),
-                Err(failure) => failure,
-            },
-            Err(_) => return Err(Error::format(&self.name, format!("{what}: the template library failed"))),
+        let failure = match contained(work) {
+            Some(Ok(value)) => return Ok(value),
+            Some(Err(failure)) => failure,
+            None => return Err(Error::format(&self.name, format!("{what}: the template library failed"))),
         };
         if let Some(words) = Refusal::of(&failure) {
             let problem = format!("are refused by the chat template of {}: {words}", self.name);

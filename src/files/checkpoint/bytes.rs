@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use memmap2::Mmap;
 
 use crate::error::{Error, Result};
-use crate::files::TensorSource;
+use crate::files::checkpoint::archive::check_sum;
 use crate::files::checkpoint::gguf::MAGIC;
+use crate::files::{TensorSource, text};
 
 /// The bytes behind tensors: a mapped file, what the program holds, what was inflated from a compressed archive entry, or
 /// what a source gives on demand.
@@ -55,6 +56,46 @@ impl Bytes {
     pub(crate) fn release(&self, _range: &Range<usize>) {}
 }
 
+/// A part of a backing whose sum the file holds. It is added up when a tensor of it is read, once.
+#[derive(Debug)]
+pub(crate) struct Sum {
+    name: String,
+    /// Index into [`crate::files::checkpoint::Contents::backings`].
+    pub(crate) backing: usize,
+    range: Range<usize>,
+    crc32: u32,
+    found: OnceLock<std::result::Result<(), String>>,
+}
+
+impl Sum {
+    /// That of the storage `name` in the first backing.
+    pub(crate) fn new(name: &str, range: Range<usize>, crc32: u32) -> Self {
+        Sum { name: name.to_owned(), backing: 0, range, crc32, found: OnceLock::new() }
+    }
+
+    /// The backing and the first byte of the part.
+    pub(crate) fn place(&self) -> (usize, usize) {
+        (self.backing, self.range.start)
+    }
+
+    /// Whether bytes that do not begin in front of the part lie in it.
+    pub(crate) fn covers(&self, bytes: &Range<usize>) -> bool {
+        bytes.end <= self.range.end
+    }
+
+    /// Adds the part up, if that has not been done.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn check(&self, backing: &[u8]) -> std::result::Result<(), String> {
+        let found = self.found.get_or_init(|| {
+            let bytes = backing.get(self.range.clone()).ok_or("its bytes are not there")?;
+            check_sum(bytes, self.crc32).map_err(|problem| format!("of its storage data/{}: {problem}", self.name))
+        });
+        found.clone()
+    }
+}
+
 /// Maps a regular, non-empty file for reading.
 pub(crate) fn map_file(path: &Path) -> Result<Bytes> {
     let kind = std::fs::metadata(path).map_err(Error::io(path))?;
@@ -89,15 +130,11 @@ pub(crate) fn recognise(path: &Path, bytes: &[u8]) -> Result<FileFormat> {
     if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"PK\x05\x06") {
         return Ok(FileFormat::TorchZip);
     }
-    if bytes.starts_with(b"version https://git-lfs") {
-        let problem = "is a Git LFS pointer, not the model file itself; run `git lfs pull` to fetch it";
-        return Err(Error::format(file, problem));
-    }
     if bytes.get(8) == Some(&b'{') {
         return Ok(FileFormat::Safetensors);
     }
-    if bytes.trim_ascii_start().starts_with(b"<") {
-        return Err(Error::format(file, "is an HTML or XML page, not a model file; the download went wrong"));
+    if let Some(instead) = text::instead(bytes) {
+        return Err(Error::format(file, instead));
     }
     if bytes.trim_ascii_start().starts_with(b"{") {
         return Err(Error::format(file, "is a text (JSON), not a model file; give the folder that it lies in"));

@@ -1,10 +1,12 @@
 //! A checkpoint of any format as a set of named tensors.
 //!
 //! In reading order: this file ([`Checkpoint`]); `bytes` (mapped files, and which format a file has); `storage_dtype`
-//! (element types in files); `safetensors`; `gguf`; `torch` (zip archives, which hold a pickle: `pickle`, `pickle_objects`,
-//! `pickle_calls`); `sharded` (an index and its shards); `names` (prefixes that trainers add);
-//! `write` (new safetensors files).
+//! (element types in files); `safetensors`; `gguf`; `torch` (zip archives: `archive`, which hold a pickle: `pickle`,
+//! `pickle_objects`, `pickle_calls`); `budget` (what reading may take); `sharded` (an index and its shards); `names`
+//! (prefixes that trainers add); `write` (new safetensors files).
 
+pub(crate) mod archive;
+pub(crate) mod budget;
 pub(crate) mod bytes;
 pub(crate) mod gguf;
 pub(crate) mod names;
@@ -24,9 +26,9 @@ use std::path::{Path, PathBuf};
 
 use crate::alloc::room;
 use crate::error::{Error, Result};
-use crate::files::checkpoint::bytes::{Bytes, FileFormat, map_file, recognise};
+use crate::files::checkpoint::bytes::{Bytes, FileFormat, Sum, map_file, recognise};
 use crate::files::checkpoint::gguf::metadata::GgufMetadata;
-use crate::files::{ModelFiles, StorageDType, source};
+use crate::files::{ModelFiles, StorageDType, read_regular, source, text};
 use crate::quant::formats::Format;
 
 /// The names looked for in a directory, first match wins: a single file before an index of several, as on the hub.
@@ -40,6 +42,8 @@ const FILE_NAMES: [&str; 6] = [
 ];
 /// Ends of the names of files that may hold weights in one form or another, for messages.
 const WEIGHT_FILES: [&str; 10] = ["safetensors", "bin", "pt", "pth", "ckpt", "gguf", "onnx", "h5", "msgpack", "npz"];
+/// Bytes of a file by which a pointer to another one is told.
+const MAX_POINTER: u64 = 200;
 /// Maximum number of them that a message lists.
 const MAX_LISTED: usize = 5;
 
@@ -102,9 +106,19 @@ pub(crate) struct Contents {
     pub(crate) entries: Vec<Entry>,
     pub(crate) unreadable: Unreadable,
     pub(crate) backings: Vec<Bytes>,
+    /// Of parts of the backings, sorted by their places.
+    pub(crate) sums: Vec<Sum>,
     pub(crate) metadata: BTreeMap<String, String>,
     /// The keys of a GGUF file.
     pub(crate) gguf: Option<GgufMetadata>,
+}
+
+impl Contents {
+    /// The sum of the part in which a tensor lies, if the file holds one.
+    fn sum_of(&self, entry: &Entry) -> Option<&Sum> {
+        let behind = self.sums.partition_point(|sum| sum.place() <= (entry.backing, entry.bytes.start));
+        self.sums.get(behind.checked_sub(1)?).filter(|sum| sum.covers(&entry.bytes))
+    }
 }
 
 /// The named tensors of a model file, mapped into memory or held there: opening reads headers only, tensors are read on demand.
@@ -335,7 +349,12 @@ impl Checkpoint {
             let bytes = source.read(name, elements)?;
             return if bytes.len() == len { Ok(Cow::Owned(bytes)) } else { Err(broken()) };
         }
-        let bytes = backing.and_then(|backing| backing.bytes().get(entry.bytes.clone())).ok_or_else(broken)?;
+        let all = backing.map(Bytes::bytes).unwrap_or_default();
+        let bytes = all.get(entry.bytes.clone()).ok_or_else(broken)?;
+        if let Some(sum) = self.contents.sum_of(entry) {
+            let object = || format!("{}: tensor {name:?}", self.path.display());
+            sum.check(all).map_err(|problem| Error::format(object(), problem))?;
+        }
         match &entry.strides {
             Some(strides) => {
                 let mut out = room(name, elements.len() * size)?;
@@ -413,6 +432,16 @@ pub(crate) fn find_file(path: &Path) -> Result<PathBuf> {
         format!("holds several GGUF files; give one of them{seen}")
     };
     Err(Error::format(path.display(), problem))
+}
+
+/// What lies beside a checkpoint under the name of another one, and is none because it was not fetched; a sentence each.
+pub(crate) fn not_fetched(checkpoint: &Path) -> Vec<String> {
+    let files = FILE_NAMES.iter().map(|name| checkpoint.with_file_name(name)).filter(|file| file != checkpoint);
+    let sentence = |file: PathBuf| {
+        let problem = text::instead(&read_regular(&file, MAX_POINTER).ok()?)?;
+        Some(format!("{} {problem}", file.display()))
+    };
+    files.filter_map(sentence).collect()
 }
 
 /// Names of files in a directory that look as if they held weights.

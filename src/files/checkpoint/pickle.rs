@@ -2,16 +2,19 @@
 //!
 //! A pickle is read as data: values are built, nothing is imported or called. Only the opcodes that `torch.save` writes are
 //! known. Values lie in one list and refer to each other by index, so a deep or cyclic pickle does not recurse, neither
-//! when it is read nor when it is dropped, and one count bounds all memory.
+//! when it is read nor when it is dropped, and a budget bounds all memory.
 
 use std::collections::HashMap;
 
+use crate::files::checkpoint::budget::Budget;
 use crate::files::checkpoint::pickle_calls;
 use crate::files::checkpoint::pickle_calls::Made;
 use crate::files::checkpoint::pickle_objects::{Global, Id, Node, Pickle};
 
-/// Maximum number of opcodes of a pickle. Each adds at most one value of constant size; a large checkpoint has 100 thousand.
-const MAX_OPS: usize = 4_000_000;
+/// About how many bytes a value takes, and being memorised or an item of another one: vectors grow by doubling.
+const VALUE_BYTES: usize = 2 * size_of::<Node>() + 16;
+const MEMO_BYTES: usize = 32;
+const ITEM_BYTES: usize = 24;
 
 /// Why a pickle cannot be read, and the offset of the opcode in it.
 #[derive(Debug)]
@@ -20,10 +23,11 @@ pub(crate) struct Malformed {
     pub(crate) problem: String,
 }
 
-/// Reads one pickle from the start of `input`.
-pub(crate) fn load(input: &[u8]) -> Result<Pickle<'_>, Malformed> {
+/// Reads one pickle from the start of `input`; its values are taken off `budget`.
+pub(crate) fn load<'a>(input: &'a [u8], budget: &mut Budget) -> Result<Pickle<'a>, Malformed> {
     let mut machine = Machine {
         input,
+        budget,
         at: 0,
         op_at: 0,
         pickle: Pickle { nodes: Vec::new(), root: 0, states: HashMap::new() },
@@ -36,8 +40,9 @@ pub(crate) fn load(input: &[u8]) -> Result<Pickle<'_>, Malformed> {
 }
 
 /// The stack machine that a pickle is a program for.
-struct Machine<'a> {
+struct Machine<'a, 'b> {
     input: &'a [u8],
+    budget: &'b mut Budget,
     at: usize,
     op_at: usize,
     pickle: Pickle<'a>,
@@ -49,9 +54,9 @@ struct Machine<'a> {
 
 type Step<T = ()> = Result<T, Malformed>;
 
-impl<'a> Machine<'a> {
+impl<'a> Machine<'a, '_> {
     fn run(&mut self) -> Step {
-        for _ in 0..MAX_OPS {
+        loop {
             self.op_at = self.at;
             let [op] = self.take()?;
             if op == b'.' {
@@ -59,11 +64,10 @@ impl<'a> Machine<'a> {
                 return Ok(());
             }
             match self.scalar(op)? {
-                Some(node) => self.push(node),
+                Some(node) => self.push(node)?,
                 None => self.structure(op)?,
             }
         }
-        self.fail(format!("more than {MAX_OPS} opcodes"))
     }
 
     /// Opcodes that only push a value of their own.
@@ -116,24 +120,21 @@ impl<'a> Machine<'a> {
             0x95 => self.take::<8>().map(|_| ()),
             b'(' => {
                 self.marks.push(self.stack.len());
-                Ok(())
+                self.spend(ITEM_BYTES)
             }
             b'0' => self.pop().map(|_| ()),
             b'1' => self.pop_mark().map(|_| ()),
             b'2' => {
                 let top = self.top()?;
-                self.stack.push(top);
-                Ok(())
+                self.push_again(top)
             }
             b't' | 0x85..=0x87 => {
                 let items = if op == b't' { self.pop_mark()? } else { self.pop_many(usize::from(op - 0x84))? };
-                self.push(Node::Tuple(items));
-                Ok(())
+                self.push(Node::Tuple(items))
             }
             0x91 => {
                 self.pop_mark()?;
-                self.push(Node::Other("a set"));
-                Ok(())
+                self.push(Node::Other("a set"))
             }
             b'a' | b'e' | 0x90 => {
                 let items = if op == b'a' { self.pop_many(1)? } else { self.pop_mark()? };
@@ -199,17 +200,18 @@ impl<'a> Machine<'a> {
             _ => self.memo_index(op == b'q')?,
         };
         let top = self.top()?;
-        self.memo.insert(index, top);
+        if self.memo.insert(index, top).is_none() {
+            self.spend(MEMO_BYTES)?;
+        }
         Ok(())
     }
 
     fn recall(&mut self, op: u8) -> Step {
         let index = self.memo_index(op == b'h')?;
         match self.memo.get(&index) {
-            Some(&id) => self.stack.push(id),
-            None => return self.fail(format!("nothing was memorised as {index}")),
+            Some(&id) => self.push_again(id),
+            None => self.fail(format!("nothing was memorised as {index}")),
         }
-        Ok(())
     }
 
     fn memo_index(&mut self, short: bool) -> Step<u32> {
@@ -220,9 +222,8 @@ impl<'a> Machine<'a> {
         let (name, module) = (self.pop()?, self.pop()?);
         match (self.pickle.node(module), self.pickle.node(name)) {
             (&Node::Str(module), &Node::Str(name)) => self.push(Node::Global(Global { module, name })),
-            _ => return self.fail("a global whose name is not a string"),
+            _ => self.fail("a global whose name is not a string"),
         }
-        Ok(())
     }
 
     /// REDUCE, NEWOBJ and NEWOBJ_EX: what a known global makes of its arguments, else an opaque object.
@@ -233,10 +234,7 @@ impl<'a> Machine<'a> {
         let (args, callee) = (self.pop()?, self.pop()?);
         let global = match *self.pickle.node(callee) {
             Node::Global(global) => global,
-            Node::Object(global) => {
-                self.push(Node::Object(global));
-                return Ok(());
-            }
+            Node::Object(global) => return self.push(Node::Object(global)),
             _ => return self.fail(format!("{} is called", self.pickle.node(callee))),
         };
         let Node::Tuple(args) = self.pickle.node(args) else {
@@ -244,19 +242,17 @@ impl<'a> Machine<'a> {
         };
         match pickle_calls::call(&self.pickle, global, args) {
             Ok(Made::New(node)) => self.push(node),
-            Ok(Made::Argument(id)) => self.stack.push(id),
-            Err(problem) => return self.fail(problem),
+            Ok(Made::Argument(id)) => self.push_again(id),
+            Err(problem) => self.fail(problem),
         }
-        Ok(())
     }
 
     fn persistent(&mut self) -> Step {
         let id = self.pop()?;
         match pickle_calls::storage(&self.pickle, id) {
             Ok(storage) => self.push(storage),
-            Err(problem) => return self.fail(problem),
+            Err(problem) => self.fail(problem),
         }
-        Ok(())
     }
 
     fn long(&mut self) -> Step<Node<'a>> {
@@ -311,9 +307,23 @@ impl<'a> Machine<'a> {
         Ok(bytes)
     }
 
-    fn push(&mut self, node: Node<'a>) {
-        self.stack.push(self.pickle.nodes.len() as Id);
+    fn push(&mut self, node: Node<'a>) -> Step {
+        self.spend(VALUE_BYTES)?;
         self.pickle.nodes.push(node);
+        self.push_again(self.pickle.nodes.len() as Id - 1)
+    }
+
+    /// Pushes a value that is there already.
+    fn push_again(&mut self, id: Id) -> Step {
+        self.stack.push(id);
+        self.spend(ITEM_BYTES)
+    }
+
+    fn spend(&mut self, bytes: usize) -> Step {
+        let spent = self.budget.take(bytes as u64);
+        spent.or_else(|all| {
+            self.fail(format!("its values take more than {all} bytes, which no file of this size needs"))
+        })
     }
 
     fn top(&self) -> Step<Id> {
@@ -356,6 +366,10 @@ impl<'a> Machine<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn load(input: &[u8]) -> Result<Pickle<'_>, Malformed> {
+        super::load(input, &mut Budget::of_file(input.len()))
+    }
 
     /// A pickle that calls `module.name` with one string.
     fn call(module: &str, name: &str) -> Vec<u8> {
@@ -437,7 +451,7 @@ mod tests {
 
     #[test]
     fn deep_and_cyclic_pickles_neither_recurse_nor_overflow() {
-        let deep = [&b"]".repeat(1_000_000)[..], &b"a".repeat(999_999), b"."].concat();
+        let deep = [&b"]".repeat(300_000)[..], &b"a".repeat(299_999), b"."].concat();
         assert_eq!(load(&deep).unwrap().root().to_string(), "a list");
         let cyclic = b"]q\0h\0a.";
         assert_eq!(load(cyclic).unwrap().root().to_string(), "a list");
@@ -445,10 +459,12 @@ mod tests {
 
     #[test]
     fn a_bomb_ends_at_the_budget() {
-        let memo = [&b"]"[..], &b"q\x01".repeat(MAX_OPS), b"."].concat();
-        assert!(refusal(&memo).1.contains("opcodes"));
+        let values = [&b"N".repeat(1_000_000)[..], b"."].concat();
+        assert!(refusal(&values).1.contains("no file of this size needs"));
+        let memo: Vec<u8> = (0..2_000_000u32).flat_map(|i| [&b"r"[..], &i.to_le_bytes()].concat()).collect();
+        assert!(refusal(&[&b"]"[..], &memo, b"."].concat()).1.contains("no file of this size needs"));
         // The stack is high once; the tuples that follow must not each hold that much.
-        let tuples = [&b"("[..], &b"N".repeat(500_000), b"1", &b"(t".repeat(500_000), b"."].concat();
+        let tuples = [&b"("[..], &b"N".repeat(100_000), b"1", &b"(t".repeat(100_000), b"."].concat();
         assert!(load(&tuples).is_ok());
     }
 }

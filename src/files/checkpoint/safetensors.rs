@@ -5,7 +5,7 @@ use std::path::Path;
 
 use ::safetensors::Dtype;
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Error as _, MapAccess, SeqAccess, Visitor};
 
 use crate::error::{Error, Result};
 use crate::files::checkpoint::bytes::Bytes;
@@ -16,6 +16,11 @@ use crate::files::checkpoint::{Contents, Entry, TensorInfo, Unreadable, sort_by_
 pub(crate) const MAX_HEADER: usize = 100_000_000;
 /// Maximum number of dimensions of a tensor.
 pub(crate) const MAX_DIMS: usize = 8;
+/// Maximum number of tensors of a file, of text pairs in its header, and of tensors of an index; published ones have up to
+/// 20 thousand, 10 and 140 thousand.
+pub(crate) const MAX_TENSORS: usize = 100_000;
+const MAX_METADATA: usize = 10_000;
+pub(crate) const MAX_INDEXED: usize = 250_000;
 /// The bytes of the header's length, which come before it.
 const LENGTH_BYTES: usize = 8;
 
@@ -23,8 +28,42 @@ const LENGTH_BYTES: usize = 8;
 #[derive(Debug, Deserialize)]
 struct Declared {
     dtype: Format,
-    shape: Vec<usize>,
+    shape: Shape,
     data_offsets: (usize, usize),
+}
+
+/// Dimensions, of which no more are kept than a tensor may have.
+#[derive(Debug)]
+struct Shape {
+    dims: Vec<usize>,
+    count: usize,
+}
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_seq(ShapeVisitor)
+    }
+}
+
+struct ShapeVisitor;
+
+impl<'de> Visitor<'de> for ShapeVisitor {
+    type Value = Shape;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a list of dimensions")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Shape, A::Error> {
+        let mut shape = Shape { dims: Vec::new(), count: 0 };
+        while let Some(dim) = seq.next_element()? {
+            shape.count += 1;
+            if shape.count <= MAX_DIMS {
+                shape.dims.push(dim);
+            }
+        }
+        Ok(shape)
+    }
 }
 
 /// A number format by name; later versions of the form have others.
@@ -50,13 +89,13 @@ type Parsed = (Vec<Entry>, Unreadable, BTreeMap<String, String>);
 /// Reads the header of the safetensors file `path`, whose content is `file`.
 pub(crate) fn read(path: &Path, file: Bytes) -> Result<Contents> {
     let (entries, unreadable, metadata) = parse(path, file.bytes())?;
-    Ok(Contents { entries, unreadable, backings: vec![file], metadata, gguf: None })
+    Ok(Contents { entries, unreadable, backings: vec![file], metadata, ..Contents::default() })
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Parsed> {
     let json = header(path, bytes)?;
     let data_start = LENGTH_BYTES + json.len();
-    let header: Named<Declared> = serde_json::from_slice(json).map_err(|error| {
+    let header: Named<Declared, MAX_TENSORS> = serde_json::from_slice(json).map_err(|error| {
         // The header is one line, as a rule; then the column is the offset.
         let at = if error.line() == 1 { LENGTH_BYTES + error.column().saturating_sub(1) } else { LENGTH_BYTES };
         Error::format(format!("{}: header at byte {at}", path.display()), error)
@@ -78,7 +117,7 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Parsed> {
             }
             continue;
         };
-        let info = TensorInfo { name, stored, shape: declared.shape };
+        let info = TensorInfo { name, stored, shape: declared.shape.dims };
         entries.push(Entry { info, backing: 0, bytes, strides: None });
     }
     sort_by_name(path, &mut entries)?;
@@ -111,9 +150,10 @@ fn header<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a [u8]> {
 /// `Ok(None)` for a number format that cannot be read.
 fn check(declared: &Declared, data_len: usize) -> std::result::Result<Option<StorageDType>, String> {
     let Declared { dtype, shape, data_offsets: (start, end) } = declared;
-    if shape.len() > MAX_DIMS {
-        return Err(format!("has {} dimensions, at most {MAX_DIMS} are allowed", shape.len()));
+    if shape.count > MAX_DIMS {
+        return Err(format!("has {} dimensions, at most {MAX_DIMS} are allowed", shape.count));
     }
+    let shape = &shape.dims;
     let length = end.checked_sub(*start).ok_or_else(|| format!("its offsets [{start}, {end}] descend"))?;
     if *end > data_len {
         let problem = format!("ends at byte {end} after the header, the file has {data_len}");
@@ -174,38 +214,77 @@ fn check_layout(path: &Path, pairs: &[(String, Declared)], have: usize, data_sta
     Ok(())
 }
 
-/// A JSON object as a list, so that a repeated key is seen; `__metadata__` aside.
+/// A JSON object as a list of at most `MAX` pairs, so that a repeated key is seen; `__metadata__` aside.
 #[derive(Debug)]
-pub(crate) struct Named<V> {
+pub(crate) struct Named<V, const MAX: usize> {
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) pairs: Vec<(String, V)>,
 }
 
-impl<'de, V: DeserializeOwned> Deserialize<'de> for Named<V> {
+impl<V, const MAX: usize> Default for Named<V, MAX> {
+    fn default() -> Self {
+        Named { metadata: BTreeMap::new(), pairs: Vec::new() }
+    }
+}
+
+impl<'de, V: DeserializeOwned, const MAX: usize> Deserialize<'de> for Named<V, MAX> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         deserializer.deserialize_map(NamedVisitor(std::marker::PhantomData))
     }
 }
 
-struct NamedVisitor<V>(std::marker::PhantomData<V>);
+struct NamedVisitor<V, const MAX: usize>(std::marker::PhantomData<V>);
 
-impl<'de, V: DeserializeOwned> Visitor<'de> for NamedVisitor<V> {
-    type Value = Named<V>;
+impl<'de, V: DeserializeOwned, const MAX: usize> Visitor<'de> for NamedVisitor<V, MAX> {
+    type Value = Named<V, MAX>;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a JSON object of tensors")
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Self::Value, A::Error> {
-        let mut named = Named { metadata: BTreeMap::new(), pairs: Vec::new() };
+        let mut named = Named::default();
         while let Some(key) = map.next_key::<String>()? {
             if key == "__metadata__" {
-                named.metadata = map.next_value()?;
-            } else {
+                let texts: Texts = map.next_value()?;
+                named.metadata = texts.0;
+            } else if named.pairs.len() < MAX {
                 named.pairs.push((key, map.next_value()?));
+            } else {
+                return Err(A::Error::custom(format!("more than {MAX} tensors")));
             }
         }
         Ok(named)
+    }
+}
+
+/// A JSON object of texts, of at most [`MAX_METADATA`]; of a repeated key the last.
+struct Texts(BTreeMap<String, String>);
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_map(TextsVisitor)
+    }
+}
+
+struct TextsVisitor;
+
+impl<'de> Visitor<'de> for TextsVisitor {
+    type Value = Texts;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a JSON object of texts")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Texts, A::Error> {
+        let mut texts = BTreeMap::new();
+        while let Some((key, value)) = map.next_entry()? {
+            texts.insert(key, value);
+            if texts.len() > MAX_METADATA {
+                return Err(A::Error::custom(format!("more than {MAX_METADATA} texts in __metadata__")));
+            }
+        }
+        Ok(Texts(texts))
     }
 }
 

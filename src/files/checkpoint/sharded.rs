@@ -8,14 +8,14 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::files::checkpoint::bytes::{FileFormat, map_file, recognise};
 use crate::files::checkpoint::safetensors;
-use crate::files::checkpoint::safetensors::{MAX_HEADER, Named};
+use crate::files::checkpoint::safetensors::{MAX_HEADER, MAX_INDEXED, Named};
 use crate::files::checkpoint::torch;
 use crate::files::checkpoint::{Contents, sort_by_name};
 use crate::files::text;
 
 #[derive(Deserialize)]
 struct Index {
-    weight_map: Named<String>,
+    weight_map: Named<String, MAX_INDEXED>,
 }
 
 /// Reads the index `path` and the headers of its shards; tensors that the index does not list are left out.
@@ -95,6 +95,10 @@ fn add_shard(contents: &mut Contents, file: &Path, tensors: &[String]) -> Result
     for mut entry in shard.entries {
         entry.backing += before;
         contents.entries.push(entry);
+    }
+    for mut sum in shard.sums {
+        sum.backing += before;
+        contents.sums.push(sum);
     }
     contents.backings.append(&mut shard.backings);
     for (key, value) in shard.metadata {

@@ -1,30 +1,23 @@
 //! The torch form: a zip archive of one pickle, which describes the tensors, and one entry per storage.
-//!
-//! Nothing of the archive is written anywhere, and entries are found by exact name, so names that lead out of a
-//! directory lead nowhere.
 
-use std::collections::{BTreeMap, HashMap};
-use std::io::{Cursor, Read};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 
-use zip::read::{ArchiveOffset, Config};
-use zip::result::ZipError;
-use zip::{CompressionMethod, ZipArchive};
-
 use crate::error::{Error, Result};
-use crate::files::checkpoint::bytes::Bytes;
+use crate::files::checkpoint::archive::{Archive, Found};
+use crate::files::checkpoint::bytes::{Bytes, Sum};
 use crate::files::checkpoint::pickle;
 use crate::files::checkpoint::pickle_objects::{Id, Node, Pickle, RawTensor};
 use crate::files::checkpoint::safetensors::MAX_DIMS;
 use crate::files::checkpoint::storage_dtype::StorageDType;
 use crate::files::checkpoint::{CONFIG_ENTRY, Contents, Entry, TensorInfo, Unreadable, sort_by_name};
 
-/// Maximum number of bytes that the compressed entries of one archive may inflate to; torch.save does not compress.
-const MAX_INFLATED: u64 = 1 << 30;
 /// The keys under which trainers keep the model's tensors, first match wins: averaged weights come last.
 const STATE_DICT_KEYS: [&str; 9] =
     ["model_state_dict", "state_dict", "model", "module", "net", "ema_state_dict", "model_ema", "ema_model", "ema"];
+/// About how many bytes an entry takes, its name aside.
+const ENTRY_BYTES: usize = 256;
 /// How many of these dicts may lie in one another.
 const MAX_NESTING: usize = 4;
 /// Maximum number of elements of a tensor that has more of them than its storage: an expanded view takes memory when it is read.
@@ -32,10 +25,10 @@ const MAX_EXPANDED: usize = 1 << 26;
 
 /// Reads the pickle of the torch archive `path`, whose content is `file`, and locates the storages that it names.
 pub(crate) fn read(path: &Path, file: Bytes) -> Result<Contents> {
-    let Parsed { entries, unreadable, inflated, metadata } = parse(path, file.bytes())?;
+    let Parsed { entries, unreadable, inflated, sums, metadata } = parse(path, file.bytes())?;
     let mut backings = vec![file];
     backings.extend(inflated.into_iter().map(Bytes::Inflated));
-    Ok(Contents { entries, unreadable, backings, metadata, gguf: None })
+    Ok(Contents { entries, unreadable, backings, sums, metadata, gguf: None })
 }
 
 /// What an archive holds.
@@ -44,6 +37,8 @@ struct Parsed {
     unreadable: Unreadable,
     /// Inflated storages: the backings 1 and up. Bytes 0 is the map.
     inflated: Vec<Vec<u8>>,
+    /// Those of the storages that are mapped.
+    sums: Vec<Sum>,
     /// [`CONFIG_ENTRY`], if it is there.
     metadata: BTreeMap<String, String>,
 }
@@ -51,133 +46,22 @@ struct Parsed {
 fn parse(path: &Path, map: &[u8]) -> Result<Parsed> {
     let mut archive = Archive::open(path, map)?;
     let data = archive.pickle()?;
-    let pickle = pickle::load(data.bytes(map)).map_err(|error| {
+    let pickle = pickle::load(data.bytes(map), &mut archive.budget).map_err(|error| {
         let object = format!("{}: {}data.pkl at byte {}", path.display(), archive.prefix, error.offset);
         Error::format(object, error.problem)
     })?;
-    let mut reader = Reader { path, archive, pickle: &pickle, storages: HashMap::new(), inflated: Vec::new() };
+    let (storages, inflated, sums) = (HashMap::new(), Vec::new(), Vec::new());
+    let mut reader = Reader { path, archive, pickle: &pickle, storages, inflated, sums };
     let (mut entries, unreadable) = reader.entries()?;
     sort_by_name(path, &mut entries)?;
-    let inflated = reader.inflated;
+    let Reader { inflated, mut sums, .. } = reader;
+    sums.sort_by_key(Sum::place);
     let config = match pickle.root() {
         Node::Dict(top) => pickle.value_of(top, CONFIG_ENTRY).and_then(|id| pickle.settings(id)),
         _ => None,
     };
     let config = config.map(|json| (CONFIG_ENTRY.to_owned(), serde_json::Value::Object(json).to_string()));
-    Ok(Parsed { entries, unreadable, inflated, metadata: config.into_iter().collect() })
-}
-
-/// The bytes of an archive entry: in the map as they are, or inflated.
-enum Found {
-    Mapped(Range<usize>),
-    Inflated(Vec<u8>),
-}
-
-impl Found {
-    fn bytes<'f>(&'f self, map: &'f [u8]) -> &'f [u8] {
-        match self {
-            Found::Mapped(range) => map.get(range.clone()).unwrap_or_default(),
-            Found::Inflated(bytes) => bytes,
-        }
-    }
-}
-
-struct Archive<'a> {
-    path: &'a Path,
-    map: &'a [u8],
-    zip: ZipArchive<Cursor<&'a [u8]>>,
-    /// What comes before `data.pkl` and all other names.
-    prefix: String,
-    /// What compressed entries may still inflate to.
-    budget: u64,
-}
-
-impl<'a> Archive<'a> {
-    fn open(path: &'a Path, map: &'a [u8]) -> Result<Self> {
-        let file = path.display();
-        let config = Config { archive_offset: ArchiveOffset::Known(0) };
-        let zip = ZipArchive::with_config(config, Cursor::new(map)).map_err(|error| {
-            let problem = format!("the zip directory at the end of its {} bytes is broken or cut off", map.len());
-            Error::format(&file, format!("{problem} ({error}); fetch it again"))
-        })?;
-        if zip.has_duplicate_names() {
-            return Err(Error::format(file, "is a zip archive with a name in it twice"));
-        }
-        let prefixes: Vec<String> = zip
-            .file_names_raw()
-            .filter_map(|name| std::str::from_utf8(name).ok()?.strip_suffix("data.pkl"))
-            .filter(|prefix| prefix.is_empty() || prefix.ends_with('/'))
-            .map(str::to_string)
-            .collect();
-        let [prefix] = prefixes.as_slice() else {
-            let problem = format!("is a zip archive with {} data.pkl in it; a torch file has one", prefixes.len());
-            return Err(Error::format(file, problem));
-        };
-        let prefix = prefix.clone();
-        Ok(Self { path, map, zip, prefix, budget: MAX_INFLATED })
-    }
-
-    /// The pickle, after a check that the storages are little-endian.
-    fn pickle(&mut self) -> Result<Found> {
-        if let Some(order) = self.find("byteorder")?
-            && order.bytes(self.map) != b"little"
-        {
-            let object = format!("{}: byte order", self.path.display());
-            return Err(Error::Unsupported { object, problem: "only little-endian files can be read".to_string() });
-        }
-        let missing = || Error::format(self.path.display(), "its data.pkl cannot be found under its own name");
-        self.find("data.pkl").transpose().unwrap_or_else(|| Err(missing()))
-    }
-
-    /// The entry called `name` after the prefix, if there is one.
-    fn find(&mut self, name: &str) -> Result<Option<Found>> {
-        let name = format!("{}{name}", self.prefix);
-        let object = format!("{}: entry {name:?}", self.path.display());
-        let broken = |error: ZipError| Error::format(&object, error);
-        let Some(index) = self.zip.index_for_name(&name) else { return Ok(None) };
-        let entry = self.zip.by_index_raw(index).map_err(broken)?;
-        let (size, packed, method) = (entry.size(), entry.compressed_size(), entry.compression());
-        let (start, encrypted) = (entry.data_start(), entry.encrypted());
-        drop(entry);
-        match method {
-            _ if encrypted => {
-                Err(Error::Unsupported { object, problem: "it is encrypted; decrypt the archive".to_string() })
-            }
-            CompressionMethod::Stored => {
-                let start = start.and_then(|start| usize::try_from(start).ok());
-                let end = start.zip(usize::try_from(size).ok()).and_then(|(start, size)| start.checked_add(size));
-                match start.zip(end) {
-                    Some((start, end)) if size == packed && end <= self.map.len() => {
-                        Ok(Some(Found::Mapped(start..end)))
-                    }
-                    _ => Err(Error::format(object, format!("its {size} bytes are not within the file"))),
-                }
-            }
-            CompressionMethod::Deflated => self.inflate(index, size, &object).map(|bytes| Some(Found::Inflated(bytes))),
-            other => {
-                let problem = format!("it is compressed as {other}; write it again with torch.save");
-                Err(Error::Unsupported { object, problem })
-            }
-        }
-    }
-
-    fn inflate(&mut self, index: usize, size: u64, object: &str) -> Result<Vec<u8>> {
-        self.budget = self.budget.checked_sub(size).ok_or_else(|| Error::Limit {
-            what: object.to_string(),
-            wanted: format!("{size} bytes when inflated"),
-            available: format!("{} bytes", self.budget),
-            advice: "write it again with torch.save, which does not compress".to_string(),
-        })?;
-        let entry = self.zip.by_index(index).map_err(|error| Error::format(object, error))?;
-        let mut bytes = Vec::new();
-        let read = entry.take(size.saturating_add(1)).read_to_end(&mut bytes);
-        read.map_err(|error| Error::format(object, format!("cannot be inflated to its {size} bytes: {error}")))?;
-        if bytes.len() as u64 != size {
-            let problem = format!("inflates to {} bytes, the zip directory says {size}", bytes.len());
-            return Err(Error::format(object, problem));
-        }
-        Ok(bytes)
-    }
+    Ok(Parsed { entries, unreadable, inflated, sums, metadata: config.into_iter().collect() })
 }
 
 /// Makes entries of a pickle's tensors.
@@ -188,20 +72,30 @@ struct Reader<'p, 'a> {
     /// Bytes and range of the storages found so far, by key.
     storages: HashMap<&'p str, (usize, Range<usize>)>,
     inflated: Vec<Vec<u8>>,
+    sums: Vec<Sum>,
 }
 
 impl<'p> Reader<'p, '_> {
     /// All tensors of the state dict, and its other entries.
     fn entries(&mut self) -> Result<(Vec<Entry>, Unreadable)> {
         let (mut entries, mut unreadable) = (Vec::new(), Unreadable::new());
+        let mut names = HashSet::new();
         for &(key, value) in self.state_dict()? {
             let name = match self.pickle.node(key) {
-                Node::Str(name) => (*name).to_owned(),
+                &Node::Str(name) => name,
                 other => {
                     unreadable.insert(other.to_string(), "this is its name, expected a string".to_owned());
                     continue;
                 }
             };
+            // Before it is copied: a pickle names one long text many times over in a few bytes each.
+            if !names.insert(name) {
+                return Err(self.broken(name, "is there twice; names must be unique".to_owned()));
+            }
+            self.archive.budget.take((ENTRY_BYTES + name.len()) as u64).map_err(|all| {
+                Error::format(self.path.display(), format!("describes tensors that take more than {all} bytes to list"))
+            })?;
+            let name = name.to_owned();
             let found = match self.pickle.node(value) {
                 Node::Tensor(raw) => self.entry(&name, raw)?,
                 other @ (Node::Object(_) | Node::Global(_)) => {
@@ -327,7 +221,10 @@ impl<'p> Reader<'p, '_> {
             Some(found) => found.clone(),
             None => {
                 let found = match self.archive.find(&format!("data/{key}"))? {
-                    Some(Found::Mapped(range)) => (0, range),
+                    Some(Found::Mapped(range, sum)) => {
+                        self.sums.extend(sum.map(|sum| Sum::new(key, range.clone(), sum)));
+                        (0, range)
+                    }
                     Some(Found::Inflated(bytes)) => {
                         let range = 0..bytes.len();
                         self.inflated.push(bytes);

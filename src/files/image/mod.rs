@@ -13,7 +13,7 @@ use fast_image_resize::images::{TypedImage, TypedImageRef};
 use fast_image_resize::pixels::U8x3;
 use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 
 use crate::error::{Error, Result};
 use crate::files::read_at_most;
@@ -21,7 +21,7 @@ use crate::files::read_at_most;
 /// The largest width and the largest height of a picture that is decoded or made by a resize, in pixels.
 pub const MAX_SIDE: u32 = 16384;
 
-/// Maximum size of a picture's file, and of its pixels as the file holds them: 512 MiB.
+/// Maximum size of a picture's file, and of its pixels, as the file holds them and as [`Image`] does together: 512 MiB.
 pub const MAX_BYTES: u64 = 512 << 20;
 
 /// The formats that [`Image::decode`] reads, for messages.
@@ -68,9 +68,8 @@ impl Image {
             return Err(too_large(name, format!("more than {MAX_BYTES} bytes of file")));
         }
         let format = supported_format(name, bytes)?;
-        if format == ImageFormat::Jpeg && !jpeg_is_complete(bytes) {
-            // The JPEG decoder fills what is missing with grey and reports nothing.
-            return Err(Error::format(name, format!("the JPEG is truncated: {} bytes, no end marker", bytes.len())));
+        if format == ImageFormat::Jpeg {
+            check_jpeg(name, bytes)?;
         }
         if format == ImageFormat::Gif {
             return gif::decode(name, bytes);
@@ -179,6 +178,17 @@ impl TryFrom<DynamicImage> for Image {
     }
 }
 
+/// About how many bytes decoding the picture at `path` takes, by its header; those of the file where that cannot be told.
+pub(crate) fn decoded_bytes(path: &Path) -> u64 {
+    let of_file = std::fs::metadata(path).map_or(0, |file| file.len());
+    let size = ImageReader::open(path).and_then(ImageReader::with_guessed_format).ok().and_then(|mut reader| {
+        reader.limits(limits());
+        reader.into_dimensions().ok()
+    });
+    let pixels = size.map_or(0, |(width, height)| u64::from(width) * u64::from(height));
+    of_file.saturating_add(pixels.saturating_mul(2 * CHANNELS as u64))
+}
+
 /// The format that the first bytes tell, or an error that names what it looks like and what is read instead.
 fn supported_format(name: &str, bytes: &[u8]) -> Result<ImageFormat> {
     let guess = image::guess_format(bytes).ok();
@@ -230,6 +240,10 @@ fn decode_limited(bytes: &[u8], format: ImageFormat) -> image::ImageResult<(Dyna
     let mut left = limits();
     left.check_dimensions(width, height)?;
     left.reserve(decoder.total_bytes())?;
+    if decoder.color_type() != ColorType::Rgb8 {
+        // Its copy in the colours of an [`Image`].
+        left.reserve(u64::from(width) * u64::from(height) * CHANNELS as u64)?;
+    }
     decoder.set_limits(left)?;
     // A picture whose EXIF data cannot be read is shown as it lies.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
@@ -256,6 +270,26 @@ pub(crate) fn too_large(name: &str, wanted: String) -> Error {
         wanted,
         available: format!("{MAX_SIDE} pixels per side and {} MiB", MAX_BYTES >> 20),
         advice: "scale it down first".into(),
+    }
+}
+
+/// Refuses a JPEG that is cut short, or has fewer bits than blocks of 8 × 8 pixels, each of which takes one at least: the JPEG
+/// decoder fills what is missing with grey and reports nothing.
+fn check_jpeg(name: &str, bytes: &[u8]) -> Result<()> {
+    let truncated =
+        |problem: &str| Err(Error::format(name, format!("the JPEG is truncated: {} bytes, {problem}", bytes.len())));
+    if !jpeg_is_complete(bytes) {
+        return truncated("no end marker");
+    }
+    // What has no size is refused by the decoder.
+    let size = ImageReader::with_format(Cursor::new(bytes), ImageFormat::Jpeg).into_dimensions();
+    match size {
+        Ok((width, height))
+            if u64::from(width.div_ceil(8)) * u64::from(height.div_ceil(8)) > 8 * bytes.len() as u64 =>
+        {
+            truncated(&format!("too few for {width} x {height} pixels"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,24 +1,27 @@
 //! Text to token ids and back, for every `tokenizer.json`, for GPT-2's two files, and for the keys of GGUF files.
 //!
-//! In reading order: this file ([`Tokenizer`]); `decode_stream` (ids that arrive one at a time); `gpt2` (its two files as a
-//! tokenizer.json); `gguf` (keys as a tokenizer.json, with `pre_tokenizer`: how words are split); `special` (tokens that
-//! begin and end texts); `pieces` (which bytes of a text a token stands for, and unknown words).
+//! In reading order: this file ([`Tokenizer`]); `bounds` (what a tokenizer.json may ask for); `texts` (which texts a tokenizer
+//! takes); `decode_stream` (ids that arrive one at a time); `gpt2` (its two files as a tokenizer.json); `gguf` (keys as a
+//! tokenizer.json, with `pre_tokenizer`: how words are split); `special` (tokens that begin and end texts); `pieces` (which
+//! bytes of a text a token stands for, and unknown words).
 
+mod bounds;
 mod decode_stream;
 mod gguf;
 pub(crate) mod gpt2;
 pub(crate) mod pieces;
 mod pre_tokenizer;
 pub(crate) mod special;
+mod texts;
 
 pub use decode_stream::DecodeStream;
 pub use special::SpecialTokens;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use crate::error::{Error, Result};
-use crate::files::{GgufMetadata, ModelFiles, read_at_most, text};
+use crate::files::{GgufMetadata, ModelFiles, contained, read_regular, text};
 
 /// The longest text that [`Tokenizer::encode`] takes: 64 MiB of UTF-8.
 pub const MAX_TEXT_BYTES: usize = 64 << 20;
@@ -39,6 +42,10 @@ pub struct Tokenizer {
     pub(crate) name: String,
     /// The token that is put in front of every text.
     begins_with: Option<u32>,
+    /// By how many times a text grows at most before it is cut.
+    growth: usize,
+    /// Bytes of the longest token, once they are asked for.
+    longest: OnceLock<usize>,
 }
 
 impl Tokenizer {
@@ -54,7 +61,7 @@ impl Tokenizer {
             return Ok(tokenizer);
         }
         let file = if path.is_dir() { path.join(FILE_NAME) } else { path.to_path_buf() };
-        Self::from_bytes(&file.display().to_string(), read_at_most(&file, MAX_FILE_BYTES)?)
+        Self::from_bytes(&file.display().to_string(), read_regular(&file, MAX_FILE_BYTES)?)
     }
 
     /// The tokenizer among a model's files: the keys of a GGUF file, tokenizer.json, or GPT-2's vocab.json and merges.txt;
@@ -114,16 +121,17 @@ impl Tokenizer {
         check_size(name, &json)?;
         let byte_order_mark = json.len() - text::decode(name, &json)?.len();
         json.drain(..byte_order_mark);
-        let mut inner = contained(name, "is not a tokenizer of the `tokenizers` library", || {
+        let growth = bounds::growth(name, &json)?;
+        let mut inner = calling(name, "is not a tokenizer of the `tokenizers` library", || {
             tokenizers::Tokenizer::from_bytes(&json)
         })?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| Error::format(name, e))?;
         // What stands in front of any text, here of a letter.
-        let letter = |special| contained(name, "cannot encode a text", || inner.encode_fast("a", special));
+        let letter = |special| calling(name, "cannot encode a text", || inner.encode_fast("a", special));
         let (around, bare) = (letter(true)?, letter(false)?);
         let begins_with = around.get_ids().first().copied().filter(|id| bare.get_ids().first() != Some(id));
-        Ok(Self { inner, json, name: name.to_string(), begins_with })
+        Ok(Self { inner, json, name: name.to_string(), begins_with, growth, longest: OnceLock::new() })
     }
 
     /// Checks that every id that this tokenizer can give, added and special tokens included, is below `vocab_size`,
@@ -157,8 +165,8 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Limit`] above [`MAX_TEXT_BYTES`], [`Error::Format`] when the tokenizer has no way to write the text.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        check_length(text)?;
-        let encoding = contained(&self.name, "cannot encode the text", || self.inner.encode_fast(text, add_special))?;
+        self.check_length(text)?;
+        let encoding = calling(&self.name, "cannot encode the text", || self.inner.encode_fast(text, add_special))?;
         let ids = encoding.get_ids();
         Ok(ids.get(self.doubled(ids, add_special)..).unwrap_or_default().to_vec())
     }
@@ -190,7 +198,7 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Format`] when the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        contained(&self.name, "cannot decode the ids", || self.inner.decode(ids, skip_special))
+        calling(&self.name, "cannot decode the ids", || self.inner.decode(ids, skip_special))
     }
 
     /// The id of a token given as the file spells it, such as `</s>`.
@@ -241,25 +249,12 @@ fn check_size(name: &str, bytes: &[u8]) -> Result<()> {
     })
 }
 
-/// Refuses a text above [`MAX_TEXT_BYTES`].
-pub(crate) fn check_length(text: &str) -> Result<()> {
-    if text.len() <= MAX_TEXT_BYTES {
-        return Ok(());
-    }
-    Err(Error::Limit {
-        what: "the prompt".into(),
-        wanted: format!("{} bytes", text.len()),
-        available: format!("{MAX_TEXT_BYTES} bytes"),
-        advice: "no model has a context that long, shorten it".into(),
-    })
-}
-
 /// Runs `work` of the `tokenizers` library and names the file in its error. A file that is crafted badly enough makes
 /// that library panic (out-of-range slices in its decoders and merges), which becomes an error here too.
-pub(crate) fn contained<T>(name: &str, what: &str, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(result) => result.map_err(|e| Error::format(name, format!("{what}: {e}"))),
-        Err(_) => Err(Error::format(name, format!("{what}: the file is inconsistent"))),
+fn calling<T>(name: &str, what: &str, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    match contained(work) {
+        Some(result) => result.map_err(|e| Error::format(name, format!("{what}: {e}"))),
+        None => Err(Error::format(name, format!("{what}: the file is inconsistent"))),
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use tokenizers::ModelWrapper;
 
 use crate::error::Result;
-use crate::files::tokenizer::{Tokenizer, check_length, contained};
+use crate::files::tokenizer::{Tokenizer, calling};
 
 /// A token, and the part of the text that it stands for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,8 +22,8 @@ impl Tokenizer {
     /// # Errors
     /// Those of [`Tokenizer::encode`].
     pub fn pieces(&self, text: &str, add_special: bool) -> Result<Vec<Piece>> {
-        check_length(text)?;
-        let encoding = contained(&self.name, "cannot encode the text", || self.inner.encode(text, add_special))?;
+        self.check_length(text)?;
+        let encoding = calling(&self.name, "cannot encode the text", || self.inner.encode(text, add_special))?;
         let both = encoding.get_ids().iter().zip(encoding.get_offsets());
         let doubled = self.doubled(encoding.get_ids(), add_special);
         Ok(both.skip(doubled).map(|(&id, &(from, to))| Piece { id, span: from..to.max(from) }).collect())

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::engine::open::{Progress, proceed};
 use crate::engine::options::Precision;
 use crate::error::{Error, Result};
-use crate::files::{ModelFiles, TensorInfo, Weights};
+use crate::files::{ModelFiles, TensorInfo, Weights, not_fetched};
 use crate::models;
 use crate::models::{HiddenAct, LoadOptions, Model};
 use crate::quant::groups::GroupShape;
@@ -106,6 +106,9 @@ pub fn inspect(
 ) -> Result<Inspection> {
     let (files, InspectOptions { precision, hidden_act }) = (files.into(), options.into());
     let weights = Weights::open(&files)?;
+    if let ModelFiles::Disk(_) = files {
+        not_fetched(weights.path()).iter().for_each(|problem| log::warn!("{problem}"));
+    }
     let is_gguf = weights.checkpoint().gguf().is_some();
     let load = LoadOptions { hidden_act, ..LoadOptions::anywhere(precision.pack()) };
     let model = match models::open(&files, &weights, load) {
