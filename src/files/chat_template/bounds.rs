@@ -136,8 +136,9 @@ impl fmt::Write for Charged<'_> {
 /// Compiles a template of an environment that [`bind`] has bounded; with it come the steps that it may take.
 pub fn compile<'a>(name: &'a str, source: &'a str) -> Result<(CompiledTemplate<'a>, u64), Error> {
     let layout = WhitespaceConfig { keep_trailing_newline: false, lstrip_blocks: true, trim_blocks: true };
-    let tokens = tokenize(source, false, Default::default(), layout);
-    let products = tokens.filter(|token| matches!(token, Ok((Token::Mul | Token::Pow, _)))).count();
+    // Up to the first error, which it repeats without end; compiling reports it.
+    let tokens = tokenize(source, false, Default::default(), layout).map_while(Result::ok);
+    let products = tokens.filter(|(token, _)| matches!(token, Token::Mul | Token::Pow)).count();
     if products > MAX_PRODUCTS {
         return Err(invalid(format!("has more than {MAX_PRODUCTS} products")));
     }
