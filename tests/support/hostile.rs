@@ -67,7 +67,8 @@ const TEMPLATES: [&[u8]; 3] = [
     b"{% for m in messages %}{{ bos_token }}{{ m['role'] | upper }}: {{ m.content.split('</think>')[-1] }}\n{% endfor %}",
 ];
 /// `{"w": a tensor of 6 floats}`, as torch writes it.
-const PICKLE: &[u8] = b"\x80\x02}(X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n\
+const PICKLE: &[u8] =
+    b"\x80\x02}(X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n\
     X\x01\0\0\x000X\x03\0\0\0cpuK\x06tQK\x00K\x02K\x03\x86K\x03K\x01\x86\x89ccollections\nOrderedDict\n)RtRu.";
 const WORDS: &str = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[{"id":4,"content":"</s>",
 "single_word":false,"lstrip":false,"rstrip":true,"normalized":false,"special":true}],"normalizer":{"type":"Sequence",
@@ -166,7 +167,8 @@ fn try_tokenizer(tokenizer: &Tokenizer) {
 fn template(bytes: &[u8]) {
     let Ok(source) = std::str::from_utf8(bytes) else { return };
     let Ok(template) = ChatTemplate::new("t", source, ["<s>", "</s>"]) else { return };
-    let messages = [Message::new("system", "be brief"), Message::new("user", "hi"), Message::new("assistant", "a</think>b")];
+    let messages =
+        [Message::new("system", "be brief"), Message::new("user", "hi"), Message::new("assistant", "a</think>b")];
     for (add_generation_prompt, enable_thinking) in [(true, None), (false, Some(true))] {
         let now = SystemTime::UNIX_EPOCH;
         let _ = template.render(&messages, &TemplateOptions { add_generation_prompt, enable_thinking, now });

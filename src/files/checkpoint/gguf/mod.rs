@@ -40,6 +40,8 @@ const MIN_TENSOR_BYTES: usize = 8 + 1 + 4 + 4 + 8;
 /// The key of the alignment, and what it is without the key.
 const ALIGNMENT_KEY: &str = "general.alignment";
 const ALIGNMENT: usize = 32;
+/// The largest that is read, in bytes: a large page.
+const MAX_ALIGNMENT: usize = 2 << 20;
 
 /// How the names of files with a picture encoder begin, which lie beside the language model that they belong to.
 const ENCODER: &str = "mmproj";
@@ -131,10 +133,10 @@ fn check_version(reader: &mut Reader) -> Result<()> {
 fn alignment(reader: &Reader, metadata: &GgufMetadata) -> Result<usize> {
     let Some(found) = metadata.get(ALIGNMENT_KEY) else { return Ok(ALIGNMENT) };
     let alignment = match found {
-        GgufValue::Unsigned(n) => usize::try_from(n).ok().filter(|n| n.is_power_of_two() && u32::try_from(*n).is_ok()),
+        GgufValue::Unsigned(n) => usize::try_from(n).ok().filter(|n| n.is_power_of_two() && *n <= MAX_ALIGNMENT),
         _ => None,
     };
-    let problem = || format!("is {found}, expected a power of two of 32 bits");
+    let problem = || format!("is {found}, expected a power of two up to {MAX_ALIGNMENT}");
     alignment.ok_or_else(|| reader.wrong(format!("{ALIGNMENT_KEY:?}"), problem()))
 }
 
