@@ -101,8 +101,8 @@ impl StatePool {
         wanted.iter().all(|&(slot, rows)| rows <= layout.rows[slot])
     }
 
-    /// Gives slots as many rows or more, by moving what sessions have into a larger cache. Slots without a session have as
-    /// many as at first again.
+    /// Gives slots as many rows or more, by moving what sessions have into a cache of another size. Slots without a session have
+    /// as many as at first again, unless the size would be the same.
     ///
     /// # Errors
     /// Those of `grow`; then all slots have what they had.
@@ -110,11 +110,16 @@ impl StatePool {
         // Held until the rows have moved, so that no session takes a slot whose rows go.
         let mut old = self.layout();
         let mut new = old.clone();
-        new.free.iter().for_each(|&slot| new.rows[slot] = self.first);
         for &(slot, rows) in wanted {
             if new.rows[slot] < rows {
                 new.rows[slot] = rows.next_power_of_two().min(self.context);
             }
+        }
+        let larger = new.clone();
+        new.free.iter().for_each(|&slot| new.rows[slot] = self.first);
+        if new.all() == old.all() {
+            // States are told to have moved by their size.
+            new = larger;
         }
         let taken = (0..old.rows.len()).filter(|slot| !old.free.contains(slot));
         let moves = taken.map(|slot| (old.range(slot), new.range(slot).start)).collect();
@@ -183,5 +188,23 @@ mod tests {
             Ok(())
         })
         .unwrap();
+    }
+    #[test]
+    fn a_cache_whose_rows_move_has_another_size() {
+        let pool = StatePool::new(100, 4, 2);
+        let [first, second] = [0, 1].map(|_| pool.take().unwrap());
+        let grow = |slot: &SessionState| {
+            let mut found = None;
+            pool.reserve(&[(slot.slot(), 8)], |growth| {
+                found = Some((growth.rows, growth.moves.clone()));
+                Ok(())
+            })
+            .unwrap();
+            found.unwrap()
+        };
+        assert_eq!(grow(&first), (12, vec![(0..4, 0), (4..8, 8)]));
+        drop(first);
+        // With 4 rows of the free slot it would have 12 again.
+        assert_eq!(grow(&second), (16, vec![(8..12, 8)]));
     }
 }

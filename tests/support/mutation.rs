@@ -1,4 +1,5 @@
 //! Changing bytes at random, with a fixed seed, and noticing panics.
+#![allow(dead_code)] // Each test uses a part.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -1,0 +1,246 @@
+//! Many sessions on many threads, fed, generating, cancelled, forked, cut, reset and dropped at random: each has the tokens that a
+//! plain list has after the same calls, each generates what it generates alone, and nothing is left behind. Seconds of it run
+//! with all tests; `TERNION_SOAK=600` makes it ten minutes.
+
+mod support {
+    pub mod device;
+    pub mod mutation;
+}
+
+use std::collections::HashMap;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use support::device::device;
+use support::mutation::Random;
+use ternion::engine::{Cancel, DeviceChoice, GenerateOptions, Options, Sampling};
+use ternion::{Engine, Error, Image, Result, Session};
+
+const THREADS: usize = 8;
+const SESSIONS: usize = 64;
+const CONTEXT: usize = 96;
+/// Most tokens of a generation.
+const NEW: usize = 4;
+/// How long one call may take at most on a busy machine: a thread that is stuck is told from one that waits for its turn.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Resident memory that may come after a quarter of the time.
+const SLACK_KB: usize = 48 << 10;
+
+fn duration() -> Duration {
+    let seconds = std::env::var("TERNION_SOAK").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
+    Duration::from_secs(seconds)
+}
+
+fn engine(device: DeviceChoice, sessions: usize) -> Engine {
+    let options = Options { device, sessions, context: Some(CONTEXT), reserve: Some(16), ..Options::default() };
+    Engine::demo(options).expect("the demo model")
+}
+
+fn picture() -> Image {
+    Image::from_rgb(8, 8, (0..192).map(|i| (i * 5) as u8).collect()).expect("a picture")
+}
+
+fn greedy(max_tokens: usize) -> GenerateOptions {
+    GenerateOptions { max_tokens: Some(max_tokens), eos: Some(u32::MAX), ..GenerateOptions::default() }
+}
+
+fn collected(session: &mut Session, options: GenerateOptions) -> Result<Vec<u32>> {
+    session.generate(options)?.map(|token| Ok(token?.id)).collect()
+}
+
+/// What a session holds, plainly.
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
+struct Plain {
+    tokens: Vec<u32>,
+    with_picture: bool,
+}
+
+/// What sessions generate that are alone on an engine of their own.
+struct Alone {
+    session: Mutex<Session>,
+    known: Mutex<HashMap<(Plain, usize), Vec<u32>>>,
+}
+
+impl Alone {
+    fn generates(&self, plain: &Plain, n: usize) -> Vec<u32> {
+        if let Some(known) = self.known.lock().expect("no panic").get(&(plain.clone(), n)) {
+            return known.clone();
+        }
+        let mut session = self.session.lock().expect("no panic");
+        session.reset();
+        if plain.with_picture {
+            session.push_image(&picture()).expect("an image");
+        }
+        session.push_tokens(&plain.tokens).expect("room");
+        let tokens = collected(&mut session, greedy(n)).expect("a generation");
+        self.known.lock().expect("no panic").insert((plain.clone(), n), tokens.clone());
+        tokens
+    }
+}
+
+/// A session, and what it should hold.
+struct Watched {
+    session: Session,
+    plain: Plain,
+}
+
+impl Watched {
+    fn open(engine: &Engine, with_picture: bool) -> Result<Self> {
+        let mut session = engine.session()?;
+        if with_picture {
+            session.push_image(&picture())?;
+        }
+        Ok(Watched { session, plain: Plain { tokens: Vec::new(), with_picture } })
+    }
+
+    fn check(&self) {
+        assert_eq!(self.session.tokens(), self.plain.tokens);
+        assert_eq!(self.session.images(), usize::from(self.plain.with_picture));
+    }
+
+    fn push(&mut self, random: &mut Random, vocab: usize) {
+        let ids: Vec<u32> = (0..1 + random.below(6)).map(|_| random.below(vocab) as u32).collect();
+        match self.session.push_tokens(&ids) {
+            Ok(()) => self.plain.tokens.extend(ids),
+            Err(error) => assert!(matches!(error, Error::ContextFull { .. }), "{error}"),
+        }
+    }
+
+    /// Generates, and compares.
+    fn generate(&mut self, alone: &Alone, n: usize) {
+        match collected(&mut self.session, greedy(n)) {
+            Ok(tokens) => {
+                assert_eq!(tokens, alone.generates(&self.plain, n), "after {:?}", self.plain.tokens);
+                self.plain.tokens.extend(tokens);
+            }
+            Err(Error::ContextFull { .. }) => {}
+            Err(error) => assert!(self.session.is_empty(), "{error}"),
+        }
+    }
+
+    /// Takes one token and leaves.
+    fn leave(&mut self) {
+        if let Ok(mut stream) = self.session.generate(greedy(NEW))
+            && let Some(token) = stream.next()
+        {
+            self.plain.tokens.push(token.expect("a token").id);
+        }
+    }
+
+    fn cancelled(&mut self) {
+        let cancel = Cancel::new();
+        self.session.cancel_with(cancel.clone());
+        cancel.cancel();
+        let found = collected(&mut self.session, greedy(NEW));
+        assert!(found.as_ref().is_ok_and(Vec::is_empty) || found.is_err(), "cancelled, it generates {found:?}");
+        self.session.cancel_with(Cancel::new());
+    }
+
+    /// The same seed gives two sessions the same text.
+    fn sampled(&self, seed: u64) {
+        let options =
+            || GenerateOptions { sampling: Sampling { seed, temperature: 0.8, ..Sampling::original() }, ..greedy(NEW) };
+        let forks = [self.session.fork(), self.session.fork()];
+        let texts = forks.map(|fork| fork.and_then(|mut fork| collected(&mut fork, options())));
+        if let [Ok(a), Ok(b)] = texts {
+            assert_eq!(a, b, "seed {seed}");
+        }
+    }
+}
+
+/// One thread's sessions until `end`; how many calls it made.
+fn live(seed: usize, engine: &Engine, alone: &Alone, end: Instant) -> usize {
+    let (mut random, mut own, mut calls) = (Random::new(seed), Vec::<Watched>::new(), 0);
+    let vocab = engine.info().vocab;
+    while Instant::now() < end {
+        calls += 1;
+        let most = SESSIONS / THREADS - 2;
+        if own.len() < most && (own.is_empty() || random.below(4) == 0) {
+            own.push(Watched::open(engine, random.below(4) == 0).expect("a session"));
+            continue;
+        }
+        let at = random.below(own.len());
+        let watched = &mut own[at];
+        match random.below(12) {
+            0..=2 => watched.push(&mut random, vocab),
+            3..=5 => watched.generate(alone, 1 + random.below(NEW)),
+            6 => watched.leave(),
+            7 => watched.cancelled(),
+            8 => {
+                let n = random.below(watched.plain.tokens.len() + 2);
+                watched.session.truncate(n);
+                watched.plain.tokens.truncate(n);
+            }
+            9 => {
+                let session = watched.session.fork().expect("a session");
+                let plain = watched.plain.clone();
+                // One of the two goes on, the other is dropped.
+                if random.below(2) == 0 {
+                    own[at] = Watched { session, plain };
+                }
+            }
+            10 => watched.sampled(random.below(1000) as u64),
+            _ if random.below(2) == 0 => drop(own.swap_remove(at)),
+            _ => {
+                watched.session.reset();
+                watched.plain = Plain::default();
+            }
+        }
+        own.iter().for_each(Watched::check);
+    }
+    calls
+}
+
+/// Resident memory of this process, where the system tells it.
+fn resident_kb() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
+}
+
+fn soak(device: DeviceChoice) {
+    let (duration, name) = (duration(), format!("{device:?}"));
+    let engine = engine(device.clone(), SESSIONS);
+    let alone = Arc::new(Alone {
+        session: Mutex::new(self::engine(device, 1).session().expect("a session")),
+        known: Mutex::default(),
+    });
+    let (start, (send, receive)) = (Instant::now(), channel());
+    for seed in 0..THREADS {
+        let (engine, alone, send) = (engine.clone(), alone.clone(), send.clone());
+        thread::spawn(move || send.send(live(seed, &engine, &alone, start + duration)));
+    }
+    drop(send);
+    thread::sleep(duration / 4);
+    let early = resident_kb();
+    let mut calls = 0;
+    for _ in 0..THREADS {
+        match receive.recv_timeout(duration + PATIENCE) {
+            Ok(n) => calls += n,
+            Err(RecvTimeoutError::Timeout) => panic!("{name}: a thread is stuck"),
+            Err(RecvTimeoutError::Disconnected) => panic!("{name}: a thread ended early"),
+        }
+    }
+    let grown = early.zip(resident_kb()).map(|(early, late)| late.saturating_sub(early));
+    // All that was open is closed: there is room for as many again.
+    let all: Vec<Session> = (0..SESSIONS).map(|_| engine.session().expect("a session")).collect();
+    assert!(matches!(engine.session(), Err(Error::SessionsFull { .. })));
+    drop(all);
+    println!("{name}: {calls} calls in {:.1} s, {grown:?} kB grown", start.elapsed().as_secs_f64());
+    assert!(calls > THREADS, "{name}: only {calls} calls");
+    assert!(grown.is_none_or(|kb| kb < SLACK_KB), "{name}: {grown:?} kB are left behind");
+}
+
+#[test]
+fn sessions_of_many_threads_are_as_alone_on_the_cpu() {
+    soak(DeviceChoice::Cpu);
+}
+
+#[test]
+fn sessions_of_many_threads_are_as_alone_on_a_gpu() {
+    if device().is_some() {
+        soak(DeviceChoice::Gpu);
+    }
+}
