@@ -9,3 +9,22 @@
 
 #[path = "../tests/support/hostile.rs"]
 pub mod hostile;
+
+use std::panic;
+use std::sync::Once;
+
+use ternion::files::panic_is_contained;
+
+/// Reads bytes as a file of the form `name`. The fuzzer stops at a panic, but not at one that becomes an error.
+pub fn read(name: &str, bytes: &[u8]) {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let stop = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !panic_is_contained() {
+                stop(info);
+            }
+        }));
+    });
+    hostile::read(name, bytes);
+}

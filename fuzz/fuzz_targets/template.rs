@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ternion_fuzz::hostile::read("template", bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ternion_fuzz::read("template", bytes));

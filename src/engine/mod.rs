@@ -97,7 +97,7 @@ pub use session::Session;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::chat_template::ChatTemplate;
 use crate::files::{ModelFiles, Tokenizer};
 use crate::models::{ModelInfo, Prompt};
@@ -153,6 +153,19 @@ impl Engine {
         progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Self> {
         Ok(Engine(Arc::new(Resident::open(files.into(), &options, progress)?)))
+    }
+
+    /// Opens the same model again, with the same options: after [`Error::DeviceLost`](crate::Error::DeviceLost), when this engine
+    /// can do nothing more. [`Session::on`] takes its sessions over. A device that the application opened must be opened anew
+    /// by it, and the model with [`Engine::open`].
+    ///
+    /// # Errors
+    /// As [`Engine::open`]; [`Error::Argument`](crate::Error::Argument) for files that were given as bytes, which an engine does
+    /// not keep.
+    pub fn reopen(&self) -> Result<Self> {
+        let (files, options) = &self.0.opened;
+        let given = || Error::argument("files", "were given as bytes, which are not kept; open them with Engine::open");
+        Self::open(files.as_ref().ok_or_else(given)?, options.clone())
     }
 
     /// The model's sizes.

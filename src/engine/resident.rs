@@ -29,6 +29,8 @@ pub(crate) struct Resident {
     pub report: LoadReport,
     /// What tells its weights from those of other models ([`SampledHash`]).
     pub fingerprint: String,
+    /// Where it was opened from, unless that was bytes, which would stay in memory; and how.
+    pub opened: (Option<ModelFiles>, Options),
     /// The program that encodes an image, if the model reads any.
     pub image: Option<Program>,
     probed_layers: Vec<usize>,
@@ -52,6 +54,8 @@ impl Resident {
         mut progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Self> {
         let progress = |at| if Cancel::has_ended(&options.cancel) { ControlFlow::Break(()) } else { progress(at) };
+        let files = files.absolute()?;
+        let opened = (files.is_elsewhere().then(|| files.clone()), options.clone());
         let recorded = Recorded::new(files, options)?;
         if let Some(limit) = options.max_memory {
             recorded.estimate()?.check(limit)?;
@@ -81,6 +85,7 @@ impl Resident {
             states,
             report,
             fingerprint,
+            opened,
             image,
             probed_layers,
             runner,

@@ -129,6 +129,11 @@ impl ModelFiles {
         found.ok_or_else(|| self.missing(name))
     }
 
+    /// Whether they can be read again without being kept in memory.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        !matches!(self, ModelFiles::Owned { .. })
+    }
+
     /// The same files, found from any working directory.
     ///
     /// # Errors

@@ -77,7 +77,7 @@ impl Readback {
         staging.slice(..total).map_async(wgpu::MapMode::Read, move |r| {
             let _ = done.send(r);
         });
-        let failed = |e: String| Error::Device { device: device.label.clone(), problem: format!("reading back: {e}") };
+        let failed = |e: String| device.failure(format!("reading back: {e}"));
         device.device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| failed(e.to_string()))?;
         device.check()?;
         wait.recv().map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))?;

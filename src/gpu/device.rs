@@ -356,9 +356,34 @@ impl Device {
             return Err(Error::OutOfMemory { what, needed: bytes, available: None, device });
         }
         match other {
-            Some(e) => Err(Error::Device { device: self.label.clone(), problem: format!("{what}: {e}") }),
+            Some(e) => Err(self.failure(format!("{what}: {e}"))),
             None => self.check().map(|()| result),
         }
+    }
+
+    /// The error of a command that failed: [`Error::DeviceLost`] if the device is lost, else [`Error::Device`].
+    pub fn failure(&self, problem: String) -> Error {
+        let device = self.label.clone();
+        let lost = match &self.trouble {
+            Some(trouble) => trouble.lost.load(Ordering::SeqCst),
+            None => !self.reads_back(),
+        };
+        if lost { Error::DeviceLost { device, problem } } else { Error::Device { device, problem } }
+    }
+
+    /// Whether a buffer can be read. The loss of an application's device is told to its own callback alone, and after it wgpu
+    /// reports nothing; but nothing can be read back.
+    fn reads_back(&self) -> bool {
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let desc = wgpu::BufferDescriptor { label: Some("probe"), size: 4, usage, mapped_at_creation: false };
+        let (done, wait) = std::sync::mpsc::channel();
+        self.device.create_buffer(&desc).slice(..).map_async(wgpu::MapMode::Read, move |read| {
+            let _ = done.send(read.is_ok());
+        });
+        let polled = self.device.poll(wgpu::PollType::wait_indefinitely()).is_ok();
+        let _ = pollster::block_on(scope.pop());
+        polled && wait.try_recv().unwrap_or(false)
     }
 }
 

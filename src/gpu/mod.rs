@@ -122,7 +122,7 @@ impl Gpu {
             self.submit_piece(program, step, done..end, 1)?;
             if end < nodes.end {
                 let waited = self.device.device.poll(wgpu::PollType::wait_indefinitely());
-                waited.map_err(|e| Error::Device { device: self.device.label.clone(), problem: e.to_string() })?;
+                waited.map_err(|e| self.device.failure(e.to_string()))?;
             }
             done = end;
             end = self.paces[program.0].next(done..nodes.end, step.rows);
@@ -262,7 +262,7 @@ impl Backend for Gpu {
         self.shared_buffers.extend(resized);
         // The old memory is free for what comes next once it has been read.
         let waited = self.device.device.poll(wgpu::PollType::wait_indefinitely());
-        waited.map_err(|e| Error::Device { device: self.device.label.clone(), problem: e.to_string() })?;
+        waited.map_err(|e| self.device.failure(e.to_string()))?;
         self.device.check()
     }
 

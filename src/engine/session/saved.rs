@@ -9,7 +9,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Forgotten, Session};
+use crate::engine::Engine;
 use crate::engine::conversation::Conversation;
+use crate::engine::resident::Resident;
 use crate::error::{Error, Result};
 use crate::files::{Checkpoint, Image, NewTensor, StorageDType, write_tensors};
 
@@ -55,13 +57,38 @@ impl Session {
     /// # Errors
     /// [`Error::SessionsFull`]; [`Error::OutOfMemory`] if the device has no memory for its rows; those of the device.
     pub fn fork(&self) -> Result<Session> {
-        let mut other = Session::new(self.engine.clone())?;
+        let mut other = self.again_on(&self.engine)?;
         let rows = self.cached_rows()?;
         if !rows.is_empty() {
             let rows: Vec<_> = rows.into_iter().map(|(name, words)| (name, Cow::Owned(words))).collect();
             self.engine.write_rows(other.state.slot(), self.cached, &rows)?;
             other.cached = self.cached;
         }
+        Ok(other)
+    }
+
+    /// A session of another engine with the same model, which goes on from here: as [`Session::fork`], but for the KV cache, whose
+    /// rows run again with the next step. Where this engine's device was lost, [`Engine::reopen`] gives the other.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for an engine of another model, or with other options of precision; [`Error::SessionsFull`];
+    /// [`Error::ContextFull`] for a context that is too short.
+    pub fn on(&self, engine: &Engine) -> Result<Session> {
+        let engine = engine.resident();
+        if engine.fingerprint != self.engine.fingerprint {
+            let problem = "has another model than the session, or other options of precision";
+            return Err(Error::argument("engine", problem));
+        }
+        let (needed, available) = (self.len() as u64, engine.states.context() as u64);
+        if needed > available {
+            return Err(Error::ContextFull { what: "the session".into(), needed, available });
+        }
+        self.again_on(engine)
+    }
+
+    /// A session of an engine with what this one holds, but its rows of the KV cache.
+    fn again_on(&self, engine: &Arc<Resident>) -> Result<Session> {
+        let mut other = Session::new(engine.clone())?;
         other.image = self.image.clone();
         (other.image_rows, other.image_time) = (self.image_rows, self.image_time);
         (other.pictures, other.tokens) = (self.pictures.clone(), self.tokens.clone());
