@@ -35,8 +35,14 @@ const SLACK: usize = 64 << 20;
 const MADE: usize = 192 << 20;
 
 /// Kinds of bad input with a test of their own, by their numbers in the list of kinds that all of these are from.
-const ELSEWHERE: [(u32, &str, &str); 13] = [
+const ELSEWHERE: [(u32, &str, &str); 19] = [
+    (6, "tensors of another number format", "bad_files.rs, gguf_files.rs"),
     (7, "rows of packed codes that do not end with a word", "widths.rs, block_formats.rs"),
+    (9, "scales that are 0 or not finite", "gguf_files.rs, block_formats.rs, files::weights"),
+    (10, "weights and logits that are not finite", "bad_values.rs, engine.rs"),
+    (11, "ternary codes of 3", "bad_values.rs, files::weights"),
+    (12, "families that nobody knows", "bad_values.rs, models.rs"),
+    (18, "prompts that are not UTF-8", "cli.rs, files::text"),
     (17, "prompts beyond the context", "context.rs, chat.rs"),
     (19, "tokens that end within a character", "files::tokenizer"),
     (24, "no adapter, or one below the limits", "devices.rs"),

@@ -240,6 +240,11 @@ impl Weights {
         self.broken(&part.name, format!("row {row} is not there"))
     }
 
+    fn code_of_3(&self, part: &WeightPart, row: usize) -> Error {
+        let row = part.rows.start + row;
+        self.broken(&part.name, format!("row {row} has a code of 3, expected 0, 1 or 2"))
+    }
+
     /// The number in the tensor that has `end` in place of `weight` in its name, if there is one.
     fn beside(&self, name: &str, end: &str) -> Result<Option<f32>> {
         let name = other(name, end);
@@ -275,6 +280,9 @@ impl Weights {
                 Content::Codes(codes) => {
                     let fields = &mut bytemuck::cast_slice_mut(words)[..part.cols * bits.count() / 8];
                     codes.unpack(bytes, fields, scales);
+                    if codes.is_ternary() && fields.iter().any(|&byte| byte & byte >> 1 & 0x55 != 0) {
+                        return Err(self.code_of_3(&part, row));
+                    }
                     reorder(bits, words);
                     if factor.is_some() {
                         scales.fill(f16::ONE);
@@ -362,6 +370,9 @@ impl Weights {
             let bytes = bytes.get(at * part.cols..(at + 1) * part.cols).filter(|_| shift < 8);
             let bytes = bytes.ok_or_else(|| self.short(part, row))?;
             codes.iter_mut().zip(bytes).for_each(|(code, byte)| *code = (byte >> shift & 3) as i8 - 1);
+            if codes.contains(&2) {
+                return Err(self.code_of_3(part, row - part.rows.start));
+            }
             scales.fill(f16::ONE);
             Ok(())
         })?;

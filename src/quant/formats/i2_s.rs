@@ -25,6 +25,10 @@ impl CodeFormat for I2S {
         Bits::Two
     }
 
+    fn is_ternary(&self) -> bool {
+        true
+    }
+
     fn tensor_scale(&self, tail: &[u8]) -> Option<f32> {
         tail.first_chunk().map(|&bytes| f32::from_le_bytes(bytes))
     }

@@ -135,6 +135,11 @@ pub trait CodeFormat: Sync {
     /// [`Bits::One`] for codes −1 and +1, [`Bits::Two`] for −1, 0, +1 and +2.
     fn bits(&self) -> Bits;
 
+    /// Whether 2 bits hold −1, 0 and +1 alone: then a file with +2 is damaged, and readers differ in what they take it for.
+    fn is_ternary(&self) -> bool {
+        false
+    }
+
     /// The scale of the whole tensor, from the bytes behind its last block; none where each block has its own.
     fn tensor_scale(&self, _tail: &[u8]) -> Option<f32> {
         None
