@@ -16,7 +16,7 @@ use zip::CompressionMethod::Deflated;
 use zip::write::SimpleFileOptions;
 
 use support::torch_files::pickled::*;
-use support::torch_files::{six, six_floats, stored, torch_file, zip_of};
+use support::torch_files::{six, six_floats, stored, torch_file, without_sums, zip_of};
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/embernet").join(name)
@@ -161,11 +161,10 @@ fn a_torch_file_cut_anywhere_is_refused() {
     assert_cuts_fail(&path, near_the_end.chain((300..length - 2000).rev().step_by(257)).chain((0..300).rev()));
 }
 
-/// Flips bytes of a copy of `name` in `places`, one to three a time, and reads what can still be opened.
-fn fuzz(name: &str, places: &[std::ops::Range<usize>], cases: usize) {
+/// Flips bytes of a file in `places`, one to three a time, and reads what can still be opened.
+fn fuzz(bytes: &[u8], places: &[std::ops::Range<usize>], cases: usize) {
     let dir = tempfile::tempdir().unwrap();
-    let bytes = fs::read(golden(name)).unwrap();
-    let path = put(dir.path(), "fuzzed", &bytes);
+    let path = put(dir.path(), "fuzzed", bytes);
     let mut file = OpenOptions::new().write(true).open(&path).unwrap();
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut random = |below: usize| {
@@ -203,13 +202,14 @@ fn fuzz(name: &str, places: &[std::ops::Range<usize>], cases: usize) {
 fn flipped_bytes_of_a_safetensors_header_never_panic() {
     let bytes = fs::read(golden("oddgrid/model.safetensors")).unwrap();
     let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    fuzz("oddgrid/model.safetensors", &[0..header, 0..16], 2000);
+    fuzz(&bytes, &[0..header, 0..16], 2000);
 }
 
 #[test]
 fn flipped_bytes_of_a_torch_pickle_and_zip_directory_never_panic() {
-    let length = fs::read(golden("oddgrid/pytorch_model.bin")).unwrap().len();
-    fuzz("oddgrid/pytorch_model.bin", &[0..26_700, 60..2_000, length - 12_000..length, length - 22..length], 2000);
+    let bytes = without_sums(fs::read(golden("oddgrid/pytorch_model.bin")).unwrap());
+    let length = bytes.len();
+    fuzz(&bytes, &[0..26_700, 60..2_000, length - 12_000..length, length - 22..length], 2000);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Bytes that pretend to be a file of some form, handed to whatever reads that form: nothing may panic, whatever they are. The
 //! fuzzers (`fuzz/`) and a test with fixed seeds (`tests/hostile.rs`) run the same functions.
 
-use std::io::{Cursor, Write};
+use std::io::Cursor;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
@@ -14,7 +14,9 @@ use ternion::files::{Checkpoint, Image, ModelFiles, SpecialTokens, Tokenizer, We
 use ternion::tools::inspect::inspect;
 use ternion::unstable::quant::{Packed, Stack, stack};
 use ternion::{Engine, Session};
-use zip::write::SimpleFileOptions;
+
+#[path = "torch_files.rs"]
+mod torch_files;
 
 /// Bytes of a tensor that is read whole.
 const MAX_READ: usize = 1 << 20;
@@ -32,7 +34,7 @@ pub struct Target {
 /// All forms.
 pub const TARGETS: [Target; 13] = [
     Target { name: "safetensors", read: checkpoint, seeds: || vec![EMBER.into(), packed_of(8), packed_of(40)] },
-    Target { name: "torch", read: checkpoint, seeds: || vec![TORCH.into(), zip_of(PICKLE)] },
+    Target { name: "torch", read: checkpoint, seeds: || vec![torch_files::without_sums(TORCH.into()), zip_of(PICKLE)] },
     Target { name: "pickle", read: |bytes| checkpoint(&zip_of(bytes)), seeds: || vec![PICKLE.into()] },
     Target { name: "gguf", read: gguf, seeds: || GGUFS.map(Vec::from).to_vec() },
     Target { name: "index", read: index, seeds: || vec![index_of(&["a.weight", "b.weight"])] },
@@ -245,15 +247,10 @@ fn index_of(names: &[&str]) -> Vec<u8> {
     format!("{{\"metadata\": {{}}, \"weight_map\": {{{}, \"w\": \"two.bin\"}}}}", pairs.join(", ")).into_bytes()
 }
 
-/// A torch file with this pickle and one storage of 6 floats.
+/// A torch file with this pickle and one storage of 6 floats; without sums, so that what is changed in it is read.
 fn zip_of(pickle: &[u8]) -> Vec<u8> {
-    let mut writer = zip::ZipWriter::new(Cursor::new(Vec::new()));
-    let stored = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
-    for (name, bytes) in [("m/data.pkl", pickle), ("m/byteorder", b"little"), ("m/data/0", &[1; 24])] {
-        writer.start_file(name, stored).expect("an entry");
-        writer.write_all(bytes).expect("written");
-    }
-    writer.finish().expect("an archive").into_inner()
+    let entries = [("m/data.pkl", pickle), ("m/byteorder", b"little"), ("m/data/0", &[1; 24])];
+    torch_files::without_sums(torch_files::zip_of(torch_files::stored(), &entries))
 }
 
 fn pictures() -> Vec<Vec<u8>> {

@@ -270,15 +270,12 @@ impl PictureIndex {
         Ok(())
     }
 
-    /// The first files, which are looked at together: at least one, and so many as memory is meant for.
+    /// The first files, which are looked at together.
     fn next_group<'a>(&self, tasks: &mut Peekable<impl Iterator<Item = Task<'a>>>) -> Vec<Task<'a>> {
         let (mut group, mut left) = (Vec::new(), GROUP_BYTES);
-        while let Some(task) = tasks.peek().filter(|_| group.len() < GROUP) {
-            match left.checked_sub(image::decoded_bytes(&self.path_of(task))) {
-                Some(rest) => left = rest,
-                None if group.is_empty() => left = 0,
-                None => break,
-            }
+        while let Some(task) = tasks.peek() {
+            let Some(rest) = room_for(image::decoded_bytes(&self.path_of(task)), left, group.len()) else { break };
+            left = rest;
             group.extend(tasks.next());
         }
         group
@@ -322,6 +319,14 @@ impl PictureIndex {
     }
 }
 
+/// What is left of `left` bytes for one more file behind `n` others; none where there is no room. One alone always has it.
+fn room_for(bytes: u64, left: u64, n: usize) -> Option<u64> {
+    match left.checked_sub(bytes) {
+        None if n == 0 => Some(0),
+        rest => rest.filter(|_| n < GROUP),
+    }
+}
+
 /// Reads a file, and decodes it if the index does not know what it holds.
 fn look(path: &Path, rows: &HashMap<[u8; HASH], usize>) -> Result<Looked> {
     let bytes = read_at_most(path, image::MAX_BYTES)?;
@@ -329,5 +334,34 @@ fn look(path: &Path, rows: &HashMap<[u8; HASH], usize>) -> Result<Looked> {
     match rows.get(&hash) {
         Some(&row) => Ok(Looked::Known(row)),
         None => Ok(Looked::New(hash, Image::decode(&path.display().to_string(), &bytes)?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_that_are_decoded_together_fit_together() {
+        let together = |bytes: u64| {
+            let (mut n, mut left) = (0, GROUP_BYTES);
+            while let Some(rest) = room_for(bytes, left, n) {
+                (n, left) = (n + 1, rest);
+            }
+            n
+        };
+        assert_eq!([1, GROUP_BYTES / 3, GROUP_BYTES / 2 + 1, 2 * GROUP_BYTES].map(together), [GROUP, 3, 1, 1]);
+    }
+
+    #[test]
+    fn what_a_picture_takes_is_told_by_its_header() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("grey.png");
+        ::image::GrayImage::new(300, 200).save(&path).unwrap();
+        let of_file = fs::metadata(&path).unwrap().len();
+        assert_eq!(image::decoded_bytes(&path), of_file + 300 * 200 * 6);
+        fs::write(&path, b"text").unwrap();
+        assert_eq!(image::decoded_bytes(&path), 4);
+        assert_eq!(image::decoded_bytes(&dir.path().join("none")), 0);
     }
 }

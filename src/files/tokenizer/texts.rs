@@ -32,7 +32,8 @@ impl Tokenizer {
     /// [`Error::ContextFull`], [`Error::Argument`], and those of [`Tokenizer::encode`].
     pub(crate) fn check_text(&self, text: &str, context: usize) -> Result<()> {
         self.check_length(text)?;
-        let least = text.len() / self.longest_token();
+        // A token has a byte at least; finding the longest of a large vocabulary takes milliseconds.
+        let least = if text.len() > context { text.len() / self.longest_token() } else { 0 };
         if least > context {
             let what = format!("a text of {} bytes", text.len());
             return Err(Error::ContextFull { what, needed: least as u64, available: context as u64 });
