@@ -326,8 +326,7 @@ fn tokenizers_that_are_traps() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("tokenizer.json");
     fs::write(&path, dropping).expect("written");
-    let options =
-        Options { tokenizer: Some(path), device: ternion::engine::DeviceChoice::Cpu.into(), ..Options::default() };
+    let options = Options { tokenizer: Some(path), device: ternion::engine::DeviceChoice::Cpu, ..Options::default() };
     let mut session = Engine::open(golden("embernet/oddgrid"), options).expect("a model").session().expect("a session");
     says(
         &refused(15, "a tokenizer that drops the text", 0, || session.push_text("what")),

@@ -26,7 +26,7 @@ mod tests {
 
     #[test]
     fn a_panic_is_none_and_what_runs_later_is_not_contained() {
-        assert_eq!(contained(|| panic_is_contained()), Some(true));
+        assert_eq!(contained(panic_is_contained), Some(true));
         assert_eq!(contained(|| contained(|| panic!("as a test asks")).map(|(): ()| 1)), Some(None));
         assert!(!panic_is_contained());
     }

@@ -212,7 +212,7 @@ fn demo() -> Session {
 }
 
 fn cpu() -> Options {
-    Options { device: DeviceChoice::Cpu.into(), context: Some(256), ..Options::default() }
+    Options { device: DeviceChoice::Cpu, context: Some(256), ..Options::default() }
 }
 
 /// Codes that are packed are the codes that come out. Bytes: rows, columns, codes.
