@@ -128,7 +128,7 @@ impl Engine {
     /// [`crate::files::Checkpoint`]). Renaming another file over it is safe.
     ///
     /// # Errors
-    /// See [`Error`](crate::Error): the file, its configuration or its tokenizer is broken, a tensor is missing or misshapen, the
+    /// See [`Error`]: the file, its configuration or its tokenizer is broken, a tensor is missing or misshapen, the
     /// device is absent, or the model does not fit on it.
     pub fn open(files: impl Into<ModelFiles>, options: Options) -> Result<Self> {
         Self::open_with(files, options, Progress::ignore)
@@ -146,7 +146,7 @@ impl Engine {
     /// [`Engine::open`] with a callback before each weight is loaded and each kernel is timed, which ends the opening where it breaks.
     ///
     /// # Errors
-    /// As [`Engine::open`]; [`Error::Cancelled`](crate::Error::Cancelled).
+    /// As [`Engine::open`]; [`Error::Cancelled`].
     pub fn open_with(
         files: impl Into<ModelFiles>,
         options: Options,
@@ -155,12 +155,12 @@ impl Engine {
         Ok(Engine(Arc::new(Resident::open(files.into(), &options, progress)?)))
     }
 
-    /// Opens the same model again, with the same options: after [`Error::DeviceLost`](crate::Error::DeviceLost), when this engine
+    /// Opens the same model again, with the same options: after [`Error::DeviceLost`], when this engine
     /// can do nothing more. [`Session::on`] takes its sessions over. A device that the application opened must be opened anew
     /// by it, and the model with [`Engine::open`].
     ///
     /// # Errors
-    /// As [`Engine::open`]; [`Error::Argument`](crate::Error::Argument) for files that were given as bytes, which an engine does
+    /// As [`Engine::open`]; [`Error::Argument`] for files that were given as bytes, which an engine does
     /// not keep.
     pub fn reopen(&self) -> Result<Self> {
         let (files, options) = &self.0.opened;
@@ -181,7 +181,7 @@ impl Engine {
     /// Bytes in use on the device now: more than [`LoadReport::memory_bytes`] once the KV cache has grown.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`](crate::Error::DeviceLost) once a step has panicked.
+    /// [`Error::DeviceLost`] once a step has panicked.
     pub fn memory_bytes(&self) -> Result<u64> {
         Ok(self.0.runner()?.backend.memory())
     }
@@ -223,7 +223,7 @@ impl Engine {
     /// batch ends all generations.
     ///
     /// # Errors
-    /// [`Error::Argument`](crate::Error::Argument) unless each session is of this engine and has its own options; those of [`Session::generate`].
+    /// [`Error::Argument`] unless each session is of this engine and has its own options; those of [`Session::generate`].
     pub fn generate_all<'a>(
         &self,
         sessions: &'a mut [Session],
@@ -235,7 +235,7 @@ impl Engine {
     /// A new conversation.
     ///
     /// # Errors
-    /// [`Error::SessionsFull`](crate::Error::SessionsFull) if as many sessions are open as the engine was opened for.
+    /// [`Error::SessionsFull`] if as many sessions are open as the engine was opened for.
     pub fn session(&self) -> Result<Session> {
         Session::new(self.0.clone())
     }
