@@ -77,7 +77,7 @@ impl<'a> Archive<'a> {
     }
 
     /// Checks that no two entries share bytes, nor an entry and the directory, and that each has the same name in front of its
-    /// bytes: torch.load reads either of the two names.
+    /// bytes: readers may go by either of the two.
     fn check_places(&mut self) -> Result<()> {
         let mut places: Vec<(u64, u64, usize)> = Vec::with_capacity(self.zip.len());
         for index in 0..self.zip.len() {
@@ -138,7 +138,7 @@ impl<'a> Archive<'a> {
                 let end = start.zip(usize::try_from(size).ok()).and_then(|(start, size)| start.checked_add(size));
                 match start.zip(end) {
                     Some((start, end)) if size == packed && end <= self.map.len() => {
-                        // torch.save can be told to leave sums out.
+                        // 0 stands for none: torch.save leaves sums out where it is told to (`set_crc32_options`).
                         Ok(Some(Found::Mapped(start..end, Some(sum).filter(|&sum| sum != 0))))
                     }
                     _ => Err(Error::format(object, format!("its {size} bytes are not within the file"))),
