@@ -26,5 +26,6 @@ pub fn read(name: &str, bytes: &[u8]) {
             }
         }));
     });
-    hostile::read(name, bytes);
+    let target = hostile::TARGETS.iter().find(|target| target.name == name).expect("a form of file");
+    (target.read)(bytes);
 }

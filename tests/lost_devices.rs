@@ -1,13 +1,15 @@
 //! A device that is lost while a session generates: what was yielded stays, and an engine that is opened again goes on with it.
 
 mod support {
+    pub mod demo;
     pub mod device;
 }
 
+use support::demo::{generated, greedy, picture};
 use support::device::device;
-use ternion::engine::{DeviceChoice, GenerateOptions, Options};
+use ternion::engine::{DeviceChoice, Options};
 use ternion::gpu::Device;
-use ternion::{Engine, Error, Image, ModelFiles, Result, Session};
+use ternion::{Engine, Error, ModelFiles, Session};
 
 /// Tokens of an answer.
 const ALL: usize = 12;
@@ -16,20 +18,11 @@ fn options(device: DeviceChoice) -> Options {
     Options { device, context: Some(256), ..Options::default() }
 }
 
-fn greedy(max_tokens: usize) -> GenerateOptions {
-    GenerateOptions { max_tokens: Some(max_tokens), eos: Some(u32::MAX), ..GenerateOptions::default() }
-}
-
 fn asked(engine: &Engine) -> Session {
     let mut session = engine.session().expect("a session");
-    let picture = Image::from_rgb(8, 8, (0..192).map(|i| (i * 5) as u8).collect()).expect("a picture");
-    session.push_image(&picture).expect("an image");
+    session.push_image(&picture()).expect("an image");
     session.push_question("What color is the circle?").expect("a question");
     session
-}
-
-fn generated(session: &mut Session, n: usize) -> Result<Vec<u32>> {
-    session.generate(greedy(n))?.map(|token| Ok(token?.id)).collect()
 }
 
 /// An adapter's device that the test has a handle of as well.
@@ -55,7 +48,7 @@ fn opened() -> Option<(wgpu::Device, Device)> {
 fn a_session_goes_on_where_a_lost_device_stopped_it() {
     let Some((handle, own)) = opened() else { return };
     let engine = Engine::demo(options(DeviceChoice::Opened(own))).expect("the demo model");
-    let want = generated(&mut asked(&engine), ALL).expect("an answer");
+    let want = generated(&mut asked(&engine), greedy(ALL)).expect("an answer");
     let mut session = asked(&engine);
     let asked_tokens = session.tokens().len();
 
@@ -75,7 +68,7 @@ fn a_session_goes_on_where_a_lost_device_stopped_it() {
     assert!(found.len() < ALL && found == want[..found.len()], "{found:?}, expected {want:?}");
     assert_eq!(session.tokens()[asked_tokens..], found, "what was yielded stays");
 
-    let again = generated(&mut session, 1);
+    let again = generated(&mut session, greedy(1));
     assert!(matches!(again, Err(Error::DeviceLost { .. })), "{again:?}");
     assert!(matches!(session.fork(), Err(Error::DeviceLost { .. })));
     assert!(engine.reopen().is_err(), "the application's device is the lost one");
@@ -83,7 +76,7 @@ fn a_session_goes_on_where_a_lost_device_stopped_it() {
     let other = Engine::demo(options(DeviceChoice::Gpu)).expect("the demo model");
     let mut moved = session.on(&other).expect("a session");
     assert_eq!((moved.tokens(), moved.images()), (session.tokens(), 1));
-    found.extend(generated(&mut moved, ALL - found.len()).expect("the rest"));
+    found.extend(generated(&mut moved, greedy(ALL - found.len())).expect("the rest"));
     assert_eq!(found, want);
 }
 
@@ -93,12 +86,12 @@ fn an_engine_opens_again_as_it_was() {
     for choice in [DeviceChoice::Cpu].into_iter().chain(gpu) {
         let engine = Engine::demo(options(choice)).expect("the demo model");
         let mut session = asked(&engine);
-        let want = generated(&mut session, ALL).expect("an answer");
+        let want = generated(&mut session, greedy(ALL)).expect("an answer");
         let again = engine.reopen().expect("the same model");
         drop(engine);
-        assert_eq!(generated(&mut asked(&again), ALL).expect("an answer"), want);
+        assert_eq!(generated(&mut asked(&again), greedy(ALL)).expect("an answer"), want);
         session.truncate(session.tokens().len() - ALL);
-        assert_eq!(generated(&mut session.on(&again).expect("a session"), ALL).expect("an answer"), want);
+        assert_eq!(generated(&mut session.on(&again).expect("a session"), greedy(ALL)).expect("an answer"), want);
     }
 }
 

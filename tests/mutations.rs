@@ -23,7 +23,6 @@ use support::golden::golden_root;
 use support::mutation::survives;
 use support::torch_files::without_sums;
 use tempfile::TempDir;
-use ternion::apps::bitgen::EpisodicMemory;
 use ternion::apps::picture_index::PictureIndex;
 use ternion::engine::{DeviceChoice, Precision, Progress};
 use ternion::files::{Checkpoint, Image, Tokenizer};
@@ -232,32 +231,6 @@ fn mutated_indices_of_pictures() {
         if let Ok(index) = PictureIndex::open(dir.path(), model.clone()) {
             let _ = index.by_text("t1 t2", 3);
             let _ = index.folders().len() + index.pictures().count();
-        }
-    });
-}
-
-#[test]
-fn mutated_memories() {
-    let values = |n: usize| (0..n).map(|i| i as f32 / 8.0).collect::<Vec<f32>>();
-    let memory = EpisodicMemory {
-        width: 4,
-        mean: values(24),
-        logvar: -0.5,
-        quality: values(6),
-        read_count: values(6),
-        write_count: values(6),
-        age: values(6),
-    };
-    let dir = tempfile::tempdir().expect("a folder");
-    let path = dir.path().join("memory");
-    memory.save(&path).expect("written");
-    let good = read(&path);
-    survives("memory", &good, |_, bytes| {
-        let changed = dir.path().join("changed");
-        let _ = fs::remove_file(&changed);
-        fs::write(&changed, bytes).expect("written");
-        if let Ok(mut memory) = EpisodicMemory::open(&changed, [6, 4]) {
-            let _ = (memory.statistics(), memory.divergence(), memory.decay(0.1));
         }
     });
 }

@@ -3,6 +3,7 @@
 //! with all tests; `TERNION_SOAK=600` makes it ten minutes.
 
 mod support {
+    pub mod demo;
     pub mod device;
     pub mod mutation;
 }
@@ -13,10 +14,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use support::demo::{generated, greedy, picture};
 use support::device::device;
 use support::mutation::Random;
 use ternion::engine::{Cancel, DeviceChoice, GenerateOptions, Options, Precision, Sampling};
-use ternion::{Engine, Error, Image, Result, Session};
+use ternion::{Engine, Error, Result, Session};
 
 const THREADS: usize = 8;
 const SESSIONS: usize = 64;
@@ -43,18 +45,6 @@ fn engine(device: DeviceChoice, sessions: usize) -> Engine {
     Engine::demo(options).expect("the demo model")
 }
 
-fn picture() -> Image {
-    Image::from_rgb(8, 8, (0..192).map(|i| (i * 5) as u8).collect()).expect("a picture")
-}
-
-fn greedy(max_tokens: usize) -> GenerateOptions {
-    GenerateOptions { max_tokens: Some(max_tokens), eos: Some(u32::MAX), ..GenerateOptions::default() }
-}
-
-fn collected(session: &mut Session, options: GenerateOptions) -> Result<Vec<u32>> {
-    session.generate(options)?.map(|token| Ok(token?.id)).collect()
-}
-
 /// What a session holds, plainly.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 struct Plain {
@@ -79,7 +69,7 @@ impl Alone {
             session.push_image(&picture()).expect("an image");
         }
         session.push_tokens(&plain.tokens).expect("room");
-        let tokens = collected(&mut session, greedy(n)).expect("a generation");
+        let tokens = generated(&mut session, greedy(n)).expect("a generation");
         self.known.lock().expect("no panic").insert((plain.clone(), n), tokens.clone());
         tokens
     }
@@ -115,7 +105,7 @@ impl Watched {
 
     /// Generates, and compares.
     fn generate(&mut self, alone: &Alone, n: usize) {
-        match collected(&mut self.session, greedy(n)) {
+        match generated(&mut self.session, greedy(n)) {
             Ok(tokens) => {
                 assert_eq!(tokens, alone.generates(&self.plain, n), "after {:?}", self.plain.tokens);
                 self.plain.tokens.extend(tokens);
@@ -138,7 +128,7 @@ impl Watched {
         let cancel = Cancel::new();
         self.session.cancel_with(cancel.clone());
         cancel.cancel();
-        let found = collected(&mut self.session, greedy(NEW));
+        let found = generated(&mut self.session, greedy(NEW));
         assert!(found.as_ref().is_ok_and(Vec::is_empty) || found.is_err(), "cancelled, it generates {found:?}");
         self.session.cancel_with(Cancel::new());
     }
@@ -148,7 +138,7 @@ impl Watched {
         let options =
             || GenerateOptions { sampling: Sampling { seed, temperature: 0.8, ..Sampling::original() }, ..greedy(NEW) };
         let forks = [self.session.fork(), self.session.fork()];
-        let texts = forks.map(|fork| fork.and_then(|mut fork| collected(&mut fork, options())));
+        let texts = forks.map(|fork| fork.and_then(|mut fork| generated(&mut fork, options())));
         if let [Ok(a), Ok(b)] = texts {
             assert_eq!(a, b, "seed {seed}");
         }

@@ -17,6 +17,7 @@ use ternion::{Engine, Session};
 
 #[path = "torch_files.rs"]
 mod torch_files;
+use torch_files::pickled;
 
 /// Bytes of a tensor that is read whole.
 const MAX_READ: usize = 1 << 20;
@@ -34,8 +35,12 @@ pub struct Target {
 /// All forms.
 pub const TARGETS: [Target; 13] = [
     Target { name: "safetensors", read: checkpoint, seeds: || vec![EMBER.into(), packed_of(8), packed_of(40)] },
-    Target { name: "torch", read: checkpoint, seeds: || vec![torch_files::without_sums(TORCH.into()), zip_of(PICKLE)] },
-    Target { name: "pickle", read: |bytes| checkpoint(&zip_of(bytes)), seeds: || vec![PICKLE.into()] },
+    Target {
+        name: "torch",
+        read: checkpoint,
+        seeds: || vec![torch_files::without_sums(TORCH.into()), zip_of(&pickle())],
+    },
+    Target { name: "pickle", read: |bytes| checkpoint(&zip_of(bytes)), seeds: || vec![pickle()] },
     Target { name: "gguf", read: gguf, seeds: || GGUFS.map(Vec::from).to_vec() },
     Target { name: "index", read: index, seeds: || vec![index_of(&["a.weight", "b.weight"])] },
     Target { name: "config", read: config, seeds: || vec![CONFIG.into()] },
@@ -47,13 +52,6 @@ pub const TARGETS: [Target; 13] = [
     Target { name: "session", read: session, seeds: || vec![kept_session()] },
     Target { name: "packing", read: packing, seeds: || vec![vec![3, 5, 1, 2, 0, 1, 1, 2], vec![200; 300]] },
 ];
-
-/// Runs one of them.
-#[allow(dead_code)] // The fuzzers do.
-pub fn read(name: &str, bytes: &[u8]) {
-    let target = TARGETS.iter().find(|target| target.name == name).expect("a form of file");
-    (target.read)(bytes);
-}
 
 const EMBER: &[u8] = include_bytes!("../golden/embernet/oddgrid/model.safetensors");
 const CONFIG: &[u8] = include_bytes!("../golden/embernet/oddgrid/config.json");
@@ -68,10 +66,6 @@ const TEMPLATES: [&[u8]; 3] = [
     include_bytes!("../golden/gguf/chat/Qwen3.5-4B.jinja"),
     b"{% for m in messages %}{{ bos_token }}{{ m['role'] | upper }}: {{ m.content.split('</think>')[-1] }}\n{% endfor %}",
 ];
-/// `{"w": a tensor of 6 floats}`, as torch writes it.
-const PICKLE: &[u8] =
-    b"\x80\x02}(X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storagectorch\nFloatStorage\n\
-    X\x01\0\0\x000X\x03\0\0\0cpuK\x06tQK\x00K\x02K\x03\x86K\x03K\x01\x86\x89ccollections\nOrderedDict\n)RtRu.";
 const WORDS: &str = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[{"id":4,"content":"</s>",
 "single_word":false,"lstrip":false,"rstrip":true,"normalized":false,"special":true}],"normalizer":{"type":"Sequence",
 "normalizers":[{"type":"NFKC"},{"type":"Lowercase"}]},"pre_tokenizer":{"type":"WhitespaceSplit"},"post_processor":null,
@@ -126,7 +120,7 @@ fn index(bytes: &[u8]) {
     let folder = FOLDER.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::write(folder.path().join("one.safetensors"), packed_of(8)).expect("written");
-        std::fs::write(folder.path().join("two.bin"), zip_of(PICKLE)).expect("written");
+        std::fs::write(folder.path().join("two.bin"), zip_of(&pickle())).expect("written");
         folder
     });
     let path = folder.path().join("model.safetensors.index.json");
@@ -249,8 +243,14 @@ fn index_of(names: &[&str]) -> Vec<u8> {
 
 /// A torch file with this pickle and one storage of 6 floats; without sums, so that what is changed in it is read.
 fn zip_of(pickle: &[u8]) -> Vec<u8> {
-    let entries = [("m/data.pkl", pickle), ("m/byteorder", b"little"), ("m/data/0", &[1; 24])];
+    let entries = [("m/data.pkl", pickle), ("m/byteorder", b"little"), ("m/data/0", &torch_files::six())];
     torch_files::without_sums(torch_files::zip_of(torch_files::stored(), &entries))
+}
+
+/// A dict of one tensor of 2 × 3 floats.
+fn pickle() -> Vec<u8> {
+    let tensor = pickled::tensor(torch_files::six_floats(), 0, &[2, 3], &[3, 1]);
+    pickled::pickle(2, pickled::dict(&[("w", tensor)]))
 }
 
 fn pictures() -> Vec<Vec<u8>> {
