@@ -217,7 +217,8 @@ fn every_row_says_what_and_where_it_measured() {
         device adapter vendor_id device_id api driver threads cpu_level precision head kv activations autotune variants \
         test n_prompt n_gen n_depth n_sessions n_images n_texts context warmup repetitions samples_ns samples_ts \
         tokens_per_s stddev tokens_per_s_median tokens_per_s_min tokens_per_s_max images_per_s texts_per_s ms \
-        bytes_per_token bandwidth bandwidth_share dispatches_per_token host_us_per_token peak_host_bytes device_bytes";
+        bytes_per_token bandwidth bandwidth_share dispatches_per_token host_us_per_token peak_host_bytes device_bytes \
+        max_memory page_hit_rate moved_bytes_per_token stalled_share";
     let model = text(tiny());
     let of = |device: &str| {
         let args = ["bench", "-m", &model, "-p", "0", "-n", "5", "-d", "3", "-s", "2", "-r", "1", "-o", "csv"];

@@ -41,7 +41,8 @@ pub struct ModelArgs {
     /// all, since there memory is taken as it is written.
     #[arg(long, value_name = "TOKENS")]
     pub reserve: Option<usize>,
-    /// Memory that the model may hold of the device's, as 800MiB or 2GiB; one that needs more is refused before it is loaded.
+    /// Memory that the model may hold of the device's, as 800MiB or 2GiB: of one that needs more, experts and layers move
+    /// through it as they are needed, which takes longer; one that does not run so is refused before it is loaded.
     #[arg(long, value_name = "SIZE", value_parser = byte_size)]
     pub max_memory: Option<u64>,
 }
@@ -57,7 +58,7 @@ pub struct ThreadArgs {
 }
 
 /// A number of bytes, with a unit or without.
-fn byte_size(text: &str) -> Result<u64, String> {
+pub fn byte_size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let shift = match text[digits.len()..].trim() {
         "" | "B" => Some(0),

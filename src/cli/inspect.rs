@@ -105,7 +105,11 @@ fn print_card(out: &mut impl Write, card: &Card) -> io::Result<()> {
     }
     if let Some(memory) = &card.memory {
         let (all, context) = (bytes(memory.max_bytes()), memory.context);
-        writeln!(out, "  memory         {all} at most, for a conversation of {context} tokens")?;
+        let least = bytes(memory.least_bytes);
+        writeln!(
+            out,
+            "  memory         {all} at most, for a conversation of {context} tokens; --max-memory from {least} on"
+        )?;
     }
     Ok(())
 }

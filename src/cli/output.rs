@@ -307,6 +307,10 @@ pub fn statistics(
         let (now, max) = (bytes(now), bytes(max.max(now)));
         say!("memory:    {now} on the device by now, {max} with a full context of {} tokens", engine.context());
     }
+    if let Some(pages) = engine.paging()? {
+        let (hits, moved, stalled) = (100.0 * pages.hit_rate(), bytes(pages.moved_bytes), ms(pages.stalled));
+        say!("moved:     {moved} of experts and layers, {stalled}; {hits:.1} % of what steps needed was in memory");
+    }
     if images > 0 {
         let plural = if images == 1 { "" } else { "s" };
         say!("image:     {images} picture{plural} in {}", ms(session.image_time()));

@@ -1,7 +1,9 @@
 //! The CPU backend: memory for every slot, and each op's own function in order.
 //!
-//! In reading order: `words` (aligned memory of a slot), `weights` (where weights are), this file.
+//! In reading order: `words` (aligned memory of a slot), `weights` (where weights are), `pages` (those that are
+//! read page by page), this file.
 
+mod pages;
 mod weights;
 mod words;
 
@@ -13,10 +15,11 @@ use std::time::{Duration, Instant};
 use crate::cpu_level;
 use crate::error::{Error, Result};
 use crate::plan::{
-    Backend, BufferId, Caps, DeviceParts, Io, MemoryPlan, Plan, ProgramId, ResizedState, Slot, SlotKind, Step,
-    state_fits,
+    Backend, BufferId, Caps, DeviceParts, Io, MemoryPlan, Node, PagedInput, PagedPlace, Paging, PagingStatistics, Plan,
+    ProgramId, ResizedState, Slot, SlotKind, Step, state_fits,
 };
 use crate::threads::{self, ThreadPool};
+use pages::Pages;
 use weights::{Place, Weights};
 use words::Words;
 
@@ -26,6 +29,8 @@ pub struct Cpu {
     plain: bool,
     threads: Arc<ThreadPool>,
     weights: Weights,
+    /// Weights that are read page by page, if there are any.
+    pages: Option<Pages>,
     /// Constants and states, shared between programs.
     own: Vec<Words>,
     by_name: HashMap<String, usize>,
@@ -40,6 +45,8 @@ struct Program {
     plan: Arc<Plan>,
     places: Vec<At>,
     pool: Vec<Words>,
+    /// The paged weights that each node reads, if there are any.
+    paged: Vec<Vec<PagedInput>>,
 }
 
 /// Where a slot's words are.
@@ -48,6 +55,7 @@ enum At {
     Pool(usize),
     Own(usize),
     Weight(Place),
+    Page(PagedPlace),
 }
 
 impl Default for Cpu {
@@ -74,7 +82,16 @@ impl Cpu {
 
     fn with(plain: bool, threads: Arc<ThreadPool>) -> Self {
         let (own, by_name) = (Vec::new(), HashMap::new());
-        Cpu { plain, threads, weights: Weights::default(), own, by_name, programs: Vec::new(), broken: false }
+        Cpu {
+            plain,
+            threads,
+            weights: Weights::default(),
+            pages: None,
+            own,
+            by_name,
+            programs: Vec::new(),
+            broken: false,
+        }
     }
 
     fn own(&mut self, name: String, words: impl FnOnce(&str) -> Result<Words>) -> Result<usize> {
@@ -98,7 +115,7 @@ impl Cpu {
         match p.places[slot.0] {
             At::Pool(i) => Some(&mut p.pool[i]),
             At::Own(i) => Some(&mut self.own[i]),
-            At::Weight(_) => None,
+            At::Weight(_) | At::Page(_) => None,
         }
     }
 
@@ -109,11 +126,53 @@ impl Cpu {
         places.get(slot.0).copied().ok_or_else(missing)
     }
 
+    /// Brings in the pages that a node reads, before it runs or, where it has chosen them itself, `behind` it; whether one was
+    /// missing.
+    fn bring(&mut self, program: ProgramId, step: &Step, node: usize, behind: bool) -> Result<bool> {
+        let inputs = self.programs[program.0].paged.get(node).cloned().unwrap_or_default();
+        let (plan, mut missing) = (self.programs[program.0].plan.clone(), false);
+        for input in inputs.into_iter().filter(|input| input.chosen_within == behind) {
+            let ids = match input.ids(&plan, step) {
+                Some((slot, words)) => self.words(program, self.place(program, slot)?)[words].to_vec(),
+                None => Vec::new(),
+            };
+            if let Some(pages) = &mut self.pages {
+                missing |= pages.bring(&input, &ids)?;
+            }
+        }
+        Ok(missing)
+    }
+
+    /// Runs a node whose pages are there.
+    fn run_node(&mut self, program: ProgramId, step: &Step, plan: &Plan, node: &Node) {
+        self.broken = true;
+        // Outputs are taken out while the op runs; no node reads what it writes, which the plan's builder checks.
+        let take = |&s: &Slot| self.words_mut(program, s).map(std::mem::take).unwrap_or_default();
+        let mut taken: Vec<Words> = node.outputs.iter().map(take).collect();
+        let places = &self.programs[program.0].places;
+        let read = |slot: &Slot| (plan.spec(*slot), self.words(program, places[slot.0]));
+        let outputs = node.outputs.iter().zip(&mut taken).map(|(&s, w)| (plan.spec(s), &mut w[..])).collect();
+        let inputs = node.inputs.iter().map(read).collect();
+        let mut io = Io { inputs, outputs, threads: &self.threads };
+        if self.plain {
+            node.op.cpu(step, &mut io);
+        } else {
+            node.op.cpu_fast(step, &mut io);
+        }
+        for (&slot, words) in node.outputs.iter().zip(taken) {
+            if let Some(to) = self.words_mut(program, slot) {
+                *to = words;
+            }
+        }
+        self.broken = false;
+    }
+
     fn words(&self, program: ProgramId, at: At) -> &[u32] {
         match at {
             At::Pool(i) => &self.programs[program.0].pool[i],
             At::Own(i) => &self.own[i],
             At::Weight(place) => self.weights.words(place),
+            At::Page(place) => self.pages.as_ref().map_or(&[], |pages| pages.words(place)),
         }
     }
 }
@@ -138,11 +197,20 @@ impl Backend for Cpu {
     }
 
     fn weight_bytes(&self, name: &str) -> Option<u64> {
-        self.weights.bytes_of(name)
+        self.weights.bytes_of(name).or_else(|| self.pages.as_ref()?.paging.bytes_of(name))
     }
 
     fn load_weight(&mut self, name: &str, words: Vec<u32>) -> Result<()> {
         self.weights.put(name, &words, &self.threads)
+    }
+
+    fn load_paging(&mut self, paging: Paging) -> Result<()> {
+        self.pages = Some(Pages::new(paging)?);
+        Ok(())
+    }
+
+    fn paging(&self) -> Option<PagingStatistics> {
+        self.pages.as_ref().map(|pages| pages.paging.statistics())
     }
 
     fn prepare(&mut self, plan: Arc<Plan>, keep_temporaries: bool) -> Result<ProgramId> {
@@ -154,7 +222,8 @@ impl Backend for Cpu {
                 (SlotKind::Weight(w), _) => {
                     let name = w.to_string();
                     let missing = || Error::format(format!("weight {name}"), "is not resident");
-                    At::Weight(self.weights.find(&name).ok_or_else(missing)?)
+                    let paged = self.pages.as_ref().and_then(|pages| pages.paging.find(&name)).map(At::Page);
+                    paged.or_else(|| self.weights.find(&name).map(At::Weight)).ok_or_else(missing)?
                 }
                 (SlotKind::Constant(name, words), _) => {
                     At::Own(self.own(format!("constant {name}"), |name| Words::of(name, words.words()))?)
@@ -172,7 +241,8 @@ impl Backend for Cpu {
         }
         let temporaries = |(i, &n): (usize, &usize)| Words::zeros(&format!("temporaries {i}"), n);
         let pool = memory.sizes.iter().enumerate().map(temporaries).collect::<Result<_>>()?;
-        self.programs.push(Program { plan, places, pool });
+        let paged = self.pages.as_ref().map_or(Vec::new(), |pages| pages.paging.inputs(&plan));
+        self.programs.push(Program { plan, places, pool, paged });
         Ok(ProgramId(self.programs.len() - 1))
     }
 
@@ -218,29 +288,13 @@ impl Backend for Cpu {
         let plan = self.programs[program.0].plan.clone();
         let outside = || Error::argument("nodes", format!("are {nodes:?}; the program has {}", plan.nodes.len()));
         let some = plan.nodes.get(nodes.clone()).ok_or_else(outside)?;
-        self.broken = true;
-        for node in some {
-            // Outputs are taken out while the op runs; no node reads what it writes, which the plan's
-            // builder checks.
-            let take = |&s: &Slot| self.words_mut(program, s).map(std::mem::take).unwrap_or_default();
-            let mut taken: Vec<Words> = node.outputs.iter().map(take).collect();
-            let places = &self.programs[program.0].places;
-            let read = |slot: &Slot| (plan.spec(*slot), self.words(program, places[slot.0]));
-            let outputs = node.outputs.iter().zip(&mut taken).map(|(&s, w)| (plan.spec(s), &mut w[..])).collect();
-            let inputs = node.inputs.iter().map(read).collect();
-            let mut io = Io { inputs, outputs, threads: &self.threads };
-            if self.plain {
-                node.op.cpu(step, &mut io);
-            } else {
-                node.op.cpu_fast(step, &mut io);
-            }
-            for (&slot, words) in node.outputs.iter().zip(taken) {
-                if let Some(to) = self.words_mut(program, slot) {
-                    *to = words;
-                }
+        for (i, node) in (nodes.start..).zip(some) {
+            self.bring(program, step, i, false)?;
+            self.run_node(program, step, &plan, node);
+            if self.bring(program, step, i, true)? {
+                self.run_node(program, step, &plan, node);
             }
         }
-        self.broken = false;
         Ok(())
     }
 
@@ -273,6 +327,7 @@ impl Backend for Cpu {
 
     fn memory(&self) -> u64 {
         let pools = self.programs.iter().flat_map(|p| &p.pool);
-        self.weights.bytes() + self.own.iter().chain(pools).map(|w| 4 * w.len() as u64).sum::<u64>()
+        let paged = self.pages.as_ref().map_or(0, Pages::bytes);
+        self.weights.bytes() + paged + self.own.iter().chain(pools).map(|w| 4 * w.len() as u64).sum::<u64>()
     }
 }

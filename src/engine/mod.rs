@@ -2,7 +2,7 @@
 //! queue that batches their rows, sampling.
 //!
 //! A file uses only files named before it (`tests/floors.rs` checks it).
-//! Order: `cancel`, `sampler`, `repetition`, `generated_text`, `options`, `device`, `programs`, `open`, `cache`, `jobs`, `queue`,
+//! Order: `cancel`, `sampler`, `repetition`, `generated_text`, `options`, `device`, `programs`, `residency`, `open`, `cache`, `jobs`, `queue`,
 //! `text_program`, `ladder`, `recorded`, `runner`, `hook`, `conversation`, `context_shift`, `resident`, `session`, `decoding`, `generate`,
 //! `routing`, `log_probs`, `batch`, `builder`.
 //!
@@ -66,6 +66,7 @@ pub(crate) mod programs;
 pub mod queue;
 pub(crate) mod recorded;
 mod repetition;
+mod residency;
 pub(crate) mod resident;
 mod routing;
 pub(crate) mod runner;
@@ -75,6 +76,7 @@ mod text_program;
 
 pub use crate::cpu_level::CpuLevel;
 pub use crate::models::{Activations, HiddenAct};
+pub use crate::plan::PagingStatistics;
 pub use autotune::user_cache;
 pub use batch::Batch;
 pub use builder::EngineBuilder;
@@ -184,6 +186,15 @@ impl Engine {
     /// [`Error::DeviceLost`] once a step has panicked.
     pub fn memory_bytes(&self) -> Result<u64> {
         Ok(self.0.runner()?.backend.memory())
+    }
+
+    /// What of the weights moved through the device's memory since the model was opened; none where all of them stay in it
+    /// ([`Options::max_memory`]).
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`] once a step has panicked.
+    pub fn paging(&self) -> Result<Option<PagingStatistics>> {
+        Ok(self.0.runner()?.backend.paging())
     }
 
     /// The tokenizer, if there is one.

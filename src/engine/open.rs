@@ -12,6 +12,7 @@ use crate::engine::autotune::tune;
 use crate::engine::device::{self, Opened, Tuning};
 use crate::engine::options::{DeviceOptions, ModelOptions, Precision};
 use crate::engine::programs::Program;
+use crate::engine::residency::Residency;
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Tokenizer, Weights};
 use crate::models::{Family, LoadOptions, slots};
@@ -75,6 +76,8 @@ pub(crate) struct Opening {
     pub precision: Precision,
     /// How weights are packed and cut for the device.
     pub load: LoadOptions,
+    /// What of them moves through its memory; none: all stay.
+    pub residency: Option<Residency>,
 }
 
 /// A device with a model's weights.
@@ -109,7 +112,7 @@ impl Opening {
         let precision = device.precision(precision);
         let (dense, max_binding) = (precision.pack(), device.caps().max_binding);
         let load = LoadOptions { dense, head: head.pack(dense), max_binding, activations, hidden_act };
-        Ok(Opening { start, files, weights, device, precision, load })
+        Ok(Opening { start, files, weights, device, precision, load, residency: None })
     }
 
     /// Loads every weight of the plans onto the device and chooses their kernels; `also` sees a weight's words before it does.
@@ -124,13 +127,21 @@ impl Opening {
         mut also: impl FnMut(&str, &[u32]) -> Result<()>,
         mut progress: impl FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Loaded> {
-        let precision = self.precision;
+        let (precision, mut residency) = (self.precision, self.residency);
         let (tuning, (mut backend, why)) = (self.device.tuning(), self.device.backend()?);
+        let keeps = !backend.runs_at_once();
         let put = |name: &str, words: Vec<u32>| {
             also(name, &words)?;
-            backend.load_weight(name, words)
+            match residency.as_mut().filter(|moving| moving.has(name)) {
+                Some(moving) => moving.take(name, words, &self.weights, keeps),
+                None => backend.load_weight(name, words),
+            }
         };
         let weight_bytes = load_weights(&self.weights, plans, put, &mut progress)?;
+        if let Some(moving) = residency {
+            let max_binding = backend.caps().max_binding;
+            backend.load_paging(moving.arenas(self.weights, backend.memory(), max_binding)?)?;
+        }
         if let Some(Tuning(cache)) = tuning {
             let what = format!("timing the kernels of {}, once", backend.describe());
             tune(cache, backend.as_mut(), plans, |done, total| {

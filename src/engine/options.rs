@@ -41,8 +41,11 @@ pub struct Options {
     /// Tokens of a session that the KV cache has room for from the beginning; it grows where a session has more. None: 512 on
     /// a GPU, and on the CPU `context`, since there memory is taken as it is written.
     pub reserve: Option<usize>,
-    /// Bytes that the model may hold of the device's memory; none: as many as there are. A model that needs more is refused
-    /// before it is loaded ([`crate::Engine::estimate`]), a KV cache that would grow beyond it when it would.
+    /// Bytes that the model may hold of the device's memory; none: as many as there are. Of a model that needs more
+    /// ([`crate::Engine::estimate`]), experts move through the memory as routers choose them, and layers where that is not enough
+    /// ([`crate::Engine::paging`]): the output is the same, later. A model that does not run so is refused before it is loaded, a
+    /// KV cache that would grow beyond the limit when it would. Where they move, the cache has room for `context` from the
+    /// beginning, and the model's file must stay as it is while the engine lives.
     pub max_memory: Option<u64>,
     /// Sessions that can be open at once; each has its part of the KV cache.
     pub sessions: usize,

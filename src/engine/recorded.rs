@@ -10,6 +10,7 @@ use crate::engine::device::Opened;
 use crate::engine::ladder::Ladder;
 use crate::engine::open::{Opening, required_tokenizer};
 use crate::engine::options::Options;
+use crate::engine::residency::{Residency, too_little};
 use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Tokenizer};
 use crate::models::{self, ChatModel, ModelInfo, OpenedPrompt, TextShape, slots};
@@ -35,6 +36,9 @@ pub struct Estimate {
     pub max_state_bytes: u64,
     /// Of what ops write, of the programs that are prepared when the model is opened.
     pub working_bytes: u64,
+    /// The least that the option `max_memory` can be: all of it when the model is opened, or less, where experts and layers move
+    /// through the memory as they are needed, and sessions are full from the beginning.
+    pub least_bytes: u64,
     /// Tokens that a session holds.
     pub context: usize,
     /// Sessions.
@@ -51,19 +55,17 @@ impl Estimate {
     pub fn max_bytes(&self) -> u64 {
         self.weight_bytes + self.max_state_bytes + self.working_bytes
     }
-
-    /// Checks that it is no more than a limit.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`] with both.
-    pub(crate) fn check(&self, limit: u64) -> Result<()> {
-        if self.bytes() > limit { Err(beyond("the model".into(), self.bytes(), limit)) } else { Ok(()) }
-    }
 }
 
 /// Bytes of a buffer for so many: some devices have none of fewer than 16.
 fn padded(bytes: u64) -> u64 {
     bytes.max(16)
+}
+
+/// Bytes of the temporaries of plans.
+fn working<'a>(plans: impl IntoIterator<Item = &'a Arc<Plan>>) -> u64 {
+    let sizes = |plan: &Arc<Plan>| MemoryPlan::assign(plan, false).sizes;
+    plans.into_iter().flat_map(sizes).map(|words| padded(4 * words as u64)).sum()
 }
 
 /// The error of what needs more memory than the option `max_memory` allows.
@@ -130,6 +132,57 @@ impl Recorded {
         Ok((tokenizer, prompt))
     }
 
+    /// The same within the memory that an option allows: where the model needs more, experts move through the device's memory, and
+    /// layers where that is not enough. Then the cache has all its rows from the beginning.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] where that is more, too.
+    pub fn within_memory(mut self, options: &Options) -> Result<Self> {
+        let Some(limit) = options.max_memory else { return Ok(self) };
+        let estimate = self.estimate()?;
+        if estimate.bytes() <= limit {
+            return Ok(self);
+        }
+        self.states = StatePool::new(self.whole.context, self.whole.context, self.whole.sessions);
+        self.whole.kv_rows = self.states.rows();
+        let caps = self.opening.device.caps();
+        let record = |shape: &TextShape| record(self.model.as_ref(), &caps, shape, &options.probed_layers);
+        self.ladder = Ladder::record(self.whole, self.model.info().layers, record)?;
+        let (plans, Estimate { weight_bytes, max_state_bytes, .. }) = (self.plans(), self.estimate()?);
+        // Nothing is left for programs that are prepared when a step needs them.
+        let working_bytes = working(&plans);
+        let mut least = estimate.bytes();
+        for layers in [false, true] {
+            let moving = self.moving(&plans, layers, limit)?;
+            let fixed = weight_bytes + max_state_bytes + working_bytes - moving.most_bytes();
+            least = fixed + moving.least_bytes();
+            if least <= limit {
+                let constants = self.constant_bytes(&plans).values().sum::<u64>() + padded(1);
+                self.opening.residency = Some(moving.with_rest(constants + max_state_bytes + working_bytes));
+                return Ok(self);
+            }
+        }
+        if estimate.bytes() <= least {
+            Err(beyond("the model".into(), estimate.bytes(), limit))
+        } else {
+            Err(too_little(least, limit))
+        }
+    }
+
+    /// Experts, or with `layers` also matrices of layers, in a memory of `limit` bytes.
+    fn moving(&self, plans: &[Arc<Plan>], layers: bool, limit: u64) -> Result<Residency> {
+        Residency::of(plans, &self.opening.weights, (layers, self.model.vocab()), limit)
+    }
+
+    /// Bytes of the constants of plans, by name.
+    fn constant_bytes(&self, plans: &[Arc<Plan>]) -> HashMap<String, u64> {
+        let constants = plans.iter().flat_map(|plan| &plan.slots).filter_map(|slot| match &slot.kind {
+            SlotKind::Constant(name, _) => Some((format!("constant {name}"), padded(4 * slot.spec.words() as u64))),
+            _ => None,
+        });
+        constants.collect()
+    }
+
     /// All plans.
     pub fn plans(&self) -> Vec<Arc<Plan>> {
         self.ladder.plans().chain(&self.image).cloned().collect()
@@ -140,31 +193,28 @@ impl Recorded {
     /// # Errors
     /// Those of reading the form of a weight.
     pub fn estimate(&self) -> Result<Estimate> {
-        let (plans, mut weights) = (self.plans(), HashMap::new());
-        for plan in &plans {
-            for (weight, _) in plan.weights() {
-                weights.insert(weight.to_string(), padded(self.opening.weights.most_bytes(weight)?));
-            }
-            let constants = plan.slots.iter().filter_map(|slot| match &slot.kind {
-                SlotKind::Constant(name, _) => Some((format!("constant {name}"), padded(4 * slot.spec.words() as u64))),
-                _ => None,
-            });
-            weights.extend(constants);
+        let plans = self.plans();
+        let mut weights = self.constant_bytes(&plans);
+        for (weight, _) in plans.iter().flat_map(|plan| plan.weights()) {
+            weights.insert(weight.to_string(), padded(self.opening.weights.most_bytes(weight)?));
         }
         let states = |plan: &Arc<Plan>| plan.states().map(|(_, spec)| 4 * spec.words() as u64).sum();
-        let working = |plan: &Arc<Plan>| -> u64 {
-            MemoryPlan::assign(plan, false).sizes.iter().map(|&words| padded(4 * words as u64)).sum()
-        };
         let prepared = self.ladder.first_plans().chain(&self.image);
-        Ok(Estimate {
-            // And one that stands for what no node uses.
-            weight_bytes: weights.values().sum::<u64>() + padded(1),
+        // And one that stands for what no node uses.
+        let weight_bytes = weights.values().sum::<u64>() + padded(1);
+        let moving = self.moving(&plans, true, 0)?;
+        let staying = weight_bytes - moving.most_bytes();
+        let least_bytes = staying + moving.least_bytes() + self.full_states + working(&plans);
+        let all = Estimate {
+            weight_bytes,
+            least_bytes,
             state_bytes: plans.first().map_or(0, states),
             max_state_bytes: self.full_states,
-            working_bytes: prepared.map(working).sum(),
+            working_bytes: working(prepared),
             context: self.whole.context,
             sessions: self.whole.sessions,
-        })
+        };
+        Ok(Estimate { least_bytes: least_bytes.min(all.bytes()), ..all })
     }
 }
 

@@ -56,10 +56,7 @@ impl Resident {
         let progress = |at| if Cancel::has_ended(&options.cancel) { ControlFlow::Break(()) } else { progress(at) };
         let files = files.absolute()?;
         let opened = (files.is_elsewhere().then(|| files.clone()), options.clone());
-        let recorded = Recorded::new(files, options)?;
-        if let Some(limit) = options.max_memory {
-            recorded.estimate()?.check(limit)?;
-        }
+        let recorded = Recorded::new(files, options)?.within_memory(options)?;
         let (tokenizer, prompt) = recorded.tokenizer(options)?;
         let plans = recorded.plans();
         let Recorded { opening, model, states, whole, mut ladder, image, full_states } = recorded;

@@ -5,6 +5,7 @@
 //! the scales ([`crate::quant::groups`]). Reading it needs no quantisation.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 use half::f16;
@@ -16,7 +17,9 @@ use crate::files::checkpoint::safetensors::{MAX_TENSORS, Named};
 use crate::files::{Checkpoint, ModelFiles, StorageDType, TensorInfo};
 use crate::quant::groups::{GroupShape, is_infinite};
 use crate::quant::int8;
-use crate::quant::{Bits, Packed, TILE_ROWS, WeightQuant, fill_stack, quantise, stack_table_words, stack_words};
+use crate::quant::{
+    Bits, Packed, StackTable, TILE_ROWS, WeightQuant, fill_stack, quantise, stack_table_words, stack_words,
+};
 use crate::tensor::{Pack, WeightPart, WeightRef};
 use crate::threads;
 
@@ -128,6 +131,44 @@ impl Weights {
         };
         weight.parts.iter().for_each(|part| self.release(part));
         Ok(words)
+    }
+
+    /// Whether the file holds all matrices of a weight as they lie in its stack.
+    pub(crate) fn holds_packed(&self, weight: &WeightRef) -> bool {
+        weight.parts.iter().all(|part| self.packed.contains_key(&part.name))
+    }
+
+    /// Words of some matrices of a stack, as [`Weights::load`] lays them behind its table, into as many.
+    ///
+    /// # Errors
+    /// As [`Weights::load`]; [`Error::Format`] where there are more or fewer words, and for a weight that is no stack.
+    pub(crate) fn load_parts(&self, weight: &WeightRef, parts: Range<usize>, mut to: &mut [u32]) -> Result<()> {
+        let wanted = to.len();
+        let mut copy = |words: &[u32]| {
+            let at = to.split_off_mut(..words.len()).unwrap_or_default();
+            threads::shared()
+                .map(at.chunks_mut(COPY_CHUNK).zip(words.chunks(COPY_CHUNK)), |(to, from)| to.copy_from_slice(from));
+            words.len()
+        };
+        let some = &weight.parts[parts];
+        let found = match weight.pack {
+            Pack::Ternary(rule) => {
+                let each = some.iter().map(|part| Ok(copy(&self.ternary(part, rule)?.words)));
+                each.sum::<Result<usize>>()?
+            }
+            Pack::Groups { group, codes } => {
+                let stack = self.group_stack(some, group as usize, codes)?;
+                let table = StackTable::of(&stack, weight.pack.dtype());
+                table.map_or(0, |table| copy(&stack[table.body(0..table.parts())]))
+            }
+            Pack::F32 | Pack::F16 | Pack::Int8 => 0,
+        };
+        some.iter().for_each(|part| self.release(part));
+        if found == wanted {
+            return Ok(());
+        }
+        let problem = format!("{found} words of matrices, expected {wanted}: the file has changed since it was opened");
+        Err(self.broken(name_of(weight), problem))
     }
 
     /// Bytes that the words of a weight take, at most: matrices whose codes may turn out to need 1 bit are counted at 2. No element

@@ -48,6 +48,32 @@ pub fn upload(device: &Device, name: &str, words: &[u32]) -> Result<wgpu::Buffer
     Ok(buffer)
 }
 
+/// A buffer from some byte on: what a slot is bound to.
+#[derive(Debug, Clone)]
+pub struct Region {
+    /// The buffer.
+    pub buffer: wgpu::Buffer,
+    /// The first byte.
+    pub from: u64,
+}
+
+impl Region {
+    /// A whole buffer.
+    pub fn whole(buffer: wgpu::Buffer) -> Self {
+        Region { buffer, from: 0 }
+    }
+
+    /// Bytes of it.
+    pub fn size(&self) -> u64 {
+        self.buffer.size() - self.from
+    }
+
+    /// What a bind group takes.
+    pub fn binding(&self) -> wgpu::BindingResource<'_> {
+        wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer: &self.buffer, offset: self.from, size: None })
+    }
+}
+
 /// Reads back ranges of words through one staging buffer that is kept and grown.
 #[derive(Debug, Default)]
 pub struct Readback {

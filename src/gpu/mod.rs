@@ -2,11 +2,13 @@
 //! plans that are frozen once and encoded anew every step.
 //!
 //! In reading order: `device`, `buffer` (memory, uploads, reading back), `shader`, `pipeline` (compiled kernels),
-//! `program` (a frozen plan), `pace` (how much a submission holds), this file, `profile` (times by node).
+//! `program` (a frozen plan), `pace` (how much a submission holds), this file, `paged` (weights that are read
+//! page by page), `profile` (times by node).
 
 mod buffer;
 pub mod device;
 mod pace;
+mod paged;
 mod pipeline;
 mod profile;
 mod program;
@@ -17,16 +19,17 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buffer::Readback;
+use buffer::{Readback, Region};
 pub use device::{AdapterKind, AdapterSummary, Adapters, Device};
 use pace::Pace;
+use paged::Pages;
 use pipeline::Pipelines;
 use program::Program;
 
 use crate::error::{Error, Result};
 use crate::plan::{
-    Backend, BufferId, Caps, Choices, DeviceParts, MemoryPlan, Plan, ProgramId, ResizedState, Slot, SlotKind, Step,
-    state_fits,
+    Backend, BufferId, Caps, Choices, DeviceParts, MemoryPlan, Paging, PagingStatistics, Plan, ProgramId, ResizedState,
+    Slot, SlotKind, Step, state_fits,
 };
 use crate::tensor::Spec;
 
@@ -45,6 +48,8 @@ pub struct Gpu {
     pipelines: Pipelines,
     /// Weights, constants and states, shared between programs.
     shared_buffers: HashMap<String, wgpu::Buffer>,
+    /// Weights that are read page by page, if there are any.
+    pages: Option<Pages>,
     step: wgpu::Buffer,
     programs: Vec<Program>,
     /// The speed of each of them.
@@ -73,6 +78,7 @@ impl Gpu {
             choices: Choices::default(),
             pipelines: Pipelines::default(),
             shared_buffers: HashMap::new(),
+            pages: None,
             step,
             programs: Vec::new(),
             paces: Vec::new(),
@@ -142,13 +148,38 @@ impl Gpu {
         Ok(())
     }
 
+    /// Words of slots, after everything submitted before has run.
+    fn read_back(&mut self, program: ProgramId, ranges: &[(Slot, Range<usize>)]) -> Result<Vec<Vec<u32>>> {
+        let found = ranges.iter().map(|(s, r)| self.slot_words(program, *s, r.clone()).map(|(b, r)| (b.clone(), r)));
+        let found = found.collect::<Result<Vec<_>>>()?;
+        let list: Vec<_> = found.iter().map(|(b, r)| (b, r.clone())).collect();
+        self.readback.read(&self.device, &list)
+    }
+
+    /// Waits until everything submitted has run.
+    fn wait(&self) -> Result<()> {
+        let waited = self.device.device.poll(wgpu::PollType::wait_indefinitely());
+        waited.map_err(|e| self.device.failure(e.to_string()))?;
+        self.device.check()
+    }
+
     /// Destroys the device, as a driver reset would: every later call returns [`Error::DeviceLost`].
     pub fn destroy(&self) {
         self.device.device.destroy();
         let _ = self.device.device.poll(wgpu::PollType::Poll);
     }
 
-    /// The buffer of a slot that outlives programs.
+    /// The memory of a slot that outlives programs.
+    fn own_region(&mut self, kind: &SlotKind, spec: &Spec) -> Result<Option<Region>> {
+        if let (SlotKind::Weight(weight), Some(pages)) = (kind, &self.pages)
+            && let Some(region) = pages.region(&weight.to_string())
+        {
+            return Ok(Some(region));
+        }
+        Ok(self.own_buffer(kind, spec)?.map(Region::whole))
+    }
+
+    /// The buffer of a slot that has one of its own, and outlives programs.
     fn own_buffer(&mut self, kind: &SlotKind, spec: &Spec) -> Result<Option<wgpu::Buffer>> {
         let key = match kind {
             SlotKind::Weight(w) => weight_key(&w.to_string()),
@@ -171,11 +202,14 @@ impl Gpu {
         Ok(Some(buffer))
     }
 
-    fn slot_buffer(&self, program: ProgramId, slot: Slot, range: &Range<usize>) -> Result<&wgpu::Buffer> {
-        let buffer = self.programs[program.0].buffers.get(slot.0).and_then(Option::as_ref);
-        let fits = |b: &&wgpu::Buffer| range.start <= range.end && range.end as u64 <= b.size() / 4;
+    /// The buffer of a slot, and where in it a range of the slot's words is.
+    fn slot_words(&self, program: ProgramId, slot: Slot, range: Range<usize>) -> Result<(&wgpu::Buffer, Range<usize>)> {
+        let region = self.programs[program.0].regions.get(slot.0).and_then(Option::as_ref);
+        let fits = |r: &&Region| range.start <= range.end && range.end as u64 <= r.size() / 4;
         let problem = || format!("words {range:?} of slot %{} are out of bounds", slot.0);
-        buffer.filter(fits).ok_or_else(|| Error::argument("slot", problem()))
+        let region = region.filter(fits).ok_or_else(|| Error::argument("slot", problem()))?;
+        let from = region.from as usize / 4;
+        Ok((&region.buffer, from + range.start..from + range.end))
     }
 }
 
@@ -201,7 +235,8 @@ impl Backend for Gpu {
     }
 
     fn weight_bytes(&self, name: &str) -> Option<u64> {
-        self.shared_buffers.get(&weight_key(name)).map(wgpu::Buffer::size)
+        let buffer = self.shared_buffers.get(&weight_key(name));
+        buffer.map(wgpu::Buffer::size).or_else(|| self.pages.as_ref()?.paging.bytes_of(name))
     }
 
     fn load_weight(&mut self, name: &str, words: Vec<u32>) -> Result<()> {
@@ -213,6 +248,15 @@ impl Backend for Gpu {
         Ok(())
     }
 
+    fn load_paging(&mut self, paging: Paging) -> Result<()> {
+        self.pages = Some(Pages::new(&self.device, paging)?);
+        Ok(())
+    }
+
+    fn paging(&self) -> Option<PagingStatistics> {
+        self.pages.as_ref().map(|pages| pages.paging.statistics())
+    }
+
     fn prepare(&mut self, plan: Arc<Plan>, keep_temporaries: bool) -> Result<ProgramId> {
         self.device.check()?;
         let memory = MemoryPlan::assign(&plan, keep_temporaries);
@@ -221,14 +265,16 @@ impl Backend for Gpu {
             let buffer = buffer::storage(&self.device, &format!("temporaries {i}"), words)?;
             pool.push(buffer);
         }
-        let mut buffers = Vec::with_capacity(plan.slots.len());
+        let mut regions = Vec::with_capacity(plan.slots.len());
         for (slot, place) in plan.slots.iter().zip(&memory.places) {
-            buffers.push(match place {
-                BufferId::Pooled(i) => Some(pool[*i].clone()),
-                BufferId::Own => self.own_buffer(&slot.kind, &slot.spec)?,
+            regions.push(match place {
+                BufferId::Pooled(i) => Some(Region::whole(pool[*i].clone())),
+                BufferId::Own => self.own_region(&slot.kind, &slot.spec)?,
             });
         }
-        let mut program = Program::new((&self.device, &self.choices), &mut self.pipelines, &self.step, plan, buffers)?;
+        let paged = self.pages.as_ref().map_or(Vec::new(), |pages| pages.paging.inputs(&plan));
+        let mut program = Program::new((&self.device, &self.choices), &mut self.pipelines, &self.step, plan, regions)?;
+        program.paged = paged;
         program.pooled = pool.iter().map(wgpu::Buffer::size).sum();
         self.programs.push(program);
         self.paces.push(Pace::default());
@@ -272,10 +318,10 @@ impl Backend for Gpu {
 
     fn write(&mut self, program: ProgramId, slot: Slot, at: usize, words: &[u32]) -> Result<()> {
         self.device.check()?;
-        let buffer = self.slot_buffer(program, slot, &(at..at.saturating_add(words.len())))?;
+        let (buffer, place) = self.slot_words(program, slot, at..at.saturating_add(words.len()))?;
         let bytes = bytemuck::cast_slice(words);
         self.device.caught("an input", || {
-            self.device.queue.write_buffer(buffer, 4 * at as u64, bytes);
+            self.device.queue.write_buffer(buffer, 4 * place.start as u64, bytes);
             Ok(())
         })
     }
@@ -286,7 +332,10 @@ impl Backend for Gpu {
 
     fn repeat(&mut self, program: ProgramId, step: &Step, nodes: Range<usize>, times: usize) -> Result<()> {
         let device = self.device.clone();
-        device.caught("a step", || self.submit(program, step, nodes, times))
+        device.caught("a step", || match self.programs[program.0].paged.iter().all(Vec::is_empty) {
+            true => self.submit(program, step, nodes, times),
+            false => (0..times).try_for_each(|_| self.submit_paged(program, step, nodes.clone())),
+        })
     }
 
     fn max_repeats(&self) -> usize {
@@ -307,7 +356,11 @@ impl Backend for Gpu {
 
     fn profile(&mut self, program: ProgramId, step: &Step) -> Result<Vec<Duration>> {
         self.device.check()?;
-        self.device.caught("a profile", || {
+        let device = self.device.clone();
+        if self.programs[program.0].paged.iter().any(|inputs| !inputs.is_empty()) {
+            return device.caught("a profile", || self.profile_paged(program, step));
+        }
+        device.caught("a profile", || {
             self.device.queue.write_buffer(&self.step, 0, bytemuck::bytes_of(step));
             profile::profile(&self.device, &self.pipelines, &self.programs[program.0], step)
         })
@@ -315,15 +368,13 @@ impl Backend for Gpu {
 
     fn read(&mut self, program: ProgramId, ranges: &[(Slot, Range<usize>)]) -> Result<Vec<Vec<u32>>> {
         self.device.check()?;
-        let buffers: Result<Vec<_>> =
-            ranges.iter().map(|(s, r)| Ok((self.slot_buffer(program, *s, r)?.clone(), r.clone()))).collect();
-        let buffers = buffers?;
-        let list: Vec<_> = buffers.iter().map(|(b, r)| (b, r.clone())).collect();
         let device = self.device.clone();
-        device.caught("reading back", || self.readback.read(&device, &list))
+        device.caught("reading back", || self.read_back(program, ranges))
     }
 
     fn memory(&self) -> u64 {
-        self.shared_buffers.values().map(wgpu::Buffer::size).chain(self.programs.iter().map(|p| p.pooled)).sum()
+        let paged = self.pages.as_ref().map_or(0, Pages::bytes);
+        let shared = self.shared_buffers.values().map(wgpu::Buffer::size);
+        paged + shared.chain(self.programs.iter().map(|p| p.pooled)).sum::<u64>()
     }
 }

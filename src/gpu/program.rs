@@ -4,10 +4,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::gpu::buffer;
+use crate::gpu::buffer::{self, Region};
 use crate::gpu::device::Device;
 use crate::gpu::pipeline::{PipelineId, Pipelines};
-use crate::plan::{Caps, Choices, Grid, Kernel, Plan, Step, Variant};
+use crate::plan::{Caps, Choices, Grid, Kernel, PagedInput, Plan, Step, Variant};
 
 /// One launch: everything that does not change from step to step.
 #[derive(Debug)]
@@ -22,8 +22,10 @@ struct Dispatch {
 pub struct Program {
     /// The plan.
     pub plan: Arc<Plan>,
-    /// The buffer of each slot, if any node uses it.
-    pub buffers: Vec<Option<wgpu::Buffer>>,
+    /// The memory of each slot, if any node uses it.
+    pub regions: Vec<Option<Region>>,
+    /// The paged weights that each node reads, if there are any.
+    pub paged: Vec<Vec<PagedInput>>,
     /// Bytes of the buffers that are this program's alone.
     pub pooled: u64,
     dispatches: Vec<Vec<Dispatch>>,
@@ -31,7 +33,7 @@ pub struct Program {
 }
 
 impl Program {
-    /// Builds pipelines and bind groups for a plan whose slots have buffers, with the chosen variant of each node.
+    /// Builds pipelines and bind groups for a plan whose slots have memory, with the chosen variant of each node.
     ///
     /// # Errors
     /// [`Error::Device`] for a kernel that the device refuses, with the node's label.
@@ -40,7 +42,7 @@ impl Program {
         pipelines: &mut Pipelines,
         step: &wgpu::Buffer,
         plan: Arc<Plan>,
-        buffers: Vec<Option<wgpu::Buffer>>,
+        regions: Vec<Option<Region>>,
     ) -> Result<Self> {
         let variants: Vec<Variant> = plan
             .nodes
@@ -54,22 +56,23 @@ impl Program {
         let params = ParamsBuffer::new(device, variants.iter().flat_map(Variant::kernels))?;
         // Nodes run one after the other, so one buffer serves all nodes with two launches.
         let between = if words > 0 { Some(buffer::storage(device, "between two launches", words)?) } else { None };
+        let between = between.map(Region::whole);
         let mut binder = Binder { device, pipelines, step, params, bound: 0 };
         let mut dispatches = Vec::with_capacity(variants.len());
         for (node, variant) in plan.nodes.iter().zip(&variants) {
             let mut slots = Vec::with_capacity(node.inputs.len() + node.outputs.len() + 1);
             for slot in node.inputs.iter().chain(&node.outputs) {
-                let Some(buffer) = &buffers[slot.0] else {
+                let Some(region) = &regions[slot.0] else {
                     return Err(Error::format(&node.label, format!("slot %{} has no memory", slot.0)));
                 };
-                slots.push(buffer);
+                slots.push(region);
             }
             slots.extend(between.as_ref().filter(|_| variant.follow_up.is_some()));
             let bind = |kernel| binder.bind((variant.caps, kernel), &node.label, node.inputs.len(), &slots);
             dispatches.push(variant.kernels().map(bind).collect::<Result<Vec<Dispatch>>>()?);
         }
         let max_groups = device.device.limits().max_compute_workgroups_per_dimension as usize;
-        Ok(Program { plan, buffers, pooled: 0, dispatches, max_groups })
+        Ok(Program { plan, regions, paged: Vec::new(), pooled: 0, dispatches, max_groups })
     }
 
     /// Number of launches of a step: those whose grid is not empty.
@@ -133,7 +136,7 @@ impl Binder<'_> {
         (caps, kernel): (Caps, &Kernel),
         label: &str,
         inputs: usize,
-        slots: &[&wgpu::Buffer],
+        slots: &[&Region],
     ) -> Result<Dispatch> {
         let outputs = slots.len() - inputs;
         let built = self.pipelines.build(self.device, (caps, kernel), [inputs, outputs]);
@@ -143,8 +146,8 @@ impl Binder<'_> {
             wgpu::BindGroupEntry { binding: 1, resource: self.params.binding(self.bound) },
         ];
         self.bound += 1;
-        for (b, buffer) in slots.iter().enumerate() {
-            entries.push(wgpu::BindGroupEntry { binding: b as u32 + 2, resource: buffer.as_entire_binding() });
+        for (b, region) in slots.iter().enumerate() {
+            entries.push(wgpu::BindGroupEntry { binding: b as u32 + 2, resource: region.binding() });
         }
         let layout = self.pipelines.layout(self.device, inputs, outputs).clone();
         let desc = wgpu::BindGroupDescriptor { label: Some(label), layout: &layout, entries: &entries };

@@ -9,7 +9,8 @@ use crate::ops::ternary_matmul::TernaryMatmul;
 use crate::ops::{ActQuant, Composed, Experts, RmsNorm, expect, require};
 use crate::params;
 use crate::plan::{
-    Caps, Extent, FollowUp, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Source, Step, Variant, Variants,
+    Caps, Chosen, Extent, FollowUp, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Source, Step, Variant,
+    Variants,
 };
 use crate::quant::TILE_ROWS;
 use crate::shader;
@@ -247,6 +248,10 @@ impl Op for BitLinear {
             expect("residual", rest[rest.len() - 1], &shape, &[DType::F32])?;
         }
         Ok(vec![Spec::counted(&shape, DType::F32, x.counted_by)])
+    }
+
+    fn chosen(&self) -> Option<Chosen> {
+        self.experts().map(|e| e.chosen(self.rest()))
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {

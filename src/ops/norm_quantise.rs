@@ -4,7 +4,7 @@ use crate::bounds::{at_least, largest_magnitude};
 use crate::error::Result;
 use crate::ops::{RmsNorm, expect, require, simd};
 use crate::params;
-use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
+use crate::plan::{Caps, Chosen, Extent, Grid, Ids, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
 use crate::tensor::{DType, Spec, code_words};
 
@@ -40,6 +40,11 @@ impl Experts {
     /// All experts, whose weights a stack holds one behind the other.
     pub const fn all(self) -> usize {
         self.n + self.shared
+    }
+
+    /// What a step reads of their stack, with the chosen ones in input `ids` of the op.
+    pub(super) fn chosen(self, ids: usize) -> Chosen {
+        Chosen { ids: Ids::Input(ids), among: self.n, all: self.all() }
     }
 
     /// Expert of slot `s` of a row whose choices are `expert_ids`.

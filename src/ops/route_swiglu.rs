@@ -8,7 +8,7 @@ use crate::ops::route::Route;
 use crate::ops::router::check_choices;
 use crate::ops::swiglu::Act;
 use crate::ops::{BitInput, Experts, RmsNorm, expect, require};
-use crate::plan::{Caps, Io, Kernel, Op, PlanBuilder, Slot, Step, Variant, Variants};
+use crate::plan::{Caps, Chosen, Ids, Io, Kernel, Op, PlanBuilder, Slot, Step, Variant, Variants};
 use crate::tensor::{DType, Spec};
 
 /// The composition of `route` and `bit_linear` with gate and up of the experts that it chooses, for one row; every workgroup of a
@@ -109,6 +109,10 @@ impl Op for RouteSwiGlu {
         let own = self.infer(inputs)?;
         expect("h", outputs[0], &own[0].shape, &[DType::F32])?;
         check_choices(&own[1..], &outputs[1..])
+    }
+
+    fn chosen(&self) -> Option<Chosen> {
+        Some(Chosen { ids: Ids::Output(1), among: self.experts.n, all: self.experts.all() })
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {

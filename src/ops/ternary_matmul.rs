@@ -6,7 +6,9 @@ use crate::ops::group_rows::{BLOCK, blocks};
 use crate::ops::norm_quantise::Experts;
 use crate::ops::{expect, require, simd};
 use crate::params;
-use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step, Variant, Variants};
+use crate::plan::{
+    Caps, Chosen, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step, Variant, Variants,
+};
 use crate::quant::{Stack, StackPart, TILE_ROWS, code_at};
 use crate::shader;
 use crate::tensor::{DType, Spec, code_words};
@@ -201,6 +203,10 @@ impl Op for TernaryMatmul {
             expect("residual", inputs[3], &shape, &[DType::F32])?;
         }
         Ok(vec![Spec::counted(&shape, DType::F32, codes.counted_by)])
+    }
+
+    fn chosen(&self) -> Option<Chosen> {
+        self.experts.map(|e| e.chosen(3))
     }
 
     fn cpu(&self, step: &Step, io: &mut Io) {

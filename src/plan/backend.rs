@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::plan::{Caps, Choices, Plan, Slot, Step};
+use crate::plan::{Caps, Choices, Paging, PagingStatistics, Plan, Slot, Step};
 use crate::tensor::Spec;
 
 /// A prepared plan of one backend.
@@ -79,7 +79,7 @@ pub trait Backend: Send {
     /// What kernels may use here.
     fn caps(&self) -> Caps;
 
-    /// Bytes of the weight of this name, if it is resident.
+    /// Bytes of the weight of this name, if it is resident, wholly or page by page.
     fn weight_bytes(&self, name: &str) -> Option<u64>;
 
     /// Makes a weight resident under this name.
@@ -87,6 +87,15 @@ pub trait Backend: Send {
     /// # Errors
     /// [`crate::Error::OutOfMemory`] if it does not fit, [`crate::Error::DeviceLost`] if the device is gone.
     fn load_weight(&mut self, name: &str, words: Vec<u32>) -> Result<()>;
+
+    /// Takes weights that are read page by page, once, before any plan that reads them is prepared: makes their arenas.
+    ///
+    /// # Errors
+    /// As [`Backend::load_weight`].
+    fn load_paging(&mut self, paging: Paging) -> Result<()>;
+
+    /// What moved of those weights; none without any.
+    fn paging(&self) -> Option<PagingStatistics>;
 
     /// Freezes a plan: memory, pipelines, bindings. With `keep_temporaries`, every slot stays readable after a step.
     ///

@@ -5,7 +5,7 @@
 //!
 //! In reading order: this file, `op` (what an op is), `builder` (recording), `memory` (which temporaries share a buffer),
 //! `kernel` (a dispatch), `caps` (what a device can do), `variant` (kernels by name, and which was chosen), `backend` (what
-//! runs a plan).
+//! runs a plan), `paging` (weights that are not wholly in memory).
 
 mod backend;
 mod builder;
@@ -13,6 +13,7 @@ mod caps;
 mod kernel;
 mod memory;
 mod op;
+mod paging;
 mod variant;
 
 pub use backend::{Backend, DeviceParts, ProgramId, ResizedState, state_fits};
@@ -21,7 +22,10 @@ pub use caps::Caps;
 pub use kernel::{Extent, FollowUp, Grid, Kernel, ParamStruct, Params, Source};
 pub(crate) use kernel::{params, shader};
 pub use memory::{BufferId, MemoryPlan};
-pub use op::{Floats, Io, Op, Step};
+pub use op::{Chosen, Floats, Ids, Io, Op, Step};
+pub use paging::{
+    Arena, Fill, Moves, PageSource, PagedInput, PagedPlace, PagedWeight, Paging, PagingStatistics, padded_words,
+};
 pub use variant::{Choices, Variant, Variants, shape_bucket};
 
 use std::collections::BTreeMap;

@@ -12,6 +12,28 @@ use crate::quant::int8;
 use crate::tensor::{CountedBy, DType, Spec};
 use crate::threads::ThreadPool;
 
+/// Where an op has the numbers of what it reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ids {
+    /// In the input of this number.
+    Input(usize),
+    /// It chooses itself, whatever the stack holds, and writes its choice into the output of this number; run again, it writes
+    /// the same outputs.
+    Output(usize),
+}
+
+/// Which matrices of a stack a step reads, where values choose them: the stack is cut into `all` parts of equally many
+/// matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chosen {
+    /// The chosen parts' numbers, U32, in each row in use.
+    pub ids: Ids,
+    /// How many parts are chosen among: the first ones.
+    pub among: usize,
+    /// Parts in all; those behind the first `among` are read in every step.
+    pub all: usize,
+}
+
 /// An operation on slots. Each has one file in `ops/`; this trait is all that backends know of it.
 pub trait Op: Debug + Send + Sync {
     /// snake_case name, equal to the op's file and, where it has its own, its shader.
@@ -34,6 +56,11 @@ pub trait Op: Debug + Send + Sync {
         }
         let list = |specs: &[&Spec]| specs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         Err(Error::shape("its output", list(&specs.iter().collect::<Vec<_>>()), list(outputs)))
+    }
+
+    /// Which parts of its stack of matrices a step reads; none: all of it.
+    fn chosen(&self) -> Option<Chosen> {
+        None
     }
 
     /// The definition of truth: plain loops on the words of the slots.

@@ -27,11 +27,13 @@ pub mod int8;
 mod quantise;
 mod reorder;
 mod stack;
+mod stack_table;
 
 pub use quantise::{WeightQuant, quantise};
 pub use reorder::reorder;
 pub use stack::{PART_WORDS, Stack, StackPart, stack, stack_words};
 pub(crate) use stack::{fill_stack, stack_table_words};
+pub(crate) use stack_table::StackTable;
 
 /// Rows of a tile: 32 lanes of 4 rows.
 pub const TILE_ROWS: usize = 128;

@@ -5,7 +5,7 @@ use crate::quant::{Bits, Packed, TILE_ROWS};
 use crate::threads;
 
 /// Words of the header and of each table entry, so that everything behind them is aligned to `vec4<u32>`.
-const HEADER_WORDS: usize = 4;
+pub(crate) const HEADER_WORDS: usize = 4;
 /// Words of a table entry.
 pub const PART_WORDS: usize = 8;
 

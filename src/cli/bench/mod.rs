@@ -18,6 +18,7 @@ use clap::Args;
 use ternion::Error;
 use ternion::tools::bench::{BenchEvent, BenchOptions, BenchRow, BenchRun, bench};
 
+use crate::cli::args::byte_size;
 use crate::cli::interrupts;
 use crate::cli::messages::say;
 use crate::cli::output::Bar;
@@ -52,6 +53,10 @@ pub use table::{block, test_name, write_wrapped};
 pub struct Bench {
     #[command(flatten)]
     sweep: SweepArgs,
+    /// Memory that the model may hold of the device's, as 800MiB or 2GiB: of one that needs more, experts and layers move
+    /// through it as they are needed, and the table shows how many were there.
+    #[arg(long, value_name = "SIZE", value_parser = byte_size)]
+    max_memory: Option<u64>,
     /// Lengths of prompts to read, 0 for none; default: 96,512, those of them that fit the model.
     #[arg(short, long, value_name = "TOKENS", value_delimiter = ',')]
     prompts: Option<Vec<Counts>>,
@@ -143,7 +148,8 @@ impl Bench {
         let plot = self.plot.as_ref().map(|file| PlotFile::new("plot", file.as_os_str())).transpose()?;
         let report = self.report.as_deref().map(Report::new).transpose()?;
         interrupts::watch()?;
-        let rows = RowWriter::new(io::BufWriter::new(io::stdout()), self.output, self.wide);
+        let rows =
+            RowWriter::new(io::BufWriter::new(io::stdout()), self.output, (self.wide, self.max_memory.is_some()));
         let mut printed = Printed { bar: Bar::new("measuring"), rows, said: Vec::new(), failed: None };
         let mut all = Vec::new();
         let measured = runs.iter().try_for_each(|run| self.measure(run, &mut printed, &mut all));
@@ -194,6 +200,7 @@ impl Bench {
         BenchOptions {
             device: run.device.clone(),
             model: run.model,
+            max_memory: self.max_memory,
             prompts: self.prompts.as_deref().map(numbers),
             generated: self.generated.as_deref().map(numbers),
             depths: numbers(&self.depths),

@@ -42,7 +42,8 @@ impl Format {
 pub struct RowWriter<W> {
     out: W,
     format: Format,
-    wide: bool,
+    /// Whether the table is wide, and whether the model's memory is bounded.
+    shown: (bool, bool),
     /// The table of a run, once its tests are known, and its rows.
     table: Option<Table>,
     run: Vec<BenchRow>,
@@ -52,13 +53,13 @@ pub struct RowWriter<W> {
 
 impl<W: Write> RowWriter<W> {
     /// Rows in this format.
-    pub fn new(out: W, format: Format, wide: bool) -> Self {
-        RowWriter { out, format, wide, table: None, run: Vec::new(), count: 0 }
+    pub fn new(out: W, format: Format, shown: (bool, bool)) -> Self {
+        RowWriter { out, format, shown, table: None, run: Vec::new(), count: 0 }
     }
 
     /// A run of these tests begins.
     pub fn begin_run(&mut self, tests: &[String]) {
-        self.table = Some(Table::new(tests, self.wide));
+        self.table = Some(Table::new(tests, self.shown.0, self.shown.1));
     }
 
     /// Writes a row, and lets it be seen.

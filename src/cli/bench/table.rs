@@ -31,6 +31,17 @@ const WIDE: [Column; 4] = [
     ("device memory", 13, |row| bytes(row.device_bytes)),
 ];
 
+/// Those of weights that move through memory.
+const PAGED: [Column; 3] = [
+    ("%hits", 5, |row| percent(row.pages.page_hit_rate)),
+    ("moved MB/token", 14, |row| row.pages.moved_bytes_per_token.map_or("–".into(), |bytes| digits(1e-6 * bytes))),
+    ("%stalled", 8, |row| percent(row.pages.stalled_share)),
+];
+
+fn percent(share: Option<f64>) -> String {
+    share.map_or("–".into(), |share| format!("{:.1}", 100.0 * share))
+}
+
 /// A number, in thousands where it has six digits or more.
 fn short(n: f64) -> String {
     if n >= 1e5 { format!("{}k", digits(1e-3 * n)) } else { digits(n) }
@@ -64,9 +75,10 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table for these tests; nothing is written yet.
-    pub fn new(tests: &[String], wide: bool) -> Self {
-        let columns_of = if wide { [&NARROW[..], &WIDE[..]].concat() } else { NARROW.to_vec() };
+    /// A table for these tests, `wide` if so, and with what moved where memory is `bounded`; nothing is written yet.
+    pub fn new(tests: &[String], wide: bool, bounded: bool) -> Self {
+        let more = [(wide, &WIDE[..]), (bounded, &PAGED[..])].into_iter().filter(|(asked, _)| *asked);
+        let columns_of = [NARROW.to_vec(), more.flat_map(|(_, columns)| columns).copied().collect()].concat();
         // Any of them may count images or texts.
         let longest = tests.iter().map(|test| match test.contains("pp") || test.starts_with("tg") {
             true => columns(test),
@@ -114,6 +126,7 @@ pub fn block(row: &BenchRow) -> [String; 4] {
     let mut settings = vec![format!("precision {}", setup.precision), format!("head {}", setup.head)];
     settings.extend(setup.kv.as_ref().map(|kv| format!("cache {kv}")));
     settings.extend(setup.activations.as_ref().map(|a| format!("activations {a}")));
+    settings.extend(row.pages.max_memory.map(|limit| format!("at most {} of memory", bytes(limit))));
     settings.extend(setup.autotune.map(|tuned| if tuned { "autotuned" } else { "variants not timed" }.to_owned()));
     let times = if row.repetitions == 1 { "repetition" } else { "repetitions" };
     let runs = format!("{} {times} behind {} for warming up", row.repetitions, row.warmup);
@@ -174,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_table_is_at_most_100_columns_wide() {
-        let table = Table::new(&["tg64 @ d2048 × 8 sessions".into(), "pp512".into()], false);
+        let table = Table::new(&["tg64 @ d2048 × 8 sessions".into(), "pp512".into()], false, false);
         let numbers: usize = table.columns.iter().map(|c| width(c) + 3).sum();
         assert!(table.tests + numbers + 4 <= WIDTH, "{} and {numbers}", table.tests);
     }

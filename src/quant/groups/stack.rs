@@ -5,11 +5,9 @@ use half::f16;
 use crate::alloc::{CACHE_LINE, COPY_CHUNK, zeros};
 use crate::error::{Error, Result};
 use crate::quant::groups::{GroupPacked, GroupRows, GroupShape, fill_rows};
+use crate::quant::stack::HEADER_WORDS;
 use crate::quant::{Bits, PART_WORDS, TILE_ROWS, code_at};
 use crate::threads;
-
-/// Words in front of a stack's table.
-const HEADER_WORDS: usize = 4;
 
 /// Words of a stack's buffer.
 pub(crate) fn stack_words(shapes: &[GroupShape]) -> usize {

@@ -127,6 +127,7 @@ fn measured(
         counts: if images { Unit::Images } else { Unit::Texts },
         setup: Setup::new(name, model.report(), backend, None),
         device_bytes: backend.memory(),
+        paging: (None, None),
         cost,
         profile,
     })

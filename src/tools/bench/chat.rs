@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::files::ModelFiles;
 use crate::models::{ModelInfo, slots};
 use crate::ops::{Row, SAMPLE_PARAM_WORDS};
-use crate::plan::Step;
+use crate::plan::{PagingStatistics, Step};
 use crate::tools::bench::options::BenchOptions;
 use crate::tools::bench::probe::{Cost, OpTime, Probe};
 use crate::tools::bench::row::{Measured, Setup, TestNumbers, Unit};
@@ -35,11 +35,20 @@ pub fn measure(
         let engine = options.engine(files, group[0].sessions(), contexts?.into_iter().max().unwrap_or(1))?;
         for &test in group {
             let mut sessions = TestSessions::new(&engine, test)?;
-            let ControlFlow::Continue(times) = run.repeat(&test.to_string(), || sessions.run())? else {
+            let mut warm = None;
+            let once = || {
+                let time = sessions.run()?;
+                if warm.is_none() {
+                    warm = engine.paging()?;
+                }
+                Ok(time)
+            };
+            let ControlFlow::Continue(times) = run.repeat(&test.to_string(), once)? else {
                 return Ok(ControlFlow::Break(()));
             };
             drop(sessions);
-            if run.row(measured(&engine, test, times, options, run.model)?).is_break() {
+            let moved = engine.paging()?.zip(warm).map(|(now, warm)| now.since(&warm));
+            if run.row(measured(&engine, test, (times, moved), options, run.model)?).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
@@ -50,7 +59,7 @@ pub fn measure(
 fn measured(
     engine: &Engine,
     test: Test,
-    times: Vec<f64>,
+    (times, moved): (Vec<f64>, Option<PagingStatistics>),
     options: &BenchOptions,
     model: (&str, u64),
 ) -> Result<Measured> {
@@ -72,6 +81,7 @@ fn measured(
         counts,
         setup,
         device_bytes: runner.backend.memory(),
+        paging: (options.max_memory, moved),
         cost,
         profile,
     })

@@ -26,7 +26,7 @@ mod test;
 use std::ops::ControlFlow;
 
 use crate::engine::options::Precision;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::{ModelFiles, Weights};
 use crate::models::{self, BITGEN, Family, LoadOptions, Model};
 use crate::tools::convert::whole;
@@ -37,7 +37,7 @@ pub use compare::{Comparison, KEYS, Pair, compare};
 pub use machine::Machine;
 pub use options::BenchOptions;
 pub use probe::OpTime;
-pub use row::{BenchRow, SCHEMA, Setup, TestNumbers, Unit};
+pub use row::{BenchRow, PageUse, SCHEMA, Setup, TestNumbers, Unit};
 pub use run::{BenchEvent, BenchRun};
 pub use statistics::Ratio;
 pub use test::Test;
@@ -52,8 +52,8 @@ pub use test::Test;
 /// rows that there are.
 ///
 /// # Errors
-/// [`Error::Argument`](crate::Error::Argument) for options out of range or beyond the model's positions, before anything is
-/// loaded; [`Error::Unsupported`](crate::Error::Unsupported) for images without vision, or for times of ops on an adapter
+/// [`Error::Argument`] for options out of range or beyond the model's positions, before anything is
+/// loaded; [`Error::Unsupported`] for images without vision, or for times of ops on an adapter
 /// that takes none; those of [`Engine::open`](crate::Engine::open).
 pub fn bench(
     files: impl Into<ModelFiles>,
@@ -66,6 +66,12 @@ pub fn bench(
     let load = LoadOptions { hidden_act: options.model.hidden_act, ..load };
     let name = files.to_string();
     if Family::recognise(&files, &weights)? == &BITGEN {
+        if options.max_memory.is_some() {
+            return Err(Error::argument(
+                "max-memory",
+                "is for a model that chats; a BitGen stays in memory as a whole",
+            ));
+        }
         let parameters = parameters(models::open(&files, &weights, load)?.as_ref(), &weights)?;
         let tests = bitgen::tests();
         let mut run = Run::new((&name, parameters), options, &tests, &mut watch);

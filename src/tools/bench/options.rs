@@ -23,6 +23,8 @@ pub struct BenchOptions {
     pub device: DeviceOptions,
     /// How the model's numbers are kept and computed.
     pub model: ModelOptions,
+    /// Bytes that the model may hold of the device's memory ([`Options::max_memory`]); for models that chat.
+    pub max_memory: Option<u64>,
     /// Lengths of prompts, in tokens; 0 for no such test. Default: 96 and 512, at most the model's positions.
     pub prompts: Option<Vec<usize>>,
     /// Numbers of generated tokens; 0 for no such test. Default: 64, at most the model's positions.
@@ -44,6 +46,7 @@ impl Default for BenchOptions {
         BenchOptions {
             device: DeviceOptions::default(),
             model: ModelOptions::default(),
+            max_memory: None,
             prompts: None,
             generated: None,
             depths: vec![0],
@@ -137,6 +140,7 @@ impl BenchOptions {
             activations,
             hidden_act,
             context: Some(context),
+            max_memory: self.max_memory,
             sessions,
             ..Options::default()
         };

@@ -9,7 +9,7 @@ use crate::engine::LoadReport;
 use crate::engine::options::NamedValues;
 use crate::error::{Error, Result};
 use crate::models::Activations;
-use crate::plan::{Backend, Choices, DeviceParts};
+use crate::plan::{Backend, Choices, DeviceParts, PagingStatistics};
 use crate::tensor::DType;
 use crate::tools::bench::machine::{Machine, now, peak_host_bytes};
 use crate::tools::bench::probe::{Cost, OpTime};
@@ -79,6 +79,31 @@ pub struct TestNumbers {
     pub n_texts: u64,
     /// Tokens that a session may have; none for a model without a cache.
     pub context: Option<u64>,
+}
+
+/// How weights moved through a device's memory in a test, where an option bounds it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct PageUse {
+    /// Bytes that the model may hold.
+    pub max_memory: Option<u64>,
+    /// Of the experts and layers that steps needed, the share that was in memory; none where all weights stay.
+    pub page_hit_rate: Option<f64>,
+    /// Bytes that moved, for each token.
+    pub moved_bytes_per_token: Option<f64>,
+    /// Of the time, the share in which steps waited for them.
+    pub stalled_share: Option<f64>,
+}
+
+impl PageUse {
+    /// What moved in a test of so many tokens and seconds.
+    pub(super) fn new(max_memory: Option<u64>, moved: Option<&PagingStatistics>, tokens: f64, seconds: f64) -> Self {
+        PageUse {
+            max_memory,
+            page_hit_rate: moved.map(PagingStatistics::hit_rate),
+            moved_bytes_per_token: moved.map(|m| m.moved_bytes as f64 / tokens),
+            stalled_share: moved.map(|m| m.stalled.as_secs_f64() / seconds),
+        }
+    }
 }
 
 /// What rates count.
@@ -163,6 +188,9 @@ pub struct BenchRow {
     pub peak_host_bytes: Option<u64>,
     /// Bytes in use on the device.
     pub device_bytes: u64,
+    /// How weights moved.
+    #[serde(flatten)]
+    pub pages: PageUse,
     /// Times by op, the largest first, if they were asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub profile: Vec<OpTime>,
@@ -271,6 +299,8 @@ pub(super) struct Measured {
     pub setup: Setup,
     /// Bytes in use on the device at the end.
     pub device_bytes: u64,
+    /// Bytes that the model may hold, and what moved in all repetitions.
+    pub paging: (Option<u64>, Option<PagingStatistics>),
     /// What a repetition costs.
     pub cost: Cost,
     pub profile: Vec<OpTime>,
@@ -314,6 +344,12 @@ impl Measured {
             host_us_per_token: 1e6 * cost.host / tokens,
             peak_host_bytes: peak_host_bytes(),
             device_bytes: self.device_bytes,
+            pages: PageUse::new(
+                self.paging.0,
+                self.paging.1.as_ref(),
+                tokens * self.times.len() as f64,
+                self.times.iter().sum(),
+            ),
             profile: self.profile,
         }
     }
