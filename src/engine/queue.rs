@@ -125,7 +125,7 @@ impl Drop for Mine<'_> {
 }
 
 /// The error of all jobs once a step has panicked.
-fn dead() -> Error {
+pub(crate) fn dead() -> Error {
     Error::DeviceLost { device: "the engine's".into(), problem: "a step panicked".into() }
 }
 

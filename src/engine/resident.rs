@@ -11,7 +11,7 @@ use crate::engine::jobs::{ImageJob, JobOutput, Turn, Work};
 use crate::engine::open::{LoadReport, Progress};
 use crate::engine::options::Options;
 use crate::engine::programs::Program;
-use crate::engine::queue::Queue;
+use crate::engine::queue::{Queue, dead};
 use crate::engine::recorded::{Recorded, record};
 use crate::engine::runner::Runner;
 use crate::error::{Error, Result};
@@ -100,20 +100,20 @@ impl Resident {
     /// The device with its programs. A batch that runs holds it.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`] once a step has panicked: what it left on the device is not known.
+    /// [`Error::DeviceLost`] once something has panicked that held it: what was left on the device is not known.
     pub fn runner(&self) -> Result<MutexGuard<'_, Runner>> {
-        let runner = self.locked();
+        let runner = self.locked()?;
         self.queue.check()?;
         Ok(runner)
     }
 
-    fn locked(&self) -> MutexGuard<'_, Runner> {
-        self.runner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn locked(&self) -> Result<MutexGuard<'_, Runner>> {
+        self.runner.lock().map_err(|_| dead())
     }
 
     /// Whether steps run on the CPU, at once.
     pub fn runs_on_cpu(&self) -> bool {
-        self.locked().backend.runs_at_once()
+        self.runner.lock().unwrap_or_else(PoisonError::into_inner).backend.runs_at_once()
     }
 
     /// Gives slots as many rows of the cache or more.
@@ -153,7 +153,7 @@ impl Resident {
 
     /// What the queue does with a turn.
     fn turn(&self) -> impl Fn(&mut Turn) -> Result<Vec<JobOutput>> {
-        |turn| self.locked().run(turn, self.model.info(), &self.states)
+        |turn| self.locked()?.run(turn, self.model.info(), &self.states)
     }
 
     /// Runs a program on an image of the model's size, in pieces between batches of text; the outputs named.

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::gpu::faults::{Fault, Faults};
 use crate::plan::{Caps, DeviceParts};
 
 /// An adapter as wgpu reports it.
@@ -210,6 +211,8 @@ pub struct Device {
     pub caps: Caps,
     /// Name, backend, driver.
     pub label: String,
+    /// Errors in place of what it does, for tests.
+    pub faults: Faults,
     /// Errors that the device reports; none for an application's device, whose callbacks are its own.
     trouble: Option<Arc<DeviceErrors>>,
 }
@@ -275,7 +278,7 @@ impl Device {
             return Err(Error::Unsupported { object, problem });
         }
         let caps = caps(adapter, &info, features, &limits);
-        Ok(Device { device, queue, caps, label, trouble: None })
+        Ok(Device { device, queue, caps, label, faults: Faults::default(), trouble: None })
     }
 
     /// The features of an adapter that kernels use, to open a device with.
@@ -311,7 +314,7 @@ impl Device {
             on_lost.note(format!("the device was lost ({reason:?}): {message}"));
         });
         let caps = caps(adapter, &info, features, &limits);
-        Ok(Device { device, queue, caps, label, trouble: Some(trouble) })
+        Ok(Device { device, queue, caps, label, faults: Faults::default(), trouble: Some(trouble) })
     }
 
     /// Fails with the errors since the last call, or if the device is lost: after a loss wgpu itself reports nothing.
@@ -337,7 +340,26 @@ impl Device {
     /// # Errors
     /// Those of `f`, and of [`Device::guarded`].
     pub fn caught<T>(&self, what: &str, f: impl FnOnce() -> Result<T>) -> Result<T> {
-        if self.trouble.is_some() { f() } else { self.guarded(what, 0, f)? }
+        if self.trouble.is_none() {
+            return self.guarded(what, 0, f)?;
+        }
+        self.fails(what, 0)?;
+        f()
+    }
+
+    /// The error that a test has asked for, if it is its turn.
+    fn fails(&self, what: &str, bytes: u64) -> Result<()> {
+        match self.faults.next() {
+            None => Ok(()),
+            Some(Fault::OutOfMemory) => Err(self.out_of_memory(what, bytes)),
+            Some(Fault::Refused) => Err(self.failure(format!("{what}: refused, as a test has asked for"))),
+            Some(Fault::Panic) => panic!("{what}: a panic, as a test has asked for"),
+        }
+    }
+
+    fn out_of_memory(&self, what: &str, bytes: u64) -> Error {
+        let (what, device) = (what.to_owned(), self.label.clone());
+        Error::OutOfMemory { what, needed: bytes, available: None, device }
     }
 
     /// Runs `f` and returns what wgpu says of its commands: out of memory as [`Error::OutOfMemory`] for `what`.
@@ -345,6 +367,7 @@ impl Device {
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::Device`] or [`Error::DeviceLost`].
     pub fn guarded<T>(&self, what: &str, bytes: u64, f: impl FnOnce() -> T) -> Result<T> {
+        self.fails(what, bytes)?;
         let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
@@ -352,8 +375,7 @@ impl Device {
         let memory = pollster::block_on(memory.pop());
         let other = pollster::block_on(internal.pop()).or(pollster::block_on(validation.pop()));
         if memory.is_some() {
-            let (what, device) = (what.to_owned(), self.label.clone());
-            return Err(Error::OutOfMemory { what, needed: bytes, available: None, device });
+            return Err(self.out_of_memory(what, bytes));
         }
         match other {
             Some(e) => Err(self.failure(format!("{what}: {e}"))),

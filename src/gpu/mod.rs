@@ -1,12 +1,13 @@
 //! The GPU backend, through wgpu: [`device`] finds and opens adapters, [`shader`] expands kernels, and [`Gpu`] runs
 //! plans that are frozen once and encoded anew every step.
 //!
-//! In reading order: `device`, `buffer` (memory, uploads, reading back), `shader`, `pipeline` (compiled kernels),
+//! In reading order: `faults` (errors for tests), `device`, `buffer` (memory, uploads, reading back), `shader`, `pipeline` (compiled kernels),
 //! `program` (a frozen plan), `pace` (how much a submission holds), this file, `paged` (weights that are read
 //! page by page), `profile` (times by node).
 
 mod buffer;
 pub mod device;
+mod faults;
 mod pace;
 mod paged;
 mod pipeline;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use buffer::{Readback, Region};
 pub use device::{AdapterKind, AdapterSummary, Adapters, Device};
+pub use faults::{Fault, Faults};
 use pace::Pace;
 use paged::Pages;
 use pipeline::Pipelines;
