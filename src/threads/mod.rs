@@ -1,24 +1,19 @@
 //! The threads of the process: for loading, for pictures, and for the tasks of one op, which last microseconds: between ops its
 //! workers spin instead of sleeping, since waking a thread takes longer than an op of a decode step.
+//!
+//! In reading order: `sync`, `team` (how tasks come to threads), `cores` (how many threads), this file.
 
 mod cores;
+mod sync;
+mod team;
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
 
-/// How long a worker spins for the next call before it sleeps: longer than what lies between the ops of a step and
-/// between two steps, short enough to cost nobody anything.
-const SPIN: Duration = Duration::from_micros(200);
-/// How long a thread spins before it lets others of its processor run as well. Where other programs run, the system puts two of
-/// the team on one processor, and who spins there keeps the other one from the task that it waits for.
-const ALONE: Duration = Duration::from_micros(20);
-/// Spins between two looks at the clock.
-const SPINS: usize = 64;
+use team::Team;
+
 /// Most tasks of one call.
 const MAX_TASKS: usize = u16::MAX as usize;
 
@@ -26,65 +21,22 @@ const MAX_TASKS: usize = u16::MAX as usize;
 /// own thread alone.
 #[derive(Debug)]
 pub struct ThreadPool {
-    shared: Arc<Shared>,
+    team: Arc<Team>,
     workers: Vec<JoinHandle<()>>,
     calling: Mutex<()>,
-}
-
-type Call = *mut &'static (dyn Fn(usize) + Sync);
-
-#[derive(Debug)]
-struct Shared {
-    /// [`Next`] in one word: a worker that comes late must not take a task of one call and run it for another.
-    next: AtomicU64,
-    /// Tasks that finished.
-    finished: AtomicUsize,
-    /// What a task does; valid while a task of its call has not finished.
-    call: AtomicPtr<&'static (dyn Fn(usize) + Sync)>,
-    sleeping: AtomicUsize,
-    closed: AtomicBool,
-    panic: Mutex<Option<Box<dyn Any + Send>>>,
-}
-
-/// Where a call is.
-#[derive(Clone, Copy)]
-struct Next {
-    /// Number of the call, 32 bits.
-    call: u32,
-    /// Its tasks.
-    tasks: u16,
-    /// The first task that nobody has taken.
-    task: u16,
-}
-
-impl Next {
-    fn pack(self) -> u64 {
-        u64::from(self.call) << 32 | u64::from(self.tasks) << 16 | u64::from(self.task)
-    }
-
-    fn unpack(word: u64) -> Self {
-        Next { call: (word >> 32) as u32, tasks: (word >> 16) as u16, task: word as u16 }
-    }
 }
 
 impl ThreadPool {
     /// A team of `count` threads, the calling one among them.
     pub fn new(count: usize) -> Self {
-        let shared = Arc::new(Shared {
-            next: AtomicU64::new(0),
-            finished: AtomicUsize::new(0),
-            call: AtomicPtr::new(ptr::null_mut()),
-            sleeping: AtomicUsize::new(0),
-            closed: AtomicBool::new(false),
-            panic: Mutex::new(None),
-        });
+        let team = Arc::new(Team::new());
         let worker = |i: usize| {
-            let shared = shared.clone();
+            let team = team.clone();
             // A system that gives no more threads gets a smaller team.
-            thread::Builder::new().name(format!("ternion {i}")).spawn(move || shared.work()).ok()
+            thread::Builder::new().name(format!("ternion {i}")).spawn(move || team.work()).ok()
         };
         let workers = (1..count).map_while(worker).collect();
-        ThreadPool { shared, workers, calling: Mutex::new(()) }
+        ThreadPool { team, workers, calling: Mutex::new(()) }
     }
 
     /// A team of the calling thread alone.
@@ -118,21 +70,9 @@ impl ThreadPool {
         let Some(turn) = (if alone { None } else { self.calling.try_lock().ok() }) else {
             return (0..tasks).for_each(task);
         };
-        // SAFETY: only the lifetime changes; the pointer is used while a task has not ended, and this call ends later.
-        let mut task: &'static (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(task) };
-        let shared = &*self.shared;
-        let call = Next::unpack(shared.next.load(Ordering::Relaxed)).call.wrapping_add(1);
-        shared.call.store(&mut task, Ordering::Relaxed);
-        shared.finished.store(0, Ordering::Relaxed);
-        // Sequentially consistent, as the worker's count before it sleeps: one of the two sees the other.
-        shared.next.store(Next { call, tasks: tasks as u16, task: 0 }.pack(), Ordering::SeqCst);
-        if shared.sleeping.load(Ordering::SeqCst) > 0 {
-            self.workers.iter().for_each(|w| w.thread().unpark());
-        }
-        shared.take_tasks(call);
-        spin_until(|| shared.finished.load(Ordering::Acquire) == tasks, Duration::MAX);
+        let wake = || self.workers.iter().for_each(|worker| worker.thread().unpark());
         // Before the turn ends: the panic of the next call is not this one's.
-        let panic = shared.panic.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let panic = self.team.call(tasks as u16, task, wake);
         drop(turn);
         if let Some(panic) = panic {
             resume_unwind(panic);
@@ -218,7 +158,7 @@ pub fn join<A, B: Send>(first: impl FnOnce() -> A, second: impl Fn() -> B + Sync
 
 impl Drop for ThreadPool {
     fn drop(&mut self) {
-        self.shared.closed.store(true, Ordering::SeqCst);
+        self.team.close();
         for worker in self.workers.drain(..) {
             worker.thread().unpark();
             let _ = worker.join();
@@ -226,89 +166,12 @@ impl Drop for ThreadPool {
     }
 }
 
-impl Shared {
-    /// Runs tasks of call number `call` until none is left.
-    fn take_tasks(&self, call: u32) {
-        loop {
-            let word = self.next.load(Ordering::Acquire);
-            let next = Next::unpack(word);
-            if next.call != call || next.task == next.tasks {
-                return;
-            }
-            let task: Call = self.call.load(Ordering::Relaxed);
-            if self.next.compare_exchange_weak(word, word + 1, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-                continue;
-            }
-            // SAFETY: the task was not taken before, so the call has not finished: the pointer is this call's, and its
-            // caller waits for this task.
-            let run = unsafe { *task };
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(usize::from(next.task)))) {
-                let mut first = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
-                match *first {
-                    None => *first = Some(panic),
-                    // Dropping it might panic in turn, and unwind this thread while others still run the call's tasks.
-                    Some(_) => std::mem::forget(panic),
-                }
-            }
-            self.finished.fetch_add(1, Ordering::Release);
-        }
-    }
-
-    fn call_number(&self) -> u32 {
-        Next::unpack(self.next.load(Ordering::SeqCst)).call
-    }
-
-    /// A worker's life.
-    fn work(&self) {
-        let mut seen = 0;
-        while !self.closed.load(Ordering::SeqCst) {
-            let call = self.call_number();
-            if call != seen {
-                seen = call;
-                self.take_tasks(call);
-                continue;
-            }
-            if spin_until(|| self.call_number() != seen, SPIN) {
-                continue;
-            }
-            self.sleeping.fetch_add(1, Ordering::SeqCst);
-            if self.call_number() == seen && !self.closed.load(Ordering::SeqCst) {
-                thread::park();
-            }
-            self.sleeping.fetch_sub(1, Ordering::SeqCst);
-        }
-    }
-}
-
-/// Waits until something is so, for some time at most; whether it was.
-fn spin_until(is_so: impl Fn() -> bool, at_most: Duration) -> bool {
-    let spin = || {
-        (0..SPINS).any(|_| {
-            let so = is_so();
-            if !so {
-                std::hint::spin_loop();
-            }
-            so
-        })
-    };
-    if spin() {
-        return true;
-    }
-    let start = Instant::now();
-    while !spin() {
-        let spun = start.elapsed();
-        if spun > at_most {
-            return false;
-        }
-        if spun > ALONE {
-            thread::yield_now();
-        }
-    }
-    true
-}
-
 #[cfg(test)]
 mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::time::Duration;
+
+    use super::sync::SPIN;
     use super::*;
 
     fn counts(threads: &ThreadPool, tasks: usize) -> Vec<usize> {
