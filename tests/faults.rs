@@ -23,15 +23,15 @@ fn options(device: &Device, max_memory: Option<u64>) -> Options {
     Options { device, context: Some(128), reserve: Some(16), sessions: 2, max_memory, ..Options::default() }
 }
 
-/// Memory in which experts and layers of the demo model move.
+const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/embernet/tiny");
+
+/// Memory in which experts and layers of the model move.
 fn small(device: &Device) -> Option<u64> {
-    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/embernet/tiny");
-    Some(Engine::estimate(model, &options(device, None)).expect("an estimate").least_bytes)
+    Some(Engine::estimate(MODEL, &options(device, None)).expect("an estimate").least_bytes)
 }
 
-/// The golden model, which opens at once.
 fn opened(device: &Device, max_memory: Option<u64>) -> Result<Engine> {
-    Engine::open(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/embernet/tiny"), options(device, max_memory))
+    Engine::open(MODEL, options(device, max_memory))
 }
 
 /// A conversation: a picture, a question, an answer.

@@ -128,11 +128,11 @@ impl Cpu {
 
     /// Brings in the pages that a node reads, before it runs or, where it has chosen them itself, `behind` it; whether one was
     /// missing.
-    fn bring(&mut self, program: ProgramId, step: &Step, node: usize, behind: bool) -> Result<bool> {
-        let inputs = self.programs[program.0].paged.get(node).cloned().unwrap_or_default();
-        let (plan, mut missing) = (self.programs[program.0].plan.clone(), false);
-        for input in inputs.into_iter().filter(|input| input.chosen_within == behind) {
-            let ids = match input.ids(&plan, step) {
+    fn bring(&mut self, program: ProgramId, (plan, node): (&Plan, usize), step: &Step, behind: bool) -> Result<bool> {
+        let Some(inputs) = self.programs[program.0].paged.get(node).cloned() else { return Ok(false) };
+        let mut missing = false;
+        for input in inputs.into_iter().filter(|input| input.chosen_within() == behind) {
+            let ids = match input.ids(plan, step) {
                 Some((slot, words)) => self.words(program, self.place(program, slot)?)[words].to_vec(),
                 None => Vec::new(),
             };
@@ -289,9 +289,9 @@ impl Backend for Cpu {
         let outside = || Error::argument("nodes", format!("are {nodes:?}; the program has {}", plan.nodes.len()));
         let some = plan.nodes.get(nodes.clone()).ok_or_else(outside)?;
         for (i, node) in (nodes.start..).zip(some) {
-            self.bring(program, step, i, false)?;
+            self.bring(program, (&plan, i), step, false)?;
             self.run_node(program, step, &plan, node);
-            if self.bring(program, step, i, true)? {
+            if self.bring(program, (&plan, i), step, true)? {
                 self.run_node(program, step, &plan, node);
             }
         }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::words::Words;
-use crate::alloc::{CACHE_LINE, COPY_CHUNK};
+use crate::alloc::CACHE_LINE;
 use crate::error::Result;
 use crate::threads::ThreadPool;
 
@@ -62,7 +62,7 @@ impl Weights {
         }
         let place = self.reserve(name, words.len())?;
         let to = &mut self.blocks[place.block][place.from..][..place.len];
-        threads.map(to.chunks_mut(COPY_CHUNK).zip(words.chunks(COPY_CHUNK)), |(to, from)| to.copy_from_slice(from));
+        threads.copy(to, words);
         self.words += place.len;
         self.by_name.insert(name.into(), place);
         Ok(())

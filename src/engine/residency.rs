@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::alloc::COPY_CHUNK;
 use crate::error::{Error, Result};
 use crate::files::Weights;
 use crate::plan::{Arena, PageSource, PagedWeight, Paging, Plan, SlotKind, padded_words};
@@ -15,7 +14,7 @@ use crate::threads;
 const MIN_LAYERS: usize = 2;
 
 /// Weights of one shape, that share frames.
-type Class = (Vec<usize>, String, usize);
+type Class = (Vec<usize>, DType, usize);
 
 /// A weight that may move.
 #[derive(Debug, Clone)]
@@ -61,13 +60,15 @@ impl Residency {
                 }
                 // What one node reads by experts, another may read as a whole.
                 let name = weight.to_string();
-                let pages = candidates.get(&name).map_or(pages, |known| known.pages.max(pages));
-                let class = (spec.shape.clone(), format!("{:?}", spec.dtype), pages);
-                let most_bytes = weights.most_bytes(weight)?;
+                let (pages, most_bytes) = match candidates.get(&name) {
+                    Some(known) => (known.pages.max(pages), known.most_bytes),
+                    None => (pages, weights.most_bytes(weight)?),
+                };
+                let class = (spec.shape.clone(), spec.dtype, pages);
                 candidates.insert(name, Candidate { weight: weight.clone(), class, pages, most_bytes });
             }
         }
-        let mut members = BTreeMap::<Class, usize>::new();
+        let mut members = HashMap::<Class, usize>::new();
         candidates.values().for_each(|c| *members.entry(c.class.clone()).or_default() += 1);
         candidates.retain(|_, c| c.pages > 1 || members[&c.class] >= MIN_LAYERS);
         Ok(Residency { candidates, limit, ..Residency::default() })
@@ -80,10 +81,10 @@ impl Residency {
 
     /// Bytes of the fewest frames with which steps run, at most, and of all tables.
     pub fn least_bytes(&self) -> u64 {
-        let mut frames = BTreeMap::<&Class, u64>::new();
+        let mut frames = HashMap::<&Class, u64>::new();
         for Candidate { class, most_bytes, .. } in self.candidates.values() {
             let least = frames.entry(class).or_default();
-            *least = most_bytes.max(least).to_owned();
+            *least = (*least).max(*most_bytes);
         }
         let table = |c: &Candidate| 4 * padded_words(16 + 8 * c.weight.parts.len()) as u64;
         let padding = |c: &Candidate| 4 * padded_words(1) as u64 * c.pages as u64;
@@ -132,7 +133,7 @@ impl Residency {
     pub fn arenas(self, weights: Weights, taken: u64, max_binding: u64) -> Result<Paging> {
         let of = |all: &Vec<PagedWeight>| {
             let page = padded_words(all.iter().map(PagedWeight::page_words).max().unwrap_or(0)) as u64;
-            let table = Arena::new(all.clone(), 0).words() as u64;
+            let table = all.iter().map(PagedWeight::table_words).sum::<usize>() as u64;
             let least = all.iter().map(PagedWeight::pages).max().unwrap_or(0) as u64;
             [4 * page, 4 * table, least, all.iter().map(|weight| weight.pages() as u64).sum::<u64>()]
         };
@@ -182,7 +183,7 @@ pub(crate) fn too_little(needed: u64, limit: u64) -> Error {
 /// Weights in as few arenas of at most `max_binding` bytes as there can be, with `frames` frames in all of `page` bytes, and
 /// `least` or more in each.
 fn cut(all: Vec<PagedWeight>, [frames, least]: [u64; 2], page: u64, max_binding: u64) -> Vec<Arena> {
-    let tables = 4 * Arena::new(all.clone(), 0).words() as u64;
+    let tables = 4 * all.iter().map(PagedWeight::table_words).sum::<usize>() as u64;
     let room = max_binding.saturating_sub(tables).max(1);
     let count = (frames * page).div_ceil(room).clamp(1, (frames / least.max(1)).max(1)).min(all.len() as u64);
     let weights = all.len().div_ceil(count as usize);
@@ -206,8 +207,34 @@ struct Source {
 impl PageSource for Source {
     fn read(&self, weight: &WeightRef, parts: Range<usize>, body: Range<usize>, to: &mut [u32]) -> Result<()> {
         let Some(words) = self.kept.get(&weight.to_string()) else { return self.weights.load_parts(weight, parts, to) };
-        let pieces = to.chunks_mut(COPY_CHUNK).zip(words[body].chunks(COPY_CHUNK));
-        threads::shared().map(pieces, |(to, from)| to.copy_from_slice(from));
+        threads::shared().copy(to, &words[body]);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::quant::{Packed, WeightQuant, stack};
+    use crate::tensor::{Pack, WeightPart};
+
+    #[test]
+    fn arenas_keep_to_a_binding_and_have_all_frames() {
+        let words = stack(&vec![Packed::new(1, 4, &[1, 0, -1, 1], 1.0); 6]);
+        let weight = |i: usize| {
+            let parts = vec![WeightPart { name: i.to_string(), rows: 0..1, cols: 4 }; 6];
+            PagedWeight::new(&WeightRef { parts, pack: Pack::Ternary(WeightQuant::SignMean) }, &words, 6).unwrap()
+        };
+        let all: Vec<PagedWeight> = (0..10).map(weight).collect();
+        let (page, tables) = (4 * padded_words(all[0].page_words()) as u64, 4 * all[0].table_words() as u64);
+        for (frames, max, arenas) in
+            [(30, u64::MAX, 1), (30, 10 * tables + 20 * page, 2), (30, 10 * tables + 6 * page, 5)]
+        {
+            let found = cut(all.clone(), [frames, 6], page, max);
+            assert_eq!((found.len(), found.iter().map(Arena::frames).sum::<usize>()), (arenas, frames as usize));
+            assert!(found.iter().all(|arena| 4 * arena.words() as u64 <= max && arena.frames() >= 6), "at most {max}");
+        }
+        // What no step can do with less of comes before a binding's limit.
+        assert_eq!(cut(all, [12, 6], page, 1).iter().map(Arena::frames).collect::<Vec<_>>(), [6, 6]);
     }
 }

@@ -146,8 +146,7 @@ impl Weights {
         let wanted = to.len();
         let mut copy = |words: &[u32]| {
             let at = to.split_off_mut(..words.len()).unwrap_or_default();
-            threads::shared()
-                .map(at.chunks_mut(COPY_CHUNK).zip(words.chunks(COPY_CHUNK)), |(to, from)| to.copy_from_slice(from));
+            threads::shared().copy(at, words);
             words.len()
         };
         let some = &weight.parts[parts];

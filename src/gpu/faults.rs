@@ -1,7 +1,6 @@
 //! Errors in place of what a device does, for tests: devices that fail on demand are rare.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,45 +13,43 @@ pub enum Fault {
     Panic,
 }
 
-/// No fault is waited for.
-const NEVER: u64 = u64::MAX;
-
 /// Whether, and when, something goes wrong on a device. Clones are of the same device.
-#[derive(Debug, Clone)]
-pub struct Faults(Arc<State>);
+#[derive(Debug, Clone, Default)]
+pub struct Faults(Arc<Mutex<Option<Waiting>>>);
 
+/// A fault to come.
 #[derive(Debug)]
-struct State {
-    /// Groups of commands to come before the fault.
-    left: AtomicU64,
-    kind: AtomicU64,
-}
-
-impl Default for Faults {
-    fn default() -> Self {
-        Faults(Arc::new(State { left: AtomicU64::new(NEVER), kind: AtomicU64::new(0) }))
-    }
+struct Waiting {
+    fault: Fault,
+    /// Groups of commands to come before it.
+    left: u64,
 }
 
 impl Faults {
-    const KINDS: [Fault; 3] = [Fault::OutOfMemory, Fault::Refused, Fault::Panic];
-
     /// Lets one group of commands fail, after so many others: what is made, written, run or read back together is a group.
     pub fn inject(&self, fault: Fault, after: u64) {
-        let kind = Self::KINDS.iter().position(|&kind| kind == fault).unwrap_or(0);
-        self.0.kind.store(kind as u64, Ordering::SeqCst);
-        self.0.left.store(after, Ordering::SeqCst);
+        *self.waiting() = Some(Waiting { fault, left: after });
     }
 
     /// Whether the fault has not come; it is taken back.
     pub fn take_back(&self) -> bool {
-        self.0.left.swap(NEVER, Ordering::SeqCst) != NEVER
+        self.waiting().take().is_some()
     }
 
     /// The fault of the next group of commands, if it is its turn.
     pub(super) fn next(&self) -> Option<Fault> {
-        let count = |left: u64| (left != NEVER).then(|| left.checked_sub(1).unwrap_or(NEVER));
-        let before = self.0.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, count);
-        (before == Ok(0)).then(|| Self::KINDS[self.0.kind.load(Ordering::SeqCst) as usize])
+        let mut waiting = self.waiting();
+        match waiting.as_mut() {
+            Some(Waiting { left: 0, .. }) => waiting.take().map(|waiting| waiting.fault),
+            Some(waiting) => {
+                waiting.left -= 1;
+                None
+            }
+            None => None,
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<Waiting>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

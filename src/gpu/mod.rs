@@ -129,8 +129,7 @@ impl Gpu {
         while done < nodes.end {
             self.submit_piece(program, step, done..end, 1)?;
             if end < nodes.end {
-                let waited = self.device.device.poll(wgpu::PollType::wait_indefinitely());
-                waited.map_err(|e| self.device.failure(e.to_string()))?;
+                self.wait()?;
             }
             done = end;
             end = self.paces[program.0].next(done..nodes.end, step.rows);
@@ -309,9 +308,7 @@ impl Backend for Gpu {
         }
         self.shared_buffers.extend(resized);
         // The old memory is free for what comes next once it has been read.
-        let waited = self.device.device.poll(wgpu::PollType::wait_indefinitely());
-        waited.map_err(|e| self.device.failure(e.to_string()))?;
-        self.device.check()
+        self.wait()
     }
 
     fn plan(&self, program: ProgramId) -> Arc<Plan> {
@@ -334,9 +331,9 @@ impl Backend for Gpu {
 
     fn repeat(&mut self, program: ProgramId, step: &Step, nodes: Range<usize>, times: usize) -> Result<()> {
         let device = self.device.clone();
-        device.caught("a step", || match self.programs[program.0].paged.iter().all(Vec::is_empty) {
-            true => self.submit(program, step, nodes, times),
-            false => (0..times).try_for_each(|_| self.submit_paged(program, step, nodes.clone())),
+        device.caught("a step", || match self.programs[program.0].is_paged() {
+            true => (0..times).try_for_each(|_| self.submit_paged(program, step, nodes.clone())),
+            false => self.submit(program, step, nodes, times),
         })
     }
 
@@ -359,7 +356,7 @@ impl Backend for Gpu {
     fn profile(&mut self, program: ProgramId, step: &Step) -> Result<Vec<Duration>> {
         self.device.check()?;
         let device = self.device.clone();
-        if self.programs[program.0].paged.iter().any(|inputs| !inputs.is_empty()) {
+        if self.programs[program.0].is_paged() {
             return device.caught("a profile", || self.profile_paged(program, step));
         }
         device.caught("a profile", || {

@@ -31,8 +31,10 @@ impl Pages {
     pub(super) fn new(device: &Device, paging: Paging) -> Result<Self> {
         let mut arenas = Vec::with_capacity(paging.arenas().len());
         for (i, arena) in paging.arenas().iter().enumerate() {
-            let buffer = buffer::storage(device, &format!("frames {i}"), arena.words())?;
-            device.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(&arena.tables()));
+            let (name, tables) = (format!("frames {i}"), arena.tables());
+            let buffer = buffer::storage(device, &name, arena.words())?;
+            let write = || device.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(&tables));
+            device.guarded(&name, 4 * tables.len() as u64, write)?;
             arenas.push(buffer);
         }
         Ok(Pages { paging, arenas, page: Vec::new(), staged: 0 })
@@ -68,7 +70,7 @@ impl Gpu {
             let inputs = self.programs[program.0].paged.get(node).cloned().unwrap_or_default();
             for input in inputs {
                 // What a node has chosen itself is known once it has run.
-                let end = node + usize::from(input.chosen_within);
+                let end = node + usize::from(input.chosen_within());
                 let wanted = input.ids(&plan, step);
                 // Both halves of a layer's experts are chosen by the same words.
                 if let Some((slot, words)) = wanted.filter(|(slot, _)| known.as_ref().is_none_or(|(at, _)| at != slot))

@@ -75,6 +75,11 @@ impl Program {
         Ok(Program { plan, regions, paged: Vec::new(), pooled: 0, dispatches, max_groups })
     }
 
+    /// Whether it reads paged weights.
+    pub fn is_paged(&self) -> bool {
+        self.paged.iter().any(|inputs| !inputs.is_empty())
+    }
+
     /// Number of launches of a step: those whose grid is not empty.
     pub fn launches(&self, step: &Step) -> usize {
         self.dispatches.iter().flatten().filter(|d| d.grid.0.iter().all(|e| e.resolve(step) > 0)).count()

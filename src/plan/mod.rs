@@ -5,8 +5,9 @@
 //!
 //! In reading order: this file, `op` (what an op is), `builder` (recording), `memory` (which temporaries share a buffer),
 //! `kernel` (a dispatch), `caps` (what a device can do), `variant` (kernels by name, and which was chosen), `backend` (what
-//! runs a plan), `paging` (weights that are not wholly in memory).
+//! runs a plan), `arena` and `paging` (weights that are not wholly in memory).
 
+mod arena;
 mod backend;
 mod builder;
 mod caps;
@@ -16,6 +17,7 @@ mod op;
 mod paging;
 mod variant;
 
+pub use arena::{Arena, PagedWeight, padded_words};
 pub use backend::{Backend, DeviceParts, ProgramId, ResizedState, state_fits};
 pub use builder::PlanBuilder;
 pub use caps::Caps;
@@ -23,9 +25,7 @@ pub use kernel::{Extent, FollowUp, Grid, Kernel, ParamStruct, Params, Source};
 pub(crate) use kernel::{params, shader};
 pub use memory::{BufferId, MemoryPlan};
 pub use op::{Chosen, Floats, Ids, Io, Op, Step};
-pub use paging::{
-    Arena, Fill, Moves, PageSource, PagedInput, PagedPlace, PagedWeight, Paging, PagingStatistics, padded_words,
-};
+pub use paging::{Fill, Moves, PageSource, PagedInput, PagedPlace, Paging, PagingStatistics};
 pub use variant::{Choices, Variant, Variants, shape_bucket};
 
 use std::collections::BTreeMap;

@@ -1,6 +1,5 @@
 //! Several packed matrices of one width as one buffer, with a table in front.
 
-use crate::alloc::COPY_CHUNK;
 use crate::quant::{Bits, Packed, TILE_ROWS};
 use crate::threads;
 
@@ -39,8 +38,7 @@ pub(crate) fn fill_stack(parts: &[Packed], out: &mut [u32]) {
         let values = [at / 4, p.bits.count(), p.rows, tiles, rows, p.scale.to_bits() as usize, n_tiles, 0];
         entry.copy_from_slice(&values.map(|v| v as u32));
         let words = rest.split_off_mut(..p.words.len()).unwrap_or_default();
-        let pieces = words.chunks_mut(COPY_CHUNK).zip(p.words.chunks(COPY_CHUNK));
-        threads::shared().map(pieces, |(to, from)| to.copy_from_slice(from));
+        threads::shared().copy(words, &p.words);
         at += p.words.len();
         tiles += n_tiles;
         rows += p.rows;

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use crate::alloc::COPY_CHUNK;
 use team::Team;
 
 /// Most tasks of one call.
@@ -106,6 +107,11 @@ impl ThreadPool {
             items[i].lock().unwrap_or_else(PoisonError::into_inner).1 = made;
         });
         items.into_iter().filter_map(|cell| cell.into_inner().unwrap_or_else(PoisonError::into_inner).1).collect()
+    }
+
+    /// Copies words into as many others.
+    pub fn copy(&self, to: &mut [u32], from: &[u32]) {
+        self.map(to.chunks_mut(COPY_CHUNK).zip(from.chunks(COPY_CHUNK)), |(to, from)| to.copy_from_slice(from));
     }
 
     /// [`ThreadPool::run`] over the ranges that cut `0..len` into pieces of `grain`, the last one shorter.

@@ -148,8 +148,7 @@ impl Bench {
         let plot = self.plot.as_ref().map(|file| PlotFile::new("plot", file.as_os_str())).transpose()?;
         let report = self.report.as_deref().map(Report::new).transpose()?;
         interrupts::watch()?;
-        let rows =
-            RowWriter::new(io::BufWriter::new(io::stdout()), self.output, (self.wide, self.max_memory.is_some()));
+        let rows = RowWriter::new(io::BufWriter::new(io::stdout()), self.output, self.wide);
         let mut printed = Printed { bar: Bar::new("measuring"), rows, said: Vec::new(), failed: None };
         let mut all = Vec::new();
         let measured = runs.iter().try_for_each(|run| self.measure(run, &mut printed, &mut all));

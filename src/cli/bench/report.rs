@@ -44,7 +44,7 @@ impl Report {
         let mut table = table(rows)?;
         table.extend_from_slice(format!("\n![the rates as bars]({CHART})\n").as_bytes());
         atomic::write(&self.0.join(TABLE), table)?;
-        let mut json = RowWriter::new(Vec::new(), Format::Json, (false, false));
+        let mut json = RowWriter::new(Vec::new(), Format::Json, false);
         rows.iter().try_for_each(|row| json.row(row))?;
         atomic::write(&self.0.join(ROWS), json.finish()?)?;
         PlotFile::new("report", self.0.join(CHART).as_os_str())?.write(font, figure)?;
@@ -56,8 +56,7 @@ impl Report {
 
 /// Tables of all rows, one for each setup.
 fn table(rows: &[BenchRow]) -> Outcome<Vec<u8>> {
-    let mut writer =
-        RowWriter::new(Vec::new(), Format::Md, (true, rows.iter().any(|row| row.pages.max_memory.is_some())));
+    let mut writer = RowWriter::new(Vec::new(), Format::Md, true);
     for run in rows.chunk_by(|a, b| a.setup == b.setup) {
         writer.begin_run(&run.iter().map(|row| row.test.clone()).collect::<Vec<_>>());
         run.iter().try_for_each(|row| writer.row(row))?;

@@ -42,8 +42,7 @@ impl Format {
 pub struct RowWriter<W> {
     out: W,
     format: Format,
-    /// Whether the table is wide, and whether the model's memory is bounded.
-    shown: (bool, bool),
+    wide: bool,
     /// The table of a run, once its tests are known, and its rows.
     table: Option<Table>,
     run: Vec<BenchRow>,
@@ -53,13 +52,13 @@ pub struct RowWriter<W> {
 
 impl<W: Write> RowWriter<W> {
     /// Rows in this format.
-    pub fn new(out: W, format: Format, shown: (bool, bool)) -> Self {
-        RowWriter { out, format, shown, table: None, run: Vec::new(), count: 0 }
+    pub fn new(out: W, format: Format, wide: bool) -> Self {
+        RowWriter { out, format, wide, table: None, run: Vec::new(), count: 0 }
     }
 
     /// A run of these tests begins.
     pub fn begin_run(&mut self, tests: &[String]) {
-        self.table = Some(Table::new(tests, self.shown.0, self.shown.1));
+        self.table = Some(Table::new(tests, self.wide));
     }
 
     /// Writes a row, and lets it be seen.
@@ -82,7 +81,7 @@ impl<W: Write> RowWriter<W> {
     }
 
     fn table_row(&mut self, row: &BenchRow) -> io::Result<()> {
-        let Some(table) = &self.table else { return Ok(()) };
+        let Some(table) = &mut self.table else { return Ok(()) };
         if self.run.is_empty() {
             if self.count > 0 {
                 writeln!(self.out)?;

@@ -75,10 +75,9 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table for these tests, `wide` if so, and with what moved where memory is `bounded`; nothing is written yet.
-    pub fn new(tests: &[String], wide: bool, bounded: bool) -> Self {
-        let more = [(wide, &WIDE[..]), (bounded, &PAGED[..])].into_iter().filter(|(asked, _)| *asked);
-        let columns_of = [NARROW.to_vec(), more.flat_map(|(_, columns)| columns).copied().collect()].concat();
+    /// A table for these tests; nothing is written yet.
+    pub fn new(tests: &[String], wide: bool) -> Self {
+        let columns_of = if wide { [&NARROW[..], &WIDE[..]].concat() } else { NARROW.to_vec() };
         // Any of them may count images or texts.
         let longest = tests.iter().map(|test| match test.contains("pp") || test.starts_with("tg") {
             true => columns(test),
@@ -87,11 +86,13 @@ impl Table {
         Table { columns: columns_of, tests: longest.fold("test".len(), usize::max) }
     }
 
-    /// Writes the block for the run of which `row` is the first one, and the table's head.
+    /// Writes the block for the run of which `row` is the first one, and the table's head; where memory is bounded, the table also
+    /// tells what moved.
     ///
     /// # Errors
     /// Those of writing.
-    pub fn begin(&self, out: &mut impl Write, row: &BenchRow) -> io::Result<()> {
+    pub fn begin(&mut self, out: &mut impl Write, row: &BenchRow) -> io::Result<()> {
+        self.columns.extend(row.pages.max_memory.iter().flat_map(|_| PAGED));
         for line in block(row) {
             write_wrapped(out, &printable(&line))?;
         }
@@ -187,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_table_is_at_most_100_columns_wide() {
-        let table = Table::new(&["tg64 @ d2048 × 8 sessions".into(), "pp512".into()], false, false);
+        let table = Table::new(&["tg64 @ d2048 × 8 sessions".into(), "pp512".into()], false);
         let numbers: usize = table.columns.iter().map(|c| width(c) + 3).sum();
         assert!(table.tests + numbers + 4 <= WIDTH, "{} and {numbers}", table.tests);
     }

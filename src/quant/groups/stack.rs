@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use crate::alloc::{CACHE_LINE, COPY_CHUNK, zeros};
+use crate::alloc::{CACHE_LINE, zeros};
 use crate::error::{Error, Result};
 use crate::quant::groups::{GroupPacked, GroupRows, GroupShape, fill_rows};
 use crate::quant::stack::HEADER_WORDS;
@@ -26,8 +26,7 @@ pub fn stack(parts: &[GroupPacked]) -> Result<Vec<u32>> {
     let shapes: Vec<GroupShape> = parts.iter().map(|p| p.shape).collect();
     laid_out(&shapes, |i, to| {
         for (to, from) in to.into_iter().zip([&parts[i].words, &parts[i].scales]) {
-            let pieces = to.chunks_mut(COPY_CHUNK).zip(from.chunks(COPY_CHUNK));
-            threads::shared().map(pieces, |(to, from)| to.copy_from_slice(from));
+            threads::shared().copy(to, from);
         }
         Ok(parts[i].factor)
     })
