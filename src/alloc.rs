@@ -26,7 +26,7 @@ pub fn zeros(what: &str, count: usize) -> Result<Vec<u32>> {
     let mut words: Vec<u32> = bytemuck::try_zeroed_vec(count.saturating_add(ALIGN_SLACK)).map_err(|()| refused())?;
     words.truncate(count);
     #[cfg(target_os = "linux")]
-    ask_for_large(&words);
+    ask_for_large(words.as_ptr().cast(), size_of_val(&words[..]));
     Ok(words)
 }
 
@@ -35,20 +35,22 @@ pub fn zeros(what: &str, count: usize) -> Result<Vec<u32>> {
 /// # Errors
 /// As [`zeros`].
 pub fn room<T>(what: &str, count: usize) -> Result<Vec<T>> {
-    let mut all = Vec::new();
+    let mut all = Vec::<T>::new();
     let refused = |_| Error::memory(what, count.saturating_mul(size_of::<T>()));
     all.try_reserve_exact(count).map_err(refused)?;
+    #[cfg(target_os = "linux")]
+    ask_for_large(all.as_ptr().cast(), count * size_of::<T>());
     Ok(all)
 }
 
+/// Asks for large pages for `bytes` bytes of one allocation.
 #[cfg(target_os = "linux")]
-fn ask_for_large(words: &[u32]) {
-    let bytes = words.as_ptr_range();
-    let start = (bytes.start as usize).next_multiple_of(LARGE);
-    let end = bytes.end as usize / LARGE * LARGE;
+fn ask_for_large(from: *const u8, bytes: usize) {
+    let start = from.addr().next_multiple_of(LARGE);
+    let end = (from.addr() + bytes) / LARGE * LARGE;
     if start < end {
-        // SAFETY: The range lies within `words`, and this advice changes neither what memory holds nor who may use it.
-        // Advice that is refused leaves small pages, which is correct, only slower.
+        // SAFETY: The range lies within the allocation, and this advice changes neither what memory holds nor who may use
+        // it. Advice that is refused leaves small pages, which is correct, only slower.
         unsafe { libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE) };
     }
 }

@@ -201,7 +201,7 @@ impl Backend for Cpu {
     }
 
     fn load_weight(&mut self, name: &str, words: Vec<u32>) -> Result<()> {
-        self.weights.put(name, &words, &self.threads)
+        self.weights.put(name, words, &self.threads)
     }
 
     fn load_paging(&mut self, paging: Paging) -> Result<()> {

@@ -10,6 +10,9 @@ use crate::threads::ThreadPool;
 
 /// Words of the smallest and of the largest block that holds several weights: 2 and 64 MiB.
 const BLOCK: Range<usize> = 1 << 19..1 << 24;
+/// Words of the smallest weight that stays where it was made: beside a copy, a table of hundreds of megabytes would be twice in
+/// memory while a model is loaded.
+const KEPT: usize = BLOCK.end / 2;
 
 /// Weights by their names. A matrix of a megabyte that has memory of its own lies on small pages, and reading all of those takes
 /// half as long again: a block of many lies on large ones (see [`crate::alloc::zeros`]).
@@ -56,13 +59,19 @@ impl Weights {
     ///
     /// # Errors
     /// [`crate::Error::OutOfMemory`] if the system has no memory for a block.
-    pub(super) fn put(&mut self, name: &str, words: &[u32], threads: &ThreadPool) -> Result<()> {
+    pub(super) fn put(&mut self, name: &str, words: Vec<u32>, threads: &ThreadPool) -> Result<()> {
         if self.by_name.contains_key(name) {
             return Ok(());
         }
-        let place = self.reserve(name, words.len())?;
-        let to = &mut self.blocks[place.block][place.from..][..place.len];
-        threads.copy(to, words);
+        let place = if words.len() < KEPT {
+            let place = self.reserve(name, words.len())?;
+            threads.copy(&mut self.blocks[place.block][place.from..][..place.len], &words);
+            place
+        } else {
+            let place = Place { block: self.blocks.len(), from: 0, len: words.len() };
+            self.blocks.push(Words::of(name, words)?);
+            place
+        };
         self.words += place.len;
         self.by_name.insert(name.into(), place);
         Ok(())
@@ -95,27 +104,37 @@ mod tests {
     fn weights_of_any_size_keep_their_words_in_lines_of_their_own() {
         let threads = ThreadPool::new(2);
         let mut all = Weights::default();
-        let sizes = [0, 1, 17, BLOCK.start - 16, BLOCK.start, 3 * BLOCK.start + 5, 100, 2 * BLOCK.start, 33];
+        let sizes = [0, 1, 17, BLOCK.start - 16, BLOCK.start, 3 * BLOCK.start + 5, KEPT + 3, 100, 2 * BLOCK.start, 33];
         let words = |i: usize| (0..sizes[i] as u32).map(|w| w.wrapping_mul(i as u32 + 1)).collect::<Vec<u32>>();
         for i in 0..sizes.len() {
-            all.put(&i.to_string(), &words(i), &threads).unwrap();
+            all.put(&i.to_string(), words(i), &threads).unwrap();
         }
-        all.put("1", &[7], &threads).unwrap();
+        all.put("1", vec![7], &threads).unwrap();
         for (i, size) in sizes.iter().enumerate() {
             let found = all.words(all.find(&i.to_string()).unwrap());
             assert!(found == words(i) && found.as_ptr().addr() % CACHE_LINE == 0, "weight {i}");
             assert_eq!(all.bytes_of(&i.to_string()), Some(4 * *size as u64));
         }
         assert_eq!(all.bytes(), 4 * sizes.iter().sum::<usize>() as u64);
-        assert!(all.find("9").is_none() && all.blocks.len() < sizes.len());
+        assert!(all.find(&sizes.len().to_string()).is_none() && all.blocks.len() < sizes.len());
+    }
+
+    #[test]
+    fn a_large_weight_stays_where_it_was_made() {
+        let words = crate::alloc::zeros("a table", KEPT).unwrap();
+        let made = words.as_ptr().addr();
+        let mut all = Weights::default();
+        all.put("a table", words, &ThreadPool::one()).unwrap();
+        let now = all.words(all.find("a table").unwrap()).as_ptr().addr();
+        assert!(now - made < CACHE_LINE, "from {made:x} to {now:x}");
     }
 
     #[test]
     fn memory_that_no_system_has_is_an_error_and_what_is_there_stays() {
         let mut all = Weights::default();
-        all.put("a", &[1, 2], &ThreadPool::one()).unwrap();
+        all.put("a", vec![1, 2], &ThreadPool::one()).unwrap();
         assert!(matches!(all.reserve("b", 1 << 58), Err(crate::Error::OutOfMemory { .. })));
-        all.put("c", &[3], &ThreadPool::one()).unwrap();
+        all.put("c", vec![3], &ThreadPool::one()).unwrap();
         assert_eq!([all.words(all.find("a").unwrap()), all.words(all.find("c").unwrap())], [&[1, 2][..], &[3]]);
     }
 }

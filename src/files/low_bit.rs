@@ -14,6 +14,8 @@ use crate::quant::{Bits, WeightQuant, reorder};
 use crate::tensor::{GroupCodes, Pack, WeightPart};
 use crate::threads;
 
+/// Rows that are made before their pages leave memory.
+const RELEASED_ROWS: usize = 4096;
 /// Columns of a group of integers that no file divides.
 const INT8_GROUP: u32 = 32;
 /// Columns of a group in which ternary values are looked for among floats: those of the models that are published so.
@@ -168,7 +170,8 @@ impl Weights {
             .iter()
             .map(|part| {
                 let Some(rows) = self.group_rows(part, group, codes)? else { return Ok(None) };
-                Ok(Some(GroupRows { factor: rows.factor * self.factor_beside(part)?, ..rows }))
+                let factor = rows.factor * self.factor_beside(part)?;
+                Ok(Some(self.releasing(part, GroupRows { factor, ..rows })))
             })
             .collect();
         match rows? {
@@ -178,6 +181,23 @@ impl Weights {
                 groups::stack(&all?)
             }
         }
+    }
+
+    /// The same rows, whose pages leave memory piece by piece while they are made: of a table of many rows, what lies in the
+    /// file would stand beside what is made of it.
+    fn releasing<'a>(&'a self, part: &WeightPart, rows: GroupRows<'a>) -> GroupRows<'a> {
+        let (part, fill) = (part.clone(), rows.fill);
+        let all =
+            self.matrix_shape(&part.name, GroupCodes::Stored).and_then(|shape| shape.first().copied()).unwrap_or(0);
+        let fill = move |row: usize, words: &mut [u32], scales: &mut [f16]| {
+            fill(row, words, scales)?;
+            let end = part.rows.start + row + 1;
+            if end.is_multiple_of(RELEASED_ROWS) {
+                self.checkpoint().release_rows(&part.name, end - RELEASED_ROWS..end, all);
+            }
+            Ok(())
+        };
+        GroupRows { fill: Box::new(fill), ..rows }
     }
 
     /// Words of [`Weights::group_stack`], at most.

@@ -212,6 +212,7 @@ impl Weights {
         for part in &weight.parts {
             let to = rest.split_off_mut(..size(part) / 4).unwrap_or_default();
             let (first, in_word) = (part.rows.start * part.cols, 4 / form.size());
+            let elements = self.checkpoint.get(&part.name).map_or(0, |tensor| tensor.elements());
             // Piece by piece: what no file holds is made when it is read.
             let copied = threads::shared().map(to.chunks_mut(COPY_CHUNK).enumerate(), |(i, to)| -> Result<bool> {
                 let start = first + i * COPY_CHUNK * in_word;
@@ -222,6 +223,7 @@ impl Weights {
                     return Err(self.broken(&part.name, problem));
                 }
                 to.iter_mut().zip(from.as_chunks().0).for_each(|(to, &from)| *to = u32::from_le_bytes(from));
+                self.checkpoint.release_rows(&part.name, start..start + to.len() * in_word, elements);
                 Ok(!to.iter().fold(false, |any, &word| any | broken(word)))
             });
             if copied.into_iter().collect::<Result<Vec<_>>>()?.contains(&false) {

@@ -317,10 +317,16 @@ impl Checkpoint {
     /// Drops a tensor's pages from resident memory once it has been read; reading it again brings them back. Does
     /// nothing for an unknown name and where the operating system has no such call.
     pub fn release(&self, name: &str) {
-        if let Ok(entry) = self.entry(name)
-            && let Some(backing) = self.contents.backings.get(entry.backing)
-        {
-            backing.release(&entry.bytes);
+        self.release_rows(name, 0..1, 1);
+    }
+
+    /// [`Checkpoint::release`] of some of a tensor's `all` rows, where they follow each other in the file.
+    pub(crate) fn release_rows(&self, name: &str, rows: Range<usize>, all: usize) {
+        let Ok(entry) = self.entry(name) else { return };
+        let start = |row: usize| entry.bytes.start + entry.bytes.len() / all.max(1) * row.min(all);
+        let end = if rows.end >= all { entry.bytes.end } else { start(rows.end) };
+        if let Some(backing) = self.contents.backings.get(entry.backing) {
+            backing.release(&(start(rows.start)..end));
         }
     }
 
