@@ -99,7 +99,7 @@ fn group_kernel() -> GroupKernel {
 }
 
 /// The kernel in plain Rust.
-const PORTABLE: GroupKernel = Kernel { run: portable_tile, make_tables: None };
+const PORTABLE: GroupKernel = Kernel { run: portable_tile, make_tables: None, lay_out: None };
 
 /// Tasks per thread in one call: with 6, a thread that another program slows down kept the others waiting for up to a sixth
 /// of its share. Fetching goes on into the next task, so that short ones cost no more.
@@ -125,7 +125,7 @@ impl<'a> Work<'a> {
         let [group_words, act_words] = [shape.group, of_acts].map(|cols| cols / shape.bits.cols_per_word());
         let scales = shape.groups() * TILE_ROWS;
         GroupTile {
-            words: TileWords { all: self.words(), after: Some(after) },
+            words: TileWords { all: self.words(), after: Some(after), laid_out: false },
             scales: &part.scales[self.tile * scales..][..scales],
             group_words,
             act_words,
@@ -185,13 +185,18 @@ fn run_tiles(
         let after = next.map_or(&[][..], |next| &tasks[next][..1]);
         for (n, work) in tasks[i].iter().enumerate() {
             let after = tasks[i][n + 1..].first().or(after.first()).map_or(&[][..], Work::words);
-            let mut tile = work.tile(&input, after);
-            for pass in 0..passes {
-                // Passes of about the same size.
-                let (from, to) = (rows * pass / passes, rows * (pass + 1) / passes);
-                run_tile(kernel, work, &tile, (from, input.part(from, to - from)), place.width, residual, y);
-                tile.words.after = None;
-            }
+            let tile = work.tile(&input, after);
+            // Floats are multiplied with the words as they lie.
+            let of_codes = if let GroupInput::Codes { .. } = input { passes } else { 1 };
+            kernel.for_passes(tile.words, work.part.shape.bits, of_codes, |words| {
+                let mut tile = GroupTile { words, ..tile };
+                for pass in 0..passes {
+                    // Passes of about the same size.
+                    let (from, to) = (rows * pass / passes, rows * (pass + 1) / passes);
+                    run_tile(kernel, work, &tile, (from, input.part(from, to - from)), place.width, residual, y);
+                    tile.words.after = None;
+                }
+            });
         }
     });
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use crate::ops::simd::prefetch;
 use crate::ops::simd::{Shared, rows_a_task};
-use crate::quant::TILE_ROWS;
+use crate::quant::{Bits, TILE_ROWS};
 use crate::threads::ThreadPool;
 
 /// Rows of activation codes that share one pass over a tile's words.
@@ -19,6 +19,8 @@ pub(super) struct TileWords<'a> {
     pub all: &'a [u32],
     /// Those that are read after them; `None` where all are in a cache, so that nothing need be fetched.
     pub after: Option<&'a [u32]>,
+    /// Whether they have been laid out for the kernel (see [`Kernel::lay_out`]).
+    pub laid_out: bool,
 }
 
 impl TileWords<'_> {
@@ -50,6 +52,25 @@ pub(super) struct Kernel<R> {
     pub run: R,
     /// Makes [`WORD_TABLES`] tables of every 8 words of codes, those that one word of a 1-bit matrix is multiplied with.
     pub make_tables: Option<MakeTables>,
+    /// Lays the words of a tile of 1-bit codes out as the kernel uses them, which it else does in each pass; none where they lie
+    /// so. Fetches as a pass does.
+    pub lay_out: Option<LayOut>,
+}
+
+/// Writes all words of a tile in another order.
+pub(super) type LayOut = fn(&TileWords, &mut [u32]);
+
+impl<R> Kernel<R> {
+    /// Calls `with` with the words of a tile that a number of passes read, laid out if that is less work.
+    pub(super) fn for_passes(&self, words: TileWords, bits: Bits, passes: usize, with: impl FnOnce(TileWords)) {
+        let Some(lay_out) = self.lay_out.filter(|_| bits == Bits::One && passes > 1) else { return with(words) };
+        let mut memory = LAID_OUT.take();
+        memory.resize(memory.len().max(words.all.len()), 0);
+        let all = &mut memory[..words.all.len()];
+        lay_out(&words, all);
+        with(TileWords { all, after: None, laid_out: true });
+        LAID_OUT.set(memory);
+    }
 }
 
 /// Fills the tables of a row of codes.
@@ -72,6 +93,8 @@ const MAX_TABLES: usize = 1 << 16;
 thread_local! {
     /// Memory of tables between calls.
     static TABLES: Cell<Vec<Table>> = const { Cell::new(Vec::new()) };
+    /// Memory of words that are laid out, likewise.
+    static LAID_OUT: Cell<Vec<u32>> = const { Cell::new(Vec::new()) };
 }
 
 /// Tables of a row of so many words of codes.

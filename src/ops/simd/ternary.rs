@@ -69,7 +69,7 @@ fn tile_kernel() -> TileKernel {
 }
 
 /// The kernel in plain Rust.
-const PORTABLE: TileKernel = Kernel { run: ternary_portable::tile, make_tables: None };
+const PORTABLE: TileKernel = Kernel { run: ternary_portable::tile, make_tables: None, lay_out: None };
 
 /// Tasks per thread in one call: more balance the work better, fewer cost less and read longer runs of memory.
 const TASKS: usize = 6;
@@ -111,9 +111,7 @@ pub fn ternary_products(stack: Stack, mut jobs: Vec<MatVecJob>, threads: &Thread
         return run_tiles(stack, &jobs, kernel, threads, residual, y);
     };
     for piece in pieces(&jobs) {
-        let mut rows: Vec<&[u32]> = piece.iter().map(|job| job.act.words).collect();
-        rows.sort_unstable_by_key(|row| row.as_ptr());
-        rows.dedup_by_key(|row| row.as_ptr());
+        let rows = distinct(piece);
         with_tables(make, &rows, threads, |tables| {
             let of = |words: &[u32]| rows.partition_point(|row| row.as_ptr() < words.as_ptr());
             let jobs: Vec<MatVecJob> = piece.iter().map(|job| job.with(tables[of(job.act.words)])).collect();
@@ -122,10 +120,21 @@ pub fn ternary_products(stack: Stack, mut jobs: Vec<MatVecJob>, threads: &Thread
     }
 }
 
+/// The rows of codes of some products, each once, in the order of their addresses.
+fn distinct<'a>(jobs: &[MatVecJob<'a>]) -> Vec<&'a [u32]> {
+    let mut rows: Vec<&[u32]> = jobs.iter().map(|job| job.act.words).collect();
+    rows.sort_unstable_by_key(|row| row.as_ptr());
+    rows.dedup_by_key(|row| row.as_ptr());
+    rows
+}
+
 /// Products, sorted by their matrices, that may have tables at the same time. Those of a matrix stay together if they can, so
 /// that it is read once.
 fn pieces<'j, 'a>(jobs: &'j [MatVecJob<'a>]) -> Vec<&'j [MatVecJob<'a>]> {
     let max = rows_at_a_time(jobs.first().map_or(0, |job| job.act.words.len()));
+    if jobs.len() <= max || distinct(jobs).len() <= max {
+        return vec![jobs];
+    }
     let (mut pieces, mut from, mut to) = (Vec::new(), 0, 0);
     for of_matrix in jobs.chunk_by(|a, b| a.matrix == b.matrix) {
         if to + of_matrix.len() - from > max {
@@ -170,13 +179,15 @@ fn run_tiles(
         let after = next.map_or(&[][..], |next| &tasks[next][..1]);
         for (n, tile) in tasks[i].iter().enumerate() {
             let after = tasks[i][n + 1..].first().or(after.first()).map_or(&[][..], Tile::words);
-            let mut words = TileWords { all: tile.words(), after: Some(after) };
+            let words = TileWords { all: tile.words(), after: Some(after), laid_out: false };
             // Passes of about the same size: one for a single row costs nearly as much as one for two.
             let passes = tile.jobs.len().div_ceil(BATCH);
-            for jobs in tile.jobs.chunks(tile.jobs.len().div_ceil(passes)) {
-                run_tile(kernel, &words, Tile { jobs, ..*tile }, residual, y);
-                words.after = None;
-            }
+            kernel.for_passes(words, tile.part.bits, passes, |mut words| {
+                for jobs in tile.jobs.chunks(tile.jobs.len().div_ceil(passes)) {
+                    run_tile(kernel, &words, Tile { jobs, ..*tile }, residual, y);
+                    words.after = None;
+                }
+            });
         }
     });
 }
@@ -258,7 +269,7 @@ mod tests {
             };
             let acts: Vec<Vec<i8>> = (0..BATCH).map(act).collect();
             let act_words: Vec<Vec<u32>> = acts.iter().map(|a| bytemuck::pod_collect_to_vec(a)).collect();
-            let tile = TileWords { all: part.words, after: Some(part.words) };
+            let tile = TileWords { all: part.words, after: Some(part.words), laid_out: false };
             for (k, kernel) in kernels().into_iter().enumerate() {
                 let rows: Vec<&[u32]> = act_words.iter().map(|a| &a[..]).collect();
                 let of =

@@ -13,12 +13,12 @@ pub fn ternary_kernels() -> Vec<TileKernel> {
     if allows(CpuLevel::Neon) {
         // SAFETY: the processor has NEON.
         let run: TileRun = |tile, bits, acts, sums| unsafe { with_products::ternary_tile(tile, bits, acts, sums) };
-        all.push(Kernel { run, make_tables: None });
+        all.push(Kernel { run, make_tables: None, lay_out: None });
     }
     if allows(CpuLevel::NeonDot) {
         // SAFETY: the processor has dotprod.
         let run: TileRun = |tile, bits, acts, sums| unsafe { with_dots::ternary_tile(tile, bits, acts, sums) };
-        all.push(Kernel { run, make_tables: None });
+        all.push(Kernel { run, make_tables: None, lay_out: None });
     }
     all
 }
@@ -29,12 +29,12 @@ pub fn group_kernels() -> Vec<GroupKernel> {
     if allows(CpuLevel::Neon) {
         // SAFETY: the processor has NEON.
         let run: GroupRun = |tile, bits, acts, outs| unsafe { with_products::group_tile(tile, bits, acts, outs) };
-        all.push(Kernel { run, make_tables: None });
+        all.push(Kernel { run, make_tables: None, lay_out: None });
     }
     if allows(CpuLevel::NeonDot) {
         // SAFETY: the processor has dotprod.
         let run: GroupRun = |tile, bits, acts, outs| unsafe { with_dots::group_tile(tile, bits, acts, outs) };
-        all.push(Kernel { run, make_tables: None });
+        all.push(Kernel { run, make_tables: None, lay_out: None });
     }
     all
 }

@@ -25,6 +25,7 @@ pub fn kernels() -> Vec<GroupKernel> {
             // SAFETY: the processor has AVX2, FMA and F16C.
             run: |tile, bits, acts, outs| unsafe { tile_avx2(tile, bits, acts, outs) },
             make_tables: Some(lookup_avx2::make_tables),
+            lay_out: Some(lookup_avx2::lay_out),
         });
     }
     if allows(CpuLevel::AvxVnni) && is_x86_feature_detected!("avxvnni") {
@@ -36,6 +37,7 @@ pub fn kernels() -> Vec<GroupKernel> {
                 Bits::Two | Bits::Eight => unsafe { vex::group_tile(tile, bits, acts, out) },
             },
             make_tables: Some(lookup_avx2::make_tables),
+            lay_out: Some(lookup_avx2::lay_out),
         });
     } else if allows(CpuLevel::AvxVnni) {
         all.push(Kernel {
@@ -46,6 +48,7 @@ pub fn kernels() -> Vec<GroupKernel> {
                 Bits::Two | Bits::Eight => unsafe { evex::group_tile(tile, bits, acts, out) },
             },
             make_tables: Some(lookup_avx2::make_tables),
+            lay_out: Some(lookup_avx2::lay_out),
         });
     }
     if allows(CpuLevel::Avx512) {
@@ -53,12 +56,14 @@ pub fn kernels() -> Vec<GroupKernel> {
             // SAFETY: the processor has AVX-512F and VNNI.
             run: |tile, bits, acts, outs| unsafe { tile_vnni(tile, bits, acts, outs) },
             make_tables: None,
+            lay_out: None,
         });
         if is_x86_feature_detected!("avx512vbmi") {
             all.push(Kernel {
                 // SAFETY: the processor has AVX-512F, BW, VNNI and VBMI.
                 run: |tile, bits, acts, outs| unsafe { tile_vbmi(tile, bits, acts, outs) },
                 make_tables: Some(lookup_avx512::make_tables),
+                lay_out: None,
             });
         }
     }

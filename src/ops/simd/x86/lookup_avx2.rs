@@ -94,7 +94,7 @@ pub(super) fn products<const A: usize>(
         let piece = from..words.end.min(from + WORDS_OF_16_BITS);
         let bias = _mm256_set1_epi32(i32::from(BIAS) * (BYTES * HALVES * piece.len()) as i32);
         for row in (0..TILE_ROWS).step_by(ROWS) {
-            let sums = sums_16(tile, piece.clone(), row, tables);
+            let sums = sums_of(tile, piece.clone(), row, tables);
             for (a, sums) in sums.iter().enumerate() {
                 for (i, &sums) in sums.iter().enumerate() {
                     let [first, second] = [_mm256_unpacklo_epi16(sums, zero), _mm256_unpackhi_epi16(sums, zero)];
@@ -122,7 +122,22 @@ pub(super) fn word_sums<const A: usize>(
     row: usize,
     tables: &[&[Table]; A],
 ) -> [[__m256i; 2]; A] {
-    sums_16(tile, word..word + 1, row, tables)
+    sums_of(tile, word..word + 1, row, tables)
+}
+
+/// [`sums_16`] of a tile's words as they lie or as they have been laid out.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn sums_of<const A: usize>(
+    tile: &TileWords,
+    words: Range<usize>,
+    row: usize,
+    tables: &[&[Table]; A],
+) -> [[__m256i; 2]; A] {
+    match tile.laid_out {
+        true => sums_16::<A, true>(tile, words, row, tables),
+        false => sums_16::<A, false>(tile, words, row, tables),
+    }
 }
 
 /// The sums of [`ROWS`] rows from `row` on over some words, in 16 bits without a sign: of rows 0 to 15 and 16 to 31, in the order
@@ -130,7 +145,7 @@ pub(super) fn word_sums<const A: usize>(
 #[inline]
 #[target_feature(enable = "avx2")]
 #[allow(clippy::needless_range_loop)] // Constant bounds unroll, so that the sums stay in registers.
-fn sums_16<const A: usize>(
+fn sums_16<const A: usize, const LAID_OUT: bool>(
     tile: &TileWords,
     words: Range<usize>,
     row: usize,
@@ -140,8 +155,13 @@ fn sums_16<const A: usize>(
     let weights = _mm256_set1_epi16(1 | 1 << LOWER << 8);
     let mut sums = [[_mm256_setzero_si256(); 2]; A];
     for j in words {
-        tile.fetch(j + WORDS_AHEAD, row..row + ROWS);
-        let bytes = transposed(&tile.all[j * TILE_ROWS + row..][..ROWS]);
+        let words = &tile.all[j * TILE_ROWS + row..][..ROWS];
+        let bytes = if LAID_OUT {
+            load(words)
+        } else {
+            tile.fetch(j + WORDS_AHEAD, row..row + ROWS);
+            transposed(words)
+        };
         let mut parts = [[_mm256_setzero_si256(); 2]; A];
         for byte in 0..BYTES {
             let upper = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes[byte]), half);
@@ -168,6 +188,36 @@ fn sums_16<const A: usize>(
         }
     }
     sums
+}
+
+/// Writes the words of a tile as [`transposed`] gives them, which [`sums_16`] else does for each four rows of codes.
+pub(super) fn lay_out(tile: &TileWords, to: &mut [u32]) {
+    // SAFETY: the processor has AVX2, as every one on which kernels use what is laid out.
+    unsafe { transpose_all(tile, to) };
+}
+
+#[target_feature(enable = "avx2")]
+fn transpose_all(tile: &TileWords, to: &mut [u32]) {
+    for (i, (words, to)) in tile.all.chunks_exact(ROWS).zip(to.chunks_exact_mut(ROWS)).enumerate() {
+        let row = i * ROWS % TILE_ROWS;
+        tile.fetch(i * ROWS / TILE_ROWS + WORDS_AHEAD, row..row + ROWS);
+        for (to, bytes) in to.chunks_exact_mut(LANES).zip(transposed(words)) {
+            // SAFETY: `to` has 8 elements.
+            unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), bytes) };
+        }
+    }
+}
+
+/// What [`lay_out`] has written.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load(words: &[u32]) -> [__m256i; BYTES] {
+    let mut bytes = [_mm256_setzero_si256(); BYTES];
+    for (bytes, words) in bytes.iter_mut().zip(words.chunks_exact(LANES)) {
+        // SAFETY: `words` has 8 elements.
+        *bytes = unsafe { _mm256_loadu_si256(words.as_ptr().cast()) };
+    }
+    bytes
 }
 
 /// The bytes of the words of [`ROWS`] rows: the first of all, the second, and so on; in each half of a vector four of rows

@@ -22,6 +22,7 @@ pub fn kernels() -> Vec<TileKernel> {
             // SAFETY: the processor has AVX2.
             run: |tile, bits, acts, sums| unsafe { tile_avx2(tile, bits, acts, sums) },
             make_tables: Some(lookup_avx2::make_tables),
+            lay_out: Some(lookup_avx2::lay_out),
         });
     }
     if allows(CpuLevel::AvxVnni) && is_x86_feature_detected!("avxvnni") {
@@ -33,6 +34,7 @@ pub fn kernels() -> Vec<TileKernel> {
                 Bits::Two | Bits::Eight => unsafe { vex::ternary_tile(tile, bits, acts, out) },
             },
             make_tables: Some(lookup_avx2::make_tables),
+            lay_out: Some(lookup_avx2::lay_out),
         });
     } else if allows(CpuLevel::AvxVnni) {
         all.push(Kernel {
@@ -43,6 +45,7 @@ pub fn kernels() -> Vec<TileKernel> {
                 Bits::Two | Bits::Eight => unsafe { evex::ternary_tile(tile, bits, acts, out) },
             },
             make_tables: Some(lookup_avx2::make_tables),
+            lay_out: Some(lookup_avx2::lay_out),
         });
     }
     if allows(CpuLevel::Avx512) {
@@ -50,12 +53,14 @@ pub fn kernels() -> Vec<TileKernel> {
             // SAFETY: the processor has AVX-512F and VNNI.
             run: |tile, bits, acts, sums| unsafe { tile_vnni(tile, bits, acts, sums) },
             make_tables: None,
+            lay_out: None,
         });
         if is_x86_feature_detected!("avx512vbmi") {
             all.push(Kernel {
                 // SAFETY: the processor has AVX-512F, BW, VNNI and VBMI.
                 run: |tile, bits, acts, sums| unsafe { tile_vbmi(tile, bits, acts, sums) },
                 make_tables: Some(lookup_avx512::make_tables),
+                lay_out: None,
             });
         }
     }
