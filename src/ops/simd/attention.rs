@@ -259,13 +259,15 @@ impl Attention<'_> {
     }
 
     /// Adds the keys `keys` to the partial results `[queries, heads]` of queries `rows` with key heads `kv`. Keys are counted from
-    /// the queries' first key, which is the same for all. `after` is the key that will be read next, if it does not follow.
+    /// the queries' first key, which is the same for all. `after` is the key that will be read next, if it does not follow; `q`
+    /// are the queries `[queries, heads, d]` of those heads.
     fn attend(
         &self,
         rows: Range<usize>,
         kv: Range<usize>,
         keys: Range<usize>,
         after: Option<usize>,
+        q: &[f32],
         partial: &mut [f32],
     ) {
         let first = self.spans[rows.start].0;
@@ -286,12 +288,20 @@ impl Attention<'_> {
             let scales = self.scales.map(|all| all.get(here.start * scales_width + kv.start..).unwrap_or_default());
             let next = after.filter(|_| to == keys.end).unwrap_or(here.start + BLOCK);
             let ahead = (next as isize - here.start as isize) * k.1 as isize;
-            for (row, partial) in rows.clone().zip(partial.chunks_exact_mut(kv.len() * self.group * self.words())) {
-                let n = self.spans[row].1.min(to).saturating_sub(from);
-                if n > 0 {
-                    let ((k, k_width), (v, v_width), group) = (k, v, self.group);
-                    let block = Block { group, k, k_width, v, v_width, scales, scales_width, n, ahead };
-                    stored.unwrap_or(any_kernel)(self.queries(row, &kv), &block, self.scale, partial);
+            let ((k, k_width), (v, v_width), kernel) = (k, v, stored.unwrap_or(any_kernel));
+            let block = |group, n| Block { group, k, k_width, v, v_width, scales, scales_width, n, ahead };
+            let n_of = |row: usize| self.spans[row].1.min(to).saturating_sub(from);
+            // Queries of one key head that see all of a block are as many heads of one query.
+            if kv.len() == 1 && rows.len() > 1 && rows.clone().all(|row| n_of(row) == to - from) {
+                kernel(q, &block(self.group * rows.len(), to - from), self.scale, partial);
+                continue;
+            }
+            let of_row = [kv.len() * self.group * self.d, kv.len() * self.group * self.words()];
+            for ((row, q), partial) in
+                rows.clone().zip(q.chunks_exact(of_row[0])).zip(partial.chunks_exact_mut(of_row[1]))
+            {
+                if n_of(row) > 0 {
+                    kernel(q, &block(self.group, n_of(row)), self.scale, partial);
                 }
             }
         }
@@ -318,10 +328,11 @@ impl Attention<'_> {
             let mut both = vec![0.0; 2 * n];
             let (all, piece) = both.split_at_mut(n);
             all.chunks_exact_mut(words).for_each(|s| Partial(s).reset());
+            let q = rows.clone().map(|row| self.queries(row, &(kv..kv + 1))).collect::<Vec<_>>().concat();
             let max_keys = rows.clone().map(|r| self.spans[r].1).max().unwrap_or(0);
             for from in (0..max_keys).step_by(PIECE) {
                 piece.chunks_exact_mut(words).for_each(|s| Partial(s).reset());
-                self.attend(rows.clone(), kv..kv + 1, from..max_keys.min(from + PIECE), None, piece);
+                self.attend(rows.clone(), kv..kv + 1, from..max_keys.min(from + PIECE), None, &q, piece);
                 all.chunks_exact_mut(words).zip(piece.chunks_exact(words)).for_each(|(a, p)| Partial(a).merge(p));
             }
             for (i, partial) in all.chunks_exact_mut(words).enumerate() {
@@ -371,7 +382,8 @@ impl Attention<'_> {
             let after = next.map(|next| self.spans[next / pieces].0 + next % pieces * PIECE);
             // SAFETY: each piece of a query belongs to one task.
             let partial = unsafe { shared.slice(task * words, words) };
-            self.attend(row..row + 1, 0..self.heads / self.group, keys, after, partial);
+            let kv = 0..self.heads / self.group;
+            self.attend(row..row + 1, kv.clone(), keys, after, self.queries(row, &kv), partial);
         });
         for (partial, y) in partial.chunks_exact_mut(pieces * words).zip(y.chunks_exact_mut(self.heads * self.d)) {
             let (first, rest) = partial.split_at_mut(words);

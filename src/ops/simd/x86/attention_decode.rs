@@ -13,21 +13,21 @@ use crate::plan::Floats;
 /// The best kernel for heads of width `d` that this processor can run, if there is one.
 pub fn kernel(d: usize) -> Option<Kernel> {
     macro_rules! of {
-        ($heads:ident, $columns:literal, $together:literal) => {
+        ($heads:ident, $columns:literal, $together:literal, $sharing:literal) => {
             |q, block, scale, partial| {
                 // SAFETY: the processor has what the level says.
-                unsafe { $heads::<$columns, $together>(q, block, scale, partial) }
+                unsafe { $heads::<$columns, $together, $sharing>(q, block, scale, partial) }
             }
         };
     }
     if allows(CpuLevel::Avx512) {
         return Some(match d {
-            16 => of!(heads_avx512, 1, 1),
-            32 => of!(heads_avx512, 2, 2),
-            64 => of!(heads_avx512, 4, 4),
-            80 => of!(heads_avx512, 5, 5),
-            96 => of!(heads_avx512, 6, 6),
-            128 => of!(heads_avx512, 8, 8),
+            16 => of!(heads_avx512, 1, 1, 4),
+            32 => of!(heads_avx512, 2, 2, 4),
+            64 => of!(heads_avx512, 4, 4, 4),
+            80 => of!(heads_avx512, 5, 5, 2),
+            96 => of!(heads_avx512, 6, 6, 2),
+            128 => of!(heads_avx512, 8, 8, 2),
             _ => return None,
         });
     }
@@ -35,12 +35,12 @@ pub fn kernel(d: usize) -> Option<Kernel> {
         return None;
     }
     Some(match d {
-        16 => of!(heads_avx2, 2, 2),
-        32 => of!(heads_avx2, 4, 4),
-        64 => of!(heads_avx2, 8, 4),
-        80 => of!(heads_avx2, 10, 5),
-        96 => of!(heads_avx2, 12, 4),
-        128 => of!(heads_avx2, 16, 4),
+        16 => of!(heads_avx2, 2, 2, 2),
+        32 => of!(heads_avx2, 4, 4, 2),
+        64 => of!(heads_avx2, 8, 4, 2),
+        80 => of!(heads_avx2, 10, 5, 2),
+        96 => of!(heads_avx2, 12, 4, 2),
+        128 => of!(heads_avx2, 16, 4, 2),
         _ => return None,
     })
 }
@@ -48,20 +48,27 @@ pub fn kernel(d: usize) -> Option<Kernel> {
 /// Query heads that take a block together: the weights of one are a long chain of operations, which others fill.
 const HEADS: usize = 16;
 
-/// Heads from `head` on, one or two, that share their keys.
-fn pair(head: usize, heads: usize, group: usize) -> usize {
-    1 + usize::from(head + 1 < heads && !(head + 1).is_multiple_of(group))
+/// Heads from `head` on that share their keys: `most`, two or one.
+fn sharing(head: usize, heads: usize, group: usize, most: usize) -> usize {
+    let all = (group - head % group).min(heads - head);
+    if all >= most { most } else { all.min(2) }
 }
 
-/// Defines the kernel of one set of instructions: heads of `C` vectors, of which the values of `W` are added up at a time.
+/// Defines the kernel of one set of instructions: heads of `C` vectors, of which the values of `W` are added up at a time, and of
+/// which `G` that share their keys take them together.
 macro_rules! heads {
     ($heads:ident, $features:literal, $of_f16:ident, $of_f32:ident, $of_int8:ident) => {
         #[target_feature(enable = $features)]
-        fn $heads<const C: usize, const W: usize>(q: &[f32], block: &Block, scale: f32, partial: &mut [f32]) {
+        fn $heads<const C: usize, const W: usize, const G: usize>(
+            q: &[f32],
+            block: &Block,
+            scale: f32,
+            partial: &mut [f32],
+        ) {
             match (block.k, block.v) {
-                (Floats::F16(k), Floats::F16(v)) => $of_f16::heads::<C, W>(q, (k, v), block, scale, partial),
-                (Floats::F32(k), Floats::F32(v)) => $of_f32::heads::<C, W>(q, (k, v), block, scale, partial),
-                (Floats::Int8(k), Floats::Int8(v)) => $of_int8::heads::<C, W>(q, (k, v), block, scale, partial),
+                (Floats::F16(k), Floats::F16(v)) => $of_f16::heads::<C, W, G>(q, (k, v), block, scale, partial),
+                (Floats::F32(k), Floats::F32(v)) => $of_f32::heads::<C, W, G>(q, (k, v), block, scale, partial),
+                (Floats::Int8(k), Floats::Int8(v)) => $of_int8::heads::<C, W, G>(q, (k, v), block, scale, partial),
                 _ => unreachable!("keys and values have one dtype"),
             }
         }
@@ -85,7 +92,7 @@ macro_rules! kernel {
             const LANES: usize = $v::LANES;
 
             #[target_feature(enable = $features)]
-            pub fn heads<const C: usize, const W: usize>(
+            pub fn heads<const C: usize, const W: usize, const G: usize>(
                 q: &[f32],
                 (k, v): (&[$element], &[$element]),
                 block: &Block,
@@ -103,11 +110,12 @@ macro_rules! kernel {
                     let (soon, later) = (v.as_ptr(), k.as_ptr().wrapping_offset(block.ahead));
                     let mut head = from;
                     while head < to {
-                        let (n, at) = (pair(head, to, block.group), head / block.group * d);
+                        let (n, at) = (sharing(head, to, block.group, G), head / block.group * d);
                         let (q, scores) = (&q[head * d..][..n * d], &mut weights[head - from..][..n]);
                         let scales = if $scaled { &block.scales[0][head / block.group..] } else { &[] };
                         let soon = soon.wrapping_add(block.n * at);
                         match n {
+                            4 => self::scores::<C, 4>(q, (&k[at..], scales), soon, block, scale, scores),
                             2 => self::scores::<C, 2>(q, (&k[at..], scales), soon, block, scale, scores),
                             _ => self::scores::<C, 1>(q, (&k[at..], scales), soon, block, scale, scores),
                         }
@@ -127,11 +135,12 @@ macro_rules! kernel {
                     }
                     head = from;
                     while head < to {
-                        let (n, at) = (pair(head, to, block.group), head / block.group * d);
+                        let (n, at) = (sharing(head, to, block.group, G), head / block.group * d);
                         let (weights, shrinks) = (&weights[head - from..][..n], &shrinks[head - from..][..n]);
                         let partial = &mut partial[(head - from) * words..][..n * words];
                         let later = later.wrapping_add(block.n * at);
                         match n {
+                            4 => values::<C, 4, W>(&v[at..], later, block, (weights, shrinks), partial),
                             2 => values::<C, 2, W>(&v[at..], later, block, (weights, shrinks), partial),
                             _ => values::<C, 1, W>(&v[at..], later, block, (weights, shrinks), partial),
                         }
