@@ -71,8 +71,9 @@ fn tile_kernel() -> TileKernel {
 /// The kernel in plain Rust.
 const PORTABLE: TileKernel = Kernel { run: ternary_portable::tile, make_tables: None, lay_out: None };
 
-/// Tasks per thread in one call: more balance the work better, fewer cost less and read longer runs of memory.
-const TASKS: usize = 6;
+/// Tasks per thread in one call: more balance the work better, fewer cost less and read longer runs of memory. The second is
+/// for matrices that several rows of codes share, whose products take longer than reading them.
+const TASKS: [usize; 2] = [6, 24];
 
 /// The cost of reading a tile, in units of the products of one row of codes.
 const READING: usize = 2;
@@ -157,6 +158,7 @@ fn run_tiles(
     y: Shared<'_, f32>,
 ) {
     let mut groups: Vec<&[MatVecJob]> = jobs.chunk_by(|a, b| a.matrix == b.matrix).collect();
+    let per_thread = TASKS[usize::from(jobs.len() >= BATCH * groups.len())];
     // The longest first, so that no thread is left with one of them.
     groups.sort_by_key(|g| std::cmp::Reverse(g.len()));
     let mut tiles: Vec<Tile> = Vec::new();
@@ -165,7 +167,7 @@ fn run_tiles(
         tiles.extend((0..part.rows.div_ceil(TILE_ROWS)).map(|tile| Tile { part, tile, jobs }));
     }
     let cost = |t: &Tile| t.jobs.len() + READING;
-    let share = tiles.iter().map(cost).sum::<usize>().div_ceil(TASKS * threads.count());
+    let share = tiles.iter().map(cost).sum::<usize>().div_ceil(per_thread * threads.count());
     let mut full = 0;
     let tasks: Vec<&[Tile]> = tiles
         .chunk_by(|t, _| {
