@@ -382,15 +382,20 @@ mod tests {
         let acts: Vec<GroupActs> =
             both.map(|(words, scale_and_sum)| GroupActs::new(words, scale_and_sum)).take(n).collect();
         let mut all: Vec<TileOuts> = Vec::new();
-        for kernel in kernels() {
+        for (kernel, passes) in kernels().into_iter().flat_map(|kernel| [(kernel, 1), (kernel, 2)]) {
             let mut outs = [[0.0; TILE_ROWS]; BATCH];
+            let mut run = |acts: &[GroupActs]| {
+                kernel.for_passes(tile.words, bits, passes, |words| {
+                    (kernel.run)(&GroupTile { words, ..*tile }, bits, acts, &mut outs);
+                });
+            };
             match kernel.make_tables {
-                None => (kernel.run)(tile, bits, &acts, &mut outs),
+                None => run(&acts),
                 Some(make) => {
                     let words: Vec<&[u32]> = acts.iter().map(|act| act.words).collect();
                     with_tables(make, &words, &ThreadPool::one(), |tables| {
                         let acts = acts.iter().zip(tables).map(|(act, tables)| GroupActs { tables, ..*act });
-                        (kernel.run)(tile, bits, &acts.collect::<Vec<_>>(), &mut outs);
+                        run(&acts.collect::<Vec<_>>());
                     });
                 }
             }

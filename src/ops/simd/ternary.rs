@@ -240,15 +240,20 @@ mod tests {
 
     #[test]
     fn pieces_have_all_products_in_their_order_and_no_more_than_fit() {
-        let words = vec![0; 1 << 13];
-        let max = rows_at_a_time(words.len());
-        let job = |(out, matrix)| MatVecJob { matrix, act: Codes::new(&words, 0), inv_k: 1.0, out };
+        let words = vec![0; 1 << 14];
+        let row = |i: usize| &words[i..][..1 << 13];
+        let max = rows_at_a_time(row(0).len());
+        let job = |(out, matrix)| MatVecJob { matrix, act: Codes::new(row(out), 0), inv_k: 1.0, out };
         let sizes = [(0, max - 1), (1, 1), (2, 2), (3, 2 * max + 1), (4, 1)];
         let matrices = sizes.into_iter().flat_map(|(matrix, n)| std::iter::repeat_n(matrix, n));
         let jobs: Vec<MatVecJob> = matrices.enumerate().map(job).collect();
         let found = pieces(&jobs);
         assert_eq!(found.iter().map(|piece| piece.len()).collect::<Vec<_>>(), [max, 2, max, max, 1, 1]);
         assert!(found.concat().iter().map(|job| job.out).eq(0..jobs.len()));
+        // Many products of few rows stay together.
+        let few: Vec<MatVecJob> =
+            (0..jobs.len()).map(|i| MatVecJob { act: Codes::new(row(i % 2), 0), ..jobs[i] }).collect();
+        assert_eq!(pieces(&few).iter().map(|piece| piece.len()).collect::<Vec<_>>(), [few.len()]);
     }
 
     #[test]
@@ -277,9 +282,11 @@ mod tests {
                 let of =
                     |a: usize| Codes { words: rows[a], sum: acts[a].iter().map(|&v| i32::from(v)).sum(), tables: &[] };
                 let check = |acts_of: &[Codes]| {
-                    for n in 1..=BATCH {
+                    for (n, passes) in (1..=BATCH).flat_map(|n| [(n, 1), (n, 2)]) {
                         let mut sums = [[0; TILE_ROWS]; BATCH];
-                        (kernel.run)(&tile, part.bits, &acts_of[..n], &mut sums);
+                        kernel.for_passes(tile, part.bits, passes, |words| {
+                            (kernel.run)(&words, part.bits, &acts_of[..n], &mut sums);
+                        });
                         for ((act, sums), r) in
                             acts[..n].iter().zip(&sums).flat_map(|of| (0..TILE_ROWS).map(move |r| (of, r)))
                         {
