@@ -37,6 +37,11 @@ def loops(kernel, p, context):
         return p["rows"] * p["per_row"] / 8 * up(loads, p["LANES"]) / 4, 1
     if source == "groups-group_matmul_matvec":
         return up(columns / 128, p["SPLIT_K"]) / 8, 1
+    if source == "groups-group_linear":
+        # The rest is a loop over blocks of 32 columns and, with a norm, loops over vec4s: about as many instructions each.
+        blocks, vec4s = up(p["width"] / 32, p["THREADS"]), up(p["width"] / 4, p["THREADS"])
+        rest = (blocks + vec4s) / 2 if "NORM" in kernel else blocks
+        return up(p["width"] / 128, p["SPLIT_K"]) / 8, rest / 8
     if source in ("ternary-ternary_matmul_tiles", "ternary-ternary_matmul_dots"):
         blocks, branch = up(p["set_words"], 8), 2 if "GROUPS" in kernel else 1
         return branch * (up(blocks, 8) / 8 * 2 / 4 if "dots" in source else up(blocks * bits, 4) / 8), 1
