@@ -20,6 +20,7 @@ pub(super) struct TileWords<'a> {
     /// Those that are read after them; `None` where all are in a cache, so that nothing need be fetched.
     pub after: Option<&'a [u32]>,
     /// Whether they have been laid out for the kernel (see [`Kernel::lay_out`]).
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // No other lays anything out.
     pub laid_out: bool,
 }
 
