@@ -64,6 +64,8 @@ pub(crate) mod open;
 pub(crate) mod options;
 pub(crate) mod programs;
 pub mod queue;
+#[cfg(test)]
+mod queue_tests;
 pub(crate) mod recorded;
 mod repetition;
 mod residency;
@@ -72,6 +74,7 @@ mod routing;
 pub(crate) mod runner;
 pub mod sampler;
 pub(crate) mod session;
+mod sync;
 mod text_program;
 
 pub use crate::cpu_level::CpuLevel;
