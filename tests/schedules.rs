@@ -233,7 +233,9 @@ fn callers(work: Vec<Vec<Work>>) {
 
 #[test]
 fn every_caller_of_the_queue_gets_its_own_outcomes_whatever_the_order() {
-    let models: [(usize, fn() -> Vec<Vec<Work>>); 4] = [
+    /// What each caller adds.
+    type Added = fn() -> Vec<Vec<Work>>;
+    let models: [(usize, Added); 4] = [
         (3, || vec![vec![text(1, 1, None)], vec![text(2, 1, None)]]),
         (2, || vec![vec![text(1, 5, None)], vec![text(2, 1, None), text(3, 1, None)]]),
         (2, || vec![vec![image(1)], vec![text(2, 1, None)]]),

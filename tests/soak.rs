@@ -1,6 +1,7 @@
 //! Many sessions on many threads, fed, generating, cancelled, forked, cut, reset and dropped at random: each has the tokens that a
 //! plain list has after the same calls, each generates what it generates alone, and nothing is left behind. Seconds of it run
-//! with all tests; `TERNION_SOAK=600` makes it ten minutes.
+//! with all tests; `TERNION_SOAK=600` makes it ten minutes. On a GPU, kernels for few and for many rows add in another order, and
+//! a number that is rounded to another code changes the logits: a few near ties fall the other way, which are counted.
 
 mod support {
     pub mod demo;
@@ -9,6 +10,8 @@ mod support {
 }
 
 use std::collections::HashMap;
+use std::fmt::Debug;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -17,7 +20,7 @@ use std::time::{Duration, Instant};
 use support::demo::{generated, greedy, picture};
 use support::device::device;
 use support::mutation::Random;
-use ternion::engine::{Cancel, DeviceChoice, GenerateOptions, Options, Precision, Sampling};
+use ternion::engine::{Cancel, DeviceChoice, GenerateOptions, Options, Sampling};
 use ternion::{Engine, Error, Result, Session};
 
 const THREADS: usize = 8;
@@ -29,6 +32,10 @@ const NEW: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Resident memory that may come after a quarter of the time, of a run that is long enough: a short one still prepares programs.
 const SLACK_KB: usize = 48 << 10;
+/// Generations of sessions alone that are kept.
+const KNOWN: usize = 4096;
+/// Generations that may differ in a short run on a GPU; of a long one a fiftieth.
+const FEW: usize = 3;
 const LONG: Duration = Duration::from_secs(20);
 
 fn duration() -> Duration {
@@ -37,11 +44,8 @@ fn duration() -> Duration {
 }
 
 fn engine(device: DeviceChoice, sessions: usize) -> Engine {
-    // On a GPU, kernels for few and for many rows add in another order; in a cache of 16 bits that shows where two tokens are
-    // nearly as likely.
-    let precision = if device == DeviceChoice::Cpu { Precision::F16 } else { Precision::F32 };
     let (context, reserve) = (Some(CONTEXT), Some(16));
-    let options = Options { device, sessions, precision, context, reserve, ..Options::default() };
+    let options = Options { device, sessions, context, reserve, ..Options::default() };
     Engine::demo(options).expect("the demo model")
 }
 
@@ -56,9 +60,19 @@ struct Plain {
 struct Alone {
     session: Mutex<Session>,
     known: Mutex<HashMap<(Plain, usize), Vec<u32>>>,
+    /// Whether every generation must be the same.
+    exact: bool,
+    same: AtomicUsize,
+    different: AtomicUsize,
 }
 
 impl Alone {
+    fn compare(&self, found: &[u32], wanted: &[u32], of: impl Debug) {
+        let count = if found == wanted { &self.same } else { &self.different };
+        count.fetch_add(1, Ordering::Relaxed);
+        assert!(!self.exact || found == wanted, "{of:?}: {found:?}, expected {wanted:?}");
+    }
+
     fn generates(&self, plain: &Plain, n: usize) -> Vec<u32> {
         if let Some(known) = self.known.lock().expect("no panic").get(&(plain.clone(), n)) {
             return known.clone();
@@ -70,7 +84,11 @@ impl Alone {
         }
         session.push_tokens(&plain.tokens).expect("room");
         let tokens = generated(&mut session, greedy(n)).expect("a generation");
-        self.known.lock().expect("no panic").insert((plain.clone(), n), tokens.clone());
+        let mut known = self.known.lock().expect("no panic");
+        if known.len() >= KNOWN {
+            known.clear();
+        }
+        known.insert((plain.clone(), n), tokens.clone());
         tokens
     }
 }
@@ -107,7 +125,7 @@ impl Watched {
     fn generate(&mut self, alone: &Alone, n: usize) {
         match generated(&mut self.session, greedy(n)) {
             Ok(tokens) => {
-                assert_eq!(tokens, alone.generates(&self.plain, n), "after {:?}", self.plain.tokens);
+                alone.compare(&tokens, &alone.generates(&self.plain, n), &self.plain.tokens);
                 self.plain.tokens.extend(tokens);
             }
             Err(Error::ContextFull { .. }) => {}
@@ -134,13 +152,13 @@ impl Watched {
     }
 
     /// The same seed gives two sessions the same text.
-    fn sampled(&self, seed: u64) {
+    fn sampled(&self, alone: &Alone, seed: u64) {
         let options =
             || GenerateOptions { sampling: Sampling { seed, temperature: 0.8, ..Sampling::original() }, ..greedy(NEW) };
         let forks = [self.session.fork(), self.session.fork()];
         let texts = forks.map(|fork| fork.and_then(|mut fork| generated(&mut fork, options())));
         if let [Ok(a), Ok(b)] = texts {
-            assert_eq!(a, b, "seed {seed}");
+            alone.compare(&a, &b, seed);
         }
     }
 }
@@ -176,7 +194,7 @@ fn live(seed: usize, engine: &Engine, alone: &Alone, end: Instant) -> usize {
                     own[at] = Watched { session, plain };
                 }
             }
-            10 => watched.sampled(random.below(1000) as u64),
+            10 => watched.sampled(alone, random.below(1000) as u64),
             _ if random.below(2) == 0 => drop(own.swap_remove(at)),
             _ => {
                 watched.session.reset();
@@ -200,8 +218,11 @@ fn soak(device: DeviceChoice) {
     static ONE: Mutex<()> = Mutex::new(());
     let _alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (duration, name) = (duration(), format!("{device:?}"));
-    let engine = engine(device.clone(), SESSIONS);
+    let (engine, exact) = (engine(device.clone(), SESSIONS), device == DeviceChoice::Cpu);
     let alone = Arc::new(Alone {
+        exact,
+        same: AtomicUsize::new(0),
+        different: AtomicUsize::new(0),
         session: Mutex::new(self::engine(device, 1).session().expect("a session")),
         known: Mutex::default(),
     });
@@ -226,7 +247,10 @@ fn soak(device: DeviceChoice) {
     let all: Vec<Session> = (0..SESSIONS).map(|_| engine.session().expect("a session")).collect();
     assert!(matches!(engine.session(), Err(Error::SessionsFull { .. })));
     drop(all);
+    let [same, different] = [&alone.same, &alone.different].map(|count| count.load(Ordering::Relaxed));
     println!("{name}: {calls} calls in {:.1} s, {grown:?} kB grown", start.elapsed().as_secs_f64());
+    println!("{name}: {same} generations as alone, {different} not");
+    assert!(different <= FEW + same / 50, "{name}: {different} generations are not as alone, {same} are");
     assert!(calls > THREADS, "{name}: only {calls} calls");
     assert!(duration < LONG || grown.is_none_or(|kb| kb < SLACK_KB), "{name}: {grown:?} kB are left behind");
 }
