@@ -3,7 +3,7 @@
 //!
 //! A file uses only files named before it (`tests/floors.rs` checks it).
 //! Order: `cancel`, `sampler`, `repetition`, `generated_text`, `options`, `device`, `programs`, `residency`, `open`, `cache`,
-//! `jobs`, `queue`, `text_program`, `ladder`, `recorded`, `runner`, `hook`, `conversation`, `context_shift`, `resident`, `session`, `decoding`, `generate`,
+//! `jobs`, `sync`, `queue`, `queue_tests`, `text_program`, `ladder`, `recorded`, `runner`, `hook`, `conversation`, `context_shift`, `resident`, `session`, `decoding`, `generate`,
 //! `routing`, `log_probs`, `batch`, `builder`.
 //!
 //! `autotune/` chooses kernel variants by timing them. `open` puts any model on a device; the applications use it too.
