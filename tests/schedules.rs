@@ -208,7 +208,7 @@ fn image(number: u32) -> Work {
     Work::Image(ImageJob { number, done: 0, cancel: None })
 }
 
-/// Callers with their work, each on a thread of its own, the last on this one: each gets its own outcomes, and nothing stays.
+/// Callers with their work, each on a thread of its own, the first on this one: each gets its own outcomes, and nothing stays.
 fn callers(work: Vec<Vec<Work>>) {
     let shared = Arc::new((Queue::default(), AtomicBool::new(false)));
     let number = |work: &Work| match work {
