@@ -22,8 +22,8 @@ LAUNCH = 4.0  # microseconds
 NAMES = {"b": "bytes", "i": "instructions", "l": "latency", "n": "launch"}
 
 
-def loops(kernel, p, context):
-    """How often the main loop, and the rest, run for each time that RADV assumes.
+def loops(kernel, p, context, latency):
+    """How often the main loop, the rest, and a loop that makes codes run for each time that RADV assumes.
 
     That is 8 times for a loop, 4 for one in it, 2 for one in that, and half as often behind a branch of a workgroup.
     """
@@ -38,10 +38,11 @@ def loops(kernel, p, context):
     if source == "groups-group_matmul_matvec":
         return up(columns / 128, p["SPLIT_K"]) / 8, 1
     if source == "groups-group_linear":
-        # The rest is a loop over blocks of 32 columns and, with a norm, loops over vec4s: about as many instructions each.
-        blocks, vec4s = up(p["width"] / 32, p["THREADS"]), up(p["width"] / 4, p["THREADS"])
-        rest = (blocks + vec4s) / 2 if "NORM" in kernel else blocks
-        return up(p["width"] / 128, p["SPLIT_K"]) / 8, rest / 8
+        # Codes are made by blocks of 32 columns; with a norm and for a scale of the row there are loops over vec4s before.
+        # Waves without a block of their own go on: they cost no throughput, and wait for the others.
+        blocks, vec4s = p["width"] / 32, up(p["width"] / 4, p["THREADS"])
+        blocks = up(blocks, p["THREADS"]) if latency else up(blocks, 64) * 64 / p["THREADS"]
+        return up(p["width"] / 128, p["SPLIT_K"]) / 8, vec4s / 8, blocks / 8
     if source in ("ternary-ternary_matmul_tiles", "ternary-ternary_matmul_dots"):
         blocks, branch = up(p["set_words"], 8), 2 if "GROUPS" in kernel else 1
         return branch * (up(blocks, 8) / 8 * 2 / 4 if "dots" in source else up(blocks * bits, 4) / 8), 1
@@ -91,9 +92,15 @@ def table(path):
 
 def of_a_step(row, found, name, context):
     """A statistic of a kernel with its loops run as often as they do."""
-    main, other = loops(row["kernel"], row["params"], context)
-    rest = min(found[row["kernel"] + "__rest"][name], found[row["kernel"]][name])
-    return (found[row["kernel"]][name] - rest) * main + rest * other
+    kernel = row["kernel"]
+    whole = found[kernel][name]
+
+    def of_loop(without):
+        return whole - min(whole, found[f"{kernel}__{without}"][name])
+
+    main, other, *codes = loops(kernel, row["params"], context, name == "Latency")
+    parts = [(of_loop("rest"), main), *((of_loop("coded"), times) for times in codes)]
+    return sum(cost * times for cost, times in parts) + (whole - sum(cost for cost, _ in parts)) * other
 
 
 def times(row, gpu, found, context):
@@ -176,7 +183,7 @@ A launch takes the longest of three, and {LAUNCH:.0f} µs (assumed: a barrier an
 
 Inverse throughput (cycles of a SIMD for 64 threads, at the kernel's occupancy) and latency are RADV's estimates, which take
 loops to run 8 times, and loops in them 4 times. `kernels.py` (`loops`) puts the number of the step's shapes in their place, for
-the main loop exactly; branches count by RADV's guess. n: the launch itself is the longest.
+the main loop and the loop that makes codes exactly; branches count by RADV's guess. n: the launch itself is the longest.
 
 | GPU | compiled for | GB/s | SIMDs | GHz |
 |---|---|--:|--:|--:|

@@ -6,8 +6,8 @@
 //! `DIR/launches.tsv` has a line for each kernel with its grid, by model and step: how many launches of it there are, whether
 //! it is the usual variant, threads of a workgroup, workgroups, bytes that its node reads, products and sums, parameters and
 //! overrides.
-//! `DIR/spv16/ID.spv` is the kernel as SPIR-V 1.6, `DIR/spv16/ID__rest.spv` the same with its main loop never run: their difference
-//! is what the loop costs. The bits of the model's weights and the columns of their groups are constants, so that no branch for
+//! `DIR/spv16/ID.spv` is the kernel as SPIR-V 1.6, `DIR/spv16/ID__rest.spv` the same with its main loop never run, and where codes
+//! are made again `DIR/spv16/ID__coded.spv` with that loop never run: the differences are what the loops cost. The bits of the model's weights and the columns of their groups are constants, so that no branch for
 //! others is counted.
 //! `DIR/index.tsv` has a line for each file: its name, whether it uses subgroups, its bindings (`0u,1u,2r,3w`).
 
@@ -52,6 +52,9 @@ const MAIN_LOOPS: [(&str, &str); 5] = [
     ("ternary/ternary_matmul_matvec", "tile_sums"),
     ("sample/sample", "largest_as_it_is"),
 ];
+
+/// Functions that make codes again, whose largest loop has many times the instructions of their others.
+const CODES: [(&str, &str); 1] = [("groups/group_linear", "make_codes")];
 
 /// Bytes of a weight on the device, without the headers of stacks.
 fn bytes_of(weight: &WeightRef, bits: u32) -> u64 {
@@ -117,12 +120,20 @@ impl Kernels<'_> {
         let (whole, info) = process_overrides(&module, &info, Some((ShaderStage::Compute, "main")), &values)?;
         let subgroups = with_subgroups(kernel.source, &defines);
         let threads = whole.entry_points[0].workgroup_size.iter().product();
-        let rest = without_main_loop(&whole, kernel.source.name);
-        let rest_info = check(&rest, kernel.source, &defines)?;
-        for (name, module, info) in [(id.clone(), &*whole, &*info), (format!("{id}__rest"), &rest, &rest_info)] {
+        let mut modules = vec![(id.clone(), whole.into_owned(), info.into_owned())];
+        let whole = &modules[0].1;
+        let rest = without_main_loop(whole, kernel.source.name);
+        let coded = function_of(&CODES, kernel.source.name).map(|f| without_loops(whole, f, false));
+        for (part, module) in [("rest", Some(rest)), ("coded", coded)] {
+            if let Some(module) = module {
+                let info = check(&module, kernel.source, &defines)?;
+                modules.push((format!("{id}__{part}"), module, info));
+            }
+        }
+        for (name, module, info) in &modules {
             let path = self.dir.join("spv16").join(format!("{name}.spv"));
             fs::write(path, to_spirv(module, info, (1, 6), subgroups, GPU.dot4)?)?;
-            self.index += &format!("{name}\t{subgroups}\t{}\n", bound(&whole));
+            self.index += &format!("{name}\t{subgroups}\t{}\n", bound(module));
         }
         self.threads.insert(id.clone(), threads);
         Ok((id, threads))
@@ -160,18 +171,29 @@ fn for_loops(module: &Module, block: &mut Block, f: &mut impl FnMut(&mut Stateme
     }
 }
 
-/// The module with the main loop behind a condition that is false: that of `MAIN_LOOPS`, or the largest one of the entry point.
+/// The function of a kernel in a list of them.
+fn function_of(list: &[(&'static str, &'static str)], source: &str) -> Option<&'static str> {
+    list.iter().find(|(name, _)| *name == source).map(|&(_, function)| function)
+}
+
+/// The module without the main loop: the loops of the function of `MAIN_LOOPS`, or the largest one of `run` or the entry point.
 fn without_main_loop(module: &Module, source: &str) -> Module {
+    let named = function_of(&MAIN_LOOPS, source);
+    without_loops(module, named.unwrap_or("run"), named.is_some())
+}
+
+/// The module with a function's loops, or the largest of them, behind a condition that is false; the entry point's if there is
+/// no such function.
+fn without_loops(module: &Module, name: &str, all: bool) -> Module {
     let mut rest = module.clone();
-    let named = MAIN_LOOPS.iter().find(|(name, _)| *name == source).map_or("run", |(_, function)| function);
-    let named_function = rest.functions.iter_mut().find(|(_, f)| f.name.as_deref() == Some(named));
+    let named_function = rest.functions.iter_mut().find(|(_, f)| f.name.as_deref() == Some(name));
     let function: &mut Function = match named_function {
         Some((_, function)) => function,
         None => &mut rest.entry_points[0].function,
     };
     // Behind a condition that is false: results of calls must be somewhere.
     let condition = function.expressions.append(Expression::Literal(Literal::Bool(false)), Span::UNDEFINED);
-    let (mut largest, all) = (0, named != "run");
+    let mut largest = 0;
     for_loops(module, &mut function.body, &mut |_, size| largest = largest.max(size));
     for_loops(module, &mut function.body, &mut |statement, size| {
         if all || size == largest {
