@@ -330,7 +330,7 @@ mod tests {
         all
     }
 
-    /// A tile of the extremes of each form: all codes that it has.
+    /// A tile of the extremes of each form: all codes that it has, and rows of one alone, the largest among them.
     fn matrix(cols: usize, bits: Bits, group: usize) -> GroupPacked<'static> {
         let codes: &[i8] = match bits {
             Bits::One => &[-1, 1, 1],
@@ -338,7 +338,7 @@ mod tests {
             Bits::Eight => &[-128, 127, -128, 3, 0, -128],
         };
         GroupPacked::from_codes(GroupShape { rows: TILE_ROWS, cols, bits, group }, |row, to, scales| {
-            to.iter_mut().enumerate().for_each(|(c, code)| *code = codes[(row * 7 + c * (1 + row % 5)) % codes.len()]);
+            to.iter_mut().enumerate().for_each(|(c, code)| *code = codes[(row * 7 + c * (1 + row % 6)) % codes.len()]);
             scales.iter_mut().enumerate().for_each(|(g, s)| *s = f16::from_f32((row + 3 * g) as f32 * 0.25 - 9.0));
             Ok(())
         })
@@ -376,11 +376,10 @@ mod tests {
         }
     }
 
-    /// The outputs of each kernel, and of that for floats, for the first `n` rows.
-    fn found(tile: &GroupTile, bits: Bits, rows: &Rows, n: usize) -> Vec<TileOuts> {
-        let both = rows.words.iter().zip(&rows.scale_and_sum);
-        let acts: Vec<GroupActs> =
-            both.map(|(words, scale_and_sum)| GroupActs::new(words, scale_and_sum)).take(n).collect();
+    /// The outputs of each kernel, and of that for floats, for some of the rows.
+    fn found(tile: &GroupTile, bits: Bits, rows: &Rows, some: Range<usize>) -> Vec<TileOuts> {
+        let both = rows.words[some.clone()].iter().zip(&rows.scale_and_sum[some.clone()]);
+        let acts: Vec<GroupActs> = both.map(|(words, scale_and_sum)| GroupActs::new(words, scale_and_sum)).collect();
         let mut all: Vec<TileOuts> = Vec::new();
         for (kernel, passes) in kernels().into_iter().flat_map(|kernel| [(kernel, 1), (kernel, 2)]) {
             let mut outs = [[0.0; TILE_ROWS]; BATCH];
@@ -401,7 +400,7 @@ mod tests {
             }
             all.push(outs);
         }
-        let x: Vec<&[f32]> = rows.floats[..n].iter().map(|x| &x[..]).collect();
+        let x: Vec<&[f32]> = rows.floats[some].iter().map(|x| &x[..]).collect();
         all.push([[0.0; TILE_ROWS]; BATCH]);
         float_tile(tile, bits, &x, all.last_mut().unwrap());
         all
@@ -425,11 +424,13 @@ mod tests {
                 };
                 let wanted: Vec<Vec<[f64; 2]>> =
                     (0..BATCH).map(|a| (0..TILE_ROWS).map(|r| sum(a, r)).collect()).collect();
-                for (n, (k, outs)) in
-                    (1..=BATCH).flat_map(|n| found(&tile, bits, &rows, n).into_iter().enumerate().map(move |f| (n, f)))
-                {
-                    for (a, r) in (0..n).flat_map(|a| (0..TILE_ROWS).map(move |r| (a, r))) {
-                        let ([want, size], found) = (wanted[a][r], f64::from(outs[a][r]));
+                // The last row, of the smallest code alone, also as the only one.
+                for (some, (k, outs)) in (1..=BATCH).map(|n| 0..n).chain([BATCH - 1..BATCH]).flat_map(|some| {
+                    let found = found(&tile, bits, &rows, some.clone());
+                    found.into_iter().enumerate().map(move |f| (some.clone(), f))
+                }) {
+                    for (a, r) in some.clone().flat_map(|a| (0..TILE_ROWS).map(move |r| (a, r))) {
+                        let ([want, size], found) = (wanted[a][r], f64::from(outs[a - some.start][r]));
                         assert!(
                             (found - want).abs() <= 1e-6 * size,
                             "kernel {k}, {bits:?}, {cols} columns by {group} and {act_group}, row {r}: {found}, expected {want}"

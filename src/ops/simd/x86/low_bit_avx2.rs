@@ -55,7 +55,10 @@ fn blocks<const A: usize, const B: usize>(
 ) {
     let ones = _mm256_set1_epi16(1);
     for row in (0..TILE_ROWS).step_by(B * LANES) {
-        let sums = sums_16::<A, B>(tile, words.clone(), row, acts);
+        let sums = match A {
+            1 => [row_16(tile, words.clone(), row, acts[0]); A],
+            _ => sums_16::<A, B>(tile, words.clone(), row, acts),
+        };
         for (a, sums) in sums.iter().enumerate() {
             for (b, &sum) in sums.iter().enumerate() {
                 add(a, row + LANES * b, _mm256_madd_epi16(sum, ones));
@@ -96,6 +99,43 @@ fn sums_16<const A: usize, const B: usize>(
                     sums[a][b] = _mm256_add_epi16(sums[a][b], _mm256_maddubs_epi16(picked[b], x));
                 }
             }
+        }
+    }
+    sums
+}
+
+/// Words of which four times the products fit 16 bits.
+const WORDS_OF_FOURFOLD: usize = WORDS_OF_16_BITS / 2;
+
+/// [`sums_16`] of one row of codes, whose products do not hide the shifts: the upper two bits of a half byte are not shifted down, so
+/// that their sums are four times what they should be.
+#[inline]
+#[target_feature(enable = "avx2")]
+#[allow(clippy::needless_range_loop)] // Constant bounds unroll, so that the sums stay in registers.
+fn row_16<const B: usize>(tile: &TileWords, words: Range<usize>, row: usize, act: &[u32]) -> [__m256i; B] {
+    let (lower, upper) = (_mm256_set1_epi8(0b0011), _mm256_set1_epi8(0b1100));
+    let mut sums = [_mm256_setzero_si256(); B];
+    for from in words.clone().step_by(WORDS_OF_FOURFOLD) {
+        let mut fourfold = [_mm256_setzero_si256(); B];
+        for j in from..words.end.min(from + WORDS_OF_FOURFOLD) {
+            tile.fetch(j + WORDS_AHEAD, row..row + B * LANES);
+            let mut x = [_mm256_setzero_si256(); FOURS];
+            for four in 0..FOURS {
+                // SAFETY: the row of codes has `FOURS` words for each word of a row, by the assertion of `products`.
+                x[four] = _mm256_set1_epi32(unsafe { *act.get_unchecked(j * FOURS + four) } as i32);
+            }
+            for b in 0..B {
+                // SAFETY: row + 8 (b + 1) <= TILE_ROWS, and the tile has word j of all rows, by the same assertion.
+                let w = unsafe { _mm256_loadu_si256(tile.all.as_ptr().add(j * TILE_ROWS + row + LANES * b).cast()) };
+                for (half, w) in [w, _mm256_srli_epi16::<4>(w)].into_iter().enumerate() {
+                    let [once, four_times] = [lower, upper].map(|mask| _mm256_and_si256(w, mask));
+                    sums[b] = _mm256_add_epi16(sums[b], _mm256_maddubs_epi16(once, x[2 * half]));
+                    fourfold[b] = _mm256_add_epi16(fourfold[b], _mm256_maddubs_epi16(four_times, x[2 * half + 1]));
+                }
+            }
+        }
+        for b in 0..B {
+            sums[b] = _mm256_add_epi16(sums[b], _mm256_srai_epi16::<2>(fourfold[b]));
         }
     }
     sums
