@@ -105,6 +105,10 @@ pub struct DeviceArgs {
     /// The activation of feed-forward parts, for a bitnet whose file does not tell which of the two it was trained with.
     #[arg(long, value_parser = one_of::<HiddenAct>())]
     pub hidden_act: Option<HiddenAct>,
+    /// Compute each token on a GPU as if it were one of many, so that its last bits do not depend on what else runs nor on how
+    /// the prompt came in: slower. On the CPU they never do.
+    #[arg(long)]
+    pub batch_invariant: bool,
     /// Do not time a GPU's kernel variants when its adapter is used for the first time (the fastest are kept in the user's
     /// folder for caches, or in the one that TERNION_CACHE names), but take those that suit its kind: equal on each
     /// machine of a kind.
@@ -121,8 +125,8 @@ pub struct DeviceArgs {
 impl DeviceArgs {
     /// How the model's numbers are kept and computed.
     pub fn model_options(&self) -> ModelOptions {
-        let DeviceArgs { precision, kv, head, activations, hidden_act, .. } = *self;
-        ModelOptions { precision, kv, head, activations, hidden_act }
+        let DeviceArgs { precision, kv, head, activations, hidden_act, batch_invariant, .. } = *self;
+        ModelOptions { precision, kv, head, activations, hidden_act, batch_invariant }
     }
 
     /// Refuses the options that are for chat models alone.
@@ -134,6 +138,7 @@ impl DeviceArgs {
             ("kv", self.kv != KvPrecision::Dense),
             ("activations", self.activations != Activations::Int8),
             ("hidden-act", self.hidden_act.is_some()),
+            ("batch-invariant", self.batch_invariant),
         ];
         match given.iter().find(|(_, given)| *given) {
             Some((option, _)) => {
@@ -187,6 +192,7 @@ impl ModelArgs {
             head: self.device.head,
             activations: self.device.activations,
             hidden_act: self.device.hidden_act,
+            batch_invariant: self.device.batch_invariant,
             context: self.context,
             reserve: self.reserve,
             max_memory: self.max_memory,

@@ -67,6 +67,7 @@ setters! {
     head: LmHead => head;
     activations: Activations => activations;
     hidden_act: HiddenAct => Some(hidden_act);
+    batch_invariant: bool => batch_invariant;
     context: usize => Some(context);
     reserve: usize => Some(reserve);
     max_memory: u64 => Some(max_memory);

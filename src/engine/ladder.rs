@@ -10,6 +10,15 @@ use crate::error::{Error, Result};
 use crate::models::TextShape;
 use crate::plan::{Backend, Plan};
 
+/// Which programs there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rungs {
+    /// For few rows and for many.
+    All,
+    /// The largest alone: all steps take it, and their kernels add in one order.
+    Largest,
+}
+
 /// Maximum rows of the programs below the largest one: one session, a few, more, and as many as an engine may have.
 const RUNGS: [usize; 4] = [1, 8, 16, 64];
 
@@ -22,6 +31,8 @@ const RUNGS: [usize; 4] = [1, 8, 16, 64];
 pub(crate) struct Ladder {
     /// By rising rows.
     rungs: Vec<Rung>,
+    /// Which there are.
+    kind: Rungs,
     /// Layers of the model.
     layers: usize,
 }
@@ -34,9 +45,10 @@ struct Rung {
 }
 
 /// The shapes of the programs for steps of up to `whole`, by rising rows.
-fn shapes(whole: TextShape) -> Vec<TextShape> {
+fn shapes(whole: TextShape, kind: Rungs) -> Vec<TextShape> {
     let mut shapes: Vec<TextShape> = Vec::new();
-    for rows in RUNGS.map(|rows| rows.min(whole.sessions)) {
+    let below = if kind == Rungs::All { &RUNGS[..] } else { &[] };
+    for rows in below.iter().map(|&rows| rows.min(whole.sessions)) {
         let shape = TextShape { max_rows: rows, max_outputs: rows, images: false, ..whole };
         if shape != whole && shapes.last().is_none_or(|below| below.max_rows < rows) {
             shapes.push(shape);
@@ -52,14 +64,21 @@ fn holds(shape: &TextShape, [rows, outputs]: [usize; 2], images: bool) -> bool {
 }
 
 impl Ladder {
+    /// Rows and outputs of a program that is for many: more than any kernel for few takes.
+    pub const MANY: usize = 64;
+
     /// Records plans for steps of up to `whole`. The largest takes image rows and pieces of prompts; those below hold
     /// the tokens that 1 to `whole.sessions` sessions decode.
     ///
     /// # Errors
     /// Those of `record`.
-    pub fn record(whole: TextShape, layers: usize, record: impl Fn(&TextShape) -> Result<Arc<Plan>>) -> Result<Self> {
+    pub fn record(
+        whole: TextShape,
+        (kind, layers): (Rungs, usize),
+        record: impl Fn(&TextShape) -> Result<Arc<Plan>>,
+    ) -> Result<Self> {
         let rung = |shape| Ok(Rung { shape, plan: record(&shape)?, program: None });
-        Ok(Ladder { rungs: shapes(whole).into_iter().map(rung).collect::<Result<_>>()?, layers })
+        Ok(Ladder { rungs: shapes(whole, kind).into_iter().map(rung).collect::<Result<_>>()?, kind, layers })
     }
 
     /// The same for other sizes, with no program prepared.
@@ -67,7 +86,7 @@ impl Ladder {
     /// # Errors
     /// Those of `record`.
     pub fn recorded_for(&self, whole: TextShape, record: impl Fn(&TextShape) -> Result<Arc<Plan>>) -> Result<Self> {
-        Ladder::record(whole, self.layers, record)
+        Ladder::record(whole, (self.kind, self.layers), record)
     }
 
     /// All plans.
@@ -141,17 +160,18 @@ mod tests {
 
     #[test]
     fn there_are_programs_for_one_session_and_up_to_all() {
-        let rows = |whole| shapes(whole).iter().map(|s| s.max_rows).collect::<Vec<_>>();
+        let rows = |whole| shapes(whole, Rungs::All).iter().map(|s| s.max_rows).collect::<Vec<_>>();
         assert_eq!(rows(whole(1, true)), [1, 64]);
         assert_eq!(rows(whole(4, true)), [1, 4, 64]);
         assert_eq!(rows(whole(16, true)), [1, 8, 16, 64]);
         assert_eq!(rows(whole(64, true)), [1, 8, 16, 64, 64], "64 tokens without image rows, and a piece with them");
         assert_eq!(rows(whole(64, false)), [1, 8, 16, 64]);
+        assert_eq!(shapes(whole(16, true), Rungs::Largest), [whole(16, true)]);
     }
 
     #[test]
     fn a_step_takes_the_smallest_program_that_holds_it() {
-        let shapes = shapes(whole(16, true));
+        let shapes = shapes(whole(16, true), Rungs::All);
         let taken = |sizes, images| shapes.iter().position(|shape| holds(shape, sizes, images));
         assert_eq!([1, 2, 8, 9, 16, 17, 64].map(|n| taken([n, n.min(16)], false)), [0, 1, 1, 2, 2, 3, 3].map(Some));
         assert_eq!(taken([1, 1], true), Some(3), "only the largest has image rows");

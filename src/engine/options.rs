@@ -38,6 +38,10 @@ pub struct Options {
     pub hidden_act: Option<HiddenAct>,
     /// Maximum number of tokens of a session, images included; none: the model's maximum, at most 2048.
     pub context: Option<usize>,
+    /// Whether a token's numbers depend on its session's tokens alone, bit for bit: not on how a prompt came in, on what else runs, nor on
+    /// how many sessions there may be. On the CPU they never do. A GPU has kernels for one row and for few, which are
+    /// faster there and add in another order than those for many; with this all steps run on the latter.
+    pub batch_invariant: bool,
     /// Tokens of a session that the KV cache has room for from the beginning; it grows where a session has more. None: 512 on
     /// a GPU, and on the CPU `context`, since there memory is taken as it is written.
     pub reserve: Option<usize>,
@@ -76,6 +80,7 @@ impl Default for Options {
             head: LmHead::Dense,
             activations: Activations::Int8,
             hidden_act: None,
+            batch_invariant: false,
             context: None,
             reserve: None,
             max_memory: None,
@@ -102,6 +107,8 @@ pub struct ModelOptions {
     pub activations: Activations,
     /// [`Options::hidden_act`].
     pub hidden_act: Option<HiddenAct>,
+    /// [`Options::batch_invariant`].
+    pub batch_invariant: bool,
 }
 
 /// A device, and how it is set up.
@@ -137,8 +144,8 @@ impl Default for DeviceOptions {
 impl Options {
     /// How the model's numbers are kept and computed.
     pub(crate) fn model_options(&self) -> ModelOptions {
-        let Options { precision, kv, head, activations, hidden_act, .. } = *self;
-        ModelOptions { precision, kv, head, activations, hidden_act }
+        let Options { precision, kv, head, activations, hidden_act, batch_invariant, .. } = *self;
+        ModelOptions { precision, kv, head, activations, hidden_act, batch_invariant }
     }
 
     /// Where the engine runs, and how.

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::engine::cache::{FIRST_ROWS, StatePool};
 use crate::engine::device::Opened;
-use crate::engine::ladder::Ladder;
+use crate::engine::ladder::{Ladder, Rungs};
 use crate::engine::open::{Opening, required_tokenizer};
 use crate::engine::options::Options;
 use crate::engine::residency::{Residency, too_little};
@@ -97,9 +97,11 @@ impl Recorded {
         let opening = Opening::new(files, &options.device_options(), options.model_options())?;
         let model = models::open_chat(&opening.files, &opening.weights, opening.load)?;
         let states = states(options, model.info(), &opening.device)?;
+        // Kernels are chosen for a program's rows and outputs: as many whatever the number of sessions.
+        let least = if options.batch_invariant { Ladder::MANY } else { 0 };
         let whole = TextShape {
-            max_rows: options.prefill_rows.max(options.sessions),
-            max_outputs: options.sessions,
+            max_rows: options.prefill_rows.max(options.sessions).max(least),
+            max_outputs: options.sessions.max(least),
             kv_rows: states.rows(),
             context: states.context(),
             sessions: options.sessions,
@@ -108,7 +110,8 @@ impl Recorded {
         };
         let caps = opening.device.caps();
         let record = |shape: &TextShape| record(model.as_ref(), &caps, shape, &options.probed_layers);
-        let ladder = Ladder::record(whole, model.info().layers, record)?;
+        let rungs = if options.batch_invariant { Rungs::Largest } else { Rungs::All };
+        let ladder = Ladder::record(whole, (rungs, model.info().layers), record)?;
         let full_states = full_states(model.as_ref(), whole, &opening.device)?;
         let image = model.info().image.map(|_| model.record_image()).transpose()?.map(Arc::new);
         Ok(Recorded { opening, model, states, whole, ladder, image, full_states })
@@ -147,7 +150,7 @@ impl Recorded {
         self.whole.kv_rows = self.states.rows();
         let caps = self.opening.device.caps();
         let record = |shape: &TextShape| record(self.model.as_ref(), &caps, shape, &options.probed_layers);
-        self.ladder = Ladder::record(self.whole, self.model.info().layers, record)?;
+        self.ladder = self.ladder.recorded_for(self.whole, record)?;
         let (plans, Estimate { weight_bytes, max_state_bytes, .. }) = (self.plans(), self.estimate()?);
         // Nothing is left for programs that are prepared when a step needs them.
         let working_bytes = working(&plans);

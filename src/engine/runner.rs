@@ -264,6 +264,7 @@ impl Runner {
 mod tests {
     use super::*;
     use crate::cpu::Cpu;
+    use crate::engine::ladder::Rungs;
     use crate::ops::UnaryKind;
     use crate::plan::{Plan, PlanBuilder};
     use crate::tensor::{DType, Spec};
@@ -293,9 +294,12 @@ mod tests {
             kv_dtype: DType::F32,
             images: false,
         };
-        let mut runner =
-            Runner::new(Box::new(Cpu::plain()), Ladder::record(whole, 0, |_| Ok(Arc::default())).unwrap(), None)
-                .unwrap();
+        let mut runner = Runner::new(
+            Box::new(Cpu::plain()),
+            Ladder::record(whole, (Rungs::All, 0), |_| Ok(Arc::default())).unwrap(),
+            None,
+        )
+        .unwrap();
         let program = Program::prepare(runner.backend.as_mut(), &Arc::new(encoder())).unwrap();
         // Nobody knows how long a node takes; far too long; no time; a tenth of a piece.
         for (node_time, first) in [

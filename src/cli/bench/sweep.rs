@@ -59,6 +59,9 @@ pub struct SweepArgs {
     /// The activation of feed-forward parts, for a bitnet whose file does not tell which of the two it was trained with.
     #[arg(long, value_parser = one_of::<HiddenAct>())]
     hidden_act: Option<HiddenAct>,
+    /// Compute each token on a GPU as if it were one of many, so that its last bits do not depend on what else runs.
+    #[arg(long)]
+    batch_invariant: bool,
     /// Do not time a GPU's kernel variants when its adapter is used for the first time (the fastest are kept in the user's
     /// folder for caches, or in the one that TERNION_CACHE names), but take those that suit its kind: equal on each
     /// machine of a kind.
@@ -136,12 +139,18 @@ impl SweepArgs {
     }
 
     fn model_options(&self) -> Vec<ModelOptions> {
-        let (mut all, hidden_act) = (Vec::new(), self.hidden_act);
+        let (mut all, hidden_act, batch_invariant) = (Vec::new(), self.hidden_act, self.batch_invariant);
         for &precision in &self.precision {
             for &head in &self.head {
                 for &kv in &self.kv {
-                    let with = |&activations| ModelOptions { precision, kv, head, activations, hidden_act };
-                    all.extend(self.activations.iter().map(with));
+                    all.extend(self.activations.iter().map(|&activations| ModelOptions {
+                        precision,
+                        kv,
+                        head,
+                        activations,
+                        hidden_act,
+                        batch_invariant,
+                    }));
                 }
             }
         }

@@ -65,9 +65,8 @@ fn measured(
 ) -> Result<Measured> {
     let probes = Probes::new(engine)?;
     let (cost, profile) = (probes.cost(test)?, if options.profile { probes.profile(test)? } else { Vec::new() });
-    let activations = Some(options.model.activations);
     let runner = engine.resident().runner()?;
-    let setup = Setup::new(model, engine.report(), runner.backend.as_ref(), activations);
+    let setup = Setup::new(model, engine.report(), runner.backend.as_ref(), Some(&options.model));
     let counts = match test {
         Test::Prompt { .. } | Test::ImagePrompt { .. } => Unit::Read,
         Test::Generate { .. } => Unit::Generated,

@@ -9,10 +9,22 @@ use crate::tools::bench::statistics::Ratio;
 /// What a test is: rows that differ here are not of the same test.
 const TEST: [&str; 8] = ["model", "test", "n_prompt", "n_gen", "n_depth", "n_sessions", "n_images", "n_texts"];
 /// How a test was set up: rows of one test that differ here are not compared.
-const SETTINGS: [&str; 10] =
-    ["parameters", "precision", "head", "kv", "activations", "threads", "cpu_level", "autotune", "warmup", "backend"];
-/// Settings that a device may not have, such as a GPU the threads of the CPU: they count where both rows have them.
-const OF_SOME_DEVICES: [&str; 3] = ["threads", "cpu_level", "autotune"];
+const SETTINGS: [&str; 11] = [
+    "parameters",
+    "precision",
+    "head",
+    "kv",
+    "activations",
+    "batch_invariant",
+    "threads",
+    "cpu_level",
+    "autotune",
+    "warmup",
+    "backend",
+];
+/// Settings that a device may not have, such as a GPU the threads of the CPU, or a log of an older version: they count where
+/// both rows have them.
+const OF_SOME: [&str; 4] = ["batch_invariant", "threads", "cpu_level", "autotune"];
 /// What may differ as it likes, and tells rows of one file apart.
 const PLACES: [&str; 3] = ["device", "processor", "version"];
 
@@ -62,7 +74,7 @@ impl Keyed<'_> {
     fn difference<'k>(&self, other: &Self, keys: &[&'k str]) -> Option<&'k str> {
         let differ = |key: &str| {
             let (a, b) = (self.get(key), other.get(key));
-            a != b && !(OF_SOME_DEVICES.contains(&key) && (a.is_null() || b.is_null()))
+            a != b && !(OF_SOME.contains(&key) && (a.is_null() || b.is_null()))
         };
         keys.iter().copied().find(|key| differ(key))
     }

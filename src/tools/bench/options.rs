@@ -127,7 +127,7 @@ impl BenchOptions {
     /// Opens the model for some sessions of `context` tokens each.
     pub(super) fn engine(&self, files: &ModelFiles, sessions: usize, context: usize) -> Result<Engine> {
         let DeviceOptions { device, autotune, cache, threads, cpu_level } = self.device.clone();
-        let ModelOptions { precision, kv, head, activations, hidden_act } = self.model;
+        let ModelOptions { precision, kv, head, activations, hidden_act, batch_invariant } = self.model;
         let options = Options {
             device,
             autotune,
@@ -139,6 +139,7 @@ impl BenchOptions {
             head,
             activations,
             hidden_act,
+            batch_invariant,
             context: Some(context),
             max_memory: self.max_memory,
             sessions,

@@ -6,9 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::cpu_level;
 use crate::engine::LoadReport;
-use crate::engine::options::NamedValues;
+use crate::engine::options::{ModelOptions, NamedValues};
 use crate::error::{Error, Result};
-use crate::models::Activations;
 use crate::plan::{Backend, Choices, DeviceParts, PagingStatistics};
 use crate::tensor::DType;
 use crate::tools::bench::machine::{Machine, now, peak_host_bytes};
@@ -56,6 +55,9 @@ pub struct Setup {
     pub kv: Option<String>,
     /// What low-bit matrices read: "int8" or "f16", for models that leave the choice; none for a BitGen.
     pub activations: Option<String>,
+    /// Whether all steps ran on kernels for many rows; none for a BitGen.
+    #[serde(default)]
+    pub batch_invariant: Option<bool>,
     /// Whether kernel variants were chosen by timing them, on a GPU.
     pub autotune: Option<bool>,
     /// The variant that was chosen for each op and bucket of shapes, on a GPU.
@@ -249,12 +251,12 @@ impl BenchRow {
 }
 
 impl Setup {
-    /// The setup of a model that is open on a backend.
+    /// The setup of a model that is open on a backend, one that chats with its options.
     pub(super) fn new(
         (model, parameters): (&str, u64),
         report: &LoadReport,
         backend: &dyn Backend,
-        activations: Option<Activations>,
+        chat: Option<&ModelOptions>,
     ) -> Self {
         let DeviceParts { adapter, ids, api, driver, threads } = backend.parts();
         let name = |dtype: DType| format!("{dtype:?}").to_lowercase();
@@ -279,7 +281,8 @@ impl Setup {
             precision: report.precision.name().to_owned(),
             head: name(report.head),
             kv: report.kv.map(name),
-            activations: activations.map(|a| a.name().to_owned()),
+            activations: chat.map(|options| options.activations.name().to_owned()),
+            batch_invariant: chat.map(|options| options.batch_invariant),
             autotune: variants.as_ref().map(|variants| !variants.is_empty()),
             variants,
         }
