@@ -213,6 +213,19 @@ fn a_model_that_needs_more_memory_than_it_may_is_refused() {
 }
 
 #[test]
+fn batch_invariant_is_for_sessions() {
+    let answer = |more: &[&str]| answers(&tiny(), &[&["--device", "cpu"], more].concat());
+    assert_eq!(answer(&["--batch-invariant"]), answer(&[]));
+    let bitgen = text(golden_root().join("bitgen_stage1/dino_tiny"));
+    let commands: [&[&str]; 3] =
+        [&["check", "-m", &text(tiny())], &["bench", "-m", &bitgen], &["run", "-p", "x", "-m", &bitgen]];
+    for command in commands {
+        let args = [command, &["--device", "cpu", "--batch-invariant"]].concat();
+        assert_fails(&ternion(&args), &args, &["batch-invariant"]);
+    }
+}
+
+#[test]
 fn devices_names_what_auto_takes() {
     let out = succeeds(&["devices"]);
     assert!(out.lines().any(|l| l.starts_with("auto: ") && l.contains('(')), "{out}");

@@ -36,12 +36,12 @@ pub struct Options {
     pub activations: Activations,
     /// The activation of feed-forward parts, for models whose files do not tell it; none: what the files tell.
     pub hidden_act: Option<HiddenAct>,
+    /// Whether a token's logits depend on its session's tokens alone, bit for bit: not on how a prompt came in, on what else
+    /// runs, nor on how many sessions there may be. On the CPU it is always so. A GPU's kernels for one row and for few are
+    /// faster there, and add in another order than those for many; with this all steps run on the latter.
+    pub batch_invariant: bool,
     /// Maximum number of tokens of a session, images included; none: the model's maximum, at most 2048.
     pub context: Option<usize>,
-    /// Whether a token's numbers depend on its session's tokens alone, bit for bit: not on how a prompt came in, on what else runs, nor on
-    /// how many sessions there may be. On the CPU they never do. A GPU has kernels for one row and for few, which are
-    /// faster there and add in another order than those for many; with this all steps run on the latter.
-    pub batch_invariant: bool,
     /// Tokens of a session that the KV cache has room for from the beginning; it grows where a session has more. None: 512 on
     /// a GPU, and on the CPU `context`, since there memory is taken as it is written.
     pub reserve: Option<usize>,

@@ -81,6 +81,10 @@ pub fn check(
     options: &CheckOptions,
     mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<CheckReport> {
+    if options.model.batch_invariant {
+        let problem = "is for sessions; a check runs steps of few rows and of many, each with its own kernels";
+        return Err(Error::argument("batch-invariant", problem));
+    }
     let opening = Opening::new(files.into(), &options.device, options.model)?;
     let model = models::open(opening.files.clone(), &opening.weights, opening.load)?;
     let check_steps = model.check_steps(options.model.kv.dtype(opening.precision))?;

@@ -66,11 +66,12 @@ pub fn bench(
     let load = LoadOptions { hidden_act: options.model.hidden_act, ..load };
     let name = files.to_string();
     if Family::recognise(&files, &weights)? == &BITGEN {
-        if options.max_memory.is_some() {
-            return Err(Error::argument(
-                "max-memory",
-                "is for a model that chats; a BitGen stays in memory as a whole",
-            ));
+        let refused = [
+            ("max-memory", options.max_memory.is_some(), "a BitGen stays in memory as a whole"),
+            ("batch-invariant", options.model.batch_invariant, "a BitGen has no sessions"),
+        ];
+        if let Some((option, _, why)) = refused.iter().find(|(_, given, _)| *given) {
+            return Err(Error::argument(*option, format!("is for a model that chats; {why}")));
         }
         let parameters = parameters(models::open(&files, &weights, load)?.as_ref(), &weights)?;
         let tests = bitgen::tests();
