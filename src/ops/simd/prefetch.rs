@@ -21,7 +21,7 @@ pub fn into_first<T>(at: *const T) {
 /// Brings `n` elements from element `at` on, which may be behind the end, into the second cache.
 #[inline(always)]
 pub fn run<T>(from: &[T], at: usize, n: usize) {
-    for i in (0..n).step_by(CACHE_LINE / size_of::<T>()) {
+    for i in (0..n).step_by((CACHE_LINE / size_of::<T>()).max(1)) {
         into_second(from.as_ptr().wrapping_add(at + i));
     }
 }

@@ -1,7 +1,7 @@
 //! Products of codes with ternary matrices: the work cut into tiles, each by the best kernel of this processor.
 
 use crate::ops::simd::low_bit::{BATCH, Kernel, Table, TileWords, rows_at_a_time, with_tables};
-use crate::ops::simd::{Shared, maths, ternary_portable};
+use crate::ops::simd::{Shared, maths, prefetch, ternary_portable};
 use crate::quant::{Bits, Stack, StackPart, TILE_ROWS};
 use crate::threads::ThreadPool;
 
@@ -178,6 +178,8 @@ fn run_tiles(
         })
         .collect();
     threads.run_ahead(tasks.len(), |i, next| {
+        // A kernel sets them: cleared once, not for each few rows of codes.
+        let mut sums = [[0; TILE_ROWS]; BATCH];
         let after = next.map_or(&[][..], |next| &tasks[next][..1]);
         for (n, tile) in tasks[i].iter().enumerate() {
             let after = tasks[i][n + 1..].first().or(after.first()).map_or(&[][..], Tile::words);
@@ -185,8 +187,11 @@ fn run_tiles(
             // Passes of about the same size: one for a single row costs nearly as much as one for two.
             let passes = tile.jobs.len().div_ceil(BATCH);
             kernel.for_passes(words, tile.part.bits, passes, |mut words| {
-                for jobs in tile.jobs.chunks(tile.jobs.len().div_ceil(passes)) {
-                    run_tile(kernel, &words, Tile { jobs, ..*tile }, residual, y);
+                let of_a_pass = tile.jobs.len().div_ceil(passes);
+                for (pass, jobs) in tile.jobs.chunks(of_a_pass).enumerate() {
+                    // The others' codes have driven them out of the first cache.
+                    prefetch::run(tile.jobs, (pass + 1) * of_a_pass, of_a_pass);
+                    run_tile(kernel, &words, Tile { jobs, ..*tile }, residual, (y, &mut sums));
                     words.after = None;
                 }
             });
@@ -194,16 +199,21 @@ fn run_tiles(
     });
 }
 
-fn run_tile(kernel: TileKernel, words: &TileWords, of: Tile, residual: &[f32], y: Shared<'_, f32>) {
+fn run_tile(
+    kernel: TileKernel,
+    words: &TileWords,
+    of: Tile,
+    residual: &[f32],
+    (y, sums): (Shared<'_, f32>, &mut TileSums),
+) {
     let Tile { part, tile, jobs: batch } = of;
     let mut acts = [Codes { words: &[], sum: 0, tables: &[] }; BATCH];
     for (act, job) in acts.iter_mut().zip(batch) {
         *act = job.act;
     }
-    let mut sums = [[0; TILE_ROWS]; BATCH];
-    (kernel.run)(words, part.bits, &acts[..batch.len()], &mut sums);
+    (kernel.run)(words, part.bits, &acts[..batch.len()], sums);
     let rows = TILE_ROWS.min(part.rows - tile * TILE_ROWS);
-    for (job, sums) in batch.iter().zip(&sums) {
+    for (job, sums) in batch.iter().zip(sums.iter()) {
         let from = job.out + tile * TILE_ROWS;
         // SAFETY: each (output range, tile) belongs to one task.
         let out = unsafe { y.slice(from, rows) };
