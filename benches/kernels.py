@@ -42,7 +42,8 @@ def loops(kernel, p, context, latency):
         # Waves without a block of their own go on: they cost no throughput, and wait for the others.
         blocks, vec4s = p["width"] / 32, up(p["width"] / 4, p["THREADS"])
         blocks = up(blocks, p["THREADS"]) if latency else up(blocks, 64) * 64 / p["THREADS"]
-        return up(p["width"] / 128, p["SPLIT_K"]) / 8, vec4s / 8, blocks / 8
+        rest = vec4s / 8 if "NORM" in kernel or "WHOLE_ROW" in kernel else 1
+        return up(p["width"] / 128, p["SPLIT_K"]) / 8, rest, blocks / 8
     if source in ("ternary-ternary_matmul_tiles", "ternary-ternary_matmul_dots"):
         blocks, branch = up(p["set_words"], 8), 2 if "GROUPS" in kernel else 1
         return branch * (up(blocks, 8) / 8 * 2 / 4 if "dots" in source else up(blocks * bits, 4) / 8), 1

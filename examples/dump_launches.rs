@@ -7,8 +7,8 @@
 //! it is the usual variant, threads of a workgroup, workgroups, bytes that its node reads, products and sums, parameters and
 //! overrides.
 //! `DIR/spv16/ID.spv` is the kernel as SPIR-V 1.6, `DIR/spv16/ID__rest.spv` the same with its main loop never run, and where codes
-//! are made again `DIR/spv16/ID__coded.spv` with that loop never run: the differences are what the loops cost. The bits of the model's weights and the columns of their groups are constants, so that no branch for
-//! others is counted.
+//! are made again `DIR/spv16/ID__coded.spv` with that loop never run: the differences are what the loops cost. The bits of the
+//! model's weights and the columns of their groups are constants, so that no branch for others is counted.
 //! `DIR/index.tsv` has a line for each file: its name, whether it uses subgroups, its bindings (`0u,1u,2r,3w`).
 
 #[path = "../tests/support"]

@@ -425,10 +425,12 @@ mod tests {
                 let wanted: Vec<Vec<[f64; 2]>> =
                     (0..BATCH).map(|a| (0..TILE_ROWS).map(|r| sum(a, r)).collect()).collect();
                 // The last row, of the smallest code alone, also as the only one.
-                for (some, (k, outs)) in (1..=BATCH).map(|n| 0..n).chain([BATCH - 1..BATCH]).flat_map(|some| {
-                    let found = found(&tile, bits, &rows, some.clone());
-                    found.into_iter().enumerate().map(move |f| (some.clone(), f))
-                }) {
+                for (some, (k, outs)) in
+                    (1..=BATCH).map(|n| 0..n).chain(std::iter::once(BATCH - 1..BATCH)).flat_map(|some| {
+                        let found = found(&tile, bits, &rows, some.clone());
+                        found.into_iter().enumerate().map(move |f| (some.clone(), f))
+                    })
+                {
                     for (a, r) in some.clone().flat_map(|a| (0..TILE_ROWS).map(move |r| (a, r))) {
                         let ([want, size], found) = (wanted[a][r], f64::from(outs[a - some.start][r]));
                         assert!(
