@@ -1,6 +1,6 @@
 //! Products of codes with ternary matrices: the work cut into tiles, each by the best kernel of this processor.
 
-use crate::ops::simd::low_bit::{BATCH, Kernel, Table, TileWords, rows_at_a_time, with_tables};
+use crate::ops::simd::low_bit::{BATCH, Kernel, MakeTables, Table, TileWords, rows_at_a_time, with_tables};
 use crate::ops::simd::{Shared, maths, prefetch, ternary_portable};
 use crate::quant::{Bits, Stack, StackPart, TILE_ROWS};
 use crate::threads::ThreadPool;
@@ -78,6 +78,10 @@ const TASKS: [usize; 2] = [6, 24];
 /// The cost of reading a tile, in units of the products of one row of codes.
 const READING: usize = 2;
 
+/// Rows of codes, at least and at most, of which one thread makes the tables and looks them up. They stay in its own cache;
+/// tables that threads share are far from half of them where the threads have no cache in common.
+const OWN_ROWS: [usize; 2] = [2 * BATCH, 4 * BATCH];
+
 /// A tile of a matrix, and the products that it is part of.
 #[derive(Clone, Copy)]
 struct Tile<'a> {
@@ -111,6 +115,9 @@ pub fn ternary_products(stack: Stack, mut jobs: Vec<MatVecJob>, threads: &Thread
     let Some(make) = kernel.make_tables.filter(|_| any_bits()) else {
         return run_tiles(stack, &jobs, kernel, threads, residual, y);
     };
+    if let Some(rows) = own_rows(jobs.len(), threads.count()) {
+        return run_rows(stack, &jobs, (kernel, make, rows), threads, residual, y);
+    }
     for piece in pieces(&jobs) {
         let rows = distinct(piece);
         with_tables(make, &rows, threads, |tables| {
@@ -119,6 +126,49 @@ pub fn ternary_products(stack: Stack, mut jobs: Vec<MatVecJob>, threads: &Thread
             run_tiles(stack, &jobs, kernel, threads, residual, y);
         });
     }
+}
+
+/// Rows of codes of a task, where there are enough for two tasks a thread.
+fn own_rows(jobs: usize, threads: usize) -> Option<usize> {
+    let [least, most] = OWN_ROWS;
+    Some((jobs / (2 * threads)).min(most) / BATCH * BATCH).filter(|&rows| rows >= least)
+}
+
+/// How many of a matrix's products a task has: at most so many rows, and as many tasks for each thread.
+fn of_a_task(jobs: usize, rows: usize, threads: usize) -> usize {
+    if jobs <= rows { jobs } else { jobs.div_ceil(jobs.div_ceil(rows).next_multiple_of(threads)) }
+}
+
+/// [`ternary_products`], sorted by their matrices: each task has some rows of codes, and all of a matrix.
+fn run_rows(
+    stack: Stack,
+    jobs: &[MatVecJob],
+    (kernel, make, rows): (TileKernel, MakeTables, usize),
+    threads: &ThreadPool,
+    residual: &[f32],
+    y: Shared<'_, f32>,
+) {
+    let of_matrices = jobs.chunk_by(|a, b| a.matrix == b.matrix);
+    let cut = |jobs: &'_ [MatVecJob]| of_a_task(jobs.len(), rows, threads.count());
+    let mut tasks: Vec<&[MatVecJob]> = of_matrices.flat_map(|jobs| jobs.chunks(cut(jobs))).collect();
+    // The longest first, so that no thread is left with one of them.
+    tasks.sort_by_key(|jobs| std::cmp::Reverse(jobs.len() * stack.part(jobs[0].matrix).rows));
+    threads.chunks(tasks.len(), 1, |range| {
+        let mut sums = [[0; TILE_ROWS]; BATCH];
+        for &task in &tasks[range] {
+            let part = stack.part(task[0].matrix);
+            let rows: Vec<&[u32]> = task.iter().map(|job| job.act.words).collect();
+            with_tables(make, &rows, &ThreadPool::one(), |tables| {
+                let jobs: Vec<MatVecJob> = task.iter().zip(tables).map(|(job, tables)| job.with(tables)).collect();
+                let tiles: Vec<Tile> =
+                    (0..part.rows.div_ceil(TILE_ROWS)).map(|tile| Tile { part, tile, jobs: &jobs }).collect();
+                for (n, tile) in tiles.iter().enumerate() {
+                    let after = tiles.get(n + 1).map_or(&[][..], Tile::words);
+                    run_passes(kernel, tile, after, residual, (y, &mut sums));
+                }
+            });
+        }
+    });
 }
 
 /// The rows of codes of some products, each once, in the order of their addresses.
@@ -183,18 +233,29 @@ fn run_tiles(
         let after = next.map_or(&[][..], |next| &tasks[next][..1]);
         for (n, tile) in tasks[i].iter().enumerate() {
             let after = tasks[i][n + 1..].first().or(after.first()).map_or(&[][..], Tile::words);
-            let words = TileWords { all: tile.words(), after: Some(after), laid_out: false };
-            // Passes of about the same size: one for a single row costs nearly as much as one for two.
-            let passes = tile.jobs.len().div_ceil(BATCH);
-            kernel.for_passes(words, tile.part.bits, passes, |mut words| {
-                let of_a_pass = tile.jobs.len().div_ceil(passes);
-                for (pass, jobs) in tile.jobs.chunks(of_a_pass).enumerate() {
-                    // The others' codes have driven them out of the first cache.
-                    prefetch::run(tile.jobs, (pass + 1) * of_a_pass, of_a_pass);
-                    run_tile(kernel, &words, Tile { jobs, ..*tile }, residual, (y, &mut sums));
-                    words.after = None;
-                }
-            });
+            run_passes(kernel, tile, after, residual, (y, &mut sums));
+        }
+    });
+}
+
+/// All products of a tile; `after` are the words that are read next.
+fn run_passes(
+    kernel: TileKernel,
+    tile: &Tile,
+    after: &[u32],
+    residual: &[f32],
+    (y, sums): (Shared<'_, f32>, &mut TileSums),
+) {
+    let words = TileWords { all: tile.words(), after: Some(after), laid_out: false };
+    // Passes of about the same size: one for a single row costs nearly as much as one for two.
+    let passes = tile.jobs.len().div_ceil(BATCH);
+    kernel.for_passes(words, tile.part.bits, passes, |mut words| {
+        let of_a_pass = tile.jobs.len().div_ceil(passes);
+        for (pass, jobs) in tile.jobs.chunks(of_a_pass).enumerate() {
+            // The others' codes have driven them out of the first cache.
+            prefetch::run(tile.jobs, (pass + 1) * of_a_pass, of_a_pass);
+            run_tile(kernel, &words, Tile { jobs, ..*tile }, residual, (y, sums));
+            words.after = None;
         }
     });
 }
@@ -246,6 +307,43 @@ mod tests {
         assert_eq!(found(&[product(1, 3), product(0, 0), product(0, 133)]), None);
         assert_eq!(found(&[product(1, 3), product(0, 1)]), Some(3));
         assert_eq!(found(&[product(0, 132), product(1, 3)]), Some(132));
+    }
+
+    #[test]
+    fn many_rows_make_two_tasks_a_thread_and_few_share_their_tables() {
+        assert_eq!([8, 31, 32, 64, 192].map(|n| own_rows(n, 2)), [None, None, Some(8), Some(16), Some(16)]);
+        assert_eq!([64, 192, 384].map(|n| own_rows(n, 8)), [None, Some(12), Some(16)]);
+        assert_eq!([1, 16, 40, 64, 80].map(|n| of_a_task(n, 16, 2)), [1, 16, 10, 16, 14]);
+    }
+
+    #[test]
+    fn products_of_many_rows_are_those_of_each_alone() {
+        let (rows, cols) = ([300, 64, 130], 100);
+        let codes = |n: usize| (0..n).map(|i| (i * 5 % 7 % 2) as i8 * 2 - 1).collect::<Vec<i8>>();
+        let parts = rows.map(|rows| Packed::new(rows, cols, &codes(rows * cols), 0.5));
+        let words = stack(&parts);
+        let acts: Vec<Vec<i8>> = (0..70)
+            .map(|a| (0..128).map(|c| if c < cols { (c * 37 + a * 91) as u8 as i8 } else { 0 }).collect())
+            .collect();
+        let act_words: Vec<Vec<u32>> = acts.iter().map(|a| bytemuck::pod_collect_to_vec(a)).collect();
+        let mut out = 0;
+        let mut job = |matrix: usize, a: usize| {
+            let act = Codes::new(&act_words[a], acts[a].iter().map(|&v| i32::from(v)).sum());
+            let job = MatVecJob { matrix, act, inv_k: 1.0 + a as f32, out };
+            out += rows[matrix];
+            job
+        };
+        // The same rows of codes with several matrices, in no order.
+        let jobs: Vec<MatVecJob> = (0..70).flat_map(|a| [(a % 3, a), (2, a)]).map(|(m, a)| job(m, a)).collect();
+        let residual: Vec<f32> = (0..out).map(|i| i as f32).collect();
+        let run = |jobs: &[MatVecJob], threads: &ThreadPool, y: &mut [f32]| {
+            ternary_products(Stack(&words), jobs.to_vec(), threads, &residual, y);
+        };
+        let (mut together, mut alone) = (vec![0.0; out], vec![0.0; out]);
+        assert!(own_rows(jobs.len(), 2).is_some());
+        run(&jobs, &ThreadPool::new(2), &mut together);
+        jobs.iter().for_each(|job| run(&[*job], &ThreadPool::one(), &mut alone));
+        assert_eq!(together, alone);
     }
 
     #[test]
