@@ -215,8 +215,8 @@ fn a_table_fits_100_columns_under_what_was_measured() {
 fn every_row_says_what_and_where_it_measured() {
     const KEYS: &str = "schema version commit system processor memory_bytes time model weight_bytes parameters backend \
         device adapter vendor_id device_id api driver threads cpu_level precision head kv activations \
-        batch_invariant autotune variants test n_prompt n_gen n_depth n_sessions n_images n_texts context warmup repetitions samples_ns samples_ts \
-        tokens_per_s stddev tokens_per_s_median tokens_per_s_min tokens_per_s_max images_per_s texts_per_s ms \
+        batch_invariant autotune variants test n_prompt n_gen n_depth n_sessions n_images n_texts context warmup \
+        repetitions samples_ns samples_ts tokens_per_s stddev tokens_per_s_median tokens_per_s_min tokens_per_s_max images_per_s texts_per_s ms \
         bytes_per_token bandwidth bandwidth_share dispatches_per_token host_us_per_token peak_host_bytes device_bytes \
         max_memory page_hit_rate moved_bytes_per_token stalled_share";
     let model = text(tiny());

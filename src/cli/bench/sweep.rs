@@ -139,18 +139,13 @@ impl SweepArgs {
     }
 
     fn model_options(&self) -> Vec<ModelOptions> {
-        let (mut all, hidden_act, batch_invariant) = (Vec::new(), self.hidden_act, self.batch_invariant);
+        let SweepArgs { hidden_act, batch_invariant, .. } = *self;
+        let (mut all, of_all) = (Vec::new(), ModelOptions { hidden_act, batch_invariant, ..ModelOptions::default() });
         for &precision in &self.precision {
             for &head in &self.head {
                 for &kv in &self.kv {
-                    all.extend(self.activations.iter().map(|&activations| ModelOptions {
-                        precision,
-                        kv,
-                        head,
-                        activations,
-                        hidden_act,
-                        batch_invariant,
-                    }));
+                    let with = |&activations| ModelOptions { precision, kv, head, activations, ..of_all };
+                    all.extend(self.activations.iter().map(with));
                 }
             }
         }
