@@ -82,14 +82,27 @@ impl ThreadPool {
 
     /// [`ThreadPool::run`] where a task also learns which one its thread takes next, whose data it may fetch ahead.
     pub fn run_ahead(&self, tasks: usize, task: impl Fn(usize, Option<usize>) + Sync) {
-        let taken = AtomicUsize::new(0);
-        let take = || Some(taken.fetch_add(1, Ordering::Relaxed)).filter(|&i| i < tasks);
+        self.run_each(tasks, |mine| mine.for_each(|(i, next)| task(i, next)));
+    }
+
+    /// [`ThreadPool::run_ahead`] where a thread takes its tasks from an iterator: `each` may make what all of them need, once for
+    /// each thread. It has at least one task, and takes all.
+    pub fn run_each(&self, tasks: usize, each: impl Fn(&mut dyn Iterator<Item = (usize, Option<usize>)>) + Sync) {
+        /// In cache lines without anything else that threads read.
+        #[repr(align(128))]
+        struct Taken(AtomicUsize);
+        let taken = Taken(AtomicUsize::new(0));
+        let take = || Some(taken.0.fetch_add(1, Ordering::Relaxed)).filter(|&i| i < tasks);
         self.run(tasks.min(self.count()), |_| {
             let mut mine = take();
-            while let Some(i) = mine {
-                let next = take();
-                task(i, next);
-                mine = next;
+            let mut all = std::iter::from_fn(|| {
+                let i = mine?;
+                mine = take();
+                Some((i, mine))
+            })
+            .peekable();
+            if all.peek().is_some() {
+                each(&mut all);
             }
         });
     }

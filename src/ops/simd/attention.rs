@@ -14,6 +14,8 @@ pub(super) const BLOCK: usize = 32;
 const QUERIES: usize = 16;
 /// Keys of one partial result, for any number of queries and threads, so that a query's result is the same in every batch.
 const PIECE: usize = 8 * BLOCK;
+/// Tasks per thread, at least, of few queries.
+const TASKS: usize = 4;
 /// Minimum number of queries over the same keys for which keys and values are laid out anew.
 const WHOLE: usize = 32;
 
@@ -259,14 +261,14 @@ impl Attention<'_> {
     }
 
     /// Adds the keys `keys` to the partial results `[queries, heads]` of queries `rows` with key heads `kv`. Keys are counted from
-    /// the queries' first key, which is the same for all. `after` is the key that will be read next, if it does not follow; `q`
-    /// are the queries `[queries, heads, d]` of those heads.
+    /// the queries' first key, which is the same for all. `after` is the key and its first key head that will be read next, if
+    /// they do not follow; `q` are the queries `[queries, heads, d]` of those heads.
     fn attend(
         &self,
         rows: Range<usize>,
         kv: Range<usize>,
         keys: Range<usize>,
-        after: Option<usize>,
+        after: Option<(usize, usize)>,
         q: &[f32],
         partial: &mut [f32],
     ) {
@@ -286,8 +288,9 @@ impl Attention<'_> {
                 ),
             };
             let scales = self.scales.map(|all| all.get(here.start * scales_width + kv.start..).unwrap_or_default());
-            let next = after.filter(|_| to == keys.end).unwrap_or(here.start + BLOCK);
-            let ahead = (next as isize - here.start as isize) * k.1 as isize;
+            let (next, next_kv) = after.filter(|_| to == keys.end).unwrap_or((here.start + BLOCK, kv.start));
+            let ahead = (next as isize - here.start as isize) * k.1 as isize
+                + (next_kv as isize - kv.start as isize) * self.d as isize;
             let ((k, k_width), (v, v_width), kernel) = (k, v, stored.unwrap_or(any_kernel));
             let block = |group, n| Block { group, k, k_width, v, v_width, scales, scales_width, n, ahead };
             let n_of = |row: usize| self.spans[row].1.min(to).saturating_sub(from);
@@ -369,28 +372,37 @@ impl Attention<'_> {
         blocks
     }
 
-    /// Few queries over many keys: the keys are cut into pieces, and the partial results are merged.
+    /// Few queries over many keys: the keys are cut into pieces, and the partial results are merged. Where there are few pieces,
+    /// a task has some of the heads alone: of 300 keys, one of two threads would have 256.
     fn few(&self, threads: &ThreadPool, longest: usize, y: &mut [f32]) {
-        let pieces = longest.div_ceil(PIECE);
-        let words = self.heads * self.words();
-        let mut partial = vec![0.0; self.spans.len() * pieces * words];
+        let (pieces, kv_heads) = (longest.div_ceil(PIECE).max(1), self.heads / self.group);
+        let pieces_in_all = self.spans.len() * pieces;
+        // Heads lie side by side, and memory is slow where it is read in strips.
+        let wanted = (TASKS * threads.count()).div_ceil(pieces_in_all);
+        let kv_of_a_task = kv_heads.div_ceil(wanted);
+        let parts = kv_heads.div_ceil(kv_of_a_task);
+        let (piece_words, head_words) = (self.heads * self.words(), self.group * self.words());
+        let mut partial = vec![0.0; pieces_in_all * piece_words];
         partial.chunks_exact_mut(self.words()).for_each(|s| Partial(s).reset());
         let shared = Shared::new(&mut partial);
-        threads.run_ahead(self.spans.len() * pieces, |task, next| {
-            let (row, piece) = (task / pieces, task % pieces);
+        let of_task = |task: usize| (task / parts / pieces, task / parts % pieces, task % parts * kv_of_a_task);
+        threads.run_ahead(pieces_in_all * parts, |task, next| {
+            let (row, piece, kv) = of_task(task);
+            let kv = kv..kv_heads.min(kv + kv_of_a_task);
             let keys = piece * PIECE..self.spans[row].1.min((piece + 1) * PIECE);
-            let after = next.map(|next| self.spans[next / pieces].0 + next % pieces * PIECE);
-            // SAFETY: each piece of a query belongs to one task.
-            let partial = unsafe { shared.slice(task * words, words) };
-            let kv = 0..self.heads / self.group;
+            let after = next.map(of_task).map(|(row, piece, kv)| (self.spans[row].0 + piece * PIECE, kv));
+            let at = task / parts * piece_words + kv.start * head_words;
+            // SAFETY: each head of a piece of a query belongs to one task.
+            let partial = unsafe { shared.slice(at, kv.len() * head_words) };
             self.attend(row..row + 1, kv.clone(), keys, after, self.queries(row, &kv), partial);
         });
-        for (partial, y) in partial.chunks_exact_mut(pieces * words).zip(y.chunks_exact_mut(self.heads * self.d)) {
-            let (first, rest) = partial.split_at_mut(words);
+        let of_rows = partial.chunks_exact_mut(pieces * piece_words);
+        for (partial, y) in of_rows.zip(y.chunks_exact_mut(self.heads * self.d)) {
+            let (first, rest) = partial.split_at_mut(piece_words);
             for (head, (first, y)) in first.chunks_exact_mut(self.words()).zip(y.chunks_exact_mut(self.d)).enumerate() {
                 // From nothing, as where one thread sees all pieces.
                 let mut all = Partial(first);
-                for other in rest.chunks_exact(words) {
+                for other in rest.chunks_exact(piece_words) {
                     all.merge(&other[head * self.words()..][..self.words()]);
                 }
                 all.finish(y);

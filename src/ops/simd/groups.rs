@@ -1,11 +1,11 @@
 //! Products with low-bit codes that have scales by row and group: the work cut into tiles, each by the best kernel of this
 //! processor.
 
-use std::ops::Range;
-
-use crate::cpu_level::for_each_level;
-use crate::ops::simd::Shared;
-use crate::ops::simd::low_bit::{BATCH, Kernel, Table, TileWords, rows_at_a_time, with_tables};
+use crate::ops::simd::low_bit::{
+    BATCH, Kernel, MakeTables, Table, TileWords, of_a_task, own_rows, rows_at_a_time, with_tables,
+};
+use crate::ops::simd::tiles::{Run, Tiles};
+use crate::ops::simd::{Shared, groups_portable};
 use crate::quant::groups::{GroupPart, GroupStack};
 use crate::quant::{Bits, TILE_ROWS};
 use crate::threads::ThreadPool;
@@ -44,6 +44,17 @@ impl<'a> GroupInput<'a> {
             GroupInput::Codes { acts, .. } => acts.len(),
             GroupInput::Floats(rows) => rows.len(),
         }
+    }
+
+    /// Calls `with` with the input whose codes have tables; see [`with_tables`].
+    fn with_tables(self, make: MakeTables, threads: Option<&ThreadPool>, with: impl FnOnce(GroupInput)) {
+        let GroupInput::Codes { acts, group } = self else { return with(self) };
+        let rows: Vec<&[u32]> = acts.iter().map(|act| act.words).collect();
+        with_tables(make, &rows, threads, |tables| {
+            let acts = acts.iter().zip(tables);
+            let acts: Vec<GroupActs> = acts.map(|(act, tables)| GroupActs { tables, ..*act }).collect();
+            with(GroupInput::Codes { acts: &acts, group });
+        });
     }
 
     fn part(self, from: usize, n: usize) -> Self {
@@ -99,11 +110,7 @@ fn group_kernel() -> GroupKernel {
 }
 
 /// The kernel in plain Rust.
-const PORTABLE: GroupKernel = Kernel { run: portable_tile, make_tables: None, lay_out: None };
-
-/// Tasks per thread in one call: with 6, a thread that another program slows down kept the others waiting for up to a sixth
-/// of its share. Fetching goes on into the next task, so that short ones cost no more.
-const TASKS: usize = 24;
+const PORTABLE: GroupKernel = Kernel { run: groups_portable::tile, make_tables: None, lay_out: None };
 
 /// A tile, and the column of y that its first row is.
 #[derive(Clone, Copy)]
@@ -144,59 +151,91 @@ pub fn group_products(
 ) {
     let kernel = group_kernel();
     let any_bits = || (0..stack.len()).any(|i| stack.part(i).shape.bits == Bits::One);
-    let (GroupInput::Codes { acts, group }, Some(make)) = (input, kernel.make_tables.filter(|_| any_bits())) else {
-        return run_tiles(stack, kernel, input, place, threads, residual, y);
+    let (GroupInput::Codes { acts, .. }, Some(make)) = (input, kernel.make_tables.filter(|_| any_bits())) else {
+        return run_tiles((stack, place), kernel, None, input, threads, residual, y);
     };
-    let max = rows_at_a_time(acts.first().map_or(0, |act| act.words.len()));
-    for (acts, from) in acts.chunks(max).zip((0..).step_by(max * place.width)) {
-        let to = from + acts.len() * place.width;
-        let residual = if residual.is_empty() { residual } else { &residual[from..to] };
-        let rows: Vec<&[u32]> = acts.iter().map(|act| act.words).collect();
-        with_tables(make, &rows, threads, |tables| {
-            let acts = acts.iter().zip(tables);
-            let acts: Vec<GroupActs> = acts.map(|(act, tables)| GroupActs { tables, ..*act }).collect();
-            let input = GroupInput::Codes { acts: &acts, group };
-            run_tiles(stack, kernel, input, place, threads, residual, &mut y[from..to]);
+    let (n, width) = (input.rows(), place.width);
+    if n <= BATCH {
+        return run_tiles((stack, place), kernel, Some(make), input, threads, residual, y);
+    }
+    let y = Shared::new(y);
+    let run = |from: usize, n: usize| {
+        // SAFETY: each row's outputs belong to one call.
+        let y = unsafe { y.slice(from * width, n * width) };
+        let residual = if residual.is_empty() { residual } else { &residual[from * width..][..y.len()] };
+        let input = input.part(from, n);
+        input.with_tables(make, Some(threads), |input| {
+            run_tiles((stack, place), kernel, None, input, threads, residual, y);
         });
+    };
+    match own_rows(n, threads.count()).map(|most| of_a_task(n, most, threads.count())) {
+        Some(rows) => threads.chunks(n, rows, |rows| run(rows.start, rows.len())),
+        None => {
+            let most = rows_at_a_time(acts[0].words.len());
+            (0..n).step_by(most).for_each(|from| run(from, most.min(n - from)));
+        }
     }
 }
 
-/// [`group_products`] with what the input is looked up in.
+/// [`group_products`] with what the input is looked up in; or each thread makes that for itself.
 fn run_tiles(
-    stack: GroupStack,
+    (stack, place): (GroupStack, GroupPlace),
     kernel: GroupKernel,
+    make: Option<MakeTables>,
     input: GroupInput,
-    place: GroupPlace,
     threads: &ThreadPool,
     residual: &[f32],
     y: &mut [f32],
 ) {
-    let mut work: Vec<Work> = Vec::new();
-    let mut out = place.first_out;
-    for part in (0..stack.len()).map(|i| stack.part(i)) {
-        let tiles = part.shape.rows.div_ceil(TILE_ROWS);
-        work.extend((0..tiles).map(|tile| Work { part, tile, out: out + tile * TILE_ROWS }));
-        out += part.shape.rows;
-    }
-    let tasks: Vec<&[Work]> = work.chunks(work.len().div_ceil(TASKS * threads.count()).max(1)).collect();
-    let (rows, y) = (input.rows(), Shared::new(y));
-    let passes = rows.div_ceil(BATCH).max(1);
-    threads.run_ahead(tasks.len(), |i, next| {
-        let after = next.map_or(&[][..], |next| &tasks[next][..1]);
-        for (n, work) in tasks[i].iter().enumerate() {
-            let after = tasks[i][n + 1..].first().or(after.first()).map_or(&[][..], Work::words);
-            let tile = work.tile(&input, after);
-            // Floats are multiplied with the words as they lie.
-            let of_codes = if let GroupInput::Codes { .. } = input { passes } else { 1 };
-            kernel.for_passes(tile.words, work.part.shape.bits, of_codes, |words| {
-                let mut tile = GroupTile { words, ..tile };
-                for pass in 0..passes {
-                    // Passes of about the same size.
-                    let (from, to) = (rows * pass / passes, rows * (pass + 1) / passes);
-                    run_tile(kernel, work, &tile, (from, input.part(from, to - from)), place.width, residual, y);
-                    tile.words.after = None;
+    let tiles = || {
+        let rows = (0..stack.len()).map(|i| stack.part(i).shape.rows);
+        Tiles::new(rows.map(|rows| Run { tiles: rows.div_ceil(TILE_ROWS), cost: 1 }), threads.count())
+    };
+    let y = Shared::new(y);
+    threads.run_each(tiles().tasks(), |mine| {
+        let (tiles, parts) = (tiles(), (0..stack.len()).map(|i| stack.part(i)).collect::<Vec<_>>());
+        let work = |tile: usize| {
+            let (part, tile) = tiles.place(tile);
+            let before = parts[..part].iter().map(|part| part.shape.rows).sum::<usize>();
+            Work { part: parts[part], tile, out: place.first_out + before + tile * TILE_ROWS }
+        };
+        let run = |input: GroupInput| {
+            for (task, next) in mine {
+                let (task, next) = (tiles.of_task(task), next.map(|next| tiles.of_task(next).start));
+                for tile in task.clone() {
+                    let after = Some(tile + 1).filter(|after| task.contains(after)).or(next);
+                    let after = after.map_or(&[][..], |after| work(after).words());
+                    run_passes(kernel, &work(tile), (input, after), place.width, residual, y);
                 }
-            });
+            }
+        };
+        match make {
+            Some(make) => input.with_tables(make, None, run),
+            None => run(input),
+        }
+    });
+}
+
+/// All products of a tile; `after` are the words that are read next.
+fn run_passes(
+    kernel: GroupKernel,
+    work: &Work,
+    (input, after): (GroupInput, &[u32]),
+    y_width: usize,
+    residual: &[f32],
+    y: Shared<'_, f32>,
+) {
+    let (rows, tile) = (input.rows(), work.tile(&input, after));
+    let passes = rows.div_ceil(BATCH).max(1);
+    // Floats are multiplied with the words as they lie.
+    let of_codes = if let GroupInput::Codes { .. } = input { passes } else { 1 };
+    kernel.for_passes(tile.words, work.part.shape.bits, of_codes, |words| {
+        let mut tile = GroupTile { words, ..tile };
+        for pass in 0..passes {
+            // Passes of about the same size.
+            let (from, to) = (rows * pass / passes, rows * (pass + 1) / passes);
+            run_tile(kernel, work, &tile, (from, input.part(from, to - from)), y_width, residual, y);
+            tile.words.after = None;
         }
     });
 }
@@ -215,7 +254,7 @@ fn run_tile(
     let mut outs = [[0.0; TILE_ROWS]; BATCH];
     match input {
         GroupInput::Codes { acts, .. } => (kernel.run)(tile, bits, acts, &mut outs),
-        GroupInput::Floats(x) => float_tile(tile, bits, x, &mut outs),
+        GroupInput::Floats(x) => groups_portable::float_tile(tile, bits, x, &mut outs),
     }
     let used = TILE_ROWS.min(work.part.shape.rows - work.tile * TILE_ROWS);
     for (r, outs) in rows.zip(&outs) {
@@ -229,94 +268,10 @@ fn run_tile(
     }
 }
 
-/// The kernel in plain Rust, written so that the compiler vectorises it over the tile's rows.
-fn portable_tile(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOuts) {
-    let n = tile.words.of_a_row();
-    for (g, first) in (0..n).step_by(tile.group_words.max(1)).enumerate() {
-        let end = (first + tile.group_words).min(n);
-        let scales = &tile.scales[g * TILE_ROWS..][..TILE_ROWS];
-        for (act, outs) in acts.iter().zip(outs.iter_mut()) {
-            let mut sums = [0f32; TILE_ROWS];
-            for from in (first..end).step_by(tile.act_words.max(1)) {
-                add_portable(tile, bits, act, from..end.min(from + tile.act_words), &mut sums);
-            }
-            for ((out, sum), scale) in outs.iter_mut().zip(sums).zip(scales) {
-                *out += sum * scale.to_f32();
-            }
-        }
-    }
-}
-
-/// Adds the product of one group of activation codes, those of the words `words` of each row.
-fn add_portable(tile: &GroupTile, bits: Bits, act: &GroupActs, words: Range<usize>, to: &mut [f32; TILE_ROWS]) {
-    let (fours, count, [times, offset]) = (bits.cols_per_word() / 4, bits.count(), bits.times_and_offset());
-    let mask = (1u32 << count) - 1;
-    let unit = words.start / tile.act_words;
-    let mut sums = [0i32; TILE_ROWS];
-    for i in words.start * fours..words.end * fours {
-        let bytes = act.words[i].to_le_bytes().map(|b| i32::from(b as i8));
-        let shift = (i % fours * count) as u32;
-        let words = &tile.words.all[i / fours * TILE_ROWS..][..TILE_ROWS];
-        for (sum, &word) in sums.iter_mut().zip(words) {
-            let code = |b: u32| (word >> (shift + 8 * b) & mask) as i32;
-            *sum += code(0) * bytes[0] + code(1) * bytes[1] + code(2) * bytes[2] + code(3) * bytes[3];
-        }
-    }
-    let (inv_k, less) = (act.scale_and_sum[2 * unit], offset * act.scale_and_sum[2 * unit + 1] as i32);
-    to.iter_mut().zip(sums).for_each(|(to, sum)| *to += (times * sum - less) as f32 * inv_k);
-}
-
-for_each_level! {
-    /// Adds the products of a tile with up to [`BATCH`] rows of floats.
-    fn float_tile(tile: &GroupTile, bits: Bits, x: &[&[f32]], outs: &mut TileOuts) {
-        match *x {
-            [a] => float_rows(tile, bits, [a], outs),
-            [a, b] => float_rows(tile, bits, [a, b], outs),
-            [a, b, c] => float_rows(tile, bits, [a, b, c], outs),
-            [a, b, c, d, ..] => float_rows(tile, bits, [a, b, c, d], outs),
-            [] => {}
-        }
-    }
-}
-
-/// Rows of a tile whose sums stay in registers.
-const BLOCK: usize = 32;
-
-#[inline(always)]
-fn float_rows<const A: usize>(tile: &GroupTile, bits: Bits, x: [&[f32]; A], outs: &mut TileOuts) {
-    let (per_word, count, [times, offset]) = (bits.cols_per_word(), bits.count(), bits.times_and_offset());
-    let mask = (1u32 << count) - 1;
-    let n = tile.words.of_a_row();
-    for block in (0..TILE_ROWS).step_by(BLOCK) {
-        for (g, first) in (0..n).step_by(tile.group_words.max(1)).enumerate() {
-            let mut sums = [[0f32; BLOCK]; A];
-            let from = first * per_word;
-            for c in from..x[0].len().min((first + tile.group_words).min(n) * per_word) {
-                let words = &tile.words.all[c / per_word * TILE_ROWS + block..][..BLOCK];
-                let shift = (8 * (c % 4) + count * (c % per_word / 4)) as u32;
-                let mut codes = [0f32; BLOCK];
-                for i in 0..BLOCK {
-                    codes[i] = (times * ((words[i] >> shift) & mask) as i32 - offset) as f32;
-                }
-                for a in 0..A {
-                    let x = x[a][c];
-                    for i in 0..BLOCK {
-                        sums[a][i] += codes[i] * x;
-                    }
-                }
-            }
-            let scales = &tile.scales[g * TILE_ROWS + block..][..BLOCK];
-            for (sums, outs) in sums.iter().zip(outs.iter_mut()) {
-                for ((out, sum), scale) in outs[block..block + BLOCK].iter_mut().zip(sums).zip(scales) {
-                    *out += sum * scale.to_f32();
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
     use crate::quant::groups::{GroupPacked, GroupShape, stack};
 
@@ -392,7 +347,7 @@ mod tests {
                 None => run(&acts),
                 Some(make) => {
                     let words: Vec<&[u32]> = acts.iter().map(|act| act.words).collect();
-                    with_tables(make, &words, &ThreadPool::one(), |tables| {
+                    with_tables(make, &words, None, |tables| {
                         let acts = acts.iter().zip(tables).map(|(act, tables)| GroupActs { tables, ..*act });
                         run(&acts.collect::<Vec<_>>());
                     });
@@ -402,7 +357,7 @@ mod tests {
         }
         let x: Vec<&[f32]> = rows.floats[some].iter().map(|x| &x[..]).collect();
         all.push([[0.0; TILE_ROWS]; BATCH]);
-        float_tile(tile, bits, &x, all.last_mut().unwrap());
+        groups_portable::float_tile(tile, bits, &x, all.last_mut().unwrap());
         all
     }
 
@@ -441,5 +396,35 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn products_of_many_rows_are_those_of_each_alone() {
+        let (cols, of_each) = (100, [300, 64]);
+        let parts = of_each.map(|rows| {
+            let shape = GroupShape { rows, cols, bits: Bits::One, group: 32 };
+            let fill = |row: usize, to: &mut [i8], scales: &mut [f16]| {
+                to.iter_mut().enumerate().for_each(|(c, code)| *code = [-1, 1, 1][(row * 7 + c) % 3]);
+                scales.fill(f16::from_f32(row as f32 * 0.25 - 9.0));
+                Ok(())
+            };
+            GroupPacked::from_codes(shape, fill).unwrap()
+        });
+        let (words, four) = (stack(&parts).unwrap(), rows(cols, 32));
+        let width: usize = of_each.iter().sum();
+        let acts: Vec<GroupActs> =
+            (0..70).map(|a| GroupActs::new(&four.words[a % 4], &four.scale_and_sum[a * 3 % 4])).collect();
+        let run = |from: usize, n: usize, threads: &ThreadPool| {
+            let input = GroupInput::Codes { acts: &acts[from..from + n], group: 32 };
+            let residual: Vec<f32> = (from * width..(from + n) * width).map(|i| i as f32).collect();
+            let mut y = vec![0.0; n * width];
+            group_products(GroupStack(&words), input, GroupPlace { first_out: 0, width }, threads, &residual, &mut y);
+            y
+        };
+        assert!(own_rows(acts.len(), 2).is_some() && own_rows(20, 2).is_none());
+        let alone: Vec<f32> = (0..acts.len()).flat_map(|a| run(a, 1, &ThreadPool::one())).collect();
+        let two = ThreadPool::new(2);
+        assert_eq!(run(0, acts.len(), &two), alone);
+        assert_eq!([run(0, 20, &two), run(20, 50, &two)].concat(), alone);
     }
 }

@@ -108,21 +108,59 @@ pub(super) fn rows_at_a_time(words: usize) -> usize {
     (MAX_TABLES / tables_of(words)).max(1).next_multiple_of(BATCH)
 }
 
-/// Makes the tables of rows of codes, all of the same length, and calls `with` with those of each.
-pub(super) fn with_tables(make: MakeTables, rows: &[&[u32]], threads: &ThreadPool, with: impl FnOnce(&[&[Table]])) {
+/// Rows of codes, at least and at most, of which one thread makes the tables and looks them up where there are many. They stay
+/// in its own cache; tables that threads share are far from half of them where the threads have no cache in common.
+const OWN_ROWS: [usize; 2] = [2 * BATCH, 4 * BATCH];
+
+/// Rows of codes of a task, where there are enough for two tasks a thread.
+pub(super) fn own_rows(rows: usize, threads: usize) -> Option<usize> {
+    let [least, most] = OWN_ROWS;
+    Some((rows / (2 * threads)).min(most) / BATCH * BATCH).filter(|&rows| rows >= least)
+}
+
+/// How many of some rows of codes a task has: at most `most`, and as many tasks for each thread.
+pub(super) fn of_a_task(rows: usize, most: usize, threads: usize) -> usize {
+    if rows <= most { rows } else { rows.div_ceil(rows.div_ceil(most).next_multiple_of(threads)) }
+}
+
+/// Makes the tables of rows of codes, all of the same length, and calls `with` with those of each. Threads make them together,
+/// or the calling one alone, in its own memory.
+pub(super) fn with_tables(
+    make: MakeTables,
+    rows: &[&[u32]],
+    threads: Option<&ThreadPool>,
+    with: impl FnOnce(&[&[Table]]),
+) {
     let words = rows.first().map_or(0, |row| row.len());
     let of_a_row = tables_of(words);
     let mut memory = TABLES.take();
     if memory.len() < rows.len() * of_a_row {
         memory.resize(rows.len() * of_a_row, Table([0; 64]));
     }
-    let tables = Shared::new(&mut memory);
-    threads.chunks(rows.len(), rows_a_task(4 * words), |range| {
-        for row in range {
-            // SAFETY: each row's tables belong to one task.
-            make(rows[row], unsafe { tables.slice(row * of_a_row, of_a_row) });
+    match threads {
+        None => rows.iter().zip(memory.chunks_exact_mut(of_a_row)).for_each(|(row, tables)| make(row, tables)),
+        Some(threads) => {
+            let tables = Shared::new(&mut memory);
+            threads.chunks(rows.len(), rows_a_task(4 * words), |range| {
+                for row in range {
+                    // SAFETY: each row's tables belong to one task.
+                    make(rows[row], unsafe { tables.slice(row * of_a_row, of_a_row) });
+                }
+            });
         }
-    });
+    }
     with(&memory.chunks_exact(of_a_row).take(rows.len()).collect::<Vec<_>>());
     TABLES.set(memory);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_rows_make_two_tasks_a_thread_and_few_share_their_tables() {
+        assert_eq!([8, 31, 32, 64, 192].map(|n| own_rows(n, 2)), [None, None, Some(8), Some(16), Some(16)]);
+        assert_eq!([64, 192, 384].map(|n| own_rows(n, 8)), [None, Some(12), Some(16)]);
+        assert_eq!([1, 16, 40, 64, 80].map(|n| of_a_task(n, 16, 2)), [1, 16, 10, 16, 14]);
+    }
 }

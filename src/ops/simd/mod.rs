@@ -24,6 +24,7 @@ mod dense;
 mod dense_rows;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_mut))] // Likewise.
 mod groups;
+mod groups_portable;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Likewise.
 mod low_bit;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -34,6 +35,7 @@ mod maths;
 mod prefetch;
 mod ternary;
 mod ternary_portable;
+mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

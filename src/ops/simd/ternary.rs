@@ -1,6 +1,9 @@
 //! Products of codes with ternary matrices: the work cut into tiles, each by the best kernel of this processor.
 
-use crate::ops::simd::low_bit::{BATCH, Kernel, MakeTables, Table, TileWords, rows_at_a_time, with_tables};
+use crate::ops::simd::low_bit::{
+    BATCH, Kernel, MakeTables, Table, TileWords, of_a_task, own_rows, rows_at_a_time, with_tables,
+};
+use crate::ops::simd::tiles::{Run, Tiles};
 use crate::ops::simd::{Shared, maths, prefetch, ternary_portable};
 use crate::quant::{Bits, Stack, StackPart, TILE_ROWS};
 use crate::threads::ThreadPool;
@@ -37,15 +40,6 @@ pub struct MatVecJob<'a> {
     pub out: usize,
 }
 
-impl<'a> MatVecJob<'a> {
-    fn with<'b>(&self, tables: &'b [Table]) -> MatVecJob<'b>
-    where
-        'a: 'b,
-    {
-        MatVecJob { act: Codes { tables, ..self.act }, ..*self }
-    }
-}
-
 /// Sums of one tile, for up to [`BATCH`] rows of codes.
 pub(super) type TileSums = [[i32; TILE_ROWS]; BATCH];
 
@@ -71,16 +65,8 @@ fn tile_kernel() -> TileKernel {
 /// The kernel in plain Rust.
 const PORTABLE: TileKernel = Kernel { run: ternary_portable::tile, make_tables: None, lay_out: None };
 
-/// Tasks per thread in one call: more balance the work better, fewer cost less and read longer runs of memory. The second is
-/// for matrices that several rows of codes share, whose products take longer than reading them.
-const TASKS: [usize; 2] = [6, 24];
-
 /// The cost of reading a tile, in units of the products of one row of codes.
 const READING: usize = 2;
-
-/// Rows of codes, at least and at most, of which one thread makes the tables and looks them up. They stay in its own cache;
-/// tables that threads share are far from half of them where the threads have no cache in common.
-const OWN_ROWS: [usize; 2] = [2 * BATCH, 4 * BATCH];
 
 /// A tile of a matrix, and the products that it is part of.
 #[derive(Clone, Copy)]
@@ -113,30 +99,33 @@ pub fn ternary_products(stack: Stack, mut jobs: Vec<MatVecJob>, threads: &Thread
     let y = Shared::new(y);
     let any_bits = || jobs.iter().any(|job| stack.part(job.matrix).bits == Bits::One);
     let Some(make) = kernel.make_tables.filter(|_| any_bits()) else {
-        return run_tiles(stack, &jobs, kernel, threads, residual, y);
+        return run_tiles(stack, &jobs, (kernel, None), threads, residual, y);
     };
     if let Some(rows) = own_rows(jobs.len(), threads.count()) {
         return run_rows(stack, &jobs, (kernel, make, rows), threads, residual, y);
     }
+    let rows = distinct(&jobs);
+    if rows.len() <= BATCH {
+        return run_tiles(stack, &jobs, (kernel, Some((make, &rows))), threads, residual, y);
+    }
     for piece in pieces(&jobs) {
-        let rows = distinct(piece);
-        with_tables(make, &rows, threads, |tables| {
-            let of = |words: &[u32]| rows.partition_point(|row| row.as_ptr() < words.as_ptr());
-            let jobs: Vec<MatVecJob> = piece.iter().map(|job| job.with(tables[of(job.act.words)])).collect();
-            run_tiles(stack, &jobs, kernel, threads, residual, y);
-        });
+        run_piece(stack, piece, (kernel, make), threads, residual, y);
     }
 }
 
-/// Rows of codes of a task, where there are enough for two tasks a thread.
-fn own_rows(jobs: usize, threads: usize) -> Option<usize> {
-    let [least, most] = OWN_ROWS;
-    Some((jobs / (2 * threads)).min(most) / BATCH * BATCH).filter(|&rows| rows >= least)
-}
-
-/// How many of a matrix's products a task has: at most so many rows, and as many tasks for each thread.
-fn of_a_task(jobs: usize, rows: usize, threads: usize) -> usize {
-    if jobs <= rows { jobs } else { jobs.div_ceil(jobs.div_ceil(rows).next_multiple_of(threads)) }
+/// [`ternary_products`] of which threads make the tables together.
+fn run_piece(
+    stack: Stack,
+    jobs: &[MatVecJob],
+    (kernel, make): (TileKernel, MakeTables),
+    threads: &ThreadPool,
+    residual: &[f32],
+    y: Shared<'_, f32>,
+) {
+    let rows = distinct(jobs);
+    with_tables(make, &rows, Some(threads), |tables| {
+        run_tiles(stack, &with_their(jobs, &rows, tables), (kernel, None), threads, residual, y);
+    });
 }
 
 /// [`ternary_products`], sorted by their matrices: each task has some rows of codes, and all of a matrix.
@@ -153,22 +142,14 @@ fn run_rows(
     let mut tasks: Vec<&[MatVecJob]> = of_matrices.flat_map(|jobs| jobs.chunks(cut(jobs))).collect();
     // The longest first, so that no thread is left with one of them.
     tasks.sort_by_key(|jobs| std::cmp::Reverse(jobs.len() * stack.part(jobs[0].matrix).rows));
-    threads.chunks(tasks.len(), 1, |range| {
-        let mut sums = [[0; TILE_ROWS]; BATCH];
-        for &task in &tasks[range] {
-            let part = stack.part(task[0].matrix);
-            let rows: Vec<&[u32]> = task.iter().map(|job| job.act.words).collect();
-            with_tables(make, &rows, &ThreadPool::one(), |tables| {
-                let jobs: Vec<MatVecJob> = task.iter().zip(tables).map(|(job, tables)| job.with(tables)).collect();
-                let tiles: Vec<Tile> =
-                    (0..part.rows.div_ceil(TILE_ROWS)).map(|tile| Tile { part, tile, jobs: &jobs }).collect();
-                for (n, tile) in tiles.iter().enumerate() {
-                    let after = tiles.get(n + 1).map_or(&[][..], Tile::words);
-                    run_passes(kernel, tile, after, residual, (y, &mut sums));
-                }
-            });
-        }
-    });
+    // A call inside of a task is run by its thread alone.
+    threads.run(tasks.len(), |i| run_piece(stack, tasks[i], (kernel, make), threads, residual, y));
+}
+
+/// Products with the tables of their rows of codes, those of [`distinct`].
+fn with_their<'a>(jobs: &[MatVecJob<'a>], rows: &[&[u32]], tables: &[&'a [Table]]) -> Vec<MatVecJob<'a>> {
+    let of = |words: &[u32]| tables[rows.partition_point(|row| row.as_ptr() < words.as_ptr())];
+    jobs.iter().map(|job| MatVecJob { act: Codes { tables: of(job.act.words), ..job.act }, ..*job }).collect()
 }
 
 /// The rows of codes of some products, each once, in the order of their addresses.
@@ -198,42 +179,52 @@ fn pieces<'j, 'a>(jobs: &'j [MatVecJob<'a>]) -> Vec<&'j [MatVecJob<'a>]> {
     pieces
 }
 
-/// [`ternary_products`], sorted by their matrices, with what the codes are looked up in.
+/// How tables are made, and of which rows of codes.
+type Making<'a> = (MakeTables, &'a [&'a [u32]]);
+
+/// Matrices, each with its products, and their tiles.
+fn list<'j, 'a>(stack: Stack<'a>, jobs: &'j [MatVecJob<'a>], threads: usize) -> (Vec<Tile<'j>>, Tiles) {
+    let matrices = jobs.chunk_by(|a, b| a.matrix == b.matrix);
+    let mut all: Vec<Tile> = matrices.map(|jobs| Tile { part: stack.part(jobs[0].matrix), tile: 0, jobs }).collect();
+    // The longest first, so that no thread is left with one of them.
+    all.sort_by_key(|of| std::cmp::Reverse(of.jobs.len()));
+    let runs = all.iter().map(|of| Run { tiles: of.part.rows.div_ceil(TILE_ROWS), cost: of.jobs.len() + READING });
+    let tiles = Tiles::new(runs, threads);
+    (all, tiles)
+}
+
+/// [`ternary_products`], sorted by their matrices, with what the codes are looked up in; or each thread makes that for itself,
+/// of these rows.
 fn run_tiles(
     stack: Stack,
     jobs: &[MatVecJob],
-    kernel: TileKernel,
+    (kernel, make): (TileKernel, Option<Making>),
     threads: &ThreadPool,
     residual: &[f32],
     y: Shared<'_, f32>,
 ) {
-    let mut groups: Vec<&[MatVecJob]> = jobs.chunk_by(|a, b| a.matrix == b.matrix).collect();
-    let per_thread = TASKS[usize::from(jobs.len() >= BATCH * groups.len())];
-    // The longest first, so that no thread is left with one of them.
-    groups.sort_by_key(|g| std::cmp::Reverse(g.len()));
-    let mut tiles: Vec<Tile> = Vec::new();
-    for jobs in groups {
-        let part = stack.part(jobs[0].matrix);
-        tiles.extend((0..part.rows.div_ceil(TILE_ROWS)).map(|tile| Tile { part, tile, jobs }));
-    }
-    let cost = |t: &Tile| t.jobs.len() + READING;
-    let share = tiles.iter().map(cost).sum::<usize>().div_ceil(per_thread * threads.count());
-    let mut full = 0;
-    let tasks: Vec<&[Tile]> = tiles
-        .chunk_by(|t, _| {
-            full += cost(t);
-            let more = full < share;
-            full *= usize::from(more);
-            more
-        })
-        .collect();
-    threads.run_ahead(tasks.len(), |i, next| {
-        // A kernel sets them: cleared once, not for each few rows of codes.
-        let mut sums = [[0; TILE_ROWS]; BATCH];
-        let after = next.map_or(&[][..], |next| &tasks[next][..1]);
-        for (n, tile) in tasks[i].iter().enumerate() {
-            let after = tasks[i][n + 1..].first().or(after.first()).map_or(&[][..], Tile::words);
-            run_passes(kernel, tile, after, residual, (y, &mut sums));
+    let count = list(stack, jobs, threads.count()).1.tasks();
+    threads.run_each(count, |mine| {
+        let run = |jobs: &[MatVecJob]| {
+            let (all, tiles) = list(stack, jobs, threads.count());
+            let of = |tile: usize| {
+                let (i, tile) = tiles.place(tile);
+                Tile { tile, ..all[i] }
+            };
+            // A kernel sets them: cleared once, not for each few rows of codes.
+            let mut sums = [[0; TILE_ROWS]; BATCH];
+            for (task, next) in mine {
+                let (task, next) = (tiles.of_task(task), next.map(|next| tiles.of_task(next).start));
+                for tile in task.clone() {
+                    let after = Some(tile + 1).filter(|after| task.contains(after)).or(next);
+                    let after = after.map_or(&[][..], |after| of(after).words());
+                    run_passes(kernel, &of(tile), after, residual, (y, &mut sums));
+                }
+            }
+        };
+        match make {
+            Some((make, rows)) => with_tables(make, rows, None, |tables| run(&with_their(jobs, rows, tables))),
+            None => run(jobs),
         }
     });
 }
@@ -307,13 +298,6 @@ mod tests {
         assert_eq!(found(&[product(1, 3), product(0, 0), product(0, 133)]), None);
         assert_eq!(found(&[product(1, 3), product(0, 1)]), Some(3));
         assert_eq!(found(&[product(0, 132), product(1, 3)]), Some(132));
-    }
-
-    #[test]
-    fn many_rows_make_two_tasks_a_thread_and_few_share_their_tables() {
-        assert_eq!([8, 31, 32, 64, 192].map(|n| own_rows(n, 2)), [None, None, Some(8), Some(16), Some(16)]);
-        assert_eq!([64, 192, 384].map(|n| own_rows(n, 8)), [None, Some(12), Some(16)]);
-        assert_eq!([1, 16, 40, 64, 80].map(|n| of_a_task(n, 16, 2)), [1, 16, 10, 16, 14]);
     }
 
     #[test]
@@ -406,7 +390,7 @@ mod tests {
                 };
                 match kernel.make_tables {
                     None => check(&[0, 1, 2, 3].map(of)),
-                    Some(make) => with_tables(make, &rows, &ThreadPool::one(), |tables| {
+                    Some(make) => with_tables(make, &rows, None, |tables| {
                         check(&[0, 1, 2, 3].map(|a| Codes { tables: tables[a], ..of(a) }));
                     }),
                 }
