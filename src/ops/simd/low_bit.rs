@@ -3,9 +3,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-use crate::ops::simd::prefetch;
-use crate::ops::simd::{Shared, rows_a_task};
+use crate::ops::simd::{Shared, prefetch, rows_a_task};
 use crate::quant::{Bits, TILE_ROWS};
 use crate::threads::ThreadPool;
 
@@ -32,7 +30,6 @@ impl TileWords<'_> {
 
     /// Fetches word `j` of some rows, or behind the last one of those that are read next.
     #[inline(always)]
-    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
     pub(super) fn fetch(&self, j: usize, rows: Range<usize>) {
         let Some(after) = self.after else { return };
         let at = j * TILE_ROWS;

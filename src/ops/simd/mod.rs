@@ -31,7 +31,7 @@ mod low_bit;
 mod low_bit_tiles;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Likewise.
 mod maths;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Likewise.
 mod prefetch;
 mod ternary;
 mod ternary_portable;

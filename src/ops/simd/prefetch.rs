@@ -1,5 +1,7 @@
 //! Fetching memory into a cache ahead of its use: a hardware prefetcher alone may reach half of the memory's rate.
 
+#![cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(unused_variables))] // Others leave it to the hardware.
+
 use crate::alloc::CACHE_LINE;
 
 /// Brings the cache line of an address, which may be any, into the first cache.
