@@ -200,13 +200,9 @@ fn run_tiles(
             Work { part: parts[part], tile, out: place.first_out + before + tile * TILE_ROWS }
         };
         let run = |input: GroupInput| {
-            for (task, next) in mine {
-                let (task, next) = (tiles.of_task(task), next.map(|next| tiles.of_task(next).start));
-                for tile in task.clone() {
-                    let after = Some(tile + 1).filter(|after| task.contains(after)).or(next);
-                    let after = after.map_or(&[][..], |after| work(after).words());
-                    run_passes(kernel, &work(tile), (input, after), place.width, residual, y);
-                }
+            for (tile, after) in tiles.of_tasks(mine) {
+                let after = after.map_or(&[][..], |after| work(after).words());
+                run_passes(kernel, &work(tile), (input, after), place.width, residual, y);
             }
         };
         match make {

@@ -213,13 +213,9 @@ fn run_tiles(
             };
             // A kernel sets them: cleared once, not for each few rows of codes.
             let mut sums = [[0; TILE_ROWS]; BATCH];
-            for (task, next) in mine {
-                let (task, next) = (tiles.of_task(task), next.map(|next| tiles.of_task(next).start));
-                for tile in task.clone() {
-                    let after = Some(tile + 1).filter(|after| task.contains(after)).or(next);
-                    let after = after.map_or(&[][..], |after| of(after).words());
-                    run_passes(kernel, &of(tile), after, residual, (y, &mut sums));
-                }
+            for (tile, after) in tiles.of_tasks(mine) {
+                let after = after.map_or(&[][..], |after| of(after).words());
+                run_passes(kernel, &of(tile), after, residual, (y, &mut sums));
             }
         };
         match make {

@@ -58,8 +58,21 @@ impl Tiles {
     }
 
     /// The tiles of a task.
-    pub(super) fn of_task(&self, task: usize) -> Range<usize> {
+    fn of_task(&self, task: usize) -> Range<usize> {
         self.starts[task]..self.starts[task + 1]
+    }
+
+    /// The tiles of the tasks that a thread takes, as [`ThreadPool::run_each`](crate::threads::ThreadPool::run_each) gives them:
+    /// each with the one that the thread takes next.
+    pub(super) fn of_tasks(
+        &self,
+        tasks: impl Iterator<Item = (usize, Option<usize>)>,
+    ) -> impl Iterator<Item = (usize, Option<usize>)> {
+        tasks.flat_map(|(task, next)| {
+            let (tiles, next) = (self.of_task(task), next.map(|next| self.starts[next]));
+            let end = tiles.end;
+            tiles.map(move |tile| (tile, Some(tile + 1).filter(|&after| after < end).or(next)))
+        })
     }
 
     /// The run that a tile is of, and its number there.
@@ -100,5 +113,12 @@ mod tests {
         }
         let decode = Tiles::new(runs(&[(96, 1)]).into_iter(), 2);
         assert_eq!([0, 1, 2, 3].map(|task| decode.of_task(task).len()), [16, 14, 11, 10]);
+    }
+
+    #[test]
+    fn a_tile_comes_with_the_one_that_its_thread_takes_next() {
+        let tiles = Tiles { firsts: vec![0, 6], starts: vec![0, 3, 5, 6] };
+        let all: Vec<_> = tiles.of_tasks([(0, Some(2)), (2, None)].into_iter()).collect();
+        assert_eq!(all, [(0, Some(1)), (1, Some(2)), (2, Some(5)), (5, None)]);
     }
 }
