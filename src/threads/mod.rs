@@ -7,6 +7,7 @@ mod cores;
 mod sync;
 mod team;
 
+use std::ops::Range;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -17,6 +18,25 @@ use team::Team;
 
 /// Most tasks of one call.
 const MAX_TASKS: usize = u16::MAX as usize;
+
+/// The number of a task, and of the one that its thread will most likely take next.
+pub type Task = (usize, Option<usize>);
+
+/// How many tasks of a list have been taken, in cache lines without anything else that threads read.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Taken(AtomicUsize);
+
+impl Taken {
+    /// The next of the list's tasks.
+    fn next(&self, list: Range<usize>) -> Option<usize> {
+        // Looked at first: where there are many lists, most are empty in the end.
+        if self.0.load(Ordering::Relaxed) >= list.len() {
+            return None;
+        }
+        Some(list.start + self.0.fetch_add(1, Ordering::Relaxed)).filter(|&task| task < list.end)
+    }
+}
 
 /// The calling thread and its workers. Calls from several threads at once, and calls inside of tasks, are run by their
 /// own thread alone.
@@ -61,12 +81,15 @@ impl ThreadPool {
     /// # Panics
     /// With a task's panic.
     pub fn run(&self, tasks: usize, task: impl Fn(usize) + Sync) {
-        let per = tasks.div_ceil(MAX_TASKS).max(1);
+        if tasks <= MAX_TASKS {
+            return self.call(tasks, &task);
+        }
+        let per = tasks.div_ceil(MAX_TASKS);
         self.call(tasks.div_ceil(per), &|i| (i * per..tasks.min((i + 1) * per)).for_each(&task));
     }
 
     /// Up to [`MAX_TASKS`] tasks.
-    fn call(&self, tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+    fn call(&self, tasks: usize, task: &(impl Fn(usize) + Sync)) {
         let alone = tasks < 2 || self.workers.is_empty();
         let Some(turn) = (if alone { None } else { self.calling.try_lock().ok() }) else {
             return (0..tasks).for_each(task);
@@ -80,29 +103,45 @@ impl ThreadPool {
         }
     }
 
-    /// [`ThreadPool::run`] where a task also learns which one its thread takes next, whose data it may fetch ahead.
+    /// [`ThreadPool::run`] where a task also learns which one its thread will most likely take next, whose data it may fetch
+    /// ahead. A thread takes tasks of neighbouring numbers as long as it can.
     pub fn run_ahead(&self, tasks: usize, task: impl Fn(usize, Option<usize>) + Sync) {
-        self.run_each(tasks, |mine| mine.for_each(|(i, next)| task(i, next)));
+        let threads = self.count();
+        let lists: Vec<usize> = (0..=threads).map(|i| tasks * i / threads).collect();
+        self.run_each(&lists, |mine| mine.for_each(|(i, next)| task(i, next)));
     }
 
     /// [`ThreadPool::run_ahead`] where a thread takes its tasks from an iterator: `each` may make what all of them need, once for
     /// each thread. It has at least one task, and takes all.
-    pub fn run_each(&self, tasks: usize, each: impl Fn(&mut dyn Iterator<Item = (usize, Option<usize>)>) + Sync) {
-        /// In cache lines without anything else that threads read.
-        #[repr(align(128))]
-        struct Taken(AtomicUsize);
-        let taken = Taken(AtomicUsize::new(0));
-        let take = || Some(taken.0.fetch_add(1, Ordering::Relaxed)).filter(|&i| i < tasks);
-        self.run(tasks.min(self.count()), |_| {
-            let mut mine = take();
-            let mut all = std::iter::from_fn(|| {
-                let i = mine?;
-                mine = take();
-                Some((i, mine))
+    ///
+    /// Tasks are in lists, of which `lists` has the first task of each, and the end. A thread takes those of a list of its own in
+    /// their order, and then what others have left of theirs: a number that all threads count with costs more than a small task
+    /// where two cores have no cache in common.
+    pub fn run_each(&self, lists: &[usize], each: impl Fn(&mut dyn Iterator<Item = Task>) + Sync) {
+        let count = lists.len().saturating_sub(1);
+        let taken: Vec<Taken> = (0..count).map(|_| Taken::default()).collect();
+        let tasks = lists.last().map_or(0, |end| end - lists[0]);
+        // What a thread reads on its way to its first task lies together.
+        self.run(tasks.min(self.count()), move |own| {
+            let take = |list: usize| taken[list].next(lists[list]..lists[list + 1]);
+            let mut left = (own..count).chain(0..own.min(count));
+            let (mut list, mut next) = (left.next(), None);
+            let mut mine = std::iter::from_fn(|| {
+                let task = loop {
+                    match next.take().or_else(|| take(list?)) {
+                        Some(task) => break task,
+                        None => list = Some(left.next()?),
+                    }
+                };
+                // Of its own list alone: another thread's task would wait for this one.
+                let is_own = list == Some(own);
+                next = list.filter(|_| is_own).and_then(take);
+                let likely = || Some(task + 1).filter(|&next| !is_own && list.is_some_and(|i| next < lists[i + 1]));
+                Some((task, next.or_else(likely)))
             })
             .peekable();
-            if all.peek().is_some() {
-                each(&mut all);
+            if mine.peek().is_some() {
+                each(&mut mine);
             }
         });
     }
@@ -128,7 +167,7 @@ impl ThreadPool {
     }
 
     /// [`ThreadPool::run`] over the ranges that cut `0..len` into pieces of `grain`, the last one shorter.
-    pub fn chunks(&self, len: usize, grain: usize, task: impl Fn(std::ops::Range<usize>) + Sync) {
+    pub fn chunks(&self, len: usize, grain: usize, task: impl Fn(Range<usize>) + Sync) {
         let grain = grain.max(1);
         self.run(len.div_ceil(grain), |i| task(i * grain..((i + 1) * grain).min(len)));
     }
@@ -324,6 +363,29 @@ mod tests {
                 last.push((thread, next));
             });
             assert!(ran.iter().all(|r| r.load(Ordering::Relaxed) == 1), "{tasks} tasks on {count} threads");
+        }
+    }
+
+    #[test]
+    fn tasks_of_lists_run_once_and_those_of_a_list_in_their_order() {
+        for lists in [&[][..], &[0], &[0, 7], &[0, 0, 1], &[0, 5, 5, 30], &[3, 4, 90, 91, 100]] {
+            for (count, slow) in [(1, false), (2, false), (2, true), (3, true)] {
+                let ran = Mutex::new(Vec::new());
+                ThreadPool::new(count).run_each(lists, |mine| {
+                    for (i, next) in mine {
+                        // A thread that is slowed down leaves its tasks to others.
+                        if slow && i == lists[0] {
+                            thread::sleep(Duration::from_millis(1));
+                        }
+                        assert!(next.is_none_or(|next| next == i + 1 && !lists.contains(&next)), "{next:?} behind {i}");
+                        ran.lock().unwrap().push(i);
+                    }
+                });
+                let mut ran = ran.into_inner().unwrap();
+                ran.sort_unstable();
+                let all = lists.first().map_or(0..0, |&first| first..lists[lists.len() - 1]);
+                assert_eq!(ran, all.collect::<Vec<_>>(), "{lists:?} on {count} threads");
+            }
         }
     }
 

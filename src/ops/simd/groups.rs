@@ -132,7 +132,7 @@ impl<'a> Work<'a> {
         let [group_words, act_words] = [shape.group, of_acts].map(|cols| cols / shape.bits.cols_per_word());
         let scales = shape.groups() * TILE_ROWS;
         GroupTile {
-            words: TileWords { all: self.words(), after: Some(after), laid_out: false },
+            words: TileWords::new(self.words(), after),
             scales: &part.scales[self.tile * scales..][..scales],
             group_words,
             act_words,
@@ -152,27 +152,27 @@ pub fn group_products(
     let kernel = group_kernel();
     let any_bits = || (0..stack.len()).any(|i| stack.part(i).shape.bits == Bits::One);
     let (GroupInput::Codes { acts, .. }, Some(make)) = (input, kernel.make_tables.filter(|_| any_bits())) else {
-        return run_tiles((stack, place), kernel, None, input, threads, residual, y);
+        return run_tiles((stack, place), kernel, None, input, Some(threads), residual, y);
     };
     let (n, width) = (input.rows(), place.width);
     if n <= BATCH {
-        return run_tiles((stack, place), kernel, Some(make), input, threads, residual, y);
+        return run_tiles((stack, place), kernel, Some(make), input, Some(threads), residual, y);
     }
     let y = Shared::new(y);
-    let run = |from: usize, n: usize| {
+    let run = |from: usize, n: usize, threads: Option<&ThreadPool>| {
         // SAFETY: each row's outputs belong to one call.
         let y = unsafe { y.slice(from * width, n * width) };
         let residual = if residual.is_empty() { residual } else { &residual[from * width..][..y.len()] };
         let input = input.part(from, n);
-        input.with_tables(make, Some(threads), |input| {
+        input.with_tables(make, threads, |input| {
             run_tiles((stack, place), kernel, None, input, threads, residual, y);
         });
     };
     match own_rows(n, threads.count()).map(|most| of_a_task(n, most, threads.count())) {
-        Some(rows) => threads.chunks(n, rows, |rows| run(rows.start, rows.len())),
+        Some(rows) => threads.chunks(n, rows, |rows| run(rows.start, rows.len(), None)),
         None => {
             let most = rows_at_a_time(acts[0].words.len());
-            (0..n).step_by(most).for_each(|from| run(from, most.min(n - from)));
+            (0..n).step_by(most).for_each(|from| run(from, most.min(n - from), Some(threads)));
         }
     }
 }
@@ -183,16 +183,17 @@ fn run_tiles(
     kernel: GroupKernel,
     make: Option<MakeTables>,
     input: GroupInput,
-    threads: &ThreadPool,
+    threads: Option<&ThreadPool>,
     residual: &[f32],
     y: &mut [f32],
 ) {
     let tiles = || {
         let rows = (0..stack.len()).map(|i| stack.part(i).shape.rows);
-        Tiles::new(rows.map(|rows| Run { tiles: rows.div_ceil(TILE_ROWS), cost: 1 }), threads.count())
+        let runs = rows.map(|rows| Run { tiles: rows.div_ceil(TILE_ROWS), cost: 1 });
+        Tiles::new(runs, threads.map_or(1, ThreadPool::count))
     };
     let y = Shared::new(y);
-    threads.run_each(tiles().tasks(), |mine| {
+    tiles().share(threads, |mine| {
         let (tiles, parts) = (tiles(), (0..stack.len()).map(|i| stack.part(i)).collect::<Vec<_>>());
         let work = |tile: usize| {
             let (part, tile) = tiles.place(tile);

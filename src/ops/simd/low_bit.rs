@@ -3,7 +3,8 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use crate::ops::simd::{Shared, prefetch, rows_a_task};
+use crate::ops::simd::prefetch::{self, Ahead};
+use crate::ops::simd::{Shared, rows_a_task};
 use crate::quant::{Bits, TILE_ROWS};
 use crate::threads::ThreadPool;
 
@@ -17,30 +18,39 @@ pub(super) struct TileWords<'a> {
     pub all: &'a [u32],
     /// Those that are read after them; `None` where all are in a cache, so that nothing need be fetched.
     pub after: Option<&'a [u32]>,
+    /// How they are fetched.
+    pub ahead: Ahead,
     /// Whether they have been laid out for the kernel (see [`Kernel::lay_out`]).
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // No other lays anything out.
     pub laid_out: bool,
 }
 
-impl TileWords<'_> {
+impl<'a> TileWords<'a> {
+    /// Words as they lie, and those that are read after them.
+    pub(super) fn new(all: &'a [u32], after: &'a [u32]) -> Self {
+        TileWords { all, after: Some(after), ahead: Ahead::of_this_processor(), laid_out: false }
+    }
+
     /// Words of a row.
     pub(super) fn of_a_row(&self) -> usize {
         self.all.len() / TILE_ROWS
     }
 
-    /// Fetches word `j` of some rows, or behind the last one of those that are read next.
+    /// Fetches what is read some time after word `j` of some rows.
     #[inline(always)]
     pub(super) fn fetch(&self, j: usize, rows: Range<usize>) {
+        self.fetch_by(self.ahead, j, rows);
+    }
+
+    /// [`TileWords::fetch`] as `ahead` says, of this tile or of those that are read after it.
+    #[inline(always)]
+    pub(super) fn fetch_by(&self, ahead: Ahead, j: usize, rows: Range<usize>) {
         let Some(after) = self.after else { return };
-        let at = j * TILE_ROWS;
+        let at = j * TILE_ROWS + ahead.bytes / size_of::<u32>();
         let (from, at) = if at < self.all.len() { (self.all, at) } else { (after, at - self.all.len()) };
-        prefetch::run(from, at + rows.start, rows.len());
+        prefetch::run(ahead, from, at + rows.start, rows.len());
     }
 }
-
-/// Words of a row by which fetching is ahead: into the second cache, since the few lines that the first one waits for at a
-/// time bound the rate. Without any, a hardware prefetcher alone may reach half of the memory's rate.
-pub(super) const WORDS_AHEAD: usize = 12;
 
 /// A kernel, and how the tables are made that it needs of a row of codes to multiply it with 1-bit codes; none where it
 /// multiplies.
@@ -60,13 +70,17 @@ pub(super) type LayOut = fn(&TileWords, &mut [u32]);
 
 impl<R> Kernel<R> {
     /// Calls `with` with the words of a tile that a number of passes read, laid out if that is less work.
-    pub(super) fn for_passes(&self, words: TileWords, bits: Bits, passes: usize, with: impl FnOnce(TileWords)) {
+    pub(super) fn for_passes(&self, mut words: TileWords, bits: Bits, passes: usize, with: impl FnOnce(TileWords)) {
+        // What passes look up over and over stays in the first cache.
+        if passes > 1 {
+            words.ahead = Ahead::SECOND;
+        }
         let Some(lay_out) = self.lay_out.filter(|_| bits == Bits::One && passes > 1) else { return with(words) };
         let mut memory = LAID_OUT.take();
         memory.resize(memory.len().max(words.all.len()), 0);
         let all = &mut memory[..words.all.len()];
         lay_out(&words, all);
-        with(TileWords { all, after: None, laid_out: true });
+        with(TileWords { all, after: None, laid_out: true, ..words });
         LAID_OUT.set(memory);
     }
 }

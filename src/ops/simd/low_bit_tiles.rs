@@ -8,13 +8,13 @@
 use std::ops::Range;
 
 use crate::ops::simd::groups::{GroupActs, GroupTile};
-use crate::ops::simd::prefetch;
+use crate::ops::simd::prefetch::{self, Ahead};
 use crate::quant::{Bits, TILE_ROWS};
 
 /// Groups by which fetching of scales is ahead.
 const SCALES_AHEAD: usize = 4;
-/// Words of 8-bit codes by which fetching is ahead: they are done with much sooner than others.
-pub(super) const BYTES_AHEAD: usize = 32;
+/// How 8-bit codes are fetched: they are done with much sooner than others.
+pub(super) const BYTES_AHEAD: Ahead = Ahead { bytes: 16384, ..Ahead::SECOND };
 
 /// Words of a row, after a check that all of its groups have scales, and all rows of codes what they are multiplied by.
 pub(super) fn checked(tile: &GroupTile, bits: Bits, acts: &[GroupActs]) -> usize {
@@ -38,7 +38,7 @@ pub(super) fn of_acts(act: &GroupActs, unit: usize, bits: Bits) -> (f32, i32) {
 #[inline(always)]
 pub(super) fn fetch_scales(tile: &GroupTile, g: usize, rows: Range<usize>) {
     if tile.words.after.is_some() {
-        prefetch::run(tile.scales, (g + SCALES_AHEAD) * TILE_ROWS + rows.start, rows.len());
+        prefetch::run(tile.words.ahead, tile.scales, (g + SCALES_AHEAD) * TILE_ROWS + rows.start, rows.len());
     }
 }
 
@@ -52,7 +52,7 @@ macro_rules! low_bit_tiles {
         use std::array;
 
         use crate::ops::simd::groups::{GroupActs, GroupTile, TileOuts};
-        use crate::ops::simd::low_bit::{TileWords, WORDS_AHEAD};
+        use crate::ops::simd::low_bit::TileWords;
         use crate::ops::simd::low_bit_tiles::{BYTES_AHEAD, checked, fetch_scales, of_acts};
         use crate::ops::simd::ternary::{Codes, TileSums};
         use crate::quant::{Bits, TILE_ROWS};
@@ -105,7 +105,7 @@ macro_rules! low_bit_tiles {
                 for from in (0..TILE_ROWS).step_by(rows) {
                     let mut exact: Exact<B, A, H> = [[[$v::splat(0); B]; A]; H];
                     for j in piece..n.min(piece + PIECE) {
-                        tile.fetch(j + WORDS_AHEAD, from..from + rows);
+                        tile.fetch(j, from..from + rows);
                         add_word::<B, A, H, G>(&tile.all[j * TILE_ROWS + from..][..rows], &codes, j, &mut exact);
                     }
                     for a in 0..A {
@@ -226,7 +226,7 @@ macro_rules! low_bit_tiles {
         ) {
             let (n, rows) = (tile.words.of_a_row(), B * $v::LANES);
             let codes: [&[u32]; A] = array::from_fn(|a| acts[a].words);
-            let ahead = if G == 1 { BYTES_AHEAD } else { WORDS_AHEAD };
+            let ahead = if G == 1 { BYTES_AHEAD } else { tile.words.ahead };
             for (g, first) in (0..n).step_by(tile.group_words).enumerate() {
                 let end = n.min(first + tile.group_words);
                 for from in (0..TILE_ROWS).step_by(rows) {
@@ -240,7 +240,7 @@ macro_rules! low_bit_tiles {
                             exact[0][a] = [$v::splat(if G == 1 && $v::SIGNED { 0 } else { -less }); B];
                         }
                         for j in start..end.min(start + tile.act_words) {
-                            tile.words.fetch(j + ahead, from..from + rows);
+                            tile.words.fetch_by(ahead, j, from..from + rows);
                             let words = &tile.words.all[j * TILE_ROWS + from..][..rows];
                             add_word::<B, A, H, G>(words, &codes, j, &mut exact);
                         }

@@ -3,8 +3,9 @@
 use crate::ops::simd::low_bit::{
     BATCH, Kernel, MakeTables, Table, TileWords, of_a_task, own_rows, rows_at_a_time, with_tables,
 };
+use crate::ops::simd::prefetch::{self, Ahead};
 use crate::ops::simd::tiles::{Run, Tiles};
-use crate::ops::simd::{Shared, maths, prefetch, ternary_portable};
+use crate::ops::simd::{Shared, maths, ternary_portable};
 use crate::quant::{Bits, Stack, StackPart, TILE_ROWS};
 use crate::threads::ThreadPool;
 
@@ -99,17 +100,17 @@ pub fn ternary_products(stack: Stack, mut jobs: Vec<MatVecJob>, threads: &Thread
     let y = Shared::new(y);
     let any_bits = || jobs.iter().any(|job| stack.part(job.matrix).bits == Bits::One);
     let Some(make) = kernel.make_tables.filter(|_| any_bits()) else {
-        return run_tiles(stack, &jobs, (kernel, None), threads, residual, y);
+        return run_tiles(stack, &jobs, (kernel, None), Some(threads), residual, y);
     };
     if let Some(rows) = own_rows(jobs.len(), threads.count()) {
         return run_rows(stack, &jobs, (kernel, make, rows), threads, residual, y);
     }
     let rows = distinct(&jobs);
     if rows.len() <= BATCH {
-        return run_tiles(stack, &jobs, (kernel, Some((make, &rows))), threads, residual, y);
+        return run_tiles(stack, &jobs, (kernel, Some((make, &rows))), Some(threads), residual, y);
     }
     for piece in pieces(&jobs) {
-        run_piece(stack, piece, (kernel, make), threads, residual, y);
+        run_piece(stack, piece, (kernel, make), Some(threads), residual, y);
     }
 }
 
@@ -118,12 +119,12 @@ fn run_piece(
     stack: Stack,
     jobs: &[MatVecJob],
     (kernel, make): (TileKernel, MakeTables),
-    threads: &ThreadPool,
+    threads: Option<&ThreadPool>,
     residual: &[f32],
     y: Shared<'_, f32>,
 ) {
     let rows = distinct(jobs);
-    with_tables(make, &rows, Some(threads), |tables| {
+    with_tables(make, &rows, threads, |tables| {
         run_tiles(stack, &with_their(jobs, &rows, tables), (kernel, None), threads, residual, y);
     });
 }
@@ -142,8 +143,7 @@ fn run_rows(
     let mut tasks: Vec<&[MatVecJob]> = of_matrices.flat_map(|jobs| jobs.chunks(cut(jobs))).collect();
     // The longest first, so that no thread is left with one of them.
     tasks.sort_by_key(|jobs| std::cmp::Reverse(jobs.len() * stack.part(jobs[0].matrix).rows));
-    // A call inside of a task is run by its thread alone.
-    threads.run(tasks.len(), |i| run_piece(stack, tasks[i], (kernel, make), threads, residual, y));
+    threads.run(tasks.len(), |i| run_piece(stack, tasks[i], (kernel, make), None, residual, y));
 }
 
 /// Products with the tables of their rows of codes, those of [`distinct`].
@@ -199,14 +199,14 @@ fn run_tiles(
     stack: Stack,
     jobs: &[MatVecJob],
     (kernel, make): (TileKernel, Option<Making>),
-    threads: &ThreadPool,
+    threads: Option<&ThreadPool>,
     residual: &[f32],
     y: Shared<'_, f32>,
 ) {
-    let count = list(stack, jobs, threads.count()).1.tasks();
-    threads.run_each(count, |mine| {
+    let of_threads = threads.map_or(1, ThreadPool::count);
+    list(stack, jobs, of_threads).1.share(threads, |mine| {
         let run = |jobs: &[MatVecJob]| {
-            let (all, tiles) = list(stack, jobs, threads.count());
+            let (all, tiles) = list(stack, jobs, of_threads);
             let of = |tile: usize| {
                 let (i, tile) = tiles.place(tile);
                 Tile { tile, ..all[i] }
@@ -233,14 +233,14 @@ fn run_passes(
     residual: &[f32],
     (y, sums): (Shared<'_, f32>, &mut TileSums),
 ) {
-    let words = TileWords { all: tile.words(), after: Some(after), laid_out: false };
+    let words = TileWords::new(tile.words(), after);
     // Passes of about the same size: one for a single row costs nearly as much as one for two.
     let passes = tile.jobs.len().div_ceil(BATCH);
     kernel.for_passes(words, tile.part.bits, passes, |mut words| {
         let of_a_pass = tile.jobs.len().div_ceil(passes);
         for (pass, jobs) in tile.jobs.chunks(of_a_pass).enumerate() {
             // The others' codes have driven them out of the first cache.
-            prefetch::run(tile.jobs, (pass + 1) * of_a_pass, of_a_pass);
+            prefetch::run(Ahead::SECOND, tile.jobs, (pass + 1) * of_a_pass, of_a_pass);
             run_tile(kernel, &words, Tile { jobs, ..*tile }, residual, (y, sums));
             words.after = None;
         }
@@ -364,7 +364,7 @@ mod tests {
             };
             let acts: Vec<Vec<i8>> = (0..BATCH).map(act).collect();
             let act_words: Vec<Vec<u32>> = acts.iter().map(|a| bytemuck::pod_collect_to_vec(a)).collect();
-            let tile = TileWords { all: part.words, after: Some(part.words), laid_out: false };
+            let tile = TileWords::new(part.words, part.words);
             for (k, kernel) in kernels().into_iter().enumerate() {
                 let rows: Vec<&[u32]> = act_words.iter().map(|a| &a[..]).collect();
                 let of =

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use crate::cpu_level::{CpuLevel, allows};
 use crate::ops::simd::groups::{GroupActs, GroupKernel, GroupTile, TileOuts};
-use crate::ops::simd::low_bit::{Kernel, WORDS_AHEAD};
+use crate::ops::simd::low_bit::Kernel;
 use crate::ops::simd::low_bit_tiles::{BYTES_AHEAD, checked, fetch_scales, of_acts};
 use crate::ops::simd::x86::low_bit_avx2::{self, LANES, add_exact};
 use crate::ops::simd::x86::low_bit_vnni::{evex, vex};
@@ -274,7 +274,7 @@ fn unit_of_bytes_avx2<const A: usize>(
         for row in (0..TILE_ROWS).step_by(B * LANES) {
             let mut exact = [_mm256_set1_epi32(-less); B];
             for j in words.clone() {
-                tile.words.fetch(j + BYTES_AHEAD, row..row + B * LANES);
+                tile.words.fetch_by(BYTES_AHEAD, j, row..row + B * LANES);
                 let x = _mm256_set1_epi32(act.words[j] as i32);
                 let even = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x));
                 let odd = _mm256_srai_epi16::<8>(x);
@@ -388,7 +388,7 @@ fn blocks_vnni<const B: usize, const A: usize, const G: usize>(
 fn blocks_vbmi<const B: usize, const A: usize>(tile: &GroupTile, acts: [GroupActs; A], outs: &mut [[f32; TILE_ROWS]]) {
     let tables = acts.map(|act| act.tables);
     blocks_512!(tile, acts, outs, |_, _| 0, |j, from, exact: &mut _| {
-        tile.words.fetch(j + WORDS_AHEAD, from..from + 16 * B);
+        tile.words.fetch(j, from..from + 16 * B);
         // SAFETY: as of this function.
         unsafe { lookup_avx512::add_word(&tile.words.all[j * TILE_ROWS + from..], j, &tables, exact) };
     });
@@ -405,8 +405,8 @@ fn add_word_vnni<const B: usize, const A: usize, const G: usize>(
     acts: &[GroupActs; A],
     exact: &mut [[__m512i; B]; A],
 ) {
-    let ahead = if G == 1 { BYTES_AHEAD } else { WORDS_AHEAD };
-    tile.words.fetch(j + ahead, from..from + 16 * B);
+    let ahead = if G == 1 { BYTES_AHEAD } else { tile.words.ahead };
+    tile.words.fetch_by(ahead, j, from..from + 16 * B);
     // One bit stands for 2, so it is picked one place above where it is.
     let mask = _mm512_set1_epi8([0, -1, 0, 0, 3, 0, 0, 0, 2][G]);
     let words = &tile.words.all[j * TILE_ROWS + from..][..16 * B];

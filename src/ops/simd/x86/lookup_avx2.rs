@@ -8,7 +8,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use crate::ops::simd::low_bit::{Table, TileWords, WORD_CODES, WORD_TABLES, WORDS_AHEAD};
+use crate::ops::simd::low_bit::{Table, TileWords, WORD_CODES, WORD_TABLES};
 use crate::ops::simd::x86::low_bit_avx2::LANES;
 use crate::quant::TILE_ROWS;
 
@@ -159,7 +159,7 @@ fn sums_16<const A: usize, const LAID_OUT: bool>(
         let bytes = if LAID_OUT {
             load(words)
         } else {
-            tile.fetch(j + WORDS_AHEAD, row..row + ROWS);
+            tile.fetch(j, row..row + ROWS);
             transposed(words)
         };
         let mut parts = [[_mm256_setzero_si256(); 2]; A];
@@ -200,7 +200,7 @@ pub(super) fn lay_out(tile: &TileWords, to: &mut [u32]) {
 fn transpose_all(tile: &TileWords, to: &mut [u32]) {
     for (i, (words, to)) in tile.all.chunks_exact(ROWS).zip(to.chunks_exact_mut(ROWS)).enumerate() {
         let row = i * ROWS % TILE_ROWS;
-        tile.fetch(i * ROWS / TILE_ROWS + WORDS_AHEAD, row..row + ROWS);
+        tile.fetch(i * ROWS / TILE_ROWS, row..row + ROWS);
         for (to, bytes) in to.chunks_exact_mut(LANES).zip(transposed(words)) {
             // SAFETY: `to` has 8 elements.
             unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), bytes) };

@@ -6,7 +6,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use crate::ops::simd::low_bit::{TileWords, WORDS_AHEAD};
+use crate::ops::simd::low_bit::TileWords;
 use crate::quant::TILE_ROWS;
 
 /// Rows of a vector.
@@ -80,7 +80,7 @@ fn sums_16<const A: usize, const B: usize>(
     let mask = _mm256_set1_epi8(3);
     let mut sums = [[_mm256_setzero_si256(); B]; A];
     for j in words {
-        tile.fetch(j + WORDS_AHEAD, row..row + B * LANES);
+        tile.fetch(j, row..row + B * LANES);
         let mut w = [_mm256_setzero_si256(); B];
         for b in 0..B {
             // SAFETY: row + 8 (b + 1) <= TILE_ROWS, and the tile has word j of all rows, by the assertion of `products`.
@@ -118,7 +118,7 @@ fn row_16<const B: usize>(tile: &TileWords, words: Range<usize>, row: usize, act
     for from in words.clone().step_by(WORDS_OF_FOURFOLD) {
         let mut fourfold = [_mm256_setzero_si256(); B];
         for j in from..words.end.min(from + WORDS_OF_FOURFOLD) {
-            tile.fetch(j + WORDS_AHEAD, row..row + B * LANES);
+            tile.fetch(j, row..row + B * LANES);
             let mut x = [_mm256_setzero_si256(); FOURS];
             for four in 0..FOURS {
                 // SAFETY: the row of codes has `FOURS` words for each word of a row, by the assertion of `products`.

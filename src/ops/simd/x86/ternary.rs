@@ -7,7 +7,7 @@
 use std::arch::x86_64::*;
 
 use crate::cpu_level::{CpuLevel, allows};
-use crate::ops::simd::low_bit::{Kernel, TileWords, WORDS_AHEAD};
+use crate::ops::simd::low_bit::{Kernel, TileWords};
 use crate::ops::simd::ternary::{Codes, TileKernel, TileSums};
 use crate::ops::simd::x86::low_bit_avx2::{add_exact, products};
 use crate::ops::simd::x86::low_bit_vnni::{evex, vex};
@@ -118,7 +118,7 @@ fn looked_up<const A: usize>(acts: [Codes; A], tile: &TileWords, sums: &mut [[i3
     let tables = acts.map(|act| act.tables);
     let mut acc = [[_mm512_setzero_si512(); VECTORS]; A];
     for j in 0..tile.of_a_row() {
-        tile.fetch(j + WORDS_AHEAD, 0..TILE_ROWS);
+        tile.fetch(j, 0..TILE_ROWS);
         // SAFETY: as of this function.
         unsafe { lookup_avx512::add_word(&tile.all[j * TILE_ROWS..], j, &tables, &mut acc) };
     }
@@ -180,7 +180,7 @@ fn block_vnni<const B: usize, const A: usize, const G: usize>(
     let n = tile.of_a_row();
     assert!(acts.iter().all(|a| a.len() >= n * G), "a row of codes is shorter than the weights");
     for j in 0..n {
-        tile.fetch(j + WORDS_AHEAD, from..from + 16 * B);
+        tile.fetch(j, from..from + 16 * B);
         let words = &tile.all[j * TILE_ROWS + from..][..16 * B];
         let mut w = [_mm512_setzero_si512(); B];
         for (w, words) in w.iter_mut().zip(words.chunks_exact(16)) {
