@@ -348,26 +348,17 @@ mod tests {
     }
 
     #[test]
-    fn a_task_learns_which_one_its_thread_takes_next() {
-        for (count, tasks) in [(1, 0), (1, 5), (2, 1), (3, 50)] {
-            let last = Mutex::new(Vec::new());
-            let ran: Vec<AtomicUsize> = (0..tasks).map(|_| AtomicUsize::new(0)).collect();
-            ThreadPool::new(count).run_ahead(tasks, |i, next| {
-                let _ = ran[i].fetch_add(1, Ordering::Relaxed);
-                let mut last = last.lock().unwrap();
-                let thread = thread::current().id();
-                let expected: Option<Option<usize>> =
-                    last.iter().find(|(of, _)| *of == thread).map(|&(_, expected)| expected);
-                assert!(expected.is_none_or(|e| e == Some(i) || e.is_none()), "task {i} after {expected:?}");
-                last.retain(|(of, _)| *of != thread);
-                last.push((thread, next));
-            });
-            assert!(ran.iter().all(|r| r.load(Ordering::Relaxed) == 1), "{tasks} tasks on {count} threads");
+    fn a_thread_alone_takes_the_task_that_it_was_told() {
+        for tasks in [0, 1, 5] {
+            let told = Mutex::new(Vec::new());
+            ThreadPool::one().run_ahead(tasks, |i, next| told.lock().unwrap().push((i, next)));
+            let expected: Vec<Task> = (0..tasks).map(|i| (i, Some(i + 1).filter(|&next| next < tasks))).collect();
+            assert_eq!(told.into_inner().unwrap(), expected);
         }
     }
 
     #[test]
-    fn tasks_of_lists_run_once_and_those_of_a_list_in_their_order() {
+    fn tasks_of_lists_run_once_and_each_names_the_one_behind_it() {
         for lists in [&[][..], &[0], &[0, 7], &[0, 0, 1], &[0, 5, 5, 30], &[3, 4, 90, 91, 100]] {
             for (count, slow) in [(1, false), (2, false), (2, true), (3, true)] {
                 let ran = Mutex::new(Vec::new());

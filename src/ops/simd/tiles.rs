@@ -78,8 +78,8 @@ impl Tiles {
         self.starts[task]..self.starts[task + 1]
     }
 
-    /// The tiles of the tasks that a thread takes, as [`ThreadPool::run_each`] gives them:
-    /// each with the one that the thread takes next, if that is known.
+    /// The tiles of the tasks that a thread takes, as [`ThreadPool::run_each`] gives them: each with the
+    /// one that the thread will most likely take next.
     pub(super) fn of_tasks(&self, tasks: impl Iterator<Item = Task>) -> impl Iterator<Item = (usize, Option<usize>)> {
         tasks.flat_map(|(task, next)| {
             let (tiles, next) = (self.of_task(task), next.map(|next| self.starts[next]));
