@@ -133,11 +133,12 @@ impl ThreadPool {
                         None => list = Some(left.next()?),
                     }
                 };
-                // Of its own list alone: another thread's task would wait for this one.
-                let is_own = list == Some(own);
-                next = list.filter(|_| is_own).and_then(take);
-                let likely = || Some(task + 1).filter(|&next| !is_own && list.is_some_and(|i| next < lists[i + 1]));
-                Some((task, next.or_else(likely)))
+                if list == Some(own) {
+                    // Taken before this one runs: one of another thread's list would wait for it.
+                    next = take(own);
+                    return Some((task, next));
+                }
+                Some((task, Some(task + 1).filter(|&likely| list.is_some_and(|list| likely < lists[list + 1]))))
             })
             .peekable();
             if mine.peek().is_some() {
