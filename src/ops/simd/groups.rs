@@ -5,7 +5,7 @@ use crate::ops::simd::low_bit::{
     BATCH, Kernel, MakeTables, Table, TileWords, of_a_task, own_rows, rows_at_a_time, with_tables,
 };
 use crate::ops::simd::tiles::{Run, Tiles};
-use crate::ops::simd::{Shared, groups_portable};
+use crate::ops::simd::{Shared, portable};
 use crate::quant::groups::{GroupPart, GroupStack};
 use crate::quant::{Bits, TILE_ROWS};
 use crate::threads::ThreadPool;
@@ -110,7 +110,7 @@ fn group_kernel() -> GroupKernel {
 }
 
 /// The kernel in plain Rust.
-const PORTABLE: GroupKernel = Kernel { run: groups_portable::tile, make_tables: None, lay_out: None };
+const PORTABLE: GroupKernel = Kernel { run: portable::groups::tile, make_tables: None, lay_out: None };
 
 /// A tile, and the column of y that its first row is.
 #[derive(Clone, Copy)]
@@ -251,7 +251,7 @@ fn run_tile(
     let mut outs = [[0.0; TILE_ROWS]; BATCH];
     match input {
         GroupInput::Codes { acts, .. } => (kernel.run)(tile, bits, acts, &mut outs),
-        GroupInput::Floats(x) => groups_portable::float_tile(tile, bits, x, &mut outs),
+        GroupInput::Floats(x) => portable::groups::float_tile(tile, bits, x, &mut outs),
     }
     let used = TILE_ROWS.min(work.part.shape.rows - work.tile * TILE_ROWS);
     for (r, outs) in rows.zip(&outs) {
@@ -354,7 +354,7 @@ mod tests {
         }
         let x: Vec<&[f32]> = rows.floats[some].iter().map(|x| &x[..]).collect();
         all.push([[0.0; TILE_ROWS]; BATCH]);
-        groups_portable::float_tile(tile, bits, &x, all.last_mut().unwrap());
+        portable::groups::float_tile(tile, bits, &x, all.last_mut().unwrap());
         all
     }
 

@@ -1,15 +1,14 @@
 //! Loops over rows of floats, written so that the compiler vectorises them, and compiled for several processors.
 
-use crate::bounds::{at_least, largest_magnitude};
+use crate::bounds::at_least;
 use crate::cpu_level::for_each_level;
-use crate::ops::quantise_groups::{CODE_GROUP, LARGEST_CODES, best_k, candidate_k, fitted};
 
 /// Sums that run side by side: two vectors of the widest processor, which has two units that add.
 const LANES: usize = 32;
 
 /// The sum of all lanes, by halves.
 #[inline(always)]
-fn total(mut lanes: [f32; LANES]) -> f32 {
+pub fn total(mut lanes: [f32; LANES]) -> f32 {
     for half in [16, 8, 4, 2, 1] {
         for i in 0..half {
             lanes[i] += lanes[i + half];
@@ -120,8 +119,9 @@ for_each_level! {
     }
 }
 
+/// [`quantise`].
 #[inline(always)]
-fn quantise_inline(y: &[f32], k: f32, max_code: f32, codes: &mut [i8]) -> i32 {
+pub fn quantise_inline(y: &[f32], k: f32, max_code: f32, codes: &mut [i8]) -> i32 {
     let mut sum = 0;
     for (code, v) in codes.iter_mut().zip(y) {
         *code = integer((v * k).clamp(-max_code - 1.0, max_code) + ROUND) as i8;
@@ -150,100 +150,9 @@ for_each_level! {
     }
 }
 
-for_each_level! {
-    /// [`quantise`] of each [`CODE_GROUP`] columns of a row with their own [`best_k`]; the factor of the least squared error and
-    /// the sum of the codes of each go to `scale_and_sum`.
-    pub fn quantise_groups(
-        y: &[f32],
-        max_code_and_floor: [f32; 2],
-        codes: &mut [i8],
-        scale_and_sum: &mut [f32],
-    ) {
-        let cols = SIDE_BY_SIDE * CODE_GROUP;
-        let blocks = y.chunks_exact(cols).zip(codes.chunks_exact_mut(cols));
-        let mut to = scale_and_sum.chunks_mut(2 * SIDE_BY_SIDE);
-        for ((y, codes), to) in blocks.zip(&mut to) {
-            quantise_block(bytemuck::cast_slice(y), max_code_and_floor, bytemuck::cast_slice_mut(codes), to);
-        }
-        let rest = y.len() / cols * cols;
-        if let Some(to) = to.next() {
-            // What is behind a row is 0: its codes are, and it adds nothing to a sum.
-            let (mut block, mut block_codes) = ([[0.0; CODE_GROUP]; SIDE_BY_SIDE], [[0; CODE_GROUP]; SIDE_BY_SIDE]);
-            let (y, codes) = (&y[rest..], &mut codes[rest..]);
-            block.as_flattened_mut()[..y.len()].copy_from_slice(y);
-            let groups = y.len().div_ceil(CODE_GROUP);
-            quantise_block(&block[..groups], max_code_and_floor, &mut block_codes[..groups], to);
-            codes.copy_from_slice(&block_codes.as_flattened()[..y.len()]);
-        }
-    }
-}
-
-/// Groups that take each step together: a group alone would wait for its sums, one behind the other.
-const SIDE_BY_SIDE: usize = 16;
-
-/// Quantises up to [`SIDE_BY_SIDE`] groups.
-#[inline(always)]
-#[allow(clippy::needless_range_loop)] // Loops over all lanes become vectors.
-fn quantise_block(
-    y: &[[f32; CODE_GROUP]],
-    [max_code, floor]: [f32; 2],
-    codes: &mut [[i8; CODE_GROUP]],
-    scale_and_sum: &mut [f32],
-) {
-    let mut top = [1.0; SIDE_BY_SIDE];
-    for (top, y) in top.iter_mut().zip(y) {
-        *top = at_least(largest_magnitude(y), floor);
-    }
-    let mut errors = [[0.0; SIDE_BY_SIDE]; LARGEST_CODES];
-    for (below, errors) in errors.iter_mut().enumerate() {
-        for ((error, y), top) in errors.iter_mut().zip(y).zip(top) {
-            *error = squared_error(y, candidate_k(max_code, below, top));
-        }
-    }
-    let mut k = [0.0; SIDE_BY_SIDE];
-    for g in 0..SIDE_BY_SIDE {
-        k[g] = best_k(max_code, top[g], |below, _| errors[below][g]);
-    }
-    let (mut sums, mut by_value, mut squares) = ([0; SIDE_BY_SIDE], [0.0; SIDE_BY_SIDE], [0; SIDE_BY_SIDE]);
-    for (g, (y, codes)) in y.iter().zip(codes).enumerate() {
-        sums[g] = quantise_inline(y, k[g], max_code, codes);
-        (by_value[g], squares[g]) = products(y, k[g], codes);
-    }
-    let mut scales = [0.0; SIDE_BY_SIDE];
-    for g in 0..SIDE_BY_SIDE {
-        scales[g] = fitted(k[g], by_value[g], squares[g] as f32);
-    }
-    for (to, (scale, sum)) in scale_and_sum.chunks_exact_mut(2).zip(scales.iter().zip(sums)) {
-        to.copy_from_slice(&[*scale, sum as f32]);
-    }
-}
-
-/// `Σ (yk − code)²` of a group for a k with which no code is beyond the largest one.
-#[inline(always)]
-fn squared_error(y: &[f32; CODE_GROUP], k: f32) -> f32 {
-    let mut squares = [0.0; CODE_GROUP];
-    for i in 0..CODE_GROUP {
-        let scaled = y[i] * k;
-        let error = scaled - ((scaled + ROUND) - ROUND);
-        squares[i] = error * error;
-    }
-    total(squares)
-}
-
-/// `Σ yk · code` and `Σ code²` of a group.
-#[inline(always)]
-fn products(y: &[f32; CODE_GROUP], k: f32, codes: &[i8; CODE_GROUP]) -> (f32, i32) {
-    let (mut by_value, mut squares) = ([0.0; CODE_GROUP], 0);
-    for i in 0..CODE_GROUP {
-        by_value[i] = y[i] * k * f32::from(codes[i]);
-        squares += i32::from(codes[i]) * i32::from(codes[i]);
-    }
-    (total(by_value), squares)
-}
-
 /// Added to a float below 2^22 in size, rounds it to an integer, ties to even, that stands in the lowest bits; unlike a
 /// cast, which has to look for NaN, it is one instruction of any vector.
-const ROUND: f32 = 12_582_912.0;
+pub const ROUND: f32 = 12_582_912.0;
 
 /// The integer that a float plus [`ROUND`] holds.
 #[inline(always)]

@@ -1,9 +1,9 @@
 //! SIMD and threads on the CPU, for the few ops where time goes. Checked against the plain definitions.
 //!
 //! - `maths`: loops over rows of floats, vectorised by the compiler (norms, activations, softmax, argmax)
-//! - `ternary`: products of codes with ternary matrices, cut into tiles; kernels in `x86::ternary`, `arm::low_bit` and
-//!   `ternary_portable`
+//! - `ternary`: products of codes with ternary matrices, cut into tiles; kernels in `x86::ternary` and `arm::low_bit`
 //! - `groups`: products with low-bit codes that have scales by group; kernels in `x86::groups` and `arm::low_bit`
+//! - `group_codes`: codes of activations with a factor for each 32 columns; kernels in `x86::group_codes`
 //! - `low_bit`: what these two share: the words of a tile, tables in which sums are looked up
 //! - `low_bit_tiles`: the tile kernels of both, for several sets of instructions at once
 //! - `dense`: products with f32, f16 or 8-bit weights; `dense_rows` with `x86::dense_rows` and `arm::dense_rows` (few rows),
@@ -12,7 +12,7 @@
 //!   over the same keys)
 //! - `prefetch`: memory into a cache ahead of its use
 //!
-//! Each takes the best kernel that [`crate::cpu_level`] allows, or one in plain Rust.
+//! Each takes the best kernel that [`crate::cpu_level`] allows, or one in plain Rust, which may be in `portable`.
 
 #[cfg(target_arch = "aarch64")]
 mod arm;
@@ -22,19 +22,19 @@ mod attention;
 mod dense;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod dense_rows;
+mod group_codes;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_mut))] // Likewise.
 mod groups;
-mod groups_portable;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Likewise.
 mod low_bit;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod low_bit_tiles;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Likewise.
 mod maths;
+mod portable;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Likewise.
 mod prefetch;
 mod ternary;
-mod ternary_portable;
 mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -43,10 +43,11 @@ use std::marker::PhantomData;
 
 pub(super) use attention::{Attention, Matrix};
 pub(super) use dense::{Dense, dense};
+pub(super) use group_codes::quantise_groups;
 pub(super) use groups::{GroupActs, GroupInput, GroupPlace, group_products};
 pub(super) use maths::{
-    Normed, argmax, bounded, combine, gelu_erf, gelu_tanh, layer_norm, norm, quantise, quantise_by_row,
-    quantise_groups, relu2_gate, sum_of_squares, swiglu,
+    Normed, argmax, bounded, combine, gelu_erf, gelu_tanh, layer_norm, norm, quantise, quantise_by_row, relu2_gate,
+    sum_of_squares, swiglu,
 };
 pub(super) use ternary::{Codes, MatVecJob, ternary_products};
 

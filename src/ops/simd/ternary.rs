@@ -5,7 +5,7 @@ use crate::ops::simd::low_bit::{
 };
 use crate::ops::simd::prefetch::{self, Ahead};
 use crate::ops::simd::tiles::{Run, Tiles};
-use crate::ops::simd::{Shared, maths, ternary_portable};
+use crate::ops::simd::{Shared, maths, portable};
 use crate::quant::{Bits, Stack, StackPart, TILE_ROWS};
 use crate::threads::ThreadPool;
 
@@ -64,7 +64,7 @@ fn tile_kernel() -> TileKernel {
 }
 
 /// The kernel in plain Rust.
-const PORTABLE: TileKernel = Kernel { run: ternary_portable::tile, make_tables: None, lay_out: None };
+const PORTABLE: TileKernel = Kernel { run: portable::ternary::tile, make_tables: None, lay_out: None };
 
 /// The cost of reading a tile, in units of the products of one row of codes.
 const READING: usize = 2;

@@ -7,7 +7,7 @@ use crate::ops::simd::groups::{GroupActs, GroupTile, TileOuts};
 use crate::quant::{Bits, TILE_ROWS};
 
 /// The kernel in plain Rust, written so that the compiler vectorises it over the tile's rows.
-pub(super) fn tile(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOuts) {
+pub fn tile(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOuts) {
     let n = tile.words.of_a_row();
     for (g, first) in (0..n).step_by(tile.group_words.max(1)).enumerate() {
         let end = (first + tile.group_words).min(n);
@@ -45,7 +45,7 @@ fn add_portable(tile: &GroupTile, bits: Bits, act: &GroupActs, words: Range<usiz
 
 for_each_level! {
     /// Adds the products of a tile with up to [`BATCH`] rows of floats.
-    pub(super) fn float_tile(tile: &GroupTile, bits: Bits, x: &[&[f32]], outs: &mut TileOuts) {
+    pub fn float_tile(tile: &GroupTile, bits: Bits, x: &[&[f32]], outs: &mut TileOuts) {
         match *x {
             [a] => float_rows(tile, bits, [a], outs),
             [a, b] => float_rows(tile, bits, [a, b], outs),
