@@ -8,6 +8,7 @@ use crate::params;
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step};
 use crate::shader;
 use crate::tensor::{DType, Spec};
+use crate::threads::ThreadPool;
 
 /// Largest top k that the op draws from.
 pub const MAX_CANDIDATES: usize = 64;
@@ -169,6 +170,35 @@ fn choose(logits: &[f32], params: &SampleParams, pos: u32, row: &[u32]) -> u32 {
     sampling.draw(&logits.iter().zip(words).map(value).collect::<Vec<f32>>(), index)
 }
 
+/// The most likely token of each row that `is_known` picks, the lowest of equal ones; `u32::MAX` where a logit is not finite.
+fn most_likely(
+    logits: &[f32],
+    vocab: usize,
+    is_known: impl Fn(usize) -> bool + Sync,
+    threads: &ThreadPool,
+) -> Vec<Option<u32>> {
+    let rows: Vec<&[f32]> = logits.chunks(vocab.max(1)).collect();
+    // A thread takes about those logits of a row alone that it has just computed.
+    let pieces = threads.count().div_ceil(rows.len().max(1));
+    let mut found = vec![None; rows.len() * pieces];
+    let shared = simd::Shared::new(&mut found);
+    threads.run(rows.len() * pieces, |i| {
+        let (row, piece) = (i / pieces, i % pieces);
+        let piece = vocab * piece / pieces..vocab * (piece + 1) / pieces;
+        if is_known(row) && !piece.is_empty() {
+            // SAFETY: each element belongs to one task.
+            let place = unsafe { shared.slice(i, 1) };
+            place[0] = Some(simd::argmax(&rows[row][piece.clone()]).map(|token| piece.start + token));
+        }
+    });
+    let of_row = |(found, logits): (&[Option<Option<usize>>], &&[f32])| {
+        let larger = |a: usize, b: usize| if logits[b] > logits[a] { b } else { a };
+        let token = found.iter().copied().flatten().reduce(|a, b| Some(larger(a?, b?)));
+        token.map(|token| token.map_or(u32::MAX, |token| token as u32))
+    };
+    found.chunks(pieces).zip(&rows).map(of_row).collect()
+}
+
 /// Chooses a token for each output, where it is not known, and writes what follows from it.
 fn choose_all(io: &mut Io, known: &[Option<u32>]) {
     let (logits, vocab, outputs) = (io.f32s(0), io.spec(0).width(), io.u32s(1));
@@ -220,22 +250,39 @@ impl Op for Sample {
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
         let (logits, vocab, n) = (io.f32s(0), io.spec(0).width(), step.rows_in_use(io.spec(0)));
         let params: &[SampleParams] = bytemuck::cast_slice(io.u32s(2));
-        let mut most_likely = vec![None; n];
-        let shared = simd::Shared::new(&mut most_likely);
-        io.threads.run(n, |o| {
-            if params[o].temperature == 0.0 && params[o].adjustment_row == 0 {
-                let token = simd::argmax(&logits[o * vocab..][..vocab]).map_or(u32::MAX, |t| t as u32);
-                // SAFETY: each element belongs to one task.
-                let place = unsafe { shared.slice(o, 1) };
-                place[0] = Some(token);
-            }
-        });
-        choose_all(io, &most_likely);
+        let is_known = |o: usize| params[o].temperature == 0.0 && params[o].adjustment_row == 0;
+        let known = most_likely(&logits[..n * vocab], vocab, is_known, io.threads);
+        choose_all(io, &known);
     }
 
     fn kernel(&self, _: &Caps, inputs: &[&Spec], _: &[&Spec]) -> Kernel {
         let params = SampleUniform { vocab: inputs[0].width() as u32 };
         let grid = Grid::x(Extent::rows(inputs[0], 1, 1));
         Kernel { source: shader!("sample/sample"), defines: vec![], overrides: vec![], params: params.params(), grid }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pieces_of_a_row_give_its_most_likely_token() {
+        let found = |logits: &[f32], vocab: usize, threads: usize| {
+            most_likely(logits, vocab, |row| row != 1, &ThreadPool::new(threads))
+        };
+        for threads in [1, 2, 3, 8] {
+            for at in 0..5 {
+                let mut row = [-1.0; 5];
+                row[at..].fill(2.0);
+                assert_eq!(found(&row, 5, threads), [Some(at as u32)], "{threads} threads");
+                let rows = [row, [3.0; 5], row].concat();
+                assert_eq!(found(&rows, 5, threads), [Some(at as u32), None, Some(at as u32)], "{threads} threads");
+                row[at] = f32::NAN;
+                assert_eq!(found(&row, 5, threads), [Some(u32::MAX)], "{threads} threads");
+            }
+            assert_eq!(found(&[7.0], 1, threads), [Some(0)]);
+            assert!(found(&[], 5, threads).is_empty());
+        }
     }
 }
