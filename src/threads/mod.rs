@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 
+use smallvec::SmallVec;
+
 use crate::alloc::COPY_CHUNK;
 use team::Team;
 
@@ -119,7 +121,7 @@ impl ThreadPool {
     /// where two cores have no cache in common.
     pub fn run_each(&self, lists: &[usize], each: impl Fn(&mut dyn Iterator<Item = Task>) + Sync) {
         let count = lists.len().saturating_sub(1);
-        let taken: Vec<Taken> = (0..count).map(|_| Taken::default()).collect();
+        let taken: SmallVec<[Taken; 8]> = (0..count).map(|_| Taken::default()).collect();
         let tasks = lists.last().map_or(0, |end| end - lists[0]);
         // What a thread reads on its way to its first task lies together.
         self.run(tasks.min(self.count()), move |own| {

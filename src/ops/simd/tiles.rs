@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::threads::{Task, ThreadPool};
 
 /// Of what is left of a thread's tiles, the part that its next task has: a half. Tasks are long at first and short in the end: long
@@ -24,18 +26,18 @@ pub(super) struct Run {
 #[derive(Debug)]
 pub(super) struct Tiles {
     /// The first tile of each run, and the end.
-    firsts: Vec<usize>,
+    firsts: SmallVec<[usize; 16]>,
     /// The first tile of each task, and the end.
-    starts: Vec<usize>,
+    starts: SmallVec<[usize; 64]>,
     /// The first task of each thread, and the end.
-    lists: Vec<usize>,
+    lists: SmallVec<[usize; 16]>,
 }
 
 impl Tiles {
     pub(super) fn new(runs: impl Iterator<Item = Run> + Clone, threads: usize) -> Self {
         let threads = threads.max(1);
         let total: usize = runs.clone().map(|run| run.tiles * run.cost).sum();
-        let (mut firsts, mut starts, mut lists) = (vec![0], vec![0], vec![0]);
+        let (mut firsts, mut starts, mut lists) = (smallvec![0], smallvec![0], smallvec![0]);
         let end_of = |list: usize| (total * list).div_ceil(threads);
         let part = |done: usize, list: usize| end_of(list).saturating_sub(done).div_ceil(PART);
         let (mut n, mut done, mut missing) = (0, 0, part(0, 1));
@@ -146,7 +148,7 @@ mod tests {
 
     #[test]
     fn a_tile_comes_with_the_one_that_its_thread_takes_next() {
-        let tiles = Tiles { firsts: vec![0, 6], starts: vec![0, 3, 5, 6], lists: vec![0, 3] };
+        let tiles = Tiles { firsts: smallvec![0, 6], starts: smallvec![0, 3, 5, 6], lists: smallvec![0, 3] };
         let all: Vec<_> = tiles.of_tasks([(0, Some(2)), (2, None)].into_iter()).collect();
         assert_eq!(all, [(0, Some(1)), (1, Some(2)), (2, Some(5)), (5, None)]);
     }
