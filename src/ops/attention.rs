@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::ops::embed::ROW_WORDS;
 use crate::ops::few_rows::{MAX_DECODE_ROWS, MAX_MATVEC_ROWS};
-use crate::ops::kv_cache::{self, KvRows, row_width, rows_per_matrix};
+use crate::ops::kv_cache::{self, KvRows, row_span, row_width, rows_per_matrix};
 use crate::ops::{RmsNorm, expect, require, simd};
 use crate::params;
 use crate::plan::{
@@ -87,12 +87,6 @@ fn stored(k: &Spec) -> Option<&'static str> {
     [(DType::F16, "F16"), (DType::Int8, "INT8")]
         .into_iter()
         .find_map(|(dtype, name)| (k.dtype == dtype).then_some(name))
-}
-
-/// Keys of a row, of `n_keys` keys in all: first and count.
-pub(super) fn row_span(row: &[u32], n_keys: usize) -> (usize, usize) {
-    let first = n_keys.min(row[2] as usize);
-    (first, (n_keys - first).min(row[3] as usize))
 }
 
 /// Some columns of a slot, from `at` on: q, k and v may lie side by side in one matrix.
@@ -334,10 +328,9 @@ impl Op for Attention {
     }
 
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
-        let AttentionShape { heads, kv_heads, d } = self.shape;
         let n = step.rows_of(io.spec(0));
         if self.masked {
-            let (inputs, threads, width) = (io.inputs.clone(), io.threads, heads * d);
+            let (inputs, threads, width) = (io.inputs.clone(), io.threads, self.shape.heads * self.shape.d);
             let y = simd::Shared::new(io.out_f32s(0));
             threads.run(n, |r| {
                 let row = self.row(&Io { inputs: inputs.clone(), outputs: vec![], threads }, r);
@@ -346,20 +339,7 @@ impl Op for Attention {
             });
             return;
         }
-        let spans: Vec<(usize, usize)> = (0..n).map(|r| self.span(io, r)).collect();
-        let attention = simd::Attention {
-            q: simd::Matrix { data: io.f32s(0), width: io.spec(0).width(), at: self.at[0] },
-            k: simd::Matrix { data: io.floats(1), width: row_width(io.spec(1)), at: self.at[1] },
-            v: simd::Matrix { data: io.floats(2), width: row_width(io.spec(2)), at: self.at[2] },
-            scales: [1, 2].map(|i| kv_cache::scales(io, i)),
-            heads,
-            group: heads / kv_heads,
-            d,
-            scale: self.shape.scale(),
-            spans: &spans,
-            rows_per_matrix: if self.cached { 1 } else { rows_per_matrix(io.spec(0)) },
-        };
-        attention.run(io.threads, io.out_f32s(0));
+        self.run(n, io, None);
     }
 
     fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {
@@ -404,6 +384,26 @@ impl Attention {
         let mut kernel = self.shape.kernel(source, grid, self.cached, self.at, inputs);
         kernel.defines.extend(self.masked.then_some("MASK"));
         Variant::new(name, caps, if one_row { self.shape.holding_a_head(kernel) } else { kernel })
+    }
+
+    /// `n` rows with SIMD, whose queries may be made by a function.
+    pub(super) fn run(&self, n: usize, io: &mut Io, make_query: Option<&simd::MakeQuery>) {
+        let AttentionShape { heads, kv_heads, d } = self.shape;
+        let spans: Vec<(usize, usize)> = (0..n).map(|r| self.span(io, r)).collect();
+        let attention = simd::Attention {
+            make_query,
+            q: simd::Matrix { data: io.f32s(0), width: io.spec(0).width(), at: self.at[0] },
+            k: simd::Matrix { data: io.floats(1), width: row_width(io.spec(1)), at: self.at[1] },
+            v: simd::Matrix { data: io.floats(2), width: row_width(io.spec(2)), at: self.at[2] },
+            scales: [1, 2].map(|i| kv_cache::scales(io, i)),
+            heads,
+            group: heads / kv_heads,
+            d,
+            scale: self.shape.scale(),
+            spans: &spans,
+            rows_per_matrix: if self.cached { 1 } else { rows_per_matrix(io.spec(0)) },
+        };
+        attention.run(io.threads, io.out_f32s(0));
     }
 
     /// Whether the kernels for few rows over the cache fit.

@@ -1,9 +1,10 @@
 //! The weights of an attention: its softmax, which the fused kernel never stores.
 
 use crate::error::Result;
-use crate::ops::attention::{AttentionShape, Columns, row_span};
+use crate::ops::attention::{AttentionShape, Columns};
 use crate::ops::embed::ROW_WORDS;
 use crate::ops::kv_cache::KvRows;
+use crate::ops::kv_cache::row_span;
 use crate::ops::{expect, simd};
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, PlanBuilder, Slot, Step};
 use crate::shader;

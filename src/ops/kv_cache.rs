@@ -38,6 +38,12 @@ pub(super) fn rows_per_matrix(x: &Spec) -> usize {
     row.copied().unwrap_or(1)
 }
 
+/// Keys of a row, of `n_keys` keys in all: first and count.
+pub(super) fn row_span(row: &[u32], n_keys: usize) -> (usize, usize) {
+    let first = n_keys.min(row[2] as usize);
+    (first, (n_keys - first).min(row[3] as usize))
+}
+
 /// The word at which the scales of a cache of 8-bit integers begin.
 pub(super) fn scales_at(x: &Spec) -> u32 {
     (x.len() / 4) as u32

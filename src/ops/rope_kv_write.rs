@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::ops::embed::ROW_WORDS;
+use crate::ops::embed::{ROW_WORDS, Row};
 use crate::ops::kv_cache::{self, KvWriter};
 use crate::ops::{AttentionShape, RmsNorm, expect, require, simd};
 use crate::params;
@@ -119,18 +119,98 @@ impl PlanBuilder {
 /// Minimum number of elements for which threads share the heads.
 const SHARED_FROM: usize = 4096;
 
-/// One head rotated by its position's row of the table.
-fn rotate(x: &[f32], table: &[f32], pairing: Pairing, out: &mut [f32]) {
-    let pairs = table.len() / 2;
-    out[2 * pairs..].copy_from_slice(&x[2 * pairs..]);
-    let mut turn = |j: usize, a: usize, b: usize| {
-        let (cos, sin) = (table[2 * j], table[2 * j + 1]);
-        out[a] = x[a] * cos - x[b] * sin;
-        out[b] = x[b] * cos + x[a] * sin;
+/// Rotates a head by its position's row of the table.
+fn rotate(head: &mut [f32], table: &[f32], pairing: Pairing) {
+    let (head, _) = head.split_at_mut(table.len());
+    let turn = |(a, b): (&mut f32, &mut f32), angle: &[f32]| {
+        let (cos, sin) = (angle[0], angle[1]);
+        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
     };
+    let angles = table.chunks_exact(2);
     match pairing {
-        Pairing::HalfSplit => (0..pairs).for_each(|j| turn(j, j, j + pairs)),
-        Pairing::Interleaved => (0..pairs).for_each(|j| turn(j, 2 * j, 2 * j + 1)),
+        Pairing::HalfSplit => {
+            let (first, second) = head.split_at_mut(table.len() / 2);
+            first.iter_mut().zip(second).zip(angles).for_each(|(pair, angle)| turn(pair, angle));
+        }
+        Pairing::Interleaved => {
+            let pairs = head.as_chunks_mut::<2>().0.iter_mut();
+            pairs.zip(angles).for_each(|([a, b], angle)| turn((a, b), angle));
+        }
+    }
+}
+
+/// The heads of a step's rows, by SIMD.
+pub(super) struct Heads<'a> {
+    op: &'a RopeKvWrite,
+    /// Queries, keys and values side by side.
+    qkv: &'a [f32],
+    rows: &'a [u32],
+    /// Cosines and sines of each position, so many numbers.
+    table: &'a [f32],
+    angles: usize,
+    weights: Option<(RmsNorm, [&'a [f32]; 2])>,
+}
+
+impl<'a> Heads<'a> {
+    /// Of the inputs of a [`RopeKvWrite`].
+    pub fn new(op: &'a RopeKvWrite, io: &Io<'a>) -> Self {
+        Heads {
+            op,
+            qkv: io.f32s(0),
+            rows: io.u32s(1),
+            table: io.f32s(2),
+            angles: 2 * io.spec(2).shape[1],
+            weights: op.weights(io),
+        }
+    }
+
+    fn row(&self, r: usize) -> Row {
+        bytemuck::cast_slice(self.rows)[r]
+    }
+
+    /// Head `h` of row `r` as it lies: first those of queries, then of keys, then of values.
+    fn stored(&self, r: usize, h: usize) -> &'a [f32] {
+        let AttentionShape { heads, kv_heads, d } = self.op.shape;
+        &self.qkv[(r * (heads + 2 * kv_heads) + h) * d..][..d]
+    }
+
+    /// A head of queries, or behind them of keys, under its norm and turned.
+    pub fn turned(&self, r: usize, h: usize, to: &mut [f32]) {
+        let x = self.stored(r, h);
+        match self.weights {
+            Some((norm, weights)) => norm.fast(x, weights[usize::from(h >= self.op.shape.heads)], to),
+            None => to.copy_from_slice(x),
+        }
+        let table = &self.table[self.row(r).pos as usize * self.angles..][..self.angles];
+        rotate(to, table, self.op.pairing);
+    }
+
+    /// Writes the keys and values of the first `n` rows into the caches.
+    pub fn write_all(&self, n: usize, caches: [&mut (&Spec, &mut [u32]); 2]) {
+        let (caches, mut turned) = (caches.map(KvWriter::new), vec![0.0; self.op.shape.d]);
+        for (r, h) in (0..n).flat_map(|r| (0..2 * self.op.shape.kv_heads).map(move |h| (r, h))) {
+            // SAFETY: there are no other tasks.
+            unsafe { self.write(r, h, caches, &mut turned) };
+        }
+    }
+
+    /// Writes head `h` of keys, or behind them of values, of a row into the caches; `turned` is memory for a head.
+    ///
+    /// # Safety
+    /// No other task writes this head of the row's place in a cache.
+    unsafe fn write(&self, r: usize, h: usize, [k, v]: [KvWriter<'_>; 2], turned: &mut [f32]) {
+        let AttentionShape { heads, kv_heads, .. } = self.op.shape;
+        let Row { pos, seq_base, .. } = self.row(r);
+        let place = (pos + seq_base) as usize * kv_heads + h % kv_heads;
+        // SAFETY: by the contract.
+        unsafe {
+            if h < kv_heads {
+                self.turned(r, heads + h, turned);
+                k.write(place, turned);
+            } else {
+                v.write(place, self.stored(r, heads + h));
+            }
+        }
     }
 }
 
@@ -209,24 +289,27 @@ impl Op for RopeKvWrite {
         let (qkv, rows, table) = (io.f32s(0), io.u32s(1), io.f32s(2));
         let width = (heads + 2 * kv_heads) * d;
         let (turn, weights) = (2 * io.spec(2).shape[1], self.weights(io));
-        let normed = |x: &[f32], which: usize| match weights {
-            Some((norm, weights)) => {
-                let rms = norm.rms(x);
-                x.iter().zip(weights[which]).map(|(&x, &w)| norm.apply(x, rms, w)).collect()
+        let turned = |x: &[f32], which: usize, table: &[f32], to: &mut [f32]| {
+            match weights {
+                Some((norm, weights)) => {
+                    let rms = norm.rms(x);
+                    let all = to.iter_mut().zip(x).zip(weights[which]);
+                    all.for_each(|((to, &x), &w)| *to = norm.apply(x, rms, w));
+                }
+                None => to.copy_from_slice(x),
             }
-            None => x.to_vec(),
+            rotate(to, table, self.pairing);
         };
         let mut head = vec![0.0; d];
         for r in 0..step.rows_in_use(io.spec(0)) {
-            let row = &rows[r * ROW_WORDS..][..ROW_WORDS];
-            let (pos, cache) = (row[1] as usize, (row[1] + row[2]) as usize);
-            let table = &table[pos * turn..][..turn];
+            let Row { pos, seq_base, .. } = bytemuck::cast_slice(rows)[r];
+            let (table, cache) = (&table[pos as usize * turn..][..turn], (pos + seq_base) as usize);
             let x = |h: usize| &qkv[r * width + h * d..][..d];
             for h in 0..heads {
-                rotate(&normed(x(h), 0), table, self.pairing, &mut io.out_f32s(0)[(r * heads + h) * d..][..d]);
+                turned(x(h), 0, table, &mut io.out_f32s(0)[(r * heads + h) * d..][..d]);
             }
             for h in 0..kv_heads {
-                rotate(&normed(x(heads + h), 1), table, self.pairing, &mut head);
+                turned(x(heads + h), 1, table, &mut head);
                 for (output, values) in [(1, &head[..]), (2, x(heads + kv_heads + h))] {
                     // SAFETY: there are no other tasks.
                     unsafe { KvWriter::new(&mut io.outputs[output]).write(cache * kv_heads + h, values) };
@@ -238,33 +321,20 @@ impl Op for RopeKvWrite {
     /// The definition, heads among threads: for any rows, no two heads write to the same elements.
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
         let AttentionShape { heads, kv_heads, d } = self.shape;
-        let (qkv, rows, table, threads) = (io.f32s(0), io.u32s(1), io.f32s(2), io.threads);
-        let (turn, weights, pairing) = (2 * io.spec(2).shape[1], self.weights(io), self.pairing);
-        let (n, all) = (step.rows_in_use(io.spec(0)), heads + 2 * kv_heads);
+        let (n, all, of, threads) =
+            (step.rows_in_use(io.spec(0)), heads + 2 * kv_heads, Heads::new(self, io), io.threads);
         let [q, k, v] = &mut io.outputs[..] else { unreachable!("the outputs are q, keys and values") };
         let q = simd::Shared::new(bytemuck::cast_slice_mut::<u32, f32>(q.1));
-        let [k, v] = [k, v].map(KvWriter::new);
+        let kv = [k, v].map(KvWriter::new);
         let grain = if n * all * d < SHARED_FROM { all } else { all.div_ceil(2 * threads.count()) };
         threads.chunks(all, grain, |some| {
-            let (mut turned, mut normed) = (vec![0.0; d], vec![0.0; d]);
+            let mut turned = vec![0.0; d];
             for (r, h) in (0..n).flat_map(|r| some.clone().map(move |h| (r, h))) {
-                let row = &rows[r * ROW_WORDS..][..ROW_WORDS];
-                let (pos, cache) = (row[1] as usize, (row[1] + row[2]) as usize);
-                let (mut x, table) = (&qkv[(r * all + h) * d..][..d], &table[pos * turn..][..turn]);
-                if let (Some((norm, weights)), true) = (weights, h < heads + kv_heads) {
-                    norm.fast(x, weights[usize::from(h >= heads)], &mut normed);
-                    x = &normed;
-                }
-                let place = |h: usize| cache * kv_heads + h;
                 // SAFETY: a head's columns of each output belong to one task, and its slices live one at a time.
                 unsafe {
-                    if h < heads {
-                        rotate(x, table, pairing, q.slice((r * heads + h) * d, d));
-                    } else if h < heads + kv_heads {
-                        rotate(x, table, pairing, &mut turned);
-                        k.write(place(h - heads), &turned);
-                    } else {
-                        v.write(place(h - heads - kv_heads), x);
+                    match h.checked_sub(heads) {
+                        None => of.turned(r, h, q.slice((r * heads + h) * d, d)),
+                        Some(h) => of.write(r, h, kv, &mut turned),
                     }
                 }
             }

@@ -52,11 +52,15 @@ impl<'a> Matrix<&'a [f32]> {
     }
 }
 
+/// Makes a head of a query: `(row, head, to)`.
+pub type MakeQuery<'a> = dyn Fn(usize, usize, &mut [f32]) + Sync + 'a;
+
 /// One attention.
-#[derive(Debug)]
 pub struct Attention<'a> {
     /// Queries.
     pub q: Matrix<&'a [f32]>,
+    /// What makes them instead, of few rows, where the thread that attends with one also makes it.
+    pub make_query: Option<&'a MakeQuery<'a>>,
     /// Keys.
     pub k: Matrix<Floats<'a>>,
     /// Values.
@@ -78,7 +82,6 @@ pub struct Attention<'a> {
 }
 
 /// An attention whose keys and values are f32.
-#[derive(Debug)]
 pub(super) struct Whole<'a> {
     /// The attention.
     pub of: &'a Attention<'a>,
@@ -249,10 +252,21 @@ for_each_level! {
 }
 
 impl Attention<'_> {
-    /// Queries of the heads that share key heads `kv`.
-    fn queries(&self, row: usize, kv: &Range<usize>) -> &[f32] {
-        let n = self.group * self.d;
-        &self.q.data[row * self.q.width + self.q.at + kv.start * n..][..kv.len() * n]
+    /// Queries of the heads that share key heads `kv`, row by row; in `made` where they do not lie so.
+    fn queries<'b>(&'b self, rows: Range<usize>, kv: &Range<usize>, made: &'b mut Vec<f32>) -> &'b [f32] {
+        let (heads, n) = (kv.start * self.group..kv.end * self.group, kv.len() * self.group * self.d);
+        if let Some(make) = self.make_query {
+            made.resize(rows.len() * n, 0.0);
+            let all = rows.flat_map(|row| heads.clone().map(move |head| (row, head)));
+            all.zip(made.chunks_exact_mut(self.d)).for_each(|((row, head), to)| make(row, head, to));
+            return made;
+        }
+        let of_row = |row: usize| self.q.row(row, heads.start * self.d, n);
+        if rows.len() == 1 {
+            return of_row(rows.start);
+        }
+        rows.for_each(|row| made.extend_from_slice(of_row(row)));
+        made
     }
 
     /// Words of a [`Partial`].
@@ -322,28 +336,37 @@ impl Attention<'_> {
         if few {
             return self.few(threads, longest, y);
         }
-        let blocks = self.blocks();
-        let kv_heads = self.heads / self.group;
-        let (y, words) = (Shared::new(y), self.words());
-        threads.run(blocks.len() * kv_heads, |task| {
-            let (rows, kv) = (blocks[task / kv_heads].clone(), task % kv_heads);
-            let n = rows.len() * self.group * words;
-            let mut both = vec![0.0; 2 * n];
-            let (all, piece) = both.split_at_mut(n);
-            all.chunks_exact_mut(words).for_each(|s| Partial(s).reset());
-            let q = rows.clone().map(|row| self.queries(row, &(kv..kv + 1))).collect::<Vec<_>>().concat();
-            let max_keys = rows.clone().map(|r| self.spans[r].1).max().unwrap_or(0);
-            for from in (0..max_keys).step_by(PIECE) {
-                piece.chunks_exact_mut(words).for_each(|s| Partial(s).reset());
-                self.attend(rows.clone(), kv..kv + 1, from..max_keys.min(from + PIECE), None, &q, piece);
+        let (blocks, kv_heads, y) = (self.blocks(), self.heads / self.group, Shared::new(y));
+        // A key head of one query is less work than a task costs.
+        let of_a_task = if self.spans.len() == 1 { kv_heads.div_ceil(2 * threads.count()) } else { 1 };
+        let parts = kv_heads.div_ceil(of_a_task.max(1));
+        threads.run(blocks.len() * parts, |task| {
+            let kv = task % parts * of_a_task;
+            self.block(blocks[task / parts].clone(), kv..kv_heads.min(kv + of_a_task), y);
+        });
+    }
+
+    /// Neighbouring queries over the same sequence, with the heads that share key heads `kv`.
+    fn block(&self, rows: Range<usize>, kv: Range<usize>, y: Shared<'_, f32>) {
+        let (heads, words, mut made) = (kv.len() * self.group, self.words(), Vec::new());
+        let q = self.queries(rows.clone(), &kv, &mut made);
+        let n = rows.len() * heads * words;
+        let max_keys = rows.clone().map(|r| self.spans[r].1).max().unwrap_or(0);
+        // The first piece is merged with nothing.
+        let (mut all, mut piece) = (vec![0.0; n], vec![0.0; if max_keys > PIECE { n } else { 0 }]);
+        for from in (0..max_keys.max(1)).step_by(PIECE) {
+            let of_piece = if from == 0 { &mut all } else { &mut piece };
+            of_piece.chunks_exact_mut(words).for_each(|s| Partial(s).reset());
+            self.attend(rows.clone(), kv.clone(), from..max_keys.min(from + PIECE), None, q, of_piece);
+            if from > 0 {
                 all.chunks_exact_mut(words).zip(piece.chunks_exact(words)).for_each(|(a, p)| Partial(a).merge(p));
             }
-            for (i, partial) in all.chunks_exact_mut(words).enumerate() {
-                let (row, head) = (rows.start + i / self.group, kv * self.group + i % self.group);
-                // SAFETY: each (query, head) belongs to one task.
-                Partial(partial).finish(unsafe { y.slice((row * self.heads + head) * self.d, self.d) });
-            }
-        });
+        }
+        for (i, partial) in all.chunks_exact_mut(words).enumerate() {
+            let (row, head) = (rows.start + i / heads, kv.start * self.group + i % heads);
+            // SAFETY: each (query, head) belongs to one task.
+            Partial(partial).finish(unsafe { y.slice((row * self.heads + head) * self.d, self.d) });
+        }
     }
 
     /// Many queries over the same keys, a head at a time, in pieces where there are more threads than heads.
@@ -394,7 +417,9 @@ impl Attention<'_> {
             let at = task / parts * piece_words + kv.start * head_words;
             // SAFETY: each head of a piece of a query belongs to one task.
             let partial = unsafe { shared.slice(at, kv.len() * head_words) };
-            self.attend(row..row + 1, kv.clone(), keys, after, self.queries(row, &kv), partial);
+            let mut made = Vec::new();
+            let q = self.queries(row..row + 1, &kv, &mut made);
+            self.attend(row..row + 1, kv.clone(), keys, after, q, partial);
         });
         let of_rows = partial.chunks_exact_mut(pieces * piece_words);
         for (partial, y) in of_rows.zip(y.chunks_exact_mut(self.heads * self.d)) {

@@ -41,7 +41,7 @@ mod x86;
 
 use std::marker::PhantomData;
 
-pub(super) use attention::{Attention, Matrix};
+pub(super) use attention::{Attention, MakeQuery, Matrix};
 pub(super) use dense::{Dense, dense};
 pub(super) use group_codes::quantise_groups;
 pub(super) use groups::{GroupActs, GroupInput, GroupPlace, group_products};
