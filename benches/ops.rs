@@ -84,7 +84,7 @@ fn groups(name: &'static str, rows: usize, [out, d]: [usize; 2]) -> Case {
         let weights = r.groups(&format!("w {copy}"), std::slice::from_ref(matrix));
         let x = r.f32s("x", &[rows, d], CountedBy::Fixed, &Noise(14).f32s(rows * d, 1.0));
         let act = ActQuant { max_code: 127.0, bound: f32::INFINITY, floor: 1e-5 };
-        let codes = r.p.quantise_groups(x, None, GroupQuant { act, group: 128, scale: CodeScale::Group });
+        let codes = r.p.quantise_groups(x, None, None, GroupQuant { act, group: 128, scale: CodeScale::Group });
         r.p.group_matmul(GroupFactor::Codes(codes), &[StackPiece { weights, first: 0, outs: &[out] }], None)
     };
     Case { name, bytes: out * d / 8 + 2 * out * d / 128, step: Step::FULL, record: Box::new(record) }

@@ -51,18 +51,6 @@ fn scales_from(block: u32, r: u32) -> u32 {
     return 0u;
 }
 
-// Elements 4i.. of the row behind the activation.
-fn element(x0: u32, i: u32) -> vec4<f32> {
-#ifdef GATED
-    let g = bounded4(x[x0 + i], params.gate_bound);
-    var v = silu(g);
-    if params.relu2 != 0u { v = relu_squared(g); }
-    return bounded4(v * x[x0 + params.width / 4u + i], params.product_bound);
-#else
-    return x[x0 + i];
-#endif
-}
-
 fn make_codes(id: u32) {
     let vectors = params.width / 4u;
     var rms = 1.0;

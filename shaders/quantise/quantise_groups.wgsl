@@ -1,13 +1,17 @@
-// RMSNorm, if there is one, and absmax quantisation of each 32 columns or of the whole row (ops/quantise_groups.rs).
+// A gated activation or an RMSNorm, if there is one, and absmax quantisation of each 32 columns or of the whole row
+// (ops/quantise_groups.rs).
 // Grid: a workgroup per row. 32 columns belong to one thread. With WHOLE_ROW, a run of threads with 4 columns each is
 // whole groups, of up to 256 columns; a group of more is the row. Source: Ma et al. 2024 (BitNet b1.58), section 2.
 #import reduce
 #import group_codes
 
 struct Params {
-    width: u32,
+    width: u32, // of the codes
     group: u32,
     groups: u32,
+    gate_bound: f32,
+    product_bound: f32,
+    relu2: u32,
     eps: f32,
     rms_floor: f32,
     in_bound: f32,
@@ -17,7 +21,7 @@ struct Params {
     act_floor: f32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
-#bind var<storage, read> x: array<vec4<f32>>; // [rows, width / 4]
+#bind var<storage, read> x: array<vec4<f32>>; // [rows, width / 4], with GATED [rows, 2, width / 4]: gate, up
 #ifdef NORM
 #bind var<storage, read> w: array<vec4<f32>>; // [width / 4]
 #endif
@@ -32,15 +36,14 @@ const MAX_GROUP: u32 = 256u; // columns of a group that is not a row
 
 var<workgroup> sums: array<f32, WG>;
 
-// Elements 4i.. of the row that begins at x0.
-fn element(x0: u32, i: u32) -> vec4<f32> {
-    return x[x0 + i];
-}
-
 fn run(lane: Lane, group: vec3<u32>) {
     let row = group.x;
     let vectors = params.width / 4u;
+#ifdef GATED
+    let x0 = 2u * row * vectors;
+#else
     let x0 = row * vectors;
+#endif
     var rms = 1.0;
 #ifdef NORM
     var squares = 0.0;

@@ -1,11 +1,22 @@
-// From a row's elements to its codes: a norm, if there is one, and 32 columns that one thread holds (ops/quantise_groups.rs).
-// Imported where `params` with the bounds of both, and with NORM its weights `w` are declared, and `element` gives elements 4i.. of
-// the row that begins at x0.
+// From a row's elements to its codes: a gated activation and a norm, if there are any, and 32 columns that one thread holds
+// (ops/quantise_groups.rs). Imported where `params` with the bounds of all, the rows `x`, and with NORM its weights `w` are declared.
 #import bounds
 
 const VECTORS: u32 = 8u; // of 32 columns
 
 var<private> held: array<vec4<f32>, VECTORS>; // 0 behind the last columns
+
+// Elements 4i.. of the row that begins at x0, behind the activation.
+fn element(x0: u32, i: u32) -> vec4<f32> {
+#ifdef GATED
+    let g = bounded4(x[x0 + i], params.gate_bound);
+    var v = silu(g);
+    if params.relu2 != 0u { v = relu_squared(g); }
+    return bounded4(v * x[x0 + params.width / 4u + i], params.product_bound);
+#else
+    return x[x0 + i];
+#endif
+}
 
 #ifdef NORM
 // The sum of the squares of four elements, as the norm reads them.

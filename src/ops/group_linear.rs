@@ -77,8 +77,7 @@ impl PlanBuilder {
             let slots = [x].into_iter().chain(norm.map(|n| n.1)).chain([piece.weights]).chain(residual);
             return self.push(op, &slots.collect::<Vec<_>>());
         }
-        let x = act.map_or(x, |act| self.swiglu(x, act));
-        self.group_matmul(GroupFactor::Codes(self.quantise_groups(x, norm, quant)), pieces, residual)
+        self.group_matmul(GroupFactor::Codes(self.quantise_groups(x, act, norm, quant)), pieces, residual)
     }
 }
 
@@ -95,9 +94,9 @@ impl GroupLinear {
 
     fn compose(&self, step: &Step, io: &mut Io, fast: bool) {
         let mut chain = Composed::new(step, fast, io);
-        let x = self.act.map_or(0, |act| chain.apply(&SwiGlu { act }, &[0])[0]);
+        let (quantise, before) = QuantiseGroups::split(self.act, self.norm, self.quant);
+        let x = before.map_or(0, |act| chain.apply(&SwiGlu { act }, &[0])[0]);
         let of_norm = self.norm.map(|_| 1);
-        let quantise = QuantiseGroups { norm: self.norm, rule: self.quant };
         let codes = chain.apply(&quantise, &[&[x], of_norm.as_slice()].concat());
         let product = GroupMatmul::whole(&self.outs, self.residual);
         let rest: Vec<usize> = (self.weights()..io.inputs.len()).collect();

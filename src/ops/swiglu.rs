@@ -46,6 +46,21 @@ impl Act {
         }
     }
 
+    /// `clamp(act(clamp(gate)) · up)` of an element.
+    pub(super) fn gated(self, gate: f32, up: f32) -> f32 {
+        let [gate_bound, out_bound] = self.bounds();
+        (self.of(gate.clamp(-gate_bound, gate_bound)) * up).clamp(-out_bound, out_bound)
+    }
+
+    /// [`Act::gated`] of as many elements, with SIMD.
+    pub(super) fn all_gated(self, gate: &[f32], up: &[f32], y: &mut [f32]) {
+        let [gate_bound, out_bound] = self.bounds();
+        match self {
+            Act::SiLu { .. } => simd::swiglu(gate, up, gate_bound, out_bound, y),
+            Act::Relu2 => simd::relu2_gate(gate, up, y),
+        }
+    }
+
     /// 1 for ReLU², for kernels.
     pub(super) fn is_relu2(self) -> u32 {
         u32::from(self == Act::Relu2)
@@ -91,29 +106,22 @@ impl Op for SwiGlu {
 
     fn cpu(&self, step: &Step, io: &mut Io) {
         let (x, width) = (io.f32s(0), io.out_spec(0).width());
-        let (rows, [gate_bound, out_bound]) = (step.rows_of(io.spec(0)), self.act.bounds());
+        let rows = step.rows_of(io.spec(0));
         for (x, y) in x.chunks_exact(2 * width).zip(io.out_f32s(0).chunks_exact_mut(width)).take(rows) {
-            for i in 0..width {
-                let g = x[i].clamp(-gate_bound, gate_bound);
-                y[i] = (self.act.of(g) * x[width + i]).clamp(-out_bound, out_bound);
-            }
+            (0..width).for_each(|i| y[i] = self.act.gated(x[i], x[width + i]));
         }
     }
 
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
         let (x, width) = (io.f32s(0), io.out_spec(0).width());
         let (rows, threads) = (step.rows_of(io.spec(0)), io.threads);
-        let [gate_bound, out_bound] = self.act.bounds();
         let y = simd::Shared::new(io.out_f32s(0));
         threads.chunks(rows, simd::rows_a_task(width), |range| {
             for r in range {
                 let (gate, up) = x[2 * r * width..][..2 * width].split_at(width);
                 // SAFETY: each row belongs to one task.
                 let y = unsafe { y.slice(r * width, width) };
-                match self.act {
-                    Act::SiLu { .. } => simd::swiglu(gate, up, gate_bound, out_bound, y),
-                    Act::Relu2 => simd::relu2_gate(gate, up, y),
-                }
+                self.act.all_gated(gate, up, y);
             }
         });
     }

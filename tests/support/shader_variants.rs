@@ -33,7 +33,8 @@ const OF_SUBGROUPS: &[&str] = &[
 /// Whether an op can ask a shader for these defines together: the second half of experts has a residual and no norm in
 /// front, the first half no residual (`ops/bit_linear.rs`); sums of floats are neither looked up
 /// nor dot products of bytes (`ops/group_matmul.rs`), and codes of one launch have none (`ops/group_linear.rs`); a router is in
-/// front of the first half of experts, behind a norm (`ops/route_swiglu.rs`); two kernels have large workgroups (`ops/few_rows.rs`); heads of a new row are of floats, and no others have a norm or turn (`ops/rope_attention.rs`).
+/// front of the first half of experts, behind a norm (`ops/route_swiglu.rs`); two kernels have large workgroups (`ops/few_rows.rs`); elements behind an
+/// activation are read once (`ops/quantise_groups.rs`); heads of a new row are of floats, and no others have a norm or turn (`ops/rope_attention.rs`).
 fn asked_for(name: &str, defines: &[&str]) -> bool {
     let has = |define| defines.contains(&define);
     if has("WG256") && !["norm/rms_norm", "quantise/quantise_groups"].contains(&name) {
@@ -47,6 +48,9 @@ fn asked_for(name: &str, defines: &[&str]) -> bool {
     }
     if name.starts_with("attention/attention_decode") {
         return if has("ROPE") { !has("INT8") } else { !has("NORM") && !has("INTERLEAVED") };
+    }
+    if name == "quantise/quantise_groups" && has("GATED") && (has("NORM") || has("WHOLE_ROW")) {
+        return false;
     }
     if has("ROUTE") && !(name == "ternary/bit_linear" && has("SWIGLU") && has("PRE_NORM")) {
         return false;

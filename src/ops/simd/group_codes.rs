@@ -6,8 +6,8 @@ use crate::ops::simd::portable;
 
 /// Groups of a block.
 pub(super) const GROUPS: usize = 16;
-/// Columns of a block.
-const COLUMNS: usize = GROUPS * CODE_GROUP;
+/// Columns that are quantised together: pieces of rows are best cut between them.
+pub const CODE_COLUMNS: usize = GROUPS * CODE_GROUP;
 
 /// Some groups of a row.
 pub(super) type Block<T> = [[T; CODE_GROUP]; GROUPS];
@@ -28,9 +28,9 @@ fn kernel() -> Kernel {
 /// least squared error and the sum of the codes of each go to `scale_and_sum`.
 pub fn quantise_groups(y: &[f32], max_code_and_floor: [f32; 2], codes: &mut [i8], scale_and_sum: &mut [f32]) {
     let kernel = kernel();
-    let (blocks, behind) = (y.chunks_exact(COLUMNS), y.len() / COLUMNS * COLUMNS);
+    let (blocks, behind) = (y.chunks_exact(CODE_COLUMNS), y.len() / CODE_COLUMNS * CODE_COLUMNS);
     let mut to = scale_and_sum.chunks_mut(2 * GROUPS);
-    for ((y, codes), to) in blocks.zip(codes.chunks_exact_mut(COLUMNS)).zip(&mut to) {
+    for ((y, codes), to) in blocks.zip(codes.chunks_exact_mut(CODE_COLUMNS)).zip(&mut to) {
         let y: &[Block<f32>] = bytemuck::cast_slice(y);
         let codes: &mut [Block<i8>] = bytemuck::cast_slice_mut(codes);
         let to: &mut [[[f32; 2]; GROUPS]] = bytemuck::cast_slice_mut(to);
@@ -144,14 +144,17 @@ mod tests {
 
     #[test]
     fn a_row_of_any_length_has_the_codes_of_its_groups() {
-        let y: Vec<f32> = (0..2 * COLUMNS).map(|i| ((i * 37 % 101) as f32 - 50.0) * (1.0 + i as f32 * 0.01)).collect();
+        let y: Vec<f32> =
+            (0..2 * CODE_COLUMNS).map(|i| ((i * 37 % 101) as f32 - 50.0) * (1.0 + i as f32 * 0.01)).collect();
         let run = |y: &[f32]| {
             let (mut codes, mut to) = (vec![99; y.len()], vec![0.0; 2 * y.len().div_ceil(CODE_GROUP)]);
             quantise_groups(y, [127.0, 1e-5], &mut codes, &mut to);
             (codes, to)
         };
         let whole = run(&y);
-        for n in [0, 4, 32, 36, COLUMNS - 32, COLUMNS, COLUMNS + 32, COLUMNS + 320, 2 * COLUMNS] {
+        for n in
+            [0, 4, 32, 36, CODE_COLUMNS - 32, CODE_COLUMNS, CODE_COLUMNS + 32, CODE_COLUMNS + 320, 2 * CODE_COLUMNS]
+        {
             let (codes, to) = run(&y[..n]);
             let groups = n / CODE_GROUP;
             assert_eq!(codes[..groups * CODE_GROUP], whole.0[..groups * CODE_GROUP], "{n} columns");

@@ -43,7 +43,7 @@ use std::marker::PhantomData;
 
 pub(super) use attention::{Attention, MakeQuery, Matrix};
 pub(super) use dense::{Dense, dense};
-pub(super) use group_codes::quantise_groups;
+pub(super) use group_codes::{CODE_COLUMNS, quantise_groups};
 pub(super) use groups::{GroupActs, GroupInput, GroupPlace, group_products};
 pub(super) use maths::{
     Normed, argmax, bounded, combine, gelu_erf, gelu_tanh, layer_norm, norm, quantise, quantise_by_row, relu2_gate,

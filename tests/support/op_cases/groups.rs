@@ -4,7 +4,7 @@ use half::f16;
 use ternion::unstable::ops::{ActQuant, CodeScale, GroupFactor, GroupInput, GroupQuant, RmsNorm, StackPiece};
 use ternion::unstable::quant::Bits;
 use ternion::unstable::quant::groups::{GroupPacked, GroupShape, whole_row};
-use ternion::unstable::tensor::CountedBy;
+use ternion::unstable::tensor::{CountedBy, Pack};
 
 use super::Tol::{Close, Codes, GroupScaleAndSum};
 use super::elements::hard_rows;
@@ -19,6 +19,7 @@ const TOL: f32 = 1e-5;
 
 pub fn add(cases: &mut Cases) {
     codes(cases);
+    gated_codes(cases);
     shapes(cases);
     rows(cases);
     pieces(cases);
@@ -40,12 +41,38 @@ fn codes(cases: &mut Cases) {
             cases.at(step(used, 0), "quantise_groups", name, |r| {
                 let mut noise = Noise(90);
                 let x = r.f32s("x", &[rows, d], CountedBy::Rows, &hard_rows(rows, d, &mut noise));
-                let norm = norm
-                    .map(|norm| (norm, r.weight("w", &[d], ternion::unstable::tensor::Pack::F32, &noise.f32s(d, 8.0))));
-                let [codes, meta] = r.p.quantise_groups(x, norm, GroupQuant { act, group, scale });
+                let norm = norm.map(|norm| (norm, r.weight("w", &[d], Pack::F32, &noise.f32s(d, 8.0))));
+                let [codes, meta] = r.p.quantise_groups(x, None, norm, GroupQuant { act, group, scale });
                 let fitted = scale == CodeScale::Group;
                 let group = if fitted { 32 } else { group };
                 vec![(codes, Codes), (meta, GroupScaleAndSum { width: d, group, fitted })]
+            });
+        }
+    }
+}
+
+/// Codes of `act(gate) · up`, in one op and in two; rows of many columns are cut among threads.
+fn gated_codes(cases: &mut Cases) {
+    let rules = [
+        (None, ACT, CodeScale::Group),
+        (None, BOUNDED, CodeScale::Group),
+        (Some(RmsNorm::new(1e-5)), ACT, CodeScale::Group),
+        (None, ACT, CodeScale::Row),
+    ];
+    for (rows, used, d) in [(1, 1, 32), (3, 2, 100), (2, 2, 772), (1, 1, 6148), (12, 11, 260)] {
+        let group = whole_row(d);
+        for (gate, (norm, act, scale)) in ACTS.into_iter().flat_map(|gate| rules.map(|rule| (gate, rule))) {
+            let name = format!("{used} of {rows} rows, {d} behind {gate:?}, {norm:?}, {act:?}, {scale:?}");
+            cases.at(step(used, 0), "quantise_groups", name, |r| {
+                let mut noise = Noise(95);
+                let x = r.f32s("x", &[rows, 2 * d], CountedBy::Rows, &hard_rows(rows, 2 * d, &mut noise));
+                let norm = norm.map(|norm| (norm, r.weight("w", &[d], Pack::F32, &noise.f32s(d, 8.0))));
+                let [codes, meta] = r.p.quantise_groups(x, Some(gate), norm, GroupQuant { act, group, scale });
+                let fitted = scale == CodeScale::Group;
+                vec![
+                    (codes, Codes),
+                    (meta, GroupScaleAndSum { width: d, group: if fitted { 32 } else { group }, fitted }),
+                ]
             });
         }
     }
@@ -94,7 +121,7 @@ fn factor(r: &Recording, rows: usize, d: usize, group: usize, scale: Option<Code
     }
     let x = r.f32s("x", &[rows, d], CountedBy::Rows, &x);
     let Some(scale) = scale else { return GroupFactor::Floats(x) };
-    GroupFactor::Codes(r.p.quantise_groups(x, None, GroupQuant { act: ACT, group, scale }))
+    GroupFactor::Codes(r.p.quantise_groups(x, None, None, GroupQuant { act: ACT, group, scale }))
 }
 
 /// Codes by each rule, and floats.
@@ -192,7 +219,7 @@ fn extremes(cases: &mut Cases) {
             let weights = r.groups("w", &[packed.unwrap()]);
             let x = r.f32s("x", &[rows, d], CountedBy::Rows, &vec![sign; rows * d]);
             let quant = GroupQuant { act: ACT, group: 128, scale: CodeScale::Row };
-            let codes = GroupFactor::Codes(r.p.quantise_groups(x, None, quant));
+            let codes = GroupFactor::Codes(r.p.quantise_groups(x, None, None, quant));
             vec![(r.p.group_matmul(codes, &[StackPiece { weights, first: 0, outs: &[out] }], None), Close(TOL))]
         });
     }
@@ -222,8 +249,7 @@ fn linear(cases: &mut Cases) {
                 let weights = r.groups("w", &parts);
                 let width = if act.is_some() { 2 * d } else { d };
                 let x = r.f32s("x", &[1, width], CountedBy::Rows, &noise.f32s(width, 1.0));
-                let w =
-                    |norm| (norm, r.weight("norm", &[d], ternion::unstable::tensor::Pack::F32, &noise.f32s(d, 1.0)));
+                let w = |norm| (norm, r.weight("norm", &[d], Pack::F32, &noise.f32s(d, 1.0)));
                 let input = GroupInput { act, norm: norm.map(w), quant: GroupQuant { act: quant, group, scale } };
                 let n = outs.iter().sum::<usize>();
                 let residual = residual.then(|| r.f32s("residual", &[1, n], CountedBy::Rows, &Noise(96).f32s(n, 1.0)));
