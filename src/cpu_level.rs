@@ -164,22 +164,23 @@ pub(crate) fn allows(needed: CpuLevel) -> bool {
 }
 
 /// Defines a function whose body is compiled for each level, as the compiler vectorises it; a call runs the one of the process's
-/// level. Levels that add nothing for it share one: on aarch64 the vector instructions that it uses are never absent.
+/// level. Levels that add nothing for it share one: on aarch64 the vector instructions that it uses are never absent. The body may
+/// ask by `FMA` whether its processors multiply and add in one instruction; where they do not, a function does, which takes long.
 macro_rules! for_each_level {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
         $(#[$meta])*
         $vis fn $name($($arg: $type),*) $(-> $out)? {
             #[inline(always)]
-            fn body($($arg: $type),*) $(-> $out)? $body
+            fn body<const FMA: bool>($($arg: $type),*) $(-> $out)? $body
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
                 fn avx512($($arg: $type),*) $(-> $out)? {
-                    body($($arg),*)
+                    body::<true>($($arg),*)
                 }
                 #[target_feature(enable = "avx2,fma,f16c")]
                 fn avx2($($arg: $type),*) $(-> $out)? {
-                    body($($arg),*)
+                    body::<true>($($arg),*)
                 }
                 match $crate::cpu_level::level() {
                     // SAFETY: the processor has what the level says.
@@ -191,7 +192,7 @@ macro_rules! for_each_level {
                     _ => {}
                 }
             }
-            body($($arg),*)
+            body::<{ cfg!(target_arch = "aarch64") }>($($arg),*)
         }
     };
 }

@@ -242,7 +242,7 @@ for_each_level! {
         }
         let shrink = (partial[0] - max).exp();
         partial[0] = max;
-        partial[1] = partial[1] * shrink + maths::exp_all_inline(scores, max);
+        partial[1] = partial[1] * shrink + maths::exp_all_inline::<FMA>(scores, max);
         let out = &mut partial[HEAD..];
         out.iter_mut().for_each(|a| *a *= shrink);
         for (j, &weight) in scores.iter().enumerate() {

@@ -272,9 +272,9 @@ macro_rules! kernel {
             #[target_feature(enable = $features)]
             fn weigh(scores: &mut [f32; BLOCK], partial: &mut [f32]) -> f32 {
                 let max = maths::max_inline(scores).max(partial[0]);
-                let shrink = maths::exp_inline(partial[0] - max);
+                let shrink = maths::exp_inline::<true>(partial[0] - max);
                 partial[0] = max;
-                partial[1] = partial[1] * shrink + maths::exp_all_inline(scores, max);
+                partial[1] = partial[1] * shrink + maths::exp_all_inline::<true>(scores, max);
                 shrink
             }
 

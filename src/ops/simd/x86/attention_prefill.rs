@@ -155,7 +155,7 @@ macro_rules! kernel {
                 }
                 let max = lanes.into_iter().fold(f32::MIN, f32::max);
                 // All scores are -∞, or there is no key.
-                maths::exp_all_inline(scores, if max > f32::MIN { max } else { f32::NAN })
+                maths::exp_all_inline::<true>(scores, if max > f32::MIN { max } else { f32::NAN })
             }
 
             /// Vectors `from..from + W` of the values, weighted for `A` queries.
