@@ -3,8 +3,7 @@
 use crate::error::Result;
 use crate::ops::attention::{AttentionShape, Columns};
 use crate::ops::embed::ROW_WORDS;
-use crate::ops::kv_cache::KvRows;
-use crate::ops::kv_cache::row_span;
+use crate::ops::kv_cache::{KvRows, row_span};
 use crate::ops::{expect, simd};
 use crate::plan::{Caps, Extent, Grid, Io, Kernel, Op, PlanBuilder, Slot, Step};
 use crate::shader;

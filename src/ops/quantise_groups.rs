@@ -78,9 +78,9 @@ pub struct GroupQuant {
 
 /// Codes of x, of x under a norm, or of `act(gate) · up`.
 ///
-/// x `[rows, d]` F32, or `[rows, 2·d]` with an activation (gate, then up), d a multiple of 4, and w `[d]` F32 with a norm → codes `[rows, 1, d]`, scale_and_sum `[rows, groups, 2]` F32:
-/// what codes are multiplied by ([`CodeScale`]) and their sum, of each group: 32 columns, or with a factor for a row those of
-/// a group of the matrices.
+/// x `[rows, d]` F32, or `[rows, 2·d]` with an activation (gate, then up), d a multiple of 4, and w `[d]` F32 with a norm → codes
+/// `[rows, 1, d]`, scale_and_sum `[rows, groups, 2]` F32: what codes are multiplied by ([`CodeScale`]) and their sum, of each group:
+/// 32 columns, or with a factor for a row those of a group of the matrices.
 /// Error: a code may differ by 1 from `cpu` where rounding is on an edge.
 #[derive(Debug)]
 pub(super) struct QuantiseGroups {

@@ -145,8 +145,9 @@ pub(super) struct Heads<'a> {
     /// Queries, keys and values side by side.
     qkv: &'a [f32],
     rows: &'a [u32],
-    /// Cosines and sines of each position, so many numbers.
+    /// Cosines and sines of each position.
     table: &'a [f32],
+    /// Their number for a position.
     angles: usize,
     weights: Option<(RmsNorm, [&'a [f32]; 2])>,
 }
