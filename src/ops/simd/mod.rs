@@ -22,6 +22,7 @@ mod attention;
 mod dense;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod dense_rows;
+#[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))] // Likewise.
 mod group_codes;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_mut))] // Likewise.
 mod groups;
