@@ -72,9 +72,10 @@ fn bytes_of(weight: &WeightRef, bits: u32) -> u64 {
 /// Products and sums of a node's products of matrices; 0 for other nodes.
 fn operations(plan: &Plan, node: &Node, kernel: &Kernel, step: &Step) -> u64 {
     let [x, y] = [node.inputs[0], node.outputs[0]].map(|slot| plan.spec(slot));
-    // Gate and up lie side by side in front of an activation.
-    let width = x.width() / if kernel.defines.contains(&"GATED") { 2 } else { 1 };
-    let rows = step.rows_of(y);
+    // Gate and up lie side by side in front of an activation, or are two products for each output behind which there is one.
+    let (gated, behind) = (kernel.defines.contains(&"GATED"), node.op.name() == "ternary_matmul");
+    let width = x.width() / if gated && !behind { 2 } else { 1 };
+    let rows = step.rows_of(y) * if gated && behind { 2 } else { 1 };
     let terms = kernel.overrides.iter().find(|(name, _)| *name == "TERMS").map_or(1, |&(_, n)| n as usize);
     let products = match node.op.name() {
         "bit_linear" | "route_swiglu" | "ternary_matmul" | "group_matmul" | "group_linear" => {
@@ -176,10 +177,13 @@ fn function_of(list: &[(&'static str, &'static str)], source: &str) -> Option<&'
     list.iter().find(|(name, _)| *name == source).map(|&(_, function)| function)
 }
 
-/// The module without the main loop: the loops of the function of `MAIN_LOOPS`, or the largest one of `run` or the entry point.
+/// The module without the main loop: the loops of the function of `MAIN_LOOPS`, or the largest one of `tile_products` (of the
+/// ternary products), of `run` or of the entry point.
 fn without_main_loop(module: &Module, source: &str) -> Module {
     let named = function_of(&MAIN_LOOPS, source);
-    without_loops(module, named.unwrap_or("run"), named.is_some())
+    let is_of = |name: &str| module.functions.iter().any(|(_, f)| f.name.as_deref() == Some(name));
+    let usual = if is_of("tile_products") { "tile_products" } else { "run" };
+    without_loops(module, named.unwrap_or(usual), named.is_some())
 }
 
 /// The module with a function's loops, or the largest of them, behind a condition that is false; the entry point's if there is

@@ -1,6 +1,6 @@
 // h = clamp(silu(clamp(gate)) · up), or relu(gate)² · up (ops/swiglu.rs). Grid: one thread per output.
 #import step
-#import bounds
+#import gated
 
 struct Params {
     counted_by: u32,
@@ -8,7 +8,7 @@ struct Params {
     per_row: u32,
     width: u32,
     gate_bound: f32,
-    out_bound: f32,
+    product_bound: f32,
     relu2: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
@@ -20,8 +20,5 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>) {
     let row = id.x / params.width;
     if row >= counted(params.counted_by, params.rows) * params.per_row { return; }
     let at = row * 2u * params.width + id.x % params.width;
-    let g = bounded(x[at], params.gate_bound);
-    var v = silu(vec4<f32>(g)).x;
-    if params.relu2 != 0u { v = relu_squared(vec4<f32>(g)).x; }
-    y[id.x] = bounded(v * x[at + params.width], params.out_bound);
+    y[id.x] = gated(vec4<f32>(x[at]), vec4<f32>(x[at + params.width])).x;
 }

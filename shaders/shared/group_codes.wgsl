@@ -1,5 +1,8 @@
 // From a row's elements to its codes: a gated activation and a norm, if there are any, and 32 columns that one thread holds
 // (ops/quantise_groups.rs). Imported where `params` with the bounds of all, the rows `x`, and with NORM its weights `w` are declared.
+#ifdef GATED
+#import gated
+#endif
 #import bounds
 
 const VECTORS: u32 = 8u; // of 32 columns
@@ -9,10 +12,7 @@ var<private> held: array<vec4<f32>, VECTORS>; // 0 behind the last columns
 // Elements 4i.. of the row that begins at x0, behind the activation.
 fn element(x0: u32, i: u32) -> vec4<f32> {
 #ifdef GATED
-    let g = bounded4(x[x0 + i], params.gate_bound);
-    var v = silu(g);
-    if params.relu2 != 0u { v = relu_squared(g); }
-    return bounded4(v * x[x0 + params.width / 4u + i], params.product_bound);
+    return gated(x[x0 + i], x[x0 + params.width / 4u + i]);
 #else
     return x[x0 + i];
 #endif

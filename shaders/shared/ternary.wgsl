@@ -3,6 +3,9 @@
 #import step
 #import stack
 #import vectors
+#ifdef GATED
+#import gated
+#endif
 
 struct Params {
     counted_by: u32,
@@ -17,6 +20,9 @@ struct Params {
     first_matrix: u32,
     first_out: u32,
     out_width: u32,
+    gate_bound: f32, // of the activation; see GATED
+    product_bound: f32,
+    relu2: u32,
 }
 @group(0) @binding(1) var<uniform> params: Params;
 #bind var<storage, read> act_scale_and_sum: array<vec2<f32>>; // [rows, sets]: 1/k, sum of codes
@@ -34,14 +40,17 @@ struct Params {
 
 const NO_ROW: u32 = 0xffffffffu; // in groups: no expert, no place
 
-// Writes four outputs, `in_part` the first one's number in its matrix and `out` its index in y, from sums over stored
-// codes and the activations' scale and sum of set `which`.
-fn store4(stored: vec4<i32>, part: Part, which: u32, in_part: u32, out: u32) {
+// Four products, from sums over stored codes and the activations' scale and sum of set `which`.
+fn products4(stored: vec4<i32>, part: Part, which: u32) -> vec4<f32> {
     let m = act_scale_and_sum[which];
-    let exact = vec4<f32>(exact_sums(stored, i32(m.y), part.bits)) * (part.scale * m.x);
+    return vec4<f32>(exact_sums(stored, i32(m.y), part.bits)) * (part.scale * m.x);
+}
+
+// Writes four outputs, `in_part` the first one's number in its matrix of `rows` rows, and `out` its index in y.
+fn store4(values: vec4<f32>, rows: u32, in_part: u32, out: u32) {
     for (var i = 0u; i < 4u; i++) {
-        if in_part + i < part.rows {
-            var v = component(exact, i);
+        if in_part + i < rows {
+            var v = component(values, i);
 #ifdef RESIDUAL
             v += residual[out + i];
 #endif

@@ -4,6 +4,10 @@
 
 const ROWS: u32 = 8u;
 
+#ifdef GATED
+var<private> gates: array<vec4<f32>, ROWS>; // of the rows that this lane finishes
+#endif
+
 // The first matrix of a block's expert, NO_ROW for a block that is not used.
 fn first_matrix(block: u32) -> u32 {
 #ifdef GROUPS
@@ -41,9 +45,19 @@ fn set_of(row: u32, matrix: u32) -> u32 {
 #endif
 }
 
-// Writes 4 outputs of row r of a block, `in_part` the first one's number in its matrix.
-fn finish(block: u32, r: u32, sum: vec4<i32>, tile: Tile, part: Part, in_part: u32) {
+// Writes 4 outputs of row r of a block, `in_part` the first one's number in its matrix. With GATED, those of the gate are kept,
+// as number `nth` of this lane's, for those of up, which come behind them.
+fn finish(block: u32, r: u32, nth: u32, sum: vec4<i32>, tile: Tile, part: Part, in_part: u32) {
     if !is_row(block, r) { return; }
     let row = row_at(block, r);
-    store4(sum, part, set_of(row, tile.part), in_part, row * params.out_width + params.first_out + tile.out + in_part);
+    var values = products4(sum, part, set_of(row, tile.part));
+#ifdef GATED
+    if tile.part == 0u {
+        gates[nth] = values;
+        return;
+    }
+    values = gated(gates[nth], values);
+#endif
+    let out = row * params.out_width + params.first_out + tile.out + in_part;
+    store4(values, part.rows, in_part, out);
 }

@@ -40,35 +40,42 @@ fn add_block(at: u32, b: u32, nth: u32, words: u32, bits: u32) {
     }
 }
 
-@compute @workgroup_size(TILE_LANES, SPLIT_K)
-fn main(
-    @builtin(local_invocation_id) local: vec3<u32>,
-    @builtin(local_invocation_index) id: u32,
-    @builtin(workgroup_id) group: vec3<u32>,
-) {
-    let block = group.y;
-    let first = first_matrix(block);
-    if first == NO_ROW { return; }
-    let tile = find_tile(first, group.x);
+// A tile of a matrix of those from `first` on, for a block of rows: the outputs of `lane`, by all shares of the columns.
+fn tile_products(id: u32, block: u32, first: u32, tile: Tile) {
+    let lane = id % TILE_LANES;
+    let share = id / TILE_LANES;
+    sums = array<vec4<i32>, ROWS>();
     let part = part_at(first + tile.part);
     let words = row_words(part.bits);
-    let at = part.first + tile.tile * words * TILE_LANES + local.x;
+    let at = part.first + tile.tile * words * TILE_LANES + lane;
     let blocks = (weights[0].y + 31u) / 32u;
     for (var b0 = 0u; b0 < blocks; b0 += RUN) {
         workgroupBarrier();
         load(id, block, tile.part, b0);
         workgroupBarrier();
-        for (var b = b0 + local.y; b < min(b0 + RUN, blocks); b += SPLIT_K) {
+        for (var b = b0 + share; b < min(b0 + RUN, blocks); b += SPLIT_K) {
             add_block(at, b, b - b0, words, part.bits);
         }
     }
-    let in_part = (tile.tile * TILE_LANES + local.x) * 4u;
+    let in_part = (tile.tile * TILE_LANES + lane) * 4u;
     for (var r0 = 0u; r0 < ROWS; r0 += SPLIT_K) {
         workgroupBarrier();
-        for (var r = 0u; r < SPLIT_K; r++) { shares[(local.y * SPLIT_K + r) * TILE_LANES + local.x] = sums[r0 + r]; }
+        for (var r = 0u; r < SPLIT_K; r++) { shares[(share * SPLIT_K + r) * TILE_LANES + lane] = sums[r0 + r]; }
         workgroupBarrier();
         var sum = vec4<i32>();
-        for (var s = 0u; s < SPLIT_K; s++) { sum += shares[(s * SPLIT_K + local.y) * TILE_LANES + local.x]; }
-        finish(block, r0 + local.y, sum, tile, part, in_part);
+        for (var s = 0u; s < SPLIT_K; s++) { sum += shares[(s * SPLIT_K + share) * TILE_LANES + lane]; }
+        finish(block, r0 + share, r0 / SPLIT_K, sum, tile, part, in_part);
     }
+}
+
+@compute @workgroup_size(TILE_LANES, SPLIT_K)
+fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: vec3<u32>) {
+    let block = group.y;
+    let first = first_matrix(block);
+    if first == NO_ROW { return; }
+    let tile = find_tile(first, group.x);
+    tile_products(id, block, first, tile);
+#ifdef GATED
+    tile_products(id, block, first, Tile(1u, tile.tile, tile.out));
+#endif
 }

@@ -103,5 +103,5 @@ fn main(
     }
     settle();
     let in_part = (tile.tile * TILE_LANES + lane.id) * 4u;
-    for (var r = 0u; r < ROWS; r++) { finish(block, r, sums[r], tile, part, in_part); }
+    for (var r = 0u; r < ROWS; r++) { finish(block, r, r, sums[r], tile, part, in_part); }
 }

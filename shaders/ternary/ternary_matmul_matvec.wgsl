@@ -9,6 +9,20 @@ override SPLIT_K: u32 = 4u;
 
 var<workgroup> shares: array<vec4<i32>, SPLIT_K * TILE_LANES>;
 
+// Sums of a tile of a matrix and set `which` of codes: in the first share, those of all.
+fn all_sums(local: vec2<u32>, part: Part, tile: u32, which: u32) -> array<vec4<i32>, VEC4S> {
+    var sum = tile_sums(part, tile, local.x, local.y, which * (params.set_words / 4u));
+    if SPLIT_K > 1u {
+        for (var q = 0u; q < VEC4S; q++) { shares[(local.y * VEC4S + q) * LANES + local.x] = sum[q]; }
+        workgroupBarrier();
+        if local.y != 0u { return sum; }
+        for (var s = 1u; s < SPLIT_K; s++) {
+            for (var q = 0u; q < VEC4S; q++) { sum[q] += shares[(s * VEC4S + q) * LANES + local.x]; }
+        }
+    }
+    return sum;
+}
+
 @compute @workgroup_size(LANES * SPLIT_K)
 fn main(
     @builtin(local_invocation_index) id: u32,
@@ -33,18 +47,19 @@ fn main(
     let part = part_at(first + tile.part);
     let of_whole = slot * params.matrices + params.first_matrix + tile.part;
     let which = row * params.sets + select(of_whole, 0u, params.sets == 1u);
-    var sum = tile_sums(part, tile.tile, local.x, local.y, which * (params.set_words / 4u));
-    if SPLIT_K > 1u {
-        for (var q = 0u; q < VEC4S; q++) { shares[(local.y * VEC4S + q) * LANES + local.x] = sum[q]; }
-        workgroupBarrier();
-        if local.y != 0u { return; }
-        for (var s = 1u; s < SPLIT_K; s++) {
-            for (var q = 0u; q < VEC4S; q++) { sum[q] += shares[(s * VEC4S + q) * LANES + local.x]; }
-        }
-    }
-
+    let sum = all_sums(local, part, tile.tile, which);
+#ifdef GATED
+    let up_part = part_at(first + 1u);
+    workgroupBarrier(); // the first share has read the others
+    let ups = all_sums(local, up_part, tile.tile, which + 1u);
+#endif
+    if local.y != 0u { return; }
     for (var q = 0u; q < VEC4S; q++) {
         let in_part = ((tile.tile * LANES + local.x) * VEC4S + q) * 4u;
-        store4(sum[q], part, which, in_part, group.y * params.out_width + params.first_out + tile.out + in_part);
+        var values = products4(sum[q], part, which);
+#ifdef GATED
+        values = gated(values, products4(ups[q], up_part, which + 1u));
+#endif
+        store4(values, part.rows, in_part, group.y * params.out_width + params.first_out + tile.out + in_part);
     }
 }

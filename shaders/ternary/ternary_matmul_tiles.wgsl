@@ -39,38 +39,45 @@ fn load_codes(id: u32, block: u32, matrix: u32, j0: u32, per_word: u32) {
     }
 }
 
-@compute @workgroup_size(TILE_LANES, SPLIT_K)
-fn main(
-    @builtin(local_invocation_id) local: vec3<u32>,
-    @builtin(local_invocation_index) id: u32,
-    @builtin(workgroup_id) group: vec3<u32>,
-) {
-    let block = group.y;
-    let first = first_matrix(block);
-    if first == NO_ROW { return; }
-    let tile = find_tile(first, group.x);
+// A tile of a matrix of those from `first` on, for a block of rows: the outputs of `lane`, by all shares of the columns.
+fn tile_products(id: u32, block: u32, first: u32, tile: Tile) {
+    let lane = id % TILE_LANES;
+    let share = id / TILE_LANES;
+    sums = array<vec4<i32>, ROWS>();
     let part = part_at(first + tile.part);
     let words = row_words(part.bits);
     let per_word = 8u / part.bits; // words of codes for a word of weights
-    let weights0 = part.first + tile.tile * words * TILE_LANES + local.x;
+    let weights0 = part.first + tile.tile * words * TILE_LANES + lane;
     for (var j0 = 0u; j0 < words; j0 += SPLIT_K) {
         workgroupBarrier();
         load_codes(id, block, tile.part, j0, per_word);
         workgroupBarrier();
-        let j = j0 + local.y;
+        let j = j0 + share;
         if j < words {
-            add_word(weights[weights0 + j * TILE_LANES], part.bits, local.y * per_word);
+            add_word(weights[weights0 + j * TILE_LANES], part.bits, share * per_word);
         }
         if j0 / SPLIT_K % RUN == RUN - 1u { settle(); }
     }
     settle();
-    let in_part = (tile.tile * TILE_LANES + local.x) * 4u;
+    let in_part = (tile.tile * TILE_LANES + lane) * 4u;
     for (var r0 = 0u; r0 < ROWS; r0 += SPLIT_K) {
         workgroupBarrier();
-        for (var r = 0u; r < SPLIT_K; r++) { shares[(local.y * SPLIT_K + r) * TILE_LANES + local.x] = sums[r0 + r]; }
+        for (var r = 0u; r < SPLIT_K; r++) { shares[(share * SPLIT_K + r) * TILE_LANES + lane] = sums[r0 + r]; }
         workgroupBarrier();
         var sum = vec4<i32>();
-        for (var s = 0u; s < SPLIT_K; s++) { sum += shares[(s * SPLIT_K + local.y) * TILE_LANES + local.x]; }
-        finish(block, r0 + local.y, sum, tile, part, in_part);
+        for (var s = 0u; s < SPLIT_K; s++) { sum += shares[(s * SPLIT_K + share) * TILE_LANES + lane]; }
+        finish(block, r0 + share, r0 / SPLIT_K, sum, tile, part, in_part);
     }
+}
+
+@compute @workgroup_size(TILE_LANES, SPLIT_K)
+fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: vec3<u32>) {
+    let block = group.y;
+    let first = first_matrix(block);
+    if first == NO_ROW { return; }
+    let tile = find_tile(first, group.x);
+    tile_products(id, block, first, tile);
+#ifdef GATED
+    tile_products(id, block, first, Tile(1u, tile.tile, tile.out));
+#endif
 }

@@ -19,6 +19,7 @@ const SHARED: &[(&str, &str)] = &[
     ("choose_experts", include_str!("../../shaders/shared/choose_experts.wgsl")),
     ("code_pairs", include_str!("../../shaders/shared/code_pairs.wgsl")),
     ("column_blocks", include_str!("../../shaders/shared/column_blocks.wgsl")),
+    ("gated", include_str!("../../shaders/shared/gated.wgsl")),
     ("group_codes", include_str!("../../shaders/shared/group_codes.wgsl")),
     ("group_matmul", include_str!("../../shaders/shared/group_matmul.wgsl")),
     ("group_matvec", include_str!("../../shaders/shared/group_matvec.wgsl")),

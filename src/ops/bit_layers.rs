@@ -102,11 +102,15 @@ impl PlanBuilder {
         let logits = self.matmul(h, router, Some(bias), None); // [rows, experts]
         let [ids, weights] = self.router(logits, rows, log, experts.k); // [rows, k]
         let groups = (n > MAX_UNGROUPED_ROWS).then(|| self.group_rows(ids, experts));
-        let product = |x: Slot, stack: &BitStack| {
-            let codes = self.norm_quantise_experts(x, stack.norms, ids, experts, moe.norm, moe.quant);
-            self.expert_pieces(codes, &stack.pieces, ids, groups, experts)
-        };
-        let hidden = self.swiglu(product(h, &moe.gate_up), moe.act); // [rows, slots, d_ff]
+        let codes = |x, norms| self.norm_quantise_experts(x, norms, ids, experts, moe.norm, moe.quant);
+        let product =
+            |x, stack: &BitStack| self.expert_pieces(codes(x, stack.norms), &stack.pieces, ids, groups, experts);
+        let hidden = match moe.gate_up.whole().filter(|_| self.joins_gates()) {
+            Some([norms, gate_up]) => {
+                self.expert_swiglu(codes(h, norms), gate_up, ids, groups, d_ff, (experts, moe.act))
+            }
+            None => self.swiglu(product(h, &moe.gate_up), moe.act),
+        }; // [rows, slots, d_ff]
         let y = product(hidden, &moe.down); // [rows, slots, d]
         let out = self.combine(x, y, weights, moe.bound);
         MoeSlots { out, expert_ids: ids, expert_weights: weights, hidden, composed: Some([logits, y]) }

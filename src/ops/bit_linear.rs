@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::ops::combine::Combine;
 use crate::ops::few_rows::{FewRows, MAX_DECODE_ROWS};
 use crate::ops::norm_quantise::NormQuantise;
-use crate::ops::swiglu::{Act, GateClamp, SwiGlu};
+use crate::ops::swiglu::{Act, GateClamp};
 use crate::ops::ternary_matmul::TernaryMatmul;
 use crate::ops::{ActQuant, Composed, Experts, RmsNorm, expect, require};
 use crate::params;
@@ -201,7 +201,9 @@ impl BitLinear {
         let factors = [&[codes[0], codes[1], 2][..], last.as_slice()].concat();
         let (last, values): (&dyn Op, _) = match self.kind {
             Kind::Plain => return chain.finish(&product, &factors, io),
-            Kind::SwiGlu(_, act) => (&SwiGlu { act }, vec![chain.apply(&product, &factors)[0]]),
+            Kind::SwiGlu(experts, act) => {
+                return chain.finish(&TernaryMatmul::gated(self.outs[0], experts, act), &factors, io);
+            }
             Kind::Combine(_, bound) => {
                 (&Combine { bound }, vec![rest + 2, chain.apply(&product, &factors)[0], rest + 1])
             }

@@ -81,7 +81,7 @@ params!(SwiGluParams {
     per_row: u32,
     width: u32,
     gate_bound: f32,
-    out_bound: f32,
+    product_bound: f32,
     relu2: u32
 });
 
@@ -128,14 +128,14 @@ impl Op for SwiGlu {
 
     fn kernel(&self, _: &Caps, _: &[&Spec], outputs: &[&Spec]) -> Kernel {
         let y = outputs[0];
-        let [gate_bound, out_bound] = self.act.bounds();
+        let [gate_bound, product_bound] = self.act.bounds();
         let params = SwiGluParams {
             counted_by: y.counted_by as u32,
             rows: y.shape[0] as u32,
             per_row: y.vectors_per_row() as u32,
             width: y.width() as u32,
             gate_bound,
-            out_bound,
+            product_bound,
             relu2: self.act.is_relu2(),
         };
         let grid = Grid::x(Extent::rows(y, y.width(), 64));

@@ -4,6 +4,7 @@ use crate::error::Result;
 use crate::ops::few_rows::{FewRows, MAX_MATVEC_ROWS, of_many_rows};
 use crate::ops::group_rows::{BLOCK, blocks};
 use crate::ops::norm_quantise::Experts;
+use crate::ops::swiglu::Act;
 use crate::ops::{expect, require, simd};
 use crate::params;
 use crate::plan::{
@@ -22,8 +23,9 @@ use crate::tensor::{DType, Spec, code_words};
 ///   expert_ids `[rows, k]` U32; y `[rows, slots, Σ out]` F32, for the chosen experts in order and then the shared ones;
 ///   set `s · p + i` belongs to matrix i of slot s. Groups `[blocks, 9]` U32 from `group_rows` may be added: the kernel
 ///   then reads an expert's weights once for 8 places.
+/// * With experts and an activation: gate and up of each, of the same shape; y `[rows, slots, out]` F32 is `act(gate) · up`.
 ///
-/// Exact against `cpu` before the scale: integers below 2^24.
+/// Exact against `cpu` before the scale and the activation: integers below 2^24.
 #[derive(Debug, Clone)]
 pub(super) struct TernaryMatmul {
     /// Output rows of each matrix of the stack, or of one expert.
@@ -31,6 +33,8 @@ pub(super) struct TernaryMatmul {
     experts: Option<Experts>,
     residual: bool,
     grouped: bool,
+    /// What is made of an expert's two matrices, gate and up.
+    act: Option<Act>,
     /// Where the stack is a piece of a larger one.
     position: Position,
 }
@@ -69,6 +73,9 @@ params!(TernaryMatmulParams {
     first_matrix: u32,
     first_out: u32,
     out_width: u32,
+    gate_bound: f32,
+    product_bound: f32,
+    relu2: u32,
 });
 
 impl PlanBuilder {
@@ -115,6 +122,22 @@ impl PlanBuilder {
         self.push_pieces(whole, act, pieces, &rest)
     }
 
+    /// `act(gate) · up` of each row's experts, gate and up of `d_ff` rows each: `[rows, slots, d_ff]`. `groups` as in
+    /// [`PlanBuilder::expert_matmul`].
+    #[track_caller]
+    pub fn expert_swiglu(
+        &self,
+        act: [Slot; 2],
+        weights: Slot,
+        expert_ids: Slot,
+        groups: Option<Slot>,
+        d_ff: usize,
+        (experts, gate_act): (Experts, Act),
+    ) -> Slot {
+        let op = TernaryMatmul { grouped: groups.is_some(), ..TernaryMatmul::gated(d_ff, experts, gate_act) };
+        self.push(op, &[&[act[0], act[1], weights, expert_ids][..], groups.as_slice()].concat())
+    }
+
     /// Pushes `kind` once for each piece; all write into one output.
     #[track_caller]
     fn push_pieces(&self, kind: TernaryMatmul, act: [Slot; 2], pieces: &[StackPiece], rest: &[Slot]) -> Slot {
@@ -140,7 +163,13 @@ impl TernaryMatmul {
     /// The product with a stack that is not cut.
     pub(super) fn whole(outs: &[usize], experts: Option<Experts>, residual: bool) -> Self {
         let position = Position { first: 0, matrices: outs.len(), first_out: 0, out_width: outs.iter().sum() };
-        TernaryMatmul { outs: outs.to_vec(), experts, residual, grouped: false, position }
+        TernaryMatmul { outs: outs.to_vec(), experts, residual, grouped: false, act: None, position }
+    }
+
+    /// `act(gate) · up` of each expert.
+    pub(super) fn gated(d_ff: usize, experts: Experts, act: Act) -> Self {
+        let whole = TernaryMatmul::whole(&[d_ff; 2], Some(experts), false);
+        TernaryMatmul { act: Some(act), position: Position { out_width: d_ff, ..whole.position }, ..whole }
     }
 
     fn slots(&self) -> usize {
@@ -156,7 +185,7 @@ impl TernaryMatmul {
             for p in 0..parts {
                 let set = if sets == 1 { 0 } else { slot * self.position.matrices + self.position.first + p };
                 f(expert * parts + p, r * sets + set, out);
-                out += self.outs[p];
+                out += if self.act.is_some() { 0 } else { self.outs[p] };
             }
         }
     }
@@ -183,8 +212,9 @@ impl Op for TernaryMatmul {
         let total = outs * self.experts.map_or(1, Experts::all);
         expect("weights", inputs[2], &[matrices, total, d], &[DType::Ternary])?;
         let position = self.position;
+        let made = if self.act.is_some() { self.outs[0] } else { outs };
         let fits =
-            position.first + self.outs.len() <= position.matrices && position.first_out + outs <= position.out_width;
+            position.first + self.outs.len() <= position.matrices && position.first_out + made <= position.out_width;
         require("weights", inputs[2], fits, "matrices and rows that fit the output")?;
         let want = self.slots() * position.matrices;
         require("codes", codes, sets == want || (sets == 1 && self.experts.is_none()), "a set for each matrix")?;
@@ -222,7 +252,11 @@ impl Op for TernaryMatmul {
                 let factor = part.scale * scale_and_sum[2 * set];
                 for row in 0..part.rows {
                     let sum = dot(&part, row, &codes[set * stride..]) as f32 * factor;
-                    y[out + row] = if self.residual { sum + residual[out + row] } else { sum };
+                    y[out + row] = match self.act {
+                        Some(act) if matrix % 2 == 1 => act.gated(y[out + row], sum), // Behind the gate.
+                        _ if self.residual => sum + residual[out + row],
+                        _ => sum,
+                    };
                 }
             });
         }
@@ -237,10 +271,15 @@ impl Op for TernaryMatmul {
         for r in 0..step.rows_in_use(io.spec(0)) {
             self.for_each(r, expert_ids, sets, |matrix, set, out| {
                 let act = simd::Codes::new(&codes[set * stride..][..stride], scale_and_sum[2 * set + 1] as i32);
-                jobs.push(simd::MatVecJob { matrix, act, inv_k: scale_and_sum[2 * set], out });
+                jobs.push(simd::MatVecJob { matrix, acts: [act], inv_k: [scale_and_sum[2 * set]], out });
             });
         }
-        simd::ternary_products(stack, jobs, io.threads, residual, io.out_f32s(0));
+        let Some(act) = self.act else {
+            return simd::ternary_products(stack, jobs, io.threads, residual, io.out_f32s(0));
+        };
+        let pairs = jobs.chunks_exact(2).map(|of| simd::MatVecJob::pair(of[0], of[1])).collect();
+        let gated = |gate: &[f32], up: &[f32], y: &mut [f32]| act.all_gated(gate, up, y);
+        simd::ternary_gated(stack, pairs, io.threads, &gated, io.out_f32s(0));
     }
 
     fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {
@@ -262,7 +301,7 @@ impl Op for TernaryMatmul {
         }
         let [lanes, dots, tiles] = self.many(codes, &counted_by);
         let many = of_many_rows(caps, dots, tiles);
-        if !caps.software_subgroups {
+        if !caps.software_subgroups || self.act.is_some() {
             return many;
         }
         let lanes = Variants::usual(Variant::new("lanes", caps, lanes));
@@ -272,12 +311,24 @@ impl Op for TernaryMatmul {
 
 impl TernaryMatmul {
     fn defines(&self) -> Vec<&'static str> {
-        let flags = [(self.experts.is_some(), "EXPERTS"), (self.grouped, "GROUPS"), (self.residual, "RESIDUAL")];
+        let flags = [
+            (self.experts.is_some(), "EXPERTS"),
+            (self.grouped, "GROUPS"),
+            (self.residual, "RESIDUAL"),
+            (self.act.is_some(), "GATED"),
+        ];
         flags.into_iter().filter_map(|(on, name)| on.then_some(name)).collect()
+    }
+
+    /// Tiles of a row's outputs; gate and up give the same ones.
+    fn tiles(&self) -> usize {
+        let matrices = if self.act.is_some() { 1 } else { self.outs.len() };
+        self.outs[..matrices].iter().map(|o| o.div_ceil(TILE_ROWS)).sum()
     }
 
     fn params(&self, codes: &Spec, counted_by: &Spec) -> TernaryMatmulParams {
         let experts = self.experts.unwrap_or_default();
+        let [gate_bound, product_bound] = self.act.map_or([f32::INFINITY; 2], Act::bounds);
         TernaryMatmulParams {
             counted_by: counted_by.counted_by as u32,
             rows: counted_by.shape[0] as u32,
@@ -291,13 +342,16 @@ impl TernaryMatmul {
             first_matrix: self.position.first as u32,
             first_out: self.position.first_out as u32,
             out_width: self.position.out_width as u32,
+            gate_bound,
+            product_bound,
+            relu2: self.act.map_or(0, Act::is_relu2),
         }
     }
 
     /// The kernels for many rows, which share the weights that a workgroup reads: for lanes that pass words on, for dot products
     /// of bytes, and for any device.
     fn many(&self, codes: &Spec, counted_by: &Spec) -> [Kernel; 3] {
-        let tiles = Extent::Fixed(self.outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum());
+        let tiles = Extent::Fixed(self.tiles());
         let in_blocks = match self.grouped {
             true => blocks(codes.counted_by, codes.shape[0], self.experts.unwrap_or_default()),
             false => Extent::rows(counted_by, 1, BLOCK),
@@ -318,13 +372,12 @@ impl TernaryMatmul {
 
     /// The kernel for few rows, and for experts.
     fn matvec(&self, caps: &Caps, form: FewRows, codes: &Spec, counted_by: &Spec) -> Kernel {
-        let tiles = self.outs.iter().map(|o| o.div_ceil(TILE_ROWS)).sum();
         Kernel {
             source: shader!("ternary/ternary_matmul_matvec"),
             defines: [form.defines(caps), self.defines()].concat(),
             overrides: vec![("SPLIT_K", form.split_k as f64)],
             params: self.params(codes, counted_by).params(),
-            grid: Grid::xy(Extent::Fixed(tiles), Extent::rows(counted_by, self.slots(), 1)),
+            grid: Grid::xy(Extent::Fixed(self.tiles()), Extent::rows(counted_by, self.slots(), 1)),
         }
     }
 }

@@ -16,6 +16,7 @@ pub struct PlanBuilder {
     inner: RefCell<Inner>,
     traced: bool,
     makes_inputs_once: bool,
+    splits_gates: bool,
 }
 
 #[derive(Debug, Default)]
@@ -50,13 +51,19 @@ impl PlanBuilder {
     /// The same plan for a device with these capabilities, as far as its ops depend on them.
     #[must_use]
     pub fn for_device(self, caps: &Caps) -> Self {
-        PlanBuilder { makes_inputs_once: caps.cpu_driver, ..self }
+        PlanBuilder { makes_inputs_once: caps.cpu_driver, splits_gates: caps.software_subgroups, ..self }
     }
 
     /// Whether ops of one row may make their input again in every workgroup, which costs less than a launch of its own, but where
     /// a CPU computes. Traced plans read the weights that plans of several rows do, whatever the device.
     pub fn makes_inputs_again(&self) -> bool {
         !self.makes_inputs_once && !self.traced
+    }
+
+    /// Whether a product with gate and up of experts makes `act(gate) · up` of both at once, so that neither is written. On software
+    /// adapters whose lanes pass words on, the tiles of two matrices drive each other out of the first cache.
+    pub fn joins_gates(&self) -> bool {
+        !self.splits_gates
     }
 
     /// Prefixes the labels of the nodes recorded while the result lives.

@@ -1,6 +1,6 @@
 //! Rows of the quantised path: norm_quantise, and the ternary product by stacks and by experts.
 
-use ternion::unstable::ops::{ActQuant, Experts, RmsNorm, StackPiece};
+use ternion::unstable::ops::{Act, ActQuant, Experts, GateClamp, RmsNorm, StackPiece};
 use ternion::unstable::plan::Slot;
 use ternion::unstable::quant::Packed;
 use ternion::unstable::tensor::{CountedBy, Pack};
@@ -161,6 +161,7 @@ fn experts(cases: &mut Cases) {
             }
         }
     }
+    gated_experts(cases);
     // More rows of one expert than a block holds, and columns beyond what half a word can sum up.
     for zeros in BITS {
         cases.at(step(37, 0), "ternary_matmul", format!("37 of 40 rows, zeros {zeros:?}, grouped, d 1060"), |r| {
@@ -172,6 +173,27 @@ fn experts(cases: &mut Cases) {
             let groups = Some(r.p.group_rows(expert_ids, experts));
             vec![(r.p.expert_matmul(act, w, expert_ids, groups, &[9], experts), Exact)]
         });
+    }
+}
+
+/// Gate and up of each expert in one product, with every activation.
+fn gated_experts(cases: &mut Cases) {
+    let experts = Experts { k: 2, n: 4, shared: 1 };
+    let clamp = Some(GateClamp { gate: 40.0, product: 900.0 });
+    for act in [Act::SiLu { clamp: None }, Act::SiLu { clamp }, Act::Relu2] {
+        for (d_ff, d, zeros) in [(33, 52, &[true, false][..]), (200, 1060, &[false]), (130, 20, &[true])] {
+            for (rows, used, grouped) in [(12, 5, false), (1, 1, false), (40, 37, true), (12, 12, true), (1, 1, true)] {
+                let name = format!("{act:?} of {d} to {d_ff}, zeros {zeros:?}, {used} of {rows}, grouped {grouped}");
+                cases.at(step(used, 0), "ternary_matmul", name, |r| {
+                    let act_codes = r.codes([rows, 6, d], CountedBy::Rows, &acts(rows * 6, d), 1e-3);
+                    let w = r.ternary("w", &parts(&[d_ff; 10], d, zeros));
+                    let expert_ids: Vec<u32> = pairs(4).into_iter().cycle().take(2 * rows).collect();
+                    let expert_ids = r.u32s("expert_ids", &[rows, 2], CountedBy::Rows, &expert_ids);
+                    let groups = grouped.then(|| r.p.group_rows(expert_ids, experts));
+                    vec![(r.p.expert_swiglu(act_codes, w, expert_ids, groups, d_ff, (experts, act)), Close(1e-5))]
+                });
+            }
+        }
     }
 }
 
