@@ -41,13 +41,15 @@ impl Op for PixelShuffle {
 
     fn cpu(&self, _: &Step, io: &mut Io) {
         let (x, width, factor) = (io.f32s(0), io.spec(0).width(), self.factor);
-        let (tokens, wide) = (self.grid.div_ceil(factor), io.out_spec(0).width());
-        for (at, out) in io.out_f32s(0).iter_mut().enumerate() {
-            let (token, block, c) = (at / wide, at % wide / width, at % width);
+        let (tokens, blocks) = (self.grid.div_ceil(factor), factor * factor);
+        for (at, out) in io.out_f32s(0).chunks_exact_mut(width.max(1)).enumerate() {
+            let (token, block) = (at / blocks, at % blocks);
             let row = token / tokens * factor + block / factor;
             let column = token % tokens * factor + block % factor;
-            let inside = row < self.grid && column < self.grid;
-            *out = if inside { x[(row * self.grid + column) * width + c] } else { 0.0 };
+            match row < self.grid && column < self.grid {
+                true => out.copy_from_slice(&x[(row * self.grid + column) * width..][..width]),
+                false => out.fill(0.0),
+            }
         }
     }
 

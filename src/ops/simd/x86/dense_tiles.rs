@@ -84,11 +84,14 @@ macro_rules! tiles {
             let (whole, rest) = (depth / LANES * LANES, depth % LANES);
             assert!(b.x.len() >= (r + A) * b.d_in && o < outs, "a tile's place");
             // Constant bounds unroll, so that the sums stay in registers; the last row of w may be multiplied again.
-            let x: [&[f32]; A] = std::array::from_fn(|a| &b.x[(r + a) * b.d_in + from..][..depth]);
-            let w: [&[$element]; $outs] =
-                std::array::from_fn(|i| &w[(o + i).min(outs - 1) * b.d_in + from..][..depth]);
+            let (mut x_at, mut w_at) = ([b.x.as_ptr(); A], [w.as_ptr(); $outs]);
+            for a in 0..A {
+                x_at[a] = x_at[a].wrapping_add((r + a) * b.d_in + from);
+            }
+            for i in 0..$outs {
+                w_at[i] = w_at[i].wrapping_add((o + i).min(outs - 1) * b.d_in + from);
+            }
             let mut acc = [[$v::zero(); $outs]; A];
-            let (x_at, w_at) = (x.map(<[f32]>::as_ptr), w.map(<[$element]>::as_ptr));
             for i in (0..whole).step_by(LANES) {
                 // SAFETY: the whole vector lies inside the row.
                 let wide = w_at.map(|w| unsafe { $v::$load(w.add(i)) });
@@ -101,15 +104,17 @@ macro_rules! tiles {
                 }
             }
             if rest > 0 {
-                let wide = w.map(|w| {
+                let wide = w_at.map(|w| {
                     let mut padded = [<$element>::default(); LANES];
-                    padded[..rest].copy_from_slice(&w[whole..]);
+                    // SAFETY: the rest of the row.
+                    padded[..rest].copy_from_slice(unsafe { std::slice::from_raw_parts(w.add(whole), rest) });
                     // SAFETY: the array has an element for each lane.
                     unsafe { $v::$load(padded.as_ptr()) }
                 });
                 for a in 0..A {
                     let mut padded = [0.0; LANES];
-                    padded[..rest].copy_from_slice(&x[a][whole..]);
+                    // SAFETY: as above.
+                    padded[..rest].copy_from_slice(unsafe { std::slice::from_raw_parts(x_at[a].add(whole), rest) });
                     // SAFETY: as above.
                     let x = unsafe { $v::load(padded.as_ptr()) };
                     for (acc, w) in acc[a].iter_mut().zip(wide) {
