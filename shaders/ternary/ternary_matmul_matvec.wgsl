@@ -15,9 +15,10 @@ fn all_sums(local: vec2<u32>, part: Part, tile: u32, which: u32) -> array<vec4<i
     if SPLIT_K > 1u {
         for (var q = 0u; q < VEC4S; q++) { shares[(local.y * VEC4S + q) * LANES + local.x] = sum[q]; }
         workgroupBarrier();
-        if local.y != 0u { return sum; }
-        for (var s = 1u; s < SPLIT_K; s++) {
-            for (var q = 0u; q < VEC4S; q++) { sum[q] += shares[(s * VEC4S + q) * LANES + local.x]; }
+        if local.y == 0u {
+            for (var s = 1u; s < SPLIT_K; s++) {
+                for (var q = 0u; q < VEC4S; q++) { sum[q] += shares[(s * VEC4S + q) * LANES + local.x]; }
+            }
         }
     }
     return sum;
