@@ -354,8 +354,10 @@ fn an_estimate_is_what_the_model_takes_and_a_limit_holds() {
             let engine = Engine::open(files.as_path(), own.clone()).unwrap();
             let (found, most) = (engine.report().memory_bytes, engine.report().max_memory_bytes);
             let what = format!("{choice:?}, {}: {found} and {most}, {estimate:?}", files.display());
-            assert!((found..=found + found / 8).contains(&estimate.bytes()), "{what}");
-            assert!((most..=most + most / 8).contains(&estimate.max_bytes()), "{what}");
+            // Ternary codes of 1 bit, which tensors have that hold no zero, are known by reading them alone.
+            let unread = estimate.weight_bytes / 6;
+            assert!((found..=found + unread).contains(&estimate.bytes()), "{what}");
+            assert!((most..=most + unread).contains(&estimate.max_bytes()), "{what}");
             drop(engine);
 
             let limited = |bytes| Options { max_memory: Some(bytes), ..own.clone() };
