@@ -45,11 +45,13 @@ const STEPS: [(&str, usize); 3] = [("decode", 1), ("prefill-64", 64), ("prefill-
 /// A discrete or integrated GPU of the last years.
 const GPU: Caps = Caps { subgroups: true, dot4: true, max_binding: 2 << 30, ..Caps::PLAIN };
 /// Functions whose loops are the main one, where it is not the entry point's largest loop.
-const MAIN_LOOPS: [(&str, &str); 5] = [
+const MAIN_LOOPS: [(&str, &str); 7] = [
     ("groups/group_linear", "add_share"),
     ("groups/group_matmul_matvec", "add_share"),
     ("ternary/bit_linear", "tile_sums"),
+    ("ternary/ternary_matmul_dots", "add_share"),
     ("ternary/ternary_matmul_matvec", "tile_sums"),
+    ("ternary/ternary_matmul_tiles", "add_share"),
     ("sample/sample", "largest_as_it_is"),
 ];
 
@@ -177,13 +179,10 @@ fn function_of(list: &[(&'static str, &'static str)], source: &str) -> Option<&'
     list.iter().find(|(name, _)| *name == source).map(|&(_, function)| function)
 }
 
-/// The module without the main loop: the loops of the function of `MAIN_LOOPS`, or the largest one of `tile_products` (of the
-/// ternary products), of `run` or of the entry point.
+/// The module without the main loop: the loops of the function of `MAIN_LOOPS`, or the largest one of `run` or the entry point.
 fn without_main_loop(module: &Module, source: &str) -> Module {
     let named = function_of(&MAIN_LOOPS, source);
-    let is_of = |name: &str| module.functions.iter().any(|(_, f)| f.name.as_deref() == Some(name));
-    let usual = if is_of("tile_products") { "tile_products" } else { "run" };
-    without_loops(module, named.unwrap_or(usual), named.is_some())
+    without_loops(module, named.unwrap_or("run"), named.is_some())
 }
 
 /// The module with a function's loops, or the largest of them, behind a condition that is false; the entry point's if there is

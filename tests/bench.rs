@@ -95,8 +95,8 @@ fn rows_say_what_a_step_costs() {
     // 6 a layer, and 5: embedding, the rows wanted, norm, head, choice. Two rows write the cache and attend in two.
     assert_eq!(get("tg5", "dispatches_per_token"), 6.0 * 3.0 + 5.0);
     assert_eq!(get("tg5 × 2 sessions", "dispatches_per_token"), (7.0 * 3.0 + 5.0) / 2.0);
-    // 70 tokens are two steps, of 17 nodes a layer.
-    assert_eq!(get("pp70", "dispatches_per_token"), 2.0 * (17.0 * 3.0 + 5.0) / 70.0);
+    // 70 tokens are two steps, of 16 nodes a layer.
+    assert_eq!(get("pp70", "dispatches_per_token"), 2.0 * (16.0 * 3.0 + 5.0) / 70.0);
     // Keys and values of 33 more tokens: 3 layers, 2 heads of 16, 16 bits.
     assert_eq!(get("tg5 @ d33", "bytes_per_token") - get("tg5", "bytes_per_token"), 33.0 * 3.0 * 2.0 * 2.0 * 32.0);
     // A prompt of one step reads the same keys and values once.

@@ -1,12 +1,9 @@
 // Codes × ternary matrices for many rows, where a dot product of bytes is one instruction (ops/ternary_matmul.rs): a lane keeps 4
-// outputs of 8 rows, so that a block of 32 columns of the weights is unpacked once for 8 rows. A workgroup is 32 lanes times
-// SPLIT_K shares of the columns; codes go through workgroup memory, and the shares are added at the end.
-// Grid: x = tiles of 128 outputs, y = blocks of 8 rows.
+// outputs of 8 rows, so that a block of 32 columns of the weights is unpacked once for 8 rows. Codes go through workgroup memory.
 #bind var<storage, read> codes: array<vec4<u32>>; // [rows, sets, set_words / 4]
-#import ternary_blocks
+#import ternary_shares
 #import byte_dots
 
-const SPLIT_K: u32 = 4u;
 const RUN: u32 = 8u; // blocks of 32 columns that go through workgroup memory together
 
 // What the rows have for 32 columns. One computed place for all of it: each is checked against the end of its array.
@@ -15,7 +12,6 @@ struct Block {
 }
 
 var<workgroup> run: array<Block, RUN>;
-var<workgroup> shares: array<vec4<i32>, SPLIT_K * SPLIT_K * TILE_LANES>;
 
 var<private> sums: array<vec4<i32>, ROWS>; // over stored codes
 
@@ -40,42 +36,17 @@ fn add_block(at: u32, b: u32, nth: u32, words: u32, bits: u32) {
     }
 }
 
-// A tile of a matrix of those from `first` on, for a block of rows: the outputs of `lane`, by all shares of the columns.
-fn tile_products(id: u32, block: u32, first: u32, tile: Tile) {
-    let lane = id % TILE_LANES;
-    let share = id / TILE_LANES;
-    sums = array<vec4<i32>, ROWS>();
-    let part = part_at(first + tile.part);
+// Adds the columns of a thread's share of a tile: every SPLIT_K-th block of 32.
+fn add_share(id: u32, block: u32, tile: Tile, part: Part) {
     let words = row_words(part.bits);
-    let at = part.first + tile.tile * words * TILE_LANES + lane;
+    let at = part.first + tile.tile * words * TILE_LANES + id % TILE_LANES;
     let blocks = (weights[0].y + 31u) / 32u;
     for (var b0 = 0u; b0 < blocks; b0 += RUN) {
         workgroupBarrier();
         load(id, block, tile.part, b0);
         workgroupBarrier();
-        for (var b = b0 + share; b < min(b0 + RUN, blocks); b += SPLIT_K) {
+        for (var b = b0 + id / TILE_LANES; b < min(b0 + RUN, blocks); b += SPLIT_K) {
             add_block(at, b, b - b0, words, part.bits);
         }
     }
-    let in_part = (tile.tile * TILE_LANES + lane) * 4u;
-    for (var r0 = 0u; r0 < ROWS; r0 += SPLIT_K) {
-        workgroupBarrier();
-        for (var r = 0u; r < SPLIT_K; r++) { shares[(share * SPLIT_K + r) * TILE_LANES + lane] = sums[r0 + r]; }
-        workgroupBarrier();
-        var sum = vec4<i32>();
-        for (var s = 0u; s < SPLIT_K; s++) { sum += shares[(s * SPLIT_K + share) * TILE_LANES + lane]; }
-        finish(block, r0 + share, r0 / SPLIT_K, sum, tile, part, in_part);
-    }
-}
-
-@compute @workgroup_size(TILE_LANES, SPLIT_K)
-fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: vec3<u32>) {
-    let block = group.y;
-    let first = first_matrix(block);
-    if first == NO_ROW { return; }
-    let tile = find_tile(first, group.x);
-    tile_products(id, block, first, tile);
-#ifdef GATED
-    tile_products(id, block, first, Tile(1u, tile.tile, tile.out));
-#endif
 }

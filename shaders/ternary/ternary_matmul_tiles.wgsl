@@ -1,14 +1,12 @@
 // Codes × ternary matrices for many rows (ops/ternary_matmul.rs): a lane keeps 4 outputs of 8 rows, so that a word of
-// weights is unpacked once for 8 rows. A workgroup is 32 lanes times SPLIT_K shares of the columns; codes go through
-// workgroup memory, and the shares are added at the end. Grid: x = tiles of 128 outputs, y = blocks of 8 rows.
+// weights is unpacked once for 8 rows. Codes go through workgroup memory.
 #bind var<storage, read> codes: array<u32>; // [rows, sets, set_words]
 #import halves
+#import ternary_shares
 
-const SPLIT_K: u32 = 4u;
 const WORDS: u32 = 8u; // of codes for a word of 1-bit weights; 4 for one of 2-bit weights
 
 var<workgroup> tile_codes: array<u32, ROWS * SPLIT_K * WORDS>;
-var<workgroup> shares: array<vec4<i32>, SPLIT_K * SPLIT_K * TILE_LANES>;
 
 // Adds the columns of a word of weights, whose codes begin at `first`.
 fn add_word(w: vec4<u32>, bits: u32, first: u32) {
@@ -39,15 +37,12 @@ fn load_codes(id: u32, block: u32, matrix: u32, j0: u32, per_word: u32) {
     }
 }
 
-// A tile of a matrix of those from `first` on, for a block of rows: the outputs of `lane`, by all shares of the columns.
-fn tile_products(id: u32, block: u32, first: u32, tile: Tile) {
-    let lane = id % TILE_LANES;
+// Adds the columns of a thread's share of a tile: every SPLIT_K-th word.
+fn add_share(id: u32, block: u32, tile: Tile, part: Part) {
     let share = id / TILE_LANES;
-    sums = array<vec4<i32>, ROWS>();
-    let part = part_at(first + tile.part);
     let words = row_words(part.bits);
     let per_word = 8u / part.bits; // words of codes for a word of weights
-    let weights0 = part.first + tile.tile * words * TILE_LANES + lane;
+    let weights0 = part.first + tile.tile * words * TILE_LANES + id % TILE_LANES;
     for (var j0 = 0u; j0 < words; j0 += SPLIT_K) {
         workgroupBarrier();
         load_codes(id, block, tile.part, j0, per_word);
@@ -59,25 +54,4 @@ fn tile_products(id: u32, block: u32, first: u32, tile: Tile) {
         if j0 / SPLIT_K % RUN == RUN - 1u { settle(); }
     }
     settle();
-    let in_part = (tile.tile * TILE_LANES + lane) * 4u;
-    for (var r0 = 0u; r0 < ROWS; r0 += SPLIT_K) {
-        workgroupBarrier();
-        for (var r = 0u; r < SPLIT_K; r++) { shares[(share * SPLIT_K + r) * TILE_LANES + lane] = sums[r0 + r]; }
-        workgroupBarrier();
-        var sum = vec4<i32>();
-        for (var s = 0u; s < SPLIT_K; s++) { sum += shares[(s * SPLIT_K + share) * TILE_LANES + lane]; }
-        finish(block, r0 + share, r0 / SPLIT_K, sum, tile, part, in_part);
-    }
-}
-
-@compute @workgroup_size(TILE_LANES, SPLIT_K)
-fn main(@builtin(local_invocation_index) id: u32, @builtin(workgroup_id) group: vec3<u32>) {
-    let block = group.y;
-    let first = first_matrix(block);
-    if first == NO_ROW { return; }
-    let tile = find_tile(first, group.x);
-    tile_products(id, block, first, tile);
-#ifdef GATED
-    tile_products(id, block, first, Tile(1u, tile.tile, tile.out));
-#endif
 }

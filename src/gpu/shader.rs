@@ -40,6 +40,7 @@ const SHARED: &[(&str, &str)] = &[
     ("ternary", include_str!("../../shaders/shared/ternary.wgsl")),
     ("ternary_blocks", include_str!("../../shaders/shared/ternary_blocks.wgsl")),
     ("ternary_matvec", include_str!("../../shaders/shared/ternary_matvec.wgsl")),
+    ("ternary_shares", include_str!("../../shaders/shared/ternary_shares.wgsl")),
     ("values", include_str!("../../shaders/shared/values.wgsl")),
     ("vectors", include_str!("../../shaders/shared/vectors.wgsl")),
     ("vec4s_per_thread", include_str!("../../shaders/shared/vec4s_per_thread.wgsl")),
