@@ -103,9 +103,9 @@ struct Tile<'a, const N: usize> {
 }
 
 impl<'a, const N: usize> Tile<'a, N> {
-    /// The words of matrix `n`; none behind the last one.
+    /// The words of matrix `n`.
     fn words(&self, n: usize) -> &'a [u32] {
-        let Some(part) = self.parts.get(n) else { return &[] };
+        let part = &self.parts[n];
         let len = part.bits.row_words(part.cols) * TILE_ROWS;
         &part.words[self.tile * len..][..len]
     }
