@@ -9,6 +9,10 @@ use ternion::engine::{Cancel, DeviceChoice, EngineBuilder, Generation, StopReaso
 use ternion::gpu::{Adapters, Device};
 use ternion::{Engine, Error, GenerateOptions, Image, ModelFiles, wgpu};
 
+#[path = "../examples/draw_and_ask.rs"]
+#[allow(dead_code)] // Its `main` is the example's.
+mod draw_and_ask;
+
 const PICTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/shapes/samples/spatial_scene_100000.png");
 const QUESTION: &str = "What color is the circle?";
 
@@ -184,10 +188,6 @@ fn an_application_s_device_runs_the_model_and_keeps_its_own_callbacks() {
         assert_eq!(answer(&engine), text);
     }
 }
-
-#[path = "../examples/draw_and_ask.rs"]
-#[allow(dead_code)] // Its `main` is the example's.
-mod draw_and_ask;
 
 #[test]
 fn a_program_asks_about_what_it_draws_on_the_same_device() {

@@ -31,7 +31,7 @@ const MAX_PRODUCTS: usize = 8;
 
 /// What a rendering may still make.
 #[derive(Debug, Clone)]
-pub struct Budget(Arc<AtomicUsize>);
+pub struct RenderBudget(Arc<AtomicUsize>);
 
 /// What stops a rendering that makes too much.
 #[derive(Debug)]
@@ -45,10 +45,10 @@ impl fmt::Display for Exhausted {
 
 impl std::error::Error for Exhausted {}
 
-impl Budget {
+impl RenderBudget {
     /// A whole one.
     pub fn new() -> Self {
-        Budget(Arc::new(AtomicUsize::new(MAX_MADE)))
+        RenderBudget(Arc::new(AtomicUsize::new(MAX_MADE)))
     }
 
     /// Takes `n` bytes.
@@ -111,7 +111,7 @@ pub fn invalid(problem: impl Into<std::borrow::Cow<'static, str>>) -> Error {
 
 /// A text that is charged as it grows.
 struct Charged<'a> {
-    budget: &'a Budget,
+    budget: &'a RenderBudget,
     text: String,
     full: Option<Error>,
 }
@@ -193,7 +193,7 @@ fn replace(instructions: &mut Instructions) -> usize {
 }
 
 /// Gives an environment the functions that the replaced instructions call, and its filters, tests and methods with bounds.
-pub fn bind(environment: &mut Environment<'_>, budget: &Budget) {
+pub fn bind(environment: &mut Environment<'_>, budget: &RenderBudget) {
     operators::add(environment, budget);
     bound_filters(environment, budget);
     let spent = budget.clone();
@@ -225,7 +225,7 @@ fn replaced(own: &str, from: Option<&str>, to: Option<&str>) -> usize {
     places.saturating_mul(to.map_or(0, str::len))
 }
 
-impl Budget {
+impl RenderBudget {
     /// The texts of a list with another one between.
     fn joined(&self, list: Option<&Value>, between: &str) -> Result<String, Error> {
         let mut text = Charged { budget: self, text: String::new(), full: None };
@@ -242,7 +242,7 @@ impl Budget {
 const UNBOUNDED: [&str; 4] = ["batch", "slice", "format", "pprint"];
 
 /// The library's filters, each called with what it reads and what it makes charged.
-fn bound_filters(environment: &mut Environment<'_>, budget: &Budget) {
+fn bound_filters(environment: &mut Environment<'_>, budget: &RenderBudget) {
     UNBOUNDED.iter().for_each(|name| environment.remove_filter(name));
     macro_rules! charged {
         ($($name:ident)*) => {$(

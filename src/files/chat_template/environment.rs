@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, fmt::strtime};
 use minijinja::{Environment, Error, ErrorKind};
 
-use crate::files::chat_template::bounds::{Budget, bind};
+use crate::files::chat_template::bounds::{RenderBudget, bind};
 use crate::files::chat_template::python_json::to_json;
 
 /// An environment for one rendering, which sees the time `now` and may take `steps`. Numbers, truth values and none print as in Python; texts in a list or
@@ -16,7 +16,7 @@ pub fn new(now: SystemTime, steps: u64) -> Environment<'static> {
     let mut environment = Environment::new();
     environment.set_fuel(Some(steps));
     environment.remove_global("debug");
-    bind(&mut environment, &Budget::new());
+    bind(&mut environment, &RenderBudget::new());
     environment.add_filter("tojson", to_json);
     environment.add_function("raise_exception", |words: String| Err::<(), _>(Refusal(words).into_error()));
     environment.add_function("strftime_now", move |format: &str| local_time(now, format));

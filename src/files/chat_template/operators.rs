@@ -5,10 +5,10 @@ use std::iter::successors;
 use minijinja::value::{Rest, ValueKind};
 use minijinja::{Environment, Error, State, Value, tests};
 
-use crate::files::chat_template::bounds::{Budget, ENTRY, invalid};
+use crate::files::chat_template::bounds::{ENTRY, RenderBudget, invalid};
 
 /// Adds the functions that the replaced instructions call, and the tests that compare.
-pub fn add(environment: &mut Environment<'_>, budget: &Budget) {
+pub fn add(environment: &mut Environment<'_>, budget: &RenderBudget) {
     combinations(environment, budget);
     comparisons(environment, budget);
     let spent = budget.clone();
@@ -30,8 +30,8 @@ pub fn add(environment: &mut Environment<'_>, budget: &Budget) {
 }
 
 /// `+`, `*` and `~`.
-fn combinations(environment: &mut Environment<'_>, budget: &Budget) {
-    type Combination = fn(&Budget, &Value, &Value) -> Result<Value, Error>;
+fn combinations(environment: &mut Environment<'_>, budget: &RenderBudget) {
+    type Combination = fn(&RenderBudget, &Value, &Value) -> Result<Value, Error>;
     let all: [(&'static str, Combination); 3] = [
         ("+", |budget, a, b| budget.sum(a, b)),
         ("*", |budget, a, b| budget.product(a, b)),
@@ -58,7 +58,7 @@ const TESTS: [(&str, &[&str]); 6] = [
 ];
 
 /// Comparisons, and `in`.
-fn comparisons(environment: &mut Environment<'_>, budget: &Budget) {
+fn comparisons(environment: &mut Environment<'_>, budget: &RenderBudget) {
     type Comparison = fn(&Value, &Value) -> bool;
     let all: [(&'static str, Comparison); 6] = [
         ("==", |a, b| a == b),
@@ -90,7 +90,7 @@ fn comparisons(environment: &mut Environment<'_>, budget: &Budget) {
     environment.add_test("in", contained);
 }
 
-impl Budget {
+impl RenderBudget {
     fn sum(&self, a: &Value, b: &Value) -> Result<Value, Error> {
         let list = |v: &Value| matches!(v.kind(), ValueKind::Seq | ValueKind::Iterable);
         if let (Some(x), Some(y)) = (a.as_str(), b.as_str()) {

@@ -12,7 +12,7 @@ use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
 use crate::error::{Error, Result};
-use crate::files::checkpoint::budget::Budget;
+use crate::files::checkpoint::budget::FileBudget;
 
 /// An entry's header in front of its bytes: what it begins with, its length, and where in it the length of the name is, which
 /// follows it.
@@ -42,7 +42,7 @@ pub(super) struct Archive<'a> {
     /// What comes before `data.pkl` and all other names.
     pub(super) prefix: String,
     /// What the file may still take in memory.
-    pub(super) budget: Budget,
+    pub(super) budget: FileBudget,
 }
 
 impl<'a> Archive<'a> {
@@ -71,7 +71,7 @@ impl<'a> Archive<'a> {
             return Err(Error::format(file, problem));
         };
         let prefix = prefix.clone();
-        let mut archive = Self { path, map, zip, prefix, budget: Budget::of_file(map.len()) };
+        let mut archive = Self { path, map, zip, prefix, budget: FileBudget::of_file(map.len()) };
         archive.check_places()?;
         Ok(archive)
     }

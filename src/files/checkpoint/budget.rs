@@ -5,16 +5,16 @@ const FLOOR: u64 = 48 << 20;
 
 /// The bytes that what a file describes may still take in memory: a small file that asks for much is a trap.
 #[derive(Debug)]
-pub(crate) struct Budget {
+pub(crate) struct FileBudget {
     all: u64,
     left: u64,
 }
 
-impl Budget {
+impl FileBudget {
     /// That of a file of so many bytes: as many again, and 48 MiB.
     pub(crate) fn of_file(bytes: usize) -> Self {
         let all = (bytes as u64).saturating_add(FLOOR);
-        Budget { all, left: all }
+        FileBudget { all, left: all }
     }
 
     /// Takes bytes off it, if so many are left.
@@ -38,10 +38,10 @@ mod tests {
 
     #[test]
     fn a_budget_ends_with_what_it_had() {
-        let mut budget = Budget::of_file(100);
+        let mut budget = FileBudget::of_file(100);
         assert_eq!(budget.take(FLOOR), Ok(()));
         assert_eq!(budget.take(101), Err(FLOOR + 100));
         assert_eq!((budget.left(), budget.take(100), budget.left()), (100, Ok(()), 0));
-        assert_eq!(Budget::of_file(usize::MAX).left(), u64::MAX);
+        assert_eq!(FileBudget::of_file(usize::MAX).left(), u64::MAX);
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use crate::files::checkpoint::budget::Budget;
+use crate::files::checkpoint::budget::FileBudget;
 use crate::files::checkpoint::pickle_calls;
 use crate::files::checkpoint::pickle_calls::Made;
 use crate::files::checkpoint::pickle_objects::{Global, Id, Node, Pickle};
@@ -24,7 +24,7 @@ pub(crate) struct Malformed {
 }
 
 /// Reads one pickle from the start of `input`; its values are taken off `budget`.
-pub(crate) fn load<'a>(input: &'a [u8], budget: &mut Budget) -> Result<Pickle<'a>, Malformed> {
+pub(crate) fn load<'a>(input: &'a [u8], budget: &mut FileBudget) -> Result<Pickle<'a>, Malformed> {
     let mut machine = Machine {
         input,
         budget,
@@ -42,7 +42,7 @@ pub(crate) fn load<'a>(input: &'a [u8], budget: &mut Budget) -> Result<Pickle<'a
 /// The stack machine that a pickle is a program for.
 struct Machine<'a, 'b> {
     input: &'a [u8],
-    budget: &'b mut Budget,
+    budget: &'b mut FileBudget,
     at: usize,
     op_at: usize,
     pickle: Pickle<'a>,
@@ -368,7 +368,7 @@ mod tests {
     use super::*;
 
     fn load(input: &[u8]) -> Result<Pickle<'_>, Malformed> {
-        super::load(input, &mut Budget::of_file(input.len()))
+        super::load(input, &mut FileBudget::of_file(input.len()))
     }
 
     /// A pickle that calls `module.name` with one string.
