@@ -114,6 +114,7 @@ fn tile_avx2(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOu
     match *acts {
         [a] if bits == Bits::One && tile.act_words == 1 => rows_of_ones_avx2(tile, [a], outs),
         [a, b] if bits == Bits::One && tile.act_words == 1 => rows_of_ones_avx2(tile, [a, b], outs),
+        [ref a] if bits == Bits::Two && tile.act_words <= 2 => row_of_twos_avx2(tile, a, &mut outs[0]),
         [a] => rows_avx2(tile, bits, [a], outs),
         [a, b] => rows_avx2(tile, bits, [a, b], outs),
         [a, b, c] => rows_avx2(tile, bits, [a, b, c], outs),
@@ -164,18 +165,52 @@ fn rows_of_ones_avx2<const A: usize>(tile: &GroupTile, acts: [GroupActs; A], out
                     add_ones_avx2(found[a], of_acts(&acts[a], j, Bits::One), &mut sums[a]);
                 }
             }
-            let scales = &tile.scales[g * TILE_ROWS + row..][..B * LANES];
             for (sums, outs) in sums.iter().zip(outs.iter_mut()) {
-                let outs = outs[row..row + B * LANES].chunks_exact_mut(LANES);
-                for ((out, &sum), scales) in outs.zip(sums).zip(scales.chunks_exact(LANES)) {
-                    // SAFETY: `scales` and `out` have 8 elements; unaligned loads and stores are allowed.
-                    unsafe {
-                        let scale = _mm256_cvtph_ps(_mm_loadu_si128(scales.as_ptr().cast()));
-                        let total = _mm256_fmadd_ps(sum, scale, _mm256_loadu_ps(out.as_ptr()));
-                        _mm256_storeu_ps(out.as_mut_ptr(), total);
-                    }
-                }
+                add_settled_avx2(tile, g, row, sums, outs);
             }
+        }
+    }
+}
+
+/// [`rows_avx2`] of 2-bit codes and one row of codes with a factor for 32 columns.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn row_of_twos_avx2(tile: &GroupTile, act: &GroupActs, out: &mut [f32; TILE_ROWS]) {
+    let n = tile.words.of_a_row();
+    low_bit_avx2::check(&tile.words, n, &[act.words]);
+    for (g, first) in (0..n).step_by(tile.group_words).enumerate() {
+        let mut sums = [_mm256_setzero_ps(); TILE_ROWS / LANES];
+        for (unit, words) in units(tile, first, n.min(first + tile.group_words)) {
+            let [inv_k, sum] = [0, 1].map(|i| act.scale_and_sum[2 * unit + i]);
+            let inv_k = _mm256_set1_ps(inv_k);
+            let mut add = |b: usize, exact| sums[b] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(exact), inv_k, sums[b]);
+            match words.len() {
+                1 => low_bit_avx2::block_sums::<1>(&tile.words, words.start, act.words, sum, &mut add),
+                _ => low_bit_avx2::block_sums::<2>(&tile.words, words.start, act.words, sum, &mut add),
+            }
+        }
+        add_settled_avx2(tile, g, 0, &sums, out);
+    }
+}
+
+/// Adds a group's sums of rows from `row` on, times their scales, to outputs.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_settled_avx2<const B: usize>(
+    tile: &GroupTile,
+    g: usize,
+    row: usize,
+    sums: &[__m256; B],
+    out: &mut [f32; TILE_ROWS],
+) {
+    let rows = row..row + B * LANES;
+    let outs = out[rows.clone()].chunks_exact_mut(LANES);
+    let scales = tile.scales[g * TILE_ROWS..][rows].chunks_exact(LANES);
+    for ((out, &sum), scales) in outs.zip(sums).zip(scales) {
+        // SAFETY: `scales` and `out` have 8 elements; unaligned loads and stores are allowed.
+        unsafe {
+            let scale = _mm256_cvtph_ps(_mm_loadu_si128(scales.as_ptr().cast()));
+            let total = _mm256_fmadd_ps(sum, scale, _mm256_loadu_ps(out.as_ptr()));
+            _mm256_storeu_ps(out.as_mut_ptr(), total);
         }
     }
 }

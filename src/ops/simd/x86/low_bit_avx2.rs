@@ -33,8 +33,7 @@ pub(super) fn products<const A: usize>(
     acts: &[&[u32]; A],
     mut add: impl FnMut(usize, usize, __m256i),
 ) {
-    assert!(tile.all.len() >= words.end * TILE_ROWS, "a tile is shorter than its rows");
-    assert!(acts.iter().all(|act| act.len() >= words.end * FOURS), "a row of codes is shorter than the weights");
+    check(tile, words.end, acts);
     for from in words.clone().step_by(WORDS_OF_16_BITS) {
         let piece = from..words.end.min(from + WORDS_OF_16_BITS);
         match A {
@@ -42,6 +41,12 @@ pub(super) fn products<const A: usize>(
             _ => blocks::<A, 2>(tile, piece, acts, &mut add),
         }
     }
+}
+
+/// Checks that a tile has the first `end` words of each row, and each row of codes what they are multiplied with.
+pub(super) fn check(tile: &TileWords, end: usize, acts: &[&[u32]]) {
+    assert!(tile.all.len() >= end * TILE_ROWS, "a tile is shorter than its rows");
+    assert!(acts.iter().all(|act| act.len() >= end * FOURS), "a row of codes is shorter than the weights");
 }
 
 /// A piece, in blocks of `B` vectors whose sums stay in registers.
@@ -83,7 +88,7 @@ fn sums_16<const A: usize, const B: usize>(
         tile.fetch(j, row..row + B * LANES);
         let mut w = [_mm256_setzero_si256(); B];
         for b in 0..B {
-            // SAFETY: row + 8 (b + 1) <= TILE_ROWS, and the tile has word j of all rows, by the assertion of `products`.
+            // SAFETY: row + 8 (b + 1) <= TILE_ROWS, and the tile has word j of all rows, by `check`.
             w[b] = unsafe { _mm256_loadu_si256(tile.all.as_ptr().add(j * TILE_ROWS + row + LANES * b).cast()) };
         }
         for four in 0..FOURS {
@@ -93,7 +98,7 @@ fn sums_16<const A: usize, const B: usize>(
                 w[b] = _mm256_srli_epi32::<2>(w[b]);
             }
             for a in 0..A {
-                // SAFETY: every row of codes has `FOURS` words for each word of a row, by the same assertion.
+                // SAFETY: every row of codes has `FOURS` words for each word of a row, by `check`.
                 let x = _mm256_set1_epi32(unsafe { *acts[a].get_unchecked(j * FOURS + four) } as i32);
                 for b in 0..B {
                     sums[a][b] = _mm256_add_epi16(sums[a][b], _mm256_maddubs_epi16(picked[b], x));
@@ -121,11 +126,11 @@ fn row_16<const B: usize>(tile: &TileWords, words: Range<usize>, row: usize, act
             tile.fetch(j, row..row + B * LANES);
             let mut x = [_mm256_setzero_si256(); FOURS];
             for four in 0..FOURS {
-                // SAFETY: the row of codes has `FOURS` words for each word of a row, by the assertion of `products`.
+                // SAFETY: the row of codes has `FOURS` words for each word of a row, by `check`.
                 x[four] = _mm256_set1_epi32(unsafe { *act.get_unchecked(j * FOURS + four) } as i32);
             }
             for b in 0..B {
-                // SAFETY: row + 8 (b + 1) <= TILE_ROWS, and the tile has word j of all rows, by the same assertion.
+                // SAFETY: row + 8 (b + 1) <= TILE_ROWS, and the tile has word j of all rows, by `check`.
                 let w = unsafe { _mm256_loadu_si256(tile.all.as_ptr().add(j * TILE_ROWS + row + LANES * b).cast()) };
                 for (half, w) in [w, _mm256_srli_epi16::<4>(w)].into_iter().enumerate() {
                     let [once, four_times] = [lower, upper].map(|mask| _mm256_and_si256(w, mask));
@@ -139,6 +144,46 @@ fn row_16<const B: usize>(tile: &TileWords, words: Range<usize>, row: usize, act
         }
     }
     sums
+}
+
+/// `Σ code · activation` of the `W` words from word `j` on of each row of a tile, which [`check`] has found; `sum` is that of the
+/// activations. `add(b, sums)` is called with those of vector `b` of rows. As [`row_16`], for blocks so small that what is taken
+/// off their sums fits 16 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn block_sums<const W: usize>(
+    tile: &TileWords,
+    j: usize,
+    act: &[u32],
+    sum: f32,
+    add: &mut impl FnMut(usize, __m256i),
+) {
+    const { assert!(W <= 2, "32 activations add up to 4096 at most") };
+    let (lower, upper, ones) = (_mm256_set1_epi8(0b0011), _mm256_set1_epi8(0b1100), _mm256_set1_epi16(1));
+    let mut x = [[_mm256_setzero_si256(); FOURS]; W];
+    for (i, fours) in x.iter_mut().enumerate() {
+        tile.fetch(j + i, 0..TILE_ROWS);
+        for (four, x) in fours.iter_mut().enumerate() {
+            // SAFETY: the row of codes has `FOURS` words for each word of a row, by `check`.
+            *x = _mm256_set1_epi32(unsafe { *act.get_unchecked((j + i) * FOURS + four) } as i32);
+        }
+    }
+    // Taken off one of a row's two sums.
+    let less = _mm256_and_si256(_mm256_cvttps_epi32(_mm256_set1_ps(-sum)), _mm256_set1_epi32(0xffff));
+    for b in 0..TILE_ROWS / LANES {
+        let (mut once, mut fourfold) = (less, _mm256_setzero_si256());
+        for (i, x) in x.iter().enumerate() {
+            // SAFETY: the tile has word j + i of all rows, by `check`.
+            let w = unsafe { _mm256_loadu_si256(tile.all.as_ptr().add((j + i) * TILE_ROWS + LANES * b).cast()) };
+            for (half, w) in [w, _mm256_srli_epi16::<4>(w)].into_iter().enumerate() {
+                let [one, four] = [lower, upper].map(|mask| _mm256_and_si256(w, mask));
+                once = _mm256_add_epi16(once, _mm256_maddubs_epi16(one, x[2 * half]));
+                fourfold = _mm256_add_epi16(fourfold, _mm256_maddubs_epi16(four, x[2 * half + 1]));
+            }
+        }
+        let all = _mm256_add_epi16(once, _mm256_srai_epi16::<2>(fourfold));
+        add(b, _mm256_madd_epi16(all, ones));
+    }
 }
 
 /// Adds sums of [`LANES`] rows to those from `row` on.
