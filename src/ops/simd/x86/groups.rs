@@ -114,7 +114,10 @@ fn tile_avx2(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOu
     match *acts {
         [a] if bits == Bits::One && tile.act_words == 1 => rows_of_ones_avx2(tile, [a], outs),
         [a, b] if bits == Bits::One && tile.act_words == 1 => rows_of_ones_avx2(tile, [a, b], outs),
-        [ref a] if bits == Bits::Two && tile.act_words <= 2 => row_of_twos_avx2(tile, a, &mut outs[0]),
+        [a] if bits == Bits::Two && tile.act_words <= 2 => rows_of_twos_avx2(tile, [a], outs),
+        [a, b] if bits == Bits::Two && tile.act_words <= 2 => rows_of_twos_avx2(tile, [a, b], outs),
+        [a, b, c] if bits == Bits::Two && tile.act_words <= 2 => rows_of_twos_avx2(tile, [a, b, c], outs),
+        [a, b, c, d, ..] if bits == Bits::Two && tile.act_words <= 2 => rows_of_twos_avx2(tile, [a, b, c, d], outs),
         [a] => rows_avx2(tile, bits, [a], outs),
         [a, b] => rows_avx2(tile, bits, [a, b], outs),
         [a, b, c] => rows_avx2(tile, bits, [a, b, c], outs),
@@ -172,23 +175,27 @@ fn rows_of_ones_avx2<const A: usize>(tile: &GroupTile, acts: [GroupActs; A], out
     }
 }
 
-/// [`rows_avx2`] of 2-bit codes and one row of codes with a factor for 32 columns.
+/// [`rows_avx2`] of 2-bit codes whose activations have a factor for 32 columns.
 #[target_feature(enable = "avx2,fma,f16c")]
-fn row_of_twos_avx2(tile: &GroupTile, act: &GroupActs, out: &mut [f32; TILE_ROWS]) {
-    let n = tile.words.of_a_row();
-    low_bit_avx2::check(&tile.words, n, &[act.words]);
+fn rows_of_twos_avx2<const A: usize>(tile: &GroupTile, acts: [GroupActs; A], outs: &mut TileOuts) {
+    let (n, codes) = (tile.words.of_a_row(), acts.each_ref().map(|act| act.words));
+    low_bit_avx2::check(&tile.words, n, &codes);
     for (g, first) in (0..n).step_by(tile.group_words).enumerate() {
-        let mut sums = [_mm256_setzero_ps(); TILE_ROWS / LANES];
+        let mut sums = [[_mm256_setzero_ps(); TILE_ROWS / LANES]; A];
         for (unit, words) in units(tile, first, n.min(first + tile.group_words)) {
-            let [inv_k, sum] = [0, 1].map(|i| act.scale_and_sum[2 * unit + i]);
-            let inv_k = _mm256_set1_ps(inv_k);
-            let mut add = |b: usize, exact| sums[b] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(exact), inv_k, sums[b]);
+            let of = acts.each_ref().map(|act| of_acts(act, unit, Bits::Two));
+            let (inv_k, less) = (of.map(|(inv_k, _)| _mm256_set1_ps(inv_k)), of.map(|(_, less)| less));
+            let mut add = |a: usize, b: usize, exact| {
+                sums[a][b] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(exact), inv_k[a], sums[a][b]);
+            };
             match words.len() {
-                1 => low_bit_avx2::block_sums::<1>(&tile.words, words.start, act.words, sum, &mut add),
-                _ => low_bit_avx2::block_sums::<2>(&tile.words, words.start, act.words, sum, &mut add),
+                1 => low_bit_avx2::block_sums::<A, 1>(&tile.words, words.start, &codes, less, &mut add),
+                _ => low_bit_avx2::block_sums::<A, 2>(&tile.words, words.start, &codes, less, &mut add),
             }
         }
-        add_settled_avx2(tile, g, 0, &sums, out);
+        for (sums, out) in sums.iter().zip(outs.iter_mut()) {
+            add_settled_avx2(tile, g, 0, sums, out);
+        }
     }
 }
 

@@ -146,32 +146,51 @@ fn row_16<const B: usize>(tile: &TileWords, words: Range<usize>, row: usize, act
     sums
 }
 
-/// `Σ code · activation` of the `W` words from word `j` on of each row of a tile, which [`check`] has found; `sum` is that of the
-/// activations. `add(b, sums)` is called with those of vector `b` of rows. As [`row_16`], for blocks so small that what is taken
-/// off their sums fits 16 bits.
+/// `Σ code · activation` of the `W` words from word `j` on of each row of a tile, which [`check`] has found; `less` are the sums
+/// of the activations. `add(a, b, sums)` is called with those of row `a` of activations and vector `b` of rows. For blocks so
+/// small that what is taken off their sums fits 16 bits.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn block_sums<const W: usize>(
+pub(super) fn block_sums<const A: usize, const W: usize>(
+    tile: &TileWords,
+    j: usize,
+    acts: &[&[u32]; A],
+    less: [i32; A],
+    add: &mut impl FnMut(usize, usize, __m256i),
+) {
+    const { assert!(W <= 2, "32 activations add up to 4096 at most") };
+    for i in 0..W {
+        tile.fetch(j + i, 0..TILE_ROWS);
+    }
+    // Taken off one of a row's two sums.
+    let first = less.map(|less| _mm256_set1_epi32(-less & 0xffff));
+    if A == 1 {
+        block_of_one::<W>(tile, j, acts[0], first[0], add)
+    } else {
+        block_of_some::<A, W>(tile, j, acts, first, add)
+    }
+}
+
+/// [`block_sums`] of one row of codes, as [`row_16`].
+#[inline]
+#[target_feature(enable = "avx2")]
+fn block_of_one<const W: usize>(
     tile: &TileWords,
     j: usize,
     act: &[u32],
-    sum: f32,
-    add: &mut impl FnMut(usize, __m256i),
+    first: __m256i,
+    add: &mut impl FnMut(usize, usize, __m256i),
 ) {
-    const { assert!(W <= 2, "32 activations add up to 4096 at most") };
     let (lower, upper, ones) = (_mm256_set1_epi8(0b0011), _mm256_set1_epi8(0b1100), _mm256_set1_epi16(1));
     let mut x = [[_mm256_setzero_si256(); FOURS]; W];
     for (i, fours) in x.iter_mut().enumerate() {
-        tile.fetch(j + i, 0..TILE_ROWS);
         for (four, x) in fours.iter_mut().enumerate() {
             // SAFETY: the row of codes has `FOURS` words for each word of a row, by `check`.
             *x = _mm256_set1_epi32(unsafe { *act.get_unchecked((j + i) * FOURS + four) } as i32);
         }
     }
-    // Taken off one of a row's two sums.
-    let less = _mm256_and_si256(_mm256_cvttps_epi32(_mm256_set1_ps(-sum)), _mm256_set1_epi32(0xffff));
     for b in 0..TILE_ROWS / LANES {
-        let (mut once, mut fourfold) = (less, _mm256_setzero_si256());
+        let (mut once, mut fourfold) = (first, _mm256_setzero_si256());
         for (i, x) in x.iter().enumerate() {
             // SAFETY: the tile has word j + i of all rows, by `check`.
             let w = unsafe { _mm256_loadu_si256(tile.all.as_ptr().add((j + i) * TILE_ROWS + LANES * b).cast()) };
@@ -182,7 +201,49 @@ pub(super) fn block_sums<const W: usize>(
             }
         }
         let all = _mm256_add_epi16(once, _mm256_srai_epi16::<2>(fourfold));
-        add(b, _mm256_madd_epi16(all, ones));
+        add(0, b, _mm256_madd_epi16(all, ones));
+    }
+}
+
+/// [`block_sums`] of several, two vectors of rows at a time.
+#[inline]
+#[target_feature(enable = "avx2")]
+#[allow(clippy::needless_range_loop)] // Constant bounds unroll, so that the sums stay in registers.
+fn block_of_some<const A: usize, const W: usize>(
+    tile: &TileWords,
+    j: usize,
+    acts: &[&[u32]; A],
+    first: [__m256i; A],
+    add: &mut impl FnMut(usize, usize, __m256i),
+) {
+    const B: usize = 2;
+    let (mask, ones) = (_mm256_set1_epi8(3), _mm256_set1_epi16(1));
+    for from in (0..TILE_ROWS / LANES).step_by(B) {
+        let mut sums = first.map(|first| [first; B]);
+        for i in 0..W {
+            let mut w = [_mm256_setzero_si256(); B];
+            for b in 0..B {
+                let at = (j + i) * TILE_ROWS + LANES * (from + b);
+                // SAFETY: the tile has word j + i of all rows, by `check`.
+                w[b] = unsafe { _mm256_loadu_si256(tile.all.as_ptr().add(at).cast()) };
+            }
+            for four in 0..FOURS {
+                let picked = w.map(|w| _mm256_and_si256(w, mask));
+                w = w.map(|w| _mm256_srli_epi32::<2>(w));
+                for a in 0..A {
+                    // SAFETY: every row of codes has `FOURS` words for each word of a row, by `check`.
+                    let x = _mm256_set1_epi32(unsafe { *acts[a].get_unchecked((j + i) * FOURS + four) } as i32);
+                    for b in 0..B {
+                        sums[a][b] = _mm256_add_epi16(sums[a][b], _mm256_maddubs_epi16(picked[b], x));
+                    }
+                }
+            }
+        }
+        for (a, sums) in sums.iter().enumerate() {
+            for (b, &sum) in sums.iter().enumerate() {
+                add(a, from + b, _mm256_madd_epi16(sum, ones));
+            }
+        }
     }
 }
 
