@@ -17,6 +17,9 @@ use crate::ops::simd::x86::low_bit_vnni::{evex, vex};
 use crate::ops::simd::x86::{lookup_avx2, lookup_avx512};
 use crate::quant::{Bits, TILE_ROWS};
 
+/// Vectors of the rows of a tile in AVX2.
+const VECTORS: usize = TILE_ROWS / LANES;
+
 /// All kernels that this processor can run, the best last.
 pub fn kernels() -> Vec<GroupKernel> {
     let mut all: Vec<GroupKernel> = Vec::new();
@@ -112,12 +115,6 @@ fn settle_vnni<const B: usize>(
 fn tile_avx2(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOuts) {
     let _ = checked(tile, bits, acts);
     match *acts {
-        [a] if bits == Bits::One && tile.act_words == 1 => rows_of_ones_avx2(tile, [a], outs),
-        [a, b] if bits == Bits::One && tile.act_words == 1 => rows_of_ones_avx2(tile, [a, b], outs),
-        [a] if bits == Bits::Two && tile.act_words <= 2 => rows_of_twos_avx2(tile, [a], outs),
-        [a, b] if bits == Bits::Two && tile.act_words <= 2 => rows_of_twos_avx2(tile, [a, b], outs),
-        [a, b, c] if bits == Bits::Two && tile.act_words <= 2 => rows_of_twos_avx2(tile, [a, b, c], outs),
-        [a, b, c, d, ..] if bits == Bits::Two && tile.act_words <= 2 => rows_of_twos_avx2(tile, [a, b, c, d], outs),
         [a] => rows_avx2(tile, bits, [a], outs),
         [a, b] => rows_avx2(tile, bits, [a, b], outs),
         [a, b, c] => rows_avx2(tile, bits, [a, b, c], outs),
@@ -128,26 +125,24 @@ fn tile_avx2(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOu
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn rows_avx2<const A: usize>(tile: &GroupTile, bits: Bits, acts: [GroupActs; A], outs: &mut TileOuts) {
+    // A factor for 32 columns.
+    match (bits, tile.act_words) {
+        // Sums of more rows do not stay in registers.
+        (Bits::One, 1) if A <= 2 => return rows_of_ones_avx2(tile, acts, outs),
+        (Bits::Two, 1 | 2) => return rows_of_twos_avx2(tile, acts, outs),
+        _ => {}
+    }
     let n = tile.words.of_a_row();
     for (g, first) in (0..n).step_by(tile.group_words).enumerate() {
-        let mut sums = [[0.0; TILE_ROWS]; A];
+        let mut sums = [[_mm256_setzero_ps(); VECTORS]; A];
         for (unit, words) in units(tile, first, (first + tile.group_words).min(n)) {
             match bits {
                 Bits::One | Bits::Two => unit_avx2(tile, bits, unit, words, &acts, &mut sums),
                 Bits::Eight => unit_of_bytes_avx2(tile, unit, words, &acts, &mut sums),
             }
         }
-        for (sums, outs) in sums.iter().zip(outs.iter_mut()) {
-            let scales = &tile.scales[g * TILE_ROWS..][..TILE_ROWS];
-            for ((out, sum), scales) in outs.chunks_exact_mut(8).zip(sums.chunks_exact(8)).zip(scales.chunks_exact(8)) {
-                // SAFETY: each has 8 elements; unaligned loads and stores are allowed.
-                unsafe {
-                    let scale = _mm256_cvtph_ps(_mm_loadu_si128(scales.as_ptr().cast()));
-                    let sum = _mm256_loadu_ps(sum.as_ptr());
-                    let total = _mm256_fmadd_ps(sum, scale, _mm256_loadu_ps(out.as_ptr()));
-                    _mm256_storeu_ps(out.as_mut_ptr(), total);
-                }
-            }
+        for (sums, out) in sums.iter().zip(outs.iter_mut()) {
+            add_settled_avx2(tile, g, 0, sums, out);
         }
     }
 }
@@ -181,7 +176,7 @@ fn rows_of_twos_avx2<const A: usize>(tile: &GroupTile, acts: [GroupActs; A], out
     let (n, codes) = (tile.words.of_a_row(), acts.each_ref().map(|act| act.words));
     low_bit_avx2::check(&tile.words, n, &codes);
     for (g, first) in (0..n).step_by(tile.group_words).enumerate() {
-        let mut sums = [[_mm256_setzero_ps(); TILE_ROWS / LANES]; A];
+        let mut sums = [[_mm256_setzero_ps(); VECTORS]; A];
         for (unit, words) in units(tile, first, n.min(first + tile.group_words)) {
             let of = acts.each_ref().map(|act| of_acts(act, unit, Bits::Two));
             let (inv_k, less) = (of.map(|(inv_k, _)| _mm256_set1_ps(inv_k)), of.map(|(_, less)| less));
@@ -247,10 +242,10 @@ fn unit_avx2<const A: usize>(
     unit: usize,
     words: Range<usize>,
     acts: &[GroupActs; A],
-    sums: &mut [[f32; TILE_ROWS]; A],
+    sums: &mut [[__m256; VECTORS]; A],
 ) {
     let of = acts.each_ref().map(|act| of_acts(act, unit, bits));
-    let settle = |sums: &mut [f32; TILE_ROWS], a: usize, row: usize, exact| {
+    let settle = |sums: &mut [__m256; VECTORS], a: usize, row: usize, exact| {
         let exact = if bits == Bits::One { _mm256_slli_epi32::<1>(exact) } else { exact };
         add_scaled_avx2(sums, row, _mm256_sub_epi32(exact, _mm256_set1_epi32(of[a].1)), of[a].0);
     };
@@ -290,14 +285,9 @@ fn pieces_avx2<const A: usize>(
 /// Adds exact sums of 8 rows from `row` on times `1/k` to sums.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-fn add_scaled_avx2(sums: &mut [f32; TILE_ROWS], row: usize, exact: __m256i, inv_k: f32) {
-    let sums = &mut sums[row..row + LANES];
-    // SAFETY: it has 8 elements.
-    unsafe {
-        let old = _mm256_loadu_ps(sums.as_ptr());
-        let new = _mm256_fmadd_ps(_mm256_cvtepi32_ps(exact), _mm256_set1_ps(inv_k), old);
-        _mm256_storeu_ps(sums.as_mut_ptr(), new);
-    }
+fn add_scaled_avx2(sums: &mut [__m256; VECTORS], row: usize, exact: __m256i, inv_k: f32) {
+    let sum = &mut sums[row / LANES];
+    *sum = _mm256_fmadd_ps(_mm256_cvtepi32_ps(exact), _mm256_set1_ps(inv_k), *sum);
 }
 
 /// [`unit_avx2`] of codes of 8 bits: products of 16 bits, those of even and of odd columns.
@@ -307,7 +297,7 @@ fn unit_of_bytes_avx2<const A: usize>(
     unit: usize,
     words: Range<usize>,
     acts: &[GroupActs; A],
-    sums: &mut [[f32; TILE_ROWS]; A],
+    sums: &mut [[__m256; VECTORS]; A],
 ) {
     const B: usize = 4;
     let low = _mm256_set1_epi16(0xff);
