@@ -12,13 +12,10 @@ use crate::cpu_level::{CpuLevel, allows};
 use crate::ops::simd::groups::{GroupActs, GroupKernel, GroupTile, TileOuts};
 use crate::ops::simd::low_bit::Kernel;
 use crate::ops::simd::low_bit_tiles::{BYTES_AHEAD, checked, fetch_scales, of_acts};
-use crate::ops::simd::x86::low_bit_avx2::{self, LANES, add_exact};
+use crate::ops::simd::x86::low_bit_avx2::{self, LANES, VECTORS, add_exact};
 use crate::ops::simd::x86::low_bit_vnni::{evex, vex};
 use crate::ops::simd::x86::{lookup_avx2, lookup_avx512};
 use crate::quant::{Bits, TILE_ROWS};
-
-/// Vectors of the rows of a tile in AVX2.
-const VECTORS: usize = TILE_ROWS / LANES;
 
 /// All kernels that this processor can run, the best last.
 pub fn kernels() -> Vec<GroupKernel> {
@@ -142,7 +139,7 @@ fn rows_avx2<const A: usize>(tile: &GroupTile, bits: Bits, acts: [GroupActs; A],
             }
         }
         for (sums, out) in sums.iter().zip(outs.iter_mut()) {
-            add_settled_avx2(tile, g, 0, sums, out);
+            settle_avx2(tile, g, 0, sums, out);
         }
     }
 }
@@ -164,7 +161,7 @@ fn rows_of_ones_avx2<const A: usize>(tile: &GroupTile, acts: [GroupActs; A], out
                 }
             }
             for (sums, outs) in sums.iter().zip(outs.iter_mut()) {
-                add_settled_avx2(tile, g, row, sums, outs);
+                settle_avx2(tile, g, row, sums, outs);
             }
         }
     }
@@ -189,7 +186,7 @@ fn rows_of_twos_avx2<const A: usize>(tile: &GroupTile, acts: [GroupActs; A], out
             }
         }
         for (sums, out) in sums.iter().zip(outs.iter_mut()) {
-            add_settled_avx2(tile, g, 0, sums, out);
+            settle_avx2(tile, g, 0, sums, out);
         }
     }
 }
@@ -197,13 +194,7 @@ fn rows_of_twos_avx2<const A: usize>(tile: &GroupTile, acts: [GroupActs; A], out
 /// Adds a group's sums of rows from `row` on, times their scales, to outputs.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn add_settled_avx2<const B: usize>(
-    tile: &GroupTile,
-    g: usize,
-    row: usize,
-    sums: &[__m256; B],
-    out: &mut [f32; TILE_ROWS],
-) {
+fn settle_avx2<const B: usize>(tile: &GroupTile, g: usize, row: usize, sums: &[__m256; B], out: &mut [f32; TILE_ROWS]) {
     let rows = row..row + B * LANES;
     let outs = out[rows.clone()].chunks_exact_mut(LANES);
     let scales = tile.scales[g * TILE_ROWS..][rows].chunks_exact(LANES);
