@@ -104,6 +104,17 @@ impl Cpu {
         Ok(i)
     }
 
+    /// Lays the weights of a plan out as its ops read them.
+    fn lay_out(&mut self, plan: &Plan, places: &[At]) {
+        for node in &plan.nodes {
+            for &slot in &node.inputs {
+                if let At::Weight(place) = places[slot.0] {
+                    node.op.lay_out(plan.spec(slot), self.weights.words_mut(place), &self.threads);
+                }
+            }
+        }
+    }
+
     fn usable(&self) -> Result<()> {
         let problem = || "an op panicked in a step".into();
         if self.broken { Err(Error::DeviceLost { device: self.describe(), problem: problem() }) } else { Ok(()) }
@@ -238,6 +249,9 @@ impl Backend for Cpu {
                     At::Own(self.own("unused".into(), |_| Ok(Words::default()))?)
                 }
             });
+        }
+        if !self.plain {
+            self.lay_out(&plan, &places);
         }
         let temporaries = |(i, &n): (usize, &usize)| Words::zeros(&format!("temporaries {i}"), n);
         let pool = memory.sizes.iter().enumerate().map(temporaries).collect::<Result<_>>()?;

@@ -45,6 +45,11 @@ impl Weights {
         &self.blocks[place.block][place.from..][..place.len]
     }
 
+    /// The same, to be laid out.
+    pub(super) fn words_mut(&mut self, place: Place) -> &mut [u32] {
+        &mut self.blocks[place.block][place.from..][..place.len]
+    }
+
     /// Bytes of all weights.
     pub(super) fn bytes(&self) -> u64 {
         4 * self.words as u64

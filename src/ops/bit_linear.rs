@@ -6,7 +6,7 @@ use crate::ops::few_rows::{FewRows, MAX_DECODE_ROWS};
 use crate::ops::norm_quantise::NormQuantise;
 use crate::ops::swiglu::{Act, GateClamp};
 use crate::ops::ternary_matmul::TernaryMatmul;
-use crate::ops::{ActQuant, Composed, Experts, RmsNorm, expect, require};
+use crate::ops::{ActQuant, Composed, Experts, RmsNorm, expect, require, simd};
 use crate::params;
 use crate::plan::{
     Caps, Chosen, Extent, FollowUp, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Source, Step, Variant,
@@ -15,6 +15,7 @@ use crate::plan::{
 use crate::quant::TILE_ROWS;
 use crate::shader;
 use crate::tensor::{DType, Spec, code_words};
+use crate::threads::ThreadPool;
 
 /// Codes of x under the norms of a stack, their product with it, and an epilogue; the composition of `rms_norm` (with a
 /// pre-norm), `norm_quantise`, `ternary_matmul` and, by the kind, `swiglu` or `combine`.
@@ -262,6 +263,10 @@ impl Op for BitLinear {
 
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
         self.compose(step, io, true);
+    }
+
+    fn lay_out(&self, weight: &Spec, words: &mut [u32], threads: &ThreadPool) {
+        simd::lay_out(weight.dtype, words, threads);
     }
 
     fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {

@@ -7,9 +7,10 @@ use crate::ops::few_rows::FewRows;
 use crate::ops::route::Route;
 use crate::ops::router::check_choices;
 use crate::ops::swiglu::Act;
-use crate::ops::{BitInput, Experts, RmsNorm, expect, require};
+use crate::ops::{BitInput, Experts, RmsNorm, expect, require, simd};
 use crate::plan::{Caps, Chosen, Ids, Io, Kernel, Op, PlanBuilder, Slot, Step, Variant, Variants};
 use crate::tensor::{DType, Spec};
+use crate::threads::ThreadPool;
 
 /// The composition of `route` and `bit_linear` with gate and up of the experts that it chooses, for one row; every workgroup of a
 /// chosen expert computes the router's logits again, of four experts in a pass over x.
@@ -121,6 +122,10 @@ impl Op for RouteSwiGlu {
 
     fn cpu_fast(&self, step: &Step, io: &mut Io) {
         self.compose(step, io, |op, step, io| op.cpu_fast(step, io));
+    }
+
+    fn lay_out(&self, weight: &Spec, words: &mut [u32], threads: &ThreadPool) {
+        simd::lay_out(weight.dtype, words, threads);
     }
 
     fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {

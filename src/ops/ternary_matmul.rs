@@ -10,9 +10,10 @@ use crate::params;
 use crate::plan::{
     Caps, Chosen, Extent, Grid, Io, Kernel, Op, ParamStruct, PlanBuilder, Slot, Step, Variant, Variants,
 };
-use crate::quant::{Stack, StackPart, TILE_ROWS, code_at};
+use crate::quant::{Stack, StackPart, TILE_ROWS};
 use crate::shader;
 use crate::tensor::{DType, Spec, code_words};
+use crate::threads::ThreadPool;
 
 /// `y = scale · (1/k) · Σ code · activation`, summed exactly in integers.
 ///
@@ -193,8 +194,7 @@ impl TernaryMatmul {
 
 /// `Σ code · activation` of one row of a matrix.
 fn dot(part: &StackPart, row: usize, act: &[i8]) -> i32 {
-    let code = |c| i32::from(code_at(part.words, part.bits, part.cols, row, c));
-    (0..part.cols).map(|c| code(c) * i32::from(act[c])).sum()
+    (0..part.cols).map(|c| i32::from(part.code(row, c)) * i32::from(act[c])).sum()
 }
 
 impl Op for TernaryMatmul {
@@ -280,6 +280,10 @@ impl Op for TernaryMatmul {
         let pairs = jobs.chunks_exact(2).map(|of| simd::MatVecJob::pair(of[0], of[1])).collect();
         let gated = |gate: &[f32], up: &[f32], y: &mut [f32]| act.all_gated(gate, up, y);
         simd::ternary_gated(stack, pairs, io.threads, &gated, io.out_f32s(0));
+    }
+
+    fn lay_out(&self, weight: &Spec, words: &mut [u32], threads: &ThreadPool) {
+        simd::lay_out(weight.dtype, words, threads);
     }
 
     fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {

@@ -71,6 +71,10 @@ pub trait Op: Debug + Send + Sync {
         self.cpu(step, io);
     }
 
+    /// Brings the words of a resident weight into the order in which [`Op::cpu_fast`] reads them fastest, where there is one: they
+    /// keep their number and say themselves that they are in it. Called again, it changes nothing.
+    fn lay_out(&self, _weight: &Spec, _words: &mut [u32], _threads: &ThreadPool) {}
+
     /// Minimum number of bytes that a step reads from memory, each counted once, given the inputs with their sizes in bytes: by
     /// default the rows in use of every input. Ops that read a part of an input override this.
     fn bytes_read(&self, step: &Step, inputs: &[(&Spec, u64)]) -> u64 {

@@ -31,8 +31,8 @@ mod stack_table;
 
 pub use quantise::{WeightQuant, quantise};
 pub use reorder::reorder;
-pub use stack::{PART_WORDS, Stack, StackPart, stack, stack_words};
-pub(crate) use stack::{fill_stack, stack_table_words};
+pub use stack::{LAID_OUT_ROWS, PART_WORDS, Stack, StackPart, stack, stack_words};
+pub(crate) use stack::{fill_stack, lay_out_stack, stack_table_words};
 pub(crate) use stack_table::StackTable;
 
 /// Rows of a tile: 32 lanes of 4 rows.

@@ -1,15 +1,18 @@
 //! Several packed matrices of one width as one buffer, with a table in front.
 
-use crate::quant::{Bits, Packed, TILE_ROWS};
+use crate::quant::{Bits, Packed, TILE_ROWS, code_at};
 use crate::threads;
 
 /// Words of the header and of each table entry, so that everything behind them is aligned to `vec4<u32>`.
 pub(crate) const HEADER_WORDS: usize = 4;
 /// Words of a table entry.
 pub const PART_WORDS: usize = 8;
+/// Which of them says whether the words are laid out.
+const LAID_OUT: usize = 7;
 
 /// The buffer of a stack: `[n, cols, 0, 0]`, then for each matrix
-/// `[first word / 4, bits, rows, tiles before it, rows before it, scale as bits, tiles, 0]`, then the matrices' words.
+/// `[first word / 4, bits, rows, tiles before it, rows before it, scale as bits, tiles, laid out]`, then the matrices' words.
+/// Only where a CPU has laid them out ([`lay_out_stack`]) is the last one 1.
 pub fn stack(parts: &[Packed]) -> Vec<u32> {
     let mut out = vec![0; stack_words(parts)];
     fill_stack(parts, &mut out);
@@ -62,6 +65,45 @@ pub struct StackPart<'a> {
     pub scale: f32,
     /// The matrix's words, as in [`Packed`].
     pub words: &'a [u32],
+    /// Whether these are laid out: of each tile blocks of [`LAID_OUT_ROWS`] rows, of each block its words `j` behind each other, and
+    /// of these the first bytes of all rows, the second ones, and so on. Rows of four bytes in turn are those from
+    /// 0, 8, 16, 24, 4, 12, 20 and 28 on, as shuffles of vectors of 8 words leave them.
+    pub laid_out: bool,
+}
+
+/// Rows of a block of words that are laid out.
+pub const LAID_OUT_ROWS: usize = 32;
+
+impl StackPart<'_> {
+    /// The code at `(row, col)`. Plain and slow, as [`code_at`].
+    pub fn code(&self, row: usize, col: usize) -> i8 {
+        if !self.laid_out {
+            return code_at(self.words, self.bits, self.cols, row, col);
+        }
+        let (block, row, n) = (row / LAID_OUT_ROWS, row % LAID_OUT_ROWS, self.bits.row_words(self.cols));
+        let (j, col) = (col / self.bits.cols_per_word(), col % self.bits.cols_per_word());
+        let words = &self.words[(block * n + j) * LAID_OUT_ROWS..][..LAID_OUT_ROWS];
+        let byte = LAID_OUT_ROWS * (col % 4) + 16 * (row / 4 % 2) + 4 * (row / 8) + row % 4;
+        let stored = bytemuck::cast_slice::<_, u8>(words)[byte] >> (col / 4) & 1;
+        let [times, offset] = self.bits.times_and_offset();
+        (times * i32::from(stored) - offset) as i8
+    }
+}
+
+/// Calls `lay_out` with the words of each matrix of 1-bit codes of a stack that are not laid out yet, and the number of those of a
+/// tile; it lays them out, as [`StackPart::laid_out`] says.
+pub(crate) fn lay_out_stack(stack: &mut [u32], mut lay_out: impl FnMut(&mut [u32], usize)) {
+    let cols = Stack(stack).cols();
+    for i in 0..Stack(stack).len() {
+        let part = Stack(stack).part(i);
+        if part.bits != Bits::One || part.laid_out {
+            continue;
+        }
+        let entry = HEADER_WORDS + i * PART_WORDS;
+        let (from, len) = (4 * stack[entry] as usize, part.words.len());
+        lay_out(&mut stack[from..][..len], Bits::One.row_words(cols) * TILE_ROWS);
+        stack[entry + LAID_OUT] = 1;
+    }
 }
 
 impl<'a> Stack<'a> {
@@ -86,7 +128,7 @@ impl<'a> Stack<'a> {
         let bits = Bits::of_ternary(entry[1] as usize).expect("a stack is written by `stack`");
         let (rows, cols) = (entry[2] as usize, self.cols());
         let words = &self.0[4 * entry[0] as usize..][..bits.matrix_words(rows, cols)];
-        StackPart { bits, rows, cols, scale: f32::from_bits(entry[5]), words }
+        StackPart { bits, rows, cols, scale: f32::from_bits(entry[5]), words, laid_out: entry[LAID_OUT] == 1 }
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::ops::simd::prefetch::{self, Ahead};
 use crate::ops::simd::{Shared, rows_a_task};
-use crate::quant::{Bits, TILE_ROWS};
+use crate::quant::{Bits, LAID_OUT_ROWS, TILE_ROWS, lay_out_stack};
 use crate::threads::ThreadPool;
 
 /// Rows of activation codes that share one pass over a tile's words.
@@ -20,7 +20,7 @@ pub(super) struct TileWords<'a> {
     pub after: Option<&'a [u32]>,
     /// How they are fetched.
     pub ahead: Ahead,
-    /// Whether they have been laid out for the kernel (see [`Kernel::lay_out`]).
+    /// Whether they have been laid out ([`crate::quant::StackPart::laid_out`]): then what is above of word `j` is not so.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // No other lays anything out.
     pub laid_out: bool,
 }
@@ -50,6 +50,20 @@ impl<'a> TileWords<'a> {
         let (from, at) = if at < self.all.len() { (self.all, at) } else { (after, at - self.all.len()) };
         prefetch::run(ahead, from, at + rows.start, rows.len());
     }
+
+    /// Word `j` of the [`LAID_OUT_ROWS`] rows from `row` on, where they are laid out; fetches what is read some time after it.
+    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // No other lays anything out.
+    pub(super) fn laid_out_word(&self, j: usize, row: usize) -> &'a [u32] {
+        let at = row * self.of_a_row() + j * LAID_OUT_ROWS;
+        if let Some(after) = self.after {
+            let ahead = at + self.ahead.bytes / size_of::<u32>();
+            let (from, ahead) =
+                if ahead < self.all.len() { (self.all, ahead) } else { (after, ahead - self.all.len()) };
+            prefetch::run(self.ahead, from, ahead, LAID_OUT_ROWS);
+        }
+        &self.all[at..][..LAID_OUT_ROWS]
+    }
 }
 
 /// A kernel, and how the tables are made that it needs of a row of codes to multiply it with 1-bit codes; none where it
@@ -60,8 +74,8 @@ pub(super) struct Kernel<R> {
     pub run: R,
     /// Makes [`WORD_TABLES`] tables of every 8 words of codes, those that one word of a 1-bit matrix is multiplied with.
     pub make_tables: Option<MakeTables>,
-    /// Lays the words of a tile of 1-bit codes out as the kernel uses them, which it else does in each pass; none where they lie
-    /// so. Fetches as a pass does.
+    /// Lays the words of a tile of 1-bit codes out ([`crate::quant::StackPart::laid_out`]), which the kernel else does in each pass; none
+    /// where it reads them as they lie. Fetches as a pass does.
     pub lay_out: Option<LayOut>,
 }
 
@@ -75,13 +89,28 @@ impl<R> Kernel<R> {
         if passes > 1 {
             words.ahead = Ahead::SECOND;
         }
-        let Some(lay_out) = self.lay_out.filter(|_| bits == Bits::One && passes > 1) else { return with(words) };
+        let pays = bits == Bits::One && passes > 1 && !words.laid_out;
+        let Some(lay_out) = self.lay_out.filter(|_| pays) else { return with(words) };
         let mut memory = LAID_OUT.take();
         memory.resize(memory.len().max(words.all.len()), 0);
         let all = &mut memory[..words.all.len()];
         lay_out(&words, all);
         with(TileWords { all, after: None, laid_out: true, ..words });
         LAID_OUT.set(memory);
+    }
+
+    /// Lays the matrices of 1-bit codes of a stack out, if that is not how the kernel reads them.
+    pub(super) fn lay_out_stack(&self, stack: &mut [u32], threads: &ThreadPool) {
+        let Some(lay_out) = self.lay_out else { return };
+        lay_out_stack(stack, |words, of_a_tile| {
+            let (tiles, words) = (words.len() / of_a_tile.max(1), Shared::new(words));
+            threads.run(tiles, |tile| {
+                // SAFETY: each tile belongs to one task.
+                let words = unsafe { words.slice(tile * of_a_tile, of_a_tile) };
+                let old = words.to_vec();
+                lay_out(&TileWords { after: None, ..TileWords::new(&old, &[]) }, words);
+            });
+        });
     }
 }
 
@@ -167,6 +196,29 @@ pub(super) fn with_tables(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(target_arch = "x86_64")] // No other lays anything out.
+    fn stacks_that_are_laid_out_keep_their_codes_and_are_so_once() {
+        use crate::quant::{Packed, Stack, stack};
+
+        for kernel in crate::ops::simd::x86::ternary::kernels().iter().filter(|kernel| kernel.lay_out.is_some()) {
+            let codes = |n: usize, all: &[i8]| (0..n).map(|i| all[i * i / 7 % 13 % all.len()]).collect::<Vec<_>>();
+            let of = [(300, &[-1, 1][..]), (64, &[-1, 0, 1]), (7, &[1, -1])]
+                .map(|(rows, all)| (rows, codes(rows * 100, all)));
+            let mut words = stack(&of.each_ref().map(|(rows, codes)| Packed::new(*rows, 100, codes, 0.5)));
+            kernel.lay_out_stack(&mut words, &ThreadPool::new(2));
+            let laid_out = words.clone();
+            kernel.lay_out_stack(&mut words, &ThreadPool::one());
+            assert_eq!(words, laid_out);
+            for (i, (rows, codes)) in of.iter().enumerate() {
+                let part = Stack(&words).part(i);
+                assert_eq!(part.laid_out, part.bits == Bits::One);
+                let found = (0..rows * 100).map(|at| part.code(at / 100, at % 100));
+                assert!(found.eq(codes.iter().copied()), "matrix {i}");
+            }
+        }
+    }
 
     #[test]
     fn many_rows_make_two_tasks_a_thread_and_few_share_their_tables() {

@@ -50,7 +50,7 @@ pub(super) use maths::{
     Normed, argmax, bounded, combine, gelu_erf, gelu_tanh, layer_norm, norm, quantise, quantise_by_row, relu2_gate,
     sum_of_squares, swiglu,
 };
-pub(super) use ternary::{Codes, MatVecJob, ternary_gated, ternary_products};
+pub(super) use ternary::{Codes, MatVecJob, lay_out, ternary_gated, ternary_products};
 
 /// Rows of `width` elements that make a task of a few microseconds.
 pub(super) fn rows_a_task(width: usize) -> usize {

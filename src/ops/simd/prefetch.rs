@@ -27,6 +27,13 @@ impl Ahead {
         *FOUND.get_or_init(|| if is_zen_5_or_later() { Self::FIRST } else { Self::SECOND })
     }
 
+    /// The same for what is read in pieces of short runs, out of `bytes` that are read together: the second cache's own fetching
+    /// finds no order in them, so that they have to be on their way for longer.
+    pub fn of_short_runs(self, bytes: usize) -> Self {
+        const MOST: usize = 24576;
+        if self.first { self } else { Ahead { bytes: (bytes / 2).clamp(self.bytes, MOST), ..self } }
+    }
+
     /// Brings the line of an address, which may be any, where it belongs.
     #[inline(always)]
     pub fn fetch<T>(self, at: *const T) {

@@ -11,6 +11,7 @@ use crate::ops::simd::prefetch::{self, Ahead};
 use crate::ops::simd::tiles::{Run, Tiles};
 use crate::ops::simd::{Shared, maths, portable};
 use crate::quant::{Bits, Stack, StackPart, TILE_ROWS};
+use crate::tensor::DType;
 use crate::threads::ThreadPool;
 
 /// One row of activation codes.
@@ -90,6 +91,13 @@ fn tile_kernel() -> TileKernel {
 
 /// The kernel in plain Rust.
 const PORTABLE: TileKernel = Kernel { run: portable::ternary::tile, make_tables: None, lay_out: None };
+
+/// Lays the words of a resident stack of ternary matrices out as the best kernel uses them, if that is not how they lie.
+pub fn lay_out(dtype: DType, stack: &mut [u32], threads: &ThreadPool) {
+    if dtype == DType::Ternary {
+        tile_kernel().lay_out_stack(stack, threads);
+    }
+}
 
 /// The cost of reading a tile, in units of the products of one row of codes.
 const READING: usize = 2;
@@ -289,7 +297,8 @@ fn run_tile<const N: usize>(kernel: TileKernel, tile: &Tile<N>, after: &[u32], o
     held.gates.resize((N - 1) * tile.jobs.len(), [0.0; TILE_ROWS]);
     for (n, part) in tile.parts.iter().enumerate() {
         let after = if n + 1 < N { tile.words(n + 1) } else { after };
-        kernel.for_passes(TileWords::new(tile.words(n), after), part.bits, passes, |mut words| {
+        let words = TileWords { laid_out: part.laid_out, ..TileWords::new(tile.words(n), after) };
+        kernel.for_passes(words, part.bits, passes, |mut words| {
             for (pass, jobs) in tile.jobs.chunks(of_a_pass).enumerate() {
                 // The others' codes have driven them out of the first cache.
                 prefetch::run(Ahead::SECOND, tile.jobs, (pass + 1) * of_a_pass, of_a_pass);
@@ -424,7 +433,6 @@ mod tests {
                 .map(|i| if zeros { (i * 7 % 3) as i8 - 1 } else { (i * 5 % 7 % 2) as i8 * 2 - 1 })
                 .collect();
             let words = stack(&[Packed::new(TILE_ROWS, cols, &codes, 1.0)]);
-            let part = Stack(&words).part(0);
             let act = |a: usize| -> Vec<i8> {
                 (0..cols.next_multiple_of(32))
                     .map(|c| match a {
@@ -437,8 +445,14 @@ mod tests {
             };
             let acts: Vec<Vec<i8>> = (0..BATCH).map(act).collect();
             let act_words: Vec<Vec<u32>> = acts.iter().map(|a| bytemuck::pod_collect_to_vec(a)).collect();
-            let tile = TileWords::new(part.words, part.words);
-            for (k, kernel) in kernels().into_iter().enumerate() {
+            let ways = |kernel: TileKernel| [Some((kernel, false)), kernel.lay_out.map(|_| (kernel, true))];
+            for (k, (kernel, laid_out)) in kernels().into_iter().flat_map(ways).flatten().enumerate() {
+                let mut words = words.clone();
+                if laid_out {
+                    kernel.lay_out_stack(&mut words, &ThreadPool::one());
+                }
+                let part = Stack(&words).part(0);
+                let tile = TileWords { laid_out: part.laid_out, ..TileWords::new(part.words, part.words) };
                 let rows: Vec<&[u32]> = act_words.iter().map(|a| &a[..]).collect();
                 let of =
                     |a: usize| Codes { words: rows[a], sum: acts[a].iter().map(|&v| i32::from(v)).sum(), tables: &[] };

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use crate::ops::simd::low_bit::{Table, TileWords, WORD_CODES, WORD_TABLES};
 use crate::ops::simd::x86::low_bit_avx2::LANES;
-use crate::quant::TILE_ROWS;
+use crate::quant::{LAID_OUT_ROWS, TILE_ROWS};
 
 /// Bits of the lower part of a sum.
 const LOWER: i32 = 5;
@@ -23,7 +23,7 @@ const HALVES: usize = 2;
 /// Words of a row whose sums fit 16 bits: a word's are at most `8 · (31 + 31 · 32)`.
 const WORDS_OF_16_BITS: usize = 8;
 /// Rows whose bytes are looked up together.
-pub(super) const ROWS: usize = 32;
+pub(super) const ROWS: usize = LAID_OUT_ROWS;
 /// What the sums of a word are larger by than they are: a number of 16 bits with a sign holds two times a sum, in exact form.
 pub(super) const WORD_BIAS: i16 = BIAS * (BYTES * HALVES) as i16;
 
@@ -89,20 +89,45 @@ pub(super) fn products<const A: usize>(
     mut add: impl FnMut(usize, usize, __m256i),
 ) {
     check(tile, words.end, tables);
-    let zero = _mm256_setzero_si256();
-    for from in words.clone().step_by(WORDS_OF_16_BITS) {
-        let piece = from..words.end.min(from + WORDS_OF_16_BITS);
-        let bias = _mm256_set1_epi32(i32::from(BIAS) * (BYTES * HALVES * piece.len()) as i32);
+    let piece = |from: usize| from..words.end.min(from + WORDS_OF_16_BITS);
+    // In the order of the words in memory; with several rows of codes, so that their tables stay in the first cache.
+    if tile.laid_out && A == 1 {
         for row in (0..TILE_ROWS).step_by(ROWS) {
-            let sums = sums_of(tile, piece.clone(), row, tables);
-            for (a, sums) in sums.iter().enumerate() {
-                for (i, &sums) in sums.iter().enumerate() {
-                    let [first, second] = [_mm256_unpacklo_epi16(sums, zero), _mm256_unpackhi_epi16(sums, zero)];
-                    let row = row + 2 * LANES * i;
-                    add(a, row, _mm256_sub_epi32(first, bias));
-                    add(a, row + LANES, _mm256_sub_epi32(second, bias));
-                }
+            for from in words.clone().step_by(WORDS_OF_16_BITS) {
+                add_piece::<A, true>(tile, piece(from), row, tables, &mut add);
             }
+        }
+        return;
+    }
+    for from in words.clone().step_by(WORDS_OF_16_BITS) {
+        for row in (0..TILE_ROWS).step_by(ROWS) {
+            match tile.laid_out {
+                true => add_piece::<A, true>(tile, piece(from), row, tables, &mut add),
+                false => add_piece::<A, false>(tile, piece(from), row, tables, &mut add),
+            }
+        }
+    }
+}
+
+/// Adds a piece of [`products`].
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_piece<const A: usize, const LAID_OUT: bool>(
+    tile: &TileWords,
+    piece: Range<usize>,
+    row: usize,
+    tables: &[&[Table]; A],
+    add: &mut impl FnMut(usize, usize, __m256i),
+) {
+    let zero = _mm256_setzero_si256();
+    let bias = _mm256_set1_epi32(i32::from(BIAS) * (BYTES * HALVES * piece.len()) as i32);
+    let sums = sums_16::<A, LAID_OUT>(tile, piece, row, tables);
+    for (a, sums) in sums.iter().enumerate() {
+        for (i, &sums) in sums.iter().enumerate() {
+            let [first, second] = [_mm256_unpacklo_epi16(sums, zero), _mm256_unpackhi_epi16(sums, zero)];
+            let row = row + 2 * LANES * i;
+            add(a, row, _mm256_sub_epi32(first, bias));
+            add(a, row + LANES, _mm256_sub_epi32(second, bias));
         }
     }
 }
@@ -122,21 +147,9 @@ pub(super) fn word_sums<const A: usize>(
     row: usize,
     tables: &[&[Table]; A],
 ) -> [[__m256i; 2]; A] {
-    sums_of(tile, word..word + 1, row, tables)
-}
-
-/// [`sums_16`] of a tile's words as they lie or as they have been laid out.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn sums_of<const A: usize>(
-    tile: &TileWords,
-    words: Range<usize>,
-    row: usize,
-    tables: &[&[Table]; A],
-) -> [[__m256i; 2]; A] {
     match tile.laid_out {
-        true => sums_16::<A, true>(tile, words, row, tables),
-        false => sums_16::<A, false>(tile, words, row, tables),
+        true => sums_16::<A, true>(tile, word..word + 1, row, tables),
+        false => sums_16::<A, false>(tile, word..word + 1, row, tables),
     }
 }
 
@@ -155,12 +168,11 @@ fn sums_16<const A: usize, const LAID_OUT: bool>(
     let weights = _mm256_set1_epi16(1 | 1 << LOWER << 8);
     let mut sums = [[_mm256_setzero_si256(); 2]; A];
     for j in words {
-        let words = &tile.all[j * TILE_ROWS + row..][..ROWS];
         let bytes = if LAID_OUT {
-            load(words)
+            load(tile.laid_out_word(j, row))
         } else {
             tile.fetch(j, row..row + ROWS);
-            transposed(words)
+            transposed(&tile.all[j * TILE_ROWS + row..][..ROWS])
         };
         let mut parts = [[_mm256_setzero_si256(); 2]; A];
         for byte in 0..BYTES {
@@ -190,7 +202,7 @@ fn sums_16<const A: usize, const LAID_OUT: bool>(
     sums
 }
 
-/// Writes the words of a tile as [`transposed`] gives them, which [`sums_16`] else does for each four rows of codes.
+/// Writes the words of a tile as [`transposed`] gives them, block after block of [`ROWS`] rows.
 pub(super) fn lay_out(tile: &TileWords, to: &mut [u32]) {
     // SAFETY: the processor has AVX2, as every one on which kernels use what is laid out.
     unsafe { transpose_all(tile, to) };
@@ -198,12 +210,14 @@ pub(super) fn lay_out(tile: &TileWords, to: &mut [u32]) {
 
 #[target_feature(enable = "avx2")]
 fn transpose_all(tile: &TileWords, to: &mut [u32]) {
-    for (i, (words, to)) in tile.all.chunks_exact(ROWS).zip(to.chunks_exact_mut(ROWS)).enumerate() {
-        let row = i * ROWS % TILE_ROWS;
-        tile.fetch(i * ROWS / TILE_ROWS, row..row + ROWS);
-        for (to, bytes) in to.chunks_exact_mut(LANES).zip(transposed(words)) {
-            // SAFETY: `to` has 8 elements.
-            unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), bytes) };
+    for (j, words) in tile.all.chunks_exact(TILE_ROWS).enumerate() {
+        tile.fetch(j, 0..TILE_ROWS);
+        for (i, words) in words.chunks_exact(ROWS).enumerate() {
+            let to = &mut to[(i * tile.of_a_row() + j) * ROWS..][..ROWS];
+            for (to, bytes) in to.chunks_exact_mut(LANES).zip(transposed(words)) {
+                // SAFETY: `to` has 8 elements.
+                unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), bytes) };
+            }
         }
     }
 }

@@ -131,10 +131,11 @@ const WORDS_OF_FOURFOLD: usize = WORDS_OF_16_BITS / 2;
 #[allow(clippy::needless_range_loop)] // Constant bounds unroll, so that the sums stay in registers.
 fn row_16<const B: usize>(tile: &TileWords, words: Range<usize>, row: usize, act: &[u32]) -> [__m256i; B] {
     let mut sums = [_mm256_setzero_si256(); B];
+    let ahead = tile.ahead.of_short_runs(size_of_val(tile.all));
     for from in words.clone().step_by(WORDS_OF_FOURFOLD) {
         let mut fourfold = [_mm256_setzero_si256(); B];
         for j in from..words.end.min(from + WORDS_OF_FOURFOLD) {
-            tile.fetch(j, row..row + B * LANES);
+            tile.fetch_by(ahead, j, row..row + B * LANES);
             let (w, x) = (load::<B>(tile, j, row), factors(act, j));
             for b in 0..B {
                 add_word_of_one(w[b], &x, &mut sums[b], &mut fourfold[b]);
