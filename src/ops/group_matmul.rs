@@ -11,6 +11,7 @@ use crate::quant::TILE_ROWS;
 use crate::quant::groups::{GroupPart, GroupStack, MAX_COLS};
 use crate::shader;
 use crate::tensor::{DType, Spec, code_words};
+use crate::threads::ThreadPool;
 
 /// What a product with scales by group reads.
 #[derive(Debug, Clone, Copy)]
@@ -173,6 +174,13 @@ impl Op for GroupMatmul {
         let group = act_group(io.spec(1), d, group).unwrap_or(group);
         let input = simd::GroupInput::Codes { acts: &acts, group };
         simd::group_products(stack, input, place, threads, residual, io.out_f32s(0));
+    }
+
+    fn lay_out(&self, weight: &Spec, words: &mut [u32], threads: &ThreadPool) {
+        // Floats are multiplied with words as they lie.
+        if !self.floats {
+            simd::lay_out(weight.dtype, words, threads);
+        }
     }
 
     fn kernel(&self, caps: &Caps, inputs: &[&Spec], outputs: &[&Spec]) -> Kernel {

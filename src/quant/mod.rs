@@ -24,14 +24,17 @@ use std::ops::Range;
 pub mod formats;
 pub mod groups;
 pub mod int8;
+mod lay_out;
 mod quantise;
 mod reorder;
 mod stack;
 mod stack_table;
 
+pub use lay_out::LAID_OUT_ROWS;
+pub(crate) use lay_out::stored_in_block;
 pub use quantise::{WeightQuant, quantise};
 pub use reorder::reorder;
-pub use stack::{LAID_OUT_ROWS, PART_WORDS, Stack, StackPart, stack, stack_words};
+pub use stack::{PART_WORDS, Stack, StackPart, stack, stack_words};
 pub(crate) use stack::{fill_stack, lay_out_stack, stack_table_words};
 pub(crate) use stack_table::StackTable;
 
@@ -66,6 +69,12 @@ impl Bits {
             Bits::Two => [1, 1],
             Bits::Eight => [1, 128],
         }
+    }
+
+    /// The code that is stored as so many.
+    fn code(self, stored: u32) -> i8 {
+        let [times, offset] = self.times_and_offset();
+        (times * stored as i32 - offset) as i8
     }
 
     fn stored(self, code: i8) -> u8 {
@@ -199,9 +208,7 @@ pub fn code_at(words: &[u32], bits: Bits, cols: usize, row: usize, col: usize) -
     let j = col / bits.cols_per_word();
     let c = col % bits.cols_per_word();
     let word = words[(tile * bits.row_words(cols) + j) * TILE_ROWS + in_tile];
-    let [times, offset] = bits.times_and_offset();
-    let stored = word >> (8 * (c % 4) + bits.count() * (c / 4)) & ((1 << bits.count()) - 1);
-    (times * stored as i32 - offset) as i8
+    bits.code(word >> (8 * (c % 4) + bits.count() * (c / 4)) & ((1 << bits.count()) - 1))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Several packed matrices of one width as one buffer, with a table in front.
 
-use crate::quant::{Bits, Packed, TILE_ROWS, code_at};
+use crate::quant::{Bits, LAID_OUT_ROWS, Packed, TILE_ROWS, code_at, stored_in_block};
 use crate::threads;
 
 /// Words of the header and of each table entry, so that everything behind them is aligned to `vec4<u32>`.
@@ -12,7 +12,7 @@ const LAID_OUT: usize = 7;
 
 /// The buffer of a stack: `[n, cols, 0, 0]`, then for each matrix
 /// `[first word / 4, bits, rows, tiles before it, rows before it, scale as bits, tiles, laid out]`, then the matrices' words.
-/// Only where a CPU has laid them out ([`lay_out_stack`]) is the last one 1.
+/// The last one is 1 where a CPU has laid the words out ([`StackPart::laid_out`]), else 0.
 pub fn stack(parts: &[Packed]) -> Vec<u32> {
     let mut out = vec![0; stack_words(parts)];
     fill_stack(parts, &mut out);
@@ -65,14 +65,9 @@ pub struct StackPart<'a> {
     pub scale: f32,
     /// The matrix's words, as in [`Packed`].
     pub words: &'a [u32],
-    /// Whether these are laid out: of each tile blocks of [`LAID_OUT_ROWS`] rows, of each block its words `j` behind each other, and
-    /// of these the first bytes of all rows, the second ones, and so on. Rows of four bytes in turn are those from
-    /// 0, 8, 16, 24, 4, 12, 20 and 28 on, as shuffles of vectors of 8 words leave them.
+    /// Whether these are laid out ([`crate::quant::LAID_OUT_ROWS`]), all blocks of the same rows behind each other.
     pub laid_out: bool,
 }
-
-/// Rows of a block of words that are laid out.
-pub const LAID_OUT_ROWS: usize = 32;
 
 impl StackPart<'_> {
     /// The code at `(row, col)`. Plain and slow, as [`code_at`].
@@ -80,13 +75,10 @@ impl StackPart<'_> {
         if !self.laid_out {
             return code_at(self.words, self.bits, self.cols, row, col);
         }
-        let (block, row, n) = (row / LAID_OUT_ROWS, row % LAID_OUT_ROWS, self.bits.row_words(self.cols));
-        let (j, col) = (col / self.bits.cols_per_word(), col % self.bits.cols_per_word());
-        let words = &self.words[(block * n + j) * LAID_OUT_ROWS..][..LAID_OUT_ROWS];
-        let byte = LAID_OUT_ROWS * (col % 4) + 16 * (row / 4 % 2) + 4 * (row / 8) + row % 4;
-        let stored = bytemuck::cast_slice::<_, u8>(words)[byte] >> (col / 4) & 1;
-        let [times, offset] = self.bits.times_and_offset();
-        (times * i32::from(stored) - offset) as i8
+        let j = col / self.bits.cols_per_word();
+        let block = row / LAID_OUT_ROWS * self.bits.row_words(self.cols) + j;
+        let words = &self.words[block * LAID_OUT_ROWS..][..LAID_OUT_ROWS];
+        self.bits.code(stored_in_block(words, row % LAID_OUT_ROWS, col % self.bits.cols_per_word()))
     }
 }
 

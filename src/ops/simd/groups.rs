@@ -2,11 +2,11 @@
 //! processor.
 
 use crate::ops::simd::low_bit::{
-    BATCH, Kernel, MakeTables, Table, TileWords, of_a_task, own_rows, rows_at_a_time, with_tables,
+    BATCH, Kernel, MakeTables, Order, Table, TileWords, of_a_task, own_rows, rows_at_a_time, with_tables,
 };
 use crate::ops::simd::tiles::{Run, Tiles};
 use crate::ops::simd::{Shared, portable};
-use crate::quant::groups::{GroupPart, GroupStack};
+use crate::quant::groups::{GroupPart, GroupStack, lay_out_stack};
 use crate::quant::{Bits, TILE_ROWS};
 use crate::threads::ThreadPool;
 use half::f16;
@@ -112,6 +112,17 @@ fn group_kernel() -> GroupKernel {
 /// The kernel in plain Rust.
 const PORTABLE: GroupKernel = Kernel { run: portable::groups::tile, make_tables: None, lay_out: None };
 
+/// Lays a stack out as the best kernel uses it.
+pub fn lay_out(stack: &mut [u32], threads: &ThreadPool) {
+    let kernel = group_kernel();
+    if kernel.lay_out.is_some() {
+        lay_out_stack(stack, |words, of_a_tile| kernel.lay_out_matrix(words, of_a_tile, ORDER, threads));
+    }
+}
+
+/// The order of matrices that are laid out: products read all rows of a group before those of the next.
+const ORDER: Order = Order::Blocks;
+
 /// A tile, and the column of y that its first row is.
 #[derive(Clone, Copy)]
 struct Work<'a> {
@@ -132,7 +143,7 @@ impl<'a> Work<'a> {
         let [group_words, act_words] = [shape.group, of_acts].map(|cols| cols / shape.bits.cols_per_word());
         let scales = shape.groups() * TILE_ROWS;
         GroupTile {
-            words: TileWords::new(self.words(), after),
+            words: TileWords::new(self.words(), after).in_order(ORDER, part.laid_out),
             scales: &part.scales[self.tile * scales..][..scales],
             group_words,
             act_words,
@@ -333,10 +344,19 @@ mod tests {
         let both = rows.words[some.clone()].iter().zip(&rows.scale_and_sum[some.clone()]);
         let acts: Vec<GroupActs> = both.map(|(words, scale_and_sum)| GroupActs::new(words, scale_and_sum)).collect();
         let mut all: Vec<TileOuts> = Vec::new();
-        for (kernel, passes) in kernels().into_iter().flat_map(|kernel| [(kernel, 1), (kernel, 2)]) {
+        let laid_out = laid_out(tile, bits);
+        let ways = |kernel: GroupKernel| {
+            let laid_out = laid_out.as_ref().filter(|_| kernel.lay_out.is_some());
+            [
+                Some((kernel, 1, tile.words)),
+                Some((kernel, 2, tile.words)),
+                laid_out.map(|by| (kernel, 1, in_order(tile, by))),
+            ]
+        };
+        for (kernel, passes, words) in kernels().into_iter().flat_map(ways).flatten() {
             let mut outs = [[0.0; TILE_ROWS]; BATCH];
             let mut run = |acts: &[GroupActs]| {
-                kernel.for_passes(tile.words, bits, passes, |words| {
+                kernel.for_passes(words, bits, passes, |words| {
                     (kernel.run)(&GroupTile { words, ..*tile }, bits, acts, &mut outs);
                 });
             };
@@ -353,9 +373,55 @@ mod tests {
             all.push(outs);
         }
         let x: Vec<&[f32]> = rows.floats[some].iter().map(|x| &x[..]).collect();
-        all.push([[0.0; TILE_ROWS]; BATCH]);
-        portable::groups::float_tile(tile, bits, &x, all.last_mut().unwrap());
+        for words in std::iter::once(tile.words).chain(laid_out.as_ref().map(|by| in_order(tile, by))) {
+            all.push([[0.0; TILE_ROWS]; BATCH]);
+            portable::groups::float_tile(&GroupTile { words, ..*tile }, bits, &x, all.last_mut().unwrap());
+        }
         all
+    }
+
+    /// The words of a tile of 1-bit codes as a kernel of this processor lays them out, if one does.
+    fn laid_out(tile: &GroupTile, bits: Bits) -> Option<Vec<u32>> {
+        let kernel = kernels().into_iter().find(|kernel| kernel.lay_out.is_some() && bits == Bits::One)?;
+        let mut words = tile.words.all.to_vec();
+        let of_a_tile = words.len();
+        kernel.lay_out_matrix(&mut words, of_a_tile, ORDER, &ThreadPool::one());
+        Some(words)
+    }
+
+    fn in_order<'a>(tile: &GroupTile<'a>, all: &'a [u32]) -> TileWords<'a> {
+        TileWords { all, ..tile.words.in_order(ORDER, true) }
+    }
+
+    #[test]
+    fn stacks_that_are_laid_out_keep_their_codes_and_are_so_once() {
+        let (shape, threads) = (GroupShape { rows: 300, cols: 100, bits: Bits::One, group: 32 }, ThreadPool::new(2));
+        let code = |row: usize, col: usize| [-1, 1, 1, -1, 1][(row * 7 + col * (1 + row % 3)) % 5];
+        let one = GroupPacked::from_codes(shape, |row, to, _| {
+            to.iter_mut().enumerate().for_each(|(col, to)| *to = code(row, col));
+            Ok(())
+        });
+        let (two, mut words) =
+            (matrix(100, Bits::Two, 32), stack(&[one.unwrap(), matrix(100, Bits::Two, 32)]).unwrap());
+        for kernel in kernels().iter().filter(|kernel| kernel.lay_out.is_some()) {
+            let mut times = 0;
+            let mut lay_out = |words: &mut Vec<u32>| {
+                lay_out_stack(words, |words, n| {
+                    times += 1;
+                    kernel.lay_out_matrix(words, n, ORDER, &threads);
+                });
+            };
+            let mut words = words.clone();
+            lay_out(&mut words);
+            lay_out(&mut words);
+            let [first, second] = [0, 1].map(|i| GroupStack(&words).part(i));
+            assert_eq!((times, first.laid_out, second.laid_out, second.words), (1, true, false, &two.words[..]));
+            assert!((0..300).all(|row| (0..100).all(|col| first.code(row, col) == code(row, col))));
+        }
+        lay_out(&mut words, &threads);
+        let found = GroupStack(&words).part(0);
+        assert_eq!(found.laid_out, group_kernel().lay_out.is_some());
+        assert!((0..300).all(|row| (0..100).all(|col| found.code(row, col) == code(row, col))));
     }
 
     #[test]

@@ -5,13 +5,13 @@ use std::ops::Range;
 
 use crate::ops::simd::prefetch::{self, Ahead};
 use crate::ops::simd::{Shared, rows_a_task};
-use crate::quant::{Bits, LAID_OUT_ROWS, TILE_ROWS, lay_out_stack};
+use crate::quant::{Bits, LAID_OUT_ROWS, TILE_ROWS};
 use crate::threads::ThreadPool;
 
 /// Rows of activation codes that share one pass over a tile's words.
 pub(super) const BATCH: usize = 4;
 
-/// The words of a tile: word `j` of row `r` at `128 j + r`.
+/// The words of a tile.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct TileWords<'a> {
     /// All of them.
@@ -20,15 +20,42 @@ pub(super) struct TileWords<'a> {
     pub after: Option<&'a [u32]>,
     /// How they are fetched.
     pub ahead: Ahead,
-    /// Whether they have been laid out ([`crate::quant::StackPart::laid_out`]): then what is above of word `j` is not so.
+    /// In which order they are.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // No other lays anything out.
-    pub laid_out: bool,
+    pub order: Order,
+}
+
+/// The order of a tile's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Word `j` of row `r` at `128 j + r`.
+    Plain,
+    /// The same, but each block of words is laid out ([`LAID_OUT_ROWS`]).
+    Blocks,
+    /// Blocks that are laid out, all of the same rows behind each other.
+    BlocksByRows,
+}
+
+impl Order {
+    /// Where the first words of the [`LAID_OUT_ROWS`] rows from `row` on are in a tile, and how far from them the next ones.
+    #[inline(always)]
+    pub(super) fn blocks(self, tile: &TileWords, row: usize) -> (usize, usize) {
+        match self {
+            Order::BlocksByRows => (row * tile.of_a_row(), LAID_OUT_ROWS),
+            Order::Plain | Order::Blocks => (row, TILE_ROWS),
+        }
+    }
 }
 
 impl<'a> TileWords<'a> {
     /// Words as they lie, and those that are read after them.
     pub(super) fn new(all: &'a [u32], after: &'a [u32]) -> Self {
-        TileWords { all, after: Some(after), ahead: Ahead::of_this_processor(), laid_out: false }
+        TileWords { all, after: Some(after), ahead: Ahead::of_this_processor(), order: Order::Plain }
+    }
+
+    /// The same in this order, if they are laid out.
+    pub(super) fn in_order(self, order: Order, laid_out: bool) -> Self {
+        if laid_out { TileWords { order, ..self } } else { self }
     }
 
     /// Words of a row.
@@ -42,26 +69,25 @@ impl<'a> TileWords<'a> {
         self.fetch_by(self.ahead, j, rows);
     }
 
-    /// [`TileWords::fetch`] as `ahead` says, of this tile or of those that are read after it.
+    /// [`TileWords::fetch`] as `ahead` says.
     #[inline(always)]
     pub(super) fn fetch_by(&self, ahead: Ahead, j: usize, rows: Range<usize>) {
-        let Some(after) = self.after else { return };
-        let at = j * TILE_ROWS + ahead.bytes / size_of::<u32>();
-        let (from, at) = if at < self.all.len() { (self.all, at) } else { (after, at - self.all.len()) };
-        prefetch::run(ahead, from, at + rows.start, rows.len());
+        self.fetch_from(ahead, j * TILE_ROWS + rows.start, rows.len());
     }
 
-    /// Word `j` of the [`LAID_OUT_ROWS`] rows from `row` on, where they are laid out; fetches what is read some time after it.
+    /// Fetches what is read some time after `n` words from word `at` of the tile on, of this tile or of those that are read after it.
     #[inline(always)]
-    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // No other lays anything out.
-    pub(super) fn laid_out_word(&self, j: usize, row: usize) -> &'a [u32] {
-        let at = row * self.of_a_row() + j * LAID_OUT_ROWS;
-        if let Some(after) = self.after {
-            let ahead = at + self.ahead.bytes / size_of::<u32>();
-            let (from, ahead) =
-                if ahead < self.all.len() { (self.all, ahead) } else { (after, ahead - self.all.len()) };
-            prefetch::run(self.ahead, from, ahead, LAID_OUT_ROWS);
-        }
+    fn fetch_from(&self, ahead: Ahead, at: usize, n: usize) {
+        let Some(after) = self.after else { return };
+        let at = at + ahead.bytes / size_of::<u32>();
+        let (from, at) = if at < self.all.len() { (self.all, at) } else { (after, at - self.all.len()) };
+        prefetch::run(ahead, from, at, n);
+    }
+
+    /// The words of a block; fetches what is read some time after them.
+    #[inline(always)]
+    pub(super) fn block(&self, at: usize) -> &'a [u32] {
+        self.fetch_from(self.ahead, at, LAID_OUT_ROWS);
         &self.all[at..][..LAID_OUT_ROWS]
     }
 }
@@ -74,13 +100,13 @@ pub(super) struct Kernel<R> {
     pub run: R,
     /// Makes [`WORD_TABLES`] tables of every 8 words of codes, those that one word of a 1-bit matrix is multiplied with.
     pub make_tables: Option<MakeTables>,
-    /// Lays the words of a tile of 1-bit codes out ([`crate::quant::StackPart::laid_out`]), which the kernel else does in each pass; none
-    /// where it reads them as they lie. Fetches as a pass does.
+    /// Lays the words of a tile of 1-bit codes out, which the kernel else does in each pass; none where it reads them as they lie.
+    /// Fetches as a pass does.
     pub lay_out: Option<LayOut>,
 }
 
 /// Writes all words of a tile in another order.
-pub(super) type LayOut = fn(&TileWords, &mut [u32]);
+pub(super) type LayOut = fn(&TileWords, Order, &mut [u32]);
 
 impl<R> Kernel<R> {
     /// Calls `with` with the words of a tile that a number of passes read, laid out if that is less work.
@@ -89,27 +115,25 @@ impl<R> Kernel<R> {
         if passes > 1 {
             words.ahead = Ahead::SECOND;
         }
-        let pays = bits == Bits::One && passes > 1 && !words.laid_out;
+        let pays = bits == Bits::One && passes > 1 && words.order == Order::Plain;
         let Some(lay_out) = self.lay_out.filter(|_| pays) else { return with(words) };
         let mut memory = LAID_OUT.take();
         memory.resize(memory.len().max(words.all.len()), 0);
         let all = &mut memory[..words.all.len()];
-        lay_out(&words, all);
-        with(TileWords { all, after: None, laid_out: true, ..words });
+        lay_out(&words, Order::Blocks, all);
+        with(TileWords { all, after: None, order: Order::Blocks, ..words });
         LAID_OUT.set(memory);
     }
 
-    /// Lays the matrices of 1-bit codes of a stack out, if that is not how the kernel reads them.
-    pub(super) fn lay_out_stack(&self, stack: &mut [u32], threads: &ThreadPool) {
+    /// Lays the words of a matrix of 1-bit codes out, so many in each tile, in their place.
+    pub(super) fn lay_out_matrix(&self, words: &mut [u32], of_a_tile: usize, order: Order, threads: &ThreadPool) {
         let Some(lay_out) = self.lay_out else { return };
-        lay_out_stack(stack, |words, of_a_tile| {
-            let (tiles, words) = (words.len() / of_a_tile.max(1), Shared::new(words));
-            threads.run(tiles, |tile| {
-                // SAFETY: each tile belongs to one task.
-                let words = unsafe { words.slice(tile * of_a_tile, of_a_tile) };
-                let old = words.to_vec();
-                lay_out(&TileWords { after: None, ..TileWords::new(&old, &[]) }, words);
-            });
+        let (tiles, words) = (words.len() / of_a_tile.max(1), Shared::new(words));
+        threads.run(tiles, |tile| {
+            // SAFETY: each tile belongs to one task.
+            let words = unsafe { words.slice(tile * of_a_tile, of_a_tile) };
+            let old = words.to_vec();
+            lay_out(&TileWords { after: None, ..TileWords::new(&old, &[]) }, order, words);
         });
     }
 }
@@ -200,16 +224,21 @@ mod tests {
     #[test]
     #[cfg(target_arch = "x86_64")] // No other lays anything out.
     fn stacks_that_are_laid_out_keep_their_codes_and_are_so_once() {
-        use crate::quant::{Packed, Stack, stack};
+        use crate::quant::{Packed, Stack, lay_out_stack, stack};
 
         for kernel in crate::ops::simd::x86::ternary::kernels().iter().filter(|kernel| kernel.lay_out.is_some()) {
+            let lay_out = |words: &mut Vec<u32>, threads: usize| {
+                lay_out_stack(words, |words, of_a_tile| {
+                    kernel.lay_out_matrix(words, of_a_tile, Order::BlocksByRows, &ThreadPool::new(threads));
+                });
+            };
             let codes = |n: usize, all: &[i8]| (0..n).map(|i| all[i * i / 7 % 13 % all.len()]).collect::<Vec<_>>();
             let of = [(300, &[-1, 1][..]), (64, &[-1, 0, 1]), (7, &[1, -1])]
                 .map(|(rows, all)| (rows, codes(rows * 100, all)));
             let mut words = stack(&of.each_ref().map(|(rows, codes)| Packed::new(*rows, 100, codes, 0.5)));
-            kernel.lay_out_stack(&mut words, &ThreadPool::new(2));
+            lay_out(&mut words, 2);
             let laid_out = words.clone();
-            kernel.lay_out_stack(&mut words, &ThreadPool::one());
+            lay_out(&mut words, 1);
             assert_eq!(words, laid_out);
             for (i, (rows, codes)) in of.iter().enumerate() {
                 let part = Stack(&words).part(i);

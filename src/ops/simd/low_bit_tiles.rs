@@ -16,6 +16,9 @@ const SCALES_AHEAD: usize = 4;
 /// How 8-bit codes are fetched: they are done with much sooner than others.
 pub(super) const BYTES_AHEAD: Ahead = Ahead { bytes: 16384, ..Ahead::SECOND };
 
+/// Words of a row that are multiplied before those of the next rows, so that memory is read nearly in its order.
+pub(super) const PIECE: usize = 16;
+
 /// Words of a row, after a check that all of its groups have scales, and all rows of codes what they are multiplied by.
 pub(super) fn checked(tile: &GroupTile, bits: Bits, acts: &[GroupActs]) -> usize {
     let n = tile.words.of_a_row();
@@ -50,10 +53,11 @@ pub(super) fn fetch_scales(tile: &GroupTile, g: usize, rows: Range<usize>) {
 macro_rules! low_bit_tiles {
     ($features:literal, $v:ident, $sums:ident) => {
         use std::array;
+        use std::ops::Range;
 
         use crate::ops::simd::groups::{GroupActs, GroupTile, TileOuts};
-        use crate::ops::simd::low_bit::TileWords;
-        use crate::ops::simd::low_bit_tiles::{BYTES_AHEAD, checked, fetch_scales, of_acts};
+        use crate::ops::simd::low_bit::{BATCH, TileWords};
+        use crate::ops::simd::low_bit_tiles::{BYTES_AHEAD, PIECE, checked, fetch_scales, of_acts};
         use crate::ops::simd::ternary::{Codes, TileSums};
         use crate::quant::{Bits, TILE_ROWS};
 
@@ -86,7 +90,7 @@ macro_rules! low_bit_tiles {
             }
         }
 
-        /// Sets a tile's sums, in pieces of some words of all rows, so that memory is read in its order.
+        /// Sets a tile's sums.
         #[target_feature(enable = $features)]
         fn ternary_blocks<const B: usize, const A: usize, const H: usize, const G: usize>(
             tile: &TileWords,
@@ -94,19 +98,33 @@ macro_rules! low_bit_tiles {
             acts: &[Codes],
             sums: &mut TileSums,
         ) {
-            const PIECE: usize = 16;
-            let (n, rows) = (tile.of_a_row(), B * $v::LANES);
             let codes: [&[u32]; A] = array::from_fn(|a| acts[a].words);
-            assert!(codes.iter().all(|codes| codes.len() >= n * G), "a row of codes is shorter than the weights");
+            assert!(
+                codes.iter().all(|codes| codes.len() >= tile.of_a_row() * G),
+                "a row of codes is shorter than the weights"
+            );
             for (sums, act) in sums.iter_mut().zip(acts) {
                 sums.fill(-bits.times_and_offset()[1] * act.sum);
             }
-            for piece in (0..n).step_by(PIECE) {
+            add_pieces::<B, A, H, G>(tile, 0..tile.of_a_row(), &codes, sums);
+        }
+
+        /// Adds the products of words of each row of a tile, in pieces of some of all rows, so that memory is read in its order.
+        #[target_feature(enable = $features)]
+        fn add_pieces<const B: usize, const A: usize, const H: usize, const G: usize>(
+            tile: &TileWords,
+            words: Range<usize>,
+            codes: &[&[u32]; A],
+            sums: &mut TileSums,
+        ) {
+            let rows = B * $v::LANES;
+            let ahead = if G == 1 { BYTES_AHEAD } else { tile.ahead.of_short_runs(size_of_val(tile.all)) };
+            for piece in words.clone().step_by(PIECE) {
                 for from in (0..TILE_ROWS).step_by(rows) {
                     let mut exact: Exact<B, A, H> = [[[$v::splat(0); B]; A]; H];
-                    for j in piece..n.min(piece + PIECE) {
-                        tile.fetch(j, from..from + rows);
-                        add_word::<B, A, H, G>(&tile.all[j * TILE_ROWS + from..][..rows], &codes, j, &mut exact);
+                    for j in piece..words.end.min(piece + PIECE) {
+                        tile.fetch_by(ahead, j, from..from + rows);
+                        add_word::<B, A, H, G>(&tile.all[j * TILE_ROWS + from..][..rows], codes, j, &mut exact);
                     }
                     for a in 0..A {
                         for b in 0..B {
@@ -224,9 +242,14 @@ macro_rules! low_bit_tiles {
             acts: &[GroupActs],
             outs: &mut TileOuts,
         ) {
+            // Several rows of codes hide waiting for memory.
+            if A == 1 && tile.act_words > PIECE && tile.act_words == tile.group_words {
+                return row_of_long_groups::<B, A, H, G>(tile, bits, acts, outs);
+            }
             let (n, rows) = (tile.words.of_a_row(), B * $v::LANES);
             let codes: [&[u32]; A] = array::from_fn(|a| acts[a].words);
-            let ahead = if G == 1 { BYTES_AHEAD } else { tile.words.ahead };
+            let of_a_group = size_of::<[u32; TILE_ROWS]>() * tile.group_words;
+            let ahead = if G == 1 { BYTES_AHEAD } else { tile.words.ahead.of_short_runs(of_a_group) };
             for (g, first) in (0..n).step_by(tile.group_words).enumerate() {
                 let end = n.min(first + tile.group_words);
                 for from in (0..TILE_ROWS).step_by(rows) {
@@ -260,6 +283,38 @@ macro_rules! low_bit_tiles {
                                 let scales = scales.as_ptr().add(b * $v::LANES);
                                 $v::settle(outs.as_mut_ptr().add(b * $v::LANES), sums[a][b], scales);
                             }
+                        }
+                    }
+                }
+            }
+        }
+
+        /// [`group_blocks`] of a row of codes whose groups, those of the weights, have many words of a row: by pieces of them.
+        #[target_feature(enable = $features)]
+        fn row_of_long_groups<const B: usize, const A: usize, const H: usize, const G: usize>(
+            tile: &GroupTile,
+            bits: Bits,
+            acts: &[GroupActs],
+            outs: &mut TileOuts,
+        ) {
+            let n = tile.words.of_a_row();
+            let codes: [&[u32]; A] = array::from_fn(|a| acts[a].words);
+            for (g, start) in (0..n).step_by(tile.group_words).enumerate() {
+                fetch_scales(tile, g, 0..TILE_ROWS);
+                let of_acts: [(f32, i32); A] = array::from_fn(|a| of_acts(&acts[a], g, bits));
+                let mut exact: TileSums = [[0; TILE_ROWS]; BATCH];
+                for (exact, (_, less)) in exact.iter_mut().zip(of_acts) {
+                    exact.fill(if G == 1 && $v::SIGNED { 0 } else { -less });
+                }
+                add_pieces::<B, A, H, G>(&tile.words, start..n.min(start + tile.group_words), &codes, &mut exact);
+                let scales = &tile.scales[g * TILE_ROWS..][..TILE_ROWS];
+                for ((exact, outs), (inv_k, _)) in exact.iter().zip(outs.iter_mut()).zip(of_acts) {
+                    for row in (0..TILE_ROWS).step_by($v::LANES) {
+                        // SAFETY: all have an element for each row of a tile.
+                        unsafe {
+                            let exact = $v::load(exact.as_ptr().add(row).cast());
+                            let sum = $v::add_scaled($v::no_floats(), exact, inv_k);
+                            $v::settle(outs.as_mut_ptr().add(row), sum, scales.as_ptr().add(row));
                         }
                     }
                 }

@@ -42,6 +42,9 @@ mod x86;
 
 use std::marker::PhantomData;
 
+use crate::tensor::DType;
+use crate::threads::ThreadPool;
+
 pub(super) use attention::{Attention, MakeQuery, Matrix};
 pub(super) use dense::{Dense, dense};
 pub(super) use group_codes::{CODE_COLUMNS, quantise_groups};
@@ -50,7 +53,16 @@ pub(super) use maths::{
     Normed, argmax, bounded, combine, gelu_erf, gelu_tanh, layer_norm, norm, quantise, quantise_by_row, relu2_gate,
     sum_of_squares, swiglu,
 };
-pub(super) use ternary::{Codes, MatVecJob, lay_out, ternary_gated, ternary_products};
+pub(super) use ternary::{Codes, MatVecJob, ternary_gated, ternary_products};
+
+/// Lays a resident weight of 1-bit codes out as the best kernel uses it, if that is not how it lies; others stay as they are.
+pub(super) fn lay_out(dtype: DType, words: &mut [u32], threads: &ThreadPool) {
+    match dtype {
+        DType::Ternary => ternary::lay_out(words, threads),
+        DType::Groups { .. } => groups::lay_out(words, threads),
+        DType::F32 | DType::F16 | DType::U32 | DType::Codes | DType::Int8 => {}
+    }
+}
 
 /// Rows of `width` elements that make a task of a few microseconds.
 pub(super) fn rows_a_task(width: usize) -> usize {

@@ -5,13 +5,12 @@ use std::ops::Range;
 use smallvec::SmallVec;
 
 use crate::ops::simd::low_bit::{
-    BATCH, Kernel, MakeTables, Table, TileWords, of_a_task, own_rows, rows_at_a_time, with_tables,
+    BATCH, Kernel, MakeTables, Order, Table, TileWords, of_a_task, own_rows, rows_at_a_time, with_tables,
 };
 use crate::ops::simd::prefetch::{self, Ahead};
 use crate::ops::simd::tiles::{Run, Tiles};
 use crate::ops::simd::{Shared, maths, portable};
-use crate::quant::{Bits, Stack, StackPart, TILE_ROWS};
-use crate::tensor::DType;
+use crate::quant::{Bits, Stack, StackPart, TILE_ROWS, lay_out_stack};
 use crate::threads::ThreadPool;
 
 /// One row of activation codes.
@@ -92,12 +91,17 @@ fn tile_kernel() -> TileKernel {
 /// The kernel in plain Rust.
 const PORTABLE: TileKernel = Kernel { run: portable::ternary::tile, make_tables: None, lay_out: None };
 
-/// Lays the words of a resident stack of ternary matrices out as the best kernel uses them, if that is not how they lie.
-pub fn lay_out(dtype: DType, stack: &mut [u32], threads: &ThreadPool) {
-    if dtype == DType::Ternary {
-        tile_kernel().lay_out_stack(stack, threads);
+/// Lays a stack of ternary matrices out as the best kernel uses it.
+pub fn lay_out(stack: &mut [u32], threads: &ThreadPool) {
+    let kernel = tile_kernel();
+    if kernel.lay_out.is_some() {
+        let by_rows = |words: &mut [u32], of_a_tile| kernel.lay_out_matrix(words, of_a_tile, ORDER, threads);
+        lay_out_stack(stack, by_rows);
     }
 }
+
+/// The order of matrices that are laid out: products read them in the order of memory.
+const ORDER: Order = Order::BlocksByRows;
 
 /// The cost of reading a tile, in units of the products of one row of codes.
 const READING: usize = 2;
@@ -297,7 +301,7 @@ fn run_tile<const N: usize>(kernel: TileKernel, tile: &Tile<N>, after: &[u32], o
     held.gates.resize((N - 1) * tile.jobs.len(), [0.0; TILE_ROWS]);
     for (n, part) in tile.parts.iter().enumerate() {
         let after = if n + 1 < N { tile.words(n + 1) } else { after };
-        let words = TileWords { laid_out: part.laid_out, ..TileWords::new(tile.words(n), after) };
+        let words = TileWords::new(tile.words(n), after).in_order(ORDER, part.laid_out);
         kernel.for_passes(words, part.bits, passes, |mut words| {
             for (pass, jobs) in tile.jobs.chunks(of_a_pass).enumerate() {
                 // The others' codes have driven them out of the first cache.
@@ -449,10 +453,10 @@ mod tests {
             for (k, (kernel, laid_out)) in kernels().into_iter().flat_map(ways).flatten().enumerate() {
                 let mut words = words.clone();
                 if laid_out {
-                    kernel.lay_out_stack(&mut words, &ThreadPool::one());
+                    lay_out_stack(&mut words, |words, n| kernel.lay_out_matrix(words, n, ORDER, &ThreadPool::one()));
                 }
                 let part = Stack(&words).part(0);
-                let tile = TileWords { laid_out: part.laid_out, ..TileWords::new(part.words, part.words) };
+                let tile = TileWords::new(part.words, part.words).in_order(ORDER, part.laid_out);
                 let rows: Vec<&[u32]> = act_words.iter().map(|a| &a[..]).collect();
                 let of =
                     |a: usize| Codes { words: rows[a], sum: acts[a].iter().map(|&v| i32::from(v)).sum(), tables: &[] };

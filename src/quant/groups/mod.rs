@@ -6,7 +6,7 @@
 //! lie together, those of group `g` of tile `t` from `(t · groups + g) · 128` on.
 //!
 //! [`stack`] lays several matrices of one width out as one buffer, from a whole cache line on each:
-//! `[n, cols, group, 0]`, then for each matrix
+//! `[n, cols, group, laid out]` (1 where a CPU has laid 1-bit codes out, else 0), then for each matrix
 //! `[first word / 4, bits, rows, tiles before it, rows before it, first word of its scales / 4, tiles, factor as bits]`, then each matrix's
 //! words and scales.
 
@@ -23,8 +23,8 @@ use crate::error::{Error, Result};
 use crate::quant::{Bits, TILE_ROWS, pack_word};
 use crate::threads;
 
-pub(crate) use stack::stack_words;
 pub use stack::{GroupPart, GroupStack, stack, stack_rows};
+pub(crate) use stack::{lay_out_stack, stack_words};
 
 /// Maximum number of columns, for which a sum of products of two 8-bit codes fits in 32 bits.
 pub const MAX_COLS: usize = 1 << 16;
@@ -291,6 +291,7 @@ impl GroupPacked<'_> {
             words: &self.words,
             scales: bytemuck::cast_slice(&self.scales),
             factor: self.factor,
+            laid_out: false,
         }
     }
 

@@ -6,8 +6,27 @@ use crate::alloc::{CACHE_LINE, zeros};
 use crate::error::{Error, Result};
 use crate::quant::groups::{GroupPacked, GroupRows, GroupShape, fill_rows};
 use crate::quant::stack::HEADER_WORDS;
-use crate::quant::{Bits, PART_WORDS, TILE_ROWS, code_at};
+use crate::quant::{Bits, LAID_OUT_ROWS, PART_WORDS, TILE_ROWS, code_at, stored_in_block};
 use crate::threads;
+
+/// Which word of the header says whether matrices of 1-bit codes are laid out.
+const LAID_OUT: usize = 3;
+
+/// Calls `lay_out` with the words of each matrix of 1-bit codes of a stack whose are not laid out yet, and the number of those of
+/// a tile; it lays them out, as [`GroupPart::laid_out`] says.
+pub(crate) fn lay_out_stack(stack: &mut [u32], mut lay_out: impl FnMut(&mut [u32], usize)) {
+    if stack[LAID_OUT] == 1 {
+        return;
+    }
+    for i in 0..GroupStack(stack).len() {
+        let GroupPart { shape, words, .. } = GroupStack(stack).part(i);
+        if shape.bits == Bits::One {
+            let (from, len) = (4 * stack[HEADER_WORDS + i * PART_WORDS] as usize, words.len());
+            lay_out(&mut stack[from..][..len], shape.row_words() * TILE_ROWS);
+        }
+    }
+    stack[LAID_OUT] = 1;
+}
 
 /// Words of a stack's buffer.
 pub(crate) fn stack_words(shapes: &[GroupShape]) -> usize {
@@ -88,6 +107,8 @@ pub struct GroupPart<'a> {
     pub scales: &'a [f16],
     /// What all of it is multiplied by.
     pub factor: f32,
+    /// Whether the blocks of its codes' words are laid out ([`crate::quant::LAID_OUT_ROWS`]), each in its place.
+    pub laid_out: bool,
 }
 
 impl<'a> GroupStack<'a> {
@@ -109,14 +130,22 @@ impl<'a> GroupStack<'a> {
         let shape = GroupShape { rows, cols, bits, group };
         let words = &self.0[4 * entry[0] as usize..][..shape.words()];
         let scales = &self.0[4 * entry[5] as usize..][..shape.scale_words()];
-        GroupPart { shape, words, scales: bytemuck::cast_slice(scales), factor: f32::from_bits(entry[7]) }
+        let laid_out = bits == Bits::One && self.0[LAID_OUT] == 1;
+        GroupPart { shape, words, scales: bytemuck::cast_slice(scales), factor: f32::from_bits(entry[7]), laid_out }
     }
 }
 
 impl GroupPart<'_> {
     /// The code at `(row, col)`. Plain and slow, as all of this: the definition that kernels are checked against.
     pub fn code(&self, row: usize, col: usize) -> i8 {
-        code_at(self.words, self.shape.bits, self.shape.cols, row, col)
+        let bits = self.shape.bits;
+        if !self.laid_out {
+            return code_at(self.words, bits, self.shape.cols, row, col);
+        }
+        let (tile, in_tile, in_block) = (row / TILE_ROWS, row % TILE_ROWS, row % LAID_OUT_ROWS);
+        let j = tile * self.shape.row_words() + col / bits.cols_per_word();
+        let words = &self.words[j * TILE_ROWS + in_tile - in_block..][..LAID_OUT_ROWS];
+        bits.code(stored_in_block(words, in_block, col % bits.cols_per_word()))
     }
 
     /// The scale of a row's group.

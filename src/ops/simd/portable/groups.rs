@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use crate::cpu_level::for_each_level;
 use crate::ops::simd::groups::{GroupActs, GroupTile, TileOuts};
-use crate::quant::{Bits, TILE_ROWS};
+use crate::ops::simd::low_bit::Order;
+use crate::quant::{Bits, LAID_OUT_ROWS, TILE_ROWS, stored_in_block};
 
 /// The kernel in plain Rust, written so that the compiler vectorises it over the tile's rows.
 pub fn tile(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOuts) {
@@ -57,7 +58,7 @@ for_each_level! {
 }
 
 /// Rows of a tile whose sums stay in registers.
-const BLOCK: usize = 32;
+const BLOCK: usize = LAID_OUT_ROWS;
 
 #[inline(always)]
 fn float_rows<const A: usize>(tile: &GroupTile, bits: Bits, x: [&[f32]; A], outs: &mut TileOuts) {
@@ -65,15 +66,21 @@ fn float_rows<const A: usize>(tile: &GroupTile, bits: Bits, x: [&[f32]; A], outs
     let mask = (1u32 << count) - 1;
     let n = tile.words.of_a_row();
     for block in (0..TILE_ROWS).step_by(BLOCK) {
+        let (from_word, to_next) = tile.words.order.blocks(&tile.words, block);
         for (g, first) in (0..n).step_by(tile.group_words.max(1)).enumerate() {
             let mut sums = [[0f32; BLOCK]; A];
             let from = first * per_word;
             for c in from..x[0].len().min((first + tile.group_words).min(n) * per_word) {
-                let words = &tile.words.all[c / per_word * TILE_ROWS + block..][..BLOCK];
+                let words = &tile.words.all[from_word + c / per_word * to_next..][..BLOCK];
                 let shift = (8 * (c % 4) + count * (c % per_word / 4)) as u32;
                 let mut codes = [0f32; BLOCK];
                 for i in 0..BLOCK {
-                    codes[i] = (times * ((words[i] >> shift) & mask) as i32 - offset) as f32;
+                    let stored = match tile.words.order {
+                        Order::Plain => (words[i] >> shift) & mask,
+                        // Only where another op multiplies the same matrix with codes.
+                        Order::Blocks | Order::BlocksByRows => stored_in_block(words, i, c % per_word),
+                    };
+                    codes[i] = (times * stored as i32 - offset) as f32;
                 }
                 for a in 0..A {
                     let x = x[a][c];

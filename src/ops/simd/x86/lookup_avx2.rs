@@ -8,7 +8,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-use crate::ops::simd::low_bit::{Table, TileWords, WORD_CODES, WORD_TABLES};
+use crate::ops::simd::low_bit::{Order, Table, TileWords, WORD_CODES, WORD_TABLES};
 use crate::ops::simd::x86::low_bit_avx2::LANES;
 use crate::quant::{LAID_OUT_ROWS, TILE_ROWS};
 
@@ -78,6 +78,11 @@ fn of_two(x: __m256i, four_times: __m256i) -> __m256i {
     _mm256_add_epi16(_mm256_and_si256(first, with_first), _mm256_and_si256(second, with_second))
 }
 
+/// The orders of a tile's words, as loops that are made for one of them know them.
+const PLAIN: u8 = Order::Plain as u8;
+const BLOCKS: u8 = Order::Blocks as u8;
+const BY_ROWS: u8 = Order::BlocksByRows as u8;
+
 /// `Σ stored code · activation` over the words `words` of each row of a tile, in pieces: `add(a, row, sums)` is called with those
 /// of [`LANES`] rows from `row` on and row `a` of activations, of a piece of the words.
 #[inline]
@@ -91,19 +96,20 @@ pub(super) fn products<const A: usize>(
     check(tile, words.end, tables);
     let piece = |from: usize| from..words.end.min(from + WORDS_OF_16_BITS);
     // In the order of the words in memory; with several rows of codes, so that their tables stay in the first cache.
-    if tile.laid_out && A == 1 {
+    if tile.order == Order::BlocksByRows && A == 1 {
         for row in (0..TILE_ROWS).step_by(ROWS) {
             for from in words.clone().step_by(WORDS_OF_16_BITS) {
-                add_piece::<A, true>(tile, piece(from), row, tables, &mut add);
+                add_piece::<A, BY_ROWS>(tile, piece(from), row, tables, &mut add);
             }
         }
         return;
     }
     for from in words.clone().step_by(WORDS_OF_16_BITS) {
         for row in (0..TILE_ROWS).step_by(ROWS) {
-            match tile.laid_out {
-                true => add_piece::<A, true>(tile, piece(from), row, tables, &mut add),
-                false => add_piece::<A, false>(tile, piece(from), row, tables, &mut add),
+            match tile.order {
+                Order::Plain => add_piece::<A, PLAIN>(tile, piece(from), row, tables, &mut add),
+                Order::Blocks => add_piece::<A, BLOCKS>(tile, piece(from), row, tables, &mut add),
+                Order::BlocksByRows => add_piece::<A, BY_ROWS>(tile, piece(from), row, tables, &mut add),
             }
         }
     }
@@ -112,7 +118,7 @@ pub(super) fn products<const A: usize>(
 /// Adds a piece of [`products`].
 #[inline]
 #[target_feature(enable = "avx2")]
-fn add_piece<const A: usize, const LAID_OUT: bool>(
+fn add_piece<const A: usize, const ORDER: u8>(
     tile: &TileWords,
     piece: Range<usize>,
     row: usize,
@@ -121,7 +127,7 @@ fn add_piece<const A: usize, const LAID_OUT: bool>(
 ) {
     let zero = _mm256_setzero_si256();
     let bias = _mm256_set1_epi32(i32::from(BIAS) * (BYTES * HALVES * piece.len()) as i32);
-    let sums = sums_16::<A, LAID_OUT>(tile, piece, row, tables);
+    let sums = sums_16::<A, ORDER>(tile, piece, row, tables);
     for (a, sums) in sums.iter().enumerate() {
         for (i, &sums) in sums.iter().enumerate() {
             let [first, second] = [_mm256_unpacklo_epi16(sums, zero), _mm256_unpackhi_epi16(sums, zero)];
@@ -147,9 +153,10 @@ pub(super) fn word_sums<const A: usize>(
     row: usize,
     tables: &[&[Table]; A],
 ) -> [[__m256i; 2]; A] {
-    match tile.laid_out {
-        true => sums_16::<A, true>(tile, word..word + 1, row, tables),
-        false => sums_16::<A, false>(tile, word..word + 1, row, tables),
+    match tile.order {
+        Order::Plain => sums_16::<A, PLAIN>(tile, word..word + 1, row, tables),
+        Order::Blocks => sums_16::<A, BLOCKS>(tile, word..word + 1, row, tables),
+        Order::BlocksByRows => sums_16::<A, BY_ROWS>(tile, word..word + 1, row, tables),
     }
 }
 
@@ -158,7 +165,7 @@ pub(super) fn word_sums<const A: usize>(
 #[inline]
 #[target_feature(enable = "avx2")]
 #[allow(clippy::needless_range_loop)] // Constant bounds unroll, so that the sums stay in registers.
-fn sums_16<const A: usize, const LAID_OUT: bool>(
+fn sums_16<const A: usize, const ORDER: u8>(
     tile: &TileWords,
     words: Range<usize>,
     row: usize,
@@ -167,13 +174,10 @@ fn sums_16<const A: usize, const LAID_OUT: bool>(
     let half = _mm256_set1_epi8(15);
     let weights = _mm256_set1_epi16(1 | 1 << LOWER << 8);
     let mut sums = [[_mm256_setzero_si256(); 2]; A];
+    let (first, to_next) = if ORDER == BY_ROWS { Order::BlocksByRows } else { Order::Plain }.blocks(tile, row);
     for j in words {
-        let bytes = if LAID_OUT {
-            load(tile.laid_out_word(j, row))
-        } else {
-            tile.fetch(j, row..row + ROWS);
-            transposed(&tile.all[j * TILE_ROWS + row..][..ROWS])
-        };
+        let words = tile.block(first + j * to_next);
+        let bytes = if ORDER == PLAIN { transposed(words) } else { load(words) };
         let mut parts = [[_mm256_setzero_si256(); 2]; A];
         for byte in 0..BYTES {
             let upper = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes[byte]), half);
@@ -202,19 +206,19 @@ fn sums_16<const A: usize, const LAID_OUT: bool>(
     sums
 }
 
-/// Writes the words of a tile as [`transposed`] gives them, block after block of [`ROWS`] rows.
-pub(super) fn lay_out(tile: &TileWords, to: &mut [u32]) {
+/// Writes the words of a tile in another order, each block as [`transposed`] gives it.
+pub(super) fn lay_out(tile: &TileWords, order: Order, to: &mut [u32]) {
     // SAFETY: the processor has AVX2, as every one on which kernels use what is laid out.
-    unsafe { transpose_all(tile, to) };
+    unsafe { transpose_all(tile, order, to) };
 }
 
 #[target_feature(enable = "avx2")]
-fn transpose_all(tile: &TileWords, to: &mut [u32]) {
+fn transpose_all(tile: &TileWords, order: Order, to: &mut [u32]) {
     for (j, words) in tile.all.chunks_exact(TILE_ROWS).enumerate() {
         tile.fetch(j, 0..TILE_ROWS);
         for (i, words) in words.chunks_exact(ROWS).enumerate() {
-            let to = &mut to[(i * tile.of_a_row() + j) * ROWS..][..ROWS];
-            for (to, bytes) in to.chunks_exact_mut(LANES).zip(transposed(words)) {
+            let (first, to_next) = order.blocks(tile, i * ROWS);
+            for (to, bytes) in to[first + j * to_next..][..ROWS].chunks_exact_mut(LANES).zip(transposed(words)) {
                 // SAFETY: `to` has 8 elements.
                 unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), bytes) };
             }
