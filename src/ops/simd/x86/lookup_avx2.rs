@@ -3,7 +3,8 @@
 //!
 //! The four bits of half a byte choose a sum of 10 bits, which is looked up in two parts of 5: eight of either, those of a whole
 //! word, fit a byte. A shuffle looks up in one table, so that it needs the same byte of the words of 32 rows: bytes of four
-//! vectors are transposed first, once for all rows of activations.
+//! vectors are transposed first. Resident weights are laid out so once; those that are read page by page for all rows of
+//! activations.
 
 use std::arch::x86_64::*;
 use std::ops::Range;
