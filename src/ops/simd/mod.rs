@@ -18,7 +18,7 @@
 mod arm;
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_variables))] // Parts that only kernels of x86-64 use.
 mod attention;
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // Likewise.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, unused_mut))] // Likewise.
 mod dense;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod dense_rows;
