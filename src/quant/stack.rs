@@ -7,12 +7,11 @@ use crate::threads;
 pub(crate) const HEADER_WORDS: usize = 4;
 /// Words of a table entry.
 pub const PART_WORDS: usize = 8;
-/// Which of them says whether the words are laid out.
-const LAID_OUT: usize = 7;
+/// Which word of the header says whether matrices of 1-bit codes are laid out: 1 where a CPU has done that, else 0.
+pub(super) const LAID_OUT: usize = 3;
 
-/// The buffer of a stack: `[n, cols, 0, 0]`, then for each matrix
-/// `[first word / 4, bits, rows, tiles before it, rows before it, scale as bits, tiles, laid out]`, then the matrices' words.
-/// The last one is 1 where a CPU has laid the words out ([`StackPart::laid_out`]), else 0.
+/// The buffer of a stack: `[n, cols, 0, laid out]` (see [`StackPart::laid_out`]), then for each matrix
+/// `[first word / 4, bits, rows, tiles before it, rows before it, scale as bits, tiles, 0]`, then the matrices' words.
 pub fn stack(parts: &[Packed]) -> Vec<u32> {
     let mut out = vec![0; stack_words(parts)];
     fill_stack(parts, &mut out);
@@ -82,20 +81,20 @@ impl StackPart<'_> {
     }
 }
 
-/// Calls `lay_out` with the words of each matrix of 1-bit codes of a stack that are not laid out yet, and the number of those of a
+/// Calls `lay_out` with the words of each matrix of 1-bit codes of a stack that is not laid out yet, and the number of those of a
 /// tile; it lays them out, as [`StackPart::laid_out`] says.
 pub(crate) fn lay_out_stack(stack: &mut [u32], mut lay_out: impl FnMut(&mut [u32], usize)) {
-    let cols = Stack(stack).cols();
-    for i in 0..Stack(stack).len() {
-        let part = Stack(stack).part(i);
-        if part.bits != Bits::One || part.laid_out {
-            continue;
-        }
-        let entry = HEADER_WORDS + i * PART_WORDS;
-        let (from, len) = (4 * stack[entry] as usize, part.words.len());
-        lay_out(&mut stack[from..][..len], Bits::One.row_words(cols) * TILE_ROWS);
-        stack[entry + LAID_OUT] = 1;
+    if stack[LAID_OUT] == 1 {
+        return;
     }
+    for i in 0..Stack(stack).len() {
+        let StackPart { bits, cols, words, .. } = Stack(stack).part(i);
+        if bits == Bits::One {
+            let (from, len) = (4 * stack[HEADER_WORDS + i * PART_WORDS] as usize, words.len());
+            lay_out(&mut stack[from..][..len], bits.row_words(cols) * TILE_ROWS);
+        }
+    }
+    stack[LAID_OUT] = 1;
 }
 
 impl<'a> Stack<'a> {
@@ -120,7 +119,8 @@ impl<'a> Stack<'a> {
         let bits = Bits::of_ternary(entry[1] as usize).expect("a stack is written by `stack`");
         let (rows, cols) = (entry[2] as usize, self.cols());
         let words = &self.0[4 * entry[0] as usize..][..bits.matrix_words(rows, cols)];
-        StackPart { bits, rows, cols, scale: f32::from_bits(entry[5]), words, laid_out: entry[LAID_OUT] == 1 }
+        let laid_out = bits == Bits::One && self.0[LAID_OUT] == 1;
+        StackPart { bits, rows, cols, scale: f32::from_bits(entry[5]), words, laid_out }
     }
 }
 

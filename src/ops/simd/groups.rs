@@ -2,7 +2,8 @@
 //! processor.
 
 use crate::ops::simd::low_bit::{
-    BATCH, Kernel, MakeTables, Order, Table, TileWords, of_a_task, own_rows, rows_at_a_time, with_tables,
+    BATCH, Kernel, MakeTables, Order, Table, TileWords, lay_out_matrix, of_a_task, own_rows, rows_at_a_time,
+    with_tables,
 };
 use crate::ops::simd::tiles::{Run, Tiles};
 use crate::ops::simd::{Shared, portable};
@@ -114,9 +115,8 @@ const PORTABLE: GroupKernel = Kernel { run: portable::groups::tile, make_tables:
 
 /// Lays a stack out as the best kernel uses it.
 pub fn lay_out(stack: &mut [u32], threads: &ThreadPool) {
-    let kernel = group_kernel();
-    if kernel.lay_out.is_some() {
-        lay_out_stack(stack, |words, of_a_tile| kernel.lay_out_matrix(words, of_a_tile, ORDER, threads));
+    if let Some(lay_out) = group_kernel().lay_out {
+        lay_out_stack(stack, |words, of_a_tile| lay_out_matrix(lay_out, ORDER, (words, of_a_tile), threads));
     }
 }
 
@@ -382,10 +382,10 @@ mod tests {
 
     /// The words of a tile of 1-bit codes as a kernel of this processor lays them out, if one does.
     fn laid_out(tile: &GroupTile, bits: Bits) -> Option<Vec<u32>> {
-        let kernel = kernels().into_iter().find(|kernel| kernel.lay_out.is_some() && bits == Bits::One)?;
+        let lay_out = kernels().into_iter().filter(|_| bits == Bits::One).find_map(|kernel| kernel.lay_out)?;
         let mut words = tile.words.all.to_vec();
         let of_a_tile = words.len();
-        kernel.lay_out_matrix(&mut words, of_a_tile, ORDER, &ThreadPool::one());
+        lay_out_matrix(lay_out, ORDER, (&mut words, of_a_tile), &ThreadPool::one());
         Some(words)
     }
 
@@ -403,12 +403,12 @@ mod tests {
         });
         let (two, mut words) =
             (matrix(100, Bits::Two, 32), stack(&[one.unwrap(), matrix(100, Bits::Two, 32)]).unwrap());
-        for kernel in kernels().iter().filter(|kernel| kernel.lay_out.is_some()) {
+        for by in kernels().iter().filter_map(|kernel| kernel.lay_out) {
             let mut times = 0;
             let mut lay_out = |words: &mut Vec<u32>| {
                 lay_out_stack(words, |words, n| {
                     times += 1;
-                    kernel.lay_out_matrix(words, n, ORDER, &threads);
+                    lay_out_matrix(by, ORDER, (words, n), &threads);
                 });
             };
             let mut words = words.clone();

@@ -124,18 +124,22 @@ impl<R> Kernel<R> {
         with(TileWords { all, after: None, order: Order::Blocks, ..words });
         LAID_OUT.set(memory);
     }
+}
 
-    /// Lays the words of a matrix of 1-bit codes out, so many in each tile, in their place.
-    pub(super) fn lay_out_matrix(&self, words: &mut [u32], of_a_tile: usize, order: Order, threads: &ThreadPool) {
-        let Some(lay_out) = self.lay_out else { return };
-        let (tiles, words) = (words.len() / of_a_tile.max(1), Shared::new(words));
-        threads.run(tiles, |tile| {
-            // SAFETY: each tile belongs to one task.
-            let words = unsafe { words.slice(tile * of_a_tile, of_a_tile) };
-            let old = words.to_vec();
-            lay_out(&TileWords { after: None, ..TileWords::new(&old, &[]) }, order, words);
-        });
-    }
+/// Lays the words of a matrix of 1-bit codes out, so many in each tile, in their place.
+pub(super) fn lay_out_matrix(
+    lay_out: LayOut,
+    order: Order,
+    (words, of_a_tile): (&mut [u32], usize),
+    threads: &ThreadPool,
+) {
+    let (tiles, words) = (words.len() / of_a_tile.max(1), Shared::new(words));
+    threads.run(tiles, |tile| {
+        // SAFETY: each tile belongs to one task.
+        let words = unsafe { words.slice(tile * of_a_tile, of_a_tile) };
+        let old = words.to_vec();
+        lay_out(&TileWords { after: None, ..TileWords::new(&old, &[]) }, order, words);
+    });
 }
 
 /// Fills the tables of a row of codes.
@@ -226,10 +230,10 @@ mod tests {
     fn stacks_that_are_laid_out_keep_their_codes_and_are_so_once() {
         use crate::quant::{Packed, Stack, lay_out_stack, stack};
 
-        for kernel in crate::ops::simd::x86::ternary::kernels().iter().filter(|kernel| kernel.lay_out.is_some()) {
+        for by in crate::ops::simd::x86::ternary::kernels().iter().filter_map(|kernel| kernel.lay_out) {
             let lay_out = |words: &mut Vec<u32>, threads: usize| {
-                lay_out_stack(words, |words, of_a_tile| {
-                    kernel.lay_out_matrix(words, of_a_tile, Order::BlocksByRows, &ThreadPool::new(threads));
+                lay_out_stack(words, |words, n| {
+                    lay_out_matrix(by, Order::BlocksByRows, (words, n), &ThreadPool::new(threads));
                 });
             };
             let codes = |n: usize, all: &[i8]| (0..n).map(|i| all[i * i / 7 % 13 % all.len()]).collect::<Vec<_>>();

@@ -5,7 +5,8 @@ use std::ops::Range;
 use smallvec::SmallVec;
 
 use crate::ops::simd::low_bit::{
-    BATCH, Kernel, MakeTables, Order, Table, TileWords, of_a_task, own_rows, rows_at_a_time, with_tables,
+    BATCH, Kernel, MakeTables, Order, Table, TileWords, lay_out_matrix, of_a_task, own_rows, rows_at_a_time,
+    with_tables,
 };
 use crate::ops::simd::prefetch::{self, Ahead};
 use crate::ops::simd::tiles::{Run, Tiles};
@@ -93,10 +94,8 @@ const PORTABLE: TileKernel = Kernel { run: portable::ternary::tile, make_tables:
 
 /// Lays a stack of ternary matrices out as the best kernel uses it.
 pub fn lay_out(stack: &mut [u32], threads: &ThreadPool) {
-    let kernel = tile_kernel();
-    if kernel.lay_out.is_some() {
-        let by_rows = |words: &mut [u32], of_a_tile| kernel.lay_out_matrix(words, of_a_tile, ORDER, threads);
-        lay_out_stack(stack, by_rows);
+    if let Some(lay_out) = tile_kernel().lay_out {
+        lay_out_stack(stack, |words, of_a_tile| lay_out_matrix(lay_out, ORDER, (words, of_a_tile), threads));
     }
 }
 
@@ -452,8 +451,8 @@ mod tests {
             let ways = |kernel: TileKernel| [Some((kernel, false)), kernel.lay_out.map(|_| (kernel, true))];
             for (k, (kernel, laid_out)) in kernels().into_iter().flat_map(ways).flatten().enumerate() {
                 let mut words = words.clone();
-                if laid_out {
-                    lay_out_stack(&mut words, |words, n| kernel.lay_out_matrix(words, n, ORDER, &ThreadPool::one()));
+                if let Some(by) = kernel.lay_out.filter(|_| laid_out) {
+                    lay_out_stack(&mut words, |words, n| lay_out_matrix(by, ORDER, (words, n), &ThreadPool::one()));
                 }
                 let part = Stack(&words).part(0);
                 let tile = TileWords::new(part.words, part.words).in_order(ORDER, part.laid_out);

@@ -5,14 +5,11 @@ use half::f16;
 use crate::alloc::{CACHE_LINE, zeros};
 use crate::error::{Error, Result};
 use crate::quant::groups::{GroupPacked, GroupRows, GroupShape, fill_rows};
-use crate::quant::stack::HEADER_WORDS;
+use crate::quant::stack::{HEADER_WORDS, LAID_OUT};
 use crate::quant::{Bits, LAID_OUT_ROWS, PART_WORDS, TILE_ROWS, code_at, stored_in_block};
 use crate::threads;
 
-/// Which word of the header says whether matrices of 1-bit codes are laid out.
-const LAID_OUT: usize = 3;
-
-/// Calls `lay_out` with the words of each matrix of 1-bit codes of a stack whose are not laid out yet, and the number of those of
+/// Calls `lay_out` with the words of each matrix of 1-bit codes of a stack that is not laid out yet, and the number of those of
 /// a tile; it lays them out, as [`GroupPart::laid_out`] says.
 pub(crate) fn lay_out_stack(stack: &mut [u32], mut lay_out: impl FnMut(&mut [u32], usize)) {
     if stack[LAID_OUT] == 1 {
