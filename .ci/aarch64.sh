@@ -26,5 +26,5 @@ on() {
 }
 # What runs on the CPU; there is no adapter.
 tests=(ops:: quant:: cpu_level cpu_matches float_ops ternary_matmul finite)
-on max neondot "${tests[@]}"
+on max neoni8mm "${tests[@]}"
 on cortex-a72 neon ops:: quant:: cpu_level every_level_of_the_cpu

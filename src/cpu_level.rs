@@ -23,16 +23,19 @@ pub enum CpuLevel {
     Neon,
     /// aarch64 with instructions for sums of four products of bytes (dotprod: Apple since 2019, Arm's cores since 2018).
     NeonDot,
+    /// aarch64 with products of matrices of bytes as well (i8mm: Apple and Arm since 2021).
+    NeonI8mm,
 }
 
 /// All levels with their names, those of an architecture from the lowest on.
-const NAMES: [(CpuLevel, &str); 6] = [
+const NAMES: [(CpuLevel, &str); 7] = [
     (CpuLevel::Portable, "portable"),
     (CpuLevel::Avx2, "avx2"),
     (CpuLevel::AvxVnni, "avxvnni"),
     (CpuLevel::Avx512, "avx512"),
     (CpuLevel::Neon, "neon"),
     (CpuLevel::NeonDot, "neondot"),
+    (CpuLevel::NeonI8mm, "neoni8mm"),
 ];
 
 /// The environment variable that limits the level.
@@ -79,6 +82,8 @@ impl CpuLevel {
             CpuLevel::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[cfg(target_arch = "aarch64")]
             CpuLevel::NeonDot => CpuLevel::Neon.is_there() && std::arch::is_aarch64_feature_detected!("dotprod"),
+            #[cfg(target_arch = "aarch64")]
+            CpuLevel::NeonI8mm => CpuLevel::NeonDot.is_there() && std::arch::is_aarch64_feature_detected!("i8mm"),
             // Levels of other architectures.
             _ => false,
         }
@@ -95,7 +100,7 @@ impl fmt::Display for CpuLevel {
 impl FromStr for CpuLevel {
     type Err = Error;
 
-    /// `portable`, `avx2`, `avxvnni`, `avx512`, `neon` or `neondot`.
+    /// `portable`, `avx2`, `avxvnni`, `avx512`, `neon`, `neondot` or `neoni8mm`.
     fn from_str(s: &str) -> Result<Self> {
         let found = NAMES.iter().find(|(_, name)| *name == s);
         let names = || NAMES.map(|(_, name)| name).join(", ");
@@ -208,7 +213,10 @@ mod tests {
             assert_eq!((level.to_string().as_str(), name.parse::<CpuLevel>().unwrap()), (name, level));
         }
         let error = "sse9".parse::<CpuLevel>().unwrap_err().to_string();
-        assert!(error.contains("sse9") && error.contains("portable, avx2, avxvnni, avx512, neon, neondot"), "{error}");
+        assert!(
+            error.contains("sse9") && error.contains("portable, avx2, avxvnni, avx512, neon, neondot, neoni8mm"),
+            "{error}"
+        );
     }
 
     #[test]

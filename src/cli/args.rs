@@ -116,8 +116,8 @@ pub struct DeviceArgs {
     pub no_autotune: bool,
     #[command(flatten)]
     pub threads: ThreadArgs,
-    /// Vector instructions of the CPU, at most: portable, avx2, avxvnni or avx512, on aarch64 portable, neon or neondot;
-    /// default: what the environment variable TERNION_CPU names, or the best that the processor has.
+    /// Vector instructions of the CPU, at most: portable, avx2, avxvnni or avx512, on aarch64 portable, neon, neondot
+    /// or neoni8mm; default: what the environment variable TERNION_CPU names, or the best that the processor has.
     #[arg(long, value_name = "LEVEL")]
     pub cpu_level: Option<CpuLevel>,
 }

@@ -40,8 +40,8 @@ pub struct SweepArgs {
     /// they are.
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = thread_counts())]
     threads: Vec<usize>,
-    /// Vector instructions of the CPU, at most: portable, avx2, avxvnni or avx512, on aarch64 portable, neon or neondot;
-    /// default: what the environment variable TERNION_CPU names, or the best that the processor has.
+    /// Vector instructions of the CPU, at most: portable, avx2, avxvnni or avx512, on aarch64 portable, neon, neondot
+    /// or neoni8mm; default: what the environment variable TERNION_CPU names, or the best that the processor has.
     #[arg(long, value_name = "LEVEL", value_delimiter = ',')]
     cpu_level: Vec<CpuLevel>,
     /// How full-precision weights are kept, and the KV cache unless --kv says otherwise.

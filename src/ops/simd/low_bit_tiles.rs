@@ -49,7 +49,7 @@ pub(super) fn fetch_scales(tile: &GroupTile, g: usize, rows: Range<usize>) {
 /// [`GroupKernel`](crate::ops::simd::groups::GroupKernel), for processors with `$features`. The modules `$v` and `$sums` say
 /// how: `$v` has vectors of `LANES` integers (`Ints`) and floats; `$sums` adds up products (`dot`) of one word between `open`
 /// and `close`, of as many vectors at once as leave their sums in registers (`BLOCKS`, for one to four rows of codes), for one
-/// row of codes in `HALVES` parts.
+/// row of codes in `HALVES` parts. Words are added up as [`low_bit_words`] defines it beside it.
 macro_rules! low_bit_tiles {
     ($features:literal, $v:ident, $sums:ident) => {
         use std::array;
@@ -121,7 +121,7 @@ macro_rules! low_bit_tiles {
             let ahead = if G == 1 { BYTES_AHEAD } else { tile.ahead.of_short_runs(size_of_val(tile.all)) };
             for piece in words.clone().step_by(PIECE) {
                 for from in (0..TILE_ROWS).step_by(rows) {
-                    let mut exact: Exact<B, A, H> = [[[$v::splat(0); B]; A]; H];
+                    let mut exact = begin::<B, A, H, G>([0; A]);
                     for j in piece..words.end.min(piece + PIECE) {
                         tile.fetch_by(ahead, j, from..from + rows);
                         add_word::<B, A, H, G>(&tile.all[j * TILE_ROWS + from..][..rows], codes, j, &mut exact);
@@ -131,77 +131,10 @@ macro_rules! low_bit_tiles {
                             let sums = &mut sums[a][from + b * $v::LANES..][..$v::LANES];
                             // SAFETY: `sums` has an element for each lane.
                             unsafe {
-                                let exact = $v::add(total(&exact, a, b), $v::load(sums.as_ptr().cast()));
+                                let exact = $v::add(total::<B, A, H, G>(&exact, a, b), $v::load(sums.as_ptr().cast()));
                                 $v::store(sums.as_mut_ptr(), exact);
                             }
                         }
-                    }
-                }
-            }
-        }
-
-        #[inline]
-        #[target_feature(enable = $features)]
-        fn total<const B: usize, const A: usize, const H: usize>(
-            exact: &Exact<B, A, H>,
-            a: usize,
-            b: usize,
-        ) -> $v::Ints {
-            if H == 2 { $v::add(exact[0][a][b], exact[1][a][b]) } else { exact[0][a][b] }
-        }
-
-        /// Adds the products of word `j` of some rows. `G` words of codes belong to it: 8 at 1 bit, 4 at 2 bits, 1 at 8 bits. A
-        /// bit counts 2: it is picked one place above where it is.
-        #[inline]
-        #[target_feature(enable = $features)]
-        #[allow(clippy::needless_range_loop)] // Constant bounds unroll, so that the sums stay in registers.
-        fn add_word<const B: usize, const A: usize, const H: usize, const G: usize>(
-            words: &[u32],
-            codes: &[&[u32]; A],
-            j: usize,
-            exact: &mut Exact<B, A, H>,
-        ) {
-            let mask = $v::splat([0, -1, 0, 0, 0x0303_0303, 0, 0, 0, 0x0202_0202][G]);
-            let mut w = [$v::splat(0); B];
-            let mut open = [[[$sums::open($v::splat(0)); B]; A]; H];
-            assert!(words.len() == B * $v::LANES, "rows of a block");
-            for b in 0..B {
-                // SAFETY: in bounds by the assertion.
-                w[b] = unsafe { $v::load(words.as_ptr().add(b * $v::LANES)) };
-                for h in 0..H {
-                    for a in 0..A {
-                        open[h][a][b] = $sums::open(exact[h][a][b]);
-                    }
-                }
-            }
-            for four in 0..G {
-                let mut x = [$v::splat(0); A];
-                for a in 0..A {
-                    // SAFETY: every row of codes has `G` words for each word of a row, as the callers check.
-                    x[a] = $v::splat(unsafe { *codes[a].get_unchecked(j * G + four) } as i32);
-                }
-                for b in 0..B {
-                    let first = G == 8 && four == 0;
-                    let picked = match G {
-                        1 if $v::SIGNED => $v::xor(w[b], $v::splat(i32::from_ne_bytes([0x80; 4]))),
-                        1 => w[b],
-                        _ => $v::and(if first { $v::left_1(w[b]) } else { w[b] }, mask),
-                    };
-                    w[b] = match G {
-                        8 if !first => $v::right_1(w[b]),
-                        4 => $v::right_2(w[b]),
-                        _ => w[b],
-                    };
-                    for a in 0..A {
-                        let sum = &mut open[four % H][a][b];
-                        *sum = $sums::dot(*sum, picked, x[a]);
-                    }
-                }
-            }
-            for h in 0..H {
-                for a in 0..A {
-                    for b in 0..B {
-                        exact[h][a][b] = $sums::close::<G>(exact[h][a][b], open[h][a][b]);
                     }
                 }
             }
@@ -257,11 +190,9 @@ macro_rules! low_bit_tiles {
                     let mut sums = [[$v::no_floats(); B]; A];
                     for start in (first..end).step_by(tile.act_words) {
                         let unit = start / tile.act_words;
-                        let mut exact: Exact<B, A, H> = [[[$v::splat(0); B]; A]; H];
-                        for a in 0..A {
-                            let less = of_acts(&acts[a], unit, bits).1;
-                            exact[0][a] = [$v::splat(if G == 1 && $v::SIGNED { 0 } else { -less }); B];
-                        }
+                        let mut exact = begin::<B, A, H, G>(array::from_fn(|a| {
+                            if G == 1 && $v::SIGNED { 0 } else { -of_acts(&acts[a], unit, bits).1 }
+                        }));
                         for j in start..end.min(start + tile.act_words) {
                             tile.words.fetch_by(ahead, j, from..from + rows);
                             let words = &tile.words.all[j * TILE_ROWS + from..][..rows];
@@ -270,7 +201,7 @@ macro_rules! low_bit_tiles {
                         for a in 0..A {
                             let inv_k = of_acts(&acts[a], unit, bits).0;
                             for b in 0..B {
-                                sums[a][b] = $v::add_scaled(sums[a][b], total(&exact, a, b), inv_k);
+                                sums[a][b] = $v::add_scaled(sums[a][b], total::<B, A, H, G>(&exact, a, b), inv_k);
                             }
                         }
                     }
@@ -323,3 +254,99 @@ macro_rules! low_bit_tiles {
     };
 }
 pub(super) use low_bit_tiles;
+
+/// Defines how [`low_bit_tiles`] adds up one word after the other: `begin`, `add_word` and `total`. The sums of a row of codes
+/// and a vector of rows are a vector.
+macro_rules! low_bit_words {
+    ($features:literal, $v:ident, $sums:ident) => {
+        /// Sums that begin with a number for each row of codes.
+        #[inline]
+        #[target_feature(enable = $features)]
+        pub(super) fn begin<const B: usize, const A: usize, const H: usize, const G: usize>(
+            with: [i32; A],
+        ) -> Exact<B, A, H> {
+            let mut exact: Exact<B, A, H> = [[[$v::splat(0); B]; A]; H];
+            for a in 0..A {
+                exact[0][a] = [$v::splat(with[a]); B];
+            }
+            exact
+        }
+
+        /// The sums of row `a` of codes with vector `b` of rows.
+        #[inline]
+        #[target_feature(enable = $features)]
+        pub(super) fn total<const B: usize, const A: usize, const H: usize, const G: usize>(
+            exact: &Exact<B, A, H>,
+            a: usize,
+            b: usize,
+        ) -> $v::Ints {
+            if H == 2 { $v::add(exact[0][a][b], exact[1][a][b]) } else { exact[0][a][b] }
+        }
+
+        /// Takes what belongs to word `four` of the `G` words of codes out of words; called for one after the other. A bit
+        /// counts 2: it is picked one place above where it is.
+        #[inline]
+        #[target_feature(enable = $features)]
+        pub(super) fn pick<const G: usize>(w: &mut $v::Ints, four: usize) -> $v::Ints {
+            let mask = $v::splat([0, -1, 0, 0, 0x0303_0303, 0, 0, 0, 0x0202_0202][G]);
+            let first = G == 8 && four == 0;
+            let picked = match G {
+                1 if $v::SIGNED => $v::xor(*w, $v::splat(i32::from_ne_bytes([0x80; 4]))),
+                1 => *w,
+                _ => $v::and(if first { $v::left_1(*w) } else { *w }, mask),
+            };
+            *w = match G {
+                8 if !first => $v::right_1(*w),
+                4 => $v::right_2(*w),
+                _ => *w,
+            };
+            picked
+        }
+
+        /// Adds the products of word `j` of some rows. `G` words of codes belong to it: 8 at 1 bit, 4 at 2 bits, 1 at 8 bits.
+        #[inline]
+        #[target_feature(enable = $features)]
+        #[allow(clippy::needless_range_loop)] // Constant bounds unroll, so that the sums stay in registers.
+        pub(super) fn add_word<const B: usize, const A: usize, const H: usize, const G: usize>(
+            words: &[u32],
+            codes: &[&[u32]; A],
+            j: usize,
+            exact: &mut Exact<B, A, H>,
+        ) {
+            let mut w = [$v::splat(0); B];
+            let mut open = [[[$sums::open($v::splat(0)); B]; A]; H];
+            assert!(words.len() == B * $v::LANES, "rows of a block");
+            for b in 0..B {
+                // SAFETY: in bounds by the assertion.
+                w[b] = unsafe { $v::load(words.as_ptr().add(b * $v::LANES)) };
+                for h in 0..H {
+                    for a in 0..A {
+                        open[h][a][b] = $sums::open(exact[h][a][b]);
+                    }
+                }
+            }
+            for four in 0..G {
+                let mut x = [$v::splat(0); A];
+                for a in 0..A {
+                    // SAFETY: every row of codes has `G` words for each word of a row, as the callers check.
+                    x[a] = $v::splat(unsafe { *codes[a].get_unchecked(j * G + four) } as i32);
+                }
+                for b in 0..B {
+                    let picked = pick::<G>(&mut w[b], four);
+                    for a in 0..A {
+                        let sum = &mut open[four % H][a][b];
+                        *sum = $sums::dot(*sum, picked, x[a]);
+                    }
+                }
+            }
+            for h in 0..H {
+                for a in 0..A {
+                    for b in 0..B {
+                        exact[h][a][b] = $sums::close::<G>(exact[h][a][b], open[h][a][b]);
+                    }
+                }
+            }
+        }
+    };
+}
+pub(super) use low_bit_words;

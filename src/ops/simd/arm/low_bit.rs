@@ -1,10 +1,10 @@
-//! Tiles of low-bit codes for aarch64: by sums of four products of bytes in one instruction where the processor has it
-//! (dotprod), else by products of 16 bits.
+//! Tiles of low-bit codes for aarch64: by products of small matrices of bytes in one instruction where the processor has it
+//! (i8mm), else by sums of four products of bytes (dotprod), else by products of 16 bits.
 
 use crate::cpu_level::{CpuLevel, allows};
 use crate::ops::simd::groups::{GroupKernel, GroupRun};
 use crate::ops::simd::low_bit::Kernel;
-use crate::ops::simd::low_bit_tiles::low_bit_tiles;
+use crate::ops::simd::low_bit_tiles::{low_bit_tiles, low_bit_words};
 use crate::ops::simd::ternary::{TileKernel, TileRun};
 
 /// All kernels of ternary tiles that this processor can run, the best last.
@@ -18,6 +18,11 @@ pub fn ternary_kernels() -> Vec<TileKernel> {
     if allows(CpuLevel::NeonDot) {
         // SAFETY: the processor has dotprod.
         let run: TileRun = |tile, bits, acts, sums| unsafe { with_dots::ternary_tile(tile, bits, acts, sums) };
+        all.push(Kernel { run, make_tables: None, lay_out: None });
+    }
+    if allows(CpuLevel::NeonI8mm) {
+        // SAFETY: the processor has dotprod and i8mm.
+        let run: TileRun = |tile, bits, acts, sums| unsafe { with_matrices::ternary_tile(tile, bits, acts, sums) };
         all.push(Kernel { run, make_tables: None, lay_out: None });
     }
     all
@@ -36,17 +41,102 @@ pub fn group_kernels() -> Vec<GroupKernel> {
         let run: GroupRun = |tile, bits, acts, outs| unsafe { with_dots::group_tile(tile, bits, acts, outs) };
         all.push(Kernel { run, make_tables: None, lay_out: None });
     }
+    if allows(CpuLevel::NeonI8mm) {
+        // SAFETY: the processor has dotprod and i8mm.
+        let run: GroupRun = |tile, bits, acts, outs| unsafe { with_matrices::group_tile(tile, bits, acts, outs) };
+        all.push(Kernel { run, make_tables: None, lay_out: None });
+    }
     all
 }
 
 mod with_products {
     use super::{products, v128};
     super::low_bit_tiles!("neon", v128, products);
+    super::low_bit_words!("neon", v128, products);
 }
 
 mod with_dots {
     use super::{dots, v128};
     super::low_bit_tiles!("neon,dotprod", v128, dots);
+    super::low_bit_words!("neon,dotprod", v128, dots);
+}
+
+mod with_matrices {
+    use std::arch::aarch64::*;
+
+    use super::{dots, matrices, v128, with_dots};
+    super::low_bit_tiles!("neon,dotprod,i8mm", v128, dots);
+
+    /// Rows of codes that are multiplied two at a time: all pairs, where an even number of words of codes belongs to each word of
+    /// weights.
+    const fn paired(a: usize, g: usize) -> usize {
+        if g.is_multiple_of(2) { a / 2 * 2 } else { 0 }
+    }
+
+    /// Sums that begin with a number for each row of codes. Of a pair of rows of codes, a vector has the sums of both with rows 0
+    /// and 1 of a vector of rows, and the next one those with rows 2 and 3.
+    #[inline]
+    #[target_feature(enable = "neon,dotprod,i8mm")]
+    fn begin<const B: usize, const A: usize, const H: usize, const G: usize>(with: [i32; A]) -> Exact<B, A, H> {
+        let mut exact = with_dots::begin::<B, A, H, G>(with);
+        for a in (0..paired(A, G)).step_by(2) {
+            let both = vzip1q_s32(vdupq_n_s32(with[a]), vdupq_n_s32(with[a + 1]));
+            exact[0][a] = [both; B];
+            exact[0][a + 1] = [both; B];
+        }
+        exact
+    }
+
+    /// The sums of row `a` of codes with vector `b` of rows.
+    #[inline]
+    #[target_feature(enable = "neon,dotprod,i8mm")]
+    fn total<const B: usize, const A: usize, const H: usize, const G: usize>(
+        exact: &Exact<B, A, H>,
+        a: usize,
+        b: usize,
+    ) -> int32x4_t {
+        if a >= paired(A, G) {
+            return with_dots::total::<B, A, H, G>(exact, a, b);
+        }
+        let first = a / 2 * 2;
+        let [low, high] = [exact[0][first][b], exact[0][first + 1][b]];
+        if a == first { vuzp1q_s32(low, high) } else { vuzp2q_s32(low, high) }
+    }
+
+    /// Adds the products of word `j` of some rows, two words of codes at a time.
+    #[inline]
+    #[target_feature(enable = "neon,dotprod,i8mm")]
+    #[allow(clippy::needless_range_loop)] // Constant bounds unroll, so that the sums stay in registers.
+    fn add_word<const B: usize, const A: usize, const H: usize, const G: usize>(
+        words: &[u32],
+        codes: &[&[u32]; A],
+        j: usize,
+        exact: &mut Exact<B, A, H>,
+    ) {
+        let pairs = paired(A, G);
+        if pairs == 0 {
+            return with_dots::add_word::<B, A, H, G>(words, codes, j, exact);
+        }
+        assert!(words.len() == B * v128::LANES, "rows of a block");
+        // SAFETY: in bounds by the assertion.
+        let mut w: [int32x4_t; B] = array::from_fn(|b| unsafe { v128::load(words.as_ptr().add(b * v128::LANES)) });
+        for two in (0..G).step_by(2) {
+            // SAFETY: every row of codes has `G` words for each word of a row, as the callers check.
+            let x: [int32x2_t; A] = array::from_fn(|a| unsafe { vld1_s32(codes[a].as_ptr().add(j * G + two).cast()) });
+            for b in 0..B {
+                let picked = [two, two + 1].map(|four| with_dots::pick::<G>(&mut w[b], four));
+                let rows = [vzip1q_s32(picked[0], picked[1]), vzip2q_s32(picked[0], picked[1])];
+                for a in 0..pairs {
+                    let both = vcombine_s32(x[a / 2 * 2], x[a / 2 * 2 + 1]);
+                    exact[0][a][b] = matrices::add(exact[0][a][b], rows[a % 2], both);
+                }
+                if pairs < A {
+                    let sum = dots::dot(exact[0][pairs][b], picked[0], vdupq_lane_s32::<0>(x[pairs]));
+                    exact[0][pairs][b] = dots::dot(sum, picked[1], vdupq_lane_s32::<1>(x[pairs]));
+                }
+            }
+        }
+    }
 }
 
 /// Sums of products in 16 bits, which those of one word fit: 4 of at most `3 · 128`, 8 of at most `2 · 128`, or one of
@@ -120,6 +210,30 @@ mod dots {
     #[inline]
     #[target_feature(enable = "neon")]
     pub fn close<const G: usize>(_: int32x4_t, sum: int32x4_t) -> int32x4_t {
+        sum
+    }
+}
+
+/// Products of matrices of bytes.
+mod matrices {
+    use std::arch::aarch64::*;
+    use std::arch::asm;
+
+    /// Adds to `sum[2 i + k]` the products of the 8 bytes of half `i` of `a` with those of half `k` of `b`. In assembly, since the
+    /// intrinsic is not stable.
+    #[inline]
+    #[target_feature(enable = "neon,i8mm")]
+    pub fn add(mut sum: int32x4_t, a: int32x4_t, b: int32x4_t) -> int32x4_t {
+        // SAFETY: it reads and writes these registers only, and the processor has the instruction.
+        unsafe {
+            asm!(
+                "smmla {sum:v}.4s, {a:v}.16b, {b:v}.16b",
+                sum = inout(vreg) sum,
+                a = in(vreg) a,
+                b = in(vreg) b,
+                options(pure, nomem, nostack, preserves_flags),
+            );
+        }
         sum
     }
 }

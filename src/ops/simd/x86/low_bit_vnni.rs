@@ -1,17 +1,19 @@
 //! Tiles of low-bit codes for x86-64 with VNNI on vectors of 256 bits, in either of its two encodings.
 
-use crate::ops::simd::low_bit_tiles::low_bit_tiles;
+use crate::ops::simd::low_bit_tiles::{low_bit_tiles, low_bit_words};
 
 /// AVX-VNNI.
 pub(in crate::unstable::ops::simd) mod vex {
     use super::{v256, vex_sums};
     super::low_bit_tiles!("avx2,fma,f16c,avxvnni", v256, vex_sums);
+    super::low_bit_words!("avx2,fma,f16c,avxvnni", v256, vex_sums);
 }
 
 /// AVX-512 VL and VNNI: processors that have it and not AVX-VNNI take this one for the same level.
 pub(in crate::unstable::ops::simd) mod evex {
     use super::{evex_sums, v256};
     super::low_bit_tiles!("avx2,fma,f16c,avx512vl,avx512vnni", v256, evex_sums);
+    super::low_bit_words!("avx2,fma,f16c,avx512vl,avx512vnni", v256, evex_sums);
 }
 
 /// Defines sums of products of unsigned and signed bytes: what one instruction does.
