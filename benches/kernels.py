@@ -50,7 +50,8 @@ def loops(kernel, p, context, latency):
     if source in ("groups-group_matmul_tiles", "groups-group_matmul_dots"):
         return up(columns / 32, 16) / 8 if "dots" in source else up(columns / 32, 4) / 8 * bits / 4, 1
     if source == "matmul-matmul_tiles":
-        return p["d_in"] / 16 / 8, 1
+        # The loop over 16 columns in it is unrolled; where rows are 64 it is not, and counts as 4.
+        return p["d_in"] / 16 / 8 * (4 if "TALL" in kernel else 1), 1
     if source == "attention-attention_decode":
         return 2 * up(min(context, p["kv_chunk"]), p["TILE"]) / 8, 1
     if source == "attention-attention_tiles":

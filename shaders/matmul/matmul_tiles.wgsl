@@ -1,19 +1,62 @@
-// y = x · wᵀ for many rows (ops/matmul.rs): tiles of 32 rows × 64 outputs, 16 columns at a time through workgroup memory;
-// each thread keeps 4 rows × 4 outputs. Grid: x = blocks of 64 outputs, y = blocks of 32 rows. Workgroup 16 × 8.
+// y = x · wᵀ for many rows (ops/matmul.rs): tiles of 32 rows, or with TALL 64, × 64 outputs, 16 columns at a time through
+// workgroup memory; each thread keeps 4 or 8 rows × 4 outputs. Grid: x = blocks of 64 outputs, y = blocks of rows. Workgroup
+// 16 × 8. Workgroup memory holds vectors of four rows or outputs: an index is checked once for four numbers.
 #import matmul_factors
 #import matmul
 #import vectors
 
-const ROWS: u32 = 32u;
+#ifdef TALL
+const FOURS: u32 = 2u; // vectors of rows of a thread
+#else
+const FOURS: u32 = 1u;
+#endif
+const ROWS: u32 = 32u; // of FOURS = 1
 const OUTS: u32 = 64u;
 const DEPTH: u32 = 16u;
-const THREADS: u32 = 128u;
+const ROW_VECTORS: u32 = ROWS * FOURS / 4u;
+const OUT_VECTORS: u32 = OUTS / 4u;
 // Columns lie one after the other, with a gap so that threads write to different banks.
-const ROW_PITCH: u32 = ROWS + 1u;
-const OUT_PITCH: u32 = OUTS + 1u;
+const ROW_PITCH: u32 = ROW_VECTORS + 1u;
+const OUT_PITCH: u32 = OUT_VECTORS + 1u;
 
-var<workgroup> xs: array<f32, DEPTH * ROW_PITCH>;
-var<workgroup> ws: array<f32, DEPTH * OUT_PITCH>;
+var<workgroup> xs: array<vec4<f32>, DEPTH * ROW_PITCH>;
+var<workgroup> ws: array<vec4<f32>, DEPTH * OUT_PITCH>;
+
+// Where column `column` of a row of x or w is, or if it is behind the last one, the last four columns.
+fn present(column: u32) -> u32 {
+    return min(column, (params.d_in - 1u) / 4u * 4u);
+}
+
+// Four columns of a row of x, from `column` on; 0 behind the last one. Rows behind the last one are it again. No branch stands
+// between loads, so that a thread waits for all of them together.
+fn x_columns(row: u32, rows: u32, column: u32) -> vec4<f32> {
+    let i = present(column);
+    return select(vec4<f32>(), x4(min(row, rows - 1u) * params.d_in + i, params.d_in - i), column < params.d_in);
+}
+
+// The same of w.
+fn w_columns(out: u32, column: u32) -> vec4<f32> {
+    let i = present(column);
+    return select(vec4<f32>(), weight4(min(out, params.d_out - 1u) * params.d_in + i, params.d_in - i), column < params.d_in);
+}
+
+// Puts columns `column`.. of a tile, each of four rows of x, into workgroup memory.
+fn put_rows(four: u32, column: u32, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) {
+    let at = column * ROW_PITCH + four;
+    xs[at] = vec4<f32>(a.x, b.x, c.x, d.x);
+    xs[at + ROW_PITCH] = vec4<f32>(a.y, b.y, c.y, d.y);
+    xs[at + 2u * ROW_PITCH] = vec4<f32>(a.z, b.z, c.z, d.z);
+    xs[at + 3u * ROW_PITCH] = vec4<f32>(a.w, b.w, c.w, d.w);
+}
+
+// The same of four rows of w.
+fn put_outs(four: u32, column: u32, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) {
+    let at = column * OUT_PITCH + four;
+    ws[at] = vec4<f32>(a.x, b.x, c.x, d.x);
+    ws[at + OUT_PITCH] = vec4<f32>(a.y, b.y, c.y, d.y);
+    ws[at + 2u * OUT_PITCH] = vec4<f32>(a.z, b.z, c.z, d.z);
+    ws[at + 3u * OUT_PITCH] = vec4<f32>(a.w, b.w, c.w, d.w);
+}
 
 @compute @workgroup_size(16, 8)
 fn main(
@@ -22,38 +65,36 @@ fn main(
     @builtin(workgroup_id) group: vec3<u32>,
 ) {
     let rows = counted(params.counted_by, params.rows) * params.per_row;
-    let row0 = group.y * ROWS;
+    let row0 = group.y * ROWS * FOURS;
     let out0 = group.x * OUTS;
-    let vec4s = DEPTH / 4u;
-    var sums: array<vec4<f32>, 4>; // by row, over outputs 16 apart
+    // What a thread puts into workgroup memory: four columns of four rows of x or w.
+    let four = id / (DEPTH / 4u);
+    let column = id % (DEPTH / 4u) * 4u;
+    var sums: array<vec4<f32>, 4u * FOURS>; // by row, over outputs
     for (var i0 = 0u; i0 < params.d_in; i0 += DEPTH) {
         workgroupBarrier();
-        for (var t = id; t < (ROWS + OUTS) * vec4s; t += THREADS) {
-            let at = t / vec4s;
-            let column = t % vec4s * 4u;
-            let left = params.d_in - min(i0 + column, params.d_in); // elements of the row from here on
-            // Rows and outputs behind the last ones are those again, and are not written.
-            if at < ROWS {
-                var v = vec4<f32>();
-                if left > 0u { v = x4(min(row0 + at, rows - 1u) * params.d_in + i0 + column, left); }
-                for (var c = 0u; c < 4u; c++) { xs[(column + c) * ROW_PITCH + at] = component(v, c); }
-            } else {
-                var v = vec4<f32>();
-                if left > 0u { v = weight4(min(out0 + at - ROWS, params.d_out - 1u) * params.d_in + i0 + column, left); }
-                for (var c = 0u; c < 4u; c++) { ws[(column + c) * OUT_PITCH + at - ROWS] = component(v, c); }
-            }
+        if four < ROW_VECTORS {
+            let row = row0 + 4u * four;
+            put_rows(four, column, x_columns(row, rows, i0 + column), x_columns(row + 1u, rows, i0 + column),
+                x_columns(row + 2u, rows, i0 + column), x_columns(row + 3u, rows, i0 + column));
+        } else if four < ROW_VECTORS + OUT_VECTORS {
+            let out = out0 + 4u * (four - ROW_VECTORS);
+            put_outs(four - ROW_VECTORS, column, w_columns(out, i0 + column), w_columns(out + 1u, i0 + column),
+                w_columns(out + 2u, i0 + column), w_columns(out + 3u, i0 + column));
         }
         workgroupBarrier();
         for (var i = 0u; i < DEPTH; i++) {
-            let w0 = i * OUT_PITCH + local.x;
-            let w = vec4<f32>(ws[w0], ws[w0 + 16u], ws[w0 + 32u], ws[w0 + 48u]);
-            for (var r = 0u; r < 4u; r++) { sums[r] += xs[i * ROW_PITCH + local.y * 4u + r] * w; }
+            let w = ws[i * OUT_PITCH + local.x];
+            for (var f = 0u; f < FOURS; f++) {
+                let x = xs[i * ROW_PITCH + local.y * FOURS + f];
+                for (var r = 0u; r < 4u; r++) { sums[4u * f + r] += component(x, r) * w; }
+            }
         }
     }
-    for (var r = 0u; r < 4u; r++) {
+    for (var r = 0u; r < 4u * FOURS; r++) {
         for (var o = 0u; o < 4u; o++) {
-            let row = row0 + local.y * 4u + r;
-            let out = out0 + local.x + 16u * o;
+            let row = row0 + local.y * 4u * FOURS + r;
+            let out = out0 + local.x * 4u + o;
             if row < rows && out < params.d_out { store(row, out, component(sums[r], o)); }
         }
     }

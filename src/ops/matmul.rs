@@ -32,7 +32,7 @@ params!(MatMulParams { counted_by: u32, rows: u32, per_row: u32, d_in: u32, d_ou
 const MATVEC_OUTS: usize = 4;
 /// Outputs and rows of a workgroup of the kernel for software subgroups (its `WORKERS` times 4, its `ROWS`).
 const LANE_BLOCK: [usize; 2] = [128, 8];
-/// Outputs and rows of a workgroup of the kernel with workgroup memory (its `OUTS` and `ROWS`).
+/// Outputs and rows of a workgroup of the kernel with workgroup memory (its `OUTS` and `ROWS`; with `TALL` twice as many rows).
 const TILE_BLOCK: [usize; 2] = [64, 32];
 
 /// How the kernel for few rows divides its outputs: among `groups` of `lanes` threads, 32 to 128 threads in all.
@@ -137,7 +137,12 @@ impl MatMul {
         }
         // The kernel for few rows reads four columns at a time.
         if x.rows() > MAX_MATVEC_ROWS || !x.width().is_multiple_of(4) {
-            return Variants::usual(Variant::new("tiles", caps, self.tiled(inputs)));
+            let low = Variant::new("32x64", caps, self.tiled(inputs, false));
+            // Threads without outputs of their own wait for taller blocks longer.
+            if x.rows() <= TILE_BLOCK[1] || inputs[1].shape[0] < TILE_BLOCK[0] {
+                return Variants::usual(low);
+            }
+            return Variants::usual(Variant::new("64x64", caps, self.tiled(inputs, true))).or(low);
         }
         let variant = |caps: &Caps, tile: &MatvecTile| Variant::new(tile.name, caps, self.matvec(tile, inputs));
         let usual = if caps.cpu_driver { &MATVEC_TILES[1] } else { &MATVEC_TILES[0] };
@@ -189,14 +194,13 @@ impl MatMul {
         )
     }
 
-    /// Blocks of rows and outputs in workgroup memory.
-    fn tiled(&self, inputs: &[&Spec]) -> Kernel {
+    /// Blocks of rows and outputs in workgroup memory, the `tall` ones of twice as many rows.
+    fn tiled(&self, inputs: &[&Spec], tall: bool) -> Kernel {
         let outs = Extent::Fixed(inputs[1].shape[0].div_ceil(TILE_BLOCK[0]));
-        self.described(
-            shader!("matmul/matmul_tiles"),
-            inputs,
-            Grid::xy(outs, Extent::rows(inputs[0], 1, TILE_BLOCK[1])),
-        )
+        let rows = Extent::rows(inputs[0], 1, TILE_BLOCK[1] * if tall { 2 } else { 1 });
+        let mut kernel = self.described(shader!("matmul/matmul_tiles"), inputs, Grid::xy(outs, rows));
+        kernel.defines.extend(tall.then_some("TALL"));
+        kernel
     }
 }
 
