@@ -15,12 +15,12 @@ const OUTS: u32 = 64u;
 const DEPTH: u32 = 16u;
 const ROW_VECTORS: u32 = ROWS * FOURS / 4u;
 const OUT_VECTORS: u32 = OUTS / 4u;
-// Columns lie one after the other, with a gap so that threads write to different banks.
+// Columns lie one after the other, those of x and then those of w, with a gap so that threads write to different banks.
 const ROW_PITCH: u32 = ROW_VECTORS + 1u;
 const OUT_PITCH: u32 = OUT_VECTORS + 1u;
+const OUTS_AT: u32 = DEPTH * ROW_PITCH;
 
-var<workgroup> xs: array<vec4<f32>, DEPTH * ROW_PITCH>;
-var<workgroup> ws: array<vec4<f32>, DEPTH * OUT_PITCH>;
+var<workgroup> held: array<vec4<f32>, OUTS_AT + DEPTH * OUT_PITCH>;
 
 // Where column `column` of a row of x or w is, or if it is behind the last one, the last four columns.
 fn present(column: u32) -> u32 {
@@ -40,22 +40,12 @@ fn w_columns(out: u32, column: u32) -> vec4<f32> {
     return select(vec4<f32>(), weight4(min(out, params.d_out - 1u) * params.d_in + i, params.d_in - i), column < params.d_in);
 }
 
-// Puts columns `column`.. of a tile, each of four rows of x, into workgroup memory.
-fn put_rows(four: u32, column: u32, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) {
-    let at = column * ROW_PITCH + four;
-    xs[at] = vec4<f32>(a.x, b.x, c.x, d.x);
-    xs[at + ROW_PITCH] = vec4<f32>(a.y, b.y, c.y, d.y);
-    xs[at + 2u * ROW_PITCH] = vec4<f32>(a.z, b.z, c.z, d.z);
-    xs[at + 3u * ROW_PITCH] = vec4<f32>(a.w, b.w, c.w, d.w);
-}
-
-// The same of four rows of w.
-fn put_outs(four: u32, column: u32, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) {
-    let at = column * OUT_PITCH + four;
-    ws[at] = vec4<f32>(a.x, b.x, c.x, d.x);
-    ws[at + OUT_PITCH] = vec4<f32>(a.y, b.y, c.y, d.y);
-    ws[at + 2u * OUT_PITCH] = vec4<f32>(a.z, b.z, c.z, d.z);
-    ws[at + 3u * OUT_PITCH] = vec4<f32>(a.w, b.w, c.w, d.w);
+// Holds four columns of four rows of x or w, `pitch` apart from `at` on.
+fn hold(at: u32, pitch: u32, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) {
+    held[at] = vec4<f32>(a.x, b.x, c.x, d.x);
+    held[at + pitch] = vec4<f32>(a.y, b.y, c.y, d.y);
+    held[at + 2u * pitch] = vec4<f32>(a.z, b.z, c.z, d.z);
+    held[at + 3u * pitch] = vec4<f32>(a.w, b.w, c.w, d.w);
 }
 
 @compute @workgroup_size(16, 8)
@@ -67,26 +57,28 @@ fn main(
     let rows = counted(params.counted_by, params.rows) * params.per_row;
     let row0 = group.y * ROWS * FOURS;
     let out0 = group.x * OUTS;
-    // What a thread puts into workgroup memory: four columns of four rows of x or w.
+    // What a thread loads for all of its workgroup: four columns of four rows of x or w.
     let four = id / (DEPTH / 4u);
     let column = id % (DEPTH / 4u) * 4u;
     var sums: array<vec4<f32>, 4u * FOURS>; // by row, over outputs
     for (var i0 = 0u; i0 < params.d_in; i0 += DEPTH) {
         workgroupBarrier();
+        let i = i0 + column;
         if four < ROW_VECTORS {
             let row = row0 + 4u * four;
-            put_rows(four, column, x_columns(row, rows, i0 + column), x_columns(row + 1u, rows, i0 + column),
-                x_columns(row + 2u, rows, i0 + column), x_columns(row + 3u, rows, i0 + column));
+            hold(column * ROW_PITCH + four, ROW_PITCH, x_columns(row, rows, i), x_columns(row + 1u, rows, i),
+                x_columns(row + 2u, rows, i), x_columns(row + 3u, rows, i));
         } else if four < ROW_VECTORS + OUT_VECTORS {
-            let out = out0 + 4u * (four - ROW_VECTORS);
-            put_outs(four - ROW_VECTORS, column, w_columns(out, i0 + column), w_columns(out + 1u, i0 + column),
-                w_columns(out + 2u, i0 + column), w_columns(out + 3u, i0 + column));
+            let vector = four - ROW_VECTORS;
+            let out = out0 + 4u * vector;
+            hold(OUTS_AT + column * OUT_PITCH + vector, OUT_PITCH, w_columns(out, i), w_columns(out + 1u, i),
+                w_columns(out + 2u, i), w_columns(out + 3u, i));
         }
         workgroupBarrier();
         for (var i = 0u; i < DEPTH; i++) {
-            let w = ws[i * OUT_PITCH + local.x];
+            let w = held[OUTS_AT + i * OUT_PITCH + local.x];
             for (var f = 0u; f < FOURS; f++) {
-                let x = xs[i * ROW_PITCH + local.y * FOURS + f];
+                let x = held[i * ROW_PITCH + local.y * FOURS + f];
                 for (var r = 0u; r < 4u; r++) { sums[4u * f + r] += component(x, r) * w; }
             }
         }
