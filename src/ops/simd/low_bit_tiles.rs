@@ -46,10 +46,10 @@ pub(super) fn fetch_scales(tile: &GroupTile, g: usize, rows: Range<usize>) {
 }
 
 /// Defines `ternary_tile`, a [`TileKernel`](crate::ops::simd::ternary::TileKernel), and `group_tile`, a
-/// [`GroupKernel`](crate::ops::simd::groups::GroupKernel), for processors with `$features`. The modules `$v` and `$sums` say
-/// how: `$v` has vectors of `LANES` integers (`Ints`) and floats; `$sums` adds up products (`dot`) of one word between `open`
-/// and `close`, of as many vectors at once as leave their sums in registers (`BLOCKS`, for one to four rows of codes), for one
-/// row of codes in `HALVES` parts. Words are added up as [`low_bit_words`] defines it beside it.
+/// [`GroupKernel`](crate::ops::simd::groups::GroupKernel), for processors with `$features`. The module `$v` has vectors of
+/// `LANES` integers (`Ints`) and floats; `$sums` says of how many vectors at once the sums stay in registers (`BLOCKS`, for one
+/// to four rows of codes), and in how many parts they are for one row of codes (`HALVES`). How sums of words are made is defined
+/// beside it: [`low_bit_words`] does, or what has the same functions.
 macro_rules! low_bit_tiles {
     ($features:literal, $v:ident, $sums:ident) => {
         use std::array;
@@ -255,8 +255,9 @@ macro_rules! low_bit_tiles {
 }
 pub(super) use low_bit_tiles;
 
-/// Defines how [`low_bit_tiles`] adds up one word after the other: `begin`, `add_word` and `total`. The sums of a row of codes
-/// and a vector of rows are a vector.
+/// Defines how [`low_bit_tiles`] adds up one word after the other: `begin`, `add_word` and `total`; a word's codes are taken out
+/// by `pick`. The sums of a row of codes and a vector of rows are a vector. `$sums` adds up products (`dot`) of one word between
+/// `open` and `close`.
 macro_rules! low_bit_words {
     ($features:literal, $v:ident, $sums:ident) => {
         /// Sums that begin with a number for each row of codes.
