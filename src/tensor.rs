@@ -176,7 +176,7 @@ pub enum Pack {
     Int8,
     /// Quantised by a rule and packed losslessly at 1 or 2 bits per weight.
     Ternary(WeightQuant),
-    /// Codes of 1, 2 or 8 bits with a scale for each row and group of `group` columns ([`crate::quant::groups`]).
+    /// Codes of 1, 2, 6 or 8 bits with a scale for each row and group of `group` columns ([`crate::quant::groups`]).
     Groups {
         /// Columns of a group.
         group: u32,

@@ -41,7 +41,7 @@ fn load(id: u32, block: u32, first: u32, bits: u32) {
     let a = min(select(32u * b / params.act_group, b, by_block), params.act_groups - 1u);
     let m = act_scale_and_sum[row_at(block, r) * params.act_groups + a];
     // The sum of a group of codes goes off its first block.
-    let whole = select(0.0, m.x * m.y, bits != 8u && (by_block || 32u * b == a * params.act_group));
+    let whole = select(0.0, m.x * m.y, bits < 6u && (by_block || 32u * b == a * params.act_group));
     tile[id % RUN].factors[r] = vec2<f32>(select(m.x, 2.0 * m.x, bits == 1u), whole);
 }
 
@@ -55,8 +55,24 @@ fn any_half_of(at: u32, b: u32, half: u32, words: u32, bits: u32) -> Codes {
         weights[at + min(first + 2u, last) * TILE_LANES] ^ flip, weights[at + min(first + 3u, last) * TILE_LANES] ^ flip);
 }
 
+// Adds half of block `b` of 6-bit codes, which is number `nth` of those in workgroup memory.
+fn add_sixteen(at: u32, b: u32, half: u32, nth: u32) {
+    let w = sixteen_at(at, 2u * b + half);
+    let flip = vec4<u32>(0x80808080u);
+    let four = Codes(w.a ^ flip, w.b ^ flip, w.c ^ flip, w.d ^ flip);
+    let integers = vec4<f32>(integers_at(at, 2u * b + half));
+    for (var r = 0u; r < ROWS; r++) {
+        sums[r] += vec4<f32>(sum_of(four, tile[nth].codes[r][half])) * (integers * tile[nth].factors[r].x);
+    }
+}
+
 // Adds block `b`, which is number `nth` of those in workgroup memory.
 fn add_block(at: u32, b: u32, nth: u32, words: u32, bits: u32) {
+    if bits == 6u {
+        add_sixteen(at, b, 0u, nth);
+        add_sixteen(at, b, 1u, nth);
+        return;
+    }
     let left = any_half_of(at, b, 0u, words, bits);
     let right = any_half_of(at, b, 1u, words, bits);
     for (var r = 0u; r < ROWS; r++) {
@@ -85,7 +101,7 @@ fn main(
     let place = find_tile(0u, group.x);
     let part = part_at(place.part);
     let scale0 = first_scale(place.part);
-    let words = row_words(part.bits);
+    let words = code_words(part.bits);
     let at = part.first + place.tile * words * TILE_LANES + local.x;
     let columns = group_columns();
     let last = min(columns / 32u, BLOCKS) - 1u; // of the blocks that have one scale; more often does no harm

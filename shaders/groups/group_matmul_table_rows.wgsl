@@ -68,11 +68,8 @@ fn add_products(r: u32, i: u32, first: vec4<u32>, second: vec4<u32>, lane: u32) 
     whole[r * VEC4S + 1u] += dot_pairs(second, even, odd);
 }
 
-// Adds word i of a block of 8-bit codes; words behind the last one meet codes that are 0.
-fn add_word(i: u32, b: u32, words: u32, lane: u32) {
-    let place = at + min(8u * b + i, words - 1u) * TILE_LANES;
-    let first = weights[place];
-    let second = weights[place + 1u];
+// Adds the products of word i of all rows' activations, which `lane` and the next one hold, with a word of both vec4s.
+fn add_words(i: u32, first: vec4<u32>, second: vec4<u32>, lane: u32) {
     add_products(0u, i, first, second, lane);
     add_products(1u, i, first, second, lane);
     add_products(2u, i, first, second, lane);
@@ -83,13 +80,30 @@ fn add_word(i: u32, b: u32, words: u32, lane: u32) {
     add_products(7u, i, first, second, lane);
 }
 
-fn settle_bytes() {
+// Adds word i of a block of 8-bit codes; words behind the last one meet codes that are 0.
+fn add_word(i: u32, b: u32, words: u32, lane: u32) {
+    let place = at + min(8u * b + i, words - 1u) * TILE_LANES;
+    add_words(i, weights[place], weights[place + 1u], lane);
+}
+
+// Adds what vec4 q of the lane found over 8-bit codes, which an integer may multiply.
+fn settle_bytes(q: u32, integers: vec4<f32>) {
     for (var r = 0u; r < ROWS; r++) {
-        for (var q = 0u; q < VEC4S; q++) {
-            sums[r * VEC4S + q] += vec4<f32>(whole[r * VEC4S + q]) * factors[r];
-            whole[r * VEC4S + q] = vec4<i32>();
-        }
+        sums[r * VEC4S + q] += vec4<f32>(whole[r * VEC4S + q]) * (integers * factors[r]);
+        whole[r * VEC4S + q] = vec4<i32>();
     }
+}
+
+// Adds group i of 16 columns of 6-bit codes, whose codes lie in `lane`.
+fn add_sixteen(i: u32, lane: u32) {
+    let first = sixteen_at(at, i);
+    let second = sixteen_at(at + 1u, i);
+    add_words(0u, first.a, second.a, lane);
+    add_words(1u, first.b, second.b, lane);
+    add_words(2u, first.c, second.c, lane);
+    add_words(3u, first.d, second.d, lane);
+    settle_bytes(0u, vec4<f32>(integers_at(at, i)));
+    settle_bytes(1u, vec4<f32>(integers_at(at + 1u, i)));
 }
 
 // Adds block `b` of 32 columns, whose codes lie in `lane` and the next one.
@@ -105,6 +119,9 @@ fn add_block(bits: u32, b: u32, words: u32, lane: u32) {
         take_words(at + min(2u * b + 1u, words - 1u) * TILE_LANES);
         add_twos(lane + 1u);
         settle_all();
+    } else if bits == 6u {
+        add_sixteen(2u * b, lane);
+        add_sixteen(2u * b + 1u, lane + 1u);
     } else {
         add_word(0u, b, words, lane);
         add_word(1u, b, words, lane);
@@ -114,7 +131,8 @@ fn add_block(bits: u32, b: u32, words: u32, lane: u32) {
         add_word(5u, b, words, lane);
         add_word(6u, b, words, lane);
         add_word(7u, b, words, lane);
-        settle_bytes();
+        settle_bytes(0u, vec4<f32>(1.0));
+        settle_bytes(1u, vec4<f32>(1.0));
     }
 }
 
@@ -131,7 +149,7 @@ fn take_factors(a: u32) {
 fn add_scaled(q: u32, bits: u32, scale: vec4<f32>) {
     let times = select(1.0, 2.0, bits == 1u);
     for (var r = 0u; r < ROWS; r++) {
-        let sum = times * sums[r * VEC4S + q] - vec4<f32>(select(less[r], 0.0, bits == 8u));
+        let sum = times * sums[r * VEC4S + q] - vec4<f32>(select(less[r], 0.0, bits >= 6u));
         totals[r * VEC4S + q] = fma(sum, scale, totals[r * VEC4S + q]);
         sums[r * VEC4S + q] = vec4<f32>();
     }
@@ -139,7 +157,7 @@ fn add_scaled(q: u32, bits: u32, scale: vec4<f32>) {
 
 // Holds what a lane holds of the codes of all rows.
 fn hold_all(bits: u32, i: u32) {
-    if bits == 8u {
+    if bits >= 6u {
         for (var r = 0u; r < ROWS; r++) { hold_pairs(r, i); }
     } else {
         hold(0u, i);
@@ -160,7 +178,7 @@ fn end_group(bits: u32, g: u32, scale0: u32, tile: u32, lane: u32) {
 // Adds all columns. `bits` is a constant where this is called: drivers that compute on the CPU run all branches that are left,
 // but no loop of a branch that is not taken.
 fn add_columns_of(bits: u32, scale0: u32, tile: u32, lane: u32) {
-    let words = row_words(bits);
+    let words = code_words(bits);
     let blocks = params.vectors / 2u;
     let group_blocks = group_columns() / 32u;
     for (var first = 0u; first < blocks; first += 4u) {
@@ -204,11 +222,13 @@ fn main(
     let tile = find_tile(0u, group.y);
     let part = part_at(tile.part);
     let scale0 = first_scale(tile.part);
-    at = part.first + tile.tile * row_words(part.bits) * TILE_LANES + id * VEC4S;
+    at = part.first + tile.tile * code_words(part.bits) * TILE_LANES + id * VEC4S;
     if part.bits == 1u {
         add_columns_of(1u, scale0, tile.tile, id);
     } else if part.bits == 2u {
         add_columns_of(2u, scale0, tile.tile, id);
+    } else if part.bits == 6u {
+        add_columns_of(6u, scale0, tile.tile, id);
     } else {
         add_columns_of(8u, scale0, tile.tile, id);
     }

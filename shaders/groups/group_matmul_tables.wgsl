@@ -44,6 +44,23 @@ fn add_two_words(first: u32, second: u32, lane: u32) {
     found[3] += bitcast<vec4<u32>>(block2(weights[first + 3u], weights[second + 3u], a, b));
 }
 
+// Adds vec4 q of a group of 16 columns of 6-bit codes, with what the group's lane holds.
+fn add_six_of(q: u32, i: u32, acts: Acts) {
+    let w = sixteen_at(at + q, i);
+    let sum = dot_pairs(w.a, acts.even.x, acts.odd.x) + dot_pairs(w.b, acts.even.y, acts.odd.y)
+        + dot_pairs(w.c, acts.even.z, acts.odd.z) + dot_pairs(w.d, acts.even.w, acts.odd.w);
+    found[q] += bitcast<vec4<u32>>(sum * integers_at(at + q, i));
+}
+
+// Adds group i of 16 columns of 6-bit codes, whose codes lie in `lane`.
+fn add_sixteen(i: u32, lane: u32) {
+    let acts = pairs_of(lane);
+    add_six_of(0u, i, acts);
+    add_six_of(1u, i, acts);
+    add_six_of(2u, i, acts);
+    add_six_of(3u, i, acts);
+}
+
 // Adds block `b` of 32 columns, whose codes lie in `lane` and the next one.
 fn add_block(bits: u32, b: u32, words: u32, lane: u32) {
     if bits == 1u {
@@ -52,6 +69,9 @@ fn add_block(bits: u32, b: u32, words: u32, lane: u32) {
     } else if bits == 2u {
         // The last block may be one word; its other activations are 0.
         add_two_words(at + 2u * b * TILE_LANES, at + min(2u * b + 1u, words - 1u) * TILE_LANES, lane);
+    } else if bits == 6u {
+        add_sixteen(2u * b, lane);
+        add_sixteen(2u * b + 1u, lane + 1u);
     } else {
         add_word(0u, b, words, lane);
         add_word(1u, b, words, lane);
@@ -112,7 +132,7 @@ fn hold(bits: u32, mine: vec4<u32>) {
 // Adds all columns. `bits` is a constant where this is called: drivers that compute on the CPU run all branches that are left,
 // but no loop of a branch that is not taken.
 fn add_columns_of(bits: u32, row: u32, scale0: u32, tile: u32, lane: u32) {
-    let words = row_words(bits);
+    let words = code_words(bits);
     let blocks = params.vectors / 2u;
     let group_blocks = group_columns() / 32u;
     for (var first = 0u; first < blocks; first += 4u) {
@@ -153,11 +173,13 @@ fn main(
     let tile = find_tile(0u, group.x);
     let part = part_at(tile.part);
     let scale0 = first_scale(tile.part);
-    at = part.first + tile.tile * row_words(part.bits) * TILE_LANES + id * VEC4S;
+    at = part.first + tile.tile * code_words(part.bits) * TILE_LANES + id * VEC4S;
     if part.bits == 1u {
         add_columns_of(1u, row, scale0, tile.tile, id);
     } else if part.bits == 2u {
         add_columns_of(2u, row, scale0, tile.tile, id);
+    } else if part.bits == 6u {
+        add_columns_of(6u, row, scale0, tile.tile, id);
     } else {
         add_columns_of(8u, row, scale0, tile.tile, id);
     }

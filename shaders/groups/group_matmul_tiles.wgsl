@@ -80,7 +80,7 @@ fn add_word(w: vec4<u32>, bits: u32, at: u32, left: u32) {
 
 // What 32 columns add up to: within 2^15, as `high` asks.
 fn sum_of(r: u32, bits: u32) -> vec4<i32> {
-    return select(high(sums[r]), bitcast<vec4<i32>>(sums[r]), bits == 8u);
+    return select(high(sums[r]), bitcast<vec4<i32>>(sums[r]), bits >= 6u);
 }
 
 fn load(id: u32, block: u32, first: u32) {
@@ -103,17 +103,39 @@ fn settle(block: u32, a: u32, is_first: bool, scale: vec4<f32>, bits: u32) {
 }
 #endif
 
+// Adds half of block `b` of 6-bit codes to the totals; its integer is a part of its scale.
+fn add_sixteen(block: u32, b: u32, first: u32, half: u32, at: u32, scale: vec4<f32>) {
+    let w = sixteen_at(at, 2u * b + half);
+    let column = 32u * b + 16u * half;
+    let to = (column - 32u * first) / 4u;
+    let left = (max(column, weights[0].y) - column) / 4u;
+    add_word(w.a, 8u, to, left);
+    add_word(w.b, 8u, to + 1u, max(left, 1u) - 1u);
+    add_word(w.c, 8u, to + 2u, max(left, 2u) - 2u);
+    add_word(w.d, 8u, to + 3u, max(left, 3u) - 3u);
+    settle(block, group_of_codes(b), true, scale * vec4<f32>(integers_at(at, 2u * b + half)), 6u);
+}
+
+// The group of codes of block `b`.
+fn group_of_codes(b: u32) -> u32 {
+    return select(32u * b / group_columns(), b, params.act_group == 32u);
+}
+
 // Adds block `b` of 32 columns to the totals. `bits` is a constant where this is called: drivers that compute on the CPU run
 // all branches that are left, but no loop of a branch that is not taken.
 fn add_block(bits: u32, block: u32, b: u32, first: u32, at: u32, words: u32, scale: vec4<f32>) {
+    if bits == 6u {
+        add_sixteen(block, b, first, 0u, at, scale);
+        add_sixteen(block, b, first, 1u, at, scale);
+        return;
+    }
     for (var j = b * bits; j < min((b + 1u) * bits, words); j++) {
         let column = j * (32u / bits);
         add_word(weights[at + j * TILE_LANES], bits, (column - 32u * first) / 4u, (weights[0].y - column) / 4u);
     }
     let columns = group_columns();
-    let g = 32u * b / columns;
-    let by_block = params.act_group == 32u;
-    settle(block, select(g, b, by_block), by_block || 32u * b == g * columns, scale, bits);
+    let begins = params.act_group == 32u || 32u * b % columns == 0u;
+    settle(block, group_of_codes(b), begins, scale, bits);
 }
 
 @compute @workgroup_size(TILE_LANES, SPLIT)
@@ -126,7 +148,7 @@ fn main(
     let tile = find_tile(0u, group.x);
     let part = part_at(tile.part);
     let scale0 = first_scale(tile.part);
-    let words = row_words(part.bits);
+    let words = code_words(part.bits);
     let at = part.first + tile.tile * words * TILE_LANES + local.x;
     let columns = group_columns();
     let blocks = (weights[0].y + 31u) / 32u;
@@ -141,6 +163,8 @@ fn main(
                 add_block(1u, block, b, first, at, words, scale);
             } else if part.bits == 2u {
                 add_block(2u, block, b, first, at, words, scale);
+            } else if part.bits == 6u {
+                add_block(6u, block, b, first, at, words, scale);
             } else {
                 add_block(8u, block, b, first, at, words, scale);
             }

@@ -22,21 +22,42 @@ struct Params {
 #endif
 #bind var<storage, read_write> x: array<f32>; // [rows, width]
 
+#ifdef GROUPS
+// Word `j` of the `words` words of row `token`.
+fn word_at(token: u32, j: u32, words: u32) -> u32 {
+    return table[4u * table[4] + (token / 128u * words + j) * 128u + token % 128u];
+}
+
+fn code_at(token: u32, column: u32, bits: u32) -> f32 {
+    let k = column % 16u / 4u;
+    let byte = column % 4u * 8u;
+    if bits == 6u {
+        // src/quant/six_bits.rs: 13 words for 64 columns.
+        let words = 13u * ((params.width + 63u) / 64u);
+        let unit = 13u * (column / 64u);
+        let first = unit + 1u + 3u * (column % 64u / 16u);
+        let lower = (word_at(token, first + k / 2u, words) >> (byte + 4u * (k % 2u))) & 15u;
+        let upper = (word_at(token, first + 2u, words) >> (byte + 2u * k)) & 3u;
+        let integer = bitcast<i32>(word_at(token, unit, words) << (24u - 8u * (column % 64u / 16u))) >> 24u;
+        return f32(integer * (i32(lower + 16u * upper) - 32));
+    }
+    let per_word = 32u / bits;
+    let word = word_at(token, column / per_word, (params.width + per_word - 1u) / per_word);
+    let stored = f32((word >> (byte + column % per_word / 4u * bits)) & ((1u << bits) - 1u));
+    if bits == 1u { return 2.0 * stored - 1.0; }
+    return stored - select(1.0, 128.0, bits == 8u);
+}
+#endif
+
 // An element of row `token` of the shard.
 fn table_at(token: u32, column: u32) -> f32 {
 #ifdef GROUPS
     // src/quant/groups.rs: header and the matrix's entry, then codes and scales by tiles of 128 rows.
     let bits = table[5];
-    let per_word = 32u / bits;
-    let words = (params.width + per_word - 1u) / per_word;
-    let tile = token / 128u;
-    let word = table[4u * table[4] + (tile * words + column / per_word) * 128u + token % 128u];
-    let stored = (word >> (column % 4u * 8u + column % per_word / 4u * bits)) & ((1u << bits) - 1u);
-    var code = 2.0 * f32(stored) - 1.0;
-    if bits != 1u { code = f32(stored) - select(1.0, 128.0, bits == 8u); }
     let groups = (params.width + table[2] - 1u) / table[2];
-    let pair = table[4u * table[9] + (tile * groups + column / table[2]) * 64u + token % 128u / 2u];
-    return code * float_of((pair >> (token % 2u * 16u)) & 0xffffu);
+    let pair = table[4u * table[9] + (token / 128u * groups + column / table[2]) * 64u + token % 128u / 2u];
+    let scale = float_of((pair >> (token % 2u * 16u)) & 0xffffu);
+    return bitcast<f32>(table[11]) * (scale * code_at(token, column, bits));
 #else
     let i = token * params.width + column;
 #ifdef F16

@@ -76,7 +76,7 @@ fn settle(g: u32, scale0: u32, tile: u32, lane: u32) {
 fn add_share(bits: u32, n: u32, block: u32, share: u32, lane: u32, tile: Tile, at: u32) {
     let unit = 32u * n;
     let blocks = (weights[0].y + 31u) / 32u;
-    let words = row_words(bits);
+    let words = code_words(bits);
     let scale0 = first_scale(tile.part);
     for (var u = share; u < (weights[0].y + unit - 1u) / unit; u += SPLIT_K) {
         let columns = unit_at(u, unit, blocks);
@@ -85,15 +85,54 @@ fn add_share(bits: u32, n: u32, block: u32, share: u32, lane: u32, tile: Tile, a
     }
 }
 
+#ifdef FLOATS
+// Vec4 i of row r of a block; 0 behind its last one.
+fn x_at(block: u32, r: u32, i: u32) -> vec4<f32> {
+    let last = params.vectors - 1u;
+    return select(vec4<f32>(), x[row_at(block, r) * params.vectors + min(i, last)], i <= last);
+}
+
+// The product of group i of 16 columns with row r of a block.
+fn sixteen_products(w: Sixteen, block: u32, r: u32, i: u32) -> vec4<f32> {
+    return four_products(w.a, x_at(block, r, 4u * i)) + four_products(w.b, x_at(block, r, 4u * i + 1u))
+        + four_products(w.c, x_at(block, r, 4u * i + 2u)) + four_products(w.d, x_at(block, r, 4u * i + 3u));
+}
+#else
+// The product of group i of 16 columns with row r of a block.
+fn sixteen_products(w: Sixteen, block: u32, r: u32, i: u32) -> vec4<f32> {
+    let group = select(16u * i / group_columns(), i / 2u, by_block());
+    let factor = act_scale_and_sum[scales_from(block, r) + group].x;
+    return vec4<f32>(dot_sixteen(w, codes[codes_from(block, r) + i])) * factor;
+}
+#endif
+
+// Adds every SPLIT_K-th 64 columns of 6-bit codes from `share` on. Columns behind the last 32 of a row are not there.
+fn add_sixes(block: u32, share: u32, lane: u32, tile: Tile, at: u32) {
+    let scale0 = first_scale(tile.part);
+    let end = (weights[0].y + 31u) / 32u * 2u;
+    for (var u = share; 4u * u < end; u += SPLIT_K) {
+        for (var q = 0u; q < VEC4S; q++) {
+            let scale = scales_at(scale0, tile.tile, 64u * u / group_columns(), lane * VEC4S + q);
+            for (var i = 4u * u; i < min(4u * u + 4u, end); i++) {
+                let w = sixteen_at(at + q, i);
+                let times = scale * vec4<f32>(integers_at(at + q, i));
+                for (var r = 0u; r < ROWS; r++) { totals[r * VEC4S + q] += sixteen_products(w, block, r, i) * times; }
+            }
+        }
+    }
+}
+
 // The totals of a share.
 fn add_columns(part: Part, block: u32, share: u32, lane: u32, tile: Tile) {
-    let at = part.first + tile.tile * row_words(part.bits) * TILE_LANES + lane * VEC4S;
+    let at = part.first + tile.tile * code_words(part.bits) * TILE_LANES + lane * VEC4S;
     // With constants the loop over a unit has no branches, and is unrolled.
     let n = min(group_columns(), UNIT) / 32u;
     if part.bits == 1u && n == BLOCKS {
         add_share(1u, BLOCKS, block, share, lane, tile, at);
     } else if part.bits == 2u && n == BLOCKS {
         add_share(2u, BLOCKS, block, share, lane, tile, at);
+    } else if part.bits == 6u {
+        add_sixes(block, share, lane, tile, at);
     } else {
         add_share(part.bits, n, block, share, lane, tile, at);
     }

@@ -6,6 +6,14 @@
 #import half_floats
 #import code_pairs
 
+const SIX_WORDS: u32 = 13u; // of 64 columns of 6-bit codes (src/quant/six_bits.rs)
+
+// Words of a row.
+fn code_words(bits: u32) -> u32 {
+    if bits == 6u { return SIX_WORDS * ((weights[0].y + 63u) / 64u); }
+    return row_words(bits);
+}
+
 // Columns of a group.
 fn group_columns() -> u32 {
     return weights[0].z;
@@ -38,11 +46,11 @@ fn factor_of(matrix: u32) -> f32 {
     return bitcast<f32>(weights[2u + 2u * matrix].w);
 }
 
-// Sums of codes and activations from those of stored codes, `less` the activations' sum. 8-bit codes are made signed on the
-// way.
+// Sums of codes and activations from those of stored codes, `less` the activations' sum. Codes of 8 bits, and of 6, are made signed
+// on the way.
 fn exact(stored: vec4<i32>, less: f32, bits: u32) -> vec4<f32> {
     let sum = vec4<f32>(select(stored, 2 * stored, bits == 1u));
-    return sum - vec4<f32>(select(less, 0.0, bits == 8u));
+    return sum - vec4<f32>(select(less, 0.0, bits >= 6u));
 }
 
 // The codes of one column of four rows, which begin at bit `shift` of their words.
@@ -50,6 +58,11 @@ fn codes_at(w: vec4<u32>, shift: u32, bits: u32) -> vec4<f32> {
     let stored = vec4<f32>((w >> vec4<u32>(shift)) & vec4<u32>((1u << bits) - 1u));
     if bits == 1u { return 2.0 * stored - vec4<f32>(1.0); }
     return stored - vec4<f32>(select(1.0, 128.0, bits == 8u));
+}
+
+// Σ code · v of a word of four rows of 8-bit codes.
+fn four_products(w: vec4<u32>, v: vec4<f32>) -> vec4<f32> {
+    return v.x * codes_at(w, 0u, 8u) + v.y * codes_at(w, 8u, 8u) + v.z * codes_at(w, 16u, 8u) + v.w * codes_at(w, 24u, 8u);
 }
 
 // The products of bytes 0 and 2 of four words with a pair of activations, added: two of them stay within 2^15.
@@ -72,6 +85,36 @@ fn dot_bytes(stored: vec4<u32>, act: u32) -> vec4<i32> {
 #endif
 }
 
+// 16 columns of 6-bit codes of four rows, without their integers, as words of 8-bit codes.
+struct Sixteen {
+    a: vec4<u32>,
+    b: vec4<u32>,
+    c: vec4<u32>,
+    d: vec4<u32>,
+}
+
+// Four columns, whose lower bits are in the lower half of each byte, and the upper ones in bits 4 and 5. What is stored as s stands
+// for s - 32, and in 8 bits for s - 128.
+fn bytes_of_six(lower: vec4<u32>, upper: vec4<u32>) -> vec4<u32> {
+    return ((lower & vec4<u32>(0x0f0f0f0fu)) | (upper & vec4<u32>(0x30303030u))) + vec4<u32>(0x60606060u);
+}
+
+// Group i of 16 columns of a row; `at` is the lane's place among the words of the tile.
+fn sixteen_at(at: u32, i: u32) -> Sixteen {
+    let first = at + (i / 4u * SIX_WORDS + 1u + 3u * (i % 4u)) * TILE_LANES;
+    let lower = weights[first];
+    let next = weights[first + TILE_LANES];
+    let upper = weights[first + 2u * TILE_LANES];
+    return Sixteen(bytes_of_six(lower, upper << vec4<u32>(4u)), bytes_of_six(lower >> vec4<u32>(4u), upper << vec4<u32>(2u)),
+        bytes_of_six(next, upper), bytes_of_six(next >> vec4<u32>(4u), upper >> vec4<u32>(2u)));
+}
+
+// The integers that multiply these columns.
+fn integers_at(at: u32, i: u32) -> vec4<i32> {
+    let four = weights[at + i / 4u * SIX_WORDS * TILE_LANES];
+    return bitcast<vec4<i32>>(four << vec4<u32>(24u - 8u * (i % 4u))) >> vec4<u32>(24u);
+}
+
 #ifdef FLOATS
 #else
 // Of eight words of 8-bit codes, those of one vec4 of codes; words behind the last one meet codes that are 0.
@@ -81,6 +124,11 @@ fn bytes4(at: u32, first: u32, words: u32, act: vec4<u32>) -> vec4<i32> {
         + dot_bytes(weights[at + min(first + 1u, last) * TILE_LANES], act.y)
         + dot_bytes(weights[at + min(first + 2u, last) * TILE_LANES], act.z)
         + dot_bytes(weights[at + min(first + 3u, last) * TILE_LANES], act.w);
+}
+
+// Sums of 16 columns with one vec4 of codes.
+fn dot_sixteen(w: Sixteen, act: vec4<u32>) -> vec4<i32> {
+    return dot_bytes(w.a, act.x) + dot_bytes(w.b, act.y) + dot_bytes(w.c, act.z) + dot_bytes(w.d, act.w);
 }
 #endif
 

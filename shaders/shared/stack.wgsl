@@ -4,7 +4,7 @@ const TILE_LANES: u32 = 32u; // lanes of 4 rows in a tile
 
 struct Part {
     first: u32, // first vec4 of its words
-    bits: u32, // 1 or 2
+    bits: u32, // 1 or 2; with scales by group 6 and 8 too
     rows: u32,
     scale: f32,
     tiles: u32,

@@ -33,7 +33,7 @@ pub struct PackedInfo {
     pub rows: usize,
     /// Columns (inputs).
     pub cols: usize,
-    /// 1 or 2 bits per code; 8 too with scales by group.
+    /// 1 or 2 bits per code; 6 and 8 too with scales by group.
     pub bits: usize,
     /// The bits, as f32, of the scale, or of what all of a matrix with scales by group is multiplied by: decimal digits would
     /// not round-trip everywhere.
@@ -349,7 +349,7 @@ fn check_groups(file: &str, name: &str, info: &PackedInfo, tensor: &TensorInfo) 
     }
     let PackedInfo { rows, cols, bits, .. } = *info;
     let Some(shape) = info.groups().filter(|_| rows <= 1 << 24) else {
-        return broken(format!("{rows} rows of {bits} bits per code, expected at most {} of 1, 2 or 8", 1 << 24));
+        return broken(format!("{rows} rows of {bits} bits per code, expected at most {} of 1, 2, 6 or 8", 1 << 24));
     };
     if let Err(error) = shape.check() {
         return broken(error.to_string());
@@ -376,6 +376,7 @@ mod tests {
                 *to = match bits {
                     Bits::One => 2 * (code(c) & 1) - 1,
                     Bits::Two => (code(c) & 3) - 1,
+                    Bits::Six => (code(c) & 63) - 32,
                     Bits::Eight => code(c),
                 };
             });
@@ -407,6 +408,7 @@ mod tests {
             (300, 300, Bits::Two, 128),
             (256, 100, Bits::Two, whole_row(100)),
             (5, 70, Bits::Eight, 32),
+            (130, 200, Bits::Six, 64),
         ] {
             let packed = matrix(rows, cols, bits, group);
             let weights = file(dir.path(), &[&packed.words[..], &packed.scales].concat(), info(&packed)).unwrap();
@@ -441,6 +443,8 @@ mod tests {
             (PackedInfo { cols: usize::MAX, ..good }, "columns"),
             (PackedInfo { bits: 3, ..good }, "3 bits"),
             (PackedInfo { bits: 1, ..good }, "40 x 64"),
+            (PackedInfo { bits: 6, ..good }, "at 6 bits of 64"),
+            (PackedInfo { bits: 6, group: Some(64), ..good }, "40 x 64"),
             (PackedInfo { group: Some(0), ..good }, "0 columns"),
             (PackedInfo { group: Some(64), ..good }, "40 x 64"),
             (PackedInfo { group: None, ..good }, "scale is -0.75"),

@@ -4,6 +4,7 @@
 //! * [`quantise`] turns floats into codes and a scale, by one of the rules of [`WeightQuant`].
 //! * [`Packed`] holds one ternary matrix: 2 bits per code, or 1 bit where no code is 0 ([`Bits`]); lossless.
 //! * [`groups`]: matrices of codes with scales by row and group of columns.
+//! * [`six_bits`]: how codes of 6 bits lie, the only ones of which a word does not hold whole columns.
 //! * [`int8`]: matrices of 8-bit integers with a scale per row, which are multiplied as floats.
 //! * [`formats`]: block formats of files; [`reorder`] makes words of their codes.
 //! * [`stack`] lays several matrices out as one buffer that a kernel can index by matrix ([`Stack`] reads it).
@@ -15,8 +16,8 @@
 //! column `4k + b` is at bit `8b + k` as 1 for +1 and 0 for −1, at bit `8b + 2k` as code + 1, or in byte `b` as
 //! code + 128. So `(word >> k) & 0x01010101`, `(word >> 2k) & 0x03030303`, or the word itself, are four bytes that multiply
 //! four int8 activations: `Σ code·x = 2 Σ bit·x − Σ x`, `Σ (code + 1)·x − Σ x`, or `Σ (code + 128)·x − 128 Σ x`. Missing
-//! columns and rows are code 0, or −1 at 1 bit: activations are zero there. Only matrices with scales by group have 8 bits
-//! per code, or the code +2.
+//! columns and rows are code 0, or −1 at 1 bit: activations are zero there. Only matrices with scales by group have 6 bits
+//! ([`six_bits`]) or 8 bits per code, or the code +2.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -27,6 +28,7 @@ pub mod int8;
 mod lay_out;
 mod quantise;
 mod reorder;
+pub mod six_bits;
 mod stack;
 mod stack_table;
 
@@ -48,16 +50,22 @@ pub enum Bits {
     One,
     /// Codes −1, 0, +1 and +2.
     Two,
+    /// Codes −32 to 31, times an integer for each 16 of them ([`six_bits`]).
+    Six,
     /// Codes −128 to 127.
     Eight,
 }
 
 impl Bits {
-    /// 1, 2 or 8.
+    /// Each of them.
+    pub const ALL: [Bits; 4] = [Bits::One, Bits::Two, Bits::Six, Bits::Eight];
+
+    /// 1, 2, 6 or 8.
     pub fn count(self) -> usize {
         match self {
             Bits::One => 1,
             Bits::Two => 2,
+            Bits::Six => 6,
             Bits::Eight => 8,
         }
     }
@@ -67,6 +75,7 @@ impl Bits {
         match self {
             Bits::One => [2, 1],
             Bits::Two => [1, 1],
+            Bits::Six => [1, i32::from(six_bits::ZERO)],
             Bits::Eight => [1, 128],
         }
     }
@@ -81,18 +90,30 @@ impl Bits {
         match self {
             Bits::One => u8::from(code > 0),
             Bits::Two => (code + 1) as u8,
+            Bits::Six => (code as u8).wrapping_add(six_bits::ZERO),
             Bits::Eight => code as u8 ^ 0x80,
         }
     }
 
-    /// Columns in a word.
+    /// Columns in a word; codes of 6 bits have parts in several.
     pub fn cols_per_word(self) -> usize {
         32 / self.count()
     }
 
     /// Words of one row of `cols` columns.
     pub fn row_words(self, cols: usize) -> usize {
-        cols.div_ceil(self.cols_per_word())
+        match self {
+            Bits::Six => cols.div_ceil(six_bits::COLUMNS) * six_bits::WORDS,
+            Bits::One | Bits::Two | Bits::Eight => cols.div_ceil(self.cols_per_word()),
+        }
+    }
+
+    /// Words of a row that are wholly of its first `cols` columns.
+    pub(crate) fn words_within(self, cols: usize) -> usize {
+        match self {
+            Bits::Six => cols * six_bits::WORDS / six_bits::COLUMNS,
+            Bits::One | Bits::Two | Bits::Eight => cols / self.cols_per_word(),
+        }
     }
 
     /// Words of a matrix `[rows, cols]`, its missing rows included.
@@ -100,14 +121,14 @@ impl Bits {
         rows.div_ceil(TILE_ROWS) * TILE_ROWS * self.row_words(cols)
     }
 
-    /// From 1, 2 or 8.
+    /// From 1, 2, 6 or 8.
     pub fn from_count(n: usize) -> Option<Self> {
-        [Bits::One, Bits::Two, Bits::Eight].into_iter().find(|bits| bits.count() == n)
+        Self::ALL.into_iter().find(|bits| bits.count() == n)
     }
 
     /// Those of a ternary matrix: from 1 or 2.
     pub fn of_ternary(n: usize) -> Option<Self> {
-        Self::from_count(n).filter(|&bits| bits != Bits::Eight)
+        Self::from_count(n).filter(|&bits| matches!(bits, Bits::One | Bits::Two))
     }
 }
 
@@ -188,7 +209,7 @@ impl Packed<'_> {
         let padding = ((self.words.len() * self.bits.cols_per_word()) as u64).saturating_sub(all);
         let (plus, zero) = match self.bits {
             Bits::One => (set(u32::MAX), 0),
-            Bits::Two | Bits::Eight => (set(0xAAAA_AAAA), set(0x5555_5555).saturating_sub(padding)),
+            _ => (set(0xAAAA_AAAA), set(0x5555_5555).saturating_sub(padding)),
         };
         [all.saturating_sub(plus + zero), zero, plus]
     }

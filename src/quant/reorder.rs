@@ -9,7 +9,8 @@ pub fn reorder(bits: Bits, words: &mut [u32]) {
     match bits {
         Bits::One => reorder_1(words),
         Bits::Two => reorder_2(words),
-        Bits::Eight => words.iter_mut().for_each(|word| *word = u32::from_le(*word)),
+        // No format of codes has 6 bits: integers are packed where they lie (`six_bits`).
+        Bits::Six | Bits::Eight => words.iter_mut().for_each(|word| *word = u32::from_le(*word)),
     }
 }
 

@@ -140,7 +140,7 @@ impl<'a> Work<'a> {
     fn tile(&self, input: &GroupInput, after: &'a [u32]) -> GroupTile<'a> {
         let (part, shape) = (&self.part, self.part.shape);
         let of_acts = if let GroupInput::Codes { group, .. } = input { *group } else { shape.group };
-        let [group_words, act_words] = [shape.group, of_acts].map(|cols| cols / shape.bits.cols_per_word());
+        let [group_words, act_words] = [shape.group, of_acts].map(|cols| shape.bits.words_within(cols));
         let scales = shape.groups() * TILE_ROWS;
         GroupTile {
             words: TileWords::new(self.words(), after).in_order(ORDER, part.laid_out),
@@ -282,6 +282,7 @@ mod tests {
 
     use super::*;
     use crate::quant::groups::{GroupPacked, GroupShape, stack};
+    use crate::quant::six_bits;
 
     /// Every kernel that this processor can run.
     fn kernels() -> Vec<GroupKernel> {
@@ -298,14 +299,20 @@ mod tests {
         let codes: &[i8] = match bits {
             Bits::One => &[-1, 1, 1],
             Bits::Two => &[-1, 0, 1, 2, 2, 2],
+            Bits::Six => &[-32, 31, -32, 3, 0, -32],
             Bits::Eight => &[-128, 127, -128, 3, 0, -128],
         };
-        GroupPacked::from_codes(GroupShape { rows: TILE_ROWS, cols, bits, group }, |row, to, scales| {
+        let packed = GroupPacked::from_codes(GroupShape { rows: TILE_ROWS, cols, bits, group }, |row, to, scales| {
             to.iter_mut().enumerate().for_each(|(c, code)| *code = codes[(row * 7 + c * (1 + row % 6)) % codes.len()]);
             scales.iter_mut().enumerate().for_each(|(g, s)| *s = f16::from_f32((row + 3 * g) as f32 * 0.25 - 9.0));
             Ok(())
-        })
-        .unwrap()
+        });
+        let mut packed = packed.unwrap();
+        if bits == Bits::Six {
+            let integers = packed.words.to_mut().chunks_mut(TILE_ROWS).step_by(six_bits::WORDS).flatten();
+            integers.enumerate().for_each(|(i, to)| *to = [0x8080_8080, 0x7f80_057f, 0x80ff_8001][i / 6 % 3]);
+        }
+        packed
     }
 
     /// Rows of codes of all 8 bits in groups of `group` with their scales and sums, and the numbers that they stand for.
@@ -416,12 +423,12 @@ mod tests {
             lay_out(&mut words);
             let [first, second] = [0, 1].map(|i| GroupStack(&words).part(i));
             assert_eq!((times, first.laid_out, second.laid_out, second.words), (1, true, false, &two.words[..]));
-            assert!((0..300).all(|row| (0..100).all(|col| first.code(row, col) == code(row, col))));
+            assert!((0..300).all(|row| (0..100).all(|col| first.code(row, col) == i16::from(code(row, col)))));
         }
         lay_out(&mut words, &threads);
         let found = GroupStack(&words).part(0);
         assert_eq!(found.laid_out, group_kernel().lay_out.is_some());
-        assert!((0..300).all(|row| (0..100).all(|col| found.code(row, col) == code(row, col))));
+        assert!((0..300).all(|row| (0..100).all(|col| found.code(row, col) == i16::from(code(row, col)))));
     }
 
     #[test]
@@ -429,8 +436,8 @@ mod tests {
         let whole = crate::quant::groups::whole_row;
         for (cols, group) in [(4, 32), (96, 32), (100, 64), (300, 128), (520, 256), (520, whole(520)), (31, whole(31))]
         {
-            let each = [Bits::One, Bits::Two, Bits::Eight].into_iter().flat_map(|bits| [(bits, 32), (bits, group)]);
-            for (bits, act_group) in each {
+            let each = Bits::ALL.into_iter().flat_map(|bits| [(bits, 32), (bits, group)]);
+            for (bits, act_group) in each.filter(|&(bits, _)| bits != Bits::Six || [64, 128, 256].contains(&group)) {
                 let rows = rows(cols, act_group);
                 let words = stack(&[matrix(cols, bits, group)]).unwrap();
                 let part = GroupStack(&words).part(0);

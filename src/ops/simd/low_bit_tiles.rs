@@ -58,6 +58,7 @@ macro_rules! low_bit_tiles {
         use crate::ops::simd::groups::{GroupActs, GroupTile, TileOuts};
         use crate::ops::simd::low_bit::{BATCH, TileWords};
         use crate::ops::simd::low_bit_tiles::{BYTES_AHEAD, PIECE, checked, fetch_scales, of_acts};
+        use crate::ops::simd::portable;
         use crate::ops::simd::ternary::{Codes, TileSums};
         use crate::quant::{Bits, TILE_ROWS};
 
@@ -81,12 +82,12 @@ macro_rules! low_bit_tiles {
                 (Bits::One, 3) => ternary_blocks::<{ B[2] }, 3, 1, 8>(tile, bits, acts, sums),
                 (Bits::One, _) => ternary_blocks::<{ B[3] }, 4, 1, 8>(tile, bits, acts, sums),
                 // A ternary matrix has no more.
-                (Bits::Two | Bits::Eight, 1) => {
+                (Bits::Two | Bits::Six | Bits::Eight, 1) => {
                     ternary_blocks::<{ B[0] }, 1, { $sums::HALVES }, 4>(tile, bits, acts, sums)
                 }
-                (Bits::Two | Bits::Eight, 2) => ternary_blocks::<{ B[1] }, 2, 1, 4>(tile, bits, acts, sums),
-                (Bits::Two | Bits::Eight, 3) => ternary_blocks::<{ B[2] }, 3, 1, 4>(tile, bits, acts, sums),
-                (Bits::Two | Bits::Eight, _) => ternary_blocks::<{ B[3] }, 4, 1, 4>(tile, bits, acts, sums),
+                (Bits::Two | Bits::Six | Bits::Eight, 2) => ternary_blocks::<{ B[1] }, 2, 1, 4>(tile, bits, acts, sums),
+                (Bits::Two | Bits::Six | Bits::Eight, 3) => ternary_blocks::<{ B[2] }, 3, 1, 4>(tile, bits, acts, sums),
+                (Bits::Two | Bits::Six | Bits::Eight, _) => ternary_blocks::<{ B[3] }, 4, 1, 4>(tile, bits, acts, sums),
             }
         }
 
@@ -147,9 +148,12 @@ macro_rules! low_bit_tiles {
             acts: &[GroupActs],
             outs: &mut TileOuts,
         ) {
+            if bits == Bits::Six {
+                return portable::six_bits::tile(tile, acts, outs);
+            }
             let _ = checked(tile, bits, acts);
             match (bits, acts.len()) {
-                (_, 0) => {}
+                (_, 0) | (Bits::Six, _) => {}
                 (Bits::One, 1) => group_blocks::<{ B[0] }, 1, { $sums::HALVES }, 8>(tile, bits, acts, outs),
                 (Bits::One, 2) => group_blocks::<{ B[1] }, 2, 1, 8>(tile, bits, acts, outs),
                 (Bits::One, 3) => group_blocks::<{ B[2] }, 3, 1, 8>(tile, bits, acts, outs),

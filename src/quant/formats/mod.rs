@@ -162,10 +162,19 @@ pub trait IntegerFormat: Sync {
         false
     }
 
+    /// What takes blocks apart into codes of 6 bits, an integer for each 16 of them, and a scale for each block; none of formats
+    /// that do not hold these.
+    fn six_bits(&self) -> Option<UnpackSixBits> {
+        None
+    }
+
     /// The integers of whole blocks, in the order of the elements, and the scale of each group: exact products of what
     /// the block holds. Offsets are written by formats that have them.
     fn unpack(&self, blocks: &[u8], integers: &mut [i8], scales: &mut [f32], offsets: &mut [f32]);
 }
+
+/// Writes codes, integers ([`crate::quant::six_bits`]) and scales of whole blocks.
+pub type UnpackSixBits = fn(&[u8], &mut [i8], &mut [i8], &mut [f16]);
 
 /// One of [`FORMATS`].
 #[derive(Clone, Copy)]
@@ -231,7 +240,7 @@ pub fn codes(bits: Bits, packed: &[u8], to: &mut [i8]) {
     match bits {
         Bits::One => spread(packed, to, &const { one_bit_table([-1, 1]) }),
         Bits::Two => spread(packed, to, &const { two_bit_table([-1, 0, 1, 2]) }),
-        Bits::Eight => to.iter_mut().zip(packed).for_each(|(to, &byte)| *to = (byte ^ 0x80) as i8),
+        Bits::Six | Bits::Eight => to.iter_mut().zip(packed).for_each(|(to, &byte)| *to = (byte ^ 0x80) as i8),
     }
 }
 
@@ -249,7 +258,7 @@ fn scale_codes(bits: Bits, packed: &[u8], scale: f32, to: &mut [f32]) {
             let bytes = to.as_chunks_mut::<4>().0.iter_mut().zip(packed);
             bytes.for_each(|(to, byte)| (0..4).for_each(|i| to[i] = values[usize::from(byte >> (2 * i) & 3)]));
         }
-        Bits::Eight => to.iter_mut().zip(packed).for_each(|(to, &byte)| *to = value((byte ^ 0x80) as i8)),
+        Bits::Six | Bits::Eight => to.iter_mut().zip(packed).for_each(|(to, &byte)| *to = value((byte ^ 0x80) as i8)),
     }
 }
 

@@ -5,7 +5,9 @@
 //! `l + 64` and `l + 96` have their lower 4 bits in the low half of lower bytes `l` and `l + 32` and then in the high
 //! half of both, and their upper 2 bits in upper byte `l`, from the lowest.
 
-use crate::quant::formats::{BlockFormat, Content, IntegerFormat, half_at};
+use half::f16;
+
+use crate::quant::formats::{BlockFormat, Content, IntegerFormat, UnpackSixBits, half_at};
 
 /// Q6_K.
 pub(super) static FORMAT: BlockFormat = BlockFormat::new("Q6_K", 14, ELEMENTS, BYTES, Content::Integers(&Q6K));
@@ -16,10 +18,11 @@ struct Q6K;
 /// Elements of a block, and of a group.
 const ELEMENTS: usize = 256;
 const GROUP: usize = 16;
+const GROUPS: usize = ELEMENTS / GROUP;
 /// Where a block's upper bits, its scales and `d` begin, and its bytes.
 const UPPER: usize = ELEMENTS / 2;
 const SCALES: usize = UPPER + ELEMENTS / 4;
-const D: usize = SCALES + ELEMENTS / GROUP;
+const D: usize = SCALES + GROUPS;
 const BYTES: usize = D + 2;
 
 impl IntegerFormat for Q6K {
@@ -27,17 +30,30 @@ impl IntegerFormat for Q6K {
         GROUP
     }
 
+    fn six_bits(&self) -> Option<UnpackSixBits> {
+        Some(unpack)
+    }
+
     fn unpack(&self, blocks: &[u8], integers: &mut [i8], scales: &mut [f32], _: &mut [f32]) {
-        let blocks = blocks.as_chunks::<BYTES>().0.iter().zip(integers.as_chunks_mut::<ELEMENTS>().0);
-        for ((block, integers), scales) in blocks.zip(scales.as_chunks_mut::<{ ELEMENTS / GROUP }>().0) {
-            let d = half_at(block, D).to_f32();
-            let bytes = scales.iter_mut().zip(&block[SCALES..D]);
-            bytes.for_each(|(scale, &byte)| *scale = d * f32::from(byte as i8));
-            let lower = block[..UPPER].as_chunks::<64>().0.iter();
-            let halves = lower.zip(block[UPPER..SCALES].as_chunks::<32>().0);
-            for (integers, (lower, upper)) in integers.as_chunks_mut::<128>().0.iter_mut().zip(halves) {
-                half(lower, upper, integers);
-            }
+        let blocks = blocks.chunks_exact(BYTES).zip(integers.chunks_exact_mut(ELEMENTS));
+        for ((block, integers), scales) in blocks.zip(scales.chunks_exact_mut(GROUPS)) {
+            let (mut of_groups, mut d) = ([0; GROUPS], [f16::ZERO]);
+            unpack(block, integers, &mut of_groups, &mut d);
+            scales.iter_mut().zip(of_groups).for_each(|(scale, of_group)| *scale = d[0].to_f32() * f32::from(of_group));
+        }
+    }
+}
+
+/// The integers of whole blocks, the scale of each group of them, and `d` of each block.
+fn unpack(blocks: &[u8], integers: &mut [i8], scales: &mut [i8], d: &mut [f16]) {
+    let blocks = blocks.as_chunks::<BYTES>().0.iter().zip(integers.as_chunks_mut::<ELEMENTS>().0);
+    for (((block, integers), scales), d) in blocks.zip(scales.as_chunks_mut::<GROUPS>().0).zip(d) {
+        *d = half_at(block, D);
+        scales.iter_mut().zip(&block[SCALES..D]).for_each(|(scale, &byte)| *scale = byte as i8);
+        let lower = block[..UPPER].as_chunks::<64>().0.iter();
+        let halves = lower.zip(block[UPPER..SCALES].as_chunks::<32>().0);
+        for (integers, (lower, upper)) in integers.as_chunks_mut::<128>().0.iter_mut().zip(halves) {
+            half(lower, upper, integers);
         }
     }
 }

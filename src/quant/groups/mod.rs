@@ -1,8 +1,8 @@
 //! Matrices of low-bit codes with a scale for each row and group of columns:
 //! `W[r, c] = factor · scale[r, c / group] · code(r, c)`.
 //!
-//! Codes lie in words as [`crate::quant`] says, at 1 (−1, +1), 2 (−1, 0, +1, +2) or 8 bits (signed integers). A group has
-//! 32, 64, 128 or 256 columns, or all of them; the last one of a row may be short. Scales are f16: the halves of 128 rows
+//! Codes lie in words as [`crate::quant`] says, at 1 (−1, +1), 2 (−1, 0, +1, +2), 6 ([`six_bits`]) or 8 bits (signed integers). A
+//! group has 32, 64, 128 or 256 columns, or all of them; 64, 128 or 256 at 6 bits; the last one of a row may be short. Scales are f16: the halves of 128 rows
 //! lie together, those of group `g` of tile `t` from `(t · groups + g) · 128` on.
 //!
 //! [`stack`] lays several matrices of one width out as one buffer, from a whole cache line on each:
@@ -20,7 +20,7 @@ use half::f16;
 
 use crate::alloc::{CACHE_LINE, zeros};
 use crate::error::{Error, Result};
-use crate::quant::{Bits, TILE_ROWS, pack_word};
+use crate::quant::{Bits, TILE_ROWS, pack_word, six_bits};
 use crate::threads;
 
 pub use stack::{GroupPart, GroupStack, stack, stack_rows};
@@ -91,13 +91,20 @@ impl GroupShape {
     /// # Errors
     /// [`Error::Unsupported`] with what there is.
     pub fn check(self) -> Result<()> {
-        let GroupShape { rows, cols, group, .. } = self;
-        if rows > 0 && (1..=MAX_COLS).contains(&cols) && is_group(cols, group) {
+        let GroupShape { rows, cols, bits, group } = self;
+        // Sums of longer groups would not fit in 32 bits.
+        let is_group = match bits {
+            Bits::Six => matches!(group, 64 | 128 | 256),
+            Bits::One | Bits::Two | Bits::Eight => is_group(cols, group),
+        };
+        if rows > 0 && (1..=MAX_COLS).contains(&cols) && is_group {
             return Ok(());
         }
         Err(Error::Unsupported {
             object: format!("a matrix of {rows} x {cols} codes with a scale for {group} columns"),
-            problem: format!("up to {MAX_COLS} columns in groups of 32, 64, 128, 256 or all of them are"),
+            problem: format!(
+                "up to {MAX_COLS} columns in groups of 32, 64, 128, 256 or all of them are; at 6 bits of 64, 128 or 256"
+            ),
         })
     }
 }
@@ -135,7 +142,7 @@ impl GroupPacked<'static> {
     }
 
     /// From each row's codes and the scales of its groups, as [`GroupPacked::from_words`]. Codes at 2 bits become 1 bit
-    /// where none is 0 or +2.
+    /// where none is 0 or +2; the integers that multiply codes of 6 bits are 1.
     ///
     /// # Errors
     /// As [`GroupPacked::from_words`]; [`Error::Format`] for a code that these bits do not have.
@@ -150,6 +157,7 @@ impl GroupPacked<'static> {
             let wrong = match bits {
                 Bits::One => codes.iter().find(|&&c| c != 1 && c != -1),
                 Bits::Two => codes.iter().find(|&&c| !(-1..=2).contains(&c)),
+                Bits::Six => codes.iter().find(|&&c| !(-32..=31).contains(&c)),
                 Bits::Eight => None,
             };
             if let Some(code) = wrong {
@@ -158,6 +166,10 @@ impl GroupPacked<'static> {
             }
             if codes.iter().any(|c| c & 1 == 0) {
                 any_even.store(true, Ordering::Relaxed);
+            }
+            if bits == Bits::Six {
+                six_bits::pack(&codes, &vec![1; codes.len().div_ceil(six_bits::GROUP)], words);
+                return Ok(());
             }
             let of_words = codes.chunks(bits.cols_per_word());
             words.iter_mut().zip(of_words).for_each(|(word, codes)| *word = pack_word(bits, codes));
@@ -296,7 +308,7 @@ impl GroupPacked<'_> {
     }
 
     /// The codes, row-major.
-    pub fn codes(&self) -> Vec<i8> {
+    pub fn codes(&self) -> Vec<i16> {
         let part = self.part();
         (0..self.shape.rows).flat_map(|r| (0..self.shape.cols).map(move |c| part.code(r, c))).collect()
     }
@@ -306,10 +318,10 @@ impl GroupPacked<'_> {
         self.part().scale(row, group)
     }
 
-    /// How many codes are −1, 0, +1 and +2; none of integers of 8 bits.
+    /// How many codes are −1, 0, +1 and +2; none of integers of 6 and 8 bits.
     pub fn counts(&self) -> Option<[u64; 4]> {
         let GroupShape { rows, cols, bits, .. } = self.shape;
-        if bits == Bits::Eight {
+        if matches!(bits, Bits::Six | Bits::Eight) {
             return None;
         }
         let mut counts = [0; 4];
@@ -377,14 +389,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn packing_loses_nothing(rows in 1usize..140, cols in 1usize..200, form in 0usize..4, g in 0usize..5, seed: u64) {
-            let bits = [Bits::One, Bits::Two, Bits::Two, Bits::Eight][form];
-            let group = [32, 64, 128, 256, whole_row(cols)][g];
+        fn packing_loses_nothing(rows in 1usize..140, cols in 1usize..200, form in 0usize..5, g in 0usize..5, seed: u64) {
+            let bits = [Bits::One, Bits::Two, Bits::Two, Bits::Eight, Bits::Six][form];
+            let group = if form == 4 { [64, 128, 256][g % 3] } else { [32, 64, 128, 256, whole_row(cols)][g] };
             let shape = GroupShape { rows, cols, bits, group };
             // Form 1 has no 0 and no +2: it becomes 1 bit.
             let code = |i: usize| match form {
                 0 | 1 => (random(seed, i) % 2) as i8 * 2 - 1,
                 2 => (random(seed, i) % 4) as i8 - 1,
+                4 => (random(seed, i) % 64) as i8 - 32,
                 _ => random(seed, i) as i8,
             };
             let codes: Vec<i8> = (0..rows * cols).map(code).collect();
@@ -393,9 +406,9 @@ mod tests {
             let packed = made(shape, &codes, &scales).unwrap();
             let even = codes.iter().any(|c| c % 2 == 0);
             prop_assert_eq!(packed.shape.bits, if form == 1 || (form == 2 && !even) { Bits::One } else { bits });
-            prop_assert_eq!(packed.codes(), &codes[..]);
+            prop_assert_eq!(packed.codes(), codes.iter().map(|&code| code.into()).collect::<Vec<i16>>());
             let count = |code: i8| codes.iter().filter(|&&c| c == code).count() as u64;
-            let counts = (packed.shape.bits != Bits::Eight).then(|| [-1, 0, 1, 2].map(count));
+            let counts = (form < 3).then(|| [-1, 0, 1, 2].map(count));
             prop_assert_eq!(packed.counts(), counts);
             let words = stack(&[packed.clone(), GroupPacked { factor: 0.75, ..packed }]).unwrap();
             let part = GroupStack(&words).part(1);
@@ -434,6 +447,9 @@ mod tests {
             (shape(64, Bits::Two, 0), vec![1; 128], &one, "0 columns"),
             (shape(4, Bits::One, 32), vec![0; 8], &one, "a code of row 0 is 0"),
             (shape(4, Bits::Two, 32), vec![3; 8], &one, "a code of row 0 is 3"),
+            (shape(4, Bits::Six, 64), vec![32; 8], &one, "a code of row 0 is 32"),
+            (shape(4, Bits::Six, 32), vec![1; 8], &one, "at 6 bits of 64"),
+            (shape(512, Bits::Six, 512), vec![1; 1024], &one, "at 6 bits of 64"),
             (shape(4, Bits::Two, 32), vec![1; 8], &[f16::ONE, f16::NAN], "scale 0 of row 1 is NaN"),
             (shape(4, Bits::Eight, 32), vec![1; 8], &[f16::ONE, f16::INFINITY], "scale 0 of row 1 is inf"),
         ] {

@@ -6,7 +6,7 @@ use crate::alloc::{CACHE_LINE, zeros};
 use crate::error::{Error, Result};
 use crate::quant::groups::{GroupPacked, GroupRows, GroupShape, fill_rows};
 use crate::quant::stack::{HEADER_WORDS, LAID_OUT};
-use crate::quant::{Bits, LAID_OUT_ROWS, PART_WORDS, TILE_ROWS, code_at, stored_in_block};
+use crate::quant::{Bits, LAID_OUT_ROWS, PART_WORDS, TILE_ROWS, code_at, six_bits, stored_in_block};
 use crate::threads;
 
 /// Calls `lay_out` with the words of each matrix of 1-bit codes of a stack that is not laid out yet, and the number of those of
@@ -134,15 +134,19 @@ impl<'a> GroupStack<'a> {
 
 impl GroupPart<'_> {
     /// The code at `(row, col)`. Plain and slow, as all of this: the definition that kernels are checked against.
-    pub fn code(&self, row: usize, col: usize) -> i8 {
+    pub fn code(&self, row: usize, col: usize) -> i16 {
         let bits = self.shape.bits;
-        if !self.laid_out {
-            return code_at(self.words, bits, self.shape.cols, row, col);
-        }
         let (tile, in_tile, in_block) = (row / TILE_ROWS, row % TILE_ROWS, row % LAID_OUT_ROWS);
+        if bits == Bits::Six {
+            let unit = tile * self.shape.row_words() + col / six_bits::COLUMNS * six_bits::WORDS;
+            return six_bits::code(|i| self.words[(unit + i) * TILE_ROWS + in_tile], col % six_bits::COLUMNS);
+        }
+        if !self.laid_out {
+            return i16::from(code_at(self.words, bits, self.shape.cols, row, col));
+        }
         let j = tile * self.shape.row_words() + col / bits.cols_per_word();
         let words = &self.words[j * TILE_ROWS + in_tile - in_block..][..LAID_OUT_ROWS];
-        bits.code(stored_in_block(words, in_block, col % bits.cols_per_word()))
+        i16::from(bits.code(stored_in_block(words, in_block, col % bits.cols_per_word())))
     }
 
     /// The scale of a row's group.

@@ -62,8 +62,10 @@ fn bandwidth_probe(cases: &mut Cases) {
 fn embed_groups(cases: &mut Cases) {
     let tokens = [0, 131, 300, 299 | TOKEN_CLAMP, TOKEN_IMAGE | 12, 0x3FFF_FFFF];
     let rows: Vec<(u32, u32, u32)> = tokens.map(|t| (t, 0, 0)).to_vec();
-    for (bits, group) in [(Bits::One, 128), (Bits::Two, 64), (Bits::Eight, 32), (Bits::Two, 320)] {
-        for shards in [&[300][..], &[128, 172]] {
+    let forms =
+        [(Bits::One, 128), (Bits::Two, 64), (Bits::Six, 64), (Bits::Six, 256), (Bits::Eight, 32), (Bits::Two, 320)];
+    for (bits, group) in forms {
+        for shards in [&[300][..], &[128, 172], &[129, 171]] {
             cases.at(step(6, 0), "embed", format!("{bits:?} by {group}, shards {shards:?}, 6 of 7 rows"), |r| {
                 let mut noise = Noise(6);
                 let rows = r.u32s("rows", &[7, 4], CountedBy::Rows, &row_words(&rows, 7));

@@ -2,8 +2,8 @@
 
 use half::f16;
 use ternion::unstable::ops::{ActQuant, CodeScale, GroupFactor, GroupInput, GroupQuant, RmsNorm, StackPiece};
-use ternion::unstable::quant::Bits;
 use ternion::unstable::quant::groups::{GroupPacked, GroupShape, whole_row};
+use ternion::unstable::quant::{Bits, six_bits};
 use ternion::unstable::tensor::{CountedBy, Pack};
 
 use super::Tol::{Close, Codes, GroupScaleAndSum};
@@ -84,14 +84,17 @@ pub fn matrix(noise: &mut Noise, rows: usize, cols: usize, bits: Bits, group: us
     let most = match bits {
         Bits::One => 1.0,
         Bits::Two => 2.0,
+        Bits::Six => 4096.0,
         Bits::Eight => 128.0,
     };
     let code = |w: u32| match bits {
         Bits::One => (w % 2) as i8 * 2 - 1,
         Bits::Two => (w % 4) as i8 - 1,
+        Bits::Six => (w % 64) as i8 - 32,
         Bits::Eight => w as i8,
     };
     let codes: Vec<i8> = (0..rows * cols).map(|_| code(noise.word())).collect();
+    let integers: Vec<i8> = (0..rows * cols.div_ceil(six_bits::GROUP)).map(|_| noise.word() as i8).collect();
     let scales = noise.f32s(rows * shape.groups(), 1.0 / (most * (cols as f32).sqrt()));
     let scales: Vec<f16> = scales
         .into_iter()
@@ -102,13 +105,23 @@ pub fn matrix(noise: &mut Noise, rows: usize, cols: usize, bits: Bits, group: us
             _ => f16::from_f32(s),
         })
         .collect();
-    GroupPacked::from_codes(shape, |row, to, to_scales| {
-        to.copy_from_slice(&codes[row * cols..][..cols]);
-        to_scales.copy_from_slice(&scales[row * shape.groups()..][..shape.groups()]);
-        Ok(())
-    })
-    .map(|packed| GroupPacked { factor: if rows.is_multiple_of(2) { 1.0 } else { 0.625 }, ..packed })
-    .unwrap()
+    let scales = |row: usize| &scales[row * shape.groups()..][..shape.groups()];
+    let packed = match bits {
+        Bits::Six => GroupPacked::from_words(shape, |row, words, to_scales| {
+            let of_row = cols.div_ceil(six_bits::GROUP);
+            six_bits::pack(&codes[row * cols..][..cols], &integers[row * of_row..][..of_row], words);
+            to_scales.copy_from_slice(scales(row));
+            Ok(())
+        }),
+        Bits::One | Bits::Two | Bits::Eight => GroupPacked::from_codes(shape, |row, to, to_scales| {
+            to.copy_from_slice(&codes[row * cols..][..cols]);
+            to_scales.copy_from_slice(scales(row));
+            Ok(())
+        }),
+    };
+    let packed =
+        packed.map(|packed| GroupPacked { factor: if rows.is_multiple_of(2) { 1.0 } else { 0.625 }, ..packed });
+    packed.unwrap()
 }
 
 /// Codes of rows with values in ±1, by a scale's rule, or without one those values.
@@ -128,7 +141,19 @@ fn factor(r: &Recording, rows: usize, d: usize, group: usize, scale: Option<Code
 const FACTORS: [Option<CodeScale>; 3] = [Some(CodeScale::Group), Some(CodeScale::Row), None];
 
 /// Bits of a stack's matrices, by turns.
-const BITS: [&[Bits]; 4] = [&[Bits::One], &[Bits::Two], &[Bits::Eight], &[Bits::Two, Bits::Eight, Bits::One]];
+const BITS: [&[Bits]; 6] = [
+    &[Bits::One],
+    &[Bits::Two],
+    &[Bits::Eight],
+    &[Bits::Two, Bits::Eight, Bits::One],
+    &[Bits::Six],
+    &[Bits::Six, Bits::One, Bits::Six],
+];
+
+/// Whether there are matrices of these bits with such groups.
+fn are(bits: &[Bits], group: usize) -> bool {
+    !bits.contains(&Bits::Six) || [64, 128, 256].contains(&group)
+}
 
 /// Stacks: rows of their matrices, columns, and columns of a group.
 fn stacks() -> [(&'static [usize], usize, usize); 7] {
@@ -145,7 +170,7 @@ fn stacks() -> [(&'static [usize], usize, usize); 7] {
 
 fn shapes(cases: &mut Cases) {
     for (outs, d, group) in stacks() {
-        for bits in BITS {
+        for bits in BITS.into_iter().filter(|bits| are(bits, group)) {
             for (rows, scale) in [1, 11].into_iter().flat_map(|rows| FACTORS.map(|scale| (rows, scale))) {
                 let name = format!("{rows} rows, {d} by {group} to {outs:?}, {bits:?}, {scale:?}");
                 cases.full("group_matmul", name, |r| {
@@ -170,12 +195,12 @@ fn rows(cases: &mut Cases) {
         {
             let name = format!("{used} of {rows} rows, residual {residual}, {scale:?}");
             cases.at(step(used, 0), "group_matmul", name, |r| {
-                let (d, outs, mut noise) = (256, [70, 130], Noise(93));
-                let parts = [Bits::One, Bits::Two].iter().zip(outs);
+                let (d, outs, mut noise) = (256, [70, 130, 5], Noise(93));
+                let parts = [Bits::One, Bits::Two, Bits::Six].iter().zip(outs);
                 let parts: Vec<_> = parts.map(|(&bits, n)| matrix(&mut noise, n, d, bits, 64)).collect();
                 let weights = r.groups("w", &parts);
-                let y = noise.f32s(rows * 200, 1.0);
-                let residual = residual.then(|| r.f32s("residual", &[rows, 200], CountedBy::Rows, &y));
+                let y = noise.f32s(rows * 205, 1.0);
+                let residual = residual.then(|| r.f32s("residual", &[rows, 205], CountedBy::Rows, &y));
                 let factor = factor(r, rows, d, 64, scale);
                 let piece = StackPiece { weights, first: 0, outs: &outs };
                 vec![(r.p.group_matmul(factor, &[piece], residual), Close(TOL))]
@@ -204,18 +229,33 @@ fn pieces(cases: &mut Cases) {
 /// The largest codes of weights times the largest of activations, of either sign, in every column: what kernels add up in 16 bits
 /// is at its bounds.
 fn extremes(cases: &mut Cases) {
-    let all = [(Bits::One, -1), (Bits::One, 1), (Bits::Two, 2), (Bits::Eight, -128), (Bits::Eight, 127)];
+    let all = [
+        (Bits::One, -1),
+        (Bits::One, 1),
+        (Bits::Two, 2),
+        (Bits::Six, -32),
+        (Bits::Six, 31),
+        (Bits::Eight, -128),
+        (Bits::Eight, 127),
+    ];
     let places = [1, 4, 12].into_iter().flat_map(|rows| [-1.0, 1.0].map(|sign| (rows, sign)));
     for ((rows, sign), (bits, code)) in places.flat_map(|place| all.map(|codes| (place, codes))) {
         cases.full("group_matmul", format!("{rows} rows of {sign}, all codes {code} of {bits:?}"), |r| {
             let (d, out) = (256, 130);
             let shape = GroupShape { rows: out, cols: d, bits, group: 128 };
-            let scale = f16::from_f32(1.0 / (f32::from(code) * d as f32));
+            let integer: i8 = if bits == Bits::Six { -128 } else { 1 };
+            let scale = f16::from_f32(1.0 / (f32::from(integer) * f32::from(code) * d as f32));
             let packed = GroupPacked::from_codes(shape, |_, to, to_scales| {
                 to.fill(code);
                 to_scales.fill(scale);
                 Ok(())
             });
+            let sixes = GroupPacked::from_words(shape, |_, words, to_scales| {
+                to_scales.fill(scale);
+                six_bits::pack(&vec![code; d], &vec![integer; d / six_bits::GROUP], words);
+                Ok(())
+            });
+            let packed = if bits == Bits::Six { sixes } else { packed };
             let weights = r.groups("w", &[packed.unwrap()]);
             let x = r.f32s("x", &[rows, d], CountedBy::Rows, &vec![sign; rows * d]);
             let quant = GroupQuant { act: ACT, group: 128, scale: CodeScale::Row };
@@ -236,7 +276,8 @@ fn linear(cases: &mut Cases) {
     for (i, (outs, d, group)) in stacks().into_iter().chain([widest]).enumerate() {
         for turn in 0..2 {
             let at = 2 * i + turn;
-            let (bits, scale) = (BITS[at % 4], [CodeScale::Group, CodeScale::Row][at / 4 % 2]);
+            let (bits, scale) = (BITS[at % 6], [CodeScale::Group, CodeScale::Row][at / 4 % 2]);
+            let bits = if are(bits, group) { bits } else { BITS[at % 4] };
             let act = (at % 5).checked_sub(1).map(|i| ACTS[i]);
             let (norm, quant, residual) = (norms[(i + turn) % 3], [ACT, ACT, BOUNDED][at % 7 % 3], at % 3 == 0);
             let of = format!("{act:?}, {norm:?}, {scale:?} of {} codes", quant.max_code);

@@ -5,10 +5,14 @@ use std::ops::Range;
 use crate::cpu_level::for_each_level;
 use crate::ops::simd::groups::{GroupActs, GroupTile, TileOuts};
 use crate::ops::simd::low_bit::Order;
+use crate::ops::simd::portable::six_bits;
 use crate::quant::{Bits, LAID_OUT_ROWS, TILE_ROWS, stored_in_block};
 
 /// The kernel in plain Rust, written so that the compiler vectorises it over the tile's rows.
 pub fn tile(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOuts) {
+    if bits == Bits::Six {
+        return six_bits::tile(tile, acts, outs);
+    }
     let n = tile.words.of_a_row();
     for (g, first) in (0..n).step_by(tile.group_words.max(1)).enumerate() {
         let end = (first + tile.group_words).min(n);
@@ -48,6 +52,7 @@ for_each_level! {
     /// Adds the products of a tile with up to [`BATCH`] rows of floats.
     pub fn float_tile(tile: &GroupTile, bits: Bits, x: &[&[f32]], outs: &mut TileOuts) {
         match *x {
+            _ if bits == Bits::Six => six_bits::float_tile(tile, x, outs),
             [a] => float_rows(tile, bits, [a], outs),
             [a, b] => float_rows(tile, bits, [a, b], outs),
             [a, b, c] => float_rows(tile, bits, [a, b, c], outs),

@@ -12,9 +12,9 @@ use crate::cpu_level::{CpuLevel, allows};
 use crate::ops::simd::groups::{GroupActs, GroupKernel, GroupTile, TileOuts};
 use crate::ops::simd::low_bit::Kernel;
 use crate::ops::simd::low_bit_tiles::{BYTES_AHEAD, checked, fetch_scales, of_acts};
-use crate::ops::simd::x86::low_bit_avx2::{self, LANES, VECTORS, add_exact};
+use crate::ops::simd::x86::low_bit_avx2::{self, LANES, VECTORS, add_exact, settle};
 use crate::ops::simd::x86::low_bit_vnni::{evex, vex};
-use crate::ops::simd::x86::{lookup_avx2, lookup_avx512};
+use crate::ops::simd::x86::{lookup_avx2, lookup_avx512, six_bits};
 use crate::quant::{Bits, TILE_ROWS};
 
 /// All kernels that this processor can run, the best last.
@@ -32,7 +32,7 @@ pub fn kernels() -> Vec<GroupKernel> {
         all.push(Kernel {
             run: |tile, bits, acts, out| match bits {
                 // SAFETY: the processor has AVX2, FMA, F16C and AVX-VNNI.
-                Bits::One => unsafe { tile_avx2(tile, bits, acts, out) },
+                Bits::One | Bits::Six => unsafe { tile_avx2(tile, bits, acts, out) },
                 // SAFETY: likewise.
                 Bits::Two | Bits::Eight => unsafe { vex::group_tile(tile, bits, acts, out) },
             },
@@ -43,7 +43,7 @@ pub fn kernels() -> Vec<GroupKernel> {
         all.push(Kernel {
             run: |tile, bits, acts, out| match bits {
                 // SAFETY: the processor has AVX2, FMA, F16C, and VNNI with AVX-512 VL.
-                Bits::One => unsafe { tile_avx2(tile, bits, acts, out) },
+                Bits::One | Bits::Six => unsafe { tile_avx2(tile, bits, acts, out) },
                 // SAFETY: likewise.
                 Bits::Two | Bits::Eight => unsafe { evex::group_tile(tile, bits, acts, out) },
             },
@@ -110,6 +110,9 @@ fn settle_vnni<const B: usize>(
 
 #[target_feature(enable = "avx2,fma,f16c")]
 fn tile_avx2(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOuts) {
+    if bits == Bits::Six {
+        return six_bits::tile(tile, acts, outs);
+    }
     let _ = checked(tile, bits, acts);
     match *acts {
         [a] => rows_avx2(tile, bits, [a], outs),
@@ -135,11 +138,11 @@ fn rows_avx2<const A: usize>(tile: &GroupTile, bits: Bits, acts: [GroupActs; A],
         for (unit, words) in units(tile, first, (first + tile.group_words).min(n)) {
             match bits {
                 Bits::One | Bits::Two => unit_avx2(tile, bits, unit, words, &acts, &mut sums),
-                Bits::Eight => unit_of_bytes_avx2(tile, unit, words, &acts, &mut sums),
+                _ => unit_of_bytes_avx2(tile, unit, words, &acts, &mut sums),
             }
         }
         for (sums, out) in sums.iter().zip(outs.iter_mut()) {
-            settle_avx2(tile, g, 0, sums, out);
+            settle(tile, g, 0, sums, out);
         }
     }
 }
@@ -161,7 +164,7 @@ fn rows_of_ones_avx2<const A: usize>(tile: &GroupTile, acts: [GroupActs; A], out
                 }
             }
             for (sums, outs) in sums.iter().zip(outs.iter_mut()) {
-                settle_avx2(tile, g, row, sums, outs);
+                settle(tile, g, row, sums, outs);
             }
         }
     }
@@ -186,24 +189,7 @@ fn rows_of_twos_avx2<const A: usize>(tile: &GroupTile, acts: [GroupActs; A], out
             }
         }
         for (sums, out) in sums.iter().zip(outs.iter_mut()) {
-            settle_avx2(tile, g, 0, sums, out);
-        }
-    }
-}
-
-/// Adds a group's sums of rows from `row` on, times their scales, to outputs.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn settle_avx2<const B: usize>(tile: &GroupTile, g: usize, row: usize, sums: &[__m256; B], out: &mut [f32; TILE_ROWS]) {
-    let rows = row..row + B * LANES;
-    let outs = out[rows.clone()].chunks_exact_mut(LANES);
-    let scales = tile.scales[g * TILE_ROWS..][rows].chunks_exact(LANES);
-    for ((out, &sum), scales) in outs.zip(sums).zip(scales) {
-        // SAFETY: `scales` and `out` have 8 elements; unaligned loads and stores are allowed.
-        unsafe {
-            let scale = _mm256_cvtph_ps(_mm_loadu_si128(scales.as_ptr().cast()));
-            let total = _mm256_fmadd_ps(sum, scale, _mm256_loadu_ps(out.as_ptr()));
-            _mm256_storeu_ps(out.as_mut_ptr(), total);
+            settle(tile, g, 0, sums, out);
         }
     }
 }
@@ -335,10 +321,11 @@ fn tile_vbmi(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOu
 
 #[target_feature(enable = "avx512f,avx512vnni")]
 fn tile_vnni(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOuts) {
-    let _ = checked(tile, bits, acts);
     match bits {
         Bits::One => rows_vnni::<8>(tile, bits, acts, outs),
         Bits::Two => rows_vnni::<4>(tile, bits, acts, outs),
+        // Memory is what they wait for, with these instructions as well.
+        Bits::Six => six_bits::tile(tile, acts, outs),
         Bits::Eight => rows_vnni::<1>(tile, bits, acts, outs),
     }
 }
@@ -346,6 +333,7 @@ fn tile_vnni(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOu
 /// `G` words of codes per word of weights.
 #[target_feature(enable = "avx512f,avx512vnni")]
 fn rows_vnni<const G: usize>(tile: &GroupTile, bits: Bits, acts: &[GroupActs], outs: &mut TileOuts) {
+    let _ = checked(tile, bits, acts);
     match *acts {
         [a] => blocks_vnni::<8, 1, G>(tile, bits, [a], outs),
         [a, b] => blocks_vnni::<4, 2, G>(tile, bits, [a, b], outs),

@@ -6,6 +6,7 @@
 use std::arch::x86_64::*;
 use std::ops::Range;
 
+use crate::ops::simd::groups::GroupTile;
 use crate::ops::simd::low_bit::TileWords;
 use crate::quant::TILE_ROWS;
 
@@ -269,5 +270,22 @@ pub(super) fn add_exact(to: &mut [i32; TILE_ROWS], row: usize, sums: __m256i) {
     unsafe {
         let old = _mm256_loadu_si256(to.as_ptr().cast());
         _mm256_storeu_si256(to.as_mut_ptr().cast(), _mm256_add_epi32(old, sums));
+    }
+}
+
+/// Adds a group's sums of rows from `row` on, times their scales, to outputs.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub fn settle<const B: usize>(tile: &GroupTile, g: usize, row: usize, sums: &[__m256; B], out: &mut [f32; TILE_ROWS]) {
+    let rows = row..row + B * LANES;
+    let outs = out[rows.clone()].chunks_exact_mut(LANES);
+    let scales = tile.scales[g * TILE_ROWS..][rows].chunks_exact(LANES);
+    for ((out, &sum), scales) in outs.zip(sums).zip(scales) {
+        // SAFETY: `scales` and `out` have 8 elements; unaligned loads and stores are allowed.
+        unsafe {
+            let scale = _mm256_cvtph_ps(_mm_loadu_si128(scales.as_ptr().cast()));
+            let total = _mm256_fmadd_ps(sum, scale, _mm256_loadu_ps(out.as_ptr()));
+            _mm256_storeu_ps(out.as_mut_ptr(), total);
+        }
     }
 }

@@ -31,7 +31,7 @@ pub fn kernels() -> Vec<TileKernel> {
                 // SAFETY: the processor has AVX2, FMA, F16C and AVX-VNNI.
                 Bits::One => unsafe { tile_avx2(tile, bits, acts, out) },
                 // SAFETY: likewise.
-                Bits::Two | Bits::Eight => unsafe { vex::ternary_tile(tile, bits, acts, out) },
+                Bits::Two | Bits::Six | Bits::Eight => unsafe { vex::ternary_tile(tile, bits, acts, out) },
             },
             make_tables: Some(lookup_avx2::make_tables),
             lay_out: Some(lookup_avx2::lay_out),
@@ -42,7 +42,7 @@ pub fn kernels() -> Vec<TileKernel> {
                 // SAFETY: the processor has AVX2, FMA, F16C, and VNNI with AVX-512 VL.
                 Bits::One => unsafe { tile_avx2(tile, bits, acts, out) },
                 // SAFETY: likewise.
-                Bits::Two | Bits::Eight => unsafe { evex::ternary_tile(tile, bits, acts, out) },
+                Bits::Two | Bits::Six | Bits::Eight => unsafe { evex::ternary_tile(tile, bits, acts, out) },
             },
             make_tables: Some(lookup_avx2::make_tables),
             lay_out: Some(lookup_avx2::lay_out),
@@ -90,7 +90,7 @@ fn rows_avx2<const A: usize>(tile: &TileWords, bits: Bits, acts: [Codes; A], sum
             add_exact(&mut sums[a], row, _mm256_mullo_epi32(some, _mm256_set1_epi32(times)));
         }),
         // A ternary matrix has no more.
-        Bits::Two | Bits::Eight => {
+        Bits::Two | Bits::Six | Bits::Eight => {
             products(tile, all, &acts.map(|act| act.words), |a, row, some| add_exact(&mut sums[a], row, some))
         }
     }
@@ -156,7 +156,7 @@ fn rows_vnni<const B: usize, const A: usize>(tile: &TileWords, bits: Bits, acts:
         let mut acc = match bits {
             Bits::One => block_vnni::<B, A, 8>(tile, from, &acts.map(|act| act.words)),
             // A ternary matrix has no more.
-            Bits::Two | Bits::Eight => block_vnni::<B, A, 4>(tile, from, &acts.map(|act| act.words)),
+            Bits::Two | Bits::Six | Bits::Eight => block_vnni::<B, A, 4>(tile, from, &acts.map(|act| act.words)),
         };
         for (acc, act) in acc.iter_mut().zip(&acts) {
             let less = _mm512_set1_epi32(offset * act.sum);

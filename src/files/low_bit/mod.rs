@@ -1,4 +1,6 @@
-//! Matrices of low-bit codes with scales by group, from each of the forms in which files hold them.
+//! Matrices of low-bit codes with scales by group, from each of the forms in which files hold them; `form` tells which it is.
+
+mod form;
 
 use std::borrow::Cow;
 
@@ -7,104 +9,19 @@ use half::f16;
 use crate::alloc::COPY_CHUNK;
 use crate::error::{Error, Result};
 use crate::files::weights::PackedInfo;
-use crate::files::{Blocks, StorageDType, Weights};
-use crate::quant::formats::{Content, IntegerFormat, magnitude};
-use crate::quant::groups::{self, GroupPacked, GroupRows, GroupShape, integers, is_infinite, whole_row};
-use crate::quant::{Bits, WeightQuant, reorder};
+use crate::files::{Blocks, Weights};
+use crate::quant::formats::{Content, IntegerFormat};
+use crate::quant::groups::{self, GroupPacked, GroupRows, GroupShape, integers, is_infinite};
+use crate::quant::{Bits, WeightQuant, reorder, six_bits};
 use crate::tensor::{GroupCodes, Pack, WeightPart};
 use crate::threads;
 
+pub use form::{MatrixForm, Quantisation};
+
 /// Rows that are made before their pages leave memory.
 const RELEASED_ROWS: usize = 4096;
-/// Columns of a group of integers that no file divides.
-const INT8_GROUP: u32 = 32;
-/// Columns of a group in which ternary values are looked for among floats: those of the models that are published so.
-const FOUND_GROUP: u32 = 128;
-
-/// How the matrices of a Hugging Face checkpoint are quantised, as its configuration says it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Quantisation {
-    /// `bitnet`, packed: four rows a byte, with one scale a matrix, which divides or multiplies.
-    PackedRows {
-        /// Whether products are divided by the scale.
-        divides: bool,
-    },
-    /// `bitnet`, as floats: quantised when they are loaded ([`WeightQuant::Absmean`]).
-    Online,
-    /// MLX: words of codes of 1 or 2 bits, with a scale and an offset a group.
-    Affine {
-        /// Bits of a code.
-        bits: usize,
-        /// Columns of a group.
-        group: usize,
-    },
-}
-
-/// How a matrix is run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MatrixForm {
-    /// As floats.
-    Dense,
-    /// As codes with scales.
-    Codes {
-        /// Columns of a group.
-        group: u32,
-        /// Where the codes come from.
-        codes: GroupCodes,
-    },
-}
-
-impl MatrixForm {
-    const fn codes(group: u32, codes: GroupCodes) -> Self {
-        MatrixForm::Codes { group, codes }
-    }
-}
 
 impl Weights {
-    /// How the matrix `name`, of `cols` columns, is run: as the file holds it if that is codes; as codes if floats or integers
-    /// turn out to be ternary by group; as 8-bit integers if the file has 8 bits an element or fewer; else as floats.
-    ///
-    /// Integers of 8 bits and fewer, and floats of 16 bits, are read to find out whether they are ternary.
-    ///
-    /// # Errors
-    /// Those of reading the tensor; [`Error::Format`] for a form that does not fit the configuration.
-    pub fn matrix_form(&self, name: &str, cols: usize, quantisation: Option<Quantisation>) -> Result<MatrixForm> {
-        if let Some(shape) = self.packed(name).and_then(PackedInfo::groups) {
-            return Ok(MatrixForm::codes(shape.group as u32, GroupCodes::Stored));
-        }
-        let Some(tensor) = self.checkpoint().get(name) else { return Ok(MatrixForm::Dense) };
-        let row = whole_row(cols) as u32;
-        match (tensor.stored, quantisation) {
-            (StorageDType::Blocks(format), _) => match format.content() {
-                Content::Codes(_) if format.tail_bytes() > 0 => Ok(MatrixForm::codes(row, GroupCodes::Stored)),
-                Content::Codes(_) => Ok(MatrixForm::codes(format.elements() as u32, GroupCodes::Stored)),
-                Content::Integers(integers) if !integers.has_offsets() && integers.group() == INT8_GROUP as usize => {
-                    let ternary = |magnitude| GroupCodes::TernaryIntegers { magnitude };
-                    let codes = self.integer_magnitude(name)?.map_or(GroupCodes::Stored, ternary);
-                    Ok(MatrixForm::codes(INT8_GROUP, codes))
-                }
-                Content::Integers(_) => Ok(MatrixForm::codes(INT8_GROUP, GroupCodes::Int8)),
-            },
-            (StorageDType::U8, Some(Quantisation::PackedRows { divides })) => {
-                self.check_direction(name, divides)?;
-                Ok(MatrixForm::codes(row, GroupCodes::PackedRows { divides }))
-            }
-            (StorageDType::U32, Some(Quantisation::Affine { bits, group })) => {
-                Ok(MatrixForm::codes(group as u32, GroupCodes::Affine { bits: bits as u32 }))
-            }
-            (StorageDType::F16 | StorageDType::BF16 | StorageDType::F32, Some(Quantisation::Online)) => {
-                Ok(MatrixForm::codes(row, GroupCodes::Absmean))
-            }
-            (StorageDType::F16, None)
-                if cols.is_multiple_of(FOUND_GROUP as usize) && self.is_ternary(name, cols)? =>
-            {
-                Ok(MatrixForm::codes(FOUND_GROUP, GroupCodes::TernaryFloats))
-            }
-            _ => Ok(MatrixForm::Dense),
-        }
-    }
-
     /// One matrix of codes with scales by group.
     ///
     /// # Errors
@@ -291,6 +208,7 @@ impl Weights {
         let (blocks, part) = (self.blocks_of(part)?, part.clone());
         let (bits, factor) = match blocks.format.content() {
             Content::Codes(codes) => (codes.bits(), codes.tensor_scale(&blocks.tail)),
+            Content::Integers(integers) if integers.six_bits().is_some() => (Bits::Six, None),
             Content::Integers(_) => (Bits::Eight, None),
         };
         let shape = GroupShape { rows: part.rows.len(), cols: part.cols, bits, group };
@@ -310,6 +228,12 @@ impl Weights {
                 }
                 Content::Integers(format) => {
                     let mut codes = vec![0i8; part.cols];
+                    if let Some(unpack) = format.six_bits() {
+                        let mut integers = vec![0i8; part.cols.div_ceil(six_bits::GROUP)];
+                        unpack(bytes, &mut codes, &mut integers, scales);
+                        six_bits::pack(&codes, &integers, words);
+                        return Ok(());
+                    }
                     integer_row(format, bytes, &mut codes, scales);
                     let to: &mut [u8] = bytemuck::cast_slice_mut(words);
                     to.iter_mut().zip(&codes).for_each(|(to, code)| *to = (i32::from(*code) + 128) as u8);
@@ -346,38 +270,6 @@ impl Weights {
         })
     }
 
-    /// The magnitude of all integers that are not 0 of a tensor of blocks of integers; none if there are several.
-    fn integer_magnitude(&self, name: &str) -> Result<Option<u8>> {
-        let Some(tensor) = self.checkpoint().get(name) else { return Ok(None) };
-        let blocks = self.checkpoint().blocks(name, 0..tensor.elements())?;
-        let Content::Integers(format) = blocks.format.content() else { return Ok(None) };
-        let (n, group) = (blocks.format.elements(), format.group());
-        let mut integers = vec![0i8; n];
-        let [mut scales, mut offsets] = [(); 2].map(|()| vec![0f32; n.div_ceil(group)]);
-        let mut found = 0;
-        for block in blocks.bytes.chunks_exact(blocks.format.bytes()) {
-            format.unpack(block, &mut integers, &mut scales, &mut offsets);
-            match magnitude(&integers) {
-                Some(0) => {}
-                Some(size) if found == 0 || found == size => found = size,
-                _ => return Ok(None),
-            }
-        }
-        Ok(Some(found).filter(|&size| size > 0))
-    }
-
-    /// Whether each group of a matrix of floats has one magnitude beside 0.
-    fn is_ternary(&self, name: &str, cols: usize) -> Result<bool> {
-        let elements = self.checkpoint().get(name).map_or(0, |tensor| tensor.elements());
-        for row in 0..elements / cols.max(1) {
-            let values = self.checkpoint().read_f32(name, row * cols..(row + 1) * cols)?;
-            if !values.chunks(FOUND_GROUP as usize).all(one_magnitude) {
-                return Ok(false);
-            }
-        }
-        Ok(elements > 0)
-    }
-
     /// Rows `r`, `r + n`, `r + 2n` and `r + 3n` of a matrix of 4n rows share the bytes of row `r`, the first in the lowest
     /// bits. Source: the packing of transformers.
     fn packed_rows(&self, part: &WeightPart, group: usize, divides: bool) -> Result<GroupPacked<'static>> {
@@ -400,17 +292,6 @@ impl Weights {
             .beside(&part.name, "weight_scale")?
             .ok_or_else(|| self.broken(&part.name, "its packed rows have no weight_scale beside them".into()))?;
         Ok(GroupPacked { factor: if divides { 1.0 / scale } else { scale }, ..packed })
-    }
-
-    /// Checks that a scale is used the right way: weights of trained models are far below 1.
-    fn check_direction(&self, name: &str, divides: bool) -> Result<()> {
-        let Some(scale) = self.beside(name, "weight_scale")? else { return Ok(()) };
-        if (scale > 1.0) == divides || scale == 1.0 {
-            return Ok(());
-        }
-        let (is, says) = if divides { ("multiply", "divides by") } else { ("divide", "multiplies with") };
-        let problem = format!("is {scale}, which can only {is}, but the configuration {says} it (linear_class)");
-        Err(self.broken(&other(name, "weight_scale"), problem))
     }
 
     /// `w = scale · code + bias`, where the bias is −scale at 2 bits and −scale / 2 at 1 bit.
@@ -471,11 +352,6 @@ fn sign(v: f32) -> i8 {
 /// The largest magnitude.
 fn largest(values: &[f32]) -> f32 {
     values.iter().fold(0f32, |max, v| max.max(v.abs()))
-}
-
-fn one_magnitude(values: &[f32]) -> bool {
-    let size = largest(values);
-    values.iter().all(|v| *v == 0.0 || v.abs() == size) && size.is_finite()
 }
 
 /// The error of a tensor of another form than was found before.
