@@ -22,7 +22,7 @@ const GROUPS: usize = COLUMNS / GROUP;
 pub fn tile(tile: &GroupTile, acts: &[GroupActs], outs: &mut TileOuts) {
     // Sums of more vectors at once do not stay in registers.
     match *acts {
-        [a] => rows::<4, 1>(tile, [a], outs),
+        [a] => rows::<8, 1>(tile, [a], outs),
         [a, b] => rows::<2, 2>(tile, [a, b], outs),
         [a, b, c] => rows::<1, 3>(tile, [a, b, c], outs),
         [a, b, c, d, ..] => rows::<1, 4>(tile, [a, b, c, d], outs),
