@@ -22,7 +22,7 @@ pub enum Quantisation {
         /// Whether products are divided by the scale.
         divides: bool,
     },
-    /// `bitnet`, as floats: quantised when they are loaded ([`WeightQuant::Absmean`]).
+    /// `bitnet`, as floats: quantised when they are loaded ([`WeightQuant::Absmean`](crate::quant::WeightQuant::Absmean)).
     Online,
     /// MLX: words of codes of 1 or 2 bits, with a scale and an offset a group.
     Affine {
@@ -61,7 +61,7 @@ impl Weights {
     /// Integers of 8 bits and fewer, and floats of 16 bits, are read to find out whether they are ternary.
     ///
     /// # Errors
-    /// Those of reading the tensor; [`Error::Format`] for a form that does not fit the configuration.
+    /// Those of reading the tensor; [`Error::Format`](crate::error::Error::Format) for a form that does not fit the configuration.
     pub fn matrix_form(&self, name: &str, cols: usize, quantisation: Option<Quantisation>) -> Result<MatrixForm> {
         if let Some(shape) = self.packed(name).and_then(PackedInfo::groups) {
             return Ok(MatrixForm::codes(shape.group as u32, GroupCodes::Stored));
