@@ -28,8 +28,7 @@ fn add_unit(bits: u32, n: u32, block: u32, unit: Unit, at: u32, words: u32) {
             let v = x[row_at(block, r) * params.vectors + i];
             for (var q = 0u; q < VEC4S; q++) {
                 let w = weights[at + i / per_word * TILE_LANES + q];
-                sums[r * VEC4S + q] += v.x * codes_at(w, shift, bits) + v.y * codes_at(w, shift + 8u, bits)
-                    + v.z * codes_at(w, shift + 16u, bits) + v.w * codes_at(w, shift + 24u, bits);
+                sums[r * VEC4S + q] += four_products(w, v, shift, bits);
             }
         }
     }

@@ -94,8 +94,8 @@ fn x_at(block: u32, r: u32, i: u32) -> vec4<f32> {
 
 // The product of group i of 16 columns with row r of a block.
 fn sixteen_products(w: Sixteen, block: u32, r: u32, i: u32) -> vec4<f32> {
-    return four_products(w.a, x_at(block, r, 4u * i)) + four_products(w.b, x_at(block, r, 4u * i + 1u))
-        + four_products(w.c, x_at(block, r, 4u * i + 2u)) + four_products(w.d, x_at(block, r, 4u * i + 3u));
+    return four_products(w.a, x_at(block, r, 4u * i), 0u, 8u) + four_products(w.b, x_at(block, r, 4u * i + 1u), 0u, 8u)
+        + four_products(w.c, x_at(block, r, 4u * i + 2u), 0u, 8u) + four_products(w.d, x_at(block, r, 4u * i + 3u), 0u, 8u);
 }
 #else
 // The product of group i of 16 columns with row r of a block.

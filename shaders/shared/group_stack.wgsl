@@ -60,9 +60,10 @@ fn codes_at(w: vec4<u32>, shift: u32, bits: u32) -> vec4<f32> {
     return stored - vec4<f32>(select(1.0, 128.0, bits == 8u));
 }
 
-// Σ code · v of a word of four rows of 8-bit codes.
-fn four_products(w: vec4<u32>, v: vec4<f32>) -> vec4<f32> {
-    return v.x * codes_at(w, 0u, 8u) + v.y * codes_at(w, 8u, 8u) + v.z * codes_at(w, 16u, 8u) + v.w * codes_at(w, 24u, 8u);
+// Σ code · v of the codes of four columns, which begin at bit `shift` of their bytes.
+fn four_products(w: vec4<u32>, v: vec4<f32>, shift: u32, bits: u32) -> vec4<f32> {
+    return v.x * codes_at(w, shift, bits) + v.y * codes_at(w, shift + 8u, bits)
+        + v.z * codes_at(w, shift + 16u, bits) + v.w * codes_at(w, shift + 24u, bits);
 }
 
 // The products of bytes 0 and 2 of four words with a pair of activations, added: two of them stay within 2^15.

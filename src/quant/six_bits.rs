@@ -12,6 +12,8 @@ pub const COLUMNS: usize = 64;
 pub const WORDS: usize = 13;
 /// Columns that an integer multiplies.
 pub const GROUP: usize = 16;
+/// Groups of [`GROUP`] columns of [`WORDS`] words.
+pub const GROUPS: usize = COLUMNS / GROUP;
 /// Words of the lower and upper bits of [`GROUP`] columns.
 pub const GROUP_WORDS: usize = 3;
 /// What is stored for 0.
@@ -19,10 +21,10 @@ pub(crate) const ZERO: u8 = 32;
 
 /// Writes a row: its codes without their integers, −32 to 31, and an integer for each 16 of them.
 pub fn pack(codes: &[i8], integers: &[i8], words: &mut [u32]) {
-    let units = codes.chunks(COLUMNS).zip(integers.chunks(COLUMNS / GROUP)).zip(words.chunks_exact_mut(WORDS));
+    let units = codes.chunks(COLUMNS).zip(integers.chunks(GROUPS)).zip(words.chunks_exact_mut(WORDS));
     for ((codes, integers), words) in units {
         let [of_integers, words @ ..] = words else { continue };
-        let mut bytes = [0; COLUMNS / GROUP];
+        let mut bytes = [0; GROUPS];
         bytes.iter_mut().zip(integers).for_each(|(byte, integer)| *byte = *integer as u8);
         *of_integers = u32::from_le_bytes(bytes);
         for (codes, words) in codes.chunks(GROUP).zip(words.as_chunks_mut::<GROUP_WORDS>().0) {

@@ -105,22 +105,29 @@ pub fn matrix(noise: &mut Noise, rows: usize, cols: usize, bits: Bits, group: us
             _ => f16::from_f32(s),
         })
         .collect();
-    let scales = |row: usize| &scales[row * shape.groups()..][..shape.groups()];
-    let packed = match bits {
-        Bits::Six => GroupPacked::from_words(shape, |row, words, to_scales| {
-            let of_row = cols.div_ceil(six_bits::GROUP);
-            six_bits::pack(&codes[row * cols..][..cols], &integers[row * of_row..][..of_row], words);
-            to_scales.copy_from_slice(scales(row));
+    let packed = pack(shape, |row, to, to_integers, to_scales| {
+        to.copy_from_slice(&codes[row * cols..][..cols]);
+        to_integers.copy_from_slice(&integers[row * to_integers.len()..][..to_integers.len()]);
+        to_scales.copy_from_slice(&scales[row * shape.groups()..][..shape.groups()]);
+    });
+    GroupPacked { factor: if rows.is_multiple_of(2) { 1.0 } else { 0.625 }, ..packed }
+}
+
+/// Packs the codes, integers and scales of rows as `fill` writes them; only codes of 6 bits have integers.
+fn pack(shape: GroupShape, fill: impl Fn(usize, &mut [i8], &mut [i8], &mut [f16]) + Sync) -> GroupPacked<'static> {
+    let integers = || vec![0; shape.cols.div_ceil(six_bits::GROUP)];
+    let packed = match shape.bits {
+        Bits::Six => GroupPacked::from_words(shape, |row, words, scales| {
+            let (mut codes, mut integers) = (vec![0; shape.cols], integers());
+            fill(row, &mut codes, &mut integers, scales);
+            six_bits::pack(&codes, &integers, words);
             Ok(())
         }),
-        Bits::One | Bits::Two | Bits::Eight => GroupPacked::from_codes(shape, |row, to, to_scales| {
-            to.copy_from_slice(&codes[row * cols..][..cols]);
-            to_scales.copy_from_slice(scales(row));
+        Bits::One | Bits::Two | Bits::Eight => GroupPacked::from_codes(shape, |row, codes, scales| {
+            fill(row, codes, &mut integers(), scales);
             Ok(())
         }),
     };
-    let packed =
-        packed.map(|packed| GroupPacked { factor: if rows.is_multiple_of(2) { 1.0 } else { 0.625 }, ..packed });
     packed.unwrap()
 }
 
@@ -150,9 +157,9 @@ const BITS: [&[Bits]; 6] = [
     &[Bits::Six, Bits::One, Bits::Six],
 ];
 
-/// Whether there are matrices of these bits with such groups.
-fn are(bits: &[Bits], group: usize) -> bool {
-    !bits.contains(&Bits::Six) || [64, 128, 256].contains(&group)
+/// Whether there are matrices of each of these bits with such groups.
+fn are(bits: &[Bits], cols: usize, group: usize) -> bool {
+    bits.iter().all(|&bits| GroupShape { rows: 1, cols, bits, group }.check().is_ok())
 }
 
 /// Stacks: rows of their matrices, columns, and columns of a group.
@@ -170,7 +177,7 @@ fn stacks() -> [(&'static [usize], usize, usize); 7] {
 
 fn shapes(cases: &mut Cases) {
     for (outs, d, group) in stacks() {
-        for bits in BITS.into_iter().filter(|bits| are(bits, group)) {
+        for bits in BITS.into_iter().filter(|bits| are(bits, d, group)) {
             for (rows, scale) in [1, 11].into_iter().flat_map(|rows| FACTORS.map(|scale| (rows, scale))) {
                 let name = format!("{rows} rows, {d} by {group} to {outs:?}, {bits:?}, {scale:?}");
                 cases.full("group_matmul", name, |r| {
@@ -245,18 +252,12 @@ fn extremes(cases: &mut Cases) {
             let shape = GroupShape { rows: out, cols: d, bits, group: 128 };
             let integer: i8 = if bits == Bits::Six { -128 } else { 1 };
             let scale = f16::from_f32(1.0 / (f32::from(integer) * f32::from(code) * d as f32));
-            let packed = GroupPacked::from_codes(shape, |_, to, to_scales| {
+            let packed = pack(shape, |_, to, to_integers, to_scales| {
                 to.fill(code);
+                to_integers.fill(integer);
                 to_scales.fill(scale);
-                Ok(())
             });
-            let sixes = GroupPacked::from_words(shape, |_, words, to_scales| {
-                to_scales.fill(scale);
-                six_bits::pack(&vec![code; d], &vec![integer; d / six_bits::GROUP], words);
-                Ok(())
-            });
-            let packed = if bits == Bits::Six { sixes } else { packed };
-            let weights = r.groups("w", &[packed.unwrap()]);
+            let weights = r.groups("w", &[packed]);
             let x = r.f32s("x", &[rows, d], CountedBy::Rows, &vec![sign; rows * d]);
             let quant = GroupQuant { act: ACT, group: 128, scale: CodeScale::Row };
             let codes = GroupFactor::Codes(r.p.quantise_groups(x, None, None, quant));
@@ -277,7 +278,7 @@ fn linear(cases: &mut Cases) {
         for turn in 0..2 {
             let at = 2 * i + turn;
             let (bits, scale) = (BITS[at % 6], [CodeScale::Group, CodeScale::Row][at / 4 % 2]);
-            let bits = if are(bits, group) { bits } else { BITS[at % 4] };
+            let bits = if are(bits, d, group) { bits } else { BITS[at % 4] };
             let act = (at % 5).checked_sub(1).map(|i| ACTS[i]);
             let (norm, quant, residual) = (norms[(i + turn) % 3], [ACT, ACT, BOUNDED][at % 7 % 3], at % 3 == 0);
             let of = format!("{act:?}, {norm:?}, {scale:?} of {} codes", quant.max_code);

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::cpu_level::for_each_level;
 use crate::ops::simd::groups::{GroupActs, GroupTile, TileOuts};
 use crate::quant::TILE_ROWS;
-use crate::quant::six_bits::{self, COLUMNS, GROUP, GROUP_WORDS, WORDS};
+use crate::quant::six_bits::{self, COLUMNS, GROUP, GROUP_WORDS, GROUPS, WORDS};
 
 /// Words of 16 columns of a row of activation codes.
 pub const ACT_WORDS: usize = GROUP / 4;
@@ -60,10 +60,9 @@ pub fn act_groups(
     act: &GroupActs,
     words: Range<usize>,
 ) -> impl Iterator<Item = (usize, Range<usize>)> + use<> {
-    const OF_WORDS: usize = COLUMNS / GROUP;
-    let step = (OF_WORDS * tile.act_words).div_ceil(WORDS).max(1);
-    let end = (words.end / WORDS * OF_WORDS).min(act.words.len() / ACT_WORDS);
-    (words.start / WORDS * OF_WORDS..end).step_by(step).map(move |from| (from / step, from..end.min(from + step)))
+    let step = (GROUPS * tile.act_words).div_ceil(WORDS).max(1);
+    let end = (words.end / WORDS * GROUPS).min(act.words.len() / ACT_WORDS);
+    (words.start / WORDS * GROUPS..end).step_by(step).map(move |from| (from / step, from..end.min(from + step)))
 }
 
 /// The sums of a row of codes with the words `words` of rows from `row` on, each group of activations with its factor.
@@ -74,7 +73,7 @@ fn group_sums(tile: &GroupTile, act: &GroupActs, words: Range<usize>, row: usize
         let mut exact = [0i32; BLOCK];
         for i in groups {
             let act = &act.words[i * ACT_WORDS..][..ACT_WORDS];
-            add_codes(&tile.words.all[i / 4 * WORDS * TILE_ROWS + row..], i % 4, act, &mut exact);
+            add_codes(&tile.words.all[i / GROUPS * WORDS * TILE_ROWS + row..], i % GROUPS, act, &mut exact);
         }
         let inv_k = act.scale_and_sum[2 * unit];
         sums.iter_mut().zip(exact).for_each(|(sum, exact)| *sum += exact as f32 * inv_k);

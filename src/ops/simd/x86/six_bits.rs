@@ -12,10 +12,7 @@ use crate::ops::simd::low_bit_tiles::BYTES_AHEAD;
 use crate::ops::simd::portable::six_bits::{ACT_WORDS, act_groups};
 use crate::ops::simd::x86::low_bit_avx2::{LANES, VECTORS, settle};
 use crate::quant::TILE_ROWS;
-use crate::quant::six_bits::{COLUMNS, GROUP, GROUP_WORDS, WORDS, ZERO};
-
-/// Groups of 16 columns of [`WORDS`] words.
-const GROUPS: usize = COLUMNS / GROUP;
+use crate::quant::six_bits::{GROUP_WORDS, GROUPS, WORDS, ZERO};
 
 /// Adds the products of a tile with rows of codes.
 #[target_feature(enable = "avx2,fma,f16c")]
